@@ -1,0 +1,62 @@
+# make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
+# make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+DEVICE_311 := .venv-device-3.11
+DEVICE_313 := .venv-device-3.13
+TFLITE := .venv-tflite-3.11
+# empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
+PYTHON_313 := $(shell python3.13 -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
+
+.PHONY: demo test lint device-venvs slow clean
+
+demo: $(VENV)/.train
+	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
+	$(BIN)/python tools/write_images.py --data digits --out demo/images --count 10
+	$(BIN)/edgecnn classify demo/images --model demo/run/run.edgecnn --top-k 1
+	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
+
+test: lint device-venvs
+	$(BIN)/python -m pytest -m "not slow and not emulated and not gpu"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edgecnn tools
+	$(BIN)/lint-imports
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+$(VENV)/.train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+device-venvs: $(DEVICE_311)/.done $(if $(PYTHON_313),$(DEVICE_313)/.done) $(TFLITE)/.done
+
+$(DEVICE_311)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEVICE_311)
+	$(DEVICE_311)/bin/python $(PIP) -c constraints.txt -e .
+	touch $@
+
+$(DEVICE_313)/.done: pyproject.toml constraints.txt
+	$(PYTHON_313) -m venv $(DEVICE_313)
+	$(DEVICE_313)/bin/python $(PIP) -c constraints.txt -e .
+	touch $@
+
+$(TFLITE)/.done: pyproject.toml constraints-tflite.txt
+	$(PYTHON) -m venv $(TFLITE)
+	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
+	$(TFLITE)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

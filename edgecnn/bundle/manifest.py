@@ -1,0 +1,199 @@
+"""The manifest of a bundle: read, written and validated here alone."""
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecnn.errors import BundleError
+from edgecnn.files import canonical_json
+from edgecnn.images import FITS
+
+SCHEMA = "edgecnn.bundle/1"
+MANIFEST = "manifest.json"
+FORMATS = ("tflite", "onnx")
+PRECISIONS = ("int8", "float32")
+UNITS = ("LSB", "logit")
+GOLDEN_INPUTS = "golden/inputs.npy"
+MAX_SIDE = 4096
+"""Largest height and width of an input, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputContract:
+    """What the models read: `fit` says how an image gets into (height, width, channels), `scale` and `zero_point` what its codes mean.
+
+    The real value of a pixel is scale * (pixel - 128 - zero_point).
+    """
+
+    height: int
+    width: int
+    channels: int
+    fit: str
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model file and the outputs that it must give for the golden inputs.
+
+    `tolerance` is the largest difference allowed from `golden`, in LSB (output codes) or logits, for the reason given;
+    `golden_engine` is the engine that made it.
+    """
+
+    file: str
+    format: str
+    precision: str
+    golden: str
+    tolerance: float
+    tolerance_unit: str
+    tolerance_reason: str
+    golden_engine: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a bundle says about itself.
+
+    `defaults` maps a format to the model file that its engines take unless told otherwise; `provenance` is a free JSON object (recipe,
+    data fingerprint, split hashes, versions); `files` maps every other entry of the bundle to its SHA-256, and is filled
+    when the bundle is written.
+    """
+
+    schema: str = SCHEMA
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    input: InputContract
+    models: tuple[ModelEntry, ...]
+    defaults: dict[str, str]
+    golden_inputs: str = GOLDEN_INPUTS
+    provenance: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the manifest as canonical JSON: the same manifest gives the same bytes.
+
+        Raises:
+            BundleError: if `provenance` holds what JSON cannot.
+        """
+        try:
+            return canonical_json(dataclasses.asdict(self)).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
+
+    @staticmethod
+    def from_json(data: bytes) -> "Manifest":
+        """Read and check a manifest.
+
+        Args:
+            data: as `to_json` returns.
+
+        Raises:
+            BundleError: for what is not JSON, an unknown or missing key, a wrong type or a value out of range.
+        """
+        try:
+            table = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
+        if type(table) is dict and table.get("schema", SCHEMA) != SCHEMA:
+            raise BundleError(
+                f"the bundle's schema is {table['schema']!r}, this edgecnn reads {SCHEMA!r}. Install the edgecnn that made it, or bundle again."
+            )
+        values = _checked(table, Manifest, MANIFEST)
+        values["labels"] = tuple(values["labels"])
+        values["input"] = InputContract(**_checked(values["input"], InputContract, "input"))
+        values["models"] = tuple(
+            ModelEntry(**_checked(model, ModelEntry, f"models[{index}]")) for index, model in enumerate(values["models"])
+        )
+        manifest = Manifest(**values)
+        _check_values(manifest)
+        return manifest
+
+    def model(self, file: str) -> ModelEntry:
+        """Return the entry of a model file.
+
+        Raises:
+            BundleError: if the bundle has no such model.
+        """
+        for entry in self.models:
+            if entry.file == file:
+                return entry
+        raise BundleError(f"the bundle has no model {file!r}; it has {', '.join(entry.file for entry in self.models)}")
+
+
+_JSON_TYPES = {str: "a string", int: "a whole number", float: "a number with a decimal point", dict: "an object", list: "an array"}
+
+
+def _json_type(annotation: Any) -> type:
+    """Return the type that JSON gives for a field of a manifest's dataclass."""
+    origin = getattr(annotation, "__origin__", annotation)
+    if origin is tuple:
+        return list
+    return origin if origin in _JSON_TYPES else dict
+
+
+def _checked(table: Any, kind: type, where: str) -> dict[str, Any]:
+    """Return a JSON object's items after checking that they are exactly the fields of `kind`, each of its JSON type."""
+    if type(table) is not dict:
+        raise BundleError(f"{where} must be an object, received {_short(table)}")
+    fields = {entry.name: _json_type(entry.type) for entry in dataclasses.fields(kind)}
+    if table.keys() != fields.keys():
+        unknown, missing = sorted(table.keys() - fields.keys()), sorted(fields.keys() - table.keys())
+        raise BundleError(
+            f"{where}: " + (f"unknown key {_short(unknown[0])}" if unknown else f"the key {missing[0]!r} is missing")
+        )
+    for name, expected in fields.items():
+        if type(table[name]) is not expected:
+            raise BundleError(f"{where}: {name} must be {_JSON_TYPES[expected]}, received {_short(table[name])}")
+    return dict(table)
+
+
+def _check_values(manifest: Manifest) -> None:
+    contract = manifest.input
+    for name in ("height", "width"):
+        _require(1 <= getattr(contract, name) <= MAX_SIDE, f"input: {name} must be between 1 and {MAX_SIDE}", getattr(contract, name))
+    _require(contract.channels in (1, 3), "input: channels must be 1 or 3", contract.channels)
+    _require(contract.fit in FITS, f"input: fit must be one of {', '.join(FITS)}", contract.fit)
+    _require(0 < contract.scale < math.inf, "input: scale must be positive and finite", contract.scale)
+    _require(-128 <= contract.zero_point <= 127, "input: zero_point must be between -128 and 127", contract.zero_point)
+    labels = manifest.labels
+    _require(all(type(label) is str and label for label in labels), "labels must be strings that are not empty", labels)
+    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, each once", labels)
+    _require(bool(manifest.name), "name must not be empty", manifest.name)
+    _require(bool(manifest.models), "models must hold a model", manifest.models)
+    for index, model in enumerate(manifest.models):
+        where = f"models[{index}]: "
+        _require(model.format in FORMATS, f"{where}format must be one of {', '.join(FORMATS)}", model.format)
+        _require(model.precision in PRECISIONS, f"{where}precision must be one of {', '.join(PRECISIONS)}", model.precision)
+        _require(model.tolerance_unit in UNITS, f"{where}tolerance_unit must be one of {', '.join(UNITS)}", model.tolerance_unit)
+        _require(0 <= model.tolerance < math.inf, f"{where}tolerance must be finite and not negative", model.tolerance)
+    files = [model.file for model in manifest.models]
+    _require(len(files) == len(set(files)), "models must name each file once", files)
+    for format_, file in manifest.defaults.items():
+        right = any(model.file == file and model.format == format_ for model in manifest.models)
+        _require(right, f"defaults: {_short(format_)} must name a model of that format", file)
+    for name, digest in manifest.files.items():
+        _require(safe_name(name), "files: names must be plain relative paths", name)
+        _require(type(digest) is str and re.fullmatch("[0-9a-f]{64}", digest) is not None, f"files: {name} must have a SHA-256", digest)
+    referred = {manifest.golden_inputs, *files, *(model.golden for model in manifest.models)}
+    lacking = sorted(name for name in referred if name not in manifest.files)
+    _require(not lacking, "files must list every file that the manifest names; lacking", lacking)
+
+
+def safe_name(name: str) -> bool:
+    """Tell whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that are not `.` or `..`."""
+    return len(name) <= 200 and re.fullmatch(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", name, re.ASCII) is not None
+
+
+def _require(condition: bool, expected: str, received: Any) -> None:
+    if not condition:
+        raise BundleError(f"{expected}, received {_short(received)}")
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

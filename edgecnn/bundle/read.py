@@ -1,0 +1,138 @@
+"""Read a bundle, and refuse what cannot be proved whole."""
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edgecnn.bundle.manifest import MANIFEST, Manifest, ModelEntry
+from edgecnn.bundle.write import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pack
+from edgecnn.errors import BundleError
+from edgecnn.files import sha256
+
+
+class Bundle(NamedTuple):
+    """A bundle that was proved whole: where it was, the file's SHA-256, its manifest and every other entry's content by name."""
+
+    path: Path
+    sha256: str
+    manifest: Manifest
+    files: dict[str, bytes]
+
+    def golden_inputs(self) -> np.ndarray:
+        """Return the golden images: uint8, shape (n, height, width, channels), read-only."""
+        contract = self.manifest.input
+        shape = (contract.height, contract.width, contract.channels)
+        return read_array(self.manifest.golden_inputs, self.files[self.manifest.golden_inputs], ("|u1",), shape)
+
+    def golden_outputs(self, model: ModelEntry) -> np.ndarray:
+        """Return the outputs that a model must give for the golden images: int8, uint8 or float32, shape (n, num_classes), read-only."""
+        types = ("<f4",) if model.precision == "float32" else ("|i1", "|u1")
+        return read_array(model.golden, self.files[model.golden], types, (len(self.manifest.labels),))
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and prove a bundle.
+
+    Args:
+        path: an .edgecnn file.
+
+    Raises:
+        BundleError: if it cannot be read, is too large, or is not byte for byte what `write_bundle` writes for its content.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {path}: {error.strerror or error}. Name another with --model.") from None
+    return parse_bundle(data, path)
+
+
+def parse_bundle(data: bytes, path: Path) -> Bundle:
+    """Prove the bytes of a bundle: the canonical zip of what they hold must be these bytes, and every hash and array must be right.
+
+    Args:
+        data: the whole file.
+        path: where it is, for messages.
+
+    Raises:
+        BundleError: as `read_bundle` does.
+    """
+    try:
+        if len(data) > MAX_BYTES:
+            raise BundleError(f"it has more than {MAX_BYTES:,} bytes")
+        files = _stored_entries(data)
+        if next(iter(files), None) != MANIFEST:
+            raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
+        manifest = Manifest.from_json(files.pop(MANIFEST))
+        if pack(manifest, files) != data:
+            raise BundleError("it is damaged, or was packed by something else than edgecnn")
+        bundle = Bundle(path, sha256(data), manifest, files)
+        _check_files(bundle)
+    except BundleError as error:
+        raise BundleError(f"the bundle {path} is refused: {error}. Copy it again, or make it again with: edgecnn bundle") from None
+    return bundle
+
+
+def _stored_entries(data: bytes) -> dict[str, bytes]:
+    """Return the leading stored entries of a zip by name. Nothing is checked here but bounds: `parse_bundle` compares the whole file."""
+    files: dict[str, bytes] = {}
+    position = 0
+    while data.startswith(LOCAL_MAGIC, position) and len(data) - position >= LOCAL_HEADER.size and len(files) <= MAX_FILES:
+        *_, size, name_length, _ = LOCAL_HEADER.unpack_from(data, position)
+        start = position + LOCAL_HEADER.size + name_length
+        position = start + size
+        if position > len(data):
+            raise BundleError("it is truncated")
+        files[data[start - name_length : start].decode("latin-1")] = data[start:position]
+    return files
+
+
+def _check_files(bundle: Bundle) -> None:
+    """Check that the entries are those that the manifest lists, with the hashes and the golden arrays that it promises."""
+    manifest, files = bundle.manifest, bundle.files
+    if manifest.files.keys() != files.keys():
+        odd = sorted(manifest.files.keys() ^ files.keys())[0]
+        raise BundleError(f"{odd} is {'missing' if odd in manifest.files else 'not listed in the manifest'}")
+    for name, content in files.items():
+        if sha256(content) != manifest.files[name]:
+            raise BundleError(f"{name} does not have the SHA-256 that the manifest gives")
+    count = len(bundle.golden_inputs())
+    for model in manifest.models:
+        if len(bundle.golden_outputs(model)) != count or not count:
+            raise BundleError(f"{model.golden} must hold one row for each of the {count} golden images, and at least one")
+
+
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([|<][uif][14])', 'fortran_order': False, 'shape': \((\d{1,9}(?:, \d{1,9}){1,3})\), \} *\n",
+    re.DOTALL,
+)
+
+
+def read_array(name: str, data: bytes, types: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Read an .npy file in the one form that `numpy.save` gives a plain array; nothing in it is evaluated or unpickled.
+
+    Args:
+        name: of the entry, for messages.
+        data: its content.
+        types: the element types allowed, in numpy's notation.
+        shape: the dimensions expected after the first.
+
+    Returns:
+        A read-only array over `data`, shape (n, *shape).
+
+    Raises:
+        BundleError: if it is anything else.
+    """
+    header = _NPY.match(data)
+    if header is None:
+        raise BundleError(f"{name} is not a plain .npy array")
+    kind = header[1].decode()
+    stored = tuple(map(int, header[2].split(b", ")))
+    if kind not in types or stored[1:] != shape:
+        raise BundleError(f"{name} holds {kind} of shape {stored}, expected {' or '.join(types)} of shape (n, {', '.join(map(str, shape))})")
+    if len(data) - header.end() != math.prod(stored) * np.dtype(kind).itemsize:
+        raise BundleError(f"{name} does not have as many values as its header says")
+    return np.frombuffer(data, kind, offset=header.end()).reshape(stored)

@@ -1,0 +1,62 @@
+"""Progress bars on standard error: drawn in a terminal, a line per epoch elsewhere."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from edgecnn.train.loop import TrainProgress
+
+
+class ProgressReporter:
+    """A pipeline's Reporter that draws with rich. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"),
+            console=self.console, transient=True, disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        self.task = self.bars.add_task("", total=None, visible=False, state="")
+
+    def __enter__(self) -> "ProgressReporter":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, markup=False)
+
+    def training(self, progress: "TrainProgress") -> None:
+        """Show an epoch's loss, accuracy, images/s and the phase's time left; a line stays when the epoch is done."""
+        epoch = f"{progress.phase} epoch {progress.epoch}/{progress.epochs}"
+        state = (
+            f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.2%}  {progress.images_per_s:,.0f} images/s  "
+            f"{clock(progress.seconds_left)} left"
+        )
+        self._show(epoch, progress.images, progress.total_images, state)
+        if progress.validation_accuracy is not None:
+            self.note(f"{epoch}  {state}  validation {progress.validation_accuracy:.2%}")
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Show how many of the items of a piece of work are done; a total of 0 is one that is not known."""
+        state = f"{done:,} of {total:,}" if total else f"{done:,}"
+        self._show(what, done, total, state)
+
+    def _show(self, description: str, done: int, total: int, state: str) -> None:
+        finished = bool(total) and done >= total
+        self.bars.update(
+            self.task, description=description, completed=done, total=total or None, state=state, visible=not finished
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, or hours, minutes and seconds."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,377 @@
+"""The commands of the workstation: each parses, imports its stage, calls it once and prints."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+
+if TYPE_CHECKING:
+    from edgecnn.recipe import Recipe
+    from edgecnn.runs import Run
+
+RecipeArgument = Annotated[Path | None, typer.Argument(help="A recipe file (TOML); the built-in defaults without one.")]
+RunArgument = Annotated[Path | None, typer.Argument(help="A run folder.", show_default="runs/latest")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A dataset's name, or a folder or zip of images.", show_default="the recipe's, else cifar10"),
+]
+Network = Annotated[str | None, typer.Option(help="A network's name.", show_default="the recipe's, else article")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs of the float phase.", show_default="the recipe's, else 10")]
+QatEpochs = Annotated[
+    int | None,
+    typer.Option(help="Epochs of the quantization-aware phase.", show_default="the recipe's, else 2"),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.", show_default="the recipe's, else 128")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="Peak learning rate of the float phase.", show_default="the recipe's, else 0.003"),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights and batches.", show_default="the recipe's, else 1")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any recipe key, such as train.shift=4; repeat it.", show_default="none"
+    ),
+]
+OutRun = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/DATA-NETWORK")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", show_default="off")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")]
+MaxDrop = Annotated[
+    float, typer.Option(min=0.0, max=100.0, help="The gate: largest accepted drop in accuracy, in percentage points.")
+]
+
+
+def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
+    """Lay the command line over the recipe file over the defaults.
+
+    `flags` are the options that have names of their own; one that is None was not given. A path to the data
+    is made absolute, so that the run can be used from another folder.
+    """
+    from edgecnn.data import DATASETS
+    from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides
+
+    tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
+    given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
+    resolved = build_recipe(merge(tables, given), str(recipe) if recipe else "the command line")
+    source = Path(resolved.data.source).expanduser()
+    if resolved.data.source in DATASETS or not source.exists():
+        return resolved
+    return dataclasses.replace(resolved, data=dataclasses.replace(resolved.data, source=str(source.resolve())))
+
+
+FLAG_KEYS = {
+    "data": "data.source",
+    "network": "network.name",
+    "epochs": "train.epochs",
+    "qat_epochs": "qat.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "seed": "seed",
+}
+"""Options that are short for a recipe key."""
+
+
+def train(
+    recipe: RecipeArgument = None,
+    data: Data = None,
+    network: Network = None,
+    epochs: Epochs = None,
+    qat_epochs: QatEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    setting: Setting = None,
+    out: OutRun = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run at --out, else runs/latest.", show_default="off")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Train a network: a float phase, then a quantization-aware phase.
+
+    Writes a run folder with the resolved recipe, the history (CSV), curves (PNG) and both models. Ctrl-C keeps the last
+    finished epoch; --resume goes on from it.
+
+    \b
+    Examples:
+      edgecnn train --data photos/ --network article --epochs 10
+      edgecnn train recipe.toml --set train.flip=no
+      edgecnn train --resume
+    """
+    flags = {
+        "data": data,
+        "network": network,
+        "epochs": epochs,
+        "qat_epochs": qat_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    if resume:
+        if recipe or setting or force or any(value is not None for value in flags.values()):
+            raise typer.BadParameter("--resume takes the run's own recipe: give --out at most.")
+        from edgecnn.runs import open_run
+
+        run = open_run(out)
+        resolved = run.recipe
+    else:
+        run, resolved = None, resolve(recipe, setting, **flags)
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.data import open_dataset
+    from edgecnn.networks import network_module
+    from edgecnn.runs import create_run, free_path
+
+    with ProgressReporter() as reporter:
+        network_module(resolved.network.name)
+        dataset = open_dataset(resolved.data, progress=reporter.working)
+        if run is None:
+            name = resolved.name or f"{dataset.name}-{resolved.network.name}"
+            run = create_run(resolved, out or free_path(name), force=force)
+        elif run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+            from edgecnn.errors import RunError
+
+            raise RunError(
+                f"the images of {dataset.name} have changed since {run.path} began. Train a new run instead."
+            )
+        from edgecnn.pipeline import train_stage
+
+        note(f"run {run.path}: {resolved.network.name} on {dataset.title}, {len(dataset.labels)} classes")
+        try:
+            info = train_stage(resolved, dataset, run, reporter)
+        except KeyboardInterrupt:
+            note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
+            raise
+    print(f"{run.path}: validation accuracy, fake-quantized: {info['validation_accuracy']:.2%}")
+
+
+def export(
+    run: RunArgument = None,
+    format_: Annotated[str, typer.Option("--format", metavar="tflite|onnx", help="The file's format.")] = "tflite",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8 input, weights and output (the default).", show_default="on")
+    ] = False,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="float32, from the float model.", show_default="off")
+    ] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Export a run's model as a TFLite or ONNX file, into the run folder.
+
+    An int8 file that holds a float tensor is refused.
+
+    \b
+    Examples:
+      edgecnn export --format tflite --int8
+      edgecnn export runs/digits --format onnx --float32
+    """
+    if int8 and float32:
+        raise typer.BadParameter("--int8 and --float32 exclude each other: give one.")
+    if format_ not in ("tflite", "onnx"):
+        raise typer.BadParameter(f"--format is tflite or onnx, received {format_!r}.")
+    from edgecnn.export import export as export_model
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    result = export_model(opened, format_, "float32" if float32 else "int8", force=force, report=note)
+    if json:
+        emit_json({**vars(result), "path": str(result.path)})
+    else:
+        print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
+
+
+def verify(
+    run: RunArgument = None,
+    max_drop: MaxDrop = 1.0,
+    json: Json = False,
+) -> None:
+    """Compare a run's exports with its float and fake-quantized models, on the test split.
+
+    Writes parity.json into the run, and exits with 14 if a model drops by more than --max-drop.
+
+    \b
+    Example:
+      edgecnn verify --max-drop 0.5
+    """
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    with ProgressReporter() as reporter:
+        from edgecnn.data import open_dataset
+        from edgecnn.verify import require_parity
+        from edgecnn.verify import verify as verify_run
+
+        dataset = open_dataset(opened.recipe.data, progress=reporter.working)
+        report = verify_run(opened, dataset, max_drop=max_drop, progress=reporter.working)
+    if json:
+        emit_json(report)
+    else:
+        print_report(report)
+    require_parity(report)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a parity report as a table."""
+    from edgecnn.report.table import HEADINGS, conversion_lines, parity_rows, text_table
+
+    print(f"{report['data']['title']}, {report['data']['test_images']:,} test images; {report['timing']}")
+    print(text_table(HEADINGS, parity_rows(report)))
+    for line in conversion_lines(report):
+        print(line)
+
+
+def bundle(
+    run: RunArgument = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Put a verified run's models, labels, report and golden vectors into one .edgecnn file.
+
+    \b
+    Example:
+      edgecnn bundle --out cats.edgecnn
+    """
+    from edgecnn.pipeline import bundle_stage
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    path, digest = bundle_stage(opened, out, force=force)
+    size = path.stat().st_size
+    if json:
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest})
+    else:
+        print(f"{path}  {size:,} bytes  SHA-256 {digest}")
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
+    data: Data = None,
+    network: Network = None,
+    epochs: Epochs = None,
+    qat_epochs: QatEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    setting: Setting = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
+    max_drop: MaxDrop = 1.0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Take a recipe through every stage: train, export, verify, bundle.
+
+    A stage whose inputs have not changed is skipped; training that was interrupted goes on.
+
+    \b
+    Example:
+      edgecnn run models/digits/recipe.toml
+    """
+    resolved = resolve(
+        recipe,
+        setting,
+        data=data,
+        network=network,
+        epochs=epochs,
+        qat_epochs=qat_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import RUNS
+
+    path = out or RUNS / (resolved.name or recipe.stem)
+    with ProgressReporter() as reporter:
+        reporter.note(f"run {path}")
+        from edgecnn.pipeline import bundle_path, run_recipe
+
+        try:
+            finished, report = run_recipe(resolved, path, reporter, max_drop=max_drop, force=force)
+        except KeyboardInterrupt:
+            note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
+            raise
+    if json:
+        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
+    else:
+        print_report(report)
+        print(f"bundle: {bundle_path(finished)}")
+
+
+def networks(
+    name: Annotated[str | None, typer.Argument(help="One network.", show_default="all of them")] = None,
+    height: Annotated[int, typer.Option(min=1, max=1024, help="Rows of the input.")] = 32,
+    width: Annotated[int, typer.Option(min=1, max=1024, help="Columns of the input.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.")] = 3,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    layers: Annotated[bool, typer.Option("--layers", help="Print shapes layer by layer.", show_default="off")] = False,
+    json: Json = False,
+) -> None:
+    """List the networks with parameters, MACs and expected int8 bytes for an input.
+
+    \b
+    Examples:
+      edgecnn networks
+      edgecnn networks article --layers --height 28 --width 28 --channels 1
+    """
+    from edgecnn.networks import NETWORKS, network_module
+
+    names = [name] if name else list(NETWORKS)
+    for item in names:
+        network_module(item)
+    from edgecnn.networks import build_network
+    from edgecnn.networks.describe import describe
+    from edgecnn.report.table import text_table
+
+    costs = {item: describe(build_network(item, height, width, channels, classes)) for item in names}
+    if json:
+        emit_json(
+            {
+                item: {
+                    "parameters": cost.parameters,
+                    "macs": cost.macs,
+                    "int8_bytes": cost.int8_bytes,
+                    "layers": [vars(layer) for layer in cost.layers],
+                }
+                for item, cost in costs.items()
+            }
+        )
+        return
+    print(f"input ({height}, {width}, {channels}), {classes} classes")
+    rows = [
+        (item, f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.int8_bytes:,}", "") for item, cost in costs.items()
+    ]
+    print(text_table(("network", "parameters", "MACs", "int8 bytes (expected)", ""), rows))
+    if layers:
+        for item, cost in costs.items():
+            print(f"\n{item}")
+            layer_rows = [
+                (layer.name, str(layer.shape), f"{layer.parameters:,}", f"{layer.macs:,}", layer.kind)
+                for layer in cost.layers
+            ]
+            print(text_table(("layer", "output", "parameters", "MACs", "kind"), layer_rows))
+
+
+def datasets(json: Json = False) -> None:
+    """List the datasets that --data takes by name. A folder or zip of images does as well.
+
+    \b
+    Example:
+      edgecnn datasets
+    """
+    from edgecnn.data import DATASETS
+
+    described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
+    if json:
+        emit_json(described)
+        return
+    for name, text in described.items():
+        print(f"{name:15} {text}")
+    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: JPEG, PNG, BMP, WebP.")

@@ -1,0 +1,72 @@
+"""Labelled images: named datasets, and any folder or zip of images.
+
+dataset = open_dataset(recipe.data)
+splits = dataset.load(("train", "validation"), height=32, width=32, channels=3, stage="train")
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from edgecnn.data.cifar10 import is_cifar10, open_cifar10, read_cifar10
+from edgecnn.data.dataset import Dataset, Duplicate, Split
+from edgecnn.data.digits import open_digits
+from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
+from edgecnn.data.folder import open_folder
+from edgecnn.data.listing import Listing, Progress
+from edgecnn.data.places import VARIABLE, data_home
+from edgecnn.errors import UnknownNameError, nearest
+from edgecnn.recipe import DataRecipe
+
+__all__ = ["DATASETS", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
+
+DATASETS: Mapping[str, Callable[[Progress | None], Listing]] = {
+    "cifar10": open_cifar10,
+    "fashion-mnist": open_fashion_mnist,
+    "digits": open_digits,
+}
+"""Datasets by name. The first line of each function's docstring describes its dataset."""
+
+
+def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None) -> Dataset:
+    """Find, list, hash and divide a dataset; no image is decoded yet.
+
+    `recipe.source` is a name of DATASETS, or the path, as it stands or below $EDGECNN_DATA, of a folder or zip of
+    images, of CIFAR-10's archive or unpacked folder, or of a folder with Fashion-MNIST's files. A name comes before a
+    path: write ./digits for a folder of that name.
+
+    Args:
+        recipe: the source, its title, the fractions that are divided off, and how images are fitted.
+        progress: called as progress(what, done, total) while it works.
+
+    Returns:
+        The dataset; `Dataset.load` decodes its splits.
+
+    Raises:
+        UnknownNameError: if the source is neither a name nor a path; the message has the nearest name.
+        DatasetError: if the images cannot make a dataset.
+        UnsafeArchiveError: for a zip with paths that lead outside, or that unpacks to too much.
+        DownloadError, OutputError: if a download fails or cannot be written.
+    """
+    if recipe.source in DATASETS:
+        return Dataset(DATASETS[recipe.source](progress), recipe)
+    path = _find(recipe.source)
+    if path is None:
+        home = data_home()
+        below = f"or below {home} ({VARIABLE})" if home else f"({VARIABLE}, another place to look, is not set)"
+        raise UnknownNameError(
+            f"{recipe.source!r} is no dataset's name, and no folder or zip of images here {below}.\n"
+            f"{nearest(recipe.source, DATASETS)}"
+        )
+    read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
+    return Dataset(read(path, progress), recipe)
+
+
+def _find(source: str) -> Path | None:
+    """Return the existing path that a source names, or None."""
+    home = data_home()
+    path = os.path.expanduser(source)
+    for candidate in (path, *((os.path.join(home, path),) if home else ())):
+        if source and os.path.exists(candidate):
+            return Path(candidate)
+    return None

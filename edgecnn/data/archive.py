@@ -1,0 +1,92 @@
+"""A zip of images, read in place: nothing is unpacked to the disk."""
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from edgecnn.data.tree import Folder, hidden, insert
+from edgecnn.errors import DatasetError, ImageError, UnsafeArchiveError
+from edgecnn.images import MAX_FILE_BYTES
+
+MAX_ARCHIVE_BYTES = 16 * 1024**3
+"""Most bytes that the members of a zip may claim, all together."""
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compression that can be undone piece by piece, so that a lying size cannot fill the memory."""
+
+ENCRYPTED = 0x1
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+)
+"""What zipfile raises on damaged and hostile archives."""
+
+
+def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
+    """List a zip's files, refusing what is unsafe.
+
+    Args:
+        path: the zip file. It stays open as long as the function returned is kept.
+
+    Returns:
+        The tree of its files, hidden ones left out, and the function that reads one (raising ImageError).
+
+    Raises:
+        UnsafeArchiveError: for a member with an absolute path or "..", or for sizes above MAX_FILE_BYTES (one member)
+            or MAX_ARCHIVE_BYTES (all).
+        DatasetError: if it is not a zip, damaged, encrypted, or packed by another method than deflate.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise DatasetError(f"{path} is not a zip file, or a damaged one: {error}. Make the zip again.") from None
+    root = Folder()
+    total = 0
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
+            raise UnsafeArchiveError(
+                f"{path}: the member {member.filename!r} leads outside of the archive. Nothing was read; "
+                "make the zip again from a folder that you trust."
+            )
+        total += member.file_size
+        if member.file_size > MAX_FILE_BYTES or total > MAX_ARCHIVE_BYTES:
+            raise UnsafeArchiveError(
+                f"{path}: the member {member.filename!r} claims {member.file_size:,} bytes, {total:,} up to it. "
+                f"The limits are {MAX_FILE_BYTES:,} for one and {MAX_ARCHIVE_BYTES:,} for all. Nothing was read."
+            )
+        if not parts or any(map(hidden, parts)):
+            continue
+        if member.flag_bits & ENCRYPTED or member.compress_type not in METHODS:
+            raise DatasetError(
+                f"{path}: the member {member.filename!r} is encrypted or packed by an unusual method. "
+                "Make the zip again, stored or deflated, without a password."
+            )
+        try:
+            insert(root, parts, None if name.endswith("/") else member)
+        except ValueError as error:
+            raise DatasetError(f"{path} is no proper zip: {error}. Make the zip again.") from None
+
+    def read(member: zipfile.ZipInfo) -> bytes:
+        try:
+            with archive.open(member) as file:
+                data = file.read(member.file_size)  # never read(): it would unpack more than the size claimed
+        except DAMAGE as error:
+            raise ImageError(f"it is damaged in the zip: {error}") from None
+        if len(data) != member.file_size:
+            raise ImageError(f"the zip holds {len(data):,} of its {member.file_size:,} bytes")
+        return data
+
+    return root, read

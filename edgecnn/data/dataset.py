@@ -1,0 +1,179 @@
+"""A dataset: divided, fingerprinted, and decoded split by split on request."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from edgecnn import images
+from edgecnn.data import splits
+from edgecnn.data.listing import Item, Listing, Meter, Progress, unreadable
+from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
+from edgecnn.files import sha256
+from edgecnn.recipe import DataRecipe
+
+PRECEDENCE = ("test", "validation", "train")
+"""An image that stands in two splits stays in the one named first here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Decoded images, sorted by content hash.
+
+    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,), indices into the dataset's
+    labels; `sources` names each image.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """An image kept out of `split`, because its pixels at the model's size are those of `of_source` in `of_split`."""
+
+    source: str
+    split: str
+    of_source: str
+    of_split: str
+
+
+class Dataset:
+    """Labelled images, listed, hashed and divided; `open_dataset` makes one.
+
+    Attributes:
+        name: short name, such as "cifar10" or a folder's base name.
+        title: what cards and reports call the data.
+        labels: class names; a class index points into it.
+        shape: native (height, width, channels), channels 1 or 3.
+        mirror: whether classes survive a left-right flip.
+        sizes: images in each split, as listed: before duplicates are kept out.
+        hashes: SHA-256 of each split's labels and content hashes.
+        fingerprint: SHA-256 of all splits, labels and content hashes.
+        duplicates: images kept out of their split; filled by loading "train".
+        skipped: files among the images that are not read as images.
+    """
+
+    def __init__(self, listing: Listing, recipe: DataRecipe):
+        """Divide a listing.
+
+        Raises:
+            DatasetError: if a class has no training image, or validation or test are empty.
+        """
+        self.name = listing.name
+        self.title = recipe.title or listing.title
+        self.labels = listing.labels
+        self.shape = listing.shape
+        self.mirror = listing.mirror
+        self.skipped = listing.skipped
+        self.duplicates: tuple[Duplicate, ...] = ()
+        self._recipe = recipe
+        self._read = listing.read
+        self._items = splits.divide(listing.items, recipe)
+        splits.check(self._items, self.labels, recipe, self.name)
+        self.sizes = {split: len(items) for split, items in self._items.items()}
+        self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self._items.items()}
+        self.fingerprint = splits.fingerprint(self._items, self.labels)
+
+    def load(
+        self,
+        wanted: Sequence[str],
+        *,
+        height: int,
+        width: int,
+        channels: int,
+        stage: str,
+        progress: Progress | None = None,
+    ) -> dict[str, Split]:
+        """Decode splits at the model's size.
+
+        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation where they
+        stand in test. Finding them takes the splits that come before in PRECEDENCE, so these are decoded too, hashed
+        and dropped.
+
+        Args:
+            wanted: of "train", "validation" and "test".
+            height: rows of the result.
+            width: columns of the result.
+            channels: 1 for grey, 3 for RGB.
+            stage: who asks; only "verify" may have "test".
+            progress: told about each decoded image.
+
+        Returns:
+            The splits by name, in the order asked for.
+
+        Raises:
+            SplitError: if "test" is asked for by a stage other than "verify".
+            DatasetError: if images cannot be read (the first five are named), changed since they were listed, or a
+                class has no training image left.
+            UnknownNameError: if a split is none of the three.
+        """
+        self._permit(wanted, stage)
+        needed = PRECEDENCE[: max(map(PRECEDENCE.index, wanted), default=-1) + 1]
+        total = sum(self.sizes[split] for split in needed)
+        meter = Meter(progress, f"decoding {self.name}", total)
+        broken: list[tuple[str, str]] = []
+        seen: dict[bytes, Item] = {}
+        duplicates: list[Duplicate] = []
+        loaded = {}
+        for split in needed:
+            pixels = self._room(self.sizes[split] if split in wanted else 0, height, width, channels)
+            kept: list[Item] = []
+            for item in self._items[split]:
+                meter.advance()
+                try:
+                    image = self._decode(item, height, width, channels)
+                except ImageError as error:
+                    broken.append((item.source, str(error)))
+                    continue
+                first = seen.setdefault(hashlib.sha256(image.tobytes()).digest(), item)
+                if first.split != split:
+                    duplicates.append(
+                        Duplicate(source=item.source, split=split, of_source=first.source, of_split=first.split)
+                    )
+                    continue
+                if split in wanted:
+                    pixels[len(kept)] = image
+                    kept.append(item)
+            loaded[split] = Split(
+                images=pixels[: len(kept)],
+                classes=np.array([item.label for item in kept], np.int64),
+                sources=tuple(item.source for item in kept),
+            )
+        if broken:
+            raise unreadable(broken, total, self.name)
+        if "train" in wanted:
+            self.duplicates = tuple(duplicates)
+            splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
+        return {split: loaded[split] for split in wanted}
+
+    def _permit(self, wanted: Sequence[str], stage: str) -> None:
+        for split in wanted:
+            if split not in splits.SPLITS:
+                raise UnknownNameError(f"no split is called {split!r}. {nearest(split, splits.SPLITS)}")
+        if "test" in wanted and stage != "verify":
+            raise SplitError(
+                f"the stage {stage!r} asked for test images, which only 'verify' may see: "
+                "the test split is used once.\nUse the splits 'train' and 'validation'."
+            )
+
+    def _room(self, count: int, height: int, width: int, channels: int) -> np.ndarray:
+        try:
+            return np.empty((count, height, width, channels), np.uint8)
+        except (MemoryError, ValueError):  # ValueError: more than an address can hold
+            raise DatasetError(
+                f"{self.name}: {count:,} images of {height}x{width}x{channels} take "
+                f"{count * height * width * channels / 2**30:,.1f} GiB, more than there is. Choose a smaller input."
+            ) from None
+
+    def _decode(self, item: Item, height: int, width: int, channels: int) -> np.ndarray:
+        data = self._read(item)
+        if isinstance(data, np.ndarray):
+            image = images.to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
+            return images.resize(image, height, width, self._recipe.fit)
+        if sha256(data) != item.hash:
+            raise ImageError("it changed after it was listed")
+        return images.load(data, height, width, channels, self._recipe.fit)

@@ -1,0 +1,134 @@
+"""Downloads that show progress, resume, retry, and are checked before anything reads them."""
+
+import contextlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecnn.data.listing import Meter, Progress
+from edgecnn.errors import DatasetError, DownloadError, EdgeCNNError, OutputError
+
+ATTEMPTS = 4
+"""How often a transfer is tried before it counts as failed."""
+
+PAUSE_S = 1.0
+"""Pause before the second attempt; it doubles with each."""
+
+TIMEOUT_S = 30.0
+"""Longest silence of a server."""
+
+BLOCK_BYTES = 256 * 1024
+
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP status codes that may be gone at the next attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file to download.
+
+    `check` raises DatasetError if the file at a path is not the expected one. `offline` tells what to do without a
+    network.
+    """
+
+    url: str
+    check: Callable[[Path], object]
+    offline: str
+
+
+def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> None:
+    """Download a file so that `target` holds the whole, checked file or nothing.
+
+    Data go to `target` + ".part", which stays when the transfer breaks off, so that the next attempt or the next
+    command goes on from there. A part that is whole and wrong is deleted.
+
+    Args:
+        remote: what to download.
+        target: where to put it; missing folders are made.
+        progress: told the bytes received.
+
+    Raises:
+        DownloadError: if the transfer fails ATTEMPTS times or the file is not the expected one.
+        OutputError: if the file cannot be written, on a full disk for one.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with _writing(part):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _transfer(remote.url, part, progress)
+            break
+        except EdgeCNNError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            passing = not isinstance(error, urllib.error.HTTPError) or error.code in PASSING
+            if attempt == ATTEMPTS or not passing:
+                raise DownloadError(f"cannot download {remote.url}: {_reason(error)}.\n{remote.offline}") from None
+        time.sleep(PAUSE_S * 2 ** (attempt - 1))
+    try:
+        remote.check(part)
+    except DatasetError as error:
+        with _writing(part):
+            part.unlink()
+        raise DownloadError(
+            f"{remote.url} sent something else than expected, which was deleted: {error}\n"
+            f"Run again to download it anew. {remote.offline}"
+        ) from None
+    with _writing(target):
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+
+
+def _transfer(url: str, part: Path, progress: Progress | None) -> None:
+    """Append to `part` what it lacks of the file at `url`."""
+    with _writing(part):
+        offset = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "edgecnn", **({"Range": f"bytes={offset}-"} if offset else {})}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and offset:  # nothing left to send: the part is whole, or wrong, which the check decides
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        start = offset if resumed else 0
+        total = 0 if response.length is None else start + response.length
+        meter = Meter(progress, f"downloading {url.rpartition('/')[2]}", total)
+        meter.advance(start)
+        with _writing(part):
+            file = part.open("ab" if resumed else "wb", buffering=0)
+        with file:
+            while block := response.read(BLOCK_BYTES):
+                with _writing(part):
+                    view = memoryview(block)
+                    while view:
+                        view = view[file.write(view) :]
+                meter.advance(len(block))
+    if meter.done < total:
+        raise ConnectionError(f"the connection closed after {meter.done:,} of {total:,} bytes")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return getattr(error.reason, "strerror", None) or str(error.reason)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}.\n"
+            "Free some space or set XDG_CACHE_HOME to another folder; a download that stopped goes on where it was."
+        ) from error

@@ -1,0 +1,144 @@
+"""A folder or a zip of images, one sub-folder a class: what a user brings."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecnn import images
+from edgecnn.data.archive import open_zip
+from edgecnn.data.listing import Item, Listing, Meter, Progress, unreadable
+from edgecnn.data.tree import Folder, find_images, hidden
+from edgecnn.errors import DatasetError, ImageError
+from edgecnn.files import sha256
+
+SAMPLE = 256
+"""How many training images are looked at for the native shape: those with the smallest hashes."""
+
+LARGEST_SIDE = 224
+"""Images up to this side are taken at their own size, if all of the sample agree."""
+
+USUAL_SIDE = 96
+"""Side of the square that stands for images of many sizes, or of a large one."""
+
+DEPTH = 4
+"""Folder levels that are listed: an enclosing folder, a split, a class, and one more to see that it is too many."""
+
+
+def open_folder(path: Path, progress: Progress | None = None) -> Listing:
+    """List and hash a folder or a zip file of images.
+
+    Images stand in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
+    Nothing is decoded but the headers of a sample.
+
+    Args:
+        path: the folder or zip file.
+        progress: told about each image hashed.
+
+    Returns:
+        The listing; its shape is the common size of the sample if all agree and no side is over LARGEST_SIDE, else
+        USUAL_SIDE squared, with 1 channel if all of the sample are grey.
+
+    Raises:
+        DatasetError: if no layout fits, a class is empty, there is one class only, or images cannot be read.
+        UnsafeArchiveError: as `archive.open_zip` does.
+    """
+    read_handle: Callable[[Any], bytes]
+    if path.is_dir():
+        root, read_handle, name = list_folder(path), images.read_file, path.resolve().name or "images"
+    else:
+        (root, read_handle), name = open_zip(path), path.stem
+    name = printable(name)
+    found, skipped = find_images(root, str(path))
+    labels = tuple(sorted({image.label for image in found}))
+    numbers = {label: number for number, label in enumerate(labels)}
+    meter = Meter(progress, f"reading {name}", len(found))
+    items: list[Item] = []
+    broken: list[tuple[str, str]] = []
+    for image in found:
+        meter.advance()
+        try:
+            content = sha256(read_handle(image.handle))
+        except ImageError as error:
+            broken.append((image.path, str(error)))
+            continue
+        items.append(
+            Item(
+                split=image.split,
+                label=numbers[image.label],
+                hash=content,
+                source=image.path,
+                handle=image.handle,
+            )
+        )
+    if broken:
+        raise unreadable(broken, len(found), str(path))
+    return Listing(
+        name=name,
+        title=name,
+        labels=labels,
+        shape=native_shape(items, read_handle, str(path)),
+        mirror=True,
+        items=tuple(items),
+        read=lambda item: read_handle(item.handle),
+        skipped=tuple(skipped),
+    )
+
+
+def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str) -> tuple[int, int, int]:
+    """Return the (height, width, channels) that suits the images, by the headers of a sample of the training ones.
+
+    Raises:
+        DatasetError: if none of the sample has a header that can be read.
+    """
+    training = (item for item in items if item.split == "train")
+    sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
+    shapes: set[tuple[int, int, int]] = set()
+    broken: list[tuple[str, str]] = []
+    for item in sample:
+        try:
+            shapes.add(images.probe(read(item.handle)))
+        except ImageError as error:  # a few broken images are reported, with all others, when they are decoded
+            broken.append((item.source, str(error)))
+    if sample and not shapes:
+        raise unreadable(broken, len(sample), where)
+    channels = 1 if all(shape[2] == 1 for shape in shapes) else 3
+    sizes = {shape[:2] for shape in shapes}
+    height, width = sizes.pop() if len(sizes) == 1 else (USUAL_SIDE, USUAL_SIDE)
+    if max(height, width) > LARGEST_SIDE:
+        height = width = USUAL_SIDE
+    return height, width, channels
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
+    """List a folder's files as a tree of paths, DEPTH levels deep.
+
+    Links are followed, except to a folder that the link stands in. Pipes, sockets and devices are left out.
+
+    Raises:
+        DatasetError: if a folder cannot be listed.
+    """
+    root = Folder()
+    try:
+        status = path.stat()
+        above = (*above, (status.st_dev, status.st_ino))
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = printable(entry.name)
+                if hidden(name):
+                    continue
+                inner = Path(entry.path)
+                if inner.is_dir():
+                    status = inner.stat()
+                    if (status.st_dev, status.st_ino) not in above:
+                        root.folders[name] = list_folder(inner, above) if len(above) < DEPTH else Folder()
+                elif inner.is_file() or inner.is_symlink():  # a dangling link is an image that cannot be read
+                    root.files[name] = inner
+    except OSError as error:
+        raise DatasetError(f"cannot list the folder {error.filename or path}: {error.strerror or error}.") from None
+    return root

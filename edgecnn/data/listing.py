@@ -1,0 +1,108 @@
+"""What a source of images hands over: a list of labelled, hashed, not yet decoded images."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import DatasetError
+from edgecnn.files import sha256
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
+
+PROGRESS_S = 0.1
+"""Least time between two calls of a progress function."""
+
+NAMED = 5
+"""How many broken images an error names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One labelled image.
+
+    `split` is "train" where the source leaves the choice to edgecnn. `hash` is the SHA-256 of the encoded file, or of
+    the raw uint8 pixels where there is no file. `handle` is whatever the source reads the image by.
+    """
+
+    split: str
+    label: int
+    hash: str
+    source: str
+    handle: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A source, listed and hashed.
+
+    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip. `read`
+    returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
+    `skipped` names the files that stand among the images and are none.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mirror: bool
+    items: tuple[Item, ...]
+    read: Callable[[Item], bytes | np.ndarray]
+    skipped: tuple[str, ...] = ()
+
+
+class Meter:
+    """Counts work and tells a progress function about it at a sensible rate."""
+
+    def __init__(self, progress: Progress | None, what: str, total: int):
+        self.progress = progress
+        self.what = what
+        self.total = total
+        self.done = 0
+        self.next = 0.0
+
+    def advance(self, amount: int = 1) -> None:
+        """Add finished work."""
+        self.done += amount
+        if self.progress is not None:
+            now = time.monotonic()
+            if now >= self.next or self.done == self.total:
+                self.next = now + PROGRESS_S
+                self.progress(self.what, self.done, self.total)
+
+
+def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int]) -> Iterator[Item]:
+    """List images that stand in an array; `held` reads them.
+
+    Args:
+        split: the split that they belong to.
+        name: what sources are called by: "name[0]", "name[1]" …
+        pixels: contiguous uint8 array, shape (n, height, width, channels).
+        classes: n class indices.
+    """
+    for index, (image, label) in enumerate(zip(pixels, classes, strict=True)):
+        yield Item(split=split, label=int(label), hash=sha256(image.tobytes()), source=f"{name}[{index}]", handle=image)
+
+
+def held(item: Item) -> np.ndarray:
+    """Return the pixels of an item that `array_items` listed."""
+    return item.handle
+
+
+def unreadable(broken: Sequence[tuple[str, str]], total: int, where: str) -> DatasetError:
+    """Return the error for images that cannot be read: how many, and the first five with their reasons.
+
+    Args:
+        broken: (source, reason) of each.
+        total: how many images were looked at.
+        where: the dataset.
+    """
+    named = "; ".join(f"{source} ({reason})" for source, reason in broken[:NAMED])
+    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
+    return DatasetError(
+        f"{where}: {len(broken):,} of {total:,} images cannot be read: {named}{more}.\n"
+        "Replace or remove them, then run again."
+    )

@@ -1,0 +1,28 @@
+"""Where local copies of datasets are looked for, and where downloads are kept."""
+
+import os
+from pathlib import Path
+
+from edgecnn.errors import DatasetError
+
+VARIABLE = "EDGECNN_DATA"
+
+
+def data_home() -> Path | None:
+    """Return the folder that $EDGECNN_DATA names, or None if it is unset.
+
+    Raises:
+        DatasetError: if it names something that is not a folder.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return None
+    if not os.path.isdir(text):  # noqa: PTH112  (Path.is_dir raises where this answers no)
+        raise DatasetError(f"{VARIABLE} is {text!r}, which is not a folder. Unset it, or set it to one with datasets.")
+    return Path(text)
+
+
+def cache_home() -> Path:
+    """Return the folder for downloads: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn. It may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "edgecnn"

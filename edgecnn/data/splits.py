@@ -1,0 +1,95 @@
+"""Dividing images into training, validation and test by what they are, never by where they stand."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from edgecnn.data.listing import Item
+from edgecnn.errors import DatasetError
+from edgecnn.files import sha256
+from edgecnn.recipe import DataRecipe
+
+SPLITS = ("train", "validation", "test")
+
+MISS = 1e-3
+"""Chance of an empty split that the advice in messages accepts."""
+
+
+def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, ...]]:
+    """Give each image its split, and sort each split by content hash.
+
+    An image's place depends on its own content alone, so that adding an image moves no other:
+    u = int(hash[:16], 16) / 2**64; u < test_fraction is test, u < test_fraction + validation_fraction is validation,
+    the rest is training. A split that the source brings stays as it is, and nothing is added to it.
+
+    Args:
+        items: all images; those with split "train" are divided.
+        recipe: holds the fractions.
+
+    Returns:
+        Items by split, in the order of SPLITS.
+    """
+    items = tuple(items)
+    brought = {item.split for item in items}
+    test = 0.0 if "test" in brought else recipe.test_fraction
+    validation = test if "validation" in brought else test + recipe.validation_fraction
+    divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for item in items:
+        split = item.split
+        if split == "train":
+            place = int(item.hash[:16], 16) / 2**64
+            split = "test" if place < test else "validation" if place < validation else "train"
+        divided[split].append(item if split == item.split else replace(item, split=split))
+    return {split: tuple(sorted(divided[split], key=_order)) for split in SPLITS}
+
+
+def _order(item: Item) -> tuple[str, int, str]:
+    return item.hash, item.label, item.source
+
+
+def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: DataRecipe, where: str) -> None:
+    """Refuse a division that no classifier can be trained or measured on.
+
+    Raises:
+        DatasetError: for a class without training images or an empty split, with the number of images needed.
+    """
+    check_classes((item.label for item in divided["train"]), labels, recipe, where)
+    for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
+        if not divided[split]:
+            raise DatasetError(
+                f"{where}: no image fell to {split}, which takes {fraction:.0%} of them at random.\n"
+                f"Add images (about {_needed(1 - fraction)} in all make an empty split unlikely), raise "
+                f"data.{split}_fraction, or bring a {split} folder."
+            )
+
+
+def check_classes(classes: Iterable[int], labels: Sequence[str], recipe: DataRecipe, where: str) -> None:
+    """Raise DatasetError if a class has no training image; `classes` are those of the training images."""
+    present = set(classes)
+    missing = [label for index, label in enumerate(labels) if index not in present]
+    if missing:
+        kept_out = min(recipe.validation_fraction + recipe.test_fraction, 0.99)
+        raise DatasetError(
+            f"{where}: no training images for {', '.join(map(repr, missing))} (all went to validation or test, or "
+            f"there are none).\nGive each class at least {_needed(kept_out)} training images, or lower "
+            "data.validation_fraction and data.test_fraction."
+        )
+
+
+def _needed(chance: float) -> int:
+    """Return how many independent draws make it unlikely (MISS) that each had this chance come true."""
+    return math.ceil(math.log(MISS) / math.log(chance))
+
+
+def split_hash(items: Iterable[Item], labels: Sequence[str]) -> str:
+    """Return the SHA-256 over a split's sorted (label, content hash) pairs: order and file names do not count."""
+    names = [json.dumps(label) for label in labels]
+    return sha256("".join(sorted(f"{names[item.label]} {item.hash}\n" for item in items)).encode())
+
+
+def fingerprint(divided: dict[str, tuple[Item, ...]], labels: Sequence[str]) -> str:
+    """Return the SHA-256 over the sorted (split, label, content hash) of every image."""
+    names = [json.dumps(label) for label in labels]
+    lines = (f"{split} {names[item.label]} {item.hash}\n" for split, items in divided.items() for item in items)
+    return sha256("".join(sorted(lines)).encode())

@@ -1,0 +1,117 @@
+"""The layouts that a folder or a zip of images may have, whichever of the two it is.
+
+DIR/<class>/* or DIR/{train,val,validation,test}/<class>/*, possibly below one enclosing folder. Whoever makes the tree
+leaves hidden entries and macOS's __MACOSX out.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecnn.errors import DatasetError
+from edgecnn.images import SUFFIXES
+
+SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+LAYOUT = "Expected DIR/<class>/<image> or DIR/{train,val,test}/<class>/<image>."
+
+
+@dataclass(kw_only=True)
+class Folder:
+    """Names in a folder: its folders, and its files with what they are read by."""
+
+    folders: dict[str, "Folder"] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[str]:
+        """Sorted names of the files that count as images."""
+        return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One image in its place. `path` is relative, with slashes."""
+
+    split: str
+    label: str
+    path: str
+    handle: Any
+
+
+def hidden(name: str) -> bool:
+    """Tell whether a file or folder name is one to leave out."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
+    """Find the images of a tree by its layout, at least two classes of them.
+
+    Args:
+        root: the tree.
+        where: what messages call it.
+
+    Returns:
+        The images (split "train" where the layout has no splits), and the paths of files that are not images.
+
+    Raises:
+        DatasetError: if no layout fits, a class folder is empty, or there are fewer than two classes.
+    """
+    prefix = ""
+    if len(root.folders) == 1 and not root.images:
+        (name, inner), *_ = root.folders.items()
+        if inner.folders and not inner.images and name.lower() not in SPLIT_FOLDERS:
+            root, prefix = inner, f"{name}/"
+    found: list[Found] = []
+    skipped = [prefix + name for name in sorted(root.files)]
+    outer = root.folders.items()
+    if outer and all(name.lower() in SPLIT_FOLDERS and not folder.images for name, folder in outer):
+        for name, folder in sorted(root.folders.items()):
+            if not folder.folders:
+                raise DatasetError(f"{where}: the split folder {prefix}{name}/ has no class folders. {LAYOUT}")
+            skipped += [f"{prefix}{name}/{file}" for file in sorted(folder.files)]
+            _collect(folder, SPLIT_FOLDERS[name.lower()], f"{prefix}{name}/", where, found, skipped)
+    else:
+        _collect(root, "train", prefix, where, found, skipped)
+    labels = sorted({image.label for image in found})
+    if not labels:
+        raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
+    if len(labels) == 1:
+        raise DatasetError(f"{where} has one class only, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
+    return found, skipped
+
+
+def _collect(folder: Folder, split: str, prefix: str, where: str, found: list[Found], skipped: list[str]) -> None:
+    """Add the images of each class folder to `found` and its other files to `skipped`."""
+    for label, inner in sorted(folder.folders.items()):
+        place = f"{prefix}{label}/"
+        images = inner.images
+        if inner.folders:
+            raise DatasetError(
+                f"{where}: {place} should hold images, and holds the folder {min(inner.folders)!r}. {LAYOUT}"
+            )
+        if not images:
+            raise DatasetError(
+                f"{where}: the class folder {place} has no images ({', '.join(SUFFIXES)}). "
+                "Add some, or remove the folder."
+            )
+        found += [Found(split=split, label=label, path=place + name, handle=inner.files[name]) for name in images]
+        skipped += [place + name for name in sorted(set(inner.files).difference(images))]
+
+
+def insert(root: Folder, parts: list[str], handle: Any) -> None:
+    """Put a file (or, with handle None, a folder) into a tree.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    *above, name = parts
+    for part in above:
+        if part in root.files:
+            raise ValueError(f"{part!r} is both a file and a folder")
+        root = root.folders.setdefault(part, Folder())
+    if name in root.files or (handle is not None and name in root.folders):
+        raise ValueError(f"{'/'.join(parts)!r} stands in it twice")
+    if handle is None:
+        root.folders.setdefault(name, Folder())
+    else:
+        root.files[name] = handle

@@ -1,0 +1,1 @@
+"""The device: where images come from, and the loop over them."""

@@ -1,0 +1,39 @@
+"""The loop over images given as files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecnn.device.sources import expand
+from edgecnn.errors import ImageError
+from edgecnn.images import read_file
+from edgecnn.runtime.classifier import Classifier, Result
+
+
+class Outcome(NamedTuple):
+    """One image's result, or the error that it met."""
+
+    source: str
+    result: Result | None
+    error: ImageError | None
+
+
+def classify_sources(
+    classifier: Classifier, sources: Iterable[str], stdin: Iterable[bytes], *, top_k: int = 3, threshold: float = 0.0
+) -> Iterator[Outcome]:
+    """Classify the images that SOURCE arguments stand for, one at a time. A broken image is an outcome, and the loop goes on.
+
+    Args:
+        classifier: as loaded.
+        sources: files, folders, globs, or `-`. See `edgecnn.device.sources.expand`.
+        stdin: lines of paths for `-`.
+        top_k, threshold: as in `Classifier.classify`.
+    """
+    for source, error in expand(sources, stdin):
+        result = None
+        if error is None:
+            try:
+                result = classifier.classify(read_file(Path(source)), top_k, threshold)
+            except ImageError as caught:
+                error = caught
+        yield Outcome(source, result, error)

@@ -1,0 +1,64 @@
+"""From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from edgecnn.errors import ImageError
+from edgecnn.images import SUFFIXES
+
+STDIN = "-"
+
+
+def expand(sources: Iterable[str], stdin: Iterable[bytes]) -> Iterator[tuple[str, ImageError | None]]:
+    """Yield the images that SOURCE arguments stand for, in order, without opening them.
+
+    A folder stands for the images in it and below, sorted, hidden ones left out. A glob stands for what it matches,
+    sorted. `-` stands for what the lines of standard input stand for.
+
+    Args:
+        sources: the arguments.
+        stdin: lines of paths, read when a `-` is reached.
+
+    Yields:
+        (path, None), or (source, error) for one that stands for nothing.
+    """
+    for source in sources:
+        if source == STDIN:
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
+            for line in lines:
+                if line:
+                    yield from _expand_one(line)
+        else:
+            yield from _expand_one(source)
+
+
+def _expand_one(source: str) -> Iterator[tuple[str, ImageError | None]]:
+    if os.path.isdir(source):
+        yield from _folder(source)
+    elif os.path.lexists(source):
+        yield source, None
+    elif glob.has_magic(source):
+        matches = sorted(glob.glob(source, recursive=True))
+        for match in matches:
+            yield from _folder(match) if os.path.isdir(match) else [(match, None)]
+        if not matches:
+            yield source, ImageError("the pattern matches nothing")
+    else:
+        yield source, ImageError("no such file or folder")
+
+
+def _folder(source: str) -> Iterator[tuple[str, ImageError | None]]:
+    unreadable: list[OSError] = []
+    found = False
+    for folder, folders, names in os.walk(source, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                found = True
+                yield os.path.join(folder, name), None
+    for error in unreadable:
+        yield os.fsdecode(error.filename or source), ImageError(f"cannot be read: {error.strerror or error}")
+    if not found and not unreadable:
+        yield source, ImageError(f"no images in this folder; they end in {', '.join(SUFFIXES)}")

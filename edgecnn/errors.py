@@ -1,0 +1,151 @@
+"""Every error that edgecnn raises on purpose, each kind with its own exit code.
+
+An error's text says what was received, what was expected and what to do next, in one to three
+lines. The command line prints it without a traceback and exits with `exit_code`. Codes 0 to 2 are
+taken: success, an unexpected failure, a usage error.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgeCNNError(Exception):
+    """Base of all errors below. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UnknownNameError(EdgeCNNError, LookupError):
+    """No dataset, network, engine or target of that name."""
+
+    exit_code = 3
+
+
+class RecipeError(EdgeCNNError, ValueError):
+    """A recipe with an unknown key, a wrong type or a value out of range."""
+
+    exit_code = 4
+
+
+class DatasetError(EdgeCNNError, ValueError):
+    """Images that cannot make a dataset: no classes, one class, an empty class, broken files."""
+
+    exit_code = 5
+
+
+class UnsafeArchiveError(DatasetError):
+    """An archive with a path that leads outside of it, or that unpacks to too much."""
+
+    exit_code = 6
+
+
+class ImageError(EdgeCNNError, ValueError):
+    """An image file that cannot be decoded: unreadable, truncated or of no known format."""
+
+    exit_code = 7
+
+
+class ImageTooLargeError(ImageError):
+    """An image that would decode to more pixels than the limit (a decompression bomb)."""
+
+    exit_code = 8
+
+
+class DownloadError(EdgeCNNError, OSError):
+    """A download that failed, or whose SHA-256 is not the expected one."""
+
+    exit_code = 9
+
+
+class RunError(EdgeCNNError, ValueError):
+    """No such run, or a run that lacks what the stage needs."""
+
+    exit_code = 10
+
+
+class NetworkError(EdgeCNNError, ValueError):
+    """A network that cannot be built for the given input or options."""
+
+    exit_code = 11
+
+
+class TrainingError(EdgeCNNError, ArithmeticError):
+    """Training that cannot go on, such as a loss that is not a number."""
+
+    exit_code = 12
+
+
+class ExportError(EdgeCNNError, RuntimeError):
+    """A conversion that failed, or an int8 file that holds a float tensor."""
+
+    exit_code = 13
+
+
+class ParityError(EdgeCNNError):
+    """An exported model that does not answer as the float model does: the gate."""
+
+    exit_code = 14
+
+
+class BundleError(EdgeCNNError, ValueError):
+    """A bundle that cannot be proved whole."""
+
+    exit_code = 15
+
+
+class EngineError(EdgeCNNError, ImportError):
+    """An inference engine that is not installed or cannot run the model."""
+
+    exit_code = 16
+
+
+class ProviderError(EngineError):
+    """An execution provider that was asked for and is not what the session runs on."""
+
+    exit_code = 17
+
+
+class SelftestError(EdgeCNNError):
+    """Outputs on this device that differ from the bundle's golden ones by more than allowed."""
+
+    exit_code = 18
+
+
+class OutputError(EdgeCNNError, OSError):
+    """An output that cannot be written: no space, no permission, no such folder."""
+
+    exit_code = 19
+
+
+class OutputExistsError(OutputError):
+    """An output that exists and was not to be replaced."""
+
+    exit_code = 20
+
+
+class SplitError(EdgeCNNError, PermissionError):
+    """Test images asked for by a stage that must not see them."""
+
+    exit_code = 21
+
+
+class PartialFailure(EdgeCNNError):
+    """Work that went through except for some inputs, each of which was reported."""
+
+    exit_code = 22
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
+
+    Args:
+        name: what was received.
+        known: the valid names.
+
+    Returns:
+        "did you mean 'digits'? Known: cifar10, digits", or the list alone when nothing is near.
+    """
+    names = sorted(known)
+    listing = f"Known: {', '.join(names)}."
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}? {listing}" if close else listing

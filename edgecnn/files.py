@@ -1,0 +1,131 @@
+"""Atomic writes, hashes and the folders that travel with the package."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgecnn.errors import OutputError, OutputExistsError
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return `value` as JSON with sorted keys: the same value gives the same text, hence the same hash."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+@contextlib.contextmanager
+def output_errors(path: Path):
+    """Turn an OSError raised while writing `path` into an OutputError that names the path and the reason.
+
+    Raises:
+        OutputError: with what the system said and what to do about it.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Nothing was left half-written; free some space or name another output with --out."
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that its path holds the old content or the new, never a part.
+
+    The data go to a temporary file in the same folder, are flushed to the disk and renamed; missing
+    folders are made. On failure the temporary file is removed.
+
+    Args:
+        path: where to write.
+        data: the content; text is written as UTF-8.
+
+    Raises:
+        OutputError: if the file cannot be written (no space, no permission, a folder in its place).
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Keep what native libraries print on standard error from the user, unless the block fails: then it is shown.
+
+    TensorFlow and its converters write start-up notes past Python's logging, so the file descriptor itself is redirected.
+
+    Yields:
+        A function that returns what was printed so far.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield lambda: os.pread(caught.fileno(), 1 << 20, 0).decode(errors="replace")
+        except BaseException:
+            os.dup2(saved, 2)
+            caught.seek(0)
+            os.write(2, caught.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise OutputExistsError if `path` exists and `force` is false."""
+    if not force and (path.exists() or path.is_symlink()):
+        raise OutputExistsError(f"{path} exists. Add --force to replace it, or name another output with --out.")
+
+
+def data_folder(name: str) -> Path:
+    """Find a folder that travels with the package: `targets` or `models`.
+
+    A wheel carries it inside the package (`edgecnn/_data/NAME`); an sdist or an editable install has
+    it beside the package.
+
+    Args:
+        name: the folder's name.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        FileNotFoundError: if the installation lacks it.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "_data" / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"this installation of edgecnn has no {name}/ folder: install it again")

@@ -1,0 +1,224 @@
+"""The only image-to-tensor code of edgecnn: training, verification and the device all call it.
+
+A pixel is the model's input: the tensor is the resized uint8 image itself, and the int8 code that a
+quantized model reads is `pixel - 128`. Only Pillow decodes and resizes, since its bytes were found
+equal on x86-64 and aarch64.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.errors import ImageError, ImageTooLargeError
+
+MAX_PIXELS = 100_000_000
+"""Largest width times height that is decoded, read from the header before any pixel is."""
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""Largest encoded image that is read."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+"""File names that count as images, in lower case. The content decides how they are decoded."""
+
+FITS = ("crop", "letterbox", "stretch")
+"""Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
+
+PAD = 128
+"""Grey level of letterbox bars and of shifted-in borders: real value 0."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+EXIF_ORIENTATION = 0x0112
+
+
+def decode(data: bytes, channels: int = 3) -> Image.Image:
+    """Decode an encoded image to grey or RGB, upright.
+
+    EXIF rotation is applied. Transparency is laid over white. 16-bit samples keep their upper 8 bits.
+
+    Args:
+        data: a JPEG, PNG, BMP or WebP file's bytes.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        A Pillow image of mode "L" or "RGB" at the image's own size.
+
+    Raises:
+        ImageError: if the bytes are not a whole image of a known format.
+        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
+    """
+    with _opened(data) as image:
+        image.load()
+        return to_mode(upright(image), channels)
+
+
+def probe(data: bytes) -> tuple[int, int, int]:
+    """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey.
+
+    Raises:
+        ImageError: if the bytes are not an image of a known format.
+        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
+    """
+    with _opened(data) as image:
+        width, height = image.size
+        if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # the four that turn by a quarter
+            width, height = height, width
+        grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        return height, width, 1 if grey else 3
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    if data[:4] == b"RIFF":
+        import PIL.WebPImagePlugin  # noqa: F401  (Pillow does not load WebP by itself, and loading all formats is slow)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageTooLargeError(
+                    f"the image claims {width}x{height} pixels, more than the {MAX_PIXELS:,} that are decoded"
+                )
+            yield image
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise ImageTooLargeError(f"the image is too large to decode: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # Pillow's decoders raise any of these on damaged files.
+        raise ImageError(f"the image is damaged: {error}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, if the image has one other than upright."""
+    if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        samples = np.asarray(image)
+        if samples.dtype.kind != "u" or samples.dtype.itemsize != 2:
+            samples = np.clip(samples, 0, 65535)
+        image = Image.fromarray((samples.astype(np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def resize(image: Image.Image, height: int, width: int, fit: str = "crop") -> np.ndarray:
+    """Resize an image to the model's input: the one resize of the project.
+
+    Pillow's antialiased bilinear filter over the whole image, its centre crop of the model's aspect, or the image
+    between mid-grey bars. An image of the right size passes through unchanged.
+
+    Args:
+        image: mode "L" or "RGB".
+        height: rows of the result.
+        width: columns of the result.
+        fit: one of FITS.
+
+    Returns:
+        uint8 array, shape (height, width, channels), channels 1 or 3.
+    """
+    if image.size != (width, height):
+        if fit == "letterbox":
+            image = letterbox(image, height, width)
+        else:
+            box = crop_box(image.size, height, width) if fit == "crop" else None
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+
+def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the largest centred box (left, top, right, bottom) of aspect width:height in an image of `size`."""
+    image_width, image_height = size
+    scale = min(image_width / width, image_height / height)
+    left = (image_width - width * scale) / 2
+    top = (image_height - height * scale) / 2
+    return left, top, image_width - left, image_height - top
+
+
+def letterbox(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Fit the whole image into (height, width), centred, with bars of grey level PAD."""
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    result = Image.new(image.mode, (width, height), PAD if image.mode == "L" else (PAD, PAD, PAD))
+    result.paste(image.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return result
+
+
+def read_file(path: Path) -> bytes:
+    """Read an encoded image's bytes.
+
+    Raises:
+        ImageError: if the file cannot be read or is larger than MAX_FILE_BYTES.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageTooLargeError(f"the file has {path.stat().st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+
+def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop") -> np.ndarray:
+    """Decode and resize an encoded image: bytes to the model's input pixels.
+
+    Returns:
+        uint8 array, shape (height, width, channels).
+
+    Raises:
+        ImageError: as `decode` does.
+    """
+    return resize(decode(data, channels), height, width, fit)
+
+
+def to_codes(pixels: np.ndarray) -> np.ndarray:
+    """Convert pixels to the int8 codes that a quantized model reads.
+
+    code = pixel - 128, one xor per byte. With scale 1/128 and zero point 0 its real value is
+    (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
+
+    Args:
+        pixels: uint8 array of any shape.
+
+    Returns:
+        int8 array, same shape.
+
+    Raises:
+        ImageError: if the dtype is not uint8; the message gives the dtype received.
+
+    Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).
+    """
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
+    return np.bitwise_xor(pixels, np.uint8(128)).view(np.int8)
+
+
+def to_real(pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """Convert pixels to the real values that a float model reads: scale * (code - zero_point).
+
+    Args:
+        pixels: uint8 array of any shape.
+        scale: the input scale of the manifest.
+        zero_point: the input zero point of the manifest.
+
+    Returns:
+        float32 array, same shape.
+
+    Raises:
+        ImageError: if the dtype is not uint8.
+    """
+    return (to_codes(pixels).astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -1,0 +1,60 @@
+"""The networks that edgecnn trains: one function a file, one line here."""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgecnn.errors import NetworkError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from edgecnn.networks.keras import keras
+
+NETWORKS = {"article": "edgecnn.networks.article", "resnet8": "edgecnn.networks.resnet8"}
+"""Name to module; the module holds a function of that name and its OPTIONS (option to valid values)."""
+
+
+def network_module(name: str) -> Any:
+    """Import the module of a network.
+
+    Raises:
+        UnknownNameError: naming the nearest network.
+    """
+    if name not in NETWORKS:
+        raise UnknownNameError(f"no network {name!r}. {nearest(name, NETWORKS)}")
+    return importlib.import_module(NETWORKS[name])
+
+
+def build_network(
+    name: str,
+    height: int,
+    width: int,
+    channels: int,
+    num_classes: int,
+    options: Mapping[str, str] | None = None,
+) -> "keras.Model":
+    """Build a network by name, weights freshly drawn.
+
+    Args:
+        name: one of NETWORKS.
+        height, width, channels: the input's shape.
+        num_classes: length of the logits.
+        options: the network's own options, such as {"pooling": "average"}.
+
+    Returns:
+        A tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes).
+
+    Raises:
+        UnknownNameError: if there is no such network.
+        NetworkError: for an option it does not have, a wrong value or an input too small.
+    """
+    module = network_module(name)
+    options = dict(options or {})
+    for key, value in options.items():
+        if key not in module.OPTIONS:
+            known = nearest(key, module.OPTIONS) if module.OPTIONS else "It has none."
+            raise NetworkError(f"network {name} has no option {key!r}. {known}")
+        if value not in module.OPTIONS[key]:
+            raise NetworkError(
+                f"network {name}: {key} must be one of {', '.join(module.OPTIONS[key])}; received {value!r}"
+            )
+    return getattr(module, name)(height, width, channels, num_classes, **options)

@@ -1,0 +1,24 @@
+"""TensorFlow and Keras 2, imported in the one way that works for quantization-aware training.
+
+tensorflow-model-optimization 0.8.1 knows only Keras 2, which `tf_keras` is; TensorFlow takes it for `tf.keras` if
+TF_USE_LEGACY_KERAS is set before its first import. This goes when the toolkit supports Keras 3.
+"""
+
+import os
+import warnings
+
+from edgecnn.files import quiet_stderr
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+with quiet_stderr(), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import tensorflow as tf
+    import tf_keras as keras
+
+    tf.config.list_logical_devices()  # the last of TensorFlow's start-up notes come with the first device
+
+tf.get_logger().setLevel("ERROR")
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,59 @@
+"""Inference with a Keras model on pixels, and its storage as bytes."""
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from edgecnn.networks.keras import keras, tf
+
+
+def real_input(images, scale: float, zero_point: int):
+    """Convert a uint8 tensor to the network's real input, as `edgecnn.images.to_real` does for arrays.
+
+    Args:
+        images: uint8 tensor, shape (batch, height, width, channels).
+        scale, zero_point: of the code pixel - 128.
+
+    Returns:
+        float32 tensor, same shape: scale * (pixel - 128 - zero_point).
+    """
+    return (tf.cast(images, tf.float32) - float(128 + zero_point)) * scale
+
+
+def predictor(
+    model: "keras.Model", scale: float, zero_point: int, batch_size: int = 500
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from uint8 images (n, height, width, channels) to float32 logits (n, num_classes)."""
+
+    @tf.function(reduce_retracing=True)
+    def forward(images):
+        return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        return np.concatenate([forward(tf.constant(batch)).numpy() for batch in batches])
+
+    return predict
+
+
+def model_bytes(model: "keras.Model") -> bytes:
+    """Return a Keras model, without its optimizer, as an HDF5 file's bytes (the format that keeps a QAT model whole)."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras recommends its .keras format, which does not load a QAT model again
+        with h5py.File(buffer, "w") as file:
+            model.save(file, include_optimizer=False)
+    return buffer.getvalue()
+
+
+def model_from_bytes(data: bytes) -> "keras.Model":
+    """Load a float or fake-quantized Keras model from `model_bytes`."""
+    import h5py
+    import tensorflow_model_optimization as tfmot
+
+    with tfmot.quantization.keras.quantize_scope(), h5py.File(io.BytesIO(data), "r") as file:
+        return keras.models.load_model(file, compile=False)

@@ -1,0 +1,284 @@
+"""`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn.bundle.write import write_bundle
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.export import EXPORTS, export, export_path
+from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.recipe import Recipe, to_tables, to_toml
+from edgecnn.report.card import card
+from edgecnn.report.curves import write_curves
+from edgecnn.runs import CARD, CURVES, FLOAT_MODEL, HISTORY, PARITY, QAT_MODEL, RECIPE, Run, create_run
+from edgecnn.train import train
+from edgecnn.train.loop import TrainProgress
+from edgecnn.verify import require_parity, verify
+from edgecnn.verify.golden import golden_images, golden_outputs
+from edgecnn.verify.verify import input_contract
+from edgecnn.versions import library_versions
+
+STAGES = "stages.json"
+
+
+class Reporter(Protocol):
+    """What the stages tell while they work."""
+
+    def note(self, text: str) -> None:
+        """A line of text, such as the stage that begins."""
+
+    def training(self, progress: TrainProgress) -> None:
+        """Where training stands."""
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Where other long work stands, in items."""
+
+
+def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Train a run and plot its curves. Raises as `train` does."""
+    info = train(recipe, dataset, run, reporter.training, reporter.working)
+    for duplicate in dataset.duplicates[:5]:
+        reporter.note(
+            f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
+        )
+    if dataset.duplicates:
+        reporter.note(
+            f"{len(dataset.duplicates)} exact duplicates across splits were kept out; all are in {run.path}/run.json"
+        )
+    write_curves(run)
+    return info
+
+
+def bundle_path(run: Run) -> Path:
+    """Return where a run's bundle goes by default."""
+    return run.file(f"{run.name}.edgecnn")
+
+
+def default_model(report: Mapping[str, Any], format_: str) -> str | None:
+    """Choose the model that a format's engines take unless told otherwise.
+
+    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
+    in the parity report. Only models that passed the gate count.
+    """
+    failed = {item["candidate"] for item in report["comparisons"] if not item["passed"]}
+    passed = [model for model in report["models"] if model["format"] == format_ and model["name"] not in failed]
+    if format_ == "tflite":
+        passed.sort(key=lambda model: model["precision"] != "int8")
+    else:
+        passed.sort(key=lambda model: model["ms_per_image"])
+    return f"models/{passed[0]['precision']}.{format_}" if passed else None
+
+
+def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> tuple[Path, str]:
+    """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
+
+    Args:
+        run: a verified run.
+        out: the file; `RUN/NAME.edgecnn` by default.
+        force: whether an existing file is replaced.
+
+    Returns:
+        The bundle's path and SHA-256.
+
+    Raises:
+        RunError: if the run was not verified, or not with the exports as they are now.
+        ParityError: if the gate did not pass.
+    """
+    report = json.loads(run.read(PARITY, "verify"))
+    require_parity(report)
+    contract = input_contract(run)
+    images = golden_images(contract)
+    files = {
+        "golden/inputs.npy": npy(images),
+        "parity.json": canonical_json(report).encode(),
+        "recipe.toml": to_toml(run.public_recipe).encode(),
+    }
+    models = []
+    for item in report["models"]:
+        if item["format"] == "keras":
+            continue
+        data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
+        if sha256(data) != item["sha256"]:
+            raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
+        golden = golden_outputs(data, item["format"], contract, images)
+        entry = ModelEntry(
+            file=f"models/{item['precision']}.{item['format']}",
+            format=item["format"],
+            precision=item["precision"],
+            golden=f"golden/{item['precision']}.{item['format']}.npy",
+            tolerance=golden.tolerance,
+            tolerance_unit=golden.unit,
+            tolerance_reason=golden.reason,
+            golden_engine=golden.engine,
+        )
+        models.append(entry)
+        files |= {entry.file: data, entry.golden: npy(golden.outputs)}
+    info = run.info
+    defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
+    manifest = Manifest(
+        name=run.recipe.name or run.name,
+        title=info["data"]["title"],
+        labels=tuple(info["data"]["labels"]),
+        input=contract,
+        models=tuple(models),
+        defaults={format_: file for format_, file in defaults.items() if file},
+        provenance={
+            "recipe": to_tables(run.public_recipe),
+            "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
+            "trained_with": info["versions"],
+            "bundled_with": library_versions(),
+        },
+    )
+    path = out or bundle_path(run)
+    digest = write_bundle(path, manifest, files, force=force)
+    write_atomic(run.file(CARD), card(run, report))
+    return path, digest
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return an array as the bytes of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class Stages:
+    """Which stage of a run was done with which inputs, kept in `stages.json`."""
+
+    def __init__(self, run: Run, note: Callable[[str], None]) -> None:
+        self.run = run
+        self.note = note
+
+    def do(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], Any]) -> None:
+        """Do a stage, unless it was done with the same inputs and its outputs still hold what it wrote.
+
+        Args:
+            name: of the stage.
+            inputs: all that decides its outputs, as JSON values.
+            outputs: the files that it writes.
+            work: does it.
+        """
+        path = self.run.file(STAGES)
+        done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        key = sha256(canonical_json(dict(inputs)).encode())
+        if done.get(name) == {"inputs": key, "outputs": hashes(outputs)}:
+            self.note(f"{name}: nothing has changed, skipped")
+            return
+        self.note(name)
+        work()
+        write_atomic(path, canonical_json(done | {name: {"inputs": key, "outputs": hashes(outputs)}}))
+
+
+def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
+    """Return the SHA-256 of each file by name, None for one that is missing."""
+    return {path.name: sha256_file(path) if path.is_file() else None for path in paths}
+
+
+def run_recipe(
+    recipe: Recipe, path: Path, reporter: Reporter, *, max_drop: float, force: bool = False
+) -> tuple[Run, dict[str, Any]]:
+    """Take a recipe through every stage: train, all exports, verify, bundle.
+
+    A stage is skipped when its inputs have not changed; training that was interrupted goes on.
+
+    Args:
+        recipe: the resolved recipe.
+        path: the run folder.
+        reporter: told of progress.
+        max_drop: the gate, in percentage points.
+        force: whether a run there that was made by another recipe or of other data is replaced.
+
+    Returns:
+        The run and its parity report.
+
+    Raises:
+        OutputExistsError: if the folder holds another run and `force` is false.
+        ParityError: if the gate does not pass; the report is written all the same.
+    """
+    dataset = open_dataset(recipe.data, progress=reporter.working)
+    run = resume_or_create(recipe, dataset, path, force)
+    stages = Stages(run, reporter.note)
+    versions = library_versions()
+    stages.do(
+        "train",
+        {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
+        [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
+        lambda: train_stage(recipe, dataset, run, reporter),
+    )
+    run.make_latest()
+    for format_, precision in EXPORTS:
+        source = run.file(QAT_MODEL if precision == "int8" else FLOAT_MODEL)
+        stages.do(
+            f"export {format_} {precision}",
+            {"model": sha256_file(source), "versions": versions},
+            [export_path(run, format_, precision)],
+            lambda format_=format_, precision=precision: export(run, format_, precision, force=True),
+        )
+    exports = hashes([export_path(run, format_, precision) for format_, precision in EXPORTS])
+    models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
+    stages.do(
+        "verify",
+        {
+            "models": models,
+            "exports": exports,
+            "test": dataset.hashes["test"],
+            "max_drop": max_drop,
+            "versions": versions,
+        },
+        [run.file(PARITY)],
+        lambda: verify(run, dataset, max_drop=max_drop, progress=reporter.working),
+    )
+    report = json.loads(run.read(PARITY, "verify"))
+    require_parity(report)
+    stages.do(
+        "bundle",
+        {
+            "exports": exports,
+            "parity": sha256_file(run.file(PARITY)),
+            "recipe": to_tables(recipe),
+            "versions": versions,
+        },
+        [bundle_path(run), run.file(CARD)],
+        lambda: bundle_stage(run, force=True),
+    )
+    return run, report
+
+
+def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
+    """Open the run at `path` if it is this recipe's on these data, else create it.
+
+    Raises:
+        OutputExistsError: if another run is there and `force` is false.
+    """
+    run = Run(path)
+    if not run.file(RECIPE).exists():
+        return create_run(recipe, path, force=force)
+    changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
+    if not changed and run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+        changed = ["the images"]
+    if not changed:
+        return run
+    if not force:
+        raise OutputExistsError(
+            f"{path} holds a run that differs in {', '.join(changed[:4])}. Replace it (--force), or name another folder with --out."
+        )
+    return create_run(recipe, path, force=True)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two nested tables differ."""
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        one, other = before.get(key), after.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            changed += changed_keys(one, other, f"{prefix}{key}.")
+        elif one != other:
+            changed.append(f"{prefix}{key} ({one!r}, now {other!r})")
+    return changed

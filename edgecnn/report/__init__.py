@@ -1,0 +1,1 @@
+"""What people read of a run: the table of models, the training curves and the model card."""

@@ -1,0 +1,59 @@
+"""The model card: what a model is, what it was measured at and how to make it again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgecnn.recipe import to_toml
+from edgecnn.report.table import HEADINGS, conversion_lines, markdown_table, parity_rows
+from edgecnn.runs import Run
+
+
+def card(run: Run, report: Mapping[str, Any]) -> str:
+    """Return a run's model card as Markdown.
+
+    Every figure comes from the run's own files: `run.json` and the parity report.
+
+    Args:
+        run: a trained run.
+        report: its parity report.
+    """
+    info, recipe = run.info, run.recipe
+    data, shape = info["data"], info["input"]
+    sizes, used = data["split_sizes"], data["used"]
+    title = recipe.name or run.name
+    duplicates = len(data["duplicates"])
+    lines = [
+        f"# {title}",
+        "",
+        f"`{recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
+        f"{shape['channels']}, {len(data['labels'])} classes: {', '.join(data['labels'])}.",
+        "",
+        f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
+        f"{sizes['test']:,} for the test below"
+        + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
+        f"Training took {info['seconds']:,.0f} s.",
+        "",
+        "## Measured",
+        "",
+        f"On the test split of {report['data']['title']}, {report['data']['test_images']:,} images, used once. Drop (percentage "
+        "points) and agreement are against the float model.",
+        "",
+        markdown_table(HEADINGS, parity_rows(report)),
+        "",
+        *(f"- {line}" for line in conversion_lines(report)),
+        f"- Times: {report['timing']}; {report['machine']}.",
+        f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
+        "",
+        "## Made with",
+        "",
+        ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items())) + ".",
+        f"Data fingerprint (SHA-256): `{data['fingerprint']}`.",
+        "",
+        "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
+        "",
+        "```toml",
+        to_toml(run.public_recipe).rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

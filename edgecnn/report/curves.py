@@ -1,0 +1,41 @@
+"""The training curves as PNG."""
+
+import csv
+import io
+
+from edgecnn.files import write_atomic
+from edgecnn.runs import CURVES, HISTORY, Run
+
+
+def write_curves(run: Run) -> None:
+    """Plot loss and accuracies over the epochs of both phases, from the run's history, to `curves.png`.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = list(csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode())))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = range(1, len(rows) + 1)
+    float_epochs = sum(row["phase"] == "float" for row in rows)
+    for phase, colour in (("float", "C0"), ("qat", "C1")):
+        chosen = [(epoch, row) for epoch, row in zip(epochs, rows, strict=True) if row["phase"] == phase]
+        if chosen:
+            loss.plot([e for e, _ in chosen], [float(row["loss"]) for _, row in chosen], f"{colour}.-", label=phase)
+    for column, style in (("accuracy", "C2.--"), ("validation_accuracy", "C3.-")):
+        accuracy.plot(epochs, [100 * float(row[column]) for row in rows], style, label=column.replace("_", " "))
+    for axes, title in ((loss, "training loss (qat: distillation)"), (accuracy, "accuracy, %")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if float_epochs < len(rows):
+            axes.axvline(float_epochs + 0.5, color="grey", linewidth=0.8, linestyle=":")
+        axes.legend()
+    figure.suptitle(run.name)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    write_atomic(run.file(CURVES), buffer.getvalue())

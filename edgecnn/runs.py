@@ -1,0 +1,160 @@
+"""The run folder: all that one training made, and `runs/latest`, a link to the last one."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.files import canonical_json, output_errors, write_atomic
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, to_toml
+
+RUNS = Path("runs")
+LATEST = "latest"
+
+RECIPE = "recipe.toml"
+INFO = "run.json"
+HISTORY = "history.csv"
+CURVES = "curves.png"
+CHECKPOINT = "checkpoint.npz"
+FLOAT_MODEL = "float.h5"
+QAT_MODEL = "qat.h5"
+PARITY = "parity.json"
+CARD = "card.md"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    `recipe.toml` is the resolved recipe and `run.json` what was found when training began: the data's name, labels, fingerprint
+    and split hashes, the input's shape, the versions of the libraries, and whether training has finished.
+    """
+
+    path: Path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return build_recipe(load_recipe(self.path / RECIPE), str(self.path / RECIPE))
+
+    @property
+    def public_recipe(self) -> Recipe:
+        """The resolved recipe as it travels: the data by file name, never by a path on the machine that trained."""
+        source = Path(self.recipe.data.source).name
+        return dataclasses.replace(self.recipe, data=dataclasses.replace(self.recipe.data, source=source))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of `run.json`.
+
+        Raises:
+            RunError: if it is missing or damaged.
+        """
+        try:
+            return json.loads((self.path / INFO).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} is not a run that can be used: {INFO}: {error}. Train again.") from None
+
+    @property
+    def name(self) -> str:
+        """The run's name: its folder's."""
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the run's files."""
+        return self.path / name
+
+    def read(self, name: str, stage: str) -> bytes:
+        """Read a file that an earlier stage wrote.
+
+        Args:
+            name: the file's name.
+            stage: the command that writes it, named when the file is missing.
+
+        Raises:
+            RunError: if the file is not there.
+        """
+        try:
+            return self.file(name).read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"run {self.path} has no {name} yet. First: edgecnn {stage}") from None
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Write `run.json` atomically."""
+        write_atomic(self.file(INFO), canonical_json(dict(info)))
+
+    def make_latest(self) -> None:
+        """Point `latest`, beside this run, at it."""
+        link = self.path.parent / LATEST
+        with output_errors(link):
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".latest.") as folder:
+                fresh = Path(folder) / LATEST
+                fresh.symlink_to(self.path.name)
+                os.replace(fresh, link)
+
+
+def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
+    """Make a run folder that holds the resolved recipe.
+
+    Args:
+        recipe: the resolved recipe.
+        path: the folder; missing parents are made.
+        force: whether the files of an earlier run there are replaced.
+
+    Raises:
+        OutputExistsError: if there is a run already and `force` is false.
+        OutputError: if the folder cannot be written.
+    """
+    run = Run(path)
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError(f"{path} is a file, not a run folder. Name another with --out.")
+    if path.is_dir() and any(path.iterdir()):
+        if not force:
+            raise OutputExistsError(
+                f"{path} exists. Go on with it (--resume), replace it (--force), or name another folder with --out."
+            )
+        if not run.file(RECIPE).exists():
+            raise OutputExistsError(
+                f"{path} is not a run folder, so --force does not replace it. Name another with --out."
+            )
+        for file in path.iterdir():
+            with contextlib.suppress(IsADirectoryError):
+                file.unlink()
+    write_atomic(run.file(RECIPE), to_toml(recipe))
+    return run
+
+
+def free_path(name: str) -> Path:
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken."""
+    path, number = RUNS / name, 1
+    while path.exists():
+        number += 1
+        path = RUNS / f"{name}-{number}"
+    return path
+
+
+def open_run(path: Path | None = None) -> Run:
+    """Open a run folder, the last one by default.
+
+    Args:
+        path: the folder, or None for `runs/latest`.
+
+    Returns:
+        The run, under its own name where `path` is a link.
+
+    Raises:
+        RunError: if there is none.
+    """
+    wanted = path if path is not None else RUNS / LATEST
+    if not (wanted / RECIPE).is_file():
+        if path is None:
+            raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
+        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). Runs are made by: edgecnn train --out {path}")
+    return Run(wanted.resolve() if wanted.is_symlink() else wanted)

@@ -1,0 +1,20 @@
+"""The runtime: bundles to labels, by numpy, Pillow and one inference engine.
+
+The first program:
+
+    from edgecnn.runtime import Classifier
+    classifier = Classifier.load()
+    print(classifier.classify("photo.jpg").top)
+"""
+
+from typing import Any
+
+__all__ = ["Classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Classifier":
+        from edgecnn.runtime.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""Images to labels."""
+
+import time
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from edgecnn import images
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.errors import ImageError
+from edgecnn.runtime.decision import Score, decide, softmax
+from edgecnn.runtime.default import choose_model, find_bundle
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+
+
+class Result(NamedTuple):
+    """An image's best classes, best first, the decision (a label, or "abstain" with no classes), and what took how long.
+
+    `latency_ms` has the keys decode, preprocess and infer.
+    """
+
+    top: tuple[Score, ...]
+    decision: str
+    latency_ms: dict[str, float]
+
+
+class Classifier:
+    """A bundle's model, ready to classify. `about` says which bundle, model and engine were taken, and why."""
+
+    def __init__(self, bundle: Bundle, model: Model, about: str = "") -> None:
+        self.bundle = bundle
+        self.model = model
+        self.labels = bundle.manifest.labels
+        self.about = about
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str] | None = None,
+        *,
+        engine: str | None = None,
+        provider: str | None = None,
+        precision: str | None = None,
+        num_threads: int = 1,
+    ) -> "Classifier":
+        """Load a bundle and open one of its models.
+
+        Args:
+            path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
+            engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle.
+            provider: "cpu" or "cuda".
+            precision: "int8" or "float32"; by default the bundle's own choice for the engine.
+            num_threads: threads of one inference.
+
+        Raises:
+            BundleError: if there is no bundle, or it cannot be proved whole.
+            UnknownNameError, EngineError, ProviderError: if what was asked for cannot be had.
+        """
+        choice = find_bundle(Path(path) if path is not None else None)
+        bundle = read_bundle(choice.path)
+        name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
+        opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
+        about = (
+            f"{choice.path} ({choice.reason}), {entry.precision} .{entry.format} on {opened.name} {opened.version} "
+            f"({opened.provider}, {num_threads} thread{'s' if num_threads > 1 else ''})"
+        )
+        return cls(bundle, Model(opened, bundle.manifest.input), about)
+
+    def classify(
+        self,
+        image: str | PathLike[str] | bytes | np.ndarray | Image.Image,
+        top_k: int = 3,
+        threshold: float = 0.0,
+    ) -> Result:
+        """Classify one image.
+
+        Args:
+            image: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
+                Pillow image. Any size: it is fitted to the model's input as the bundle says.
+            top_k: how many classes to return, at least 1.
+            threshold: if the best score is below, the decision is "abstain" and no class is returned; in [0, 1].
+
+        Raises:
+            ImageError: if the image cannot be decoded, or the array is not such a one.
+        """
+        contract = self.model.contract
+        start = time.perf_counter()
+        decoded = _decoded(image, contract.channels)
+        after_decode = time.perf_counter()
+        pixels = images.resize(decoded, contract.height, contract.width, contract.fit)
+        after_resize = time.perf_counter()
+        scores = softmax(self.model.logits(pixels[np.newaxis])[0])
+        end = time.perf_counter()
+        top, decision = decide(scores, self.labels, top_k, threshold)
+        latency_ms = {
+            "decode": (after_decode - start) * 1000,
+            "preprocess": (after_resize - after_decode) * 1000,
+            "infer": (end - after_resize) * 1000,
+        }
+        return Result(top, decision, latency_ms)
+
+
+def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, channels: int) -> Image.Image:
+    """Return any image upright, as mode "L" or "RGB"."""
+    if isinstance(image, bytes):
+        return images.decode(image, channels)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
+            raise ImageError(
+                f"an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); received {image.dtype} {image.shape}"
+            )
+        return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
+    if isinstance(image, Image.Image):
+        return images.to_mode(images.upright(image), channels)
+    return images.decode(images.read_file(Path(image)), channels)

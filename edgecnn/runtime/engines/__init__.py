@@ -1,0 +1,170 @@
+"""Inference engines, one file each. An engine is imported only when it is opened."""
+
+import importlib
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Tensor(NamedTuple):
+    """A model's input or output: `shape` with -1 for a dimension that is not fixed, `scale` 0 where it is not quantized."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: "np.dtype"
+    scale: float
+    zero_point: int
+
+
+class Engine(Protocol):
+    """A model opened by an inference engine.
+
+    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "cpu", "cuda".
+    """
+
+    name: str
+    version: str
+    provider: str
+    format: str
+    input: Tensor
+    output: Tensor
+
+    def run(self, batch: "np.ndarray") -> "np.ndarray":
+        """Run the model.
+
+        Args:
+            batch: of the input's dtype, shape (n, height, width, channels), any n.
+
+        Returns:
+            The raw output, of the output's dtype, shape (n, num_classes).
+        """
+
+
+class EngineKind(NamedTuple):
+    """What is known of an engine before it is imported. `providers` are those that can be asked for, the default first."""
+
+    implementation: str
+    module: str
+    install: str
+    format: str
+    providers: tuple[str, ...]
+
+
+ENGINES = {
+    "litert": EngineKind(
+        "edgecnn.runtime.engines.litert:LiteRT",
+        "ai_edge_litert",
+        "pip install ai-edge-litert",
+        "tflite",
+        ("cpu",),
+    ),
+    "tflite_runtime": EngineKind(
+        "edgecnn.runtime.engines.tflite_runtime:TFLiteRuntime",
+        "tflite_runtime",
+        "pip install tflite-runtime 'numpy<2'",
+        "tflite",
+        ("cpu",),
+    ),
+    "onnxruntime": EngineKind(
+        "edgecnn.runtime.engines.onnxruntime:ONNXRuntime",
+        "onnxruntime",
+        "pip install onnxruntime",
+        "onnx",
+        ("cpu", "cuda"),
+    ),
+}
+"""The engines by name, in the order in which an automatic choice tries them."""
+
+
+def engines_for(format_: str) -> list[str]:
+    """Return the names of the engines, installed or not, that run a format: "tflite" or "onnx"."""
+    return [name for name, kind in ENGINES.items() if kind.format == format_]
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether an engine's package is there, without importing it."""
+    return importlib.util.find_spec(ENGINES[name].module) is not None
+
+
+def known_engine(name: str) -> EngineKind:
+    """Return an engine's entry.
+
+    Raises:
+        UnknownNameError: if there is none of that name; the message gives the nearest.
+    """
+    if name not in ENGINES:
+        raise UnknownNameError(f"no engine {name!r}. {nearest(name, ENGINES)}")
+    return ENGINES[name]
+
+
+def offering(names: list[str], provider: str | None) -> list[str]:
+    """Return those of some engines that offer a provider; all of them if it is None.
+
+    Raises:
+        ProviderError: if none does; the message says which engines do.
+    """
+    offers = [name for name in names if provider is None or provider in ENGINES[name].providers]
+    if not offers:
+        others = [f"--engine {name}, with a .{kind.format} model" for name, kind in ENGINES.items() if provider in kind.providers]
+        known = {item for kind in ENGINES.values() for item in kind.providers}
+        hint = f"For {provider}: {'; or '.join(others)}." if others else nearest(str(provider), known)
+        raise ProviderError(f"{' and '.join(names)} cannot run on {provider!r}. {hint}")
+    return offers
+
+
+def first_installed(names: list[str]) -> str:
+    """Return the first of some engines that is installed.
+
+    Raises:
+        EngineError: if none is; the message gives the pip commands, or why there is none for this system.
+    """
+    for name in names:
+        if is_installed(name):
+            return name
+    what = f"the engine {names[0]} is" if len(names) == 1 else f"none of the engines {', '.join(names)} is"
+    if sys.maxsize < 2**32 and all(ENGINES[name].format == "tflite" for name in names):
+        raise EngineError(f"{what} installed, and none has a package for a 32-bit system. Install a 64-bit one.")
+    raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
+
+
+def open_engine(
+    name: str | None, model: bytes, format_: str, *, num_threads: int = 1, provider: str | None = None
+) -> Engine:
+    """Open a model.
+
+    Args:
+        name: one of ENGINES, or None for the first installed one that runs the format.
+        model: a TFLite or ONNX file's bytes.
+        format_: "tflite" or "onnx".
+        num_threads: threads of one inference, at least 1.
+        provider: "cpu" or "cuda"; None for the engine's default.
+
+    Raises:
+        UnknownNameError: if there is no such engine.
+        EngineError: if it is not installed, does not run the format, or refuses the model.
+        ProviderError: if the provider was asked for and cannot be had.
+    """
+    if num_threads < 1:
+        raise EngineError(f"threads must be at least 1, received {num_threads}")
+    names = engines_for(format_)
+    if name is not None and known_engine(name).format != format_:
+        others = " or ".join(names) or "none"
+        raise EngineError(
+            f"{name} runs .{known_engine(name).format} models, received a .{format_} model. Engines for it: {others}."
+        )
+    name = first_installed(offering([name] if name is not None else names, provider))
+    kind = ENGINES[name]
+    module, _, attribute = kind.implementation.partition(":")
+    try:
+        implementation = getattr(importlib.import_module(module), attribute)
+    except EngineError:
+        raise
+    except ImportError as error:
+        raise EngineError(f"{name} is installed but cannot be imported: {error}. Install it again: {kind.install}") from error
+    opened: Engine = implementation(model, num_threads=num_threads, provider=provider or kind.providers[0])
+    return opened

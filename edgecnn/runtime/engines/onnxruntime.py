@@ -1,0 +1,102 @@
+"""ONNX Runtime, on the CPU or, asked for by name, on CUDA."""
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from edgecnn.errors import EngineError, ProviderError
+from edgecnn.files import quiet_stderr
+from edgecnn.runtime.engines import Tensor
+from edgecnn.runtime.engines.onnx_graph import Graph
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TYPES = {
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(float)": np.dtype(np.float32),
+}
+REFUSALS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+"""What ONNX Runtime raises for a model that it cannot run; none derives from a builtin error but Exception."""
+
+ONLY_ERRORS = 3
+
+
+class ONNXRuntime:
+    """An ONNX model in an ONNX Runtime session."""
+
+    name = "onnxruntime"
+    version = onnxruntime.__version__
+    format = "onnx"
+
+    def __init__(self, model: bytes, *, num_threads: int, provider: str = "cpu") -> None:
+        """Open a model.
+
+        Args:
+            model: an ONNX file's bytes.
+            num_threads: threads within an operator.
+            provider: one of PROVIDERS.
+
+        Raises:
+            EngineError: if the session refuses the model, or it is not one image input to one output.
+            ProviderError: if the session does not run on the provider.
+        """
+        self.provider = provider
+        self._session = _session(model, num_threads, provider)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        graph = Graph(model)
+        self.input = _tensor(inputs[0], graph.input_quantization(inputs[0].name))
+        self.output = _tensor(outputs[0], graph.output_quantization(outputs[0].name))
+        if self.input.shape[0] not in (-1, 1):
+            raise EngineError(f"the model reads {self.input.shape[0]} images at a time, expected 1 or any number")
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Run the model on a batch, image by image where the model takes one at a time. See `Engine.run`."""
+        step = len(batch) if self.input.shape[0] == -1 and len(batch) else 1
+        outputs = [
+            self._session.run([self.output.name], {self.input.name: batch[start : start + step]})[0]
+            for start in range(0, len(batch), step)
+        ]
+        if not outputs:
+            return np.empty((0, *self.output.shape[1:]), self.output.dtype)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+
+def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.InferenceSession:
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(onnxruntime.get_available_providers())}). "
+            "Install it: pip install onnxruntime-gpu, in place of onnxruntime"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ONLY_ERRORS
+    with quiet_stderr() as printed:
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+        except REFUSALS as error:
+            raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {error}") from None
+        said = printed()
+    if wanted not in session.get_providers():  # it falls back to the CPU without an error
+        raise ProviderError(
+            f"{wanted} was asked for, the session runs on {', '.join(session.get_providers())}. "
+            f"onnxruntime said: {said.strip() or 'nothing'}"
+        )
+    return session
+
+
+def _tensor(value: onnxruntime.NodeArg, quantization: tuple[float, int]) -> Tensor:
+    if value.type not in TYPES:
+        raise EngineError(f"the model's {value.name!r} is {value.type}, expected one of {', '.join(TYPES)}")
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return Tensor(value.name, shape, TYPES[value.type], *quantization)

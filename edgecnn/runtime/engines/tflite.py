@@ -1,0 +1,62 @@
+"""What the two TFLite engines share: they have the same `Interpreter`."""
+
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import EngineError
+from edgecnn.runtime.engines import Tensor
+
+
+class TFLiteEngine:
+    """A TFLite model in an `Interpreter`, one image at a time.
+
+    A subclass gives `name` and `version`, and imports its interpreter.
+    """
+
+    name: str
+    version: str
+    format = "tflite"
+
+    def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
+        """Open a model.
+
+        Args:
+            interpreter_class: the engine's `Interpreter`.
+            model: a TFLite file's bytes.
+            num_threads: given explicitly, since the interpreter takes None for 1.
+
+        Raises:
+            EngineError: if the interpreter refuses the model.
+        """
+        try:
+            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        self._input_index, self._output_index = inputs[0]["index"], outputs[0]["index"]
+        self.input, self.output = _tensor(inputs[0]), _tensor(outputs[0])
+
+    @property
+    def provider(self) -> str:
+        """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
+        operators = self._interpreter._get_ops_details()  # no public call tells
+        return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Run the model on each image of a batch. See `Engine.run`."""
+        outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
+        for index in range(len(batch)):
+            self._interpreter.set_tensor(self._input_index, batch[index : index + 1])
+            self._interpreter.invoke()
+            outputs[index] = self._interpreter.get_tensor(self._output_index)[0]
+        return outputs
+
+
+def _tensor(details: dict[str, Any]) -> Tensor:
+    scale, zero_point = details["quantization"]
+    shape = tuple(map(int, details["shape"]))
+    return Tensor(details["name"], shape, np.dtype(details["dtype"]), float(scale), int(zero_point))

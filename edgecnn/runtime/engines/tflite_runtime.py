@@ -1,0 +1,23 @@
+"""tflite-runtime, for systems that have it and not LiteRT."""
+
+import numpy as np
+
+from edgecnn.errors import EngineError
+from edgecnn.runtime.engines.tflite import TFLiteEngine
+
+if int(np.__version__.partition(".")[0]) >= 2:
+    # Up to 2.14.0, the last release, it is built for numpy 1: it imports beside numpy 2, then the interpreter fails.
+    raise EngineError(f"tflite-runtime needs numpy below 2, found {np.__version__}. Install it: pip install 'numpy<2'")
+
+import tflite_runtime
+from tflite_runtime.interpreter import Interpreter
+
+
+class TFLiteRuntime(TFLiteEngine):
+    """A TFLite model run by tflite-runtime."""
+
+    name = "tflite_runtime"
+    version = tflite_runtime.__version__
+
+    def __init__(self, model: bytes, *, num_threads: int, provider: str = "cpu") -> None:
+        super().__init__(Interpreter, model, num_threads)

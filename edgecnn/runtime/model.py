@@ -1,0 +1,76 @@
+"""A model behind its input contract: uint8 pixels in, logits out, whatever the engine and the model's own types."""
+
+import numpy as np
+
+from edgecnn.bundle.manifest import InputContract
+from edgecnn.errors import EngineError, ImageError
+from edgecnn.images import to_codes, to_real
+from edgecnn.runtime.engines import Engine
+
+
+class Model:
+    """An opened model that reads pixels."""
+
+    def __init__(self, engine: Engine, contract: InputContract) -> None:
+        """Check that a model reads what the contract says.
+
+        Args:
+            engine: the opened model. Its input is int8 (codes), uint8 (pixels) or float32 (real values).
+            contract: shape and meaning of the pixels.
+
+        Raises:
+            EngineError: if the model's input has another shape, type, scale or zero point.
+        """
+        self.engine = engine
+        self.contract = contract
+        expected = (contract.height, contract.width, contract.channels)
+        tensor = engine.input
+        if tensor.shape[1:] != expected:
+            raise EngineError(f"the model reads images of shape {tensor.shape[1:]}, the contract says {expected}")
+        if tensor.dtype not in (np.int8, np.uint8, np.float32):
+            raise EngineError(f"the model reads {tensor.dtype}, expected int8, uint8 or float32")
+        if tensor.dtype != np.float32:
+            zero_point = contract.zero_point + (128 if tensor.dtype == np.uint8 else 0)
+            if not np.isclose(tensor.scale, contract.scale, rtol=1e-6, atol=0) or tensor.zero_point != zero_point:
+                raise EngineError(
+                    f"the model's input has scale {tensor.scale:.8g} and zero point {tensor.zero_point}, "
+                    f"the contract says {contract.scale:.8g} and {zero_point}"
+                )
+        if engine.output.dtype != np.float32 and not engine.output.scale > 0:
+            raise EngineError(f"the model's {engine.output.dtype} output has no scale")
+
+    def outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the model on pixels.
+
+        Args:
+            pixels: uint8, shape (n, height, width, channels).
+
+        Returns:
+            The raw output, int8, uint8 or float32, shape (n, num_classes).
+
+        Raises:
+            ImageError: if the dtype is not uint8.
+            EngineError: if the shape is not the contract's.
+        """
+        contract = self.contract
+        expected = (contract.height, contract.width, contract.channels)
+        if pixels.shape[1:] != expected:
+            raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, expected))})")
+        if pixels.dtype != np.uint8:
+            raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
+        if self.engine.input.dtype == np.uint8:
+            return self.engine.run(pixels)
+        if self.engine.input.dtype == np.int8:
+            return self.engine.run(to_codes(pixels))
+        return self.engine.run(to_real(pixels, contract.scale, contract.zero_point))
+
+    def dequantize(self, outputs: np.ndarray) -> np.ndarray:
+        """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""
+        if outputs.dtype == np.float32:
+            return outputs
+        output = self.engine.output
+        return (outputs.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the model on pixels and return float32 logits, shape (n, num_classes). See `outputs`."""
+        return self.dequantize(self.outputs(pixels))

@@ -1,0 +1,112 @@
+"""Replay a bundle's golden vectors: does this device answer as the bundle says it must?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgecnn.bundle.manifest import ModelEntry
+from edgecnn.bundle.read import Bundle
+from edgecnn.errors import EngineError, SelftestError
+from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
+from edgecnn.runtime.model import Model
+
+
+class Row(NamedTuple):
+    """One model on one engine.
+
+    `passed` is None where nothing was checked; `note` says why, or why the engine could not run the model. `largest_difference`
+    and `allowed` are in `unit` (LSB or logit); `top1_changes` counts images whose best class differs.
+    """
+
+    model: str
+    engine: str
+    version: str
+    provider: str
+    images: int
+    largest_difference: float
+    unit: str
+    allowed: float
+    top1_changes: int
+    passed: bool | None
+    note: str
+
+
+class Report(NamedTuple):
+    """A self-test: `passed` if something was checked and all that was checked is right."""
+
+    rows: tuple[Row, ...]
+    passed: bool
+
+
+def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1) -> Report:
+    """Run every model of a bundle on every installed engine that can, over the golden images.
+
+    Args:
+        bundle: as read.
+        engines: names of the engines to use, each of which must be installed; all that are installed by default.
+        num_threads: threads of one inference.
+
+    Raises:
+        UnknownNameError: for an engine that does not exist.
+        EngineError: for one that was asked for and is not installed.
+    """
+    for name in engines or ():
+        known_engine(name)
+        first_installed([name])
+    chosen = list(engines or ENGINES)
+    rows: list[Row] = []
+    for model in bundle.manifest.models:
+        able = [name for name in engines_for(model.format) if name in chosen]
+        installed = [name for name in able if is_installed(name)]
+        rows += [_check(bundle, model, name, num_threads) for name in installed]
+        if not installed:
+            lacking = " or ".join(able)
+            rows.append(_empty(model, None, f"not checked: {lacking} is not installed" if able else "not checked: not asked for"))
+    checked = [row.passed for row in rows if row.passed is not None]
+    return Report(tuple(rows), bool(checked) and all(checked))
+
+
+def require_pass(report: Report) -> None:
+    """Raise SelftestError if a self-test failed, naming the first model that did."""
+    failed = [row for row in report.rows if row.passed is False]
+    if failed:
+        row = failed[0]
+        reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
+        raise SelftestError(
+            f"{row.model} on {row.engine} does not answer as the bundle says: {reason} ({len(failed)} failed). "
+            "Do not use it here; try another --engine, or another version of it."
+        )
+    if not report.passed:
+        raise SelftestError("nothing was checked: no engine for any of the bundle's models is installed or was asked for")
+
+
+def _check(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
+    try:
+        opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads)
+        outputs = Model(opened, bundle.manifest.input).outputs(bundle.golden_inputs())
+    except EngineError as error:
+        return _empty(entry, False, str(error), engine)
+    golden = bundle.golden_outputs(entry)
+    row = Row(
+        model=entry.file,
+        engine=opened.name,
+        version=opened.version,
+        provider=opened.provider,
+        images=len(golden),
+        largest_difference=0.0,
+        unit=entry.tolerance_unit,
+        allowed=entry.tolerance,
+        top1_changes=0,
+        passed=False,
+        note="",
+    )
+    if outputs.dtype != golden.dtype or outputs.shape != golden.shape:
+        return row._replace(note=f"it gives {outputs.dtype} {outputs.shape}, the golden outputs are {golden.dtype} {golden.shape}")
+    difference = float(np.max(np.abs(outputs.astype(np.float64) - golden.astype(np.float64))))
+    changes = int(np.sum(np.argmax(outputs, axis=1) != np.argmax(golden, axis=1)))
+    return row._replace(largest_difference=difference, top1_changes=changes, passed=difference <= entry.tolerance)
+
+
+def _empty(entry: ModelEntry, passed: bool | None, note: str, engine: str = "") -> Row:
+    return Row(entry.file, engine, "", "", 0, 0.0, entry.tolerance_unit, entry.tolerance, 0, passed, note)

@@ -1,0 +1,53 @@
+"""Time things that are compared: interleaved, so that whatever else the machine does falls on all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Timing(NamedTuple):
+    """Wall time of `n` calls in milliseconds: the median and the 90th percentile."""
+
+    p50_ms: float
+    p90_ms: float
+    n: int
+
+
+def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, repeats: int) -> dict[str, Timing]:
+    """Time several calls by turns: A, B, A, B, …
+
+    Args:
+        calls: what to call, by name.
+        warmup: rounds that are not counted.
+        repeats: rounds that are, at least 1.
+
+    Returns:
+        The timing of each, by name.
+
+    Raises:
+        ValueError: if `repeats` is less than 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, received {repeats}")
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= warmup:
+                times[name].append((time.perf_counter() - start) * 1000)
+    return {name: Timing(percentile(values, 50), percentile(values, 90), repeats) for name, values in times.items()}
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Return a percentile of values by linear interpolation between the two nearest.
+
+    Args:
+        values: at least one.
+        percent: 0 to 100.
+    """
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * percent / 100
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

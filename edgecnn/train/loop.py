@@ -1,0 +1,191 @@
+"""The epoch loop that both phases share: seeded batches, progress, a checkpoint and a history row an epoch."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.data.augment import augment
+from edgecnn.errors import TrainingError
+from edgecnn.files import write_atomic
+from edgecnn.runs import HISTORY, Run
+from edgecnn.train.checkpoint import Checkpoint, save_checkpoint
+
+HISTORY_COLUMNS = (
+    "phase",
+    "epoch",
+    "loss",
+    "accuracy",
+    "validation_accuracy",
+    "learning_rate",
+    "images_per_s",
+    "seconds",
+)
+PROGRESS_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainProgress:
+    """Where training stands. Accuracies are fractions; `validation_accuracy` is set when the epoch is finished."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    images: int
+    total_images: int
+    loss: float
+    accuracy: float
+    images_per_s: float
+    seconds_left: float
+    validation_accuracy: float | None = None
+
+
+Report = Callable[[TrainProgress], None]
+History = tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
+
+    A last batch that would be smaller is left out, unless it is the only one.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    batch_size: int
+    seed: int
+    flip: bool
+    shift: int
+
+    @property
+    def count(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.images) // self.batch_size)
+
+    def epoch(self, phase: str, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield an epoch's batches: uint8 images (n, height, width, channels) and int64 classes (n,)."""
+        random = np.random.default_rng([self.seed, epoch, *phase.encode()])
+        order = random.permutation(len(self.images))
+        for batch in range(self.count):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield augment(self.images[chosen], random, flip=self.flip, shift=self.shift), self.classes[chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of training.
+
+    `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
+    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate.
+    """
+
+    name: str
+    epochs: int
+    step: Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]
+    validate: Callable[[], float]
+    learning_rate: Callable[[float], float]
+    variables: Sequence[Any]
+
+
+def run_phase(
+    phase: Phase, batches: Batches, run: Run, history: History, resumed: Checkpoint | None, report: Report
+) -> History:
+    """Train a phase to its end, from a checkpoint where one of this phase is given.
+
+    After each epoch the checkpoint and `history.csv` are written, so that an interruption costs at most the epoch it falls into.
+
+    Args:
+        phase: what to train.
+        batches: the training images.
+        run: where checkpoints and history go.
+        history: the rows so far.
+        resumed: the run's last checkpoint, or None to start.
+        report: called with progress about four times a second.
+
+    Returns:
+        The rows so far and one for each epoch trained.
+
+    Raises:
+        TrainingError: if the loss is not a number; the last checkpoint stays.
+        OutputError: if the run cannot be written.
+    """
+    first = 0
+    if resumed and resumed.phase == phase.name:
+        first = resumed.epoch
+        for variable, array in zip(phase.variables, resumed.arrays, strict=True):
+            variable.assign(array)
+    for epoch in range(first, phase.epochs):
+        history = (*history, run_epoch(phase, batches, epoch, report))
+        arrays = tuple(np.asarray(variable.numpy()) for variable in phase.variables)
+        save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
+        write_history(run, history)
+    return history
+
+
+def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dict[str, Any]:
+    """Train one epoch and return its row of the history."""
+    started = reported = time.monotonic()
+    total = batches.count * min(batches.batch_size, len(batches.images))
+    loss_sum = right = 0.0
+    seen, rate = 0, 0.0
+
+    def progress(validation_accuracy: float | None = None) -> TrainProgress:
+        elapsed = time.monotonic() - started
+        left = total * (phase.epochs - epoch) - seen
+        return TrainProgress(
+            phase=phase.name,
+            epoch=epoch + 1,
+            epochs=phase.epochs,
+            images=seen,
+            total_images=total,
+            loss=loss_sum / max(seen, 1),
+            accuracy=right / max(seen, 1),
+            images_per_s=seen / max(elapsed, 1e-9),
+            seconds_left=left * elapsed / max(seen, 1),
+            validation_accuracy=validation_accuracy,
+        )
+
+    for index, (images, classes) in enumerate(batches.epoch(phase.name, epoch)):
+        rate = phase.learning_rate((epoch + index / batches.count) / phase.epochs)
+        loss, correct = phase.step(images, classes, rate)
+        loss_sum += float(loss) * len(images)
+        right += float(correct)
+        seen += len(images)
+        if not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"the loss is not a number in epoch {epoch + 1} of the {phase.name} phase (learning rate {rate:g}). "
+                f"The last finished epoch is kept; train again with a lower {'qat' if phase.name == 'qat' else 'train'}.learning_rate."
+            )
+        if time.monotonic() - reported >= PROGRESS_SECONDS:
+            reported = time.monotonic()
+            report(progress())
+    seconds = time.monotonic() - started
+    speed = seen / max(seconds, 1e-9)
+    done = progress(phase.validate())
+    report(done)
+    values = (
+        phase.name,
+        epoch + 1,
+        round(done.loss, 6),
+        round(done.accuracy, 6),
+        round(done.validation_accuracy or 0.0, 6),
+        rate,
+        round(speed, 1),
+        round(seconds, 3),
+    )
+    return dict(zip(HISTORY_COLUMNS, values, strict=True))
+
+
+def write_history(run: Run, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `history.csv` atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(run.file(HISTORY), text.getvalue())

@@ -1,0 +1,28 @@
+"""Learning-rate schedules, as a factor of the peak over the share of training done."""
+
+import math
+from collections.abc import Callable
+
+WARM_UP = 0.2
+"""Share of a one-cycle schedule that rises."""
+
+
+def one_cycle(done: float) -> float:
+    """Rise linearly over the first fifth, then fall linearly to zero.
+
+    Source: Smith and Topin 2018, "Super-Convergence" (arXiv:1708.07120), without its momentum cycle.
+    """
+    return min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
+
+
+def cosine(done: float) -> float:
+    """Fall from one to zero along half a cosine. Source: Loshchilov and Hutter 2017 (arXiv:1608.03983)."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def constant(done: float) -> float:
+    """Stay at one."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"one-cycle": one_cycle, "cosine": cosine, "constant": constant}

@@ -1,0 +1,126 @@
+"""The training stage: data and a recipe in, a run with a float and a fake-quantized model out."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from edgecnn.data import Dataset
+from edgecnn.files import write_atomic
+from edgecnn.networks.keras import tf
+from edgecnn.networks.predict import model_bytes, model_from_bytes
+from edgecnn.recipe import Recipe
+from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.train.checkpoint import load_checkpoint
+from edgecnn.train.float_phase import float_phase, to_float32
+from edgecnn.train.loop import Batches, Report, run_phase, write_history
+from edgecnn.train.qat_phase import calibrate, fake_quantize, qat_phase, set_batch_norm
+from edgecnn.versions import library_versions
+
+
+def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
+    """Return the network's (height, width, channels): the recipe's, or where it says 0 the data's own."""
+    network = recipe.network
+    height, width, channels = dataset.shape
+    return network.height or height, network.width or width, network.channels or channels
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run,
+    report: Report,
+    data_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train a run to its end, going on from its checkpoint if it has one.
+
+    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and
+    `qat.h5` last. Operations are deterministic and every epoch has its own seed: a resumed run ends with
+    the weights of an uninterrupted one.
+
+    Args:
+        recipe: the resolved recipe.
+        dataset: the images; only its train and validation splits are used.
+        run: the run folder.
+        report: called with progress.
+        data_progress: called while images are decoded.
+
+    Returns:
+        The content of `run.json`.
+
+    Raises:
+        NetworkError, TrainingError, DatasetError, OutputError: as the parts do.
+    """
+    tf.config.experimental.enable_op_determinism()
+    shape = input_shape(recipe, dataset)
+    splits = dataset.load(
+        ("train", "validation"),
+        height=shape[0],
+        width=shape[1],
+        channels=shape[2],
+        stage="train",
+        progress=data_progress,
+    )
+    validation = (splits["validation"].images, splits["validation"].classes)
+    num_classes = len(dataset.labels)
+    model, phase = float_phase(recipe, shape, num_classes, validation)
+    info = {
+        "state": "training",
+        "data": describe_data(dataset, {name: len(split.classes) for name, split in splits.items()}),
+        "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
+        "parameters": model.count_params(),
+        "versions": library_versions(),
+    }
+    run.write_info(info)
+    run.make_latest()
+
+    flip = {"yes": True, "no": False, "auto": dataset.mirror}[recipe.train.flip]
+    batches = Batches(
+        images=splits["train"].images,
+        classes=splits["train"].classes,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        flip=flip,
+        shift=recipe.train.shift,
+    )
+    checkpoint = load_checkpoint(run)
+    history = checkpoint.history if checkpoint else ()
+    float_is_done = checkpoint is not None and checkpoint.phase == "qat"
+    if float_is_done:
+        teacher = model_from_bytes(run.read(FLOAT_MODEL, "train"))
+    else:
+        history = run_phase(phase, batches, run, history, checkpoint, report)
+        teacher = to_float32(model, recipe, shape, num_classes)
+        write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
+
+    batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size)
+    student = fake_quantize(teacher, recipe.input_scale, recipe.input_zero_point)
+    if not float_is_done:
+        calibrate(student, recipe, batches)
+    phase = qat_phase(recipe, teacher, student, validation)
+    history = run_phase(phase, batches, run, history, checkpoint, report)
+    set_batch_norm(student, trainable=True)
+    write_atomic(run.file(QAT_MODEL), model_bytes(student))
+    write_history(run, history)
+    info |= {
+        "state": "trained",
+        "flip": flip,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "validation_accuracy": phase.validate(),
+    }
+    run.write_info(info)
+    return info
+
+
+def describe_data(dataset: Dataset, used: dict[str, int]) -> dict[str, Any]:
+    """Return what a run records of its data: enough to tell whether it is the same again."""
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "native_shape": list(dataset.shape),
+        "labels": list(dataset.labels),
+        "fingerprint": dataset.fingerprint,
+        "split_hashes": dict(dataset.hashes),
+        "split_sizes": dict(dataset.sizes),
+        "used": used,
+        "duplicates": [vars(duplicate) for duplicate in dataset.duplicates],
+    }

@@ -1,0 +1,44 @@
+"""Which versions and which machine made a result."""
+
+import importlib.metadata
+import platform
+import sys
+
+from edgecnn import __version__
+
+LIBRARIES = (
+    "numpy",
+    "pillow",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of edgecnn, Python and those of LIBRARIES that are installed, by name."""
+    versions = {"edgecnn": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def processor() -> str:
+    """Return the processor's architecture and, where Linux tells it, its model name."""
+    names = []
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{platform.machine()}, {names[0]}" if names else platform.machine()

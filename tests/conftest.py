@@ -1,0 +1,117 @@
+"""Fixtures for all tests: one tiny real run, made once a session by the real pipeline, and the command line."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+TINY_RECIPE = """
+name = "tiny"
+seed = 3
+
+[data]
+source = "digits"
+
+[train]
+epochs = 6
+batch_size = 64
+shift = 0
+
+[qat]
+epochs = 1
+batch_size = 64
+calibration_batches = 10
+"""
+
+
+class Silent:
+    """A pipeline's Reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.notes = []
+        self.epochs = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def training(self, progress):
+        if progress.validation_accuracy is not None:
+            self.epochs.append((progress.phase, progress.epoch))
+
+    def working(self, what, done, total):
+        assert done <= total or not total
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The project's root folder."""
+    return ROOT
+
+
+@pytest.fixture
+def reporter():
+    return Silent()
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory):
+    """Path of a recipe that trains in seconds on data that ships with scikit-learn."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_recipe):
+    """A run that went through every stage, shared: do not change it."""
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    from edgecnn.pipeline import run_recipe
+    from edgecnn.recipe import build_recipe, load_recipe
+
+    path = tmp_path_factory.mktemp("session") / "runs" / "tiny"
+    run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), path, Silent(), max_drop=100.0)
+    return run
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path):
+    """A copy of the finished run, to be changed at will."""
+    from edgecnn.runs import Run
+
+    path = tmp_path / "runs" / finished_run.name
+    shutil.copytree(finished_run.path, path)
+    run = Run(path)
+    run.make_latest()
+    return run
+
+
+class Finished(NamedTuple):
+    """What a command printed and how it exited."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def edgecnn(monkeypatch, capfd, tmp_path):
+    """Run the command line in this process, in a temporary folder: `edgecnn("train", "--data", …)`."""
+    from edgecnn.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgecnn", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capfd.readouterr()
+        code = exit_.value.code
+        assert "Traceback" not in err, err
+        return Finished(code if isinstance(code, int) else int(bool(code)), out, err)
+
+    return call

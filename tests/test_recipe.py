@@ -1,0 +1,101 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecnn.errors import RecipeError
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
+
+
+def test_defaults_are_the_dataclasses():
+    assert build_recipe({}) == Recipe()
+
+
+def test_unknown_key_names_the_nearest_valid_one():
+    with pytest.raises(RecipeError, match=r"train\.epoch\b.*Did you mean 'epochs'"):
+        build_recipe({"train": {"epoch": 3}})
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"train": {"epochs": 0}}, r"train\.epochs must be between 1 and 10000, received 0"),
+        ({"train": {"epochs": "ten"}}, "must be a whole number, received 'ten'"),
+        ({"train": {"epochs": True}}, "must be a whole number, received True"),
+        ({"train": {"learning_rate": float("nan")}}, "must be finite"),
+        ({"train": {"optimizer": "adamw"}}, "must be one of adam, sgd; received 'adamw'"),
+        ({"data": {"fit": "squeeze"}}, "must be one of crop, letterbox, stretch"),
+        ({"network": {"channels": 2}}, "must be one of 0, 1, 3"),
+        ({"network": {"options": {"pooling": 2}}}, "must be a table of strings"),
+        ({"train": 3}, "must be a table, received 3"),
+        ({"seed": -1}, "must be between 0"),
+    ],
+)
+def test_bad_values_say_what_was_received_and_expected(tables, message):
+    with pytest.raises(RecipeError, match=message):
+        build_recipe(tables, "recipe.toml")
+
+
+def test_whole_numbers_do_for_floats():
+    assert build_recipe({"train": {"learning_rate": 1}}).train.learning_rate == 1.0
+
+
+@given(
+    name=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30),
+    rate=st.floats(min_value=1e-8, max_value=100, allow_nan=False),
+    options=st.dictionaries(st.sampled_from(["pooling", "activation"]), st.text("abc\"\\'\n", max_size=5)),
+)
+def test_toml_reads_back_to_an_equal_recipe(tmp_path_factory, name, rate, options):
+    recipe = build_recipe({"name": name, "train": {"learning_rate": rate}, "network": {"options": options}})
+    path = tmp_path_factory.mktemp("toml") / "recipe.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert to_tables(build_recipe(load_recipe(path))) == to_tables(recipe)
+
+
+def test_overrides_win_over_the_recipe_and_keep_the_rest():
+    base = {"train": {"epochs": 3, "shift": 1}, "seed": 4}
+    recipe = build_recipe(merge(base, parse_overrides(["train.epochs=20", "data.source=my photos"])))
+    assert (recipe.train.epochs, recipe.train.shift, recipe.seed) == (20, 1, 4)
+    assert recipe.data.source == "my photos"
+
+
+@pytest.mark.parametrize("setting", ["epochs", "=3", "train.=3", "seed=1|seed.x=2"])
+def test_bad_overrides(setting):
+    with pytest.raises(RecipeError):
+        build_recipe(parse_overrides(setting.split("|")))
+
+
+def test_nest_keeps_the_last_value():
+    assert nest([("a.b", 1), ("a.b", 2), ("c", 3)]) == {"a": {"b": 2}, "c": 3}
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"a = ", "not a TOML file"), (b"\xff\xfe", "not a TOML file")])
+def test_files_that_are_not_toml(tmp_path, content, message):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_recipes_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().seed = 2  # type: ignore[misc]
+
+
+def test_input_ranges_give_the_same_code():
+    centred, raw = Recipe(), build_recipe({"network": {"input_range": "raw"}})
+    assert (centred.input_scale, centred.input_zero_point) == (1 / 128, 0)
+    assert (raw.input_scale, raw.input_zero_point) == (1.0, -128)
+
+
+def test_shipped_recipes_are_valid(root):
+    recipes = sorted(root.glob("models/*/recipe.toml"))
+    assert len(recipes) >= 3
+    for path in recipes:
+        assert build_recipe(load_recipe(path), str(path)).name == path.parent.name
