@@ -135,6 +135,12 @@ class PartialFailure(EdgeCNNError):
     exit_code = 22
 
 
+class ThresholdError(EdgeCNNError, ValueError):
+    """No threshold keeps the error among answered images at the target."""
+
+    exit_code = 23
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         OutputError: if the file cannot be written (no space, no permission, a folder in its place).
     """
+    import tempfile  # here, since reading needs none of it and starts faster without
+
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,8 @@ def quiet_stderr():
     Yields:
         A function that returns what was printed so far.
     """
+    import tempfile
+
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as caught:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -219,7 +220,7 @@ def run_recipe(
             f"export {format_} {precision}",
             {"model": sha256_file(source), "versions": versions},
             [export_path(run, format_, precision)],
-            lambda format_=format_, precision=precision: export(run, format_, precision, force=True),
+            partial(export, run, format_, precision, force=True),
         )
     exports = hashes([export_path(run, format_, precision) for format_, precision in EXPORTS])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])

@@ -93,11 +93,10 @@ class Run:
     def make_latest(self) -> None:
         """Point `latest`, beside this run, at it."""
         link = self.path.parent / LATEST
-        with output_errors(link):
-            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".latest.") as folder:
-                fresh = Path(folder) / LATEST
-                fresh.symlink_to(self.path.name)
-                os.replace(fresh, link)
+        with output_errors(link), tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".latest.") as folder:
+            fresh = Path(folder) / LATEST
+            fresh.symlink_to(self.path.name)
+            os.replace(fresh, link)
 
 
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,8 @@ FORMATS = ("tflite", "onnx")
 PRECISIONS = ("int8", "float32")
 UNITS = ("LSB", "logit")
 GOLDEN_INPUTS = "golden/inputs.npy"
+HEX_DIGITS = frozenset("0123456789abcdef")
+NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 MAX_SIDE = 4096
 """Largest height and width of an input, in pixels."""
 
@@ -81,7 +82,8 @@ class Manifest:
             BundleError: if `provenance` holds what JSON cannot.
         """
         try:
-            return canonical_json(dataclasses.asdict(self)).encode()
+            parts = {"input": vars(self.input), "models": [vars(model) for model in self.models]}
+            return canonical_json({**vars(self), **parts}).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
 
@@ -107,7 +109,8 @@ class Manifest:
         values["labels"] = tuple(values["labels"])
         values["input"] = InputContract(**_checked(values["input"], InputContract, "input"))
         values["models"] = tuple(
-            ModelEntry(**_checked(model, ModelEntry, f"models[{index}]")) for index, model in enumerate(values["models"])
+            ModelEntry(**_checked(model, ModelEntry, f"models[{index}]"))
+            for index, model in enumerate(values["models"])
         )
         manifest = Manifest(**values)
         _check_values(manifest)
@@ -125,7 +128,13 @@ class Manifest:
         raise BundleError(f"the bundle has no model {file!r}; it has {', '.join(entry.file for entry in self.models)}")
 
 
-_JSON_TYPES = {str: "a string", int: "a whole number", float: "a number with a decimal point", dict: "an object", list: "an array"}
+_JSON_TYPES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number with a decimal point",
+    dict: "an object",
+    list: "an array",
+}
 
 
 def _json_type(annotation: Any) -> type:
@@ -155,7 +164,11 @@ def _checked(table: Any, kind: type, where: str) -> dict[str, Any]:
 def _check_values(manifest: Manifest) -> None:
     contract = manifest.input
     for name in ("height", "width"):
-        _require(1 <= getattr(contract, name) <= MAX_SIDE, f"input: {name} must be between 1 and {MAX_SIDE}", getattr(contract, name))
+        _require(
+            1 <= getattr(contract, name) <= MAX_SIDE,
+            f"input: {name} must be between 1 and {MAX_SIDE}",
+            getattr(contract, name),
+        )
     _require(contract.channels in (1, 3), "input: channels must be 1 or 3", contract.channels)
     _require(contract.fit in FITS, f"input: fit must be one of {', '.join(FITS)}", contract.fit)
     _require(0 < contract.scale < math.inf, "input: scale must be positive and finite", contract.scale)
@@ -168,8 +181,14 @@ def _check_values(manifest: Manifest) -> None:
     for index, model in enumerate(manifest.models):
         where = f"models[{index}]: "
         _require(model.format in FORMATS, f"{where}format must be one of {', '.join(FORMATS)}", model.format)
-        _require(model.precision in PRECISIONS, f"{where}precision must be one of {', '.join(PRECISIONS)}", model.precision)
-        _require(model.tolerance_unit in UNITS, f"{where}tolerance_unit must be one of {', '.join(UNITS)}", model.tolerance_unit)
+        _require(
+            model.precision in PRECISIONS, f"{where}precision must be one of {', '.join(PRECISIONS)}", model.precision
+        )
+        _require(
+            model.tolerance_unit in UNITS,
+            f"{where}tolerance_unit must be one of {', '.join(UNITS)}",
+            model.tolerance_unit,
+        )
         _require(0 <= model.tolerance < math.inf, f"{where}tolerance must be finite and not negative", model.tolerance)
     files = [model.file for model in manifest.models]
     _require(len(files) == len(set(files)), "models must name each file once", files)
@@ -178,15 +197,17 @@ def _check_values(manifest: Manifest) -> None:
         _require(right, f"defaults: {_short(format_)} must name a model of that format", file)
     for name, digest in manifest.files.items():
         _require(safe_name(name), "files: names must be plain relative paths", name)
-        _require(type(digest) is str and re.fullmatch("[0-9a-f]{64}", digest) is not None, f"files: {name} must have a SHA-256", digest)
+        right = type(digest) is str and len(digest) == 64 and HEX_DIGITS.issuperset(digest)
+        _require(right, f"files: {name} must have a SHA-256", digest)
     referred = {manifest.golden_inputs, *files, *(model.golden for model in manifest.models)}
     lacking = sorted(name for name in referred if name not in manifest.files)
     _require(not lacking, "files must list every file that the manifest names; lacking", lacking)
 
 
 def safe_name(name: str) -> bool:
-    """Tell whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that are not `.` or `..`."""
-    return len(name) <= 200 and re.fullmatch(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", name, re.ASCII) is not None
+    """Tell whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that do not begin with a dot."""
+    parts = name.split("/")
+    return len(name) <= 200 and all(part and part[0] != "." and NAME_CHARACTERS.issuperset(part) for part in parts)
 
 
 def _require(condition: bool, expected: str, received: Any) -> None:

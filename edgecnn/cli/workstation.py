@@ -10,9 +10,10 @@ from edgecnn.cli.console import emit_json, note
 
 if TYPE_CHECKING:
     from edgecnn.recipe import Recipe
-    from edgecnn.runs import Run
 
-RecipeArgument = Annotated[Path | None, typer.Argument(help="A recipe file (TOML); the built-in defaults without one.")]
+RecipeArgument = Annotated[
+    Path | None, typer.Argument(help="A recipe file (TOML).", show_default="the built-in recipe")
+]
 RunArgument = Annotated[Path | None, typer.Argument(help="A run folder.", show_default="runs/latest")]
 Data = Annotated[
     str | None,

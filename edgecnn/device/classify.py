@@ -1,12 +1,10 @@
 """The loop over images given as files."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from edgecnn.device.sources import expand
 from edgecnn.errors import ImageError
-from edgecnn.images import read_file
 from edgecnn.runtime.classifier import Classifier, Result
 
 
@@ -33,7 +31,7 @@ def classify_sources(
         result = None
         if error is None:
             try:
-                result = classifier.classify(read_file(Path(source)), top_k, threshold)
+                result = classifier.classify(source, top_k, threshold)
             except ImageError as caught:
                 error = caught
         yield Outcome(source, result, error)

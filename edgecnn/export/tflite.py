@@ -3,6 +3,7 @@
 import warnings
 
 from edgecnn.errors import ExportError
+from edgecnn.export.flatbuffer import FLOATS, read
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
 
@@ -29,7 +30,7 @@ def int8(model: "keras.Model") -> bytes:
     """Convert a fake-quantized Keras model to a TFLite file of int8 input, weights (per channel) and output.
 
     Args:
-        model: trained quantization-aware; its ranges become the file's scales, so no representative dataset is asked for.
+        model: trained quantization-aware; its ranges become the file's scales, and no representative dataset is needed.
 
     Returns:
         The file's bytes.
@@ -76,24 +77,15 @@ def float_tensors(data: bytes) -> list[tuple[str, str]]:
         (operator, tensor name) of each float16, float32 or float64 tensor; the operator is the one that makes it, or
         that reads it where none does.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    float_types = {schema.TensorType.FLOAT16, schema.TensorType.FLOAT32, schema.TensorType.FLOAT64}
-    op_names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    found = []
-    for graph in model.subgraphs:
-        touched_by = {}
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            name = op_names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            touched_by.update({index: name for index in operator.outputs})
-            for index in operator.inputs:
-                touched_by.setdefault(index, name)
-        for index, tensor in enumerate(graph.tensors):
-            if tensor.type in float_types:
-                found.append((touched_by.get(index, "no operator"), tensor.name.decode()))
-    return found
+    graph = read(data)
+    touched_by: dict[int, str] = {}
+    for operator in graph.operators:
+        touched_by.update({tensor.index: operator.name for tensor in operator.outputs})
+        for tensor in operator.inputs:
+            if tensor is not None:
+                touched_by.setdefault(tensor.index, operator.name)
+    floats = [tensor for tensor in graph.tensors if tensor.type in FLOATS]
+    return [(touched_by.get(tensor.index, "no operator"), tensor.name) for tensor in floats]
 
 
 def refuse_float(data: bytes) -> None:

@@ -57,4 +57,7 @@ def build_network(
             raise NetworkError(
                 f"network {name}: {key} must be one of {', '.join(module.OPTIONS[key])}; received {value!r}"
             )
+    from edgecnn.networks.keras import keras
+
+    keras.backend.reset_uids()  # so that layers, and with them exported files, have the same names however many were built before
     return getattr(module, name)(height, width, channels, num_classes, **options)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 FILE_BYTES = 2_300
 LAYER_BYTES = 250
 CHANNEL_BYTES = 28
-"""Int8 file size beside the weights: a fixed part, a part per layer, and per output channel a float32 scale and an
-int64 zero point for the weights, the same for the bias, and the int32 bias itself. The first two were fitted to files of TensorFlow 2.21."""
+"""Int8 file size beside the weights: a fixed part, a part per layer, and per output channel a float32 scale and an int64
+zero point for the weights, the same for the bias, and the int32 bias. The first two were fitted to files of TensorFlow 2.21."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ def parity_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     Drop (points) and agreement are against the float model, whose own stand as a dash.
     """
     against_float = {item["candidate"]: item for item in report["comparisons"] if item["kind"] == "quantization"}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in report["models"]:
         comparison = against_float.get(model["name"])
         rows.append(

@@ -109,7 +109,12 @@ def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, chan
     if isinstance(image, bytes):
         return images.decode(image, channels)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        if (
+            image.dtype != np.uint8
+            or image.size == 0
+            or image.ndim not in (2, 3)
+            or image.shape[2:] not in ((), (1,), (3,), (4,))
+        ):
             raise ImageError(
                 f"an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); received {image.dtype} {image.shape}"
             )

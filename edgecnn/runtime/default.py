@@ -34,7 +34,9 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     last = sorted(LATEST.glob("*.edgecnn"), key=lambda file: (file.stat().st_mtime_ns, file.name))
     if last:
         return BundleChoice(last[-1], "of the last run")
-    installed = Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn")
+    installed = Path(
+        os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn"
+    )
     if installed.is_file():
         return BundleChoice(installed, "installed")
     try:
@@ -87,7 +89,9 @@ def choose_model(
     if not with_models:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         wanted = f"{precision} model" if precision else "model"
-        raise EngineError(f"the bundle has no {wanted} for {' or '.join(names)}; it has {has}. See --engine and --precision.")
+        raise EngineError(
+            f"the bundle has no {wanted} for {' or '.join(names)}; it has {has}. See --engine and --precision."
+        )
     name = first_installed(with_models)
     default = manifest.defaults.get(ENGINES[name].format)
     return ModelChoice(name, next((model for model in fitting[name] if model.file == default), fitting[name][0]))

@@ -62,7 +62,11 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         rows += [_check(bundle, model, name, num_threads) for name in installed]
         if not installed:
             lacking = " or ".join(able)
-            rows.append(_empty(model, None, f"not checked: {lacking} is not installed" if able else "not checked: not asked for"))
+            rows.append(
+                _empty(
+                    model, None, f"not checked: {lacking} is not installed" if able else "not checked: not asked for"
+                )
+            )
     checked = [row.passed for row in rows if row.passed is not None]
     return Report(tuple(rows), bool(checked) and all(checked))
 
@@ -78,7 +82,9 @@ def require_pass(report: Report) -> None:
             "Do not use it here; try another --engine, or another version of it."
         )
     if not report.passed:
-        raise SelftestError("nothing was checked: no engine for any of the bundle's models is installed or was asked for")
+        raise SelftestError(
+            "nothing was checked: no engine for any of the bundle's models is installed or was asked for"
+        )
 
 
 def _check(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
@@ -102,7 +108,9 @@ def _check(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> 
         note="",
     )
     if outputs.dtype != golden.dtype or outputs.shape != golden.shape:
-        return row._replace(note=f"it gives {outputs.dtype} {outputs.shape}, the golden outputs are {golden.dtype} {golden.shape}")
+        return row._replace(
+            note=f"it gives {outputs.dtype} {outputs.shape}, the golden outputs are {golden.dtype} {golden.shape}"
+        )
     difference = float(np.max(np.abs(outputs.astype(np.float64) - golden.astype(np.float64))))
     changes = int(np.sum(np.argmax(outputs, axis=1) != np.argmax(golden, axis=1)))
     return row._replace(largest_difference=difference, top1_changes=changes, passed=difference <= entry.tolerance)

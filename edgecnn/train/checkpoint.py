@@ -32,7 +32,7 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
     state = json.dumps({"phase": checkpoint.phase, "epoch": checkpoint.epoch, "history": list(checkpoint.history)})
     buffer = io.BytesIO()
     named = {f"variable_{index:05d}": array for index, array in enumerate(checkpoint.arrays)}
-    np.savez(buffer, state=np.array(state), **named)
+    np.savez(buffer, allow_pickle=False, state=np.array(state), **named)
     write_atomic(run.file(CHECKPOINT), buffer.getvalue())
 
 

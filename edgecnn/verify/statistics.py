@@ -1,8 +1,59 @@
-"""Paired comparison of two classifiers on the same images."""
+"""Paired comparison of two classifiers on the same images: figures, intervals and tests.
+
+An answer is the first largest logit or score. Of the images on which only one of two models is right, b are those that
+the reference has right and the candidate wrong (lost), c the other way round (gained): drop = 100 (b - c) / n
+percentage points, and what an interval or a test can say about it stands in b, c and n alone.
+"""
 
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+BISECTIONS = 60
+"""Halvings of an interval at most 2 wide: what is left is smaller than a float's step at 1e-2."""
+
+
+class Interval(NamedTuple):
+    """Ends of a confidence interval, low at most high; both belong to it."""
+
+    low: float
+    high: float
+
+
+class Discordant(NamedTuple):
+    """Counts of the images on which one model alone is right.
+
+    `lost` is b: reference right, candidate wrong; `gained` is c: reference wrong, candidate right.
+    """
+
+    lost: int
+    gained: int
+
+
+class Flip(NamedTuple):
+    """An image with two answers: its number, its true class and the classes that the two models answered."""
+
+    image: int
+    true: int
+    reference: int
+    candidate: int
+
+
+class Drift(NamedTuple):
+    """Absolute change of a score: mean and 95th percentile over the images, each in [0, 1]."""
+
+    mean: float
+    p95: float
+
+
+class Difference(NamedTuple):
+    """Absolute difference of two outputs in codes (LSB): mean and largest over images and classes."""
+
+    mean: float
+    largest: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +86,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -
     Raises:
         ValueError: if shapes differ or there are no images.
     """
-    if reference.shape != candidate.shape or len(classes) != len(reference) or not len(classes):
-        raise ValueError(
-            f"logits of shape {reference.shape} and {candidate.shape} for {len(classes)} images cannot be compared"
-        )
-    top_reference = np.argmax(reference, axis=1)
-    top_candidate = np.argmax(candidate, axis=1)
+    top_reference, top_candidate = answers(reference, candidate, classes)
     right_reference = int(np.sum(top_reference == classes))
     right_candidate = int(np.sum(top_candidate == classes))
     n = len(classes)
@@ -54,6 +100,98 @@ def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -
     )
 
 
+def answers(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the answers of two models, each an int64 array of shape (n,): the first largest logit.
+
+    Args:
+        reference: logits or scores, shape (n, num_classes), n at least 1.
+        candidate: same shape.
+        classes: int array, shape (n,), the true classes.
+
+    Raises:
+        ValueError: if shapes differ or there are no images.
+    """
+    if reference.shape != candidate.shape or len(classes) != len(reference) or not len(classes):
+        raise ValueError(
+            f"logits of shape {reference.shape} and {candidate.shape} for {len(classes)} images cannot be compared"
+        )
+    return np.argmax(reference, axis=1), np.argmax(candidate, axis=1)
+
+
+def discordant(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> Discordant:
+    """Count the images on which one model alone is right. Arguments and errors as of `compare`."""
+    top_reference, top_candidate = answers(reference, candidate, classes)
+    right_reference, right_candidate = top_reference == classes, top_candidate == classes
+    return Discordant(
+        lost=int(np.sum(right_reference & ~right_candidate)), gained=int(np.sum(~right_reference & right_candidate))
+    )
+
+
+def flips(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> list[Flip]:
+    """List the images that two models answer differently, in their order. Arguments and errors as of `compare`."""
+    top_reference, top_candidate = answers(reference, candidate, classes)
+    return [
+        Flip(int(index), int(classes[index]), int(top_reference[index]), int(top_candidate[index]))
+        for index in np.flatnonzero(top_reference != top_candidate)
+    ]
+
+
+def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> list[float | None]:
+    """Return each class's drop in percentage points: the drop over the images of which it is the true class.
+
+    Arguments and errors as of `compare`.
+
+    Returns:
+        One drop in [-100, 100] for each of num_classes classes; None for a class without images.
+    """
+    top_reference, top_candidate = answers(reference, candidate, classes)
+    width = reference.shape[1]
+    count = np.bincount(classes, minlength=width)
+    right_reference = np.bincount(classes[top_reference == classes], minlength=width)
+    right_candidate = np.bincount(classes[top_candidate == classes], minlength=width)
+    return [
+        100 * (int(right_reference[index]) - int(right_candidate[index])) / int(count[index]) if count[index] else None
+        for index in range(width)
+    ]
+
+
+def confidence_drift(reference: np.ndarray, candidate: np.ndarray) -> Drift:
+    """Return how far the score of the reference's answer moves.
+
+    |candidate[i, k] - reference[i, k]| for each image i, k = argmax reference[i].
+
+    Args:
+        reference: softmax scores, shape (n, num_classes), n at least 1.
+        candidate: same shape.
+
+    Raises:
+        ValueError: if shapes differ or there are no images.
+    """
+    if reference.shape != candidate.shape or not len(reference):
+        raise ValueError(f"scores of shape {reference.shape} and {candidate.shape} cannot be compared")
+    top = np.argmax(reference, axis=1)[:, None]
+    change = np.abs(
+        np.take_along_axis(candidate, top, axis=1).astype(np.float64) - np.take_along_axis(reference, top, axis=1)
+    )
+    return Drift(float(np.mean(change)), float(np.percentile(change, 95)))
+
+
+def lsb_difference(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> Difference:
+    """Return the difference, in codes (LSB), of a quantized output from real logits on the same grid.
+
+    |clip(round(logit / scale) + zero_point) - code|, clipped to what the codes' dtype holds.
+
+    Args:
+        logits: float32, shape (n, num_classes), such as a fake-quantized model's.
+        codes: int8, uint8 or int16, same shape.
+        scale, zero_point: of the quantized output.
+    """
+    limits = np.iinfo(codes.dtype)
+    wanted = np.clip(np.rint(logits / scale) + zero_point, limits.min, limits.max).astype(np.int32)
+    difference = np.abs(wanted - codes.astype(np.int32))
+    return Difference(float(np.mean(difference)), int(np.max(difference)))
+
+
 def largest_lsb(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> int:
     """Return the largest difference, in codes (LSB), of an int8 output from real logits on the same grid.
 
@@ -62,5 +200,168 @@ def largest_lsb(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point:
         codes: int8, same shape.
         scale, zero_point: of the int8 output.
     """
-    wanted = np.clip(np.rint(logits / scale) + zero_point, -128, 127).astype(np.int32)
-    return int(np.max(np.abs(wanted - codes.astype(np.int32))))
+    return lsb_difference(logits, codes, scale, zero_point).largest
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a proportion, such as an accuracy.
+
+    (p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n), where p = successes / n and z is the normal quantile at
+    (1 + confidence) / 2.
+
+    Args:
+        successes: 0 to n.
+        n: number of trials, at least 1.
+        confidence: in (0, 1).
+
+    Returns:
+        Fractions in [0, 1], successes / n between them; an end is exactly 0 or 1 where successes are 0 or n.
+
+    Raises:
+        ValueError: if a count or the confidence is out of its range.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+    """
+    check_counts(successes, 0, n)
+    z = quantile(confidence)
+    share = successes / n
+    middle = share + z * z / (2 * n)
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    whole = 1 + z * z / n
+    return Interval(
+        0.0 if successes == 0 else (middle - half) / whole, 1.0 if successes == n else (middle + half) / whole
+    )
+
+
+def clopper_pearson(
+    successes: int, n: int, confidence: float = 0.95, side: Literal["two-sided", "upper"] = "two-sided"
+) -> Interval:
+    """Return Clopper and Pearson's exact interval of a proportion.
+
+    It holds the true proportion at least `confidence` of the time, for every n. P(X >= successes | low) = a and
+    P(X <= successes | high) = a, X binomial, solved as quantiles of the beta distribution; for "two-sided"
+    a = (1 - confidence) / 2, for "upper" a = 1 - confidence and low is 0.
+
+    Args:
+        successes: 0 to n.
+        n: number of trials, at least 1.
+        confidence: in (0, 1).
+        side: "two-sided" or "upper".
+
+    Returns:
+        Fractions in [0, 1].
+
+    Raises:
+        ValueError: if a count, the confidence or the side is not one of those above.
+
+    Source: Clopper and Pearson 1934, Biometrika 26, 404-413.
+    """
+    from scipy.special import betaincinv
+
+    check_counts(successes, 0, n)
+    check_confidence(confidence)
+    if side not in ("two-sided", "upper"):
+        raise ValueError(f"side must be 'two-sided' or 'upper', received {side!r}")
+    tail = (1 - confidence) / 2 if side == "two-sided" else 1 - confidence
+    bounded_below = side == "two-sided" and successes > 0
+    low = float(betaincinv(successes, n - successes + 1, tail)) if bounded_below else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return Interval(low, high)
+
+
+def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
+    """Return Tango's score interval of the drop 100 (b - c) / n, in percentage points.
+
+    All d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where q is the maximum-likelihood estimate, given d, of the
+    share of images that the candidate alone has right: the larger root of
+    2n q² + (d (2n - b + c) - b - c) q - c d (1 - d) = 0.
+
+    Why this one: it inverts the score test whose value at d = 0 is McNemar's, so interval and test tell one story; it
+    needs the discordant counts alone; its coverage stays near the nominal where b and c are small, as they are here,
+    and it has a width when both are 0, which Wald's interval has not. Newcombe's method 10 is comparable in coverage,
+    but needs the whole table and a correction of its correlation term.
+
+    Args:
+        b: images that the reference alone has right.
+        c: images that the candidate alone has right.
+        n: all images, at least b + c and 1.
+        confidence: in (0, 1).
+
+    Returns:
+        Percentage points in [-100, 100]; the drop lies between them.
+
+    Raises:
+        ValueError: if a count or the confidence is out of its range.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891-908.
+    """
+    check_counts(b, c, n)
+    z = quantile(confidence)
+    return Interval(100 * tango_low(b, c, n, z), -100 * tango_low(c, b, n, z))
+
+
+def tango_low(b: int, c: int, n: int, z: float) -> float:
+    """Return the low end of Tango's interval, a fraction in [-1, 1], by bisection between -1 and the estimate.
+
+    The score falls as d grows. The ends are never evaluated: where all images are lost the estimate is a root too, a
+    false one.
+    """
+    low, high = -1.0, (b - c) / n
+    for _ in range(BISECTIONS):
+        d = (low + high) / 2
+        linear = d * (2 * n - b + c) - b - c
+        q = (sqrt(max(0.0, linear * linear + 8 * n * c * d * (1 - d))) - linear) / (4 * n)
+        if b - c - n * d > z * sqrt(max(0.0, n * (2 * q + d * (1 - d)))):
+            low = d
+        else:
+            high = d
+    return low
+
+
+def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
+    """Return the p-value of McNemar's exact test that two models have the same accuracy.
+
+    Given that one model alone is right, it is either one with probability 1/2. "greater" is P(B >= b), B binomial of
+    b + c trials: small where the candidate is worse than the reference. "two-sided" is twice the smaller tail, at most
+    1.
+
+    Args:
+        b: images that the reference alone has right.
+        c: images that the candidate alone has right.
+        alternative: "two-sided" or "greater".
+
+    Returns:
+        A probability in [0, 1]; 1 where b = c = 0.
+
+    Raises:
+        ValueError: if a count is negative or the alternative is not one of the two.
+
+    Source: McNemar 1947, Psychometrika 12, 153-157; exact by the sign test.
+    """
+    from scipy.special import bdtr
+
+    if min(b, c) < 0:
+        raise ValueError(f"counts must be at least 0, received {b} and {c}")
+    if alternative == "greater":
+        return float(bdtr(c, b + c, 0.5))
+    if alternative == "two-sided":
+        return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
+    raise ValueError(f"alternative must be 'two-sided' or 'greater', received {alternative!r}")
+
+
+def quantile(confidence: float) -> float:
+    """Return z, the standard normal quantile at (1 + confidence) / 2: 1.96 for 0.95."""
+    check_confidence(confidence)
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError unless the confidence is in (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, received {confidence}")
+
+
+def check_counts(first: int, second: int, n: int) -> None:
+    """Raise ValueError unless two counts of different things among n fit in it, and n is at least 1."""
+    if n < 1 or min(first, second) < 0 or first + second > n:
+        raise ValueError(f"counts must be at least 0 and fit in n, at least 1; received {first} and {second} of {n}")

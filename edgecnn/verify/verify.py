@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import ParityError, RunError
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import FLOAT_MODEL, PARITY, QAT_MODEL, Run
-from edgecnn.bundle.manifest import InputContract
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
@@ -37,8 +38,8 @@ CHUNK = 500
 class Answers:
     """One model's answers on the test split.
 
-    `logits` is float32 (n, num_classes); `codes` its int8 output and `scale`, `zero_point` theirs, None for a float model; `call`
-    runs it on uint8 images, for timing.
+    `logits` is float32 (n, num_classes); `codes` its int8 or uint8 output and `scale`, `zero_point` theirs, None for a
+    float model; `call` runs it on uint8 images, for timing.
     """
 
     name: str
@@ -117,7 +118,7 @@ def export_answers(
     model = Model(engine, input_contract(run))
     name = f"{format_}-{precision}"
     outputs = in_chunks(model.outputs, images, name, progress)
-    quantized = outputs.dtype == np.int8
+    quantized = outputs.dtype != np.float32
     return Answers(
         name=name,
         format=format_,
@@ -181,7 +182,7 @@ def verify(
     answers = (float_, fake, *candidates)
     one = test.images[:1]
     timings = measure_interleaved(
-        {item.name: lambda call=item.call: call(one) for item in answers}, warmup=WARM_UP, repeats=REPEATS
+        {item.name: partial(item.call, one) for item in answers}, warmup=WARM_UP, repeats=REPEATS
     )
     report = {
         "schema": SCHEMA,

@@ -215,7 +215,6 @@ def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_001, 10_000)])
 def test_a_decompression_bomb_is_reported_not_decoded(tmp_path, fill, pictures, width, height):
     with pytest.raises(DatasetError, match=r"1 of 7 images cannot be read: train/cat/a.png \(.*(claims|too large)"):
@@ -234,7 +233,7 @@ def test_truncated_images_are_reported(tmp_path, fill, pictures, picture, format
 def test_a_huge_file_is_not_read(tmp_path, fill, pictures, monkeypatch, picture):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 2000)
     folder = fill(tmp_path / "data", pictures("cat", 0, 2) | {"dog/large.png": picture(1, 60, 60)})
-    with pytest.raises(DatasetError, match=r"dog/large.png \(the file has 10,\d+ bytes, more than 2,000\)"):
+    with pytest.raises(DatasetError, match=r"dog/large.png \(the file has more than 2,000 bytes\)"):
         open_folder(folder)
 
 

@@ -54,11 +54,30 @@ def weights(run, name):
     return model_from_bytes(run.read(name, "train")).get_weights()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stop_after", [("float", 2), ("qat", 1), ("qat", 2)])
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, precision, stop_after):
-    recipe = tiny(train={"precision": precision}, network={"name": "resnet8"})
-    whole = trained(recipe, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return a function that trains a recipe without interruption, once for each."""
+    runs = {}
+
+    def get(precision, network):
+        if (precision, network) not in runs:
+            recipe = tiny(train={"precision": precision}, network={"name": network})
+            runs[precision, network] = recipe, trained(recipe, tmp_path_factory.mktemp("whole") / "run")
+        return runs[precision, network]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("precision", "network", "stop_after"),
+    [
+        ("float32", "resnet8", ("float", 2)),
+        ("float32", "resnet8", ("qat", 2)),
+        ("bfloat16", "article", ("float", 2)),
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, uninterrupted, precision, network, stop_after):
+    recipe, whole = uninterrupted(precision, network)
     resumed = trained(recipe, tmp_path / "resumed", stop_after)
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):

@@ -110,7 +110,11 @@ def offering(names: list[str], provider: str | None) -> list[str]:
     """
     offers = [name for name in names if provider is None or provider in ENGINES[name].providers]
     if not offers:
-        others = [f"--engine {name}, with a .{kind.format} model" for name, kind in ENGINES.items() if provider in kind.providers]
+        others = [
+            f"--engine {name}, with a .{kind.format} model"
+            for name, kind in ENGINES.items()
+            if provider in kind.providers
+        ]
         known = {item for kind in ENGINES.values() for item in kind.providers}
         hint = f"For {provider}: {'; or '.join(others)}." if others else nearest(str(provider), known)
         raise ProviderError(f"{' and '.join(names)} cannot run on {provider!r}. {hint}")
@@ -165,6 +169,8 @@ def open_engine(
     except EngineError:
         raise
     except ImportError as error:
-        raise EngineError(f"{name} is installed but cannot be imported: {error}. Install it again: {kind.install}") from error
+        raise EngineError(
+            f"{name} is installed but cannot be imported: {error}. Install it again: {kind.install}"
+        ) from error
     opened: Engine = implementation(model, num_threads=num_threads, provider=provider or kind.providers[0])
     return opened

@@ -1,0 +1,118 @@
+"""What a TFLite file holds: operators and tensors, read from its flatbuffer by TensorFlow's schema."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64")
+TYPES = {
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FLOAT32": np.float32,
+}
+"""The types whose constants are read, by the schema's names."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tensor:
+    """A tensor of a TFLite graph.
+
+    `shape` has the batch as 1. The real value is scale * (code - zero_point); both have one value, or one a channel
+    along `axis`, or none where the tensor is not quantized. `data` is a constant's values, None for a computed tensor.
+    """
+
+    index: int
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int
+    data: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operator:
+    """An operator of a TFLite graph: `options` is the schema's table of its attributes; an input left out is None."""
+
+    name: str
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """The main graph of a TFLite file; `operators` stand in the order in which they run."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    tensors: tuple[Tensor, ...]
+
+
+def read(data: bytes) -> Graph:
+    """Read the main graph of a TFLite file that the converter made.
+
+    Args:
+        data: a TFLite file's bytes.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    graph = model.subgraphs[0]
+    op_names = _names(schema.BuiltinOperator)
+    type_names = _names(schema.TensorType)
+    tensors = tuple(
+        _tensor(index, tensor, type_names[tensor.type], model.buffers[tensor.buffer].data)
+        for index, tensor in enumerate(graph.tensors)
+    )
+
+    def name(operator: Any) -> str:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if code.customCode:
+            return code.customCode.decode()
+        return op_names[max(code.builtinCode, code.deprecatedBuiltinCode)]  # the older field holds codes up to 127
+
+    operators = tuple(
+        Operator(
+            name=name(operator),
+            inputs=tuple(None if index < 0 else tensors[index] for index in operator.inputs),
+            outputs=tuple(tensors[index] for index in operator.outputs),
+            options=operator.builtinOptions,
+        )
+        for operator in graph.operators
+    )
+    return Graph(
+        inputs=tuple(tensors[index] for index in graph.inputs),
+        outputs=tuple(tensors[index] for index in graph.outputs),
+        operators=operators,
+        tensors=tensors,
+    )
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
+
+
+def _tensor(index: int, tensor: Any, type_: str, buffer: Any) -> Tensor:
+    quantization = tensor.quantization
+    quantized = quantization is not None and quantization.scale is not None
+    shape = () if tensor.shape is None else tuple(map(int, tensor.shape))
+    values = None
+    if buffer is not None and len(buffer) and type_ in TYPES:
+        values = np.frombuffer(np.asarray(buffer, np.uint8).tobytes(), TYPES[type_]).reshape(shape)
+    return Tensor(
+        index=index,
+        name=tensor.name.decode(),
+        type=type_,
+        shape=shape,
+        scale=np.asarray(quantization.scale if quantized else [], np.float32),
+        zero_point=np.asarray(quantization.zeroPoint if quantized else [], np.int64),
+        axis=quantization.quantizedDimension if quantized else 0,
+        data=values,
+    )

@@ -1,0 +1,262 @@
+"""An int8 TFLite file as an ONNX graph that ONNX Runtime runs in integers.
+
+The graph is built from the TFLite file's own operators, weights, scales and zero points, between QuantizeLinear and
+DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv, QGemm, QLinearAdd and their like.
+
+- Activations are uint8, weights int8: on x86 ONNX Runtime has fast kernels for that pair alone. A code and its zero
+  point are both moved by 128, so that every value stays what it was.
+- What only moves values (max pooling, reshape, concatenation, padding) works on the codes themselves.
+- A fused ReLU needs no node where the smallest code is zero already; elsewhere it is a Clip of the codes.
+- Tensors of four dimensions are (batch, channels, height, width) here and (batch, height, width, channels) there. The
+  Transposes, one at the input and one before a flatten, are absorbed by ONNX Runtime's own choice of layout.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecnn.errors import ExportError
+from edgecnn.export.flatbuffer import Operator, Tensor, read
+from edgecnn.export.qdq import INPUT, OFFSETS, OUTPUT, TO_NCHW, TO_NHWC, Builder, zero_point
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+IR_VERSION = 8
+"""The oldest that has the opset."""
+
+BATCH = "batch"
+
+TIE = 2.0**-20
+"""Share by which an average is enlarged before it is rounded: more than float32's error, and too little to carry an
+average of up to 4,096 codes over the next tie."""
+
+
+def convert(tflite: bytes) -> "onnx.ModelProto":
+    """Build the ONNX graph of an int8 TFLite file.
+
+    Args:
+        tflite: a full-int8 TFLite file's bytes: one image (batch, height, width, channels) to one vector.
+
+    Returns:
+        The model: uint8 (batch, height, width, channels), the pixel itself where the int8 code is pixel - 128, to uint8
+        (batch, num_classes). The scale and zero point of the input stand in the DequantizeLinear that reads it, those
+        of the output in the QuantizeLinear that makes it.
+
+    Raises:
+        ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs than
+            these; the message names it.
+    """
+    import onnx
+
+    source = read(tflite)
+    builder = Builder(source)
+    for operator in source.operators:
+        if all(tensor.type.startswith("INT") and not tensor.scale.size for tensor in operator.outputs):
+            continue  # it computes a shape, and the shapes are known
+        if operator.name not in OPERATORS:
+            raise ExportError(
+                f"the int8 TFLite file holds {operator.name}, which has no ONNX int8 form here. "
+                f"Replace the layer that makes it, or export --float32. Known: {', '.join(sorted(OPERATORS))}."
+            )
+        OPERATORS[operator.name](builder, operator)
+    builder.finish()
+    classes = source.outputs[0].shape[1]
+    graph = onnx.helper.make_graph(
+        builder.nodes,
+        "int8",
+        [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, [BATCH, *source.inputs[0].shape[1:]])],
+        [onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, [BATCH, classes])],
+        builder.constants,
+    )
+    opset = onnx.helper.make_opsetid("", OPSET)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="edgecnn")
+
+
+def padding(options: Any, x: Tensor, out: Tensor, kernel: Sequence[int]) -> list[int]:
+    """Return a window's padding: top, left, bottom, right, the odd one of TFLite's "same" at the end."""
+    if options.padding == 1:  # VALID
+        return [0, 0, 0, 0]
+    dilations = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
+    begins, ends = [], []
+    for side, stride in enumerate((options.strideH, options.strideW)):
+        span = (kernel[side] - 1) * dilations[side] + 1
+        total = max((out.shape[1 + side] - 1) * stride + span - x.shape[1 + side], 0)
+        begins.append(total // 2)
+        ends.append(total - total // 2)
+    return begins + ends
+
+
+def entry(operator: Operator) -> Tensor:
+    """Return an operator's first input."""
+    if not operator.inputs or operator.inputs[0] is None:
+        raise ExportError(f"{operator.name} {operator.outputs[0].name!r} has no input")
+    return operator.inputs[0]
+
+
+def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
+    """Return an input that must be a constant, and its values."""
+    tensor = operator.inputs[position] if position < len(operator.inputs) else None
+    if tensor is None or tensor.data is None:
+        where = f"{operator.name} {operator.outputs[0].name!r}"
+        raise ExportError(f"{where} computes its input {position}, expected a constant. Export --float32 instead.")
+    return tensor, tensor.data
+
+
+def weighted(builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray) -> list[str]:
+    """Return the inputs of a Conv or a Gemm: the input `x`, the weights and the bias where there is one."""
+    inputs = [x, builder.weights(values, weights)]
+    if len(operator.inputs) > 2 and operator.inputs[2] is not None:
+        inputs.append(builder.bias(operator.inputs[2], entry(operator), weights))
+    return inputs
+
+
+def convolution(builder: Builder, operator: Operator) -> None:
+    """CONV_2D, and DEPTHWISE_CONV_2D, whose weights are (1, height, width, channels)."""
+    x, out, options = entry(operator), operator.outputs[0], operator.options
+    weights, values = constant(operator, 1)
+    kernel = values.transpose((3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else TO_NCHW)
+    real = builder.add(
+        "Conv",
+        weighted(builder, operator, builder.real(x), weights, kernel),
+        kernel_shape=kernel.shape[2:],
+        strides=[options.strideH, options.strideW],
+        dilations=[options.dilationHFactor, options.dilationWFactor],
+        pads=padding(options, x, out, kernel.shape[2:]),
+        group=x.shape[3] // kernel.shape[1],
+    )
+    builder.quantize(real, out, options.fusedActivationFunction)
+
+
+def fully_connected(builder: Builder, operator: Operator) -> None:
+    """FULLY_CONNECTED: a Gemm, the input flattened where it is not."""
+    x, out, options = entry(operator), operator.outputs[0], operator.options
+    weights, values = constant(operator, 1)
+    if len(out.shape) != 2 or options.weightsFormat:
+        raise ExportError(f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights: not known here")
+    if len(x.shape) == 2:
+        real = builder.real(x)
+    else:
+        code = builder.reshape(builder.flat(x), [values.shape[1]])
+        real = builder.add("DequantizeLinear", [code, *builder.parameters(x)])
+    inputs = weighted(builder, operator, real, weights, values)
+    builder.quantize(builder.add("Gemm", inputs, transB=1), out, options.fusedActivationFunction)
+
+
+def pooling(builder: Builder, operator: Operator) -> None:
+    """MAX_POOL_2D and AVERAGE_POOL_2D, neither of which counts the padding."""
+    x, out, options = entry(operator), operator.outputs[0], operator.options
+    window: dict[str, Any] = {
+        "kernel_shape": [options.filterHeight, options.filterWidth],
+        "strides": [options.strideH, options.strideW],
+        "pads": padding(options, x, out, (options.filterHeight, options.filterWidth)),
+    }
+    code = builder.recode(x, out)
+    if operator.name == "MAX_POOL_2D":
+        code = builder.add("MaxPool", [code], **window)
+    else:
+        # TFLite averages the int8 codes and rounds ties away from code zero, ONNX Runtime rounds them to even: the
+        # average of the codes themselves is enlarged a little, so that there are no ties.
+        zero = builder.constant(OFFSETS[out.type], np.uint8)
+        codes = builder.add("DequantizeLinear", [code, builder.constant(1.0, np.float32), zero])
+        average = builder.add("AveragePool", [codes], **window)
+        code = builder.add("QuantizeLinear", [average, builder.constant(1 - TIE, np.float32), zero])
+    builder.store(code, out, options.fusedActivationFunction)
+
+
+def mean(builder: Builder, operator: Operator) -> None:
+    """MEAN over height and width: global average pooling."""
+    x, out = entry(operator), operator.outputs[0]
+    over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
+    if len(x.shape) != 4 or over != [1, 2]:
+        raise ExportError(f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected 1 and 2 of four")
+    builder.quantize(builder.add("GlobalAveragePool", [builder.real(x)]), out)
+    if not operator.options.keepDims:
+        builder.codes[out.index] = builder.add("Flatten", [builder.codes[out.index]], axis=1)
+
+
+def arithmetic(builder: Builder, operator: Operator) -> None:
+    """ADD, SUB and MUL, of two activations or of one and a constant."""
+    out = operator.outputs[0]
+    real = [builder.real(tensor, len(out.shape)) for tensor in operator.inputs if tensor is not None]
+    builder.quantize(builder.add(operator.name.title(), real), out, operator.options.fusedActivationFunction)
+
+
+def function(builder: Builder, operator: Operator) -> None:
+    """LOGISTIC, TANH and SOFTMAX."""
+    x, out = entry(operator), operator.outputs[0]
+    attributes = {}
+    if operator.name == "SOFTMAX":
+        if operator.options.beta != 1:
+            raise ExportError(f"SOFTMAX {out.name!r} has beta {operator.options.beta:g}, expected 1")
+        attributes["axis"] = 1 if len(x.shape) == 4 else -1
+    op_type = {"LOGISTIC": "Sigmoid", "TANH": "Tanh", "SOFTMAX": "Softmax"}[operator.name]
+    builder.quantize(builder.add(op_type, [builder.real(x)], **attributes), out)
+
+
+def recoding(builder: Builder, operator: Operator) -> None:
+    """QUANTIZE, RELU, RELU6 and RELU_N1_TO_1: other codes for the same values, within the activation's range."""
+    x, out = entry(operator), operator.outputs[0]
+    activation = {"QUANTIZE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[operator.name]
+    builder.store(builder.recode(x, out), out, activation)
+
+
+def reshaping(builder: Builder, operator: Operator) -> None:
+    """RESHAPE, SQUEEZE and EXPAND_DIMS: the batch stays first; the values stand in TFLite's order."""
+    x, out = entry(operator), operator.outputs[0]
+    if out.shape[0] != x.shape[0]:
+        raise ExportError(f"{operator.name} {out.name!r} turns {x.shape} into {out.shape}, expected the batch to stay")
+    code = builder.reshape(builder.flat(x), out.shape[1:])
+    builder.store(builder.add("Transpose", [code], perm=TO_NCHW) if len(out.shape) == 4 else code, out)
+
+
+def concatenation(builder: Builder, operator: Operator) -> None:
+    """CONCATENATION, along any axis but the batch."""
+    out, options = operator.outputs[0], operator.options
+    axis = options.axis % len(out.shape)
+    if axis == 0 or any(tensor is None for tensor in operator.inputs):
+        raise ExportError(f"CONCATENATION {out.name!r} is along the batch, expected another axis")
+    codes = [builder.recode(tensor, out) for tensor in operator.inputs if tensor is not None]
+    axis = TO_NHWC[axis] if len(out.shape) == 4 else axis
+    builder.store(builder.add("Concat", codes, axis=axis), out, options.fusedActivationFunction)
+
+
+def pad(builder: Builder, operator: Operator) -> None:
+    """PAD and PADV2, by a constant: the real zero, or PADV2's own."""
+    x, out = entry(operator), operator.outputs[0]
+    order = TO_NCHW if len(out.shape) == 4 else range(len(out.shape))
+    pads = constant(operator, 1)[1][list(order)].T.ravel()
+    fill = zero_point(out)
+    if operator.name == "PADV2":
+        fill = int(constant(operator, 2)[1].ravel()[0]) + OFFSETS[out.type]
+    inputs = [builder.recode(x, out), builder.constant(pads, np.int64), builder.constant(fill, np.uint8)]
+    builder.store(builder.add("Pad", inputs), out)
+
+
+OPERATORS: dict[str, Callable[[Builder, Operator], None]] = {
+    "ADD": arithmetic,
+    "AVERAGE_POOL_2D": pooling,
+    "CONCATENATION": concatenation,
+    "CONV_2D": convolution,
+    "DEPTHWISE_CONV_2D": convolution,
+    "EXPAND_DIMS": reshaping,
+    "FULLY_CONNECTED": fully_connected,
+    "LOGISTIC": function,
+    "MAX_POOL_2D": pooling,
+    "MEAN": mean,
+    "MUL": arithmetic,
+    "PAD": pad,
+    "PADV2": pad,
+    "QUANTIZE": recoding,
+    "RELU": recoding,
+    "RELU6": recoding,
+    "RELU_N1_TO_1": recoding,
+    "RESHAPE": reshaping,
+    "SOFTMAX": function,
+    "SQUEEZE": reshaping,
+    "SUB": arithmetic,
+    "TANH": function,
+}
+"""The TFLite operators that have a translation."""

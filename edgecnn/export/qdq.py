@@ -1,0 +1,160 @@
+"""An ONNX graph of quantize and dequantize nodes (QDQ), while it is built from a TFLite file's tensors."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecnn.errors import ExportError
+from edgecnn.export.flatbuffer import Graph, Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT, OUTPUT = "pixels", "logits"
+TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+OFFSETS = {"INT8": 128, "UINT8": 0}
+"""What is added to an activation's codes to make them uint8, by the TFLite file's type."""
+
+ACTIVATIONS: dict[int, tuple[float | None, float | None]] = {0: (None, None), 1: (0, None), 2: (-1, 1), 3: (0, 6)}
+"""Smallest and largest real value of the schema's fused activations: none, ReLU, ReLU -1 to 1, ReLU6."""
+
+
+def zero_point(tensor: Tensor) -> int:
+    """Return an activation's zero point as uint8."""
+    return int(tensor.zero_point[0]) + OFFSETS[tensor.type]
+
+
+class Builder:
+    """The ONNX graph while it is built: `codes` names the uint8 value of each TFLite tensor."""
+
+    def __init__(self, source: Graph) -> None:
+        """Start at the input.
+
+        Raises:
+            ExportError: if the graph is not one image to one vector.
+        """
+        shapes = [[tensor.shape for tensor in tensors] for tensors in (source.inputs, source.outputs)]
+        if [[len(shape) for shape in side] for side in shapes] != [[4], [2]]:
+            raise ExportError(f"the TFLite file maps {shapes[0]} to {shapes[1]}, expected one image to one vector")
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.codes: dict[int, str] = {}
+        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._reals: dict[tuple[str, ...], str] = {}
+        self._count = 0
+        self._output = source.outputs[0]
+        self.codes[source.inputs[0].index] = self.add("Transpose", [INPUT], perm=TO_NCHW)
+        self.real(source.inputs[0])  # before all others, since the runtime reads the input's scale from it
+
+    def add(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Append a node of one output and return the output's name."""
+        import onnx
+
+        self._count += 1
+        name = f"{op_type.lower()}_{self._count}"
+        self.nodes.append(onnx.helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        """Return the name of an initializer of these values, made once."""
+        import onnx
+
+        array = np.asarray(values, dtype, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._names:
+            name = f"{array.dtype}_{len(self.constants) + 1}"
+            self._names[key] = name
+            self.constants.append(onnx.numpy_helper.from_array(array, name))
+        return self._names[key]
+
+    def parameters(self, tensor: Tensor) -> list[str]:
+        """Return the names of an activation's scale and uint8 zero point.
+
+        Raises:
+            ExportError: if it is not quantized to 8 bits with one scale.
+        """
+        if tensor.type not in OFFSETS or len(tensor.scale) != 1:
+            quantization = f"{tensor.type} with {len(tensor.scale)} scales"
+            raise ExportError(f"the TFLite tensor {tensor.name!r} is {quantization}, expected INT8 with one scale")
+        return [self.constant(tensor.scale[0], np.float32), self.constant(zero_point(tensor), np.uint8)]
+
+    def code(self, tensor: Tensor, rank: int | None = None) -> str:
+        """Return the name of a tensor's uint8 value; a constant is given `rank` dimensions."""
+        self.parameters(tensor)
+        if tensor.data is None:
+            if rank not in (None, len(tensor.shape)):
+                raise ExportError(f"{tensor.name!r} has the shape {tensor.shape}, expected {rank} dimensions")
+            return self.codes[tensor.index]
+        shape = (1,) * ((rank or 0) - tensor.data.ndim) + tensor.data.shape
+        values = (tensor.data.astype(np.int16) + OFFSETS[tensor.type]).reshape(shape)
+        return self.constant(values.transpose(TO_NCHW) if values.ndim == 4 else values, np.uint8)
+
+    def real(self, tensor: Tensor, rank: int | None = None) -> str:
+        """Return the name of a tensor's real value, behind one DequantizeLinear."""
+        value = (self.code(tensor, rank), *self.parameters(tensor))
+        if value not in self._reals:
+            self._reals[value] = self.add("DequantizeLinear", value)
+        return self._reals[value]
+
+    def recode(self, tensor: Tensor, like: Tensor) -> str:
+        """Return the name of a tensor's value in another's codes: its own where scale and zero point are equal."""
+        if self.parameters(tensor) == self.parameters(like):
+            return self.code(tensor)
+        return self.add("QuantizeLinear", [self.real(tensor), *self.parameters(like)])
+
+    def weights(self, values: np.ndarray, tensor: Tensor) -> str:
+        """Return the name of int8 weights' real value, quantized along the first axis or as a whole."""
+        if tensor.type != "INT8" or np.any(tensor.zero_point) or len(tensor.scale) not in (1, len(values)):
+            raise ExportError(f"the weights {tensor.name!r} are {tensor.type}, expected INT8 with zero points of 0")
+        return self._dequantized(values, np.int8, tensor.scale)
+
+    def bias(self, tensor: Tensor, x: Tensor, weights: Tensor) -> str:
+        """Return the name of an int32 bias's real value, whose scale is the input's times the weights'."""
+        if tensor.type != "INT32" or tensor.data is None:
+            raise ExportError(f"the bias {tensor.name!r} is {tensor.type}, expected a constant of INT32")
+        return self._dequantized(tensor.data, np.int32, x.scale[0] * weights.scale)
+
+    def _dequantized(self, values: np.ndarray, dtype: Any, scale: np.ndarray) -> str:
+        scale = scale if len(scale) > 1 else scale[0]
+        zeros = self.constant(np.zeros(np.shape(scale)), dtype)
+        inputs = [self.constant(values, dtype), self.constant(scale, np.float32), zeros]
+        return self.add("DequantizeLinear", inputs, axis=0)
+
+    def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:
+        """Let a TFLite tensor be the quantized real value, after the fused activation."""
+        self.store(self.add("QuantizeLinear", [real, *self.parameters(tensor)]), tensor, activation)
+
+    def store(self, code: str, tensor: Tensor, activation: int = 0) -> None:
+        """Let a TFLite tensor be these codes, after the fused activation: at most a Clip.
+
+        Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized.
+        """
+        if activation not in ACTIVATIONS:
+            known = ", ".join(map(str, ACTIVATIONS))
+            raise ExportError(f"{tensor.name!r} has TFLite's fused activation {activation}, expected one of {known}")
+        bounds = ["", ""]
+        for side, limit in enumerate(ACTIVATIONS[activation]):
+            if limit is not None:
+                bound = min(max(round(limit / float(tensor.scale[0])) + zero_point(tensor), 0), 255)
+                if bound != (0, 255)[side]:
+                    bounds[side] = self.constant(bound, np.uint8)
+        self.codes[tensor.index] = self.add("Clip", [code, *bounds]) if any(bounds) else code
+
+    def flat(self, tensor: Tensor) -> str:
+        """Return the name of a tensor's uint8 value in TFLite's own order of dimensions."""
+        return self.add("Transpose", [self.code(tensor)], perm=TO_NHWC) if len(tensor.shape) == 4 else self.code(tensor)
+
+    def reshape(self, code: str, shape: Sequence[int]) -> str:
+        """Reshape all dimensions but the batch."""
+        return self.add("Reshape", [code, self.constant([0, *shape], np.int64)])
+
+    def finish(self) -> None:
+        """Name the output, behind a QuantizeLinear of its scale."""
+        code, parameters = self.codes[self._output.index], self.parameters(self._output)
+        last = next(node for node in self.nodes if code in node.output)
+        if last.op_type != "QuantizeLinear" or list(last.input[1:]) != parameters:
+            code = self.add("QuantizeLinear", [self.add("DequantizeLinear", [code, *parameters]), *parameters])
+        for node in self.nodes:
+            node.input[:] = [OUTPUT if name == code else name for name in node.input]
+            node.output[:] = [OUTPUT if name == code else name for name in node.output]

@@ -1,0 +1,183 @@
+"""What is typed wrong ends in one clear message and its own exit code."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn import errors
+from edgecnn.pipeline import bundle_path
+
+
+def png(seed=0, size=(12, 12)):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def photos(folder, classes=("cat", "dog"), count=30):
+    for index, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / name / f"{number}.png").write_bytes(png(1000 * index + number))
+    return folder
+
+
+def failed(result, kind, *texts):
+    """Check that a command failed as `kind`, in at most three lines that hold the texts."""
+    assert result.code == kind.exit_code, (result.code, result.err)
+    message = result.err[result.err.index("edgecnn: error: ") :]
+    assert len(message.splitlines()) <= 3, message
+    for text in texts:
+        assert text in message, message
+
+
+def test_every_kind_has_its_own_exit_code():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EdgeCNNError)]
+    codes = [kind.exit_code for kind in kinds if kind is not errors.EdgeCNNError]
+    assert len(codes) == len(set(codes)) and min(codes) >= 3
+
+
+def test_no_such_dataset(edgecnn):
+    failed(edgecnn("train", "--data", "digit"), errors.UnknownNameError, "Did you mean 'digits'")
+
+
+def test_no_such_network(edgecnn):
+    failed(edgecnn("train", "--data", "digits", "--network", "resnet9"), errors.UnknownNameError, "'resnet8'")
+    failed(edgecnn("networks", "artikel"), errors.UnknownNameError, "'article'")
+
+
+def test_empty_class_folder(edgecnn, tmp_path):
+    (photos(tmp_path / "photos") / "bird").mkdir()
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "bird")
+
+
+def test_one_class_only(edgecnn, tmp_path):
+    photos(tmp_path / "photos", ["cat"])
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError)
+
+
+def test_unreadable_and_truncated_images(edgecnn, tmp_path):
+    folder = photos(tmp_path / "photos")
+    (folder / "cat" / "broken.png").write_bytes(png(7)[:200])
+    (folder / "dog" / "text.jpg").write_bytes(b"not an image")
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "broken.png", "text.jpg")
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_zip_that_leads_outside(edgecnn, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("cat/../../dog/1.png", png())
+    failed(edgecnn("train", "--data", "photos.zip"), errors.UnsafeArchiveError, "..")
+
+
+def test_decompression_bomb(edgecnn, tmp_path, finished_run):
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "png")
+    (tmp_path / "bomb.png").write_bytes(bomb.getvalue())
+    result = edgecnn("classify", "bomb.png", "--model", bundle_path(finished_run))
+    failed(result, errors.PartialFailure)
+    assert "20000x20000" in result.err
+
+
+def test_recipe_with_an_unknown_key(edgecnn, tmp_path):
+    (tmp_path / "r.toml").write_text("[train]\nepoch = 3\n")
+    failed(edgecnn("train", "r.toml"), errors.RecipeError, "train.epoch", "Did you mean 'epochs'")
+
+
+def test_recipe_value_out_of_range(edgecnn):
+    failed(edgecnn("train", "--data", "digits", "--epochs", "0"), errors.RecipeError, "train.epochs must be between")
+    failed(edgecnn("train", "--set", "train.learning_rate=-1"), errors.RecipeError, "train.learning_rate")
+
+
+def test_recipe_that_does_not_exist(edgecnn):
+    failed(edgecnn("run", "none.toml"), errors.RecipeError, "none.toml")
+
+
+def test_export_before_a_train(edgecnn):
+    failed(edgecnn("export", "--int8"), errors.RunError, "First: edgecnn train")
+    failed(edgecnn("verify"), errors.RunError, "First: edgecnn train")
+    failed(edgecnn("bundle"), errors.RunError, "First: edgecnn train")
+    failed(edgecnn("train", "--resume"), errors.RunError, "First: edgecnn train")
+
+
+def test_an_output_that_exists(edgecnn, own_run, tmp_path):
+    failed(edgecnn("export", own_run.path), errors.OutputExistsError, "--force")
+    failed(edgecnn("bundle", own_run.path), errors.OutputExistsError, "--force")
+    failed(edgecnn("train", "--data", "digits", "--out", own_run.path), errors.OutputExistsError, "--resume")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("dear")
+    result = edgecnn("train", "--data", "digits", "--out", "notes", "--force")
+    failed(result, errors.OutputExistsError, "is not a run folder")
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "dear"
+
+
+def test_an_output_that_cannot_be_written(edgecnn, own_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    failed(edgecnn("bundle", own_run.path, "--out", "file/x.edgecnn"), errors.OutputError, "file/x.edgecnn")
+
+
+def test_usage_errors(edgecnn):
+    assert edgecnn("export", "--int8", "--float32").code == 2
+    assert edgecnn("export", "--format", "onx").code == 2
+    assert edgecnn("train", "--resume", "--epochs", "3").code == 2
+    assert edgecnn("classify").code == 2
+    assert edgecnn("trian").code == 2
+
+
+def test_the_gate_has_its_own_exit_code(edgecnn, own_run):
+    from edgecnn.export import export_path
+
+    wrong = export_path(own_run, "tflite", "int8")
+    right = wrong.read_bytes()
+    data = bytearray(right)
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    wrong.write_bytes(data)
+    result = edgecnn("verify", own_run.path, "--json")
+    failed(result, errors.ParityError, "tflite-int8")
+    assert '"passed": false' in result.out, "the report is printed and written all the same"
+
+
+def test_engine_that_is_not_installed(edgecnn, finished_run, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    result = edgecnn("classify", "a.png", "--model", bundle_path(finished_run), "--engine", "tflite_runtime")
+    failed(result, errors.EngineError, "pip install tflite-runtime")
+
+
+def test_cuda_asked_for_and_missing(edgecnn, finished_run, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    model = bundle_path(finished_run)
+    result = edgecnn("classify", "a.png", "--model", model, "--engine", "onnxruntime", "--provider", "cuda")
+    failed(result, errors.ProviderError, "CUDAExecutionProvider", "pip install onnxruntime-gpu")
+
+
+def test_damaged_bundle(edgecnn, finished_run, tmp_path):
+    data = bytearray(bundle_path(finished_run).read_bytes())
+    data[1234] ^= 4
+    (tmp_path / "bad.edgecnn").write_bytes(data)
+    (tmp_path / "a.png").write_bytes(png())
+    failed(edgecnn("classify", "a.png", "--model", "bad.edgecnn"), errors.BundleError, "bad.edgecnn")
+    failed(edgecnn("selftest", "--model", "bad.edgecnn"), errors.BundleError)
+
+
+def test_a_broken_image_is_reported_counted_and_skipped(edgecnn, finished_run, tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(png(index))
+    (tmp_path / "1.png").write_bytes(png(1)[:100])
+    result = edgecnn("classify", "0.png", "1.png", "2.png", "--model", bundle_path(finished_run), "--json")
+    failed(result, errors.PartialFailure, "1 of 3")
+    assert len(result.out.splitlines()) == 3
+    assert '"error"' in result.out.splitlines()[1]
+
+
+def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("EDGECNN_DATA", raising=False)
+    monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
+    result = edgecnn("train", "--data", "cifar10")
+    failed(result, errors.DownloadError, "cifar-10-python.tar.gz", "EDGECNN_DATA")

@@ -1,0 +1,116 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from ai_edge_litert.interpreter import Interpreter
+
+from edgecnn.errors import ExportError, OutputExistsError, RunError
+from edgecnn.export import export, export_path, tflite
+from edgecnn.networks import build_network
+from edgecnn.networks.describe import describe
+from edgecnn.networks.keras import keras
+from edgecnn.networks.predict import predictor
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import create_run
+from edgecnn.train.loop import Batches
+from edgecnn.train.qat_phase import calibrate, fake_quantize
+
+RANDOM = np.random.default_rng(5)
+
+
+def quantized(name, shape, options=None, input_range="centred"):
+    """Return a calibrated fake-quantized network of random weights, its recipe and images."""
+    keras.utils.set_random_seed(2)
+    recipe = build_recipe({"network": {"input_range": input_range}, "qat": {"calibration_batches": 20}})
+    images = RANDOM.integers(0, 256, (64, *shape), np.uint8)
+    batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=16, seed=1, flip=False, shift=0)
+    model = fake_quantize(build_network(name, *shape, 10, options), recipe.input_scale, recipe.input_zero_point)
+    calibrate(model, recipe, batches)
+    return model, recipe, images
+
+
+def opened(data):
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("article", {}),
+        ("article", {"activation": "sigmoid", "pooling": "average"}),
+        ("article", {"padding": "same"}),
+        ("resnet8", {}),
+    ],
+)
+def test_int8_is_int8_throughout_and_answers_as_the_fake_quantized_model(name, options):
+    model, recipe, images = quantized(name, (20, 24, 3), options)
+    data = tflite.int8(model)
+    assert tflite.float_tensors(data) == []
+    interpreter, entry, output = opened(data)
+    assert entry["dtype"] == output["dtype"] == np.int8
+    assert entry["quantization"] == (1 / 128, 0)
+    scale, zero_point = output["quantization"]
+    wanted = predictor(model, recipe.input_scale, recipe.input_zero_point)(images)
+    worst = 0
+    for image, logits in zip(images, wanted, strict=True):
+        interpreter.set_tensor(entry["index"], (image ^ 128).view(np.int8)[np.newaxis])
+        interpreter.invoke()
+        codes = interpreter.get_tensor(output["index"])[0].astype(int)
+        worst = max(worst, int(np.max(np.abs(codes - (np.rint(logits / scale) + zero_point)))))
+    # a tie may be rounded the other way in one layer and move the output by a code; a wrong conversion moves it by many
+    assert worst <= 2
+
+
+def test_raw_inputs_quantize_to_the_same_code():
+    data = tflite.int8(quantized("article", (20, 20, 1), input_range="raw")[0])
+    assert opened(data)[1]["quantization"] == (1.0, -128)
+
+
+def test_float_in_an_int8_file_is_refused_and_the_operator_named():
+    keras.utils.set_random_seed(1)
+    model = build_network("article", 18, 18, 1, 3)
+    with pytest.raises(ExportError, match=r"float tensors, at: .*CONV_2D"):
+        tflite.refuse_float(tflite.float32(model))
+
+
+def test_expected_bytes_are_near_the_real_ones():
+    for name, shape in (("article", (32, 32, 3)), ("resnet8", (32, 32, 3)), ("article", (8, 8, 1))):
+        model, _, _ = quantized(name, shape)
+        expected = describe(build_network(name, *shape, 10)).int8_bytes
+        assert expected == pytest.approx(len(tflite.int8(model)), rel=0.1), name
+
+
+def test_exports_say_what_was_written(finished_run, tmp_path):
+    for format_ in ("tflite", "onnx"):
+        for precision in ("int8", "float32"):
+            path = export_path(finished_run, format_, precision)
+            assert path.stat().st_size > 10_000
+    int8, float32 = (export_path(finished_run, "tflite", name).stat().st_size for name in ("int8", "float32"))
+    assert int8 < 0.35 * float32
+
+
+def test_export_does_not_replace_without_force(own_run):
+    path = export_path(own_run, "tflite", "int8")
+    before = path.read_bytes()
+    with pytest.raises(OutputExistsError, match="--force"):
+        export(own_run, "tflite", "int8")
+    result = export(own_run, "tflite", "int8", force=True)
+    assert path.read_bytes() == before, "conversion is deterministic"
+    assert result.sha256 == hashlib.sha256(before).hexdigest()
+    assert result.size_bytes == len(before)
+
+
+def test_export_before_training(tmp_path):
+    run = create_run(build_recipe({}), tmp_path / "run")
+    with pytest.raises(RunError, match="First: edgecnn train"):
+        export(run, "tflite", "int8")
+
+
+def test_no_such_export(own_run):
+    with pytest.raises(ExportError, match="no export as tflite int4"):
+        export(own_run, "tflite", "int4")

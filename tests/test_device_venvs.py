@@ -1,0 +1,68 @@
+"""The base install in virtual environments of its own (made by `make test`): Python 3.11, 3.13, and tflite-runtime in place of LiteRT."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+VENVS = (".venv-device-3.11", ".venv-device-3.13", ".venv-tflite-3.11")
+
+
+def python_of(root, name):
+    python = root / name / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no virtual environment {name}: make test makes it where its Python is installed")
+    return python
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photo-sized JPEG of smooth blotches."""
+    small = np.random.default_rng(8).integers(0, 256, (9, 12, 3), np.uint8)
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+    return path
+
+
+def call(python, folder, *arguments):
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    result = subprocess.run(
+        [python, "-m", "edgecnn", *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", VENVS)
+def test_it_is_the_base_install(root, name):
+    code = (
+        "import importlib.util as u; print([n for n in ('tensorflow', 'onnx', 'sklearn', 'scipy') if u.find_spec(n)])"
+    )
+    result = subprocess.run([python_of(root, name), "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", VENVS)
+def test_selftest_passes(root, name, tmp_path):
+    report = call(python_of(root, name), tmp_path, "selftest", "--json")
+    assert report["passed"]
+    checked = {row["engine"] for row in report["rows"] if row["passed"]}
+    assert checked == {"tflite_runtime" if "tflite" in name else "litert"}
+
+
+def test_all_answer_the_same(root, photo, tmp_path):
+    answers = {}
+    for name in VENVS:
+        if (root / name / "bin" / "python").exists():
+            answers[name] = call(root / name / "bin" / "python", tmp_path, "classify", photo, "--json")
+    if len(answers) < 2:
+        pytest.skip("fewer than two of the virtual environments are there: make test makes them")
+    first = next(iter(answers.values()))
+    for answer in answers.values():
+        assert [item["label"] for item in answer["top"]] == [item["label"] for item in first["top"]]
+        for one, other in zip(answer["top"], first["top"], strict=True):
+            # one code of the int8 output is worth a few hundredths of a score at most
+            assert one["score"] == pytest.approx(other["score"], abs=0.05)

@@ -1,0 +1,106 @@
+"""A full disk at every write: one clear error, nothing half-written, and the same command goes on once there is room."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.errors import OutputError
+from edgecnn.pipeline import bundle_path, run_recipe
+from edgecnn.recipe import build_recipe
+
+
+def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter):
+    """Let each file's every version fail at its first attempt, run again each time, and compare with a run that nothing stopped."""
+    recipe = build_recipe(
+        {
+            "name": "full",
+            "data": {"source": "digits"},
+            "train": {"epochs": 1, "batch_size": 256},
+            "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4},
+        }
+    )
+    real = os.fsync
+    failed = []
+    written = set()
+
+    def full(descriptor):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).rsplit(".", 2)[0]
+        version = name, os.fstat(descriptor).st_size
+        if version not in written:
+            written.add(version)
+            failed.append(name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    run = None
+    while run is None:
+        before = len(failed)
+        try:
+            run, _ = run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
+        except OutputError as error:
+            assert "No space left on device" in str(error)
+            assert len(failed) == before + 1
+        assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left"
+    expected = {
+        ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png", ".stages.json",
+        ".model-int8.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx", ".parity.json",
+        ".run.edgecnn", ".card.md",
+    }  # fmt: skip
+    assert set(failed) == expected
+
+    monkeypatch.setattr(os, "fsync", real)
+    whole, _ = run_recipe(recipe, tmp_path / "whole", reporter, max_drop=100.0)
+    for name in ("model-int8.tflite", "model-float32.tflite", "model-int8.onnx", "model-float32.onnx", "float.h5"):
+        assert run.file(name).read_bytes() == whole.file(name).read_bytes(), name
+
+
+def limited(limit, *arguments, cwd, stdout=subprocess.PIPE):
+    """Run the command line with files limited to `limit` bytes, as on a disk that is full."""
+    return subprocess.run(
+        [sys.executable, "-m", "edgecnn", *map(str, arguments)],
+        cwd=cwd,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments"),
+    [
+        (100, ("train", "--data", "digits", "--epochs", "1", "--out", "new")),
+        (50_000, ("export", "RUN", "--format", "tflite", "--force")),
+        (50_000, ("export", "RUN", "--format", "onnx", "--force")),
+        (1_000, ("verify", "RUN")),
+        (50_000, ("bundle", "RUN", "--force")),
+    ],
+)
+def test_a_real_limit_on_file_sizes(own_run, limit, arguments):
+    before = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    arguments = [own_run.path if argument == "RUN" else argument for argument in arguments]
+    result = limited(limit, *arguments, cwd=own_run.path.parent)
+    assert result.returncode == OutputError.exit_code, result.stderr
+    assert "edgecnn: error: cannot write" in result.stderr and "Traceback" not in result.stderr
+    after = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    assert after == before, "the old files are whole, and nothing was added"
+
+
+def test_results_that_do_not_fit(finished_run, tmp_path):
+    image = tmp_path / "a.png"
+    from PIL import Image
+
+    Image.new("L", (8, 8), 200).save(image)
+    with (tmp_path / "out.json").open("w") as out:
+        result = limited(
+            10, "classify", *[image] * 3, "--model", bundle_path(finished_run), "--json", cwd=tmp_path, stdout=out
+        )
+    assert result.returncode == OutputError.exit_code, result.stderr
+    assert "cannot write standard output" in result.stderr and "Traceback" not in result.stderr

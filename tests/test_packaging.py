@@ -1,0 +1,94 @@
+"""What the wheel and the sdist hold, and that data folders are found from each kind of installation."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+pytest.importorskip("hatchling", reason="building needs the dev extra")
+
+FIND = (
+    "import edgecnn; from edgecnn.files import data_folder; from edgecnn.runtime.default import find_bundle; "
+    "print(edgecnn.__file__); print(len(list(data_folder('targets').glob('*.toml')))); print(find_bundle().path)"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, root):
+    """Build the wheel and the sdist without a network."""
+    folder = tmp_path_factory.mktemp("dist")
+    for target in ("wheel", "sdist"):
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder],
+            cwd=root,
+            check=True,
+            capture_output=True,
+        )
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+def found(folder, python=sys.executable):
+    """Return where edgecnn and its data are found with `folder` first on the path, outside the source tree."""
+    result = subprocess.run(
+        [python, "-c", FIND],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    package, targets, bundle = result.stdout.split()
+    return package, int(targets), bundle
+
+
+def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_else(built, root):
+    names = set(zipfile.ZipFile(built[0]).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "edgecnn"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
+    targets = {f"edgecnn/_data/targets/{path.name}" for path in (root / "targets").glob("*.toml")}
+    default = {
+        f"edgecnn/_data/models/cifar10-article/{name}" for name in ("recipe.toml", "card.md", "cifar10-article.edgecnn")
+    }
+    metadata = {name for name in names if ".dist-info/" in name}
+    assert names - metadata == {*tracked, *targets, *default}
+    assert {name.rsplit("/", 1)[1] for name in metadata} == {
+        "METADATA",
+        "WHEEL",
+        "RECORD",
+        "entry_points.txt",
+        "LICENSE",
+    }
+
+
+def test_found_from_a_wheel(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
+    package, targets, bundle = found(tmp_path)
+    assert package.startswith(str(tmp_path))
+    assert targets == 7
+    assert bundle == str(tmp_path / "edgecnn/_data/models/cifar10-article/cifar10-article.edgecnn")
+
+
+def test_found_from_an_sdist(built, tmp_path):
+    with tarfile.open(built[1]) as file:
+        file.extractall(tmp_path, filter="data")
+    folder = next(tmp_path.iterdir())
+    package, targets, bundle = found(folder)
+    assert package.startswith(str(folder))
+    assert targets == 7
+    assert bundle == str(folder / "models/cifar10-article/cifar10-article.edgecnn")
+
+
+def test_found_from_an_editable_install(root, tmp_path):
+    """The tests' own interpreter has one, in a virtual environment made by the Makefile."""
+    result = subprocess.run(
+        [sys.executable, "-c", FIND], cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    if result.returncode and "No module named 'edgecnn'" in result.stderr:
+        pytest.skip("edgecnn is not installed in this interpreter: make test installs it")
+    package, targets, bundle = result.stdout.split()
+    assert package == str(root / "edgecnn/__init__.py")
+    assert int(targets) == 7
+    assert bundle == str(root / "models/cifar10-article/cifar10-article.edgecnn")

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.export import export_path
+from edgecnn.pipeline import bundle_path, bundle_stage, run_recipe
+from edgecnn.recipe import build_recipe, load_recipe, merge
+from edgecnn.runs import CARD, PARITY
+from edgecnn.runtime.selftest import selftest
+
+SKIPPED = "nothing has changed, skipped"
+
+
+def again(run, tiny_recipe, reporter, **over):
+    recipe = build_recipe(merge(load_recipe(tiny_recipe), over))
+    return run_recipe(recipe, run.path, reporter, max_drop=100.0)
+
+
+def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
+    before = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == []
+    assert {path.name: path.read_bytes() for path in own_run.path.iterdir()} == before
+
+
+def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):
+    path = export_path(own_run, "onnx", "float32")
+    before = path.read_bytes()
+    path.unlink()
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["export onnx float32"]
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
+    path = bundle_path(own_run)
+    before = path.read_bytes()
+    path.write_bytes(b"damaged")
+    again(own_run, tiny_recipe, reporter)
+    assert path.read_bytes() == before, "the same input gives the same bundle, byte for byte"
+
+
+def test_another_gate_verifies_again(own_run, tiny_recipe, reporter):
+    run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "bundle"]
+
+
+def test_another_recipe_does_not_replace_the_run_unasked(own_run, tiny_recipe, reporter):
+    with pytest.raises(OutputExistsError, match=r"train\.epochs \(6, now 7\)"):
+        again(own_run, tiny_recipe, reporter, train={"epochs": 7})
+
+
+def test_interrupted_training_goes_on(tmp_path, tiny_recipe, reporter):
+    class Stop(KeyboardInterrupt):
+        pass
+
+    class Impatient(type(reporter)):
+        def training(self, progress):
+            super().training(progress)
+            if self.epochs[-1:] == [("float", 4)]:
+                raise Stop
+
+    recipe = build_recipe(load_recipe(tiny_recipe))
+    with pytest.raises(Stop):
+        run_recipe(recipe, tmp_path / "run", Impatient(), max_drop=100.0)
+    run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
+    assert reporter.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
+
+
+def test_the_bundle_holds_all_that_it_promises(finished_run):
+    bundle = read_bundle(bundle_path(finished_run))
+    assert bundle.manifest.labels == tuple("0123456789")
+    assert [entry.file for entry in bundle.manifest.models] == [
+        "models/int8.tflite", "models/float32.tflite", "models/int8.onnx", "models/float32.onnx",
+    ]  # fmt: skip
+    assert bundle.manifest.defaults["tflite"] == "models/int8.tflite"
+    assert json.loads(bundle.files["parity.json"]) == json.loads(finished_run.read(PARITY, "verify"))
+    assert bundle.manifest.provenance["recipe"]["data"]["source"] == "digits"
+    assert selftest(bundle).passed
+
+
+def test_bundles_carry_no_path_of_this_machine(own_run, tmp_path):
+    recipe = own_run.file("recipe.toml")
+    recipe.write_text(recipe.read_text().replace('source = "digits"', f'source = "{tmp_path}/photos"'))
+    path, _ = bundle_stage(own_run, tmp_path / "moved.edgecnn")
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_model_changed_after_verification_is_not_bundled(own_run):
+    path = export_path(own_run, "tflite", "float32")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(RunError, match="has changed since it was verified"):
+        bundle_stage(own_run, force=True)
+
+
+def test_bundling_before_verifying(own_run):
+    own_run.file(PARITY).unlink()
+    with pytest.raises(RunError, match="First: edgecnn verify"):
+        bundle_stage(own_run, force=True)
+
+
+def test_the_card_has_the_reports_figures(finished_run):
+    card = finished_run.read(CARD, "bundle").decode()
+    report = json.loads(finished_run.read(PARITY, "verify"))
+    for model in report["models"]:
+        assert f"| {model['name']} | {model['accuracy']:.2%} |" in card
+    assert "Handwritten digits (scikit-learn)" in card

@@ -1,0 +1,57 @@
+import pytest
+
+from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import create_run, free_path, open_run
+
+RECIPE = build_recipe({"name": "one"})
+
+
+def test_latest_is_the_last_run_made_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        create_run(RECIPE, tmp_path / "runs" / name).make_latest()
+        assert open_run().name == name
+    assert open_run().recipe == RECIPE
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "b", "latest"]
+
+
+def test_free_path_counts_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert free_path("x").as_posix() == "runs/x"
+    create_run(RECIPE, free_path("x"))
+    create_run(RECIPE, free_path("x"))
+    assert free_path("x").as_posix() == "runs/x-3"
+
+
+def test_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="First: edgecnn train"):
+        open_run()
+    with pytest.raises(RunError, match="is not a run folder"):
+        open_run(tmp_path)
+
+
+def test_damaged_info(tmp_path):
+    run = create_run(RECIPE, tmp_path / "run")
+    run.file("run.json").write_text("{")
+    with pytest.raises(RunError, match="Train again"):
+        _ = run.info
+
+
+def test_force_replaces_a_run_but_nothing_else(tmp_path):
+    run = create_run(RECIPE, tmp_path / "run")
+    run.file("float.h5").write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match="--resume"):
+        create_run(RECIPE, run.path)
+    create_run(RECIPE, run.path, force=True)
+    assert not run.file("float.h5").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        create_run(RECIPE, tmp_path / "file", force=True)
+
+
+def test_the_travelling_recipe_names_the_data_without_its_folder(tmp_path):
+    run = create_run(build_recipe({"data": {"source": "/home/me/photos.zip"}}), tmp_path / "run")
+    assert run.public_recipe.data.source == "photos.zip"
+    assert run.recipe.data.source == "/home/me/photos.zip"

@@ -1,0 +1,23 @@
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+
+def test_the_readmes_tables_are_those_of_the_commands_and_the_bundles(root):
+    result = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_write_images(root, tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn, of the train extra")
+    subprocess.run(
+        [sys.executable, "tools/write_images.py", "--data", "digits", "--out", tmp_path, "--count", "3"],
+        cwd=root,
+        check=True,
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 3 and all(name[3].isdigit() for name in names)
+    with Image.open(tmp_path / names[0]) as image:
+        assert image.size == (8, 8) and image.mode == "L"

@@ -1,0 +1,111 @@
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.errors import ParityError, RunError, SplitError
+from edgecnn.export import export_path
+from edgecnn.networks.predict import model_bytes, model_from_bytes
+from edgecnn.runs import PARITY, QAT_MODEL
+from edgecnn.verify import require_parity, verify
+
+
+@pytest.fixture(scope="module")
+def report(finished_run):
+    return json.loads(finished_run.read(PARITY, "verify"))
+
+
+def verified(run, **options):
+    return verify(run, open_dataset(run.recipe.data), **options)
+
+
+def comparison(report, kind, candidate):
+    return next(item for item in report["comparisons"] if item["kind"] == kind and item["candidate"] == candidate)
+
+
+def test_the_report_follows_its_schema(report, root):
+    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+    jsonschema.validate(report, schema)
+
+
+def test_the_report_covers_every_export_twice_where_it_is_int8(report, finished_run):
+    assert [model["name"] for model in report["models"]] == [
+        "float", "fake-quantized", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32",
+    ]  # fmt: skip
+    conversions = [item["candidate"] for item in report["comparisons"] if item["kind"] == "conversion"]
+    assert conversions == ["tflite-int8", "onnx-int8"]
+    assert report["data"]["test_images"] == 385
+    assert report["passed"]
+
+
+def test_figures_are_consistent(report):
+    for item in report["comparisons"]:
+        assert item["drop"] == pytest.approx(100 * (item["accuracy_reference"] - item["accuracy_candidate"]))
+        # models that agree on a share of the images cannot differ in accuracy by more than the rest
+        assert abs(item["drop"]) / 100 <= 1 - item["agreement"] + 1e-9
+    assert comparison(report, "quantization", "tflite-float32")["agreement"] == 1.0
+    assert comparison(report, "conversion", "tflite-int8")["agreement"] >= 0.99
+
+
+def damage_int8(run, format_="tflite"):
+    """Convert a fake-quantized model whose last bias is off: a wrong int8 file beside the right Keras models."""
+    from edgecnn.export import tflite
+
+    model = model_from_bytes(run.read(QAT_MODEL, "train"))
+    bias = next(variable for variable in reversed(model.variables) if variable.name.endswith("bias:0"))
+    bias.assign(np.roll(np.linspace(-3, 3, 10), 3))
+    export_path(run, format_, "int8").write_bytes(tflite.int8(model))
+
+
+def test_a_planted_fault_closes_the_gate(own_run):
+    damage_int8(own_run)
+    bad = verified(own_run, max_drop=1.0)
+    assert not bad["passed"]
+    assert not comparison(bad, "conversion", "tflite-int8")["passed"]
+    assert comparison(bad, "conversion", "onnx-int8")["passed"]
+    with pytest.raises(ParityError, match="tflite-int8 does not answer as float does: it drops"):
+        require_parity(bad)
+
+
+def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
+    damage_int8(own_run)
+    bad = verified(own_run, max_drop=100.0)
+    assert comparison(bad, "quantization", "tflite-int8")["passed"]
+    with pytest.raises(ParityError, match="as fake-quantized does: it differs by"):
+        require_parity(bad)
+
+
+def test_a_good_model_passes_a_strict_gate_of_its_own_drop(report):
+    require_parity(report)
+
+
+def test_changed_test_images_are_refused(own_run):
+    info = own_run.info
+    info["data"]["split_hashes"]["test"] = "0" * 64
+    own_run.write_info(info)
+    with pytest.raises(RunError, match="is not the one that"):
+        verified(own_run)
+
+
+def test_nothing_exported(own_run):
+    for format_ in ("tflite", "onnx"):
+        for precision in ("int8", "float32"):
+            export_path(own_run, format_, precision).unlink()
+    with pytest.raises(RunError, match="First: edgecnn export"):
+        verified(own_run)
+
+
+def test_only_verify_may_see_test_images(own_run):
+    with pytest.raises(SplitError):
+        open_dataset(own_run.recipe.data).load(("test",), height=8, width=8, channels=1, stage="train")
+
+
+def test_model_bytes_round_trip(own_run):
+    data = own_run.read(QAT_MODEL, "train")
+    again = model_from_bytes(model_bytes(model_from_bytes(data)))
+    for one, other in zip(model_from_bytes(data).get_weights(), again.get_weights(), strict=True):
+        assert np.array_equal(one, other)

@@ -1,0 +1,74 @@
+"""Generate the README's tables: commands from their own help, models from their bundles. `--check` fails if the README has others."""
+
+import argparse
+import importlib
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.cli import COMMANDS
+from edgecnn.report.table import markdown_table
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def command_table() -> str:
+    """Return a Markdown table: each command and the first sentence of its help."""
+    lines = ["| command | what it does |", "| --- | --- |"]
+    for name, module in COMMANDS.items():
+        function = getattr(importlib.import_module(f"edgecnn.cli.{module}"), name)
+        lines.append(f"| `edgecnn {name}` | {(inspect.getdoc(function) or '').splitlines()[0]} |")
+    return "\n".join(lines)
+
+
+def model_table() -> str:
+    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle."""
+    rows = []
+    machines = set()
+    for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
+        bundle = read_bundle(path)
+        report = json.loads(bundle.files["parity.json"])
+        models = {model["name"]: model for model in report["models"]}
+        quantization = {item["candidate"]: item for item in report["comparisons"] if item["kind"] == "quantization"}
+        int8 = models["tflite-int8"]
+        against_float = quantization["tflite-int8"]
+        rows.append(
+            (
+                f"[`{bundle.manifest.name}`](models/{path.parent.name}/card.md)",
+                f"{report['data']['title']}, n = {report['data']['test_images']:,}",
+                f"{models['float']['accuracy']:.2%}",
+                f"{int8['accuracy']:.2%}",
+                f"{against_float['agreement']:.2%}",
+                f"{int8['size_bytes']:,}",
+                f"{int8['ms_per_image']:.3f}",
+                f"{models['tflite-float32']['ms_per_image']:.3f}",
+            )
+        )
+        versions = report["versions"]
+        machines.add(f"{report['machine']}; LiteRT {versions['ai-edge-litert']}; {report['timing']}")
+    headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms", "float32 ms")
+    where = "\n".join(f"Times of the TFLite files: {machine}." for machine in sorted(machines))
+    return f"{markdown_table(headings, rows)}\n\n{where}"
+
+
+def with_section(text: str, section: str, content: str) -> str:
+    """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
+    start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
+    if start not in text or end not in text:
+        raise ValueError(f"the README has no section {section!r}")
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{start}\n{content}\n{end}", text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if the README would change")
+    before = README.read_text(encoding="utf-8")
+    after = with_section(with_section(before, "commands", command_table()), "figures", model_table())
+    if parser.parse_args().check:
+        sys.exit("README.md is out of date: python tools/readme.py" if after != before else 0)
+    README.write_text(after, encoding="utf-8")
