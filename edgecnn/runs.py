@@ -91,12 +91,14 @@ class Run:
         write_atomic(self.file(INFO), canonical_json(dict(info)))
 
     def make_latest(self) -> None:
-        """Point `latest`, beside this run, at it."""
-        link = self.path.parent / LATEST
-        with output_errors(link), tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".latest.") as folder:
-            fresh = Path(folder) / LATEST
-            fresh.symlink_to(self.path.name)
-            os.replace(fresh, link)
+        """Point `runs/latest`, below the working folder, at this run, wherever it is."""
+        link = RUNS / LATEST
+        with output_errors(link):
+            RUNS.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=RUNS, prefix=".latest.") as folder:
+                fresh = Path(folder) / LATEST
+                fresh.symlink_to(os.path.relpath(self.path, RUNS))
+                os.replace(fresh, link)
 
 
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:

@@ -73,14 +73,18 @@ def finished_run(tmp_path_factory, tiny_recipe):
     from edgecnn.recipe import build_recipe, load_recipe
 
     path = tmp_path_factory.mktemp("session") / "runs" / "tiny"
-    run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), path, Silent(), max_drop=100.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent.parent)  # that is where runs/latest goes
+        run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), path, Silent(), max_drop=100.0)
     return run
 
 
 @pytest.fixture
-def own_run(finished_run, tmp_path):
-    """A copy of the finished run, to be changed at will."""
+def own_run(finished_run, tmp_path, monkeypatch):
+    """A copy of the finished run, to be changed at will, as the last run of the working folder."""
     from edgecnn.runs import Run
+
+    monkeypatch.chdir(tmp_path)
 
     path = tmp_path / "runs" / finished_run.name
     shutil.copytree(finished_run.path, path)

@@ -17,6 +17,7 @@ from edgecnn.recipe import build_recipe
 
 def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter):
     """Let each file's every version fail at its first attempt, run again each time, and compare with a run that nothing stopped."""
+    monkeypatch.chdir(tmp_path)
     recipe = build_recipe(
         {
             "name": "full",

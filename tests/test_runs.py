@@ -16,6 +16,14 @@ def test_latest_is_the_last_run_made_latest(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "b", "latest"]
 
 
+def test_a_run_elsewhere_is_the_latest_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    create_run(RECIPE, tmp_path / "elsewhere" / "c").make_latest()
+    assert open_run().path == tmp_path / "elsewhere" / "c"
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["c"]
+
+
 def test_free_path_counts_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert free_path("x").as_posix() == "runs/x"

@@ -1,6 +1,8 @@
 """The command line. A command's module is imported when the command is asked for, or for the list of all."""
 
+import atexit
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -83,6 +85,8 @@ def edgecnn(
 
 def main() -> None:
     """Run the command line and exit: an EdgeCNNError is one message and its own exit code, without a traceback."""
+    gc.set_threshold(100_000)  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
+    atexit.register(gc.freeze)  # and so is looking once more at the end
     try:
         app(prog_name="edgecnn")
     except EdgeCNNError as error:

@@ -324,6 +324,8 @@ def networks(
     """
     from edgecnn.networks import NETWORKS, network_module
 
+    if channels == 2:
+        raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)

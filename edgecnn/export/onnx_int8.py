@@ -11,12 +11,14 @@ DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv,
   Transposes, one at the input and one before a flatten, are absorbed by ONNX Runtime's own choice of layout.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecnn.errors import ExportError
+from edgecnn.export.few_channels import FOLD, fold
 from edgecnn.export.flatbuffer import Operator, Tensor, read
 from edgecnn.export.qdq import INPUT, OFFSETS, OUTPUT, TO_NCHW, TO_NHWC, Builder, zero_point
 
@@ -105,11 +107,23 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
     return tensor, tensor.data
 
 
-def weighted(builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray) -> list[str]:
-    """Return the inputs of a Conv or a Gemm: the input `x`, the weights and the bias where there is one."""
-    inputs = [x, builder.weights(values, weights)]
+def weighted(
+    builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray, times: int = 1
+) -> list[str]:
+    """Return the inputs of a Conv or a Gemm: its input `x`, the weights and the bias where there is one.
+
+    Args:
+        x: the name of the real input.
+        weights: whose scales they are.
+        values: the weights, laid out for ONNX.
+        times: how often the outputs stand in `values`, one set after the other.
+    """
+    scale = np.tile(weights.scale, times if len(weights.scale) > 1 else 1)
+    inputs = [x, builder.weights(values, dataclasses.replace(weights, scale=scale))]
     if len(operator.inputs) > 2 and operator.inputs[2] is not None:
-        inputs.append(builder.bias(operator.inputs[2], entry(operator), weights))
+        bias, data = constant(operator, 2)
+        bias = dataclasses.replace(bias, data=np.tile(data, times))
+        inputs.append(builder.bias(bias, entry(operator).scale[0] * scale))
     return inputs
 
 
@@ -118,20 +132,49 @@ def convolution(builder: Builder, operator: Operator) -> None:
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     kernel = values.transpose((3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else TO_NCHW)
+    group = x.shape[3] // kernel.shape[1]
+    pads = padding(options, x, out, kernel.shape[2:])
+    few = x.shape[3] < FOLD and group == 1 and kernel.shape[2:] != (1, 1)
+    folded = None
+    if few and options.strideW == options.dilationWFactor == 1:
+        folded = fold(kernel, pads, x.shape[2], out.shape[2])
+    if folded:
+        kernel, pads = folded
+        code = builder.reshape(builder.flat(x), [x.shape[1], x.shape[2] // FOLD, FOLD * x.shape[3]])
+        code = builder.add("Transpose", [code], perm=TO_NCHW)
+    elif few:
+        code = channels_repeated(builder, x)
+        kernel = np.pad(kernel, ((0, 0), (0, FOLD - x.shape[3]), (0, 0), (0, 0)))
+    else:
+        code = builder.code(x)
     real = builder.add(
         "Conv",
-        weighted(builder, operator, builder.real(x), weights, kernel),
+        weighted(builder, operator, builder.dequantize(code, x), weights, kernel, FOLD if folded else 1),
         kernel_shape=kernel.shape[2:],
         strides=[options.strideH, options.strideW],
         dilations=[options.dilationHFactor, options.dilationWFactor],
-        pads=padding(options, x, out, kernel.shape[2:]),
-        group=x.shape[3] // kernel.shape[1],
+        pads=pads,
+        group=group,
     )
-    builder.quantize(real, out, options.fusedActivationFunction)
+    code = builder.add("QuantizeLinear", [real, *builder.parameters(out)])
+    if folded:
+        code = builder.reshape(builder.add("Transpose", [code], perm=TO_NHWC), out.shape[1:])
+        code = builder.add("Transpose", [code], perm=TO_NCHW)
+    builder.store(code, out, options.fusedActivationFunction)
+
+
+def channels_repeated(builder: Builder, x: Tensor) -> str:
+    """Return the name of an activation's codes, its channels repeated until there are FOLD."""
+    code = builder.code(x)
+    whole, rest = divmod(FOLD, x.shape[3])
+    codes = [code] * whole
+    if rest:
+        codes.append(builder.add("Slice", [code, *(builder.constant([value], np.int64) for value in (0, rest, 1))]))
+    return builder.add("Concat", codes, axis=1)
 
 
 def fully_connected(builder: Builder, operator: Operator) -> None:
-    """FULLY_CONNECTED: a Gemm, the input flattened where it is not."""
+    """FULLY_CONNECTED: a Gemm, the input flattened where it is not; the transposed weights are the faster form."""
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     if len(out.shape) != 2 or options.weightsFormat:
@@ -140,9 +183,9 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
         real = builder.real(x)
     else:
         code = builder.reshape(builder.flat(x), [values.shape[1]])
-        real = builder.add("DequantizeLinear", [code, *builder.parameters(x)])
-    inputs = weighted(builder, operator, real, weights, values)
-    builder.quantize(builder.add("Gemm", inputs, transB=1), out, options.fusedActivationFunction)
+        real = builder.dequantize(code, x)
+    inputs = weighted(builder, operator, real, weights, values.T)
+    builder.quantize(builder.add("Gemm", inputs), out, options.fusedActivationFunction)
 
 
 def pooling(builder: Builder, operator: Operator) -> None:
@@ -172,9 +215,12 @@ def mean(builder: Builder, operator: Operator) -> None:
     over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
     if len(x.shape) != 4 or over != [1, 2]:
         raise ExportError(f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected 1 and 2 of four")
-    builder.quantize(builder.add("GlobalAveragePool", [builder.real(x)]), out)
+    code = builder.add(
+        "QuantizeLinear", [builder.add("GlobalAveragePool", [builder.real(x)]), *builder.parameters(out)]
+    )
     if not operator.options.keepDims:
-        builder.codes[out.index] = builder.add("Flatten", [builder.codes[out.index]], axis=1)
+        code = builder.reshape(builder.add("Transpose", [code], perm=TO_NHWC), out.shape[1:])
+    builder.store(code, out)
 
 
 def arithmetic(builder: Builder, operator: Operator) -> None:

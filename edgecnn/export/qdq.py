@@ -44,8 +44,11 @@ class Builder:
         self._reals: dict[tuple[str, ...], str] = {}
         self._count = 0
         self._output = source.outputs[0]
-        self.codes[source.inputs[0].index] = self.add("Transpose", [INPUT], perm=TO_NCHW)
-        self.real(source.inputs[0])  # before all others, since the runtime reads the input's scale from it
+        entry = source.inputs[0]
+        self._flat = {entry.index: INPUT}
+        if any(entry in operator.inputs and operator.name == "AVERAGE_POOL_2D" for operator in source.operators):
+            # the average is of bare codes, but the first to read the input must say what its scale is
+            self.quantize(self.real(entry), entry)
 
     def add(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
@@ -85,6 +88,8 @@ class Builder:
         if tensor.data is None:
             if rank not in (None, len(tensor.shape)):
                 raise ExportError(f"{tensor.name!r} has the shape {tensor.shape}, expected {rank} dimensions")
+            if tensor.index not in self.codes:
+                self.codes[tensor.index] = self.add("Transpose", [self._flat[tensor.index]], perm=TO_NCHW)
             return self.codes[tensor.index]
         shape = (1,) * ((rank or 0) - tensor.data.ndim) + tensor.data.shape
         values = (tensor.data.astype(np.int16) + OFFSETS[tensor.type]).reshape(shape)
@@ -92,7 +97,11 @@ class Builder:
 
     def real(self, tensor: Tensor, rank: int | None = None) -> str:
         """Return the name of a tensor's real value, behind one DequantizeLinear."""
-        value = (self.code(tensor, rank), *self.parameters(tensor))
+        return self.dequantize(self.code(tensor, rank), tensor)
+
+    def dequantize(self, code: str, like: Tensor) -> str:
+        """Return the name of the real value of codes that have a tensor's scale and zero point; made once."""
+        value = (code, *self.parameters(like))
         if value not in self._reals:
             self._reals[value] = self.add("DequantizeLinear", value)
         return self._reals[value]
@@ -104,22 +113,23 @@ class Builder:
         return self.add("QuantizeLinear", [self.real(tensor), *self.parameters(like)])
 
     def weights(self, values: np.ndarray, tensor: Tensor) -> str:
-        """Return the name of int8 weights' real value, quantized along the first axis or as a whole."""
-        if tensor.type != "INT8" or np.any(tensor.zero_point) or len(tensor.scale) not in (1, len(values)):
+        """Return the name of int8 weights' real value, quantized as a whole or by output: the first axis, or a matrix's last."""
+        axis = 1 if values.ndim == 2 else 0
+        if tensor.type != "INT8" or np.any(tensor.zero_point) or len(tensor.scale) not in (1, values.shape[axis]):
             raise ExportError(f"the weights {tensor.name!r} are {tensor.type}, expected INT8 with zero points of 0")
-        return self._dequantized(values, np.int8, tensor.scale)
+        return self._dequantized(values, np.int8, tensor.scale, axis)
 
-    def bias(self, tensor: Tensor, x: Tensor, weights: Tensor) -> str:
-        """Return the name of an int32 bias's real value, whose scale is the input's times the weights'."""
+    def bias(self, tensor: Tensor, scale: np.ndarray) -> str:
+        """Return the name of an int32 bias's real value; `scale` is the input's times the weights'."""
         if tensor.type != "INT32" or tensor.data is None:
             raise ExportError(f"the bias {tensor.name!r} is {tensor.type}, expected a constant of INT32")
-        return self._dequantized(tensor.data, np.int32, x.scale[0] * weights.scale)
+        return self._dequantized(tensor.data, np.int32, scale)
 
-    def _dequantized(self, values: np.ndarray, dtype: Any, scale: np.ndarray) -> str:
+    def _dequantized(self, values: np.ndarray, dtype: Any, scale: np.ndarray, axis: int = 0) -> str:
         scale = scale if len(scale) > 1 else scale[0]
         zeros = self.constant(np.zeros(np.shape(scale)), dtype)
         inputs = [self.constant(values, dtype), self.constant(scale, np.float32), zeros]
-        return self.add("DequantizeLinear", inputs, axis=0)
+        return self.add("DequantizeLinear", inputs, axis=axis)
 
     def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:
         """Let a TFLite tensor be the quantized real value, after the fused activation."""
@@ -143,7 +153,9 @@ class Builder:
 
     def flat(self, tensor: Tensor) -> str:
         """Return the name of a tensor's uint8 value in TFLite's own order of dimensions."""
-        return self.add("Transpose", [self.code(tensor)], perm=TO_NHWC) if len(tensor.shape) == 4 else self.code(tensor)
+        if tensor.index in self._flat or len(tensor.shape) != 4:
+            return self._flat.get(tensor.index) or self.code(tensor)
+        return self.add("Transpose", [self.code(tensor)], perm=TO_NHWC)
 
     def reshape(self, code: str, shape: Sequence[int]) -> str:
         """Reshape all dimensions but the batch."""

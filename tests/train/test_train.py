@@ -22,6 +22,11 @@ class Stop(KeyboardInterrupt):
     """An interruption at a chosen moment."""
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def tiny(**tables):
     base = {
         "data": {"source": "digits"},

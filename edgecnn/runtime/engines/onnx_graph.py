@@ -15,8 +15,11 @@ NODE_INPUT, NODE_OUTPUT, NODE_OP = 1, 2, 4
 TENSOR_TYPE, TENSOR_FLOATS, TENSOR_INTS, TENSOR_NAME, TENSOR_RAW = 2, 4, 5, 8, 9
 TYPES = {1: np.dtype("<f4"), 2: np.dtype("u1"), 3: np.dtype("i1")}
 
-SAME_VALUES = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten")
-"""Operators that change an array's shape and none of its values."""
+SAME_SCALE = (
+    *("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"),
+    *("Slice", "Concat", "Pad", "MaxPool", "Clip"),
+)
+"""Operators whose output has the scale and zero point of their first input: they move codes, leave some out or bound them."""
 
 
 class _Node(NamedTuple):
@@ -51,22 +54,24 @@ class Graph:
 
     def input_quantization(self, name: str) -> tuple[float, int]:
         """Return (scale, zero point) by which a graph input is dequantized; (0.0, 0) if it is not."""
-        for node in self._nodes:
-            if node.inputs[:1] == [name]:
+        names = {name}
+        for node in self._nodes:  # an ONNX file has them in the order in which they run
+            if names.intersection(node.inputs[:1]):
                 if node.op == "DequantizeLinear":
                     return self._parameters(node)
-                if node.op in SAME_VALUES:
-                    return self.input_quantization(node.outputs[0])
+                if node.op in SAME_SCALE:
+                    names.update(node.outputs)
         return 0.0, 0
 
     def output_quantization(self, name: str) -> tuple[float, int]:
         """Return (scale, zero point) by which a graph output is quantized; (0.0, 0) if it is not."""
-        for node in self._nodes:
+        for node in reversed(self._nodes):
             if node.outputs[:1] == [name]:
                 if node.op == "QuantizeLinear":
                     return self._parameters(node)
-                if node.op in SAME_VALUES:
-                    return self.output_quantization(node.inputs[0])
+                if node.op not in SAME_SCALE:
+                    break
+                name = node.inputs[0]
         return 0.0, 0
 
     def _parameters(self, node: _Node) -> tuple[float, int]:
