@@ -37,7 +37,8 @@ class Commands(typer.core.TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = dict.fromkeys(COMMANDS)  # the names, for the list and for suggestions
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)  # for the list and for suggestions
+        self.commands = names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Build one command; None if there is none of that name."""
@@ -85,7 +86,9 @@ def edgecnn(
 
 def main() -> None:
     """Run the command line and exit: an EdgeCNNError is one message and its own exit code, without a traceback."""
-    gc.set_threshold(100_000)  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
+    gc.set_threshold(
+        100_000
+    )  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
     atexit.register(gc.freeze)  # and so is looking once more at the end
     try:
         app(prog_name="edgecnn")

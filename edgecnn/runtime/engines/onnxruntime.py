@@ -10,7 +10,7 @@ from edgecnn.runtime.engines import Tensor
 from edgecnn.runtime.engines.onnx_graph import Graph
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-TYPES = {
+TYPES: dict[str, np.dtype] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(float)": np.dtype(np.float32),
