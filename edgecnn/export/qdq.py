@@ -56,16 +56,18 @@ class Builder:
         self.nodes.append(onnx.helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, values: Any, dtype: Any) -> str:
-        """Return the name of an initializer of these values, made once."""
+    def constant(self, values: Any, dtype: Any, *, shared: bool = True) -> str:
+        """Return the name of an initializer of these values, made once unless it must not be shared."""
         import onnx
 
         array = np.asarray(values, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._names:
+        if not shared or key not in self._names:
             name = f"{array.dtype}_{len(self.constants) + 1}"
-            self._names[key] = name
             self.constants.append(onnx.numpy_helper.from_array(array, name))
+            if not shared:
+                return name
+            self._names[key] = name
         return self._names[key]
 
     def parameters(self, tensor: Tensor) -> list[str]:
@@ -133,8 +135,9 @@ class Builder:
 
     def _dequantized(self, values: np.ndarray, dtype: Any, scale: np.ndarray, axis: int = 0) -> str:
         scale = scale if len(scale) > 1 else scale[0]
-        zeros = self.constant(np.zeros(np.shape(scale)), dtype)
-        inputs = [self.constant(values, dtype), self.constant(scale, np.float32), zeros]
+        # where ONNX Runtime 1.32 makes int8 weights uint8, on x86 without VNNI, it cannot do so twice with one initializer
+        zeros = self.constant(np.zeros(np.shape(scale)), dtype, shared=False)
+        inputs = [self.constant(values, dtype, shared=False), self.constant(scale, np.float32), zeros]
         return self.add("DequantizeLinear", inputs, axis=axis)
 
     def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:

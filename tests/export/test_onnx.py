@@ -57,7 +57,7 @@ def with_larger_weights(model):
     return model
 
 
-def trained_quantized(name, shape, options=None, batches=8):
+def trained_quantized(name, shape, options=None, batches=10):
     """Return the int8 TFLite file of a calibrated fake-quantized network of random weights."""
     keras.utils.set_random_seed(4)
     recipe = build_recipe({"qat": {"calibration_batches": batches}})
@@ -141,8 +141,9 @@ def test_int8_gives_the_tflite_files_codes_and_runs_in_integers(name, options, s
     tflite = trained_quantized(name, shape, options)
     (ours, theirs), difference = compared(tflite, images_of(shape))
     if options.get("pooling") == "average":
-        # its QUANTIZE is rounded twice by LiteRT's built-in kernels and with few bits by XNNPACK: no nearer than those two
-        assert difference.max() <= np.abs(codes_of(theirs, images_of(shape)) - built_in(tflite, images_of(shape))).max()
+        # its QUANTIZE is rounded twice by LiteRT's built-in kernels, by XNNPACK with few bits, here once: as far apart as those
+        apart = np.abs(codes_of(theirs, images_of(shape)) - built_in(tflite, images_of(shape)))
+        assert difference.max() <= apart.max() + 1
     else:
         # a tie may be rounded the other way by one of two kernels: one code, and seldom
         assert difference.max() <= 1
@@ -174,6 +175,11 @@ def test_the_file_is_checked_deterministic_and_of_any_batch(finished_run):
     read = {name for node in model.graph.node for name in node.input} | {"logits"}
     assert all(set(node.output) <= read for node in model.graph.node), "a node that nobody reads"
     assert {item.name for item in model.graph.initializer} <= read
+
+    int8 = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8}
+    readers = Counter(name for node in model.graph.node for name in node.input if name in int8)
+    # ONNX Runtime 1.32 refuses shared ones on x86 without VNNI, where it turns them into uint8 so that sums do not saturate
+    assert int8 and set(readers.values()) == {1}
 
     contract = input_contract(finished_run)
     images = images_of((contract.height, contract.width, contract.channels))[:7]
