@@ -16,8 +16,8 @@ from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.schedule import cosine
 
 CALIBRATION_DECAY = 0.9
-"""Decay of the ranges' moving averages while they are calibrated. The toolkit's fixed 0.999, from ranges of +-6, would need
-thousands of steps to reach the activations' real ranges."""
+"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999 they would need thousands of
+steps to reach the activations' real ranges."""
 
 
 @contextlib.contextmanager
@@ -50,6 +50,10 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     import tensorflow_model_optimization as tfmot
 
     quantized = tfmot.quantization.keras.quantize_model(model)
+    # Ranges start at +-6. From 0 they forget their start: after a ReLU the lower end stays 0, hence the zero point -128.
+    for variable in quantized.variables:
+        if variable.shape == () and variable.name.endswith(("_min:0", "_max:0")):
+            variable.assign(0.0)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)
