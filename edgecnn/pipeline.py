@@ -1,5 +1,6 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,24 +10,40 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, export, export_path
+from edgecnn.errors import ExportError, OutputExistsError, RunError
+from edgecnn.export import USUAL, export, export_path
+from edgecnn.export.calibration import IMAGES
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.report.curves import write_curves
-from edgecnn.runs import CARD, CURVES, FLOAT_MODEL, HISTORY, PARITY, QAT_MODEL, RECIPE, Run, create_run
+from edgecnn.runs import (
+    CARD,
+    CURVES,
+    FLOAT_GRAPH,
+    FLOAT_MODEL,
+    HISTORY,
+    PARITY,
+    QAT_MODEL,
+    RECIPE,
+    Run,
+    create_run,
+    free_path,
+)
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
+from edgecnn.train.train import describe_data
 from edgecnn.verify import require_parity, verify
 from edgecnn.verify.golden import golden_images, golden_outputs
 from edgecnn.verify.verify import input_contract
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
+IMPORTED = "imported"
+"""Name of the network in the recipe of a model that was trained elsewhere."""
 
 
 class Reporter(Protocol):
@@ -55,6 +72,66 @@ def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) 
         )
     write_curves(run)
     return info
+
+
+def import_stage(
+    path: Path, recipe: Recipe, out: Path | None, reporter: Reporter, *, images: int | None = None, force: bool = False
+) -> tuple[Run, Dataset]:
+    """Make a run of a model that was trained elsewhere; every export, verification and bundle then works as for any other run.
+
+    Args:
+        path: the model; see `edgecnn.export.elsewhere.read_model`.
+        recipe: says where the images are and what the model's input means. Its outputs are the labels in their order.
+        out: the run folder; runs/NAME of the model by default.
+        reporter: told of progress.
+        images: how many images calibrate its int8 and int16x8 exports; 500 by default.
+        force: whether a run there is replaced.
+
+    Returns:
+        The run and its data.
+
+    Raises:
+        ExportError: if the model cannot be read, has another number of outputs than there are labels, or ends in a softmax
+            that cannot be cut off.
+        OutputExistsError, OutputError, DatasetError: as the parts do.
+    """
+    from edgecnn.export.elsewhere import read_model, refuse_scores
+    from edgecnn.networks.predict import predictor
+
+    reporter.note(f"reading {path}")
+    model, what, softmax_cut = read_model(path)
+    dataset = open_dataset(recipe.data, progress=reporter.working)
+    classes = model.output_shape[1]
+    if classes != len(dataset.labels):
+        raise ExportError(
+            f"{path} has {classes} outputs and {dataset.name} {len(dataset.labels)} classes: "
+            f"{', '.join(dataset.labels[:8])} … Expected one output a class, in this order."
+        )
+    height, width, channels = model.input_shape[1:]
+    network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
+    recipe = dataclasses.replace(recipe, name=path.stem, network=network)
+    scale, zero_point = recipe.input_scale, recipe.input_zero_point
+    shape = InputContract(
+        height=height, width=width, channels=channels, fit=recipe.data.fit, scale=scale, zero_point=zero_point
+    )
+    refuse_scores(predictor(model, scale, zero_point)(golden_images(shape)))
+    run = create_run(recipe, out or free_path(path.stem), force=force)
+    write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
+    run.write_info(
+        {
+            "state": "imported",
+            "data": describe_data(dataset, {}),
+            "input": {"height": height, "width": width, "channels": channels},
+            "parameters": model.count_params(),
+            "imported": {"file": path.name, "format": what, "softmax_cut": softmax_cut},
+            "calibration": {"images": images or IMAGES, "seed": recipe.seed},
+            "versions": library_versions(),
+        }
+    )
+    run.make_latest()
+    cut = ", its softmax cut off" if softmax_cut else ""
+    reporter.note(f"{path.name}: {what}, input ({height}, {width}, {channels}), {classes} classes{cut}")
+    return run, dataset
 
 
 def bundle_path(run: Run) -> Path:
@@ -108,7 +185,7 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
             raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
-        golden = golden_outputs(data, item["format"], contract, images)
+        golden = golden_outputs(data, item["format"], contract, images, item["precision"])
         entry = ModelEntry(
             file=f"models/{item['precision']}.{item['format']}",
             format=item["format"],
@@ -214,7 +291,7 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    for format_, precision in EXPORTS:
+    for format_, precision in USUAL:
         source = run.file(QAT_MODEL if precision == "int8" else FLOAT_MODEL)
         stages.do(
             f"export {format_} {precision}",
@@ -222,7 +299,7 @@ def run_recipe(
             [export_path(run, format_, precision)],
             partial(export, run, format_, precision, force=True),
         )
-    exports = hashes([export_path(run, format_, precision) for format_, precision in EXPORTS])
+    exports = hashes([export_path(run, format_, precision) for format_, precision in USUAL])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
     stages.do(
         "verify",

@@ -13,7 +13,9 @@ from edgecnn.images import FITS
 SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
 FORMATS = ("tflite", "onnx")
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "float32", "float16", "int16x8")
+"""Models of all but the first have float32 input and output."""
+
 UNITS = ("LSB", "logit")
 GOLDEN_INPUTS = "golden/inputs.npy"
 HEX_DIGITS = frozenset("0123456789abcdef")

@@ -16,7 +16,7 @@ from edgecnn.errors import EdgeCNNError, OutputError
 
 COMMANDS = {
     "train": "workstation",
-    "export": "workstation",
+    "export": "export",
     "verify": "workstation",
     "bundle": "workstation",
     "run": "workstation",
@@ -85,7 +85,9 @@ def edgecnn(
 
 def main() -> None:
     """Run the command line and exit: an EdgeCNNError is one message and its own exit code, without a traceback."""
-    gc.set_threshold(100_000)  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
+    gc.set_threshold(
+        100_000
+    )  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
     atexit.register(gc.freeze)  # and so is looking once more at the end
     try:
         app(prog_name="edgecnn")

@@ -44,7 +44,9 @@ def classify(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="int8 or float32.", show_default="the bundle's choice for the engine"),
+        typer.Option(
+            metavar="NAME", help="int8, float32, float16 or int16x8.", show_default="the bundle's choice for the engine"
+        ),
     ] = None,
     threads: Threads = 1,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,

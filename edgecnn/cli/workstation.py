@@ -71,6 +71,8 @@ FLAG_KEYS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "seed": "seed",
+    "input_scale": "network.input_scale",
+    "input_zero_point": "network.input_zero_point",
 }
 """Options that are short for a recipe key."""
 
@@ -146,43 +148,6 @@ def train(
             note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
             raise
     print(f"{run.path}: validation accuracy, fake-quantized: {info['validation_accuracy']:.2%}")
-
-
-def export(
-    run: RunArgument = None,
-    format_: Annotated[str, typer.Option("--format", metavar="tflite|onnx", help="The file's format.")] = "tflite",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="int8 input, weights and output (the default).", show_default="on")
-    ] = False,
-    float32: Annotated[
-        bool, typer.Option("--float32", help="float32, from the float model.", show_default="off")
-    ] = False,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Export a run's model as a TFLite or ONNX file, into the run folder.
-
-    An int8 file that holds a float tensor is refused.
-
-    \b
-    Examples:
-      edgecnn export --format tflite --int8
-      edgecnn export runs/digits --format onnx --float32
-    """
-    if int8 and float32:
-        raise typer.BadParameter("--int8 and --float32 exclude each other: give one.")
-    if format_ not in ("tflite", "onnx"):
-        raise typer.BadParameter(f"--format is tflite or onnx, received {format_!r}.")
-    from edgecnn.export import export as export_model
-    from edgecnn.runs import open_run
-
-    opened = open_run(run)
-    note(f"run {opened.path}")
-    result = export_model(opened, format_, "float32" if float32 else "int8", force=force, report=note)
-    if json:
-        emit_json({**vars(result), "path": str(result.path)})
-    else:
-        print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
 
 
 def verify(

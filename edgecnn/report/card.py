@@ -22,16 +22,25 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
     sizes, used = data["split_sizes"], data["used"]
     title = recipe.name or run.name
     duplicates = len(data["duplicates"])
+    if run.imported:
+        origin = [
+            f"Trained elsewhere ({info['imported']['format']}), and quantized after training by "
+            f"{info['calibration'].get('drawn', 0):,} training images of {data['title']}; {sizes['test']:,} for the test below."
+        ]
+    else:
+        origin = [
+            f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
+            f"{sizes['test']:,} for the test below"
+            + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
+            f"Training took {info['seconds']:,.0f} s.",
+        ]
     lines = [
         f"# {title}",
         "",
         f"`{recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
         f"{shape['channels']}, {len(data['labels'])} classes: {', '.join(data['labels'])}.",
         "",
-        f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
-        f"{sizes['test']:,} for the test below"
-        + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
-        f"Training took {info['seconds']:,.0f} s.",
+        *origin,
         "",
         "## Measured",
         "",
@@ -49,7 +58,7 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items())) + ".",
         f"Data fingerprint (SHA-256): `{data['fingerprint']}`.",
         "",
-        "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
+        "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
         "",
         "```toml",
         to_toml(run.public_recipe).rstrip(),

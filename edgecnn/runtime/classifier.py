@@ -53,7 +53,7 @@ class Classifier:
             path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle.
             provider: "cpu" or "cuda".
-            precision: "int8" or "float32"; by default the bundle's own choice for the engine.
+            precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
             num_threads: threads of one inference.
 
         Raises:

@@ -130,7 +130,7 @@ def first_installed(names: list[str]) -> str:
     for name in names:
         if is_installed(name):
             return name
-    what = f"the engine {names[0]} is" if len(names) == 1 else f"none of the engines {', '.join(names)} is"
+    what = f"the engine {names[0]} is not" if len(names) == 1 else f"none of the engines {', '.join(names)} is"
     if sys.maxsize < 2**32 and all(ENGINES[name].format == "tflite" for name in names):
         raise EngineError(f"{what} installed, and none has a package for a 32-bit system. Install a 64-bit one.")
     raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
