@@ -1,6 +1,5 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
-import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +9,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
+from edgecnn.bundle.manifest import OPTIONAL, Manifest, ModelEntry
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.errors import ExportError, OutputExistsError, RunError
+from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import USUAL, export, export_path
-from edgecnn.export.calibration import IMAGES
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.report.curves import write_curves
 from edgecnn.runs import (
     CARD,
+    CONFIDENCE,
     CURVES,
-    FLOAT_GRAPH,
     FLOAT_MODEL,
     HISTORY,
     PARITY,
@@ -31,19 +29,16 @@ from edgecnn.runs import (
     RECIPE,
     Run,
     create_run,
-    free_path,
 )
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
-from edgecnn.train.train import describe_data
 from edgecnn.verify import require_parity, verify
+from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import golden_images, golden_outputs
 from edgecnn.verify.verify import input_contract
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
-IMPORTED = "imported"
-"""Name of the network in the recipe of a model that was trained elsewhere."""
 
 
 class Reporter(Protocol):
@@ -74,66 +69,6 @@ def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) 
     return info
 
 
-def import_stage(
-    path: Path, recipe: Recipe, out: Path | None, reporter: Reporter, *, images: int | None = None, force: bool = False
-) -> tuple[Run, Dataset]:
-    """Make a run of a model that was trained elsewhere; every export, verification and bundle then works as for any other run.
-
-    Args:
-        path: the model; see `edgecnn.export.elsewhere.read_model`.
-        recipe: says where the images are and what the model's input means. Its outputs are the labels in their order.
-        out: the run folder; runs/NAME of the model by default.
-        reporter: told of progress.
-        images: how many images calibrate its int8 and int16x8 exports; 500 by default.
-        force: whether a run there is replaced.
-
-    Returns:
-        The run and its data.
-
-    Raises:
-        ExportError: if the model cannot be read, has another number of outputs than there are labels, or ends in a softmax
-            that cannot be cut off.
-        OutputExistsError, OutputError, DatasetError: as the parts do.
-    """
-    from edgecnn.export.elsewhere import read_model, refuse_scores
-    from edgecnn.networks.predict import predictor
-
-    reporter.note(f"reading {path}")
-    model, what, softmax_cut = read_model(path)
-    dataset = open_dataset(recipe.data, progress=reporter.working)
-    classes = model.output_shape[1]
-    if classes != len(dataset.labels):
-        raise ExportError(
-            f"{path} has {classes} outputs and {dataset.name} {len(dataset.labels)} classes: "
-            f"{', '.join(dataset.labels[:8])} … Expected one output a class, in this order."
-        )
-    height, width, channels = model.input_shape[1:]
-    network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
-    recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    scale, zero_point = recipe.input_scale, recipe.input_zero_point
-    shape = InputContract(
-        height=height, width=width, channels=channels, fit=recipe.data.fit, scale=scale, zero_point=zero_point
-    )
-    refuse_scores(predictor(model, scale, zero_point)(golden_images(shape)))
-    run = create_run(recipe, out or free_path(path.stem), force=force)
-    write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
-    run.write_info(
-        {
-            "state": "imported",
-            "data": describe_data(dataset, {}),
-            "input": {"height": height, "width": width, "channels": channels},
-            "parameters": model.count_params(),
-            "imported": {"file": path.name, "format": what, "softmax_cut": softmax_cut},
-            "calibration": {"images": images or IMAGES, "seed": recipe.seed},
-            "versions": library_versions(),
-        }
-    )
-    run.make_latest()
-    cut = ", its softmax cut off" if softmax_cut else ""
-    reporter.note(f"{path.name}: {what}, input ({height}, {width}, {channels}), {classes} classes{cut}")
-    return run, dataset
-
-
 def bundle_path(run: Run) -> Path:
     """Return where a run's bundle goes by default."""
     return run.file(f"{run.name}.edgecnn")
@@ -154,12 +89,54 @@ def default_model(report: Mapping[str, Any], format_: str) -> str | None:
     return f"models/{passed[0]['precision']}.{format_}" if passed else None
 
 
-def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> tuple[Path, str]:
+def confidence_stage(
+    run: Run, target_error: float | None, reporter: Reporter, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Choose a verified run's temperature and threshold on validation images, and write `confidence.json`.
+
+    Both are chosen with the model that most devices will run: TFLite's default, int8 where there is one. Nothing is done
+    where the model, the images and the target are those of the last time.
+
+    Args:
+        run: a verified run.
+        target_error: largest error among answered images, in (0, 1); None for no threshold.
+        reporter: told of progress.
+        dataset: the run's data, if they are open.
+
+    Returns:
+        The content of `confidence.json`: as `verify.confidence.fit_confidence` returns, with `model` and `validation_sha256`.
+
+    Raises:
+        ThresholdError: if no threshold keeps the target.
+        RunError: if the run was not verified, or its data have changed.
+    """
+    report = json.loads(run.read(PARITY, "verify"))
+    require_parity(report)
+    file = next(file for file in (default_model(report, "tflite"), default_model(report, "onnx")) if file)
+    precision, _, format_ = file.removeprefix("models/").partition(".")
+    model = run.read(export_path(run, format_, precision).name, "export")
+    validation = run.info["data"]["split_hashes"]["validation"]
+
+    def work() -> None:
+        data = dataset or open_dataset(run.recipe.data, progress=reporter.working)
+        logits, classes = validation_logits(run, data, model, format_, reporter.working)
+        found = fit_confidence(logits, classes, target_error) | {"model": file, "validation_sha256": validation}
+        write_atomic(run.file(CONFIDENCE), canonical_json(found))
+
+    inputs = {"model": sha256(model), "validation": validation, "target_error": target_error}
+    Stages(run, reporter.note).do("confidence", inputs, [run.file(CONFIDENCE)], work)
+    return json.loads(run.read(CONFIDENCE, "bundle"))
+
+
+def bundle_stage(
+    run: Run, out: Path | None = None, *, confidence: Mapping[str, Any] | None = None, force: bool = False
+) -> tuple[Path, str]:
     """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
 
     Args:
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
+        confidence: from `confidence_stage`: its temperature and threshold go into the manifest.
         force: whether an existing file is replaced.
 
     Returns:
@@ -200,6 +177,7 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         files |= {entry.file: data, entry.golden: npy(golden.outputs)}
     info = run.info
     defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
+    chosen = {key: confidence[key] for key in OPTIONAL} if confidence else OPTIONAL
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -207,16 +185,19 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         input=contract,
         models=tuple(models),
         defaults={format_: file for format_, file in defaults.items() if file},
+        **chosen,
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
+            **{key: info[key] for key in ("imported", "calibration") if key in info},
+            **({"confidence": dict(confidence)} if confidence else {}),
         },
     )
     path = out or bundle_path(run)
     digest = write_bundle(path, manifest, files, force=force)
-    write_atomic(run.file(CARD), card(run, report))
+    write_atomic(run.file(CARD), card(run, report, confidence))
     return path, digest
 
 
@@ -260,7 +241,13 @@ def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
 
 
 def run_recipe(
-    recipe: Recipe, path: Path, reporter: Reporter, *, max_drop: float, force: bool = False
+    recipe: Recipe,
+    path: Path,
+    reporter: Reporter,
+    *,
+    max_drop: float,
+    target_error: float | None = None,
+    force: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Take a recipe through every stage: train, all exports, verify, bundle.
 
@@ -271,6 +258,7 @@ def run_recipe(
         path: the run folder.
         reporter: told of progress.
         max_drop: the gate, in percentage points.
+        target_error: chooses the bundle's threshold: see `confidence_stage`.
         force: whether a run there that was made by another recipe or of other data is replaced.
 
     Returns:
@@ -279,6 +267,7 @@ def run_recipe(
     Raises:
         OutputExistsError: if the folder holds another run and `force` is false.
         ParityError: if the gate does not pass; the report is written all the same.
+        ThresholdError: if no threshold keeps the target error.
     """
     dataset = open_dataset(recipe.data, progress=reporter.working)
     run = resume_or_create(recipe, dataset, path, force)
@@ -315,16 +304,18 @@ def run_recipe(
     )
     report = json.loads(run.read(PARITY, "verify"))
     require_parity(report)
+    confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
         "bundle",
         {
+            "confidence": confidence,
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
             "versions": versions,
         },
         [bundle_path(run), run.file(CARD)],
-        lambda: bundle_stage(run, force=True),
+        lambda: bundle_stage(run, confidence=confidence, force=True),
     )
     return run, report
 

@@ -27,6 +27,7 @@ FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
 QAT_MODEL = "qat.h5"
 PARITY = "parity.json"
+CONFIDENCE = "confidence.json"
 CARD = "card.md"
 
 

@@ -120,7 +120,7 @@ def export(
         if from_ is None:
             opened = open_run(run)
         else:
-            from edgecnn.pipeline import import_stage
+            from edgecnn.importing import import_stage
 
             recipe = resolve(
                 None,

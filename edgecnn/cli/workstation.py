@@ -44,6 +44,17 @@ MaxDrop = Annotated[
     float, typer.Option(min=0.0, max=100.0, help="The gate: largest accepted drop in accuracy, in percentage points.")
 ]
 
+TargetError = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0001,
+        max=0.9999,
+        help="Abstain below the smallest threshold that keeps the error among answered images at most this (a fraction), "
+        "with 95 % confidence, on validation images.",
+        show_default="no threshold",
+    ),
+]
+
 
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
     """Lay the command line over the recipe file over the defaults.
@@ -195,26 +206,38 @@ def print_report(report: dict[str, Any]) -> None:
 def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
+    target_error: TargetError = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Put a verified run's models, labels, report and golden vectors into one .edgecnn file.
 
+    A temperature that makes scores what they claim is fitted on validation images, and travels along, as does the
+    threshold of --target-error.
+
     \b
-    Example:
+    Examples:
       edgecnn bundle --out cats.edgecnn
+      edgecnn bundle --target-error 0.05
     """
-    from edgecnn.pipeline import bundle_stage
+    from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import open_run
 
     opened = open_run(run)
     note(f"run {opened.path}")
-    path, digest = bundle_stage(opened, out, force=force)
+    with ProgressReporter() as reporter:
+        from edgecnn.pipeline import bundle_stage, confidence_stage
+
+        confidence = confidence_stage(opened, target_error, reporter)
+        path, digest = bundle_stage(opened, out, confidence=confidence, force=force)
     size = path.stat().st_size
     if json:
-        emit_json({"path": str(path), "size_bytes": size, "sha256": digest})
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
     else:
+        from edgecnn.report.card import confidence_line
+
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
+        print(confidence_line(confidence).removeprefix("- "))
 
 
 def run(
@@ -229,6 +252,7 @@ def run(
     setting: Setting = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
     max_drop: MaxDrop = 1.0,
+    target_error: TargetError = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -260,7 +284,9 @@ def run(
         from edgecnn.pipeline import bundle_path, run_recipe
 
         try:
-            finished, report = run_recipe(resolved, path, reporter, max_drop=max_drop, force=force)
+            finished, report = run_recipe(
+                resolved, path, reporter, max_drop=max_drop, target_error=target_error, force=force
+            )
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
             raise

@@ -8,7 +8,7 @@ from edgecnn.report.table import HEADINGS, conversion_lines, markdown_table, par
 from edgecnn.runs import Run
 
 
-def card(run: Run, report: Mapping[str, Any]) -> str:
+def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | None = None) -> str:
     """Return a run's model card as Markdown.
 
     Every figure comes from the run's own files: `run.json` and the parity report.
@@ -16,6 +16,7 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
     Args:
         run: a trained run.
         report: its parity report.
+        confidence: its temperature and threshold, with what they are worth on validation; None where it has none.
     """
     info, recipe = run.info, run.recipe
     data, shape = info["data"], info["input"]
@@ -50,6 +51,7 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         markdown_table(HEADINGS, parity_rows(report)),
         "",
         *(f"- {line}" for line in conversion_lines(report)),
+        *([confidence_line(confidence)] if confidence else []),
         f"- Times: {report['timing']}; {report['machine']}.",
         f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
         "",
@@ -66,3 +68,18 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def confidence_line(confidence: Mapping[str, Any]) -> str:
+    """Return a line on a bundle's temperature and threshold, measured on validation images."""
+    figures, choice = confidence["validation"], confidence["choice"]
+    text = (
+        f"- Scores: logits are divided by {confidence['temperature']:.3f}; on {figures['n']:,} validation images this took the "
+        f"calibration error from {figures['calibration_error']:.2%} to {figures['calibration_error_after']:.2%}."
+    )
+    if choice is None:
+        return text
+    return (
+        f"{text} Below a score of {confidence['threshold']:.2f} it abstains: it answers {choice['share_answered']:.2%} of them "
+        f"with {choice['error']:.2%} errors, at most {choice['bound']:.2%} with {choice['confidence']:.0%} confidence."
+    )
