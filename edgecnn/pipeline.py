@@ -14,6 +14,7 @@ from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import USUAL, export, export_path
+from edgecnn.export.calibration import needs_calibration
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
 from edgecnn.report.card import card
@@ -177,6 +178,7 @@ def bundle_stage(
         files |= {entry.file: data, entry.golden: npy(golden.outputs)}
     info = run.info
     defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
+    calibrated = any(needs_calibration(run, model.precision) for model in models)
     chosen = {key: confidence[key] for key in OPTIONAL} if confidence else OPTIONAL
     manifest = Manifest(
         name=run.recipe.name or run.name,
@@ -191,7 +193,8 @@ def bundle_stage(
             "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
-            **{key: info[key] for key in ("imported", "calibration") if key in info},
+            **({"imported": info["imported"]} if run.imported else {}),
+            **({"calibration": info["calibration"]} if calibrated else {}),
             **({"confidence": dict(confidence)} if confidence else {}),
         },
     )

@@ -86,12 +86,12 @@ def _open(path: Path) -> Opened:
     if not path.is_file():
         raise ExportError(f"no model at {path}. Expected {KINDS}.")
     version = _keras_version(path)
-    if version.startswith("2."):
-        model = keras.models.load_model(path, compile=False)
-    else:
+    if version.startswith("3."):
         import keras as keras3
 
         model = keras3.models.load_model(path, compile=False)
+    else:
+        model = keras.models.load_model(path, compile=False)
     _require_one(path, model.inputs, model.outputs)
     entry = model.inputs[0]
     dtype = getattr(entry.dtype, "name", entry.dtype)
@@ -110,7 +110,8 @@ def _keras_version(path: Path) -> str:
     with h5py.File(path, "r") as file:
         if "model_config" not in file.attrs:
             raise ExportError(f"{path} holds weights alone, expected a whole model. Save it with model.save(...).")
-        return str(file.attrs["keras_version"])
+        version = file.attrs.get("keras_version", "2, or older")
+        return version.decode() if isinstance(version, bytes) else str(version)  # bytes in files of Keras 2.2
 
 
 def _open_saved_model(path: Path) -> Opened:

@@ -24,9 +24,10 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
     title = recipe.name or run.name
     duplicates = len(data["duplicates"])
     if run.imported:
+        drawn = info["calibration"].get("drawn")
+        how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
         origin = [
-            f"Trained elsewhere ({info['imported']['format']}), and quantized after training by "
-            f"{info['calibration'].get('drawn', 0):,} training images of {data['title']}; {sizes['test']:,} for the test below."
+            f"Trained elsewhere ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
         ]
     else:
         origin = [

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.pipeline import bundle_stage
-from edgecnn.runs import FLOAT_MODEL
+from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
@@ -36,9 +37,11 @@ def model_of(data, format_, run):
 
 
 @pytest.fixture(scope="module")
-def converted(finished_run):
-    """Convert the finished run, each export once."""
-    return functools.cache(lambda *what: convert(finished_run, *what))
+def converted(finished_run, tmp_path_factory):
+    """Convert a copy of the finished run, each export once: calibration leaves its mark in a run."""
+    run = Run(tmp_path_factory.mktemp("formats") / finished_run.name)
+    shutil.copytree(finished_run.path, run.path)
+    return functools.cache(lambda *what: convert(run, *what))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,17 @@ def test_onnx_float16_is_float16_within_and_takes_any_batch(finished_run, images
     assert opened.engine.input.shape[0] == -1
     alone = np.concatenate([opened.logits(images[index : index + 1]) for index in range(3)])
     np.testing.assert_allclose(opened.logits(images[:3]), alone, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_onnx_float16_answers_the_same_on_cuda(finished_run, images, converted):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs onnxruntime-gpu and an NVIDIA GPU")
+    data = converted("onnx", "float16")
+    cuda = Model(open_engine("onnxruntime", data, "onnx", provider="cuda"), input_contract(finished_run)).logits(images)
+    cpu = model_of(data, "onnx", finished_run).logits(images)
+    np.testing.assert_allclose(cuda, cpu, atol=0.01 * np.max(np.abs(cpu)))
 
 
 def test_weights_beyond_float16_are_refused():
@@ -156,7 +170,9 @@ def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
     assert {(model["format"], model["precision"]) for model in report["models"][2:]} == set(EXPORTS)
     assert report["passed"]
     path, _ = bundle_stage(own_run, tmp_path / "all.edgecnn")
-    rows = selftest(read_bundle(path)).rows
+    bundle = read_bundle(path)
+    assert bundle.manifest.provenance["calibration"] == own_run.info["calibration"]
+    rows = selftest(bundle).rows
     assert len(rows) == len(EXPORTS) and all(row.passed for row in rows), rows
 
 
