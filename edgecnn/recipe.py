@@ -71,7 +71,7 @@ class TrainRecipe:
     weight_decay: float = limits(0.01, low=0.0, high=1.0)
     label_smoothing: float = limits(0.05, low=0.0, high=0.5)
     flip: str = limits("auto", choices=("auto", "yes", "no"))
-    shift: int = limits(2, low=0, high=64)
+    shift: int = limits(1, low=0, high=64)
     precision: str = limits("float32", choices=("float32", "bfloat16"))
 
 

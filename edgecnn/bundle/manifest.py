@@ -114,7 +114,8 @@ class Manifest:
             raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
         if type(table) is dict and table.get("schema", SCHEMA) != SCHEMA:
             raise BundleError(
-                f"the bundle's schema is {table['schema']!r}, this edgecnn reads {SCHEMA!r}. Install the edgecnn that made it, or bundle again."
+                f"the bundle's schema is {table['schema']!r}, this edgecnn reads {SCHEMA!r}. "
+                "Install the edgecnn that made it, or bundle again."
             )
         values = _checked(OPTIONAL | table if type(table) is dict else table, Manifest, MANIFEST)
         values["labels"] = tuple(values["labels"])

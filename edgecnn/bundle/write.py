@@ -56,6 +56,11 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], for
     hashes = {name: sha256(content) for name, content in files.items()}
     data = pack(dataclasses.replace(manifest, files=hashes), files)
     bundle = parse_bundle(data, path)
+    for model in manifest.models:
+        if (bundle.golden_outputs(model).dtype == "f4") != (model.tolerance_unit == "logit"):
+            raise BundleError(
+                f"{model.file}: codes are compared in LSB and floats in logits, received {model.tolerance_unit}"
+            )
     write_atomic(path, data)
     return bundle.sha256
 
@@ -79,12 +84,15 @@ def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
         raise BundleError(
             f"the bundle would hold {size:,} bytes in {len(entries):,} files; at most {MAX_BYTES:,} in {MAX_FILES:,} are allowed"
         )
-    local, central = bytearray(), bytearray()
+    local: list[bytes] = []
+    central: list[bytes] = []
+    offset = 0
     for name, content in entries.items():
         encoded = name.encode("ascii")
         common = (VERSION, 0, 0, TIME, DATE, zlib.crc32(content), len(content), len(content), len(encoded), 0)
-        central += CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, len(local)) + encoded
-        local += LOCAL_HEADER.pack(LOCAL_MAGIC, *common) + encoded + content
+        central += [CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, offset), encoded]
+        local += [LOCAL_HEADER.pack(LOCAL_MAGIC, *common), encoded, content]
+        offset += LOCAL_HEADER.size + len(encoded) + len(content)
     count = len(entries)
-    end = END.pack(END_MAGIC, 0, 0, count, count, len(central), len(local), 0)
-    return b"".join((local, central, end))
+    end = END.pack(END_MAGIC, 0, 0, count, count, sum(map(len, central)), offset, 0)
+    return b"".join((*local, *central, end))

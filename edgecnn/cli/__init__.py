@@ -37,7 +37,8 @@ class Commands(typer.core.TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = dict.fromkeys(COMMANDS)  # the names, for the list and for suggestions
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)  # for the list and for suggestions
+        self.commands = names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Build one command; None if there is none of that name."""

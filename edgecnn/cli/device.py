@@ -105,10 +105,10 @@ def json_line(outcome: "Outcome") -> str:
 
 def text_line(outcome: "Outcome") -> str:
     """Return one image's result for people: the source, then the classes with their scores, or the decision to abstain."""
+    source = outcome.source.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
     if outcome.result is None or not outcome.result.top:
-        return f"{outcome.source}: abstain"
-    scores = ", ".join(f"{item.label} {item.score:.2%}" for item in outcome.result.top)
-    return f"{outcome.source}: {scores}"
+        return f"{source}: abstain"
+    return f"{source}: {', '.join(f'{item.label} {item.score:.2%}' for item in outcome.result.top)}"
 
 
 def selftest(

@@ -17,7 +17,7 @@ def data_home() -> Path | None:
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
-    if not os.path.isdir(text):  # noqa: PTH112  (Path.is_dir raises where this answers no)
+    if not os.path.isdir(text):
         raise DatasetError(f"{VARIABLE} is {text!r}, which is not a folder. Unset it, or set it to one with datasets.")
     return Path(text)
 

@@ -21,14 +21,16 @@ TYPES = {
 class Tensor:
     """A tensor of a TFLite graph.
 
-    `shape` has the batch as 1. The real value is scale * (code - zero_point); both have one value, or one a channel
-    along `axis`, or none where the tensor is not quantized. `data` is a constant's values, None for a computed tensor.
+    `shape` has the batch as 1; `signature` is the shape with -1 for each size that the file leaves open. The real value
+    is scale * (code - zero_point); both have one value, or one a channel along `axis`, or none where the tensor is not
+    quantized. `data` is a constant's values, None for a computed tensor.
     """
 
     index: int
     name: str
     type: str
     shape: tuple[int, ...]
+    signature: tuple[int, ...]
     scale: np.ndarray
     zero_point: np.ndarray
     axis: int
@@ -103,6 +105,7 @@ def _tensor(index: int, tensor: Any, type_: str, buffer: Any) -> Tensor:
     quantization = tensor.quantization
     quantized = quantization is not None and quantization.scale is not None
     shape = () if tensor.shape is None else tuple(map(int, tensor.shape))
+    signature = shape if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
     values = None
     if buffer is not None and len(buffer) and type_ in TYPES:
         values = np.frombuffer(np.asarray(buffer, np.uint8).tobytes(), TYPES[type_]).reshape(shape)
@@ -111,6 +114,7 @@ def _tensor(index: int, tensor: Any, type_: str, buffer: Any) -> Tensor:
         name=tensor.name.decode(),
         type=type_,
         shape=shape,
+        signature=signature,
         scale=np.asarray(quantization.scale if quantized else [], np.float32),
         zero_point=np.asarray(quantization.zeroPoint if quantized else [], np.int64),
         axis=quantization.quantizedDimension if quantized else 0,

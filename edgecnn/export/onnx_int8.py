@@ -12,6 +12,7 @@ DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv,
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
     builder = Builder(source)
     for operator in source.operators:
         if all(tensor.type.startswith("INT") and not tensor.scale.size for tensor in operator.outputs):
-            continue  # it computes a shape, and the shapes are known
+            continue  # it computes a shape, which the tensor of that shape states
         if operator.name not in OPERATORS:
             raise ExportError(
                 f"the int8 TFLite file holds {operator.name}, which has no ONNX int8 form here. "
@@ -202,10 +203,10 @@ def pooling(builder: Builder, operator: Operator) -> None:
     else:
         # TFLite averages the int8 codes and rounds ties away from code zero, ONNX Runtime rounds them to even: the
         # average of the codes themselves is enlarged a little, so that there are no ties.
-        zero = builder.constant(OFFSETS[out.type], np.uint8)
-        codes = builder.add("DequantizeLinear", [code, builder.constant(1.0, np.float32), zero])
-        average = builder.add("AveragePool", [codes], **window)
-        code = builder.add("QuantizeLinear", [average, builder.constant(1 - TIE, np.float32), zero])
+        zero = OFFSETS[out.type]
+        average = builder.add("AveragePool", [builder.bare(code, out, zero)], **window)
+        inputs = [average, builder.constant(1 - TIE, np.float32), builder.constant(zero, np.uint8)]
+        code = builder.add("QuantizeLinear", inputs)
     builder.store(code, out, options.fusedActivationFunction)
 
 
@@ -252,9 +253,11 @@ def recoding(builder: Builder, operator: Operator) -> None:
 def reshaping(builder: Builder, operator: Operator) -> None:
     """RESHAPE, SQUEEZE and EXPAND_DIMS: the batch stays first; the values stand in TFLite's order."""
     x, out = entry(operator), operator.outputs[0]
-    if out.shape[0] != x.shape[0]:
-        raise ExportError(f"{operator.name} {out.name!r} turns {x.shape} into {out.shape}, expected the batch to stay")
-    code = builder.reshape(builder.flat(x), out.shape[1:])
+    sizes = out.signature[1:]
+    if sizes.count(-1) > 1 or (-1 not in sizes and math.prod(sizes) != math.prod(x.shape[1:])):
+        into = f"turns {x.signature} into {out.signature}"
+        raise ExportError(f"{operator.name} {out.name!r} {into}, expected the batch to stay and one open size at most")
+    code = builder.reshape(builder.flat(x), sizes)
     builder.store(builder.add("Transpose", [code], perm=TO_NCHW) if len(out.shape) == 4 else code, out)
 
 

@@ -44,11 +44,8 @@ class Builder:
         self._reals: dict[tuple[str, ...], str] = {}
         self._count = 0
         self._output = source.outputs[0]
-        entry = source.inputs[0]
-        self._flat = {entry.index: INPUT}
-        if any(entry in operator.inputs and operator.name == "AVERAGE_POOL_2D" for operator in source.operators):
-            # the average is of bare codes, but the first to read the input must say what its scale is
-            self.quantize(self.real(entry), entry)
+        self._entry = source.inputs[0]
+        self._flat = {self._entry.index: INPUT}
 
     def add(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
@@ -59,16 +56,18 @@ class Builder:
         self.nodes.append(onnx.helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, values: Any, dtype: Any) -> str:
-        """Return the name of an initializer of these values, made once."""
+    def constant(self, values: Any, dtype: Any, *, shared: bool = True) -> str:
+        """Return the name of an initializer of these values, made once unless it must not be shared."""
         import onnx
 
         array = np.asarray(values, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._names:
+        if not shared or key not in self._names:
             name = f"{array.dtype}_{len(self.constants) + 1}"
-            self._names[key] = name
             self.constants.append(onnx.numpy_helper.from_array(array, name))
+            if not shared:
+                return name
+            self._names[key] = name
         return self._names[key]
 
     def parameters(self, tensor: Tensor) -> list[str]:
@@ -110,7 +109,16 @@ class Builder:
         """Return the name of a tensor's value in another's codes: its own where scale and zero point are equal."""
         if self.parameters(tensor) == self.parameters(like):
             return self.code(tensor)
-        return self.add("QuantizeLinear", [self.real(tensor), *self.parameters(like)])
+        # between real values, ONNX Runtime would take the two quantizations for one and leave the first out
+        ratio = self.constant(like.scale[0] / tensor.scale[0], np.float32)
+        bare = self.bare(self.code(tensor), tensor, zero_point(tensor))
+        return self.add("QuantizeLinear", [bare, ratio, self.parameters(like)[1]])
+
+    def bare(self, code: str, like: Tensor, zero: int) -> str:
+        """Return the name of codes as float32: code - zero. They have a tensor's scale and zero point."""
+        if code == self.codes.get(self._entry.index):  # what reads the input first says what its scale is
+            code = self.add("QuantizeLinear", [self.dequantize(code, like), *self.parameters(like)])
+        return self.add("DequantizeLinear", [code, self.constant(1, np.float32), self.constant(zero, np.uint8)])
 
     def weights(self, values: np.ndarray, tensor: Tensor) -> str:
         """Return the name of int8 weights' real value, quantized as a whole or by output: the first axis, or a matrix's last."""
@@ -127,8 +135,9 @@ class Builder:
 
     def _dequantized(self, values: np.ndarray, dtype: Any, scale: np.ndarray, axis: int = 0) -> str:
         scale = scale if len(scale) > 1 else scale[0]
-        zeros = self.constant(np.zeros(np.shape(scale)), dtype)
-        inputs = [self.constant(values, dtype), self.constant(scale, np.float32), zeros]
+        # where ONNX Runtime 1.32 makes int8 weights uint8, on x86 without VNNI, it cannot do so twice with one initializer
+        zeros = self.constant(np.zeros(np.shape(scale)), dtype, shared=False)
+        inputs = [self.constant(values, dtype, shared=False), self.constant(scale, np.float32), zeros]
         return self.add("DequantizeLinear", inputs, axis=axis)
 
     def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:

@@ -122,7 +122,8 @@ def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, chan
             or image.shape[2:] not in ((), (1,), (3,), (4,))
         ):
             raise ImageError(
-                f"an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); received {image.dtype} {image.shape}"
+                "an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); "
+                f"received {image.dtype} {image.shape}"
             )
         return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
     if isinstance(image, Image.Image):

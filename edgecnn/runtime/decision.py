@@ -1,6 +1,7 @@
 """From logits to a decision."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ ABSTAIN = "abstain"
 """The decision where no score reaches the threshold."""
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """One class and its score, a softmax probability in [0, 1]."""
 
     label: str

@@ -106,7 +106,8 @@ def test_the_input_stays_pinned(finished_run):
 
 
 def test_loss_that_is_not_a_number_ends_with_an_error_and_keeps_the_last_epoch(tmp_path):
-    recipe = tiny(train={"learning_rate": 100.0, "optimizer": "sgd", "schedule": "constant", "epochs": 20})
+    rate = {"learning_rate": 100.0, "optimizer": "sgd", "schedule": "constant", "epochs": 20, "weight_decay": 0.0}
+    recipe = tiny(train=rate, network={"input_range": "raw", "name": "resnet8"})
     run = create_run(recipe, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"not a number in epoch \d+ of the float phase"):
         train(recipe, open_dataset(recipe.data), run, lambda progress: None)

@@ -1,7 +1,8 @@
 """Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
 
-Both run in the same interpreter, by turns (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time. The script imports
-numpy, Pillow and LiteRT, opens the model, decodes, resizes, invokes and prints, and checks nothing.
+Both run in the same interpreter, by turns (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time. The
+script imports numpy, Pillow and LiteRT, opens the model, decodes, resizes, invokes and prints, and checks nothing. Bytecode is
+cached for both, as after any installation.
 
     python tools/bench/startup.py --python venv/bin/python --n 31
 """
@@ -138,10 +139,11 @@ def commands(folder: Path, bundle: Bundle, python: str, engine: str) -> dict[str
 def measure(calls: dict[str, list[str]], warmup: int, n: int) -> dict[str, list[float]]:
     """Run the commands by turns and return each one's wall times in seconds, without the warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for turn in range(warmup + n):
         for name, command in calls.items():
             start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
             if turn >= warmup:
                 times[name].append(time.perf_counter() - start)
     return times

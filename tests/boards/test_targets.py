@@ -1,0 +1,101 @@
+"""Targets are data."""
+
+import pytest
+
+from edgecnn.boards.targets import list_targets, load_target, read_target
+from edgecnn.errors import RecipeError, UnknownNameError
+from edgecnn.runtime.engines import ENGINES
+
+BOARDS = ("rpi-zero2w", "rpi3", "rpi4", "rpi5")
+
+PLAIN = """
+title = "Board"
+arch = "aarch64"
+cpu_model = "cortex-a53"
+engine = "litert"
+num_threads = 1
+"""
+
+REFERENCE = """
+[reference]
+model = "resnet8"
+hardware = "Board, 1 GHz"
+versions = { litert = "2.3.0" }
+n = 1000
+p50_ms = 3
+p90_ms = 3.5
+"""
+
+
+def test_all_of_them():
+    targets = list_targets()
+    assert [target.name for target in targets] == sorted((*BOARDS, "jetson-orin-nano", "x86-64", "cuda"))
+    for target in targets:
+        assert target.provider in ENGINES[target.engine].providers
+        assert target.reference is None, "nobody has measured one yet"
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_raspberry_pis_can_be_emulated(name):
+    target = load_target(name)
+    assert target.arch == "aarch64" and target.engine == "litert"
+    assert target.emulator is not None and target.emulator.cpu == target.cpu_model
+
+
+def test_known_processors():
+    assert {name: load_target(name).cpu_model for name in BOARDS} == {
+        "rpi-zero2w": "cortex-a53",
+        "rpi3": "cortex-a53",
+        "rpi4": "cortex-a72",
+        "rpi5": "cortex-a76",
+    }
+    assert load_target("rpi-zero2w").memory_mib == 512
+
+
+def test_unknown_target():
+    with pytest.raises(UnknownNameError, match="Did you mean 'rpi4'"):
+        load_target("rpi44")
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(text):
+        path = tmp_path / "board.toml"
+        path.write_text(text)
+        return read_target(path)
+
+    return call
+
+
+def test_optional_tables(read):
+    target = read(PLAIN)
+    assert (target.name, target.provider, target.memory_mib, target.emulator) == ("board", "cpu", 0, None)
+    target = read(PLAIN + REFERENCE)
+    assert target.reference is not None
+    assert (target.reference.p50_ms, target.reference.versions) == (3.0, {"litert": "2.3.0"})
+    assert target.to_json()["reference"]["n"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLAIN + "memory = 512", "unknown key memory. Did you mean 'memory_mib'"),
+        (PLAIN.replace("num_threads = 1", ""), "num_threads is missing"),
+        (PLAIN.replace("num_threads = 1", "num_threads = true"), "num_threads must be a whole number"),
+        (PLAIN.replace("num_threads = 1", "num_threads = -1"), "num_threads must be a whole number"),
+        (PLAIN.replace('"litert"', "3"), "engine must be a string"),
+        (PLAIN.replace("aarch64", "arm64"), "arch must be one of aarch64, x86_64"),
+        (PLAIN + 'name = "other"', "must be that of the file"),
+        (PLAIN + "emulator = 3", "emulator must be a table"),
+        (PLAIN + "[emulator]\nspeed = 3", "unknown key speed"),
+        (PLAIN + "[emulator]", "the key cpu is missing"),
+        (PLAIN + REFERENCE.replace('"2.3.0"', "2.3"), "versions must be a table of strings"),
+        (PLAIN + REFERENCE.replace("n = 1000", ""), "the key n is missing"),
+        ("title", "not a TOML file"),
+        ("\x00", "not a TOML file"),
+    ],
+)
+def test_refuses(read, text, message):
+    with pytest.raises(RecipeError) as error:
+        read(text)
+    assert message in str(error.value) and "board.toml" in str(error.value)

@@ -1,0 +1,134 @@
+"""The manifest is checked key by key, type by type."""
+
+import dataclasses
+import json
+
+import pytest
+
+from edgecnn.bundle.manifest import Manifest, safe_name
+from edgecnn.errors import BundleError
+from edgecnn.files import canonical_json, sha256
+
+
+@pytest.fixture
+def manifest(content):
+    made, files = content
+    return dataclasses.replace(made, files={name: sha256(data) for name, data in files.items()})
+
+
+def changed(manifest, path, value):
+    """Return the manifest's JSON with the value at a path of keys replaced, or removed where it is `...`."""
+    table = json.loads(manifest.to_json())
+    place = table
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return canonical_json(table).encode()
+
+
+def test_reads_back_equal(manifest):
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+
+
+def test_is_readable_json_with_sorted_keys(manifest):
+    table = json.loads(manifest.to_json())
+    assert list(table) == sorted(table)
+    assert table["labels"] == ["cat", "dög"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["colour"], "red", "unknown key 'colour'"),
+        (["title"], ..., "'title' is missing"),
+        (["input", "mean"], 1.0, "input: unknown key 'mean'"),
+        (["models", 0, "golden"], ..., "models[0]: the key 'golden' is missing"),
+        (["title"], 3, "title must be a string"),
+        (["input", "height"], True, "height must be a whole number"),
+        (["input", "height"], 4.0, "height must be a whole number"),
+        (["input", "scale"], 1, "scale must be a number with a decimal point"),
+        (["input"], [], "input must be an object"),
+        (["models"], {}, "models must be an array"),
+        (["models", 0], "x", "models[0] must be an object"),
+        (["models"], [], "must hold a model"),
+        (["input", "height"], 0, "between 1 and 4096"),
+        (["input", "width"], 5000, "between 1 and 4096"),
+        (["input", "channels"], 2, "1 or 3"),
+        (["input", "fit"], "squeeze", "crop, letterbox, stretch"),
+        (["input", "scale"], -0.5, "positive"),
+        (["input", "zero_point"], 128, "between -128 and 127"),
+        (["labels"], ["cat", "cat"], "each once"),
+        (["labels"], ["cat"], "two or more"),
+        (["labels"], ["cat", 1], "strings"),
+        (["labels"], ["cat", ""], "not empty"),
+        (["name"], "", "name must not be empty"),
+        (["models", 0, "format"], "pt", "tflite, onnx"),
+        (["models", 0, "precision"], "int4", "int8, float32"),
+        (["models", 0, "tolerance"], -1.0, "not negative"),
+        (["models", 0, "tolerance_unit"], "apples", "LSB, logit"),
+        (["models", 1, "file"], "models/int8.tflite", "each file once"),
+        (["defaults"], {"onnx": "models/int8.tflite"}, "must name a model of that format"),
+        (["defaults"], {"tflite": "models/int4.tflite"}, "must name a model of that format"),
+        (["golden_inputs"], "golden/none.npy", "golden/none.npy"),
+        (["files", "../x"], "0" * 64, "plain relative paths"),
+        (["files", "recipe.toml"], "0" * 63, "SHA-256"),
+        (["files", "recipe.toml"], None, "SHA-256"),
+        (["schema"], "edgecnn.bundle/2", "edgecnn.bundle/2"),
+    ],
+)
+def test_refuses(manifest, path, value, message):
+    with pytest.raises(BundleError) as error:
+        Manifest.from_json(changed(manifest, path, value))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 10_000,
+    ],
+)
+def test_refuses_what_is_no_manifest(data):
+    with pytest.raises(BundleError):
+        Manifest.from_json(data)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_refuses_numbers_that_are_not_finite(manifest, number):
+    data = manifest.to_json().replace(b'"scale": 0.0078125', f'"scale": {number}'.encode())
+    assert number.encode() in data
+    with pytest.raises(BundleError):
+        Manifest.from_json(data)
+
+
+def test_provenance_must_be_json(manifest):
+    for value in ({"x": float("nan")}, {"x": object()}, {"x": "\ud800"}):
+        with pytest.raises(BundleError):
+            dataclasses.replace(manifest, provenance=value).to_json()
+
+
+def test_unknown_model(manifest):
+    with pytest.raises(BundleError, match=r"models/int8\.tflite"):
+        manifest.model("models/int4.tflite")
+
+
+@pytest.mark.parametrize("name", ["a", "models/int8.tflite", "A-b_c.d/e"])
+def test_safe_names(name):
+    assert safe_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/a", "a/", "a//b", "..", "a/../b", ".", "./a", ".hidden", "a\\b", "é", "a b", "C:x", "a\n", "a" * 201]
+)
+def test_unsafe_names(name):
+    assert not safe_name(name)

@@ -1,0 +1,230 @@
+"""What cannot be proved whole is refused, with BundleError and nothing else."""
+
+import dataclasses
+import io
+import struct
+import warnings
+import zipfile
+from typing import cast
+
+import numpy as np
+import pytest
+
+from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.read import parse_bundle, read_array, read_bundle
+from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack
+from edgecnn.errors import BundleError
+from edgecnn.files import sha256
+
+
+@pytest.fixture
+def data(bundle_path):
+    return bundle_path.read_bytes()
+
+
+def refused(data, path):
+    with pytest.raises(BundleError) as error:
+        parse_bundle(bytes(data), path)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def test_the_whole_one_is_read(data, bundle_path):
+    assert parse_bundle(data, bundle_path).sha256 == sha256(data)
+
+
+def test_1000_flipped_bits(data, bundle_path):
+    bits = np.random.default_rng(0).choice(len(data) * 8, 1000, replace=False)
+    for bit in map(int, bits):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        refused(damaged, bundle_path)
+
+
+def test_every_byte_of_zip_metadata_flipped(data, bundle_path):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        positions = [
+            position
+            for item in archive.infolist()
+            for position in range(item.header_offset, item.header_offset + LOCAL_HEADER.size + len(item.filename))
+        ]
+        positions += range(archive.start_dir, len(data))
+    for position in positions:
+        for mask in (0x01, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[position] ^= mask
+            refused(damaged, bundle_path)
+
+
+def test_truncated_anywhere(data, bundle_path):
+    for length in [*range(0, len(data), 97), len(data) - 1]:
+        refused(data[:length], bundle_path)
+
+
+def test_appended_and_prepended(data, bundle_path):
+    for extra in (b"\0", b"x" * 100, data):
+        refused(data + extra, bundle_path)
+        refused(extra + data, bundle_path)
+
+
+def test_files_that_are_no_bundle(tmp_path, bundle_path):
+    for content in (b"", b"PK", b"PK\x03\x04", b"not a zip" * 100, bytes(10_000), b"PK\x05\x06" + bytes(18)):
+        assert "refused" in refused(content, bundle_path)
+    for path in (tmp_path, tmp_path / "none.edgecnn"):
+        with pytest.raises(BundleError, match="--model"):
+            read_bundle(path)
+
+
+def test_larger_than_the_limit_is_not_read(bundle_path, monkeypatch):
+    monkeypatch.setattr("edgecnn.bundle.read.MAX_BYTES", 1000)
+    with pytest.raises(BundleError, match="more than 1,000 bytes"):
+        read_bundle(bundle_path)
+
+
+def rezipped(data, change=None, **options):
+    """Return the bundle's entries as zipfile writes them, after `change` has been made to the list of (name, content)."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    if change:
+        change(entries)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", **options) as archive:
+        warnings.simplefilter("ignore")
+        for name, content in entries:
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        lambda entries: entries.append(entries[0]),
+        lambda entries: entries.append(entries[2]),
+        lambda entries: entries.append(("../../etc/passwd", b"x")),
+        lambda entries: entries.append(("/etc/passwd", b"x")),
+        lambda entries: entries.append(("extra.txt", b"x")),
+        lambda entries: entries.append(("folder/", b"")),
+        lambda entries: entries.pop(2),
+        lambda entries: entries.reverse(),
+        lambda entries: entries.clear(),
+        lambda entries: entries.__setitem__(slice(1, None), []),
+    ],
+    ids=[
+        "other tool",
+        "manifest twice",
+        "entry twice",
+        "dots",
+        "absolute",
+        "extra",
+        "folder",
+        "lacking",
+        "order",
+        "empty",
+        "alone",
+    ],
+)
+def test_zips_of_other_tools(data, bundle_path, change):
+    refused(rezipped(data, change), bundle_path)
+
+
+def test_deflated(data, bundle_path):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as other:
+            for name in archive.namelist():
+                other.writestr(name, archive.read(name))
+    refused(buffer.getvalue(), bundle_path)
+
+
+def test_sizes_that_lie(data, bundle_path):
+    """Sizes that point past the end, at zip64, or at nothing: refused before anything is allocated for them."""
+    for size in (0, 1, 2**31, 2**32 - 1):
+        damaged = bytearray(data)
+        struct.pack_into("<L", damaged, 18, size)
+        struct.pack_into("<L", damaged, 22, size)
+        refused(damaged, bundle_path)
+    zip64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 2**63, 2**63, 2**63, 2**63)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 2**63, 1)
+    refused(data[: -END.size] + zip64 + locator + data[-END.size :], bundle_path)
+
+
+def test_very_many_entries(bundle_path):
+    header = LOCAL_HEADER.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, 0, 0, 0, 4, 0)
+    refused(b"".join(header + b"%04d" % number for number in range(10_000)), bundle_path)
+
+
+def test_headers_have_no_padding():
+    assert (LOCAL_HEADER.size, CENTRAL_HEADER.size, END.size) == (30, 46, 22)
+
+
+def test_manifest_that_is_not_canonical(content, bundle_path):
+    """A manifest with another spacing or with a key twice would read the same: one content, one form."""
+    manifest, files = content
+    whole = dataclasses.replace(manifest, files={name: sha256(item) for name, item in files.items()})
+    text = whole.to_json()
+    for other in (text + b" ", text.replace(b'"name": "small"', b'"name": "other",\n "name": "small"')):
+
+        class Spelled:
+            def to_json(self, other=other):
+                return other
+
+        refused(pack(cast(Manifest, Spelled()), files), bundle_path)
+
+
+def test_hash_that_is_not_the_files(content, bundle_path):
+    manifest, files = content
+    hashes = {name: sha256(item) for name, item in files.items()}
+    assert "SHA-256" in refused(
+        pack(dataclasses.replace(manifest, files=hashes | {"recipe.toml": "0" * 64}), files), bundle_path
+    )
+    listed = dataclasses.replace(manifest, files=hashes | {"more.txt": "0" * 64})
+    assert "more.txt is missing" in refused(pack(listed, files), bundle_path)
+    assert "more.txt is not listed" in refused(
+        pack(dataclasses.replace(manifest, files=hashes), files | {"more.txt": b""}), bundle_path
+    )
+
+
+def npy(array, **options):
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def test_golden_arrays_must_be_plain():
+    good = np.arange(6, dtype=np.int8).reshape(3, 2)
+    assert np.array_equal(read_array("a", npy(good), ("|i1",), (2,)), good)
+    header_lies = npy(good).replace(b"(3, 2)", b"(9, 2)")
+    version_2 = b"\x93NUMPY\x02\x00"
+    for data in (
+        b"",
+        b"\x93NUMPY",
+        npy(good)[:-1],
+        npy(good) + b"\0",
+        npy(good)[:64],
+        header_lies,
+        version_2 + npy(good)[8:],
+        npy(good.astype(np.int16)),
+        npy(np.asfortranarray(good)),
+        npy(good[:, :1]),
+        npy(good.astype(object), allow_pickle=True),
+        npy(good).replace(b"'descr': '|i1'", b"'descr': '|O1'"),
+        npy(good).replace(b"\xff\xff", b"\x00\x00")[:9],
+    ):
+        with pytest.raises(BundleError):
+            read_array("a", data, ("|i1",), (2,))
+
+
+def test_golden_arrays_of_another_count(content, tmp_path):
+    manifest, files = content
+    for name, array in (
+        ("golden/int8.tflite.npy", np.zeros((3, 2), np.int8)),
+        ("golden/int8.tflite.npy", np.zeros((2, 3), np.int8)),
+        ("golden/int8.tflite.npy", np.zeros((2, 2), np.float32)),
+        ("golden/float32.tflite.npy", np.zeros((2, 2), np.int8)),
+        ("golden/inputs.npy", np.zeros((0, 4, 5, 3), np.uint8)),
+        ("golden/inputs.npy", np.zeros((2, 5, 4, 3), np.uint8)),
+    ):
+        changed = files | {name: npy(array)}
+        hashes = {key: sha256(item) for key, item in changed.items()}
+        refused(pack(dataclasses.replace(manifest, files=hashes), changed), tmp_path)

@@ -1,0 +1,40 @@
+"""Folders of images, and a classifier that is none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.errors import ImageError
+from edgecnn.runtime.classifier import Result
+from edgecnn.runtime.decision import Score
+
+
+class FakeClassifier:
+    """Says cat, and fails for names with "broken" in them. It keeps what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def classify(self, image, top_k=3, threshold=0.0):
+        self.calls.append((image, top_k, threshold))
+        if "broken" in image:
+            raise ImageError("the image is damaged: no end")
+        return Result((Score("cat", 0, 0.75),), "cat", {})
+
+
+@pytest.fixture
+def fake_classifier():
+    return FakeClassifier()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """photos/: b.jpg, A.PNG, .hidden.jpg, notes.txt, sub/c.bmp, .cache/d.jpg, in a working folder of its own."""
+    photos = tmp_path / "photos"
+    for name in ("b.jpg", "A.PNG", ".hidden.jpg", "sub/c.bmp", ".cache/d.jpg"):
+        path = photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    (photos / "notes.txt").write_text("not an image")
+    return photos

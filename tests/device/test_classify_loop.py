@@ -1,0 +1,23 @@
+"""The loop over images: one outcome each, whatever happens to one of them."""
+
+from edgecnn.device.classify import classify_sources
+from edgecnn.errors import ImageError
+
+
+def test_a_broken_image_is_an_outcome_and_the_loop_goes_on(fake_classifier, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "broken.jpg").write_bytes(b"x")
+    outcomes = list(
+        classify_sources(fake_classifier, ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"], [], top_k=2, threshold=0.5)
+    )
+    assert [outcome.source for outcome in outcomes] == ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"]
+    assert [outcome.result.decision if outcome.result else None for outcome in outcomes] == ["cat", None, None, "cat"]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), ImageError, ImageError, type(None)]
+    assert fake_classifier.calls == [("b.jpg", 2, 0.5), ("broken.jpg", 2, 0.5), ("A.PNG", 2, 0.5)]
+
+
+def test_outcomes_come_one_by_one(fake_classifier, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    outcomes = classify_sources(fake_classifier, ["b.jpg", "A.PNG"], [])
+    assert next(outcomes).source == "b.jpg"
+    assert len(fake_classifier.calls) == 1

@@ -1,0 +1,186 @@
+"""classify, selftest and targets as commands, in processes of their own, with the bundles that ship."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edgecnn.errors import BundleError, EngineError, PartialFailure, SelftestError, UnknownNameError
+from edgecnn.runtime.engines import engines_for, is_installed
+
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+
+@pytest.fixture
+def command(root, folder):
+    """Run `edgecnn …` beside photos/; the default bundle is the one that ships."""
+
+    def call(*arguments, stdin=b"", **options):
+        environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
+        options = {"stdout": subprocess.PIPE, **options}
+        return subprocess.run(
+            [sys.executable, "-m", "edgecnn", *map(str, arguments)],
+            input=stdin,
+            stderr=subprocess.PIPE,
+            cwd=folder.parent,
+            env=environment,
+            **options,
+        )
+
+    return call
+
+
+def json_lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_json_lines(command):
+    result = command("classify", "photos", "--json", "--top-k", 2)
+    assert result.returncode == 0
+    lines = json_lines(result)
+    assert [line["source"] for line in lines] == ["photos/A.PNG", "photos/b.jpg", "photos/sub/c.bmp"]
+    for line in lines:
+        assert set(line) == {"source", "top", "decision"}
+        assert [set(item) for item in line["top"]] == [{"label", "index", "score"}] * 2
+        assert line["decision"] == line["top"][0]["label"]
+        assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
+    taken = result.stderr.decode()
+    assert "cifar10-article.edgecnn (ships with edgecnn), int8 .tflite on " in taken
+
+
+def test_plain_lines(command):
+    result = command("classify", "photos/b.jpg", "--top-k", 1)
+    (line,) = result.stdout.decode().splitlines()
+    assert line.startswith("photos/b.jpg: ") and line.endswith("%") and "," not in line
+
+
+def test_broken_images_are_reported_counted_and_skipped(command, folder):
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    arguments = ("classify", "photos/cut.jpg", "photos/notes.txt", "photos/b.jpg", "none.jpg")
+    result = command(*arguments, "--json")
+    assert result.returncode == PartialFailure.exit_code
+    lines = json_lines(result)
+    assert [set(line) for line in lines] == [{"source", "error"}] * 2 + [
+        {"source", "top", "decision"},
+        {"source", "error"},
+    ]
+    assert "not an image" in lines[1]["error"]
+    assert "3 of 4 images" in result.stderr.decode()
+    plain = command(*arguments)
+    assert plain.returncode == PartialFailure.exit_code
+    assert len(plain.stdout.splitlines()) == 1
+    assert "photos/cut.jpg: the image is damaged" in plain.stderr.decode()
+    assert command("classify", "none.jpg").returncode == PartialFailure.exit_code
+
+
+def test_threshold(command):
+    result = command("classify", "photos/b.jpg", "--json", "--threshold", "1")
+    assert json_lines(result) == [{"source": "photos/b.jpg", "top": [], "decision": "abstain"}]
+    assert command("classify", "photos/b.jpg", "--threshold", "1").stdout == b"photos/b.jpg: abstain\n"
+
+
+def test_paths_on_standard_input(command):
+    result = command("classify", "-", "--json", stdin=b"photos/b.jpg\nphotos/sub\n")
+    assert [line["source"] for line in json_lines(result)] == ["photos/b.jpg", "photos/sub/c.bmp"]
+    empty = command("classify", "-")
+    assert empty.returncode == PartialFailure.exit_code and b"named no image" in empty.stderr
+
+
+def test_names_that_are_not_utf8(command, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    name = os.path.join(os.fsencode(folder), b"\xff\n.jpg")
+    with open(name, "wb") as file:
+        file.write((folder / "b.jpg").read_bytes())
+    result = command("classify", "photos", "--json")
+    assert result.returncode == 0
+    assert len(json_lines(result)) == 4
+    plain = command("classify", "photos")
+    assert plain.returncode == 0 and b"\\udcff" in plain.stdout
+
+
+def test_usage_errors(command):
+    for arguments in (
+        ["classify"],
+        ["classify", "x", "--top-k", "0"],
+        ["classify", "x", "--threshold", "2"],
+        ["clasify"],
+    ):
+        result = command(*arguments)
+        assert result.returncode == 2 and b"Traceback" not in result.stderr
+    assert b"classify" in command("clasify").stderr
+
+
+def test_what_was_asked_for_and_cannot_be_had(command, folder):
+    (folder / "broken.edgecnn").write_bytes(b"PK\x03\x04 no")
+    for arguments, kind, text in (
+        (["--model", "none.edgecnn"], BundleError, "none.edgecnn"),
+        (["--model", "photos/broken.edgecnn"], BundleError, "refused"),
+        (["--engine", "litrt"], UnknownNameError, "'litert'"),
+        (["--precision", "int9"], UnknownNameError, "'int8'"),
+    ):
+        result = command("classify", "photos/b.jpg", *arguments)
+        assert (result.returncode, result.stdout) == (kind.exit_code, b"")
+        message = result.stderr.decode()
+        assert text in message and "Traceback" not in message and message.startswith("edgecnn: error: ")
+        assert len(message.splitlines()) <= 3
+
+
+def test_engine_that_is_not_installed(command):
+    missing = [name for name in ("litert", "tflite_runtime") if not is_installed(name)]
+    if not missing:
+        pytest.skip("both TFLite engines are installed")
+    result = command("classify", "photos/b.jpg", "--engine", missing[0])
+    assert result.returncode == EngineError.exit_code and b"pip install" in result.stderr
+
+
+def test_full_disk_behind_standard_output(command):
+    with open("/dev/full", "wb") as full:
+        for arguments in (["classify", "photos"], ["classify", "photos", "--json"], ["targets"], ["targets", "--json"]):
+            result = command(*arguments, stdout=full)
+            assert result.returncode == 19
+            assert b"cannot write standard output: No space left" in result.stderr
+            assert b"Traceback" not in result.stderr and b"Exception ignored" not in result.stderr
+
+
+def test_reader_of_standard_output_that_went_away(command):
+    for arguments in (["classify", "photos"], ["targets", "--json"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        result = command(*arguments, stdout=writing)
+        os.close(writing)
+        assert result.returncode == 141
+        assert b"Traceback" not in result.stderr and b"Exception ignored" not in result.stderr
+
+
+def test_selftest(command, root):
+    result = command("selftest", "--json")
+    report = json.loads(result.stdout)
+    assert result.returncode == 0 and report["passed"]
+    assert {row["model"] for row in report["rows"]} >= {"models/int8.tflite", "models/float32.tflite"}
+    for name in ("digits", "article-as-written"):
+        plain = command("selftest", "--model", root / "models" / name / f"{name}.edgecnn")
+        assert plain.returncode == 0 and b"passed  models/int8.tflite on " in plain.stdout
+
+
+def test_selftest_that_fails(command, root, folder):
+    """A model that answers otherwise than its golden outputs: here they are those of other pictures."""
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.write import write_bundle
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    inputs = bundle.files[bundle.manifest.golden_inputs]
+    files = bundle.files | {bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
+    write_bundle(folder / "other.edgecnn", bundle.manifest, files)
+    result = command("selftest", "--model", "photos/other.edgecnn")
+    assert result.returncode == SelftestError.exit_code
+    assert b"FAILED" in result.stdout and b"does not answer as the bundle says" in result.stderr
+
+
+def test_targets(command):
+    assert b"Raspberry Pi Zero 2 W" in command("targets").stdout
+    assert json.loads(command("targets", "--json").stdout)["rpi4"]["emulator"] == {"cpu": "cortex-a72"}

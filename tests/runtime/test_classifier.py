@@ -1,0 +1,132 @@
+"""The runtime as a program uses it, with the bundles that ship."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.errors import BundleError, EngineError, ImageError, ImageTooLargeError
+from edgecnn.runtime import Classifier
+from edgecnn.runtime.decision import ABSTAIN
+from edgecnn.runtime.engines import engines_for, is_installed
+
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+
+@pytest.fixture(scope="module")
+def classifier(root):
+    return Classifier.load(root / "models" / "cifar10-article" / "cifar10-article.edgecnn")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    small = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_first_program(tmp_path, monkeypatch, picture):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(png(picture))
+    classifier = Classifier.load()
+    result = classifier.classify("photo.png")
+    assert result.decision in classifier.labels
+    assert result.decision == result.top[0].label == classifier.labels[result.top[0].index]
+
+
+def test_every_way_to_give_an_image_is_the_same_image(classifier, picture, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(picture))
+    expected = classifier.classify(picture).top
+    for same in (path, str(path), path.read_bytes(), Image.fromarray(picture)):
+        assert classifier.classify(same).top == expected
+
+
+def test_an_image_of_the_models_size_is_not_resampled(classifier):
+    exact = np.random.default_rng(4).integers(0, 256, (32, 32, 3), np.uint8)
+    logits = classifier.model.logits(exact[np.newaxis])[0]
+    assert classifier.classify(exact).top[0].index == int(np.argmax(logits))
+
+
+def test_scores(classifier, picture):
+    top = classifier.classify(picture, top_k=10).top
+    assert sum(item.score for item in top) == pytest.approx(1, abs=1e-5)
+    assert [item.score for item in top] == sorted((item.score for item in top), reverse=True)
+    assert sorted(item.index for item in top) == list(range(10))
+
+
+def test_abstains(classifier, picture):
+    result = classifier.classify(picture, threshold=1.0)
+    assert (result.top, result.decision) == ((), ABSTAIN)
+
+
+def test_latency_is_told(classifier, picture):
+    latency = classifier.classify(png(picture)).latency_ms
+    assert set(latency) == {"decode", "preprocess", "infer"}
+    assert all(0 < value < 10_000 for value in latency.values())
+
+
+def test_grey_model_and_colour_image_and_the_reverse(root, classifier, picture):
+    grey = Classifier.load(root / "models" / "digits" / "digits.edgecnn")
+    assert grey.model.contract.channels == 1
+    assert grey.classify(picture).decision in grey.labels
+    one = np.asarray(Image.fromarray(picture).convert("L"))
+    assert grey.classify(one).top == grey.classify(picture).top == grey.classify(one[:, :, np.newaxis]).top
+    assert classifier.classify(one).decision in classifier.labels
+
+
+def test_transparent_array(classifier, picture):
+    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    assert classifier.classify(opaque).top == classifier.classify(picture).top
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=["float", "two channels", "batch", "line", "empty"],
+)
+def test_arrays_that_are_no_image(classifier, array):
+    with pytest.raises(ImageError, match="received"):
+        classifier.classify(array)
+
+
+def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
+    with pytest.raises(ImageError, match="cannot be read"):
+        classifier.classify(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="not an image"):
+        classifier.classify(b"hello")
+    monkeypatch.setattr("edgecnn.images.MAX_PIXELS", 10)
+    with pytest.raises(ImageTooLargeError):
+        classifier.classify(png(np.zeros((4, 4, 3), np.uint8)))
+
+
+def test_says_what_was_taken(classifier, root):
+    assert "cifar10-article.edgecnn (asked for), int8 .tflite on " in classifier.about
+    assert "1 thread)" in classifier.about
+    two = Classifier.load(root / "models" / "digits" / "digits.edgecnn", precision="float32", num_threads=2)
+    assert "float32 .tflite" in two.about and "2 threads)" in two.about
+
+
+def test_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"none\.edgecnn"):
+        Classifier.load(tmp_path / "none.edgecnn")
+
+
+def test_engine_that_is_asked_for_and_missing(monkeypatch, root):
+    monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
+    with pytest.raises(EngineError, match="pip install onnxruntime"):
+        Classifier.load(root / "models" / "digits" / "digits.edgecnn", engine="onnxruntime")

@@ -1,0 +1,201 @@
+"""Choosing and opening engines: what is asked for is what runs, or an error says why not."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from edgecnn.errors import EngineError, ProviderError, UnknownNameError
+from edgecnn.runtime import engines
+from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, offering, open_engine
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Make `only("litert")` the engines that seem to be installed."""
+    return lambda *names: monkeypatch.setattr(engines, "is_installed", lambda name: name in names)
+
+
+def test_order_of_the_automatic_choice(only):
+    assert engines_for("tflite") == ["litert", "tflite_runtime"]
+    assert engines_for("onnx") == ["onnxruntime"]
+    only("litert", "tflite_runtime", "onnxruntime")
+    assert first_installed(list(ENGINES)) == "litert"
+    only("tflite_runtime", "onnxruntime")
+    assert first_installed(list(ENGINES)) == "tflite_runtime"
+
+
+def test_unknown_engine():
+    with pytest.raises(UnknownNameError, match="Did you mean 'litert'"):
+        open_engine("liteRT", b"", "tflite")
+
+
+def test_engine_for_another_format():
+    with pytest.raises(EngineError, match=r"onnxruntime runs \.onnx models.*litert or tflite_runtime"):
+        open_engine("onnxruntime", b"", "tflite")
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_not_installed_gives_the_pip_command(only, name):
+    only()
+    with pytest.raises(EngineError, match=f"{name} is not installed") as error:
+        open_engine(name, b"", ENGINES[name].format)
+    assert ENGINES[name].install in str(error.value)
+
+
+def test_none_installed_gives_every_pip_command(only):
+    only()
+    with pytest.raises(EngineError) as error:
+        open_engine(None, b"", "tflite")
+    assert all(ENGINES[name].install in str(error.value) for name in engines_for("tflite"))
+
+
+def test_32_bit_system_says_that_there_is_no_package(only, monkeypatch):
+    only()
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    with pytest.raises(EngineError, match="32-bit"):
+        open_engine(None, b"", "tflite")
+
+
+def test_installed_but_broken(only, monkeypatch):
+    only("litert")
+
+    def broken(name):
+        raise ImportError("libfoo.so: cannot open shared object file")
+
+    monkeypatch.setattr(engines.importlib, "import_module", broken)
+    with pytest.raises(EngineError, match=r"libfoo\.so.*pip install ai-edge-litert"):
+        open_engine("litert", b"", "tflite")
+
+
+def test_threads():
+    with pytest.raises(EngineError, match="at least 1, received 0"):
+        open_engine("litert", b"", "tflite", num_threads=0)
+
+
+def test_provider_that_the_engine_lacks():
+    with pytest.raises(ProviderError, match="--engine onnxruntime"):
+        open_engine("litert", b"", "tflite", provider="cuda")
+    with pytest.raises(ProviderError, match="Did you mean 'cuda'"):
+        offering(["onnxruntime"], "cudda")
+    assert offering(list(ENGINES), "cuda") == ["onnxruntime"]
+    assert offering(list(ENGINES), None) == list(ENGINES)
+
+
+def test_numpy_2_beside_tflite_runtime_is_said_before_it_fails(only, monkeypatch):
+    only("tflite_runtime")
+    monkeypatch.delitem(sys.modules, "edgecnn.runtime.engines.tflite_runtime", raising=False)
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(EngineError, match=r"numpy below 2, found 2\.4\.6.*pip install 'numpy<2'"):
+        open_engine("tflite_runtime", b"", "tflite")
+
+
+class TestLiteRT:
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+
+    def test_tensors_are_read_from_the_file(self, tflite_models):
+        engine = open_engine(None, tflite_models["int8"], "tflite")
+        assert (engine.name, engine.format, engine.provider) == ("litert", "tflite", "XNNPACK")
+        assert engine.version[0].isdigit()
+        assert (engine.input.shape, engine.input.dtype, engine.input.zero_point) == ((1, 8, 8, 3), np.int8, 0)
+        assert engine.input.scale == pytest.approx(1 / 128)
+        assert engine.output.scale > 0
+        assert open_engine("litert", tflite_models["float32"], "tflite").output.scale == 0
+
+    @pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])
+    def test_any_number_of_images(self, tflite_models, pixels, kind):
+        engine = open_engine("litert", tflite_models[kind], "tflite")
+        batch = {"int8": (pixels ^ 128).view(np.int8), "uint8": pixels, "float32": pixels.astype(np.float32) / 128 - 1}[
+            kind
+        ]
+        together = engine.run(batch)
+        assert together.shape == (6, 3) and together.dtype == np.dtype(kind)
+        assert np.array_equal(together, np.concatenate([engine.run(batch[index : index + 1]) for index in range(6)]))
+        assert len(np.unique(together, axis=0)) > 1
+        assert engine.run(batch[:0]).shape == (0, 3)
+
+    def test_a_view_of_an_array_is_read_right(self, tflite_models, pixels):
+        engine = open_engine("litert", tflite_models["uint8"], "tflite")
+        backwards = pixels[::-1, :, ::-1]
+        assert np.array_equal(engine.run(backwards), engine.run(np.ascontiguousarray(backwards)))
+
+    def test_no_model(self):
+        with pytest.raises(EngineError, match="cannot open the model"):
+            open_engine("litert", b"not a model at all", "tflite")
+
+    def test_compiled_model_is_never_imported(self, tflite_models):
+        open_engine("litert", tflite_models["int8"], "tflite")
+        assert not [name for name in sys.modules if name.startswith("ai_edge_litert") and "compiled" in name]
+
+
+class TestONNXRuntime:
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+    @pytest.mark.parametrize("batch", ["batch", 1])
+    @pytest.mark.parametrize("element", ["int8", "uint8"])
+    def test_any_number_of_images(self, make_onnx, pixels, batch, element):
+        zero_points = {"int8": (0, -7), "uint8": (128, 121)}[element]
+        model = make_onnx(element, batch, zero_point=zero_points[0], output_zero_point=zero_points[1])
+        engine = open_engine(None, model, "onnx")
+        assert (engine.name, engine.provider, engine.input.shape[0]) == (
+            "onnxruntime",
+            "cpu",
+            -1 if batch == "batch" else 1,
+        )
+        assert (engine.input.scale, engine.input.zero_point) == (pytest.approx(1 / 128), zero_points[0])
+        assert (engine.output.scale, engine.output.zero_point) == (0.25, zero_points[1])
+        batch_of = (pixels ^ 128).view(np.int8) if element == "int8" else pixels
+        expected = np.rint((pixels.astype(np.float64) / 128 - 1).mean(axis=(1, 2)) * 4 / 0.25) + zero_points[1]
+        assert np.array_equal(engine.run(batch_of), expected)
+        assert engine.run(batch_of[:0]).shape == (0, 3)
+
+    def test_float(self, make_onnx, pixels):
+        engine = open_engine("onnxruntime", make_onnx("float32"), "onnx", num_threads=2)
+        real = pixels.astype(np.float32) / 128 - 1
+        assert engine.output.scale == 0
+        assert np.allclose(engine.run(real), real.mean(axis=(1, 2)) * 4, atol=1e-5)
+
+    def test_models_that_are_refused(self, make_onnx):
+        with pytest.raises(EngineError, match="cannot open the model"):
+            open_engine("onnxruntime", make_onnx()[:-40], "onnx")
+        with pytest.raises(EngineError, match="reads 4 images at a time"):
+            open_engine("onnxruntime", make_onnx(batch=4), "onnx")
+
+    def test_type_that_no_pixel_has(self, make_onnx, monkeypatch):
+        from edgecnn.runtime.engines import onnxruntime as module
+
+        monkeypatch.delitem(module.TYPES, "tensor(int8)")
+        with pytest.raises(EngineError, match=r"'pixels' is tensor\(int8\)"):
+            open_engine("onnxruntime", make_onnx(), "onnx")
+
+    def test_cuda_that_is_not_there(self, make_onnx):
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this ONNX Runtime has CUDA")
+        with pytest.raises(ProviderError, match="pip install onnxruntime-gpu"):
+            open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")
+
+    def test_cuda_that_falls_back_is_an_error_with_the_reason(self, make_onnx, monkeypatch):
+        """With the CUDA package and no CUDA libraries, ONNX Runtime prints why and goes on with the CPU."""
+        import os
+
+        import onnxruntime
+
+        real = onnxruntime.InferenceSession
+
+        def session(model, options, providers):
+            assert providers == ["CUDAExecutionProvider"]
+            os.write(2, b"libcublasLt.so.12: cannot open shared object file\n")
+            return real(model, options, providers=["CPUExecutionProvider"])
+
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        with pytest.raises(ProviderError, match=r"runs on CPUExecutionProvider.*libcublasLt\.so\.12"):
+            open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")

@@ -1,0 +1,84 @@
+"""What a command imports: the device must not need what it does not have, and must start fast."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"tensorflow", "tf_keras", "keras", "onnx", "tf2onnx", "sklearn", "scipy", "matplotlib", "rich", "google"}
+ENGINES = {"ai_edge_litert", "tflite_runtime", "onnxruntime"}
+CODE = """
+import sys
+from edgecnn.cli import main
+sys.argv[0] = "edgecnn"
+try:
+    main()
+finally:
+    import json
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def modules(root, tmp_path):
+    """Run a command in a process of its own and return its exit code and the modules that it loaded."""
+
+    def call(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        result = subprocess.run(
+            [sys.executable, "-c", CODE, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+        loaded = set(json.loads(result.stderr.splitlines()[-1]))
+        return result.returncode, {name for name in loaded if "." not in name or name.startswith("edgecnn.")}
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("classify", "--help"), ("selftest", "--help"), ("--version",)])
+def test_help_imports_no_engine_nor_numpy(modules, arguments):
+    code, loaded = modules(*arguments)
+    assert code == 0
+    assert not loaded & (HEAVY | ENGINES | {"numpy", "PIL"})
+    assert not [name for name in loaded if name.startswith(("edgecnn.runtime", "edgecnn.bundle", "edgecnn.device"))]
+
+
+def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    code, loaded = modules("classify", "photo.jpg", "--json", "--model", root / "models" / "digits" / "digits.edgecnn")
+    assert code == 0
+    assert not loaded & HEAVY
+    assert len(loaded & ENGINES) == 1
+    workstation = (
+        "pipeline",
+        "report",
+        "verify",
+        "export",
+        "train",
+        "networks",
+        "data",
+        "runs",
+        "recipe",
+        "cli.workstation",
+    )
+    assert not loaded & {f"edgecnn.{name}" for name in workstation}
+    assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "starting fast needs none of these"
+
+
+def test_targets_imports_neither_engine_nor_numpy(modules):
+    code, loaded = modules("targets")
+    assert code == 0
+    assert not loaded & (HEAVY | ENGINES | {"numpy"})
+
+
+def test_the_package_itself_imports_nothing(root):
+    code = "import sys; before = set(sys.modules); import edgecnn; print(sorted(set(sys.modules) - before))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert result.stdout.strip() == "['edgecnn']"

@@ -1,0 +1,81 @@
+"""Pixels to logits behind the input contract, whatever types the model has."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edgecnn.errors import EngineError, ImageError
+from edgecnn.images import to_codes, to_real
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+
+
+def test_int8_reads_codes(fake_engine, contract, pixels):
+    engine = fake_engine("int8")
+    Model(engine, contract).outputs(pixels)
+    assert np.array_equal(engine.batches[0], pixels.astype(np.int16) - 128) and engine.batches[0].dtype == np.int8
+
+
+def test_uint8_reads_pixels(fake_engine, contract, pixels):
+    engine = fake_engine("uint8", zero_point=128)
+    Model(engine, contract).outputs(pixels)
+    assert np.array_equal(engine.batches[0], pixels)
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(1 / 128, 0), (1.0, -128)])
+def test_float_reads_real_values(fake_engine, contract, pixels, scale, zero_point):
+    engine = fake_engine("float32", "float32")
+    Model(engine, dataclasses.replace(contract, scale=scale, zero_point=zero_point)).outputs(pixels)
+    expected = pixels.astype(np.float32) if zero_point else (pixels.astype(np.float32) - 128) / 128
+    assert np.array_equal(engine.batches[0], expected) and engine.batches[0].dtype == np.float32
+
+
+def test_the_three_read_the_same_thing(tflite_models, contract, pixels):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    logits = {
+        kind: Model(open_engine("litert", model, "tflite"), contract).logits(pixels)
+        for kind, model in tflite_models.items()
+    }
+    step = open_engine("litert", tflite_models["int8"], "tflite").output.scale
+    assert all(item.dtype == np.float32 for item in logits.values())
+    assert np.max(np.abs(logits["int8"] - logits["uint8"])) <= 1.001 * step, "one code of rounding, not two"
+    assert np.max(np.abs(logits["int8"] - logits["float32"])) <= 3 * step, "an int8 network is near its float one"
+
+
+def test_dequantize_widens_before_arithmetic(fake_engine, contract):
+    model = Model(fake_engine(), contract)
+    codes = np.array([[-128, 0, 127]], np.int8)
+    assert np.array_equal(model.dequantize(codes), np.array([[-65.5, -1.5, 62.0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"shape": (1, 8, 9, 3)}, r"shape \(8, 9, 3\), the contract says \(8, 8, 3\)"),
+        ({"shape": (1, 8, 8, 1)}, "shape"),
+        ({"scale": 1 / 127}, "scale 0.0078740157"),
+        ({"zero_point": 1}, "zero point 1"),
+        ({"input_type": "uint8"}, "the contract says 0.0078125 and 128"),
+        ({"input_type": "int16"}, "reads int16"),
+        ({"output_scale": 0.0}, "int8 output has no scale"),
+    ],
+)
+def test_model_that_does_not_keep_the_contract(fake_engine, contract, engine, message):
+    with pytest.raises(EngineError, match=message):
+        Model(fake_engine(**engine), contract)
+
+
+def test_pixels_that_are_none(fake_engine, contract, pixels):
+    model = Model(fake_engine(), contract)
+    with pytest.raises(ImageError, match="uint8, received float64"):
+        model.logits(pixels.astype(float))
+    with pytest.raises(EngineError, match=r"expected \(n, 8, 8, 3\)"):
+        model.logits(pixels[0])
+
+
+def test_codes_and_reals_agree():
+    every = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(to_codes(every), every.astype(np.int16) - 128)
+    assert np.array_equal(to_real(every, 1.0, -128), every.astype(np.float32))
+    assert np.array_equal(to_real(every, 1 / 128, 0), (every.astype(np.float32) - 128) / 128)

@@ -1,0 +1,47 @@
+import pytest
+
+pytest.importorskip("onnxruntime", reason="it is the engine that is tested")
+
+from edgecnn.runtime.engines import onnxruntime
+
+CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx2 {}\nbugs\t\t: none\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "avx512f avx512_vnni", False),
+        ("x86_64", "avx_vnni", False),
+        ("x86_64", "avx512f", True),
+        ("x86_64", "avx512_4vnniw", True),
+        ("AMD64", "fma", True),
+        ("aarch64", "", False),
+    ],
+)
+def test_sums_saturate_on_x86_without_vnni(machine, flags, expected, tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(CPUINFO.format(flags))
+    monkeypatch.setattr(onnxruntime, "CPUINFO", str(cpuinfo))
+    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: machine)
+    assert onnxruntime.sums_saturate() is expected
+
+
+def test_an_x86_that_cannot_be_asked_is_taken_to_saturate(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "CPUINFO", str(tmp_path / "missing"))
+    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "x86_64")
+    assert onnxruntime.sums_saturate()
+
+
+def test_sessions_without_saturation_give_the_same_codes(finished_run, monkeypatch):
+    """The slower form, forced here: it is what processors without VNNI run, and it must open edgecnn's own graphs."""
+    import numpy as np
+
+    from edgecnn.export import export_path
+    from edgecnn.runtime.engines import open_engine
+
+    data = export_path(finished_run, "onnx", "int8").read_bytes()
+    images = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(onnxruntime, "sums_saturate", lambda: False)
+    fast = open_engine("onnxruntime", data, "onnx").run(images)
+    monkeypatch.setattr(onnxruntime, "sums_saturate", lambda: True)
+    np.testing.assert_array_equal(open_engine("onnxruntime", data, "onnx").run(images), fast)

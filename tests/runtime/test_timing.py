@@ -1,0 +1,33 @@
+"""Interleaved timing."""
+
+import time
+
+import numpy as np
+import pytest
+
+from edgecnn.runtime.timing import measure_interleaved, percentile
+
+
+def test_by_turns():
+    seen = []
+    timings = measure_interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, warmup=2, repeats=3)
+    assert seen == ["a", "b"] * 5
+    assert timings["a"].n == 3
+    assert 0 <= timings["a"].p50_ms <= timings["a"].p90_ms
+
+
+def test_milliseconds():
+    timing = measure_interleaved({"sleep": lambda: time.sleep(0.005)}, warmup=0, repeats=5)["sleep"]
+    assert 5 <= timing.p50_ms < 500
+
+
+def test_nothing_to_repeat():
+    with pytest.raises(ValueError, match="received 0"):
+        measure_interleaved({}, warmup=1, repeats=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 101])
+def test_percentiles_are_numpys(count):
+    values = np.random.default_rng(count).exponential(size=count).tolist()
+    for percent in (0, 10, 50, 90, 100):
+        assert percentile(values, percent) == pytest.approx(np.percentile(values, percent))

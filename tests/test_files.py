@@ -1,0 +1,128 @@
+"""Atomic writes, hashes, and the folders that travel with the package."""
+
+import errno
+import hashlib
+import os
+import resource
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from edgecnn import files
+from edgecnn.errors import OutputError, OutputExistsError
+from edgecnn.files import canonical_json, data_folder, output_errors, quiet_stderr, refuse_existing, write_atomic
+
+
+def test_writes_bytes_and_text(tmp_path):
+    write_atomic(tmp_path / "new" / "a", b"\0\1")
+    write_atomic(tmp_path / "b", "ü\n")
+    assert (tmp_path / "new" / "a").read_bytes() == b"\0\1"
+    assert (tmp_path / "b").read_bytes() == "ü\n".encode()
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "b"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_mode_is_the_users(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "a", b"")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+        assert os.umask(umask) == umask, "the umask is left as it was"
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call, error):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        write_atomic(path, b"new")
+    if isinstance(error, OSError):
+        assert f"cannot write {path}: No space left on device" in str(raised.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_file_size_limit(tmp_path):
+    """A real failing write, in a process whose files may hold 1,000 bytes."""
+    code = (
+        "import signal, sys; from pathlib import Path; from edgecnn.files import write_atomic\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "write_atomic(Path(sys.argv[1]), bytes(5000))"
+    )
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    result = subprocess.run([sys.executable, "-B", "-c", code, path], capture_output=True, text=True, preexec_fn=limit)
+    assert "OutputError: cannot write" in result.stderr and "File too large" in result.stderr
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_folder_in_the_way(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "folder", tmp_path / "file" / "a"):
+        with pytest.raises(OutputError, match="cannot write"):
+            write_atomic(path, b"")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_output_errors_pass_on_what_is_said_already(tmp_path):
+    with pytest.raises(OutputExistsError), output_errors(tmp_path):
+        raise OutputExistsError("mine")
+
+
+def test_refuse_existing(tmp_path):
+    path = tmp_path / "a"
+    refuse_existing(path, force=False)
+    path.symlink_to("nowhere")
+    with pytest.raises(OutputExistsError, match="--force"):
+        refuse_existing(path, force=False)
+    refuse_existing(path, force=True)
+
+
+def test_hashes(tmp_path):
+    data = os.urandom(3000)
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256(data) == files.sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_canonical_json():
+    assert canonical_json({"b": 1, "a": [1.5, "ü"]}) == canonical_json({"a": [1.5, "ü"], "b": 1})
+    with pytest.raises(ValueError):
+        canonical_json(float("nan"))
+
+
+def test_quiet_stderr(capfd):
+    with quiet_stderr() as printed:
+        os.write(2, b"native noise\n")
+        assert printed() == "native noise\n"
+    assert capfd.readouterr().err == ""
+    with pytest.raises(RuntimeError), quiet_stderr():
+        os.write(2, b"the reason\n")
+        raise RuntimeError
+    assert capfd.readouterr().err == "the reason\n"
+
+
+def test_data_folder(root, tmp_path, monkeypatch):
+    assert data_folder("targets") == root / "targets"
+    package = tmp_path / "site" / "edgecnn"
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    with pytest.raises(FileNotFoundError, match="install it again"):
+        data_folder("targets")
+    (tmp_path / "site" / "targets").mkdir(parents=True)
+    assert data_folder("targets") == tmp_path / "site" / "targets"
+    (package / "_data" / "targets").mkdir(parents=True)
+    assert data_folder("targets") == package / "_data" / "targets", "a wheel's own data come first"

@@ -1,0 +1,314 @@
+"""Image to tensor: every kind of file that people have, and every kind that they should not."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from edgecnn import images
+from edgecnn.errors import ImageError, ImageTooLargeError
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(image, format_="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def quarters():
+    """Return a 16 by 8 image whose corners are red, green (top), blue and white (bottom)."""
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:4, :8], pixels[:4, 8:], pixels[4:, :8], pixels[4:, 8:] = RED, GREEN, BLUE, WHITE
+    return Image.fromarray(pixels)
+
+
+def corners(image):
+    """Return the colours near the corners: top left, top right, bottom left, bottom right; each channel 0 or 255."""
+    pixels = np.asarray(image)
+    near = [pixels[y, x] for y in (1, -2) for x in (1, -2)]
+    return [tuple(int(value > 127) * 255 for value in pixel) for pixel in near]
+
+
+class TestDecode:
+    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
+    def test_formats(self, format_):
+        if format_ == "webp" and not features.check("webp"):
+            pytest.skip("this Pillow has no WebP")
+        decoded = images.decode(encoded(quarters(), format_))
+        assert (decoded.mode, decoded.size) == ("RGB", (16, 8))
+        assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
+
+    def test_is_what_pillow_opens(self):
+        """The plugin is called directly, for speed: same pixels as Image.open."""
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
+        for format_, options in (("jpeg", {"quality": 80}), ("jpeg", {"progressive": True}), ("png", {}), ("bmp", {})):
+            data = encoded(noise, format_, **options)
+            assert np.array_equal(images.decode(data), Image.open(io.BytesIO(data)).convert("RGB"))
+
+    # Where the stored corners (red, green, blue, white) stand once the image is upright: EXIF 2.32, tag 274.
+    @pytest.mark.parametrize(
+        ("orientation", "expected"),
+        [
+            (1, [RED, GREEN, BLUE, WHITE]),
+            (2, [GREEN, RED, WHITE, BLUE]),
+            (3, [WHITE, BLUE, GREEN, RED]),
+            (4, [BLUE, WHITE, RED, GREEN]),
+            (5, [RED, BLUE, GREEN, WHITE]),
+            (6, [BLUE, RED, WHITE, GREEN]),
+            (7, [WHITE, GREEN, BLUE, RED]),
+            (8, [GREEN, WHITE, RED, BLUE]),
+        ],
+    )
+    @pytest.mark.parametrize("format_", ["jpeg", "png"])
+    def test_exif_orientation(self, format_, orientation, expected):
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = orientation
+        options = {"quality": 95, "subsampling": 0} if format_ == "jpeg" else {}
+        data = encoded(quarters(), format_, exif=exif.tobytes(), **options)
+        decoded = images.decode(data)
+        assert decoded.size == ((16, 8) if orientation < 5 else (8, 16))
+        assert corners(decoded) == expected
+        assert images.probe(data) == (decoded.height, decoded.width, 3)
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+    def test_broken_exif_is_no_reason_to_fail_otherwise_than_by_image_error(self):
+        data = encoded(quarters(), "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
+        with contextlib.suppress(ImageError):
+            assert images.decode(data).size == (16, 8)
+
+    def test_grey(self):
+        ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        data = encoded(Image.fromarray(ramp))
+        assert np.array_equal(images.decode(data, 1), ramp)
+        assert np.array_equal(images.decode(data, 3), np.dstack([ramp] * 3))
+        assert images.probe(data) == (16, 16, 1)
+        colour = images.decode(encoded(quarters()), 1)
+        assert colour.mode == "L" and [np.asarray(colour)[1, 1], np.asarray(colour)[-1, -1]] == [76, 255]
+
+    def test_one_bit(self):
+        bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+        assert np.array_equal(images.decode(encoded(bits), 1), [[0, 255], [255, 0]])
+
+    def test_16_bit_keeps_the_upper_half(self):
+        deep = np.array([[0, 255, 256], [32767, 32768, 65535]], np.uint16)
+        data = encoded(Image.fromarray(deep))
+        assert np.array_equal(images.decode(data, 1), deep >> 8)
+        assert np.array_equal(np.asarray(images.decode(data, 3))[:, :, 0], deep >> 8)
+        assert images.probe(data)[2] == 1
+
+    def test_rgba_is_laid_over_white(self):
+        pixels = np.zeros((2, 2, 4), np.uint8)
+        pixels[0, 0], pixels[0, 1], pixels[1, 0], pixels[1, 1] = (
+            (255, 0, 0, 255),
+            (9, 9, 9, 0),
+            (0, 0, 0, 128),
+            (0, 0, 255, 255),
+        )
+        decoded = np.asarray(images.decode(encoded(Image.fromarray(pixels))))
+        assert decoded[0, 0].tolist() == [255, 0, 0] and decoded[1, 1].tolist() == [0, 0, 255]
+        assert decoded[0, 1].tolist() == [255, 255, 255], "a transparent pixel is white, whatever its colour"
+        assert decoded[1, 0].tolist() == [127, 127, 127]
+
+    def test_grey_with_alpha(self):
+        pixels = np.array([[[0, 255], [0, 0]]], np.uint8)
+        assert np.array_equal(images.decode(encoded(Image.fromarray(pixels, "LA")), 1), [[0, 255]])
+
+    def test_palette(self):
+        palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
+        assert corners(images.decode(encoded(palette))) == [RED, GREEN, BLUE, WHITE]
+
+    def test_palette_with_a_transparent_colour(self):
+        image = Image.new("P", (2, 1))
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        image.putpixel((1, 0), 1)
+        decoded = np.asarray(images.decode(encoded(image, transparency=1)))
+        assert decoded.tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+    def test_cmyk(self):
+        cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+        red, green, blue = np.asarray(images.decode(encoded(cmyk, "jpeg", quality=95)))[8, 8]
+        assert red > 240 and green < 15 and blue < 15
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\xff",
+            b"\xff\xd8\xff",
+            b"hello",
+            b"GIF89a" + bytes(50),
+            b"BM",
+            b"RIFF",
+            b"RIFF\0\0\0\0WAVE" + bytes(20),
+            bytes(1000),
+        ],
+    )
+    def test_no_image(self, data):
+        with pytest.raises(ImageError):
+            images.decode(data)
+        with pytest.raises(ImageError):
+            images.probe(data)
+
+    def test_another_format_is_named(self):
+        with pytest.raises(ImageError, match="JPEG, PNG, BMP, WebP"):
+            images.decode(encoded(quarters(), "gif"))
+
+    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
+    def test_truncated_anywhere(self, format_):
+        """A cut file is damaged: it never decodes to pixels that nobody took. A format's padding at the end may go."""
+        if format_ == "webp" and not features.check("webp"):
+            pytest.skip("this Pillow has no WebP")
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
+        data = encoded(noise, format_)
+        whole = np.asarray(images.decode(data))
+        refused = 0
+        for length in range(0, len(data), 13):
+            try:
+                assert np.array_equal(images.decode(data[:length]), whole)
+            except ImageError:
+                refused += 1
+        assert refused >= len(range(0, len(data), 13)) - 2
+
+    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
+    def test_damaged_bytes_raise_nothing_but_image_errors(self, format_):
+        if format_ == "webp" and not features.check("webp"):
+            pytest.skip("this Pillow has no WebP")
+        data = encoded(quarters(), format_)
+        random = np.random.default_rng(1)
+        for _ in range(300):
+            damaged = bytearray(data)
+            for position in random.integers(0, len(data), 3):
+                damaged[position] = random.integers(256)
+            for read in (images.decode, images.probe):
+                with contextlib.suppress(ImageError):
+                    read(bytes(damaged))
+
+    def test_decompression_bomb(self):
+        """A PNG of a few kB that claims 65,535 by 65,535 pixels."""
+
+        def chunk(kind, content):
+            return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+        header = struct.pack(">2L5B", 65_535, 65_535, 8, 2, 0, 0, 0)
+        bomb = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+            + chunk(b"IEND", b"")
+        )
+        for read in (images.decode, images.probe):
+            with pytest.raises(ImageTooLargeError, match="65535x65535"):
+                read(bomb)
+
+    def test_limit_is_inclusive(self, monkeypatch):
+        monkeypatch.setattr(images, "MAX_PIXELS", 128)
+        assert images.decode(encoded(quarters())).size == (16, 8)
+        monkeypatch.setattr(images, "MAX_PIXELS", 127)
+        with pytest.raises(ImageTooLargeError):
+            images.decode(encoded(quarters()))
+
+    def test_file_that_is_too_large_or_not_there(self, tmp_path, monkeypatch):
+        path = tmp_path / "a.png"
+        path.write_bytes(b"12345")
+        assert images.read_file(path) == b"12345"
+        monkeypatch.setattr(images, "MAX_FILE_BYTES", 4)
+        with pytest.raises(ImageTooLargeError, match="more than 4 bytes"):
+            images.read_file(path)
+        for wrong in (tmp_path, tmp_path / "none.png"):
+            with pytest.raises(ImageError, match="cannot be read"):
+                images.read_file(wrong)
+
+
+class TestResize:
+    def test_the_right_size_passes_through(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+        for fit in images.FITS:
+            assert np.array_equal(images.resize(Image.fromarray(pixels), 8, 16, fit), pixels)
+
+    @pytest.mark.parametrize("fit", images.FITS)
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("size", [(1, 1), (100, 1), (1, 100), (640, 480), (7, 5)])
+    def test_shape(self, fit, channels, size):
+        image = Image.new("L" if channels == 1 else "RGB", size, 77 if channels == 1 else (77, 77, 77))
+        pixels = images.resize(image, 12, 20, fit)
+        assert (pixels.shape, pixels.dtype) == ((12, 20, channels), np.uint8)
+        assert set(np.unique(pixels)) <= ({77} if fit != "letterbox" else {77, images.PAD})
+        assert 77 in pixels
+
+    def test_stretch_takes_the_whole_image(self):
+        assert corners(images.resize(quarters(), 8, 8, "stretch")) == [RED, GREEN, BLUE, WHITE]
+
+    def test_crop_takes_the_centre(self):
+        strips = np.zeros((10, 30, 3), np.uint8)
+        strips[:, :10], strips[:, 10:20], strips[:, 20:] = RED, GREEN, BLUE
+        cropped = images.resize(Image.fromarray(strips), 10, 10, "crop")
+        assert np.array_equal(cropped, strips[:, 10:20])
+        standing = images.resize(Image.fromarray(strips.transpose(1, 0, 2)), 10, 10, "crop")
+        assert np.array_equal(standing, strips[:, 10:20].transpose(1, 0, 2))
+
+    @pytest.mark.parametrize(
+        ("size", "height", "width", "box"),
+        [
+            ((640, 480), 32, 32, (80, 0, 560, 480)),
+            ((480, 640), 32, 32, (0, 80, 480, 560)),
+            ((640, 480), 24, 32, (0, 0, 640, 480)),
+            ((101, 100), 10, 10, (0.5, 0, 100.5, 100)),
+            ((100, 100), 10, 20, (0, 25, 100, 75)),
+        ],
+    )
+    def test_crop_box(self, size, height, width, box):
+        assert images.crop_box(size, height, width) == pytest.approx(box)
+
+    def test_letterbox_keeps_the_aspect_between_grey_bars(self):
+        boxed = images.resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
+        assert (boxed[:4] == images.PAD).all() and (boxed[12:] == images.PAD).all()
+        assert (boxed[4:12] == RED).all()
+        standing = images.resize(Image.new("L", (20, 40), 255), 16, 16, "letterbox")
+        assert (standing[:, :4] == images.PAD).all() and (standing[:, 4:12] == 255).all()
+
+    def test_is_antialiased(self):
+        """Alternating black and white lines become grey, not one of the two."""
+        lines = np.zeros((64, 64), np.uint8)
+        lines[::2] = 255
+        small = images.resize(Image.fromarray(lines), 8, 8)
+        assert ((small > 110) & (small < 145)).all()
+
+    def test_known_bytes(self):
+        """The resize is a contract: these bytes come out on every machine, with every version of Pillow."""
+        ramp = (np.arange(12 * 10 * 3) * 7 % 256).astype(np.uint8).reshape(10, 12, 3)
+        assert images.resize(Image.fromarray(ramp), 2, 2, "crop").ravel().tolist() == KNOWN
+
+    def test_load_is_decode_and_resize(self):
+        data = encoded(quarters())
+        assert np.array_equal(
+            images.load(data, 4, 4, 3, "stretch"), images.resize(images.decode(data), 4, 4, "stretch")
+        )
+
+
+KNOWN = [77, 79, 77, 154, 161, 168, 85, 79, 79, 138, 145, 152]
+
+
+class TestCodes:
+    def test_every_pixel(self):
+        pixels = np.arange(256, dtype=np.uint8)
+        codes = images.to_codes(pixels)
+        assert codes.dtype == np.int8
+        assert codes.tolist() == list(range(-128, 128))
+        assert np.array_equal(images.to_real(pixels, 1 / 128, 0), (pixels.astype(np.float64) - 128) / 128)
+        assert np.array_equal(images.to_real(pixels, 1.0, -128), pixels)
+        assert images.to_real(pixels, 1.0, -128).dtype == np.float32
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.float32, np.uint16])
+    def test_only_uint8(self, dtype):
+        with pytest.raises(ImageError, match=f"received {np.dtype(dtype).name}"):
+            images.to_codes(np.zeros(3, dtype))
+        with pytest.raises(ImageError):
+            images.to_real(np.zeros(3, dtype), 1.0, 0)
