@@ -9,19 +9,32 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn.bundle.manifest import OPTIONAL, Manifest, ModelEntry
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, export, export_path
+from edgecnn.export import USUAL, export, export_path
+from edgecnn.export.calibration import needs_calibration
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.report.curves import write_curves
-from edgecnn.runs import CARD, CURVES, FLOAT_MODEL, HISTORY, PARITY, QAT_MODEL, RECIPE, Run, create_run
+from edgecnn.runs import (
+    CARD,
+    CONFIDENCE,
+    CURVES,
+    FLOAT_MODEL,
+    HISTORY,
+    PARITY,
+    QAT_MODEL,
+    RECIPE,
+    Run,
+    create_run,
+)
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.verify import require_parity, verify
+from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import golden_images, golden_outputs
 from edgecnn.verify.verify import input_contract
 from edgecnn.versions import library_versions
@@ -77,12 +90,54 @@ def default_model(report: Mapping[str, Any], format_: str) -> str | None:
     return f"models/{passed[0]['precision']}.{format_}" if passed else None
 
 
-def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> tuple[Path, str]:
+def confidence_stage(
+    run: Run, target_error: float | None, reporter: Reporter, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Choose a verified run's temperature and threshold on validation images, and write `confidence.json`.
+
+    Both are chosen with the model that most devices will run: TFLite's default, int8 where there is one. Nothing is done
+    where the model, the images and the target are those of the last time.
+
+    Args:
+        run: a verified run.
+        target_error: largest error among answered images, in (0, 1); None for no threshold.
+        reporter: told of progress.
+        dataset: the run's data, if they are open.
+
+    Returns:
+        The content of `confidence.json`: as `verify.confidence.fit_confidence` returns, with `model` and `validation_sha256`.
+
+    Raises:
+        ThresholdError: if no threshold keeps the target.
+        RunError: if the run was not verified, or its data have changed.
+    """
+    report = json.loads(run.read(PARITY, "verify"))
+    require_parity(report)
+    file = next(file for file in (default_model(report, "tflite"), default_model(report, "onnx")) if file)
+    precision, _, format_ = file.removeprefix("models/").partition(".")
+    model = run.read(export_path(run, format_, precision).name, "export")
+    validation = run.info["data"]["split_hashes"]["validation"]
+
+    def work() -> None:
+        data = dataset or open_dataset(run.recipe.data, progress=reporter.working)
+        logits, classes = validation_logits(run, data, model, format_, reporter.working)
+        found = fit_confidence(logits, classes, target_error) | {"model": file, "validation_sha256": validation}
+        write_atomic(run.file(CONFIDENCE), canonical_json(found))
+
+    inputs = {"model": sha256(model), "validation": validation, "target_error": target_error}
+    Stages(run, reporter.note).do("confidence", inputs, [run.file(CONFIDENCE)], work)
+    return json.loads(run.read(CONFIDENCE, "bundle"))
+
+
+def bundle_stage(
+    run: Run, out: Path | None = None, *, confidence: Mapping[str, Any] | None = None, force: bool = False
+) -> tuple[Path, str]:
     """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
 
     Args:
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
+        confidence: from `confidence_stage`: its temperature and threshold go into the manifest.
         force: whether an existing file is replaced.
 
     Returns:
@@ -108,7 +163,7 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
             raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
-        golden = golden_outputs(data, item["format"], contract, images)
+        golden = golden_outputs(data, item["format"], contract, images, item["precision"])
         entry = ModelEntry(
             file=f"models/{item['precision']}.{item['format']}",
             format=item["format"],
@@ -123,6 +178,8 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         files |= {entry.file: data, entry.golden: npy(golden.outputs)}
     info = run.info
     defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
+    calibrated = any(needs_calibration(run, model.precision) for model in models)
+    chosen = {key: confidence[key] for key in OPTIONAL} if confidence else OPTIONAL
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -130,16 +187,20 @@ def bundle_stage(run: Run, out: Path | None = None, *, force: bool = False) -> t
         input=contract,
         models=tuple(models),
         defaults={format_: file for format_, file in defaults.items() if file},
+        **chosen,
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
+            **({"imported": info["imported"]} if run.imported else {}),
+            **({"calibration": info["calibration"]} if calibrated else {}),
+            **({"confidence": dict(confidence)} if confidence else {}),
         },
     )
     path = out or bundle_path(run)
     digest = write_bundle(path, manifest, files, force=force)
-    write_atomic(run.file(CARD), card(run, report))
+    write_atomic(run.file(CARD), card(run, report, confidence))
     return path, digest
 
 
@@ -183,7 +244,13 @@ def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
 
 
 def run_recipe(
-    recipe: Recipe, path: Path, reporter: Reporter, *, max_drop: float, force: bool = False
+    recipe: Recipe,
+    path: Path,
+    reporter: Reporter,
+    *,
+    max_drop: float,
+    target_error: float | None = None,
+    force: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Take a recipe through every stage: train, all exports, verify, bundle.
 
@@ -194,6 +261,7 @@ def run_recipe(
         path: the run folder.
         reporter: told of progress.
         max_drop: the gate, in percentage points.
+        target_error: chooses the bundle's threshold: see `confidence_stage`.
         force: whether a run there that was made by another recipe or of other data is replaced.
 
     Returns:
@@ -202,6 +270,7 @@ def run_recipe(
     Raises:
         OutputExistsError: if the folder holds another run and `force` is false.
         ParityError: if the gate does not pass; the report is written all the same.
+        ThresholdError: if no threshold keeps the target error.
     """
     dataset = open_dataset(recipe.data, progress=reporter.working)
     run = resume_or_create(recipe, dataset, path, force)
@@ -214,7 +283,7 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    for format_, precision in EXPORTS:
+    for format_, precision in USUAL:
         source = run.file(QAT_MODEL if precision == "int8" else FLOAT_MODEL)
         stages.do(
             f"export {format_} {precision}",
@@ -222,7 +291,7 @@ def run_recipe(
             [export_path(run, format_, precision)],
             partial(export, run, format_, precision, force=True),
         )
-    exports = hashes([export_path(run, format_, precision) for format_, precision in EXPORTS])
+    exports = hashes([export_path(run, format_, precision) for format_, precision in USUAL])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
     stages.do(
         "verify",
@@ -238,16 +307,18 @@ def run_recipe(
     )
     report = json.loads(run.read(PARITY, "verify"))
     require_parity(report)
+    confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
         "bundle",
         {
+            "confidence": confidence,
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
             "versions": versions,
         },
         [bundle_path(run), run.file(CARD)],
-        lambda: bundle_stage(run, force=True),
+        lambda: bundle_stage(run, confidence=confidence, force=True),
     )
     return run, report
 

@@ -44,13 +44,18 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRecipe:
-    """Which network, for which input. Zero takes the data's own height, width or channels."""
+    """Which network, for which input. Zero takes the data's own height, width or channels, and the scale of `input_range`.
+
+    With an `input_scale` the network's real input is input_scale * (pixel - 128 - input_zero_point).
+    """
 
     name: str = "article"
     height: int = limits(0, low=0, high=1024)
     width: int = limits(0, low=0, high=1024)
     channels: int = limits(0, choices=(0, 1, 3))
     input_range: str = limits("centred", choices=tuple(INPUT_RANGES))
+    input_scale: float = limits(0.0, low=0.0, high=1e6)
+    input_zero_point: int = limits(0, low=-128, high=127)
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,12 +100,13 @@ class Recipe:
     @property
     def input_scale(self) -> float:
         """Scale of the model's input code."""
-        return INPUT_RANGES[self.network.input_range][0]
+        return self.network.input_scale or INPUT_RANGES[self.network.input_range][0]
 
     @property
     def input_zero_point(self) -> int:
         """Zero point of the model's input code."""
-        return INPUT_RANGES[self.network.input_range][1]
+        network = self.network
+        return network.input_zero_point if network.input_scale else INPUT_RANGES[network.input_range][1]
 
 
 def load_recipe(path: Path) -> dict[str, Any]:

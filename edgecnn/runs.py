@@ -24,8 +24,10 @@ HISTORY = "history.csv"
 CURVES = "curves.png"
 CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
+FLOAT_GRAPH = "float.pb"
 QAT_MODEL = "qat.h5"
 PARITY = "parity.json"
+CONFIDENCE = "confidence.json"
 CARD = "card.md"
 
 
@@ -66,6 +68,16 @@ class Run:
     def name(self) -> str:
         """The run's name: its folder's."""
         return self.path.name
+
+    @property
+    def imported(self) -> bool:
+        """Whether the model was trained elsewhere: it is kept as FLOAT_GRAPH, and there is no fake-quantized one."""
+        return self.file(FLOAT_GRAPH).exists()
+
+    @property
+    def float_model(self) -> str:
+        """Name of the float model's file."""
+        return FLOAT_GRAPH if self.imported else FLOAT_MODEL
 
     def file(self, name: str) -> Path:
         """Return the path of one of the run's files."""

@@ -52,7 +52,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
     expected = {
         ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png", ".stages.json",
         ".model-int8.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx", ".parity.json",
-        ".run.edgecnn", ".card.md",
+        ".confidence.json", ".run.edgecnn", ".card.md",
     }  # fmt: skip
     assert set(failed) == expected
 

@@ -13,9 +13,14 @@ from edgecnn.images import FITS
 SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
 FORMATS = ("tflite", "onnx")
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "float32", "float16", "int16x8")
+"""Models of all but the first have float32 input and output."""
+
 UNITS = ("LSB", "logit")
 GOLDEN_INPUTS = "golden/inputs.npy"
+OPTIONAL = {"temperature": 1.0, "threshold": 0.0}
+"""Keys of the manifest that are written only where they are not these."""
+
 HEX_DIGITS = frozenset("0123456789abcdef")
 NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 MAX_SIDE = 4096
@@ -62,6 +67,9 @@ class Manifest:
     `defaults` maps a format to the model file that its engines take unless told otherwise; `provenance` is a free JSON object (recipe,
     data fingerprint, split hashes, versions); `files` maps every other entry of the bundle to its SHA-256, and is filled
     when the bundle is written.
+
+    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains, unless told
+    another. Both may be left out of the JSON, and are where they change nothing.
     """
 
     schema: str = SCHEMA
@@ -72,6 +80,8 @@ class Manifest:
     models: tuple[ModelEntry, ...]
     defaults: dict[str, str]
     golden_inputs: str = GOLDEN_INPUTS
+    temperature: float = 1.0
+    threshold: float = 0.0
     provenance: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
 
@@ -83,7 +93,8 @@ class Manifest:
         """
         try:
             parts = {"input": vars(self.input), "models": [vars(model) for model in self.models]}
-            return canonical_json({**vars(self), **parts}).encode()
+            table = {**vars(self), **parts}
+            return canonical_json({key: value for key, value in table.items() if OPTIONAL.get(key) != value}).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
 
@@ -106,7 +117,7 @@ class Manifest:
                 f"the bundle's schema is {table['schema']!r}, this edgecnn reads {SCHEMA!r}. "
                 "Install the edgecnn that made it, or bundle again."
             )
-        values = _checked(table, Manifest, MANIFEST)
+        values = _checked(OPTIONAL | table if type(table) is dict else table, Manifest, MANIFEST)
         values["labels"] = tuple(values["labels"])
         values["input"] = InputContract(**_checked(values["input"], InputContract, "input"))
         values["models"] = tuple(
@@ -177,6 +188,8 @@ def _check_values(manifest: Manifest) -> None:
     labels = manifest.labels
     _require(all(type(label) is str and label for label in labels), "labels must be strings that are not empty", labels)
     _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, each once", labels)
+    _require(0 < manifest.temperature < math.inf, "temperature must be positive and finite", manifest.temperature)
+    _require(0 <= manifest.threshold <= 1, "threshold must be between 0 and 1", manifest.threshold)
     _require(bool(manifest.name), "name must not be empty", manifest.name)
     _require(bool(manifest.models), "models must hold a model", manifest.models)
     for index, model in enumerate(manifest.models):

@@ -28,7 +28,7 @@ class Bundle(NamedTuple):
 
     def golden_outputs(self, model: ModelEntry) -> np.ndarray:
         """Return the outputs that a model must give for the golden images: int8, uint8 or float32, shape (n, num_classes), read-only."""
-        types = ("<f4",) if model.precision == "float32" else ("|i1", "|u1")
+        types = ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
         return read_array(model.golden, self.files[model.golden], types, (len(self.manifest.labels),))
 
 

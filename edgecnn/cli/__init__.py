@@ -16,7 +16,7 @@ from edgecnn.errors import EdgeCNNError, OutputError
 
 COMMANDS = {
     "train": "workstation",
-    "export": "workstation",
+    "export": "export",
     "verify": "workstation",
     "bundle": "workstation",
     "run": "workstation",

@@ -44,11 +44,18 @@ def classify(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="int8 or float32.", show_default="the bundle's choice for the engine"),
+        typer.Option(
+            metavar="NAME", help="int8, float32, float16 or int16x8.", show_default="the bundle's choice for the engine"
+        ),
     ] = None,
     threads: Threads = 1,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Abstain where the best score is below.")] = 0.0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Abstain where the best score is below.", show_default="the bundle's, else 0"
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line an image.", show_default="off")] = False,
 ) -> None:
     """Classify images.

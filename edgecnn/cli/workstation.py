@@ -44,6 +44,17 @@ MaxDrop = Annotated[
     float, typer.Option(min=0.0, max=100.0, help="The gate: largest accepted drop in accuracy, in percentage points.")
 ]
 
+TargetError = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0001,
+        max=0.9999,
+        help="Abstain below the smallest threshold that keeps the error among answered images at most this (a fraction), "
+        "with 95 % confidence, on validation images.",
+        show_default="no threshold",
+    ),
+]
+
 
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
     """Lay the command line over the recipe file over the defaults.
@@ -71,6 +82,8 @@ FLAG_KEYS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "seed": "seed",
+    "input_scale": "network.input_scale",
+    "input_zero_point": "network.input_zero_point",
 }
 """Options that are short for a recipe key."""
 
@@ -148,43 +161,6 @@ def train(
     print(f"{run.path}: validation accuracy, fake-quantized: {info['validation_accuracy']:.2%}")
 
 
-def export(
-    run: RunArgument = None,
-    format_: Annotated[str, typer.Option("--format", metavar="tflite|onnx", help="The file's format.")] = "tflite",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="int8 input, weights and output (the default).", show_default="on")
-    ] = False,
-    float32: Annotated[
-        bool, typer.Option("--float32", help="float32, from the float model.", show_default="off")
-    ] = False,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Export a run's model as a TFLite or ONNX file, into the run folder.
-
-    An int8 file that holds a float tensor is refused.
-
-    \b
-    Examples:
-      edgecnn export --format tflite --int8
-      edgecnn export runs/digits --format onnx --float32
-    """
-    if int8 and float32:
-        raise typer.BadParameter("--int8 and --float32 exclude each other: give one.")
-    if format_ not in ("tflite", "onnx"):
-        raise typer.BadParameter(f"--format is tflite or onnx, received {format_!r}.")
-    from edgecnn.export import export as export_model
-    from edgecnn.runs import open_run
-
-    opened = open_run(run)
-    note(f"run {opened.path}")
-    result = export_model(opened, format_, "float32" if float32 else "int8", force=force, report=note)
-    if json:
-        emit_json({**vars(result), "path": str(result.path)})
-    else:
-        print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
-
-
 def verify(
     run: RunArgument = None,
     max_drop: MaxDrop = 1.0,
@@ -230,26 +206,38 @@ def print_report(report: dict[str, Any]) -> None:
 def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
+    target_error: TargetError = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Put a verified run's models, labels, report and golden vectors into one .edgecnn file.
 
+    A temperature that makes scores what they claim is fitted on validation images, and travels along, as does the
+    threshold of --target-error.
+
     \b
-    Example:
+    Examples:
       edgecnn bundle --out cats.edgecnn
+      edgecnn bundle --target-error 0.05
     """
-    from edgecnn.pipeline import bundle_stage
+    from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import open_run
 
     opened = open_run(run)
     note(f"run {opened.path}")
-    path, digest = bundle_stage(opened, out, force=force)
+    with ProgressReporter() as reporter:
+        from edgecnn.pipeline import bundle_stage, confidence_stage
+
+        confidence = confidence_stage(opened, target_error, reporter)
+        path, digest = bundle_stage(opened, out, confidence=confidence, force=force)
     size = path.stat().st_size
     if json:
-        emit_json({"path": str(path), "size_bytes": size, "sha256": digest})
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
     else:
+        from edgecnn.report.card import confidence_line
+
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
+        print(confidence_line(confidence).removeprefix("- "))
 
 
 def run(
@@ -264,6 +252,7 @@ def run(
     setting: Setting = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
     max_drop: MaxDrop = 1.0,
+    target_error: TargetError = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -295,7 +284,9 @@ def run(
         from edgecnn.pipeline import bundle_path, run_recipe
 
         try:
-            finished, report = run_recipe(resolved, path, reporter, max_drop=max_drop, force=force)
+            finished, report = run_recipe(
+                resolved, path, reporter, max_drop=max_drop, target_error=target_error, force=force
+            )
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
             raise

@@ -17,7 +17,12 @@ class Outcome(NamedTuple):
 
 
 def classify_sources(
-    classifier: Classifier, sources: Iterable[str], stdin: Iterable[bytes], *, top_k: int = 3, threshold: float = 0.0
+    classifier: Classifier,
+    sources: Iterable[str],
+    stdin: Iterable[bytes],
+    *,
+    top_k: int = 3,
+    threshold: float | None = None,
 ) -> Iterator[Outcome]:
     """Classify the images that SOURCE arguments stand for, one at a time. A broken image is an outcome, and the loop goes on.
 

@@ -4,69 +4,122 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError
 from edgecnn.files import refuse_existing, write_atomic
-from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.runs import QAT_MODEL, Run
+
+if TYPE_CHECKING:
+    from edgecnn.data import Dataset, Progress
 
 FORMATS = ("tflite", "onnx")
-PRECISIONS = ("int8", "float32")
-EXPORTS = tuple((format_, precision) for format_ in FORMATS for precision in PRECISIONS)
+PRECISIONS = ("int8", "float32", "float16", "int16x8")
+USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "float32"))
+"""What `edgecnn run` exports, as (format, precision)."""
+
+EXPORTS = (*USUAL, ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 """All that can be exported, as (format, precision)."""
+
+IOS = ("int8", "uint8", "float32")
+"""Types that the input and output of an int8 TFLite file may have. Those but the first are for other people's programs:
+the file beside the usual one holds the same model, and is neither verified nor bundled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that was exported: `size_bytes` long, `sha256` of its content."""
+    """A file that was exported: `size_bytes` long, `sha256` of its content; `io` is the type of its input and output."""
 
     path: Path
     format: str
     precision: str
+    io: str
     size_bytes: int
     sha256: str
 
 
-def export_path(run: Run, format_: str, precision: str) -> Path:
-    """Return where a run keeps one of its exports, such as `model-int8.tflite`."""
-    return run.file(f"model-{precision}.{format_}")
+def io_type(format_: str, precision: str, io: str | None = None) -> str:
+    """Return the type of an export's input and output: the one asked for, or the only one.
+
+    Raises:
+        ExportError: if there is no such export, or it has another type than was asked for.
+    """
+    if (format_, precision) not in EXPORTS:
+        known = ", ".join(" ".join(pair) for pair in EXPORTS)
+        raise ExportError(f"no export as {format_} {precision}. Known: {known}.")
+    choices = IOS if (format_, precision) == ("tflite", "int8") else ("uint8",) if precision == "int8" else ("float32",)
+    if io is not None and io not in choices:
+        raise ExportError(f"{format_} {precision} has input and output of {' or '.join(choices)}, received --io {io}.")
+    return io or choices[0]
 
 
-def convert(run: Run, format_: str, precision: str) -> bytes:
-    """Convert a run's model: int8 from the fake-quantized one, float32 from the float one.
+def export_path(run: Run, format_: str, precision: str, io: str | None = None) -> Path:
+    """Return where a run keeps one of its exports, such as `model-int8.tflite`, or `model-int8-uint8.tflite` with another io."""
+    variant = "" if io in (None, io_type(format_, precision)) else f"-{io}"
+    return run.file(f"model-{precision}{variant}.{format_}")
+
+
+def convert(
+    run: Run,
+    format_: str,
+    precision: str,
+    io: str | None = None,
+    *,
+    dataset: "Dataset | None" = None,
+    progress: "Progress | None" = None,
+) -> bytes:
+    """Convert a run's model: int8 from the fake-quantized one, all else from the float one.
+
+    Where there is no fake-quantized one, since the model was trained elsewhere, int8 is quantized after training.
 
     Args:
-        run: a trained run.
+        run: a trained or imported run.
         format_: one of FORMATS.
         precision: one of PRECISIONS.
+        io: type of input and output, where there is a choice: see `io_type`.
+        dataset: the run's data, if they are open; used where activation ranges must be set.
+        progress: told about decoded images.
 
     Returns:
         The file's bytes.
 
     Raises:
-        ExportError: if there is no such format, the converter fails, or an int8 file holds a float tensor.
-        RunError: if the run is not trained.
+        ExportError: if there is no such export, the converter fails, or a quantized file holds a float tensor within.
+        RunError: if the run is not trained, or its data have changed.
     """
-    if (format_, precision) not in EXPORTS:
-        raise ExportError(f"no export as {format_} {precision}: --format is tflite or onnx, with --int8 or --float32.")
-    source = run.read(QAT_MODEL if precision == "int8" else FLOAT_MODEL, "train")
+    io = io_type(format_, precision, io)
+    from_qat = precision == "int8" and not run.imported
+    source = run.read(QAT_MODEL if from_qat else run.float_model, "train")
     from edgecnn.export import onnx, tflite
+    from edgecnn.export.calibration import calibration, needs_calibration
     from edgecnn.networks.predict import model_from_bytes
 
     model = model_from_bytes(source)
-    if format_ == "tflite":
-        return tflite.int8(model) if precision == "int8" else tflite.float32(model)
-    return onnx.int8(tflite.int8(model)) if precision == "int8" else onnx.float32(model)
+    images = calibration(run, dataset, progress) if needs_calibration(run, precision) else None
+    if precision == "int8":
+        inner = io if format_ == "tflite" else "int8"
+        data = tflite.int8(model, inner) if images is None else tflite.int8_by_calibration(model, images, inner)
+        return data if format_ == "tflite" else onnx.int8(data)
+    if images is not None:
+        return tflite.int16x8(model, images)
+    return getattr({"tflite": tflite, "onnx": onnx}[format_], precision)(model)
 
 
 def export(
-    run: Run, format_: str, precision: str, *, force: bool = False, report: Callable[[str], None] = lambda text: None
+    run: Run,
+    format_: str,
+    precision: str,
+    *,
+    io: str | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+    dataset: "Dataset | None" = None,
+    progress: "Progress | None" = None,
 ) -> Exported:
     """Write one export of a run, atomically.
 
     Args:
-        run: a trained run.
-        format_: one of FORMATS.
-        precision: one of PRECISIONS.
+        run, format_, precision, io, dataset, progress: as for `convert`.
         force: whether an earlier export is replaced.
         report: called with what is being done.
 
@@ -77,15 +130,17 @@ def export(
         OutputExistsError: if it exists and `force` is false.
         ExportError, RunError, OutputError: as the parts do.
     """
-    path = export_path(run, format_, precision)
+    io = io_type(format_, precision, io)
+    path = export_path(run, format_, precision, io)
     refuse_existing(path, force)
     report(f"converting {run.name} to {format_} {precision}")
-    data = convert(run, format_, precision)
+    data = convert(run, format_, precision, io, dataset=dataset, progress=progress)
     write_atomic(path, data)
     return Exported(
         path=path,
         format=format_,
         precision=precision,
+        io=io,
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )

@@ -1,20 +1,21 @@
-"""ONNX files: float32 by tf2onnx, int8 from the TFLite file by `onnx_int8`."""
+"""ONNX files: float32 by tf2onnx, float16 from that, int8 from the TFLite file by `onnx_int8`."""
 
 import logging
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError
-from edgecnn.export import onnx_int8
+from edgecnn.export import onnx_float16, onnx_int8
 from edgecnn.export.qdq import INPUT, OUTPUT
 from edgecnn.files import quiet_stderr
-from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.frozen import FloatModel
+from edgecnn.networks.keras import tf
 
 if TYPE_CHECKING:
     import onnx
 
 
-def float32(model: "keras.Model") -> bytes:
-    """Convert a float Keras model to a float32 ONNX file with a dynamic batch.
+def float32(model: FloatModel) -> bytes:
+    """Convert a float model to a float32 ONNX file with a dynamic batch.
 
     Args:
         model: float32 (batch, height, width, channels) to logits (batch, num_classes).
@@ -25,19 +26,17 @@ def float32(model: "keras.Model") -> bytes:
     Raises:
         ExportError: if tf2onnx fails.
     """
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=INPUT)]
     with quiet_stderr():
-        import onnx
-        import tf2onnx
+        return _checked(_float32(model))
 
-        logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-        try:
-            converted, _ = tf2onnx.convert.from_keras(model, signature, opset=onnx_int8.OPSET)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
-            raise ExportError(f"tf2onnx could not convert the model: {error}") from error
-        _name(converted.graph)
-        onnx.checker.check_model(converted, full_check=True)
-    return converted.SerializeToString(deterministic=True)
+
+def float16(model: FloatModel) -> bytes:
+    """Convert a float model to an ONNX file that is float16 within, its input and output float32: `onnx_float16.convert`.
+
+    Args, returns and raises as `float32`; ExportError also for weights beyond float16's range.
+    """
+    with quiet_stderr():
+        return _checked(onnx_float16.convert(_float32(model)))
 
 
 def int8(tflite: bytes) -> bytes:
@@ -54,10 +53,43 @@ def int8(tflite: bytes) -> bytes:
         ExportError: for an operator that has no translation; the message names it.
     """
     with quiet_stderr():
-        import onnx
+        return _checked(onnx_int8.convert(tflite))
 
-        model = onnx_int8.convert(tflite)
+
+def _float32(model: FloatModel) -> "onnx.ModelProto":
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=INPUT)]
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    forward = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
+    try:
+        converted, _ = tf2onnx.convert.from_function(forward, signature, opset=onnx_int8.OPSET)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
+        raise ExportError(f"tf2onnx could not convert the model: {error}") from error
+    converted.graph.doc_string = ""  # it holds TensorFlow's running number of the function
+    _name(converted.graph)
+    return converted
+
+
+def _checked(model: "onnx.ModelProto") -> bytes:
+    """Return a model's bytes, after onnx.checker has passed it, its types and shapes inferred throughout.
+
+    Raises:
+        ExportError: if it is not a valid graph of the opset OPSET with a dynamic batch.
+    """
+    import onnx
+
+    try:
         onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX file is not valid: {str(error).strip().splitlines()[0]}") from error
+    opsets = {item.domain: item.version for item in model.opset_import if item.domain in ("", "ai.onnx")}
+    batches = {value.type.tensor_type.shape.dim[0].dim_param for value in (model.graph.input[0], model.graph.output[0])}
+    if set(opsets.values()) != {onnx_int8.OPSET} or batches != {onnx_int8.BATCH}:
+        raise ExportError(
+            f"the ONNX file has opset {sorted(opsets.values())} and batch {sorted(batches)}, "
+            f"expected {onnx_int8.OPSET} and {onnx_int8.BATCH!r}"
+        )
     return model.SerializeToString(deterministic=True)
 
 

@@ -1,18 +1,46 @@
 """TFLite files, by TensorFlow's own converter."""
 
 import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
 
 from edgecnn.errors import ExportError
-from edgecnn.export.flatbuffer import FLOATS, read
+from edgecnn.export.flatbuffer import FLOATS, Graph, read
 from edgecnn.files import quiet_stderr
+from edgecnn.images import to_real
+from edgecnn.networks.frozen import FloatModel
 from edgecnn.networks.keras import keras, tf
 
 INPUT = "pixels"
 OUTPUT = "logits"
+IO_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
+"""The types that an int8 file's input and output may have."""
 
 
-def float32(model: "keras.Model") -> bytes:
-    """Convert a float Keras model to a float32 TFLite file.
+class Calibration(NamedTuple):
+    """What a converter sets activation ranges by: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
+
+    images: np.ndarray
+    scale: float
+    zero_point: int
+
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        """Yield the images as real inputs, one at a time.
+
+        The converter spans an input by what it sees. Two corners of the first image are made black and white, so that
+        it sees the whole range that pixels can have, and the input's codes are those of the input contract.
+        """
+        for index, image in enumerate(self.images):
+            if index == 0:
+                image = image.copy()
+                image[0, 0], image[-1, -1] = 0, 255
+            yield [to_real(image[np.newaxis], self.scale, self.zero_point)]
+
+
+def float32(model: FloatModel) -> bytes:
+    """Convert a float model to a float32 TFLite file.
 
     Args:
         model: float32 (batch, height, width, channels) to logits (batch, num_classes).
@@ -26,28 +54,91 @@ def float32(model: "keras.Model") -> bytes:
     return _convert(_converter(model), "float32")
 
 
-def int8(model: "keras.Model") -> bytes:
-    """Convert a fake-quantized Keras model to a TFLite file of int8 input, weights (per channel) and output.
+def float16(model: FloatModel) -> bytes:
+    """Convert a float model to a TFLite file of float16 weights; input, output and arithmetic are float32. See `float32`."""
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return _convert(converter, "float16")
+
+
+def int16x8(model: FloatModel, calibration: Calibration) -> bytes:
+    """Convert a float model to a TFLite file of int16 activations and int8 weights (per channel).
+
+    Args:
+        model: as for `float32`.
+        calibration: training images.
+
+    Returns:
+        The file's bytes. Input and output are float32, quantized at the ends of the graph.
+
+    Raises:
+        ExportError: if the converter fails, or there is another float tensor than these; the message names the op.
+    """
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calibration.batches
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+        tf.lite.OpsSet.TFLITE_BUILTINS,  # so that an operator without an int16 form is named below
+    ]
+    data = _convert(converter, "int16x8")
+    refuse_float(data, "float32", "int16x8")
+    return data
+
+
+def int8(model: "keras.Model", io: str = "int8") -> bytes:
+    """Convert a fake-quantized Keras model to a TFLite file of int8 weights (per channel) and activations.
 
     Args:
         model: trained quantization-aware; its ranges become the file's scales, and no representative dataset is needed.
+        io: type of input and output, one of IO_TYPES; for float32 the graph's ends quantize and dequantize.
 
     Returns:
         The file's bytes.
 
     Raises:
-        ExportError: if the converter fails, or the file holds a float tensor; the message names the op that makes it.
+        ExportError: if the converter fails, or the file holds a float tensor within; the message names the op that makes it.
+    """
+    return _int8(_converter(model), io)
+
+
+def int8_by_calibration(model: FloatModel, calibration: Calibration, io: str = "int8") -> bytes:
+    """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
+
+    Args:
+        model: as for `float32`.
+        calibration: training images.
+        io: as for `int8`.
+
+    Raises:
+        ExportError: as `int8` does, or if the input's codes are not those of the calibration.
     """
     converter = _converter(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    data = _convert(converter, "int8")
-    refuse_float(data)
+    converter.representative_dataset = calibration.batches
+    data = _int8(converter, io)
+    if io != "float32":
+        tensor = read(data).inputs[0]
+        scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0]) - (128 if io == "uint8" else 0)
+        if not np.isclose(scale, calibration.scale, rtol=1e-5, atol=0) or zero_point != calibration.zero_point:
+            raise ExportError(
+                f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
+                f"{calibration.scale:.8g} and {calibration.zero_point}. The model's first layer may clip its input; "
+                "state its range with --input-scale and --input-zero-point."
+            )
     return data
 
 
-def _converter(model: "keras.Model") -> "tf.lite.TFLiteConverter":
+def _int8(converter: "tf.lite.TFLiteConverter", io: str) -> bytes:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = IO_TYPES[io]
+    converter.inference_output_type = IO_TYPES[io]
+    data = _convert(converter, "int8")
+    refuse_float(data, io)
+    return data
+
+
+def _converter(model: FloatModel) -> "tf.lite.TFLiteConverter":
     shape = (None, *model.input_shape[1:])
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name=INPUT)])
@@ -67,33 +158,50 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
             raise ExportError(f"TensorFlow could not convert the model to {precision} TFLite: {reason}") from error
 
 
-def float_tensors(data: bytes) -> list[tuple[str, str]]:
+def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
     """Find the float tensors of a TFLite file.
 
     Args:
         data: a TFLite file's bytes.
+        io: type of its input and output; for "float32" these are not counted where the graph only quantizes and
+            dequantizes them.
 
     Returns:
         (operator, tensor name) of each float16, float32 or float64 tensor; the operator is the one that makes it, or
         that reads it where none does.
     """
     graph = read(data)
+    allowed = _quantized_ends(graph) if io == "float32" else set()
     touched_by: dict[int, str] = {}
     for operator in graph.operators:
         touched_by.update({tensor.index: operator.name for tensor in operator.outputs})
         for tensor in operator.inputs:
             if tensor is not None:
                 touched_by.setdefault(tensor.index, operator.name)
-    floats = [tensor for tensor in graph.tensors if tensor.type in FLOATS]
+    floats = [tensor for tensor in graph.tensors if tensor.type in FLOATS and tensor.index not in allowed]
     return [(touched_by.get(tensor.index, "no operator"), tensor.name) for tensor in floats]
 
 
-def refuse_float(data: bytes) -> None:
-    """Raise ExportError if an int8 TFLite file holds a float tensor, naming the operators."""
-    found = float_tensors(data)
+def _quantized_ends(graph: Graph) -> set[int]:
+    """Return the indices of the inputs that QUANTIZE alone reads and the outputs that DEQUANTIZE makes and nothing reads."""
+    readers: dict[int, set[str]] = {}
+    makers: dict[int, str] = {}
+    for operator in graph.operators:
+        for tensor in operator.inputs:
+            if tensor is not None:
+                readers.setdefault(tensor.index, set()).add(operator.name)
+        makers.update({tensor.index: operator.name for tensor in operator.outputs})
+    inputs = {tensor.index for tensor in graph.inputs if readers.get(tensor.index) == {"QUANTIZE"}}
+    outputs = {tensor.index for tensor in graph.outputs if makers.get(tensor.index) == "DEQUANTIZE"}
+    return inputs | {index for index in outputs if index not in readers}
+
+
+def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None:
+    """Raise ExportError if a quantized TFLite file holds a float tensor, naming the operators. `io` as in `float_tensors`."""
+    found = float_tensors(data, io)
     if found:
         operators = ", ".join(sorted({operator for operator, _ in found}))
         raise ExportError(
-            f"the int8 TFLite file holds {len(found)} float tensors, at: {operators} (the first is {found[0][1]!r}). "
+            f"the {precision} TFLite file holds {len(found)} float tensors, at: {operators} (the first is {found[0][1]!r}). "
             "A layer there cannot be quantized; replace it by one that can."
         )

@@ -3,10 +3,14 @@
 import io
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from edgecnn.networks.frozen import FloatModel, FrozenModel
 from edgecnn.networks.keras import keras, tf
+
+HDF5_MAGIC = b"\x89HDF"
 
 
 def real_input(images, scale: float, zero_point: int):
@@ -23,7 +27,7 @@ def real_input(images, scale: float, zero_point: int):
 
 
 def predictor(
-    model: "keras.Model", scale: float, zero_point: int, batch_size: int = 500
+    model: FloatModel, scale: float, zero_point: int, batch_size: int = 500
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from uint8 images (n, height, width, channels) to float32 logits (n, num_classes)."""
 
@@ -50,8 +54,10 @@ def model_bytes(model: "keras.Model") -> bytes:
     return buffer.getvalue()
 
 
-def model_from_bytes(data: bytes) -> "keras.Model":
-    """Load a float or fake-quantized Keras model from `model_bytes`."""
+def model_from_bytes(data: bytes) -> Any:
+    """Load a float or fake-quantized Keras model from `model_bytes`, or a `FrozenModel` from its bytes."""
+    if not data.startswith(HDF5_MAGIC):
+        return FrozenModel.from_bytes(data)
     import h5py
     import tensorflow_model_optimization as tfmot
 

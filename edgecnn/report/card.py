@@ -8,7 +8,7 @@ from edgecnn.report.table import HEADINGS, conversion_lines, markdown_table, par
 from edgecnn.runs import Run
 
 
-def card(run: Run, report: Mapping[str, Any]) -> str:
+def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | None = None) -> str:
     """Return a run's model card as Markdown.
 
     Every figure comes from the run's own files: `run.json` and the parity report.
@@ -16,22 +16,33 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
     Args:
         run: a trained run.
         report: its parity report.
+        confidence: its temperature and threshold, with what they are worth on validation; None where it has none.
     """
     info, recipe = run.info, run.recipe
     data, shape = info["data"], info["input"]
     sizes, used = data["split_sizes"], data["used"]
     title = recipe.name or run.name
     duplicates = len(data["duplicates"])
+    if run.imported:
+        drawn = info["calibration"].get("drawn")
+        how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
+        origin = [
+            f"Trained elsewhere ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
+        ]
+    else:
+        origin = [
+            f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
+            f"{sizes['test']:,} for the test below"
+            + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
+            f"Training took {info['seconds']:,.0f} s.",
+        ]
     lines = [
         f"# {title}",
         "",
         f"`{recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
         f"{shape['channels']}, {len(data['labels'])} classes: {', '.join(data['labels'])}.",
         "",
-        f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
-        f"{sizes['test']:,} for the test below"
-        + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
-        f"Training took {info['seconds']:,.0f} s.",
+        *origin,
         "",
         "## Measured",
         "",
@@ -41,6 +52,7 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         markdown_table(HEADINGS, parity_rows(report)),
         "",
         *(f"- {line}" for line in conversion_lines(report)),
+        *([confidence_line(confidence)] if confidence else []),
         f"- Times: {report['timing']}; {report['machine']}.",
         f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
         "",
@@ -49,7 +61,7 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items())) + ".",
         f"Data fingerprint (SHA-256): `{data['fingerprint']}`.",
         "",
-        "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
+        "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
         "",
         "```toml",
         to_toml(run.public_recipe).rstrip(),
@@ -57,3 +69,18 @@ def card(run: Run, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def confidence_line(confidence: Mapping[str, Any]) -> str:
+    """Return a line on a bundle's temperature and threshold, measured on validation images."""
+    figures, choice = confidence["validation"], confidence["choice"]
+    text = (
+        f"- Scores: logits are divided by {confidence['temperature']:.3f}; on {figures['n']:,} validation images this took the "
+        f"calibration error from {figures['calibration_error']:.2%} to {figures['calibration_error_after']:.2%}."
+    )
+    if choice is None:
+        return text
+    return (
+        f"{text} Below a score of {confidence['threshold']:.2f} it abstains: it answers {choice['share_answered']:.2%} of them "
+        f"with {choice['error']:.2%} errors, at most {choice['bound']:.2%} with {choice['confidence']:.0%} confidence."
+    )

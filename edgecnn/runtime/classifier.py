@@ -29,12 +29,17 @@ class Result(NamedTuple):
 
 
 class Classifier:
-    """A bundle's model, ready to classify. `about` says which bundle, model and engine were taken, and why."""
+    """A bundle's model, ready to classify.
+
+    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains.
+    """
 
     def __init__(self, bundle: Bundle, model: Model, about: str = "") -> None:
         self.bundle = bundle
         self.model = model
         self.labels = bundle.manifest.labels
+        self.temperature = np.float32(bundle.manifest.temperature)
+        self.threshold = bundle.manifest.threshold
         self.about = about
 
     @classmethod
@@ -53,7 +58,7 @@ class Classifier:
             path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle.
             provider: "cpu" or "cuda".
-            precision: "int8" or "float32"; by default the bundle's own choice for the engine.
+            precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
             num_threads: threads of one inference.
 
         Raises:
@@ -74,7 +79,7 @@ class Classifier:
         self,
         image: str | PathLike[str] | bytes | np.ndarray | Image.Image,
         top_k: int = 3,
-        threshold: float = 0.0,
+        threshold: float | None = None,
     ) -> Result:
         """Classify one image.
 
@@ -82,7 +87,8 @@ class Classifier:
             image: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
                 Pillow image. Any size: it is fitted to the model's input as the bundle says.
             top_k: how many classes to return, at least 1.
-            threshold: if the best score is below, the decision is "abstain" and no class is returned; in [0, 1].
+            threshold: if the best score is below, the decision is "abstain" and no class is returned; in [0, 1]. The bundle's own
+                by default.
 
         Raises:
             ImageError: if the image cannot be decoded, or the array is not such a one.
@@ -93,9 +99,9 @@ class Classifier:
         after_decode = time.perf_counter()
         pixels = images.resize(decoded, contract.height, contract.width, contract.fit)
         after_resize = time.perf_counter()
-        scores = softmax(self.model.logits(pixels[np.newaxis])[0])
+        scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = time.perf_counter()
-        top, decision = decide(scores, self.labels, top_k, threshold)
+        top, decision = decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold)
         latency_ms = {
             "decode": (after_decode - start) * 1000,
             "preprocess": (after_resize - after_decode) * 1000,

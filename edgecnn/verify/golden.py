@@ -14,6 +14,8 @@ INT8_TOLERANCE = 1.0
 INT8_REASON = "kernels may round a tie the other way: one code is allowed, two are not"
 FLOAT_TOLERANCE = 1e-3
 FLOAT_REASON = "float32 sums depend on their order: a thousandth of the largest logit is allowed"
+HALF_TOLERANCE = 1e-2
+HALF_REASON = "float16 has 11 bits, and an engine may compute in float32: a hundredth of the largest logit is allowed"
 
 
 class Golden(NamedTuple):
@@ -50,7 +52,9 @@ def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:
     return images
 
 
-def golden_outputs(model: bytes, format_: str, contract: InputContract, images: np.ndarray) -> Golden:
+def golden_outputs(
+    model: bytes, format_: str, contract: InputContract, images: np.ndarray, precision: str = ""
+) -> Golden:
     """Run a model over the golden images by the engine that a device would take, one thread.
 
     Args:
@@ -58,6 +62,7 @@ def golden_outputs(model: bytes, format_: str, contract: InputContract, images: 
         format_: "tflite" or "onnx".
         contract: the models' input.
         images: from `golden_images`.
+        precision: of the model; "float16" is allowed more than float32.
     """
     engine = open_engine(None, model, format_, num_threads=1)
     outputs = Model(engine, contract).outputs(images)
@@ -65,4 +70,6 @@ def golden_outputs(model: bytes, format_: str, contract: InputContract, images: 
     if outputs.dtype != np.float32:
         return Golden(outputs, INT8_TOLERANCE, "LSB", INT8_REASON, made_by)
     largest = max(1.0, float(np.max(np.abs(outputs))))
+    if precision == "float16":
+        return Golden(outputs, HALF_TOLERANCE * largest, "logit", HALF_REASON, made_by)
     return Golden(outputs, FLOAT_TOLERANCE * largest, "logit", FLOAT_REASON, made_by)

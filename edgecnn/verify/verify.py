@@ -13,7 +13,7 @@ from edgecnn.data import Dataset, Split
 from edgecnn.errors import ParityError, RunError
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.files import canonical_json, sha256, write_atomic
-from edgecnn.runs import FLOAT_MODEL, PARITY, QAT_MODEL, Run
+from edgecnn.runs import PARITY, QAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
@@ -92,7 +92,7 @@ def keras_answers(run: Run, name: str, images: np.ndarray, progress: Progress) -
     from edgecnn.networks.keras import tf
     from edgecnn.networks.predict import model_from_bytes, predictor
 
-    data = run.read(FLOAT_MODEL if name == "float" else QAT_MODEL, "train")
+    data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
     predict = predictor(model_from_bytes(data), run.recipe.input_scale, run.recipe.input_zero_point)
     return Answers(
         name=name,
@@ -169,17 +169,19 @@ def verify(
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
     test = load_test(run, dataset, progress)
-    float_, fake = (keras_answers(run, name, test.images, progress) for name in ("float", "fake-quantized"))
+    float_ = keras_answers(run, "float", test.images, progress)
+    # a model that was trained elsewhere has no fake-quantized form: its int8 files are held to the float model alone
+    fakes = [] if run.imported else [keras_answers(run, "fake-quantized", test.images, progress)]
     candidates = [
         export_answers(run, export_path(run, format_, precision), format_, precision, test.images, progress)
         for format_, precision in exports
     ]
-    comparisons = [compared("quantization", float_, fake, test.classes, max_drop)]
+    comparisons = [compared("quantization", float_, fake, test.classes, max_drop) for fake in fakes]
     for candidate in candidates:
         comparisons.append(compared("quantization", float_, candidate, test.classes, max_drop))
         if candidate.precision == "int8":
-            comparisons.append(compared("conversion", fake, candidate, test.classes, max_drop))
-    answers = (float_, fake, *candidates)
+            comparisons += [compared("conversion", fake, candidate, test.classes, max_drop) for fake in fakes]
+    answers = (float_, *fakes, *candidates)
     one = test.images[:1]
     timings = measure_interleaved(
         {item.name: partial(item.call, one) for item in answers}, warmup=WARM_UP, repeats=REPEATS

@@ -1,0 +1,69 @@
+"""The images by which activation ranges are set where training did not set them: of the training split alone."""
+
+import numpy as np
+
+from edgecnn.data import Dataset, Progress, Split, open_dataset
+from edgecnn.errors import RunError
+from edgecnn.export.tflite import Calibration
+from edgecnn.files import sha256
+from edgecnn.runs import Run
+
+IMAGES = 500
+"""How many, unless told otherwise."""
+
+
+def needs_calibration(run: Run, precision: str) -> bool:
+    """Tell whether an export of a run takes calibration images: int16x8, and int8 of a model that was trained elsewhere."""
+    return precision == "int16x8" or (precision == "int8" and run.imported)
+
+
+def balanced(split: Split, count: int, seed: int) -> np.ndarray:
+    """Draw images, the same number of each class as far as they go.
+
+    Args:
+        split: the training images, in an order that does not depend on where they stand.
+        count: how many; all where there are fewer.
+        seed: of the drawing.
+
+    Returns:
+        Indices into the split, the classes by turns.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(split.classes))
+    turn = np.empty(len(order), np.int64)  # 0 for the first image drawn of its class, 1 for the second, …
+    for label in np.unique(split.classes):
+        of_class = split.classes[order] == label
+        turn[of_class] = np.arange(np.sum(of_class))
+    return order[np.lexsort((split.classes[order], turn))][:count]
+
+
+def calibration(run: Run, dataset: Dataset | None = None, progress: Progress | None = None) -> Calibration:
+    """Draw a run's calibration images from its training split, and record their hash in `run.json`.
+
+    How many and by which seed stands under "calibration" in `run.json`; else IMAGES and the recipe's seed.
+
+    Args:
+        run: a trained or imported run.
+        dataset: the run's data, if they are open already.
+        progress: told about decoded images.
+
+    Raises:
+        RunError: if the data have changed since the run began.
+        DatasetError: if images cannot be read.
+    """
+    info = run.info
+    dataset = dataset or open_dataset(run.recipe.data, progress=progress)
+    recorded = info["data"]["split_hashes"]["train"]
+    if dataset.hashes["train"] != recorded:
+        raise RunError(
+            f"the training images of {dataset.name} are not those of {run.path} (SHA-256 {dataset.hashes['train'][:12]}, "
+            f"recorded {recorded[:12]}). Calibrate on the same data, or begin a new run."
+        )
+    settings = info.get("calibration", {})
+    count, seed = settings.get("images", IMAGES), settings.get("seed", run.recipe.seed)
+    split = dataset.load(("train",), **info["input"], stage="export", progress=progress)["train"]
+    images = split.images[balanced(split, count, seed)]
+    found = {"split": "train", "images": count, "drawn": len(images), "seed": seed, "sha256": sha256(images.tobytes())}
+    if found != settings:
+        run.write_info(info | {"calibration": found})
+    return Calibration(images, run.recipe.input_scale, run.recipe.input_zero_point)

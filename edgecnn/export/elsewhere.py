@@ -1,0 +1,182 @@
+"""Models that were trained elsewhere: Keras 2 and Keras 3 files and SavedModels, frozen and ending in logits.
+
+Keras 3 reads its own files here, beside the Keras 2 that the rest of edgecnn uses (`edgecnn.networks.keras`). This goes
+when everything is Keras 3.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgecnn.errors import ExportError
+from edgecnn.files import quiet_stderr
+from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
+from edgecnn.networks.keras import keras, tf
+
+KINDS = "a Keras file (.keras, .h5) or a SavedModel's folder"
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    NotImplementedError,
+    tf.errors.OpError,
+)
+"""What Keras and TensorFlow raise for a file that they cannot read, among them custom layers that they do not know."""
+
+SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
+"""Operators that leave every value as it is."""
+
+
+class Opened(NamedTuple):
+    """A model as it was read: called with float32 pixels; the shape and type that it takes."""
+
+    call: Callable[[Any], Any]
+    shape: tuple[int | None, ...]
+    dtype: str
+    what: str
+
+
+class Imported(NamedTuple):
+    """A frozen model that ends in logits; what the file was, and whether a softmax was cut off its end."""
+
+    model: FrozenModel
+    what: str
+    softmax_cut: bool
+
+
+def read_model(path: Path) -> Imported:
+    """Read a model that was trained elsewhere. Read only what you trust: a Keras file can hold code.
+
+    Args:
+        path: a .keras or .h5 file of Keras 2 or 3, or the folder of a SavedModel.
+
+    Returns:
+        The model, float32 (batch, height, width, channels) to logits (batch, num_classes): a softmax that ends it
+        is cut off.
+
+    Raises:
+        ExportError: if it cannot be read, or is not one image to one vector.
+    """
+    with quiet_stderr():
+        try:
+            opened = _open(path)
+            frozen, cut = _freeze(opened)
+        except LOAD_ERRORS as error:
+            if isinstance(error, ExportError):
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ExportError(
+                f"cannot read the model {path}: {reason}. Expected {KINDS} without custom layers."
+            ) from error
+    return Imported(frozen, opened.what, cut)
+
+
+def _open(path: Path) -> Opened:
+    if path.is_dir():
+        if not (path / "saved_model.pb").is_file():
+            raise ExportError(f"{path} is no SavedModel: it has no saved_model.pb. Expected {KINDS}.")
+        return _open_saved_model(path)
+    if not path.is_file():
+        raise ExportError(f"no model at {path}. Expected {KINDS}.")
+    version = _keras_version(path)
+    if version.startswith("3."):
+        import keras as keras3
+
+        model = keras3.models.load_model(path, compile=False)
+    else:
+        model = keras.models.load_model(path, compile=False)
+    _require_one(path, model.inputs, model.outputs)
+    entry = model.inputs[0]
+    dtype = getattr(entry.dtype, "name", entry.dtype)
+    return Opened(lambda pixels: model(pixels, training=False), tuple(entry.shape), dtype, f"Keras {version}")
+
+
+def _keras_version(path: Path) -> str:
+    """Return the version of Keras that wrote a file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        raise ExportError(f"{path} is neither a .keras nor a .h5 file. Expected {KINDS}.")
+    with h5py.File(path, "r") as file:
+        if "model_config" not in file.attrs:
+            raise ExportError(f"{path} holds weights alone, expected a whole model. Save it with model.save(...).")
+        version = file.attrs.get("keras_version", "2, or older")
+        return version.decode() if isinstance(version, bytes) else str(version)  # bytes in files of Keras 2.2
+
+
+def _open_saved_model(path: Path) -> Opened:
+    loaded = tf.saved_model.load(str(path))
+    if "serving_default" not in loaded.signatures:
+        raise ExportError(f"{path} has no signature 'serving_default'. Save it with model.export(...).")
+    signature = loaded.signatures["serving_default"]
+    entries, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    _require_one(path, entries, outputs)
+    ((name, entry),) = entries.items()
+    (output,) = outputs
+
+    def call(pixels: Any, loaded: Any = loaded) -> Any:  # holds `loaded`, which owns the variables
+        return signature(**{name: pixels})[output]
+
+    return Opened(call, tuple(entry.shape), entry.dtype.name, "SavedModel")
+
+
+def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ExportError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one image to one vector."
+        )
+
+
+def _freeze(opened: Opened) -> tuple[FrozenModel, bool]:
+    """Turn a model into a graph without variables, and cut a softmax off its end; tell whether there was one."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    sides = opened.shape[1:]
+    if len(sides) != 3 or not all(sides) or sides[2] not in (1, 3):
+        raise ExportError(f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with fixed sides.")
+    if opened.dtype != "float32":
+        raise ExportError(
+            f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast from its beginning."
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *sides), tf.float32, name=INPUT)])
+    def forward(pixels):
+        return opened.call(pixels)
+
+    function = convert_variables_to_constants_v2(forward.get_concrete_function())
+    tensor = function.outputs[0]
+    if tensor.shape.rank != 2 or tensor.shape[1] is None:
+        raise ExportError(f"the model gives {tuple(tensor.shape)}, expected (None, num_classes).")
+    last = tensor
+    while last.op.type in SAME_VALUES:
+        last = last.op.inputs[0]
+    cut = last.op.type == "Softmax"
+    if cut:
+        tensor = last.op.inputs[0]
+    graph_def = function.graph.as_graph_def()
+    end = graph_def.node.add(name=OUTPUT, op="Identity", input=[tensor.name])
+    end.attr["T"].type = tf.float32.as_datatype_enum
+    return FrozenModel(tf.compat.v1.graph_util.extract_sub_graph(graph_def, [OUTPUT])), cut
+
+
+def refuse_scores(outputs: np.ndarray) -> None:
+    """Raise ExportError if a model's outputs are scores that add up to 1 rather than logits.
+
+    Args:
+        outputs: float32, shape (n, num_classes), for images.
+    """
+    if len(outputs) and outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
+        raise ExportError(
+            "the model's outputs add up to 1: it ends in a softmax that is not TensorFlow's own, and cannot be cut off. "
+            "Save the model without it, ending in logits."
+        )

@@ -1,0 +1,62 @@
+"""A float model as a frozen TensorFlow graph: the one form in which models that were trained elsewhere are kept."""
+
+from typing import Any, Protocol
+
+from edgecnn.networks.keras import tf
+
+INPUT = "pixels"
+OUTPUT = "edgecnn_logits"
+
+
+class FloatModel(Protocol):
+    """What the exports need of a model: a Keras model, or a `FrozenModel`."""
+
+    input_shape: tuple[int | None, ...]
+
+    def __call__(self, pixels: Any, training: bool = False) -> Any:
+        """Map float32 pixels (batch, height, width, channels) to logits (batch, num_classes)."""
+
+
+class FrozenModel(tf.Module):
+    """A graph without variables, from its node INPUT to its node OUTPUT.
+
+    `input_shape` is (None, height, width, channels), `output_shape` (None, num_classes).
+    """
+
+    def __init__(self, graph_def: Any) -> None:
+        """Import a graph.
+
+        Args:
+            graph_def: a tf.compat.v1.GraphDef with the two nodes.
+        """
+        super().__init__()
+        self.graph_def = graph_def
+        imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
+        ends = (imported.graph.get_tensor_by_name(f"{name}:0") for name in (INPUT, OUTPUT))
+        self._function = imported.prune(*ends)
+        self.input_shape = tuple(self._function.inputs[0].shape)
+        self.output_shape = tuple(self._function.outputs[0].shape)
+
+    def __call__(self, pixels: Any, training: bool = False) -> Any:
+        """Map float32 pixels to logits. `training` is there for Keras's sake and changes nothing."""
+        return self._function(pixels)
+
+    def count_params(self) -> int:
+        """Return the number of values in float constants of one dimension or more."""
+        sizes = [
+            tf.TensorShape(node.attr["value"].tensor.tensor_shape).num_elements()
+            for node in self.graph_def.node
+            if node.op == "Const"
+            and node.attr["dtype"].type == tf.float32.as_datatype_enum
+            and node.attr["value"].tensor.tensor_shape.dim
+        ]
+        return sum(sizes)
+
+    def to_bytes(self) -> bytes:
+        """Return the graph as bytes; the same graph gives the same."""
+        return self.graph_def.SerializeToString(deterministic=True)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "FrozenModel":
+        """Read what `to_bytes` returned."""
+        return FrozenModel(tf.compat.v1.GraphDef.FromString(data))
