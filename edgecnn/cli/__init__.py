@@ -15,7 +15,7 @@ from edgecnn.errors import EdgeCNNError, OutputError
 COMMANDS = {
     "train": "workstation",
     "export": "workstation",
-    "verify": "workstation",
+    "verify": "verify",
     "bundle": "workstation",
     "run": "workstation",
     "classify": "device",
