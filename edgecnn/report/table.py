@@ -50,7 +50,7 @@ COMPARISON_HEADINGS = (
 
 def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the comparisons that the gate holds as rows of text under COMPARISON_HEADINGS. Drops are in points."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for item in report["comparisons"]:
         if item["kind"] == "conversion":
             continue

@@ -41,7 +41,7 @@ def test_every_layer_of_a_good_model_is_matched_and_quiet(finished_run):
     assert decibels == sorted(decibels) and decibels[0] > 15
 
 
-def test_a_zeroed_bias_shows_from_its_layer_on(own_run):
+def test_a_wrong_bias_shows_from_its_layer_on(own_run):
     before = {item["layer"]: item["sqnr_db"] for item in errors(own_run)["layers"]}
     plant(own_run, lambda model: weights(model, "quant_conv2d_2")["bias:0"].assign(np.full(64, -0.3)))
     after = {item["layer"]: item["sqnr_db"] for item in errors(own_run)["layers"]}

@@ -59,5 +59,5 @@ def test_tflite_python_that_is_none(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
     with pytest.raises(EngineError, match="cannot be run: No such file"):
         verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
-    with pytest.raises(EngineError, match="did not run the model: .*tflite_runtime"):
+    with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
         verify(own_run, dataset, matrix=True, tflite_python=sys.executable)
