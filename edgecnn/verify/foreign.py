@@ -168,16 +168,16 @@ def _saved_model(path: Path) -> Foreign:
         raise EngineError(
             f"{path} has no signature 'serving_default' (it has {', '.join(loaded.signatures) or 'none'})."
         )
-    call = loaded.signatures["serving_default"]
-    inputs, outputs = call.structured_input_signature[1], call.structured_outputs
+    signature = loaded.signatures["serving_default"]
+    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
     ((name, read),), ((answer, given),) = inputs.items(), outputs.items()
-    model = _tensorflow(
-        "saved-model", f"tensorflow {tf.__version__}", path, read, given, lambda batch: call(**{name: batch})[answer]
-    )
-    object.__setattr__(model, "keep", loaded)  # its functions hold their variables weakly
-    return model
+
+    def call(batch: Any) -> Any:
+        return loaded.signatures["serving_default"](**{name: batch})[answer]  # `loaded` keeps the variables alive
+
+    return _tensorflow("saved-model", f"tensorflow {tf.__version__}", path, read, given, call)
 
 
 def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> Foreign:

@@ -19,7 +19,7 @@ from edgecnn.images import to_codes
 from edgecnn.runs import Run
 from edgecnn.runtime.engines import is_installed, open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify.answers import Answers, Progress, described, in_chunks, input_contract
+from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
 
 ELSEWHERE = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
 """Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
@@ -120,7 +120,11 @@ def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progres
         folder = Path(name)
         # The package alone, through a link: a site-packages on the path would bring this environment's numpy along.
         (folder / "edgecnn").symlink_to(Path(edgecnn.__file__).parent)
-        np.save(folder / "inputs.npy", to_codes(split.images))
+        inputs = np.lib.format.open_memmap(folder / "inputs.npy", "w+", np.int8, split.images.shape)
+        for start in range(0, len(split.images), CHUNK):
+            inputs[start : start + CHUNK] = to_codes(split.images[start : start + CHUNK])
+        inputs.flush()
+        del inputs
         command = [
             str(python), "-m", "edgecnn.runtime.worker", "tflite_runtime",
             str(export_path(run, export.format, export.precision).resolve()), "inputs.npy", "outputs.npy",

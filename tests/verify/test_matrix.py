@@ -61,3 +61,14 @@ def test_tflite_python_that_is_none(own_run, tmp_path):
         verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
     with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
         verify(own_run, dataset, matrix=True, tflite_python=sys.executable)
+
+
+def test_tflite_runtime_in_its_own_environment(own_run, root):
+    python = root / ".venv-tflite-3.11" / "bin" / "python"
+    if not python.exists():
+        pytest.skip(
+            f"no virtual environment {python.parents[1].name}: make test makes it where its Python is installed"
+        )
+    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
+    (there,) = [item for item in report["matrix"] if item["name"].startswith("tflite_runtime ")]
+    assert all(other["agreement"] >= 0.98 for other in there["against"])
