@@ -120,11 +120,11 @@ def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progres
         folder = Path(name)
         # The package alone, through a link: a site-packages on the path would bring this environment's numpy along.
         (folder / "edgecnn").symlink_to(Path(edgecnn.__file__).parent)
-        inputs = np.lib.format.open_memmap(folder / "inputs.npy", "w+", np.int8, split.images.shape)
-        for start in range(0, len(split.images), CHUNK):
-            inputs[start : start + CHUNK] = to_codes(split.images[start : start + CHUNK])
-        inputs.flush()
-        del inputs
+        with (folder / "inputs.npy").open("wb") as file:
+            header = {"descr": "|i1", "fortran_order": False, "shape": split.images.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(split.images), CHUNK):
+                file.write(to_codes(split.images[start : start + CHUNK]).tobytes())
         command = [
             str(python), "-m", "edgecnn.runtime.worker", "tflite_runtime",
             str(export_path(run, export.format, export.precision).resolve()), "inputs.npy", "outputs.npy",
