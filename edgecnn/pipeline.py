@@ -33,10 +33,10 @@ from edgecnn.runs import (
 )
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
-from edgecnn.verify import require_parity, verify
+from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import golden_images, golden_outputs
-from edgecnn.verify.verify import input_contract
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -275,7 +275,7 @@ def run_recipe(
     dataset = open_dataset(recipe.data, progress=reporter.working)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)
-    versions = library_versions()
+    versions, gate = library_versions(), Gate(max_drop=max_drop)
     stages.do(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
@@ -299,11 +299,11 @@ def run_recipe(
             "models": models,
             "exports": exports,
             "test": dataset.hashes["test"],
-            "max_drop": max_drop,
+            "gate": vars(gate),
             "versions": versions,
         },
         [run.file(PARITY)],
-        lambda: verify(run, dataset, max_drop=max_drop, progress=reporter.working),
+        lambda: verify(run, dataset, gate=gate, progress=reporter.working),
     )
     report = json.loads(run.read(PARITY, "verify"))
     require_parity(report)

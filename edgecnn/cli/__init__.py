@@ -17,7 +17,7 @@ from edgecnn.errors import EdgeCNNError, OutputError
 COMMANDS = {
     "train": "workstation",
     "export": "export",
-    "verify": "workstation",
+    "verify": "verify",
     "bundle": "workstation",
     "run": "workstation",
     "classify": "device",

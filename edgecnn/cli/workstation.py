@@ -161,48 +161,6 @@ def train(
     print(f"{run.path}: validation accuracy, fake-quantized: {info['validation_accuracy']:.2%}")
 
 
-def verify(
-    run: RunArgument = None,
-    max_drop: MaxDrop = 1.0,
-    json: Json = False,
-) -> None:
-    """Compare a run's exports with its float and fake-quantized models, on the test split.
-
-    Writes parity.json into the run, and exits with 14 if a model drops by more than --max-drop.
-
-    \b
-    Example:
-      edgecnn verify --max-drop 0.5
-    """
-    from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import open_run
-
-    opened = open_run(run)
-    note(f"run {opened.path}")
-    with ProgressReporter() as reporter:
-        from edgecnn.data import open_dataset
-        from edgecnn.verify import require_parity
-        from edgecnn.verify import verify as verify_run
-
-        dataset = open_dataset(opened.recipe.data, progress=reporter.working)
-        report = verify_run(opened, dataset, max_drop=max_drop, progress=reporter.working)
-    if json:
-        emit_json(report)
-    else:
-        print_report(report)
-    require_parity(report)
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """Print a parity report as a table."""
-    from edgecnn.report.table import HEADINGS, conversion_lines, parity_rows, text_table
-
-    print(f"{report['data']['title']}, {report['data']['test_images']:,} test images; {report['timing']}")
-    print(text_table(HEADINGS, parity_rows(report)))
-    for line in conversion_lines(report):
-        print(line)
-
-
 def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
@@ -293,6 +251,8 @@ def run(
     if json:
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
     else:
+        from edgecnn.cli.verify import print_report
+
         print_report(report)
         print(f"bundle: {bundle_path(finished)}")
 

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecnn.recipe import to_toml
-from edgecnn.report.table import HEADINGS, conversion_lines, markdown_table, parity_rows
+from edgecnn.report.table import (
+    COMPARISON_HEADINGS,
+    HEADINGS,
+    comparison_rows,
+    conversion_lines,
+    markdown_table,
+    parity_rows,
+)
 from edgecnn.runs import Run
 
 
@@ -50,6 +57,8 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         "points) and agreement are against the float model.",
         "",
         markdown_table(HEADINGS, parity_rows(report)),
+        "",
+        markdown_table(COMPARISON_HEADINGS, comparison_rows(report)),
         "",
         *(f"- {line}" for line in conversion_lines(report)),
         *([confidence_line(confidence)] if confidence else []),

@@ -1,17 +1,19 @@
-"""The table of a parity report: one row a model."""
+"""The tables of a parity report: models, comparisons, flipped images and the matrix."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEADINGS = ("model", "accuracy", "drop", "agreement", "bytes", "ms/image", "engine")
+HEADINGS = (
+    "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
+)  # fmt: skip
 
 
 def parity_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS.
 
-    Drop (points) and agreement are against the float model, whose own stand as a dash.
+    Drop (points) and agreement are against the float model, or the reference of two models, whose own stand as a dash.
     """
-    against_float = {item["candidate"]: item for item in report["comparisons"] if item["kind"] == "quantization"}
+    against_float = {item["candidate"]: item for item in report["comparisons"] if item["kind"] != "conversion"}
     rows: list[tuple[str, ...]] = []
     for model in report["models"]:
         comparison = against_float.get(model["name"])
@@ -19,6 +21,8 @@ def parity_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
             (
                 model["name"],
                 f"{model['accuracy']:.2%}",
+                "{:.2%} to {:.2%}".format(*model["accuracy_interval"]),
+                f"{model['calibration_error']:.4f}",
                 f"{comparison['drop']:.2f}" if comparison else "-",
                 f"{comparison['agreement']:.2%}" if comparison else "-",
                 f"{model['size_bytes']:,}",
@@ -37,6 +41,66 @@ def conversion_lines(report: Mapping[str, Any]) -> list[str]:
         for item in report["comparisons"]
         if item["kind"] == "conversion"
     ]
+
+
+COMPARISON_HEADINGS = (
+    "against the reference", "drop", "95 % interval", "McNemar p", "worst class", "confidence drift", "LSB mean, max", "gate"
+)  # fmt: skip
+
+
+def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the comparisons that the gate holds as rows of text under COMPARISON_HEADINGS. Drops are in points."""
+    rows: list[tuple[str, ...]] = []
+    for item in report["comparisons"]:
+        if item["kind"] == "conversion":
+            continue
+        low, high = item["drop_interval"]
+        worst = max((one for one in item["per_class"] if one["drop"] is not None), key=lambda one: one["drop"])
+        rows.append(
+            (
+                item["candidate"],
+                f"{item['drop']:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{item['mcnemar_p']:.3g}",
+                f"{worst['label']} {worst['drop']:.2f}",
+                f"{item['confidence_drift']['mean']:.4f}",
+                "-" if item["largest_lsb"] is None else f"{item['mean_lsb']:.2f}, {item['largest_lsb']}",
+                f"{'passed' if item['passed'] else 'FAILED'}: {item['limit']}",
+            )
+        )
+    return rows
+
+
+def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
+    """Return, for each gated comparison with flipped images, how many and the first `most`."""
+    lines = []
+    for item in report["comparisons"]:
+        flips = item["flips"]
+        if item["kind"] != "conversion" and flips:
+            shown = "; ".join(
+                f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}"
+                for flip in flips[:most]
+            )
+            lines.append(f"{len(flips):,} answers of {item['reference']} are others in {item['candidate']}: {shown}")
+    return lines
+
+
+def matrix_table(report: Mapping[str, Any]) -> str:
+    """Lay out the matrix: each engine's accuracy, and agreement and largest difference (LSB) against each other."""
+    ran = [item for item in report["matrix"] if item["accuracy"] is not None]
+    headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
+    rows = []
+    for number, item in enumerate(ran, 1):
+        against = {other["name"]: other for other in item["against"]}
+        cells = [
+            f"{against[other['name']]['agreement']:.2%} {against[other['name']]['largest_lsb']} LSB"
+            if other["name"] in against
+            else "-"
+            for other in ran
+        ]
+        rows.append((f"({number})", f"{item['accuracy']:.2%}", *cells, item["name"]))
+    notes = [f"{item['name']} did not run: {item['note']}" for item in report["matrix"] if item["accuracy"] is None]
+    return "\n".join([text_table(headings, rows), *notes])
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

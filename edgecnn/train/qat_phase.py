@@ -4,7 +4,9 @@ Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when 
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.schedule import cosine
 
 CALIBRATION_DECAY = 0.9
-"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999 they would need thousands of
-steps to reach the activations' real ranges."""
+"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
+need thousands of steps to reach the activations' real ones."""
 
 
 @contextlib.contextmanager
@@ -50,10 +52,6 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     import tensorflow_model_optimization as tfmot
 
     quantized = tfmot.quantization.keras.quantize_model(model)
-    # Ranges start at +-6. From 0 they forget their start: after a ReLU the lower end stays 0, hence the zero point -128.
-    for variable in quantized.variables:
-        if variable.shape == () and variable.name.endswith(("_min:0", "_max:0")):
-            variable.assign(0.0)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)
@@ -75,21 +73,18 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 def calibrate(model: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the activations' ranges from training images, without changing a weight."""
-    with range_decay(CALIBRATION_DECAY):
+    """Set the activations' ranges from training images, without changing a weight.
 
-        @tf.function(reduce_retracing=True)
-        def observe(images):
-            model(real_input(images, recipe.input_scale, recipe.input_zero_point), training=True)
-
-        seen, epoch = 0, 0
-        while seen < recipe.qat.calibration_batches:
-            for images, _ in batches.epoch("calibration", epoch):
-                observe(tf.constant(images))
-                seen += 1
-                if seen == recipe.qat.calibration_batches:
-                    break
-            epoch += 1
+    The first batch's ranges replace what the toolkit starts from, so that no trace of it stays: after a ReLU the lower end is 0,
+    hence the zero point -128. The others are averaged in.
+    """
+    chosen = itertools.chain.from_iterable(batches.epoch("calibration", epoch) for epoch in itertools.count())
+    for index, (images, _) in enumerate(itertools.islice(chosen, recipe.qat.calibration_batches)):
+        if index < 2:
+            # the decay is that of the trace: one for the first batch, one for the others
+            observe = tf.function(partial(model, training=True), reduce_retracing=True)
+        with range_decay(CALIBRATION_DECAY if index else 0.0):
+            observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
 def qat_phase(

@@ -1,5 +1,6 @@
 """Verification: do the exported models answer as the float model does?"""
 
-from edgecnn.verify.verify import MAX_DROP, require_parity, verify
+from edgecnn.verify.gate import MAX_DROP, Gate, require_parity
+from edgecnn.verify.parity import verify
 
-__all__ = ["MAX_DROP", "require_parity", "verify"]
+__all__ = ["MAX_DROP", "Gate", "require_parity", "verify"]

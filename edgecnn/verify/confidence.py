@@ -11,6 +11,7 @@ from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
+from edgecnn.verify.answers import Progress, in_chunks, input_contract
 from edgecnn.verify.calibration import (
     answered_at,
     choose_threshold,
@@ -18,7 +19,6 @@ from edgecnn.verify.calibration import (
     fit_temperature,
     nll,
 )
-from edgecnn.verify.verify import Progress, in_chunks, input_contract
 
 
 def confidence_figures(

@@ -24,10 +24,10 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
-from edgecnn.verify import verify
+from edgecnn.verify import Gate, verify
+from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
-from edgecnn.verify.verify import input_contract
 
 NEW = (("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 
@@ -166,7 +166,7 @@ def test_calibration_on_other_data_is_refused(own_run):
 def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
     for format_, precision in NEW:
         export(own_run, format_, precision)
-    report = verify(own_run, open_dataset(own_run.recipe.data), max_drop=2.0)
+    report = verify(own_run, open_dataset(own_run.recipe.data), gate=Gate(max_drop=2.0))
     assert {(model["format"], model["precision"]) for model in report["models"][2:]} == set(EXPORTS)
     assert report["passed"]
     path, _ = bundle_stage(own_run, tmp_path / "all.edgecnn")

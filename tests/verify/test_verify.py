@@ -11,7 +11,7 @@ from edgecnn.errors import ParityError, RunError, SplitError
 from edgecnn.export import export_path
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.runs import PARITY, QAT_MODEL
-from edgecnn.verify import require_parity, verify
+from edgecnn.verify import Gate, require_parity, verify
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def damage_int8(run, format_="tflite"):
 
 def test_a_planted_fault_closes_the_gate(own_run):
     damage_int8(own_run)
-    bad = verified(own_run, max_drop=1.0)
+    bad = verified(own_run, gate=Gate(max_drop=1.0))
     assert not bad["passed"]
     assert not comparison(bad, "conversion", "tflite-int8")["passed"]
     assert comparison(bad, "conversion", "onnx-int8")["passed"]
@@ -73,7 +73,7 @@ def test_a_planted_fault_closes_the_gate(own_run):
 
 def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
     damage_int8(own_run)
-    bad = verified(own_run, max_drop=100.0)
+    bad = verified(own_run, gate=Gate(max_drop=100.0))
     assert comparison(bad, "quantization", "tflite-int8")["passed"]
     with pytest.raises(ParityError, match="as fake-quantized does: it differs by"):
         require_parity(bad)

@@ -35,7 +35,7 @@ from edgecnn.report.table import text_table
 from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import Engine, open_engine
 from edgecnn.runtime.timing import measure_interleaved
-from edgecnn.verify.verify import input_contract
+from edgecnn.verify.answers import input_contract
 from edgecnn.versions import library_versions, processor
 
 CALIBRATION = 500

@@ -24,7 +24,8 @@ class Tensor(NamedTuple):
 class Engine(Protocol):
     """A model opened by an inference engine.
 
-    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "cpu", "cuda".
+    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "reference
+    kernels", "cpu", "cuda".
     """
 
     name: str
@@ -61,7 +62,7 @@ ENGINES = {
         "ai_edge_litert",
         "pip install ai-edge-litert",
         "tflite",
-        ("cpu",),
+        ("cpu", "reference"),
     ),
     "tflite_runtime": EngineKind(
         "edgecnn.runtime.engines.tflite_runtime:TFLiteRuntime",

@@ -1,0 +1,184 @@
+"""`edgecnn verify`: parity of a run's exports, or of any two models."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.workstation import Json, MaxDrop, RunArgument
+
+GateConfident = Annotated[
+    bool,
+    typer.Option(
+        "--confident", help="Hold the upper end of the drop's 95 % interval to --max-drop too.", show_default="off"
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="The gate: least share of images with the same answer, 0 to 1.", show_default="no limit"
+    ),
+]
+
+
+def verify(
+    run: RunArgument = None,
+    max_drop: MaxDrop = 1.0,
+    confident: GateConfident = False,
+    min_agreement: MinAgreement = None,
+    matrix: Annotated[
+        bool,
+        typer.Option("--matrix", help="Compare every engine that can run the int8 models too.", show_default="off"),
+    ] = False,
+    tflite_python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Python of an environment with tflite-runtime, for --matrix.", show_default="none"
+        ),
+    ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Show instead where int8 departs from float, on validation images.", show_default="off"
+        ),
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare two models instead: .tflite, .onnx, .keras, .h5 or a SavedModel.",
+            show_default="none",
+        ),
+    ] = None,
+    candidate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The other model.", show_default="none")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images of two models: a dataset's name, a folder or zip.", show_default="none")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="test|all", help="Which of the images of --data.")] = "test",
+    input_scale: Annotated[
+        float | None,
+        typer.Option(help="Two models read scale * (pixel - 128 - zero point).", show_default="1/128"),
+    ] = None,
+    input_zero_point: Annotated[
+        int, typer.Option(help="As above; -128 with scale 1/255 is the range 0 to 1, with scale 1 the pixel itself.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report of two models here.", show_default="nowhere")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare a run's exports with its float and fake-quantized models, on the test split.
+
+    Writes parity.json into the run, and exits with 14 if a comparison fails the gate. With --reference and --candidate it
+    compares any two models instead, and needs no run.
+
+    \b
+    Examples:
+      edgecnn verify --max-drop 0.5 --confident --min-agreement 0.985
+      edgecnn verify --matrix --tflite-python venv/bin/python
+      edgecnn verify --layers
+      edgecnn verify --reference a.tflite --candidate b.onnx --data photos/ --input-scale 0.00392157 --input-zero-point -128
+    """
+    two = {"--reference": reference, "--candidate": candidate, "--data": data}
+    missing = [name for name, value in two.items() if value is None]
+    if missing and len(missing) < len(two):
+        raise typer.BadParameter(
+            f"two models are compared with all of {', '.join(two)}: {', '.join(missing)} is missing."
+        )
+    if split not in ("test", "all"):
+        raise typer.BadParameter(f"--split is test or all, received {split!r}.")
+    if missing and (out or input_scale is not None or input_zero_point or split != "test"):
+        raise typer.BadParameter(f"--out, --split and the input's range belong to two models: give {', '.join(two)}.")
+    if not missing and (run or matrix or layers or tflite_python):
+        raise typer.BadParameter("RUN, --matrix, --layers and --tflite-python belong to a run, not to two models.")
+    if layers:
+        print_layers(run, json)
+        return
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.verify.gate import Gate, require_parity
+
+    gate = Gate(max_drop=max_drop, confident=confident, min_agreement=min_agreement)
+    with ProgressReporter() as reporter:
+        if reference and candidate and data:
+            from edgecnn.verify.models import verify_models
+
+            report = verify_models(
+                reference,
+                candidate,
+                data,
+                split=split,
+                scale=1 / 128 if input_scale is None else input_scale,
+                zero_point=input_zero_point,
+                gate=gate,
+                progress=reporter.working,
+            )
+            if out:
+                from edgecnn.files import canonical_json, write_atomic
+
+                write_atomic(out, canonical_json(report))
+        else:
+            report = verify_run(run, gate, matrix or tflite_python is not None, tflite_python, reporter.working)
+    if json:
+        emit_json(report)
+    else:
+        print_report(report)
+    require_parity(report)
+
+
+def verify_run(path: Path | None, gate: Any, matrix: bool, tflite_python: Path | None, progress: Any) -> dict[str, Any]:
+    """Open a run and its data, and verify it."""
+    from edgecnn.data import open_dataset
+    from edgecnn.runs import open_run
+    from edgecnn.verify import verify as verify_exports
+
+    opened = open_run(path)
+    note(f"run {opened.path}")
+    dataset = open_dataset(opened.recipe.data, progress=progress)
+    return verify_exports(opened, dataset, gate=gate, matrix=matrix, tflite_python=tflite_python, progress=progress)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a parity report: the table, what each comparison found, the first flipped images and the matrix."""
+    from edgecnn.report import table
+
+    data = report["data"]
+    images = "test images" if data["split"] == "test" else "images"
+    print(f"{data['title']}, {data['test_images']:,} {images}; {report['timing']}")
+    print(table.text_table(table.HEADINGS, table.parity_rows(report)))
+    print(table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)))
+    for line in (*table.conversion_lines(report), *table.flip_lines(report)):
+        print(line)
+    if report["matrix"]:
+        print(f"\n{table.matrix_table(report)}")
+
+
+def print_layers(path: Path | None, json: bool) -> None:
+    """Print how far each layer of the int8 TFLite file departs from the float model, worst first."""
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import open_run
+
+    opened = open_run(path)
+    note(f"run {opened.path}")
+    with ProgressReporter() as reporter:
+        from edgecnn.data import open_dataset
+        from edgecnn.report.table import text_table
+        from edgecnn.verify.layers import layer_errors
+
+        found = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)
+    if json:
+        emit_json(found)
+        return
+    print(f"signal to quantization noise on {found['images']:,} validation images, worst first")
+    rows = [
+        (
+            item["layer"], f"{item['sqnr_db']:.1f}", f"{item['saturated']:.2%}", f"{item['channel_ratio']:.1f}",
+            item["hint"],
+        )
+        for item in found["layers"]
+    ]  # fmt: skip
+    print(text_table(("layer", "dB", "saturated", "channel ratio", "what usually mends it"), rows))
+    if found["unmatched"]:
+        print(f"not matched: {', '.join(found['unmatched'])}")

@@ -1,0 +1,140 @@
+"""Running models over images: what each answers, and how fast."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgecnn.bundle.manifest import InputContract
+from edgecnn.data import Dataset, Split
+from edgecnn.errors import RunError
+from edgecnn.files import sha256
+from edgecnn.runs import Run
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import Engine, open_engine
+from edgecnn.runtime.model import Model
+from edgecnn.runtime.timing import measure_interleaved
+
+WARM_UP = 10
+REPEATS = 100
+CHUNK = 100
+"""Images converted and run at a time: what verification needs beside the pixels does not grow with their number."""
+
+Progress = Callable[[str, int, int], None]
+Unit = Literal["logit", "score"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """One model's answers on n images.
+
+    `values` is float32 (n, num_classes), in `unit`: logits, or the scores of a model with softmax inside. `codes` is its
+    quantized output, with `scale` and `zero_point`, None for a float output. `call` runs it on uint8 images, for timing;
+    `ms_per_image` is None until then.
+    """
+
+    name: str
+    format: str
+    precision: str
+    engine: str
+    size_bytes: int
+    sha256: str
+    values: np.ndarray
+    unit: Unit = "logit"
+    codes: np.ndarray | None = None
+    scale: float = 0.0
+    zero_point: int = 0
+    call: Callable[[np.ndarray], np.ndarray] | None = None
+    ms_per_image: float | None = None
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Softmax scores, float32, shape (n, num_classes)."""
+        return self.values if self.unit == "score" else softmax(self.values)
+
+
+def input_contract(run: Run) -> InputContract:
+    """Return the input contract of a run's models."""
+    recipe, shape = run.recipe, run.info["input"]
+    return InputContract(
+        height=shape["height"],
+        width=shape["width"],
+        channels=shape["channels"],
+        fit=recipe.data.fit,
+        scale=recipe.input_scale,
+        zero_point=recipe.input_zero_point,
+    )
+
+
+def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> Split:
+    """Load the test split, after checking that it is the one recorded when the run was trained.
+
+    Raises:
+        RunError: if the data have changed since.
+    """
+    recorded = run.info["data"]["split_hashes"]["test"]
+    if dataset.hashes["test"] != recorded:
+        raise RunError(
+            f"the test split of {dataset.name} is not the one that {run.path} was trained beside "
+            f"(SHA-256 {dataset.hashes['test'][:12]}, recorded {recorded[:12]}). Verify on the same data, or train again."
+        )
+    shape = run.info["input"]
+    return dataset.load(("test",), **shape, stage="verify", progress=progress)["test"]
+
+
+def export_answers(
+    run: Run, path: Path, format_: str, precision: str, images: np.ndarray, progress: Progress
+) -> Answers:
+    """Run an exported file over images, by the engine that a device would use."""
+    data = path.read_bytes()
+    engine = open_engine(None, data, format_, num_threads=1)
+    model = Model(engine, input_contract(run))
+    name = f"{format_}-{precision}"
+    outputs = in_chunks(model.outputs, images, name, progress)
+    return Answers(
+        name=name,
+        format=format_,
+        precision=precision,
+        engine=described(engine),
+        size_bytes=len(data),
+        sha256=sha256(data),
+        values=model.dequantize(outputs),
+        codes=outputs if np.issubdtype(outputs.dtype, np.integer) else None,
+        scale=engine.output.scale,
+        zero_point=engine.output.zero_point,
+        call=model.logits,
+    )
+
+
+def described(engine: Engine) -> str:
+    """Return an engine's name, version and provider."""
+    return f"{engine.name} {engine.version} ({engine.provider})"
+
+
+def in_chunks(
+    call: Callable[[np.ndarray], np.ndarray], images: np.ndarray, name: str, progress: Progress
+) -> np.ndarray:
+    """Call a model on CHUNK images at a time, reporting progress, and return the outputs together."""
+    outputs = []
+    for start in range(0, len(images), CHUNK):
+        outputs.append(call(images[start : start + CHUNK]))
+        progress(name, min(start + CHUNK, len(images)), len(images))
+    return np.concatenate(outputs)
+
+
+def timed(answers: Sequence[Answers], image: np.ndarray) -> list[Answers]:
+    """Fill in `ms_per_image` where it is None: the median of REPEATS calls with one image, interleaved.
+
+    Args:
+        answers: of distinct names.
+        image: uint8, shape (1, height, width, channels).
+    """
+    calls = {item.name: partial(item.call, image) for item in answers if item.call and item.ms_per_image is None}
+    timings = measure_interleaved(calls, warmup=WARM_UP, repeats=REPEATS)
+    return [
+        replace(item, ms_per_image=round(timings[item.name].p50_ms, 4)) if item.name in timings else item
+        for item in answers
+    ]

@@ -1,0 +1,205 @@
+"""Models that edgecnn did not make: opened by what their files say, given pixels by a stated range."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import EngineError
+from edgecnn.files import sha256, sha256_file
+from edgecnn.images import to_codes, to_real
+from edgecnn.runtime.engines import Tensor, open_engine
+from edgecnn.verify.answers import described
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """An opened model of one image input (batch, height, width, channels) and one output (batch, num_classes).
+
+    `input` and `output` are as of an engine, the input's sizes -1 where the file leaves them open; `run` takes any number
+    of images of the input's own type and returns the raw output.
+    """
+
+    format: str
+    engine: str
+    size_bytes: int
+    sha256: str
+    input: Tensor
+    output: Tensor
+    run: Callable[[np.ndarray], np.ndarray]
+
+    def outputs(self, pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+        """Run the model on pixels.
+
+        real = scale * (pixel - 128 - zero_point); a float input reads it, a quantized one the code
+        round(real / input.scale) + input.zero_point, clipped to its type. An integer input without a scale reads the pixel
+        itself (uint8) or pixel - 128 (int8).
+
+        Args:
+            pixels: uint8, shape (n, height, width, channels).
+            scale, zero_point: the stated range.
+
+        Returns:
+            The raw output, shape (n, num_classes).
+        """
+        dtype = self.input.dtype
+        if np.issubdtype(dtype, np.floating):
+            return self.run(to_real(pixels, scale, zero_point).astype(dtype))
+        if not self.input.scale:
+            return self.run(pixels if dtype == np.uint8 else to_codes(pixels).astype(dtype))
+        limits = np.iinfo(dtype)
+        codes = np.rint(to_real(pixels, scale, zero_point) / np.float32(self.input.scale)) + self.input.zero_point
+        return self.run(np.clip(codes, limits.min, limits.max).astype(dtype))
+
+    def dequantize(self, outputs: np.ndarray) -> np.ndarray:
+        """Convert raw outputs to float32: scale * (code - zero_point), or the outputs themselves."""
+        values = outputs.astype(np.float32)
+        scale = self.output.scale
+        return (values - np.float32(self.output.zero_point)) * np.float32(scale) if scale else values
+
+
+def is_scores(values: np.ndarray, scale: float) -> bool:
+    """Tell whether outputs are a softmax's: all in [0, 1], each row's sum 1 within what their codes can say.
+
+    Args:
+        values: float32, shape (n, num_classes).
+        scale: of the quantized output, 0 for a float one.
+    """
+    room = max(SUM_TOLERANCE, values.shape[1] * scale / 2)
+    return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
+
+
+def open_foreign(path: Path) -> Foreign:
+    """Open a model file by its kind: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
+
+    Raises:
+        EngineError: if there is no such file, it is none of these, or it is not one image input to one output of scores.
+    """
+    if not path.exists():
+        raise EngineError(f"{path} does not exist. Name a .tflite, .onnx, .keras or .h5 file, or a SavedModel folder.")
+    if path.is_dir():
+        model = _saved_model(path)
+    elif path.suffix in (".tflite", ".onnx"):
+        model = _engine(path)
+    elif path.suffix in (".keras", ".h5", ".hdf5"):
+        model = _keras(path)
+    else:
+        raise EngineError(f"{path} is none of .tflite, .onnx, .keras, .h5 and a SavedModel folder.")
+    if len(model.input.shape) != 4 or len(model.output.shape) != 2 or model.input.shape[3] not in (1, 3):
+        raise EngineError(
+            f"{path} reads {model.input.shape} and gives {model.output.shape}; expected (batch, height, width, 1 or 3) "
+            "and (batch, num_classes)."
+        )
+    return model
+
+
+def _engine(path: Path) -> Foreign:
+    data = path.read_bytes()
+    engine = open_engine(None, data, path.suffix[1:])
+    read, run = engine.input, engine.run
+    if len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3):  # channels first, as PyTorch's
+        read = read._replace(shape=tuple(read.shape[axis] for axis in (0, 2, 3, 1)))
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            return engine.run(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+
+    return Foreign(
+        format=path.suffix[1:],
+        engine=described(engine),
+        size_bytes=len(data),
+        sha256=sha256(data),
+        input=read,
+        output=engine.output,
+        run=run,
+    )
+
+
+def _keras(path: Path) -> Foreign:
+    """Open a Keras file by the Keras that wrote it: tf_keras cannot read Keras 3's, nor Keras 3 all of Keras 2's."""
+    from edgecnn.networks.keras import keras as keras2
+
+    library: Any = keras2
+    if path.suffix == ".keras" and not _written_by(path).startswith("2."):
+        import keras as keras3
+
+        library = keras3
+    try:
+        model = library.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise EngineError(f"Keras {library.__version__} cannot load {path}: {str(error).splitlines()[0]}") from None
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise EngineError(
+            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one of each"
+        )
+    return _tensorflow(
+        "keras",
+        f"keras {library.__version__}",
+        path,
+        model.inputs[0],
+        model.outputs[0],
+        lambda batch: model(batch, training=False),
+    )
+
+
+def _written_by(path: Path) -> str:
+    """Return the version of Keras that a .keras file names."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return str(json.loads(file.read("metadata.json"))["keras_version"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise EngineError(f"{path} is not a .keras file: it names no version of Keras.") from None
+
+
+def _saved_model(path: Path) -> Foreign:
+    from edgecnn.networks.keras import tf
+
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise EngineError(f"{path} is not a SavedModel: {str(error).splitlines()[0]}") from None
+    if "serving_default" not in loaded.signatures:
+        raise EngineError(
+            f"{path} has no signature 'serving_default' (it has {', '.join(loaded.signatures) or 'none'})."
+        )
+    signature = loaded.signatures["serving_default"]
+    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+    ((name, read),), ((answer, given),) = inputs.items(), outputs.items()
+
+    def call(batch: Any) -> Any:
+        return loaded.signatures["serving_default"](**{name: batch})[answer]  # `loaded` keeps the variables alive
+
+    return _tensorflow("saved-model", f"tensorflow {tf.__version__}", path, read, given, call)
+
+
+def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> Foreign:
+    from edgecnn.networks.keras import tf
+
+    def tensor(value: Any) -> Tensor:
+        shape = tuple(-1 if size is None else int(size) for size in value.shape)
+        return Tensor("", shape, np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype), 0.0, 0)
+
+    forward = tf.function(call, reduce_retracing=True)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = (
+        sha256_file(path)
+        if path.is_file()
+        else sha256("".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files).encode())
+    )
+    return Foreign(
+        format=format_,
+        engine=engine,
+        size_bytes=sum(file.stat().st_size for file in files),
+        sha256=digest,
+        input=tensor(read),
+        output=tensor(given),
+        run=lambda batch: forward(tf.constant(batch)).numpy(),
+    )

@@ -1,0 +1,90 @@
+"""The gate: which figures of a comparison are held to which limits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgecnn.errors import ParityError
+
+MAX_DROP = 1.0
+"""Default of the gate, in percentage points of accuracy."""
+
+MAX_LSB = 1
+MIN_AGREEMENT = 0.99
+"""An int8 file must be within MAX_LSB of the fake-quantized model everywhere, or agree with it on this share of the images:
+one code of rounding is allowed, another answer on more than one image in a hundred is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a candidate may lose against its reference.
+
+    `max_drop` is in percentage points; with `confident` the upper end of the drop's 95 % interval must be within it too,
+    so that a small test split proves nothing. `min_agreement` is a share of the images in [0, 1], None for no limit.
+    """
+
+    max_drop: float = MAX_DROP
+    confident: bool = False
+    min_agreement: float | None = None
+
+    def failed(self, comparison: Mapping[str, Any]) -> list[str]:
+        """Return the names of a comparison's figures that are beyond their limits: its keys.
+
+        A comparison of kind "conversion" is held to MAX_LSB or MIN_AGREEMENT, whatever the gate: a drop may be accepted, a
+        wrong conversion may not.
+        """
+        agreement = comparison["agreement"]
+        if comparison["kind"] == "conversion":
+            lsb = comparison["largest_lsb"]
+            if agreement >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
+                return []
+            return ["agreement"] if lsb is None else ["largest_lsb", "agreement"]
+        failed = []
+        if comparison["drop"] > self.max_drop:
+            failed.append("drop")
+        if self.confident and comparison["drop_interval"][1] > self.max_drop:
+            failed.append("drop_interval")
+        if self.min_agreement is not None and agreement < self.min_agreement:
+            failed.append("agreement")
+        return failed
+
+    def limit(self, kind: str) -> str:
+        """Return what comparisons of a kind are held to, in words."""
+        if kind == "conversion":
+            return f"at most {MAX_LSB} LSB, or agreement of at least {MIN_AGREEMENT:.0%}"
+        whole = " with its whole 95 % interval" if self.confident else ""
+        agreement = "" if self.min_agreement is None else f", agreement of at least {self.min_agreement:.2%}"
+        return f"drop of at most {self.max_drop:.2f} points{whole}{agreement}"
+
+
+def measured(comparison: Mapping[str, Any], figure: str) -> str:
+    """Return in words what a comparison found of one of the figures that `Gate.failed` names."""
+    if figure == "drop":
+        return f"drops {comparison['drop']:.2f} points"
+    if figure == "drop_interval":
+        return f"may drop by as much as {comparison['drop_interval'][1]:.2f} points (upper end of the 95 % interval)"
+    if figure == "agreement":
+        return f"agrees on {comparison['agreement']:.2%}"
+    return f"differs by {comparison[figure]} LSB"
+
+
+ADVICE = {
+    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn verify --layers",
+    "conversion": "The file is not what was trained: export it again with --force.",
+    "models": "Check that both read the same range (--input-scale, --input-zero-point) and channel order, or accept more "
+    "with --max-drop.",
+}
+"""What to do about a failed comparison, by its kind."""
+
+
+def require_parity(report: Mapping[str, Any]) -> None:
+    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do."""
+    comparisons: Sequence[Mapping[str, Any]] = report["comparisons"]
+    failed = [comparison for comparison in comparisons if not comparison["passed"]]
+    if failed:
+        first = failed[0]
+        found = " and ".join(measured(first, figure) for figure in first["failed"])
+        raise ParityError(
+            f"{first['candidate']} does not answer as {first['reference']} does: it {found} (limit: {first['limit']}); "
+            f"{len(failed)} of {len(comparisons)} comparisons failed. {ADVICE[first['kind']]}"
+        )

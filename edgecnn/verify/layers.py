@@ -1,0 +1,225 @@
+"""Where it went wrong: the int8 TFLite file beside the float Keras model, layer by layer, on the same images."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgecnn.data import Dataset
+from edgecnn.errors import RunError
+from edgecnn.export import export_path
+from edgecnn.images import to_codes, to_real
+from edgecnn.runs import FLOAT_MODEL, Run
+from edgecnn.verify.answers import Progress, input_contract
+
+IMAGES = 200
+"""Validation images looked at, at most: a layer's noise is an average over all its values, which soon settles."""
+
+CHUNK = 50
+OUTLIER = 8.0
+"""Largest channel range over the median one from which a hint names outlier channels: three bits lost by the median channel."""
+
+SATURATED = 0.001
+"""Share of values at the end of the range from which a hint names saturation."""
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+NOT_COMPUTED = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "PAD", "SHAPE", "STRIDED_SLICE", "PACK")
+"""Operators that compute no values of their own; their tensors are left out."""
+
+HINTS = {
+    "per-tensor weights": "weights have one scale for all channels: quantize them per channel",
+    "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
+    "saturated range": "values are cut off at the range's end: calibrate longer, on images of every kind",
+}
+"""What usually mends a layer, by what was found; the first that applies is given."""
+
+
+class Pair(NamedTuple):
+    """A layer in both models: the Keras layer's name, the operator and the TFLite tensor that it gives."""
+
+    layer: str
+    operator: Any
+    tensor: Any
+
+
+class Noise:
+    """Running sums of one layer's signal, noise, saturated values and channel ranges."""
+
+    def __init__(self, channels: int) -> None:
+        self.signal = self.noise = 0.0
+        self.count = self.saturated = 0
+        self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
+
+    def add(self, real: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> None:
+        """Take a chunk in: float values and codes of the same shape, channels last."""
+        error = (codes.astype(np.float64) - zero_point) * scale - real
+        self.signal += float(np.sum(np.square(real, dtype=np.float64)))
+        self.noise += float(np.sum(np.square(error)))
+        limits = np.iinfo(codes.dtype)
+        # Where zero is the lowest code, that is a ReLU's own floor and nothing is cut off.
+        low = codes == limits.min if zero_point > limits.min else np.zeros(codes.shape, bool)
+        self.saturated += int(np.sum(low | (codes == limits.max)))
+        self.count += codes.size
+        axes = tuple(range(real.ndim - 1))
+        self.low = np.minimum(self.low, real.min(axis=axes))
+        self.high = np.maximum(self.high, real.max(axis=axes))
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise in dB: 10 log10(sum real^2 / sum error^2), at most 120."""
+        return float(10 * np.log10(max(self.signal, 1e-30) / max(self.noise, self.signal * 1e-12, 1e-30)))
+
+    @property
+    def channel_ratio(self) -> float:
+        """The largest channel's range over the median one; channels that are always constant do not count."""
+        ranges = self.high - self.low
+        ranges = ranges[ranges > 0]
+        return float(ranges.max() / np.median(ranges)) if len(ranges) else 1.0
+
+
+def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
+    """Measure how far each layer of a run's int8 TFLite file is from the float model, on validation images.
+
+    The noise at a layer is what all layers up to it made together. Layers are matched by the names that the converter keeps
+    of Keras's; a fused convolution, BatchNorm and activation is matched with the last of them.
+
+    Args:
+        run: with an int8 TFLite export.
+        dataset: the run's data, of which the first IMAGES validation images are used.
+        progress: told of the images done.
+
+    Returns:
+        `images`, `layers` (worst first: layer, operator, sqnr_db, saturated share, channel_ratio, hint) and `unmatched`,
+        tensor names.
+
+    Raises:
+        RunError: if there is no int8 TFLite export, or the model was trained elsewhere.
+    """
+    if run.imported:
+        raise RunError(f"{run.path} holds a model that was trained elsewhere: it has no Keras layers to compare with.")
+    path = export_path(run, "tflite", "int8")
+    data = run.read(path.name, "export --format tflite --int8")
+    from edgecnn.export.flatbuffer import read
+    from edgecnn.networks.keras import keras
+    from edgecnn.networks.predict import model_from_bytes
+
+    validation = dataset.load(("validation",), **run.info["input"], stage="layers", progress=progress)["validation"]
+    images = validation.images[:IMAGES]
+    model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
+    pairs, unmatched = matched(model, read(data))
+    if not pairs:
+        raise RunError(f"{path} has no layer of {run.path}/{FLOAT_MODEL} by name. Export it again with --force.")
+    taps = keras.Model(model.inputs, [model.get_layer(pair.layer).output for pair in pairs])
+    contract = input_contract(run)
+    sums = [Noise(pair.tensor.shape[-1]) for pair in pairs]
+    codes_of = tensors(data, [pair.tensor.index for pair in pairs])
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        real = taps(to_real(chunk, contract.scale, contract.zero_point), training=False)
+        real = real if isinstance(real, list) else [real]
+        for pair, total, values, codes in zip(pairs, sums, real, codes_of(chunk), strict=True):
+            values = values.numpy().reshape(codes.shape)
+            total.add(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
+        progress("layers", min(start + CHUNK, len(images)), len(images))
+    found = [described(pair, total) for pair, total in zip(pairs, sums, strict=True)]
+    found.sort(key=lambda item: item["sqnr_db"])
+    return {"images": len(images), "layers": found, "unmatched": unmatched}
+
+
+def described(pair: Pair, total: Noise) -> dict[str, Any]:
+    """Return one layer's figures and hint."""
+    saturated = total.saturated / total.count
+    weights = pair.operator.inputs[1] if pair.operator.name in WEIGHTED else None
+    causes = {
+        # A dense layer's per-tensor weights are the converter's own choice; a convolution's are not.
+        "per-tensor weights": weights is not None
+        and pair.operator.name != "FULLY_CONNECTED"
+        and len(weights.scale) == 1,
+        "outlier channels": total.channel_ratio >= OUTLIER,
+        "saturated range": saturated >= SATURATED,
+    }
+    return {
+        "layer": pair.layer,
+        "operator": pair.operator.name,
+        "sqnr_db": total.sqnr_db,
+        "saturated": saturated,
+        "channel_ratio": total.channel_ratio,
+        "hint": next((HINTS[cause] for cause, applies in causes.items() if applies), ""),
+    }
+
+
+def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Return a function from uint8 images to the codes of the tensors with these indices, each (n, …)."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=data,
+        num_threads=1,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,  # a delegate keeps its tensors
+    )
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        rows: list[list[np.ndarray]] = [[] for _ in indices]
+        for image in to_codes(images):
+            interpreter.set_tensor(entry, image[np.newaxis])
+            interpreter.invoke()
+            for row, index in zip(rows, indices, strict=True):
+                row.append(interpreter.get_tensor(index))
+        return [np.concatenate(row) for row in rows]
+
+    return run
+
+
+def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
+    """Match a TFLite graph's operators with a Keras model's layers by name.
+
+    The converter names a tensor by the operations that were fused into it, as "net/quant_conv2d/Relu;net/…"; of the layers
+    named, the last one in the Keras model counts, then the BatchNorm and activation behind it that were fused without being
+    named. A shape that differs is no match.
+
+    Returns:
+        The pairs, in the order in which they run, and the names of the tensors without a layer.
+    """
+    order = {layer.name: number for number, layer in enumerate(model.layers)}
+    pairs: list[Pair] = []
+    unmatched: list[str] = []
+    for operator in graph.operators:
+        tensor = operator.outputs[0]
+        if operator.name in NOT_COMPUTED or tensor.type not in ("INT8", "UINT8"):
+            continue
+        named = [name for name in layer_names(tensor.name) if name in order]
+        layer = model.get_layer(max(named, key=order.__getitem__)) if named else None
+        if layer is not None and operator.name in WEIGHTED:
+            layer = fused_end(layer, bool(operator.options.fusedActivationFunction))
+        if layer is not None and size(layer.output.shape[1:]) == size(tensor.shape[1:]):
+            pairs.append(Pair(layer.name, operator, tensor))
+        else:
+            unmatched.append(tensor.name)
+    return pairs, unmatched
+
+
+def layer_names(tensor: str) -> Iterator[str]:
+    """Yield the Keras layers that a tensor's name may name: each part of its paths, without the toolkit's prefix."""
+    for path in tensor.split(";"):
+        for part in path.split("/"):
+            yield part.removeprefix("quant_")
+
+
+def fused_end(layer: Any, activated: bool) -> Any:
+    """Follow a weighted layer to the end of what is fused with it: BatchNorm, and the activation if there is one."""
+    while True:
+        followers = [node.outbound_layer for node in layer.outbound_nodes]
+        if len(followers) != 1:
+            return layer
+        kind = type(followers[0]).__name__
+        if not (kind == "BatchNormalization" or (activated and kind in ("ReLU", "Activation"))):
+            return layer
+        layer = followers[0]
+
+
+def size(shape: Any) -> int:
+    """Return how many values a shape holds."""
+    return int(np.prod(shape))

@@ -1,0 +1,143 @@
+"""The matrix: the int8 model on every engine that can run it, each against each."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgecnn
+from edgecnn.data import Split
+from edgecnn.errors import EngineError
+from edgecnn.export import export_path
+from edgecnn.images import to_codes
+from edgecnn.runs import Run
+from edgecnn.runtime.engines import is_installed, open_engine
+from edgecnn.runtime.model import Model
+from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
+
+ELSEWHERE = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
+"""Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
+
+
+def matrix(
+    run: Run,
+    fakes: Sequence[Answers],
+    candidates: Sequence[Answers],
+    split: Split,
+    tflite_python: Path | None,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Compare every engine with every other on the run's int8 models.
+
+    Args:
+        run: whose int8 exports are run.
+        fakes: the fake-quantized Keras model's answers; none for a model that was trained elsewhere.
+        candidates: the exports' answers by the engines that a device would use.
+        split: the images.
+        tflite_python: the Python of an environment with tflite-runtime, or None.
+        progress: told of the images done.
+
+    Returns:
+        An entry for each engine: `accuracy`, and `against`, for each other engine, the share of equal answers and the
+        largest difference in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
+        neither.
+
+    Raises:
+        EngineError: if `tflite_python` was given and does not run the model.
+    """
+    int8 = {item.format: item for item in candidates if item.precision == "int8" and item.codes is not None}
+    ran: dict[str, Answers] = dict(zip(["Keras fake-quantized"], fakes, strict=False))
+    ran |= {item.engine: item for item in int8.values()}
+    notes: dict[str, str] = {}
+    for engine, format_, provider in ELSEWHERE:
+        if format_ in int8 and is_installed(engine):
+            try:
+                answers = run_by(run, int8[format_], engine, provider, split, progress)
+            except EngineError as error:
+                notes[f"{engine} ({provider})"] = str(error).splitlines()[0]
+            else:
+                ran[answers.engine] = answers
+    if tflite_python is not None and "tflite" in int8:
+        answers = run_elsewhere(run, int8["tflite"], tflite_python, split, progress)
+        ran[answers.engine] = answers
+    grid = next(iter(int8.values()), None)
+    entries = [entry(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
+    return entries + [{"name": name, "accuracy": None, "against": [], "note": note} for name, note in notes.items()]
+
+
+def entry(
+    name: str, answers: Answers, ran: dict[str, Answers], grid: Answers | None, classes: np.ndarray
+) -> dict[str, Any]:
+    """Return one engine's entry: its accuracy, and how it differs from each other."""
+    top = np.argmax(answers.values, axis=1)
+    return {
+        "name": name,
+        "accuracy": float(np.mean(top == classes)),
+        "against": [
+            {
+                "name": other_name,
+                "agreement": float(np.mean(top == np.argmax(other.values, axis=1))),
+                "largest_lsb": int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
+            }
+            for other_name, other in ran.items()
+            if other is not answers
+        ],
+        "note": "",
+    }
+
+
+def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
+    """Return outputs as codes of the grid's scale and type, int32: quantized ones on the same grid come out unchanged."""
+    assert grid.codes is not None
+    limits = np.iinfo(grid.codes.dtype)
+    codes = np.rint(answers.values / np.float32(grid.scale)) + grid.zero_point
+    return np.clip(codes, limits.min, limits.max).astype(np.int32)
+
+
+def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, progress: Progress) -> Answers:
+    """Run an export over images by an engine and provider."""
+    data = export_path(run, export.format, export.precision).read_bytes()
+    opened = open_engine(engine, data, export.format, provider=provider)
+    model = Model(opened, input_contract(run))
+    outputs = in_chunks(model.outputs, split.images, f"{export.name} {provider}", progress)
+    return replace(export, engine=described(opened), values=model.dequantize(outputs), codes=outputs)
+
+
+def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
+    """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1.
+
+    Raises:
+        EngineError: if it does not run there; the message has the last line that it printed.
+    """
+    progress("tflite_runtime", 0, len(split.images))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # The package alone, through a link: a site-packages on the path would bring this environment's numpy along.
+        (folder / "edgecnn").symlink_to(Path(edgecnn.__file__).parent)
+        with (folder / "inputs.npy").open("wb") as file:
+            header = {"descr": "|i1", "fortran_order": False, "shape": split.images.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(split.images), CHUNK):
+                file.write(to_codes(split.images[start : start + CHUNK]).tobytes())
+        command = [
+            str(python), "-m", "edgecnn.runtime.worker", "tflite_runtime",
+            str(export_path(run, export.format, export.precision).resolve()), "inputs.npy", "outputs.npy",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": name}
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        except OSError as error:
+            raise EngineError(f"--tflite-python {python} cannot be run: {error.strerror}.") from None
+        if done.returncode:
+            reason = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
+            raise EngineError(f"--tflite-python {python} did not run the model: {reason}")
+        codes = np.load(folder / "outputs.npy", allow_pickle=False)
+    progress("tflite_runtime", len(split.images), len(split.images))
+    values = (codes.astype(np.float32) - np.float32(export.zero_point)) * np.float32(export.scale)
+    return replace(export, engine=json.loads(done.stdout)["engine"], values=values, codes=codes)

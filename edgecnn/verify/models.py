@@ -1,0 +1,141 @@
+"""Parity of any two models on any images: no run is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.errors import DatasetError
+from edgecnn.recipe import DataRecipe
+from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
+from edgecnn.verify.foreign import Foreign, is_scores, open_foreign
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.parity import SCHEMA, compared, judged
+
+SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
+
+
+def verify_models(
+    reference: Path,
+    candidate: Path,
+    data: str,
+    *,
+    split: str = "test",
+    scale: float = 1 / 128,
+    zero_point: int = 0,
+    gate: Gate = Gate(),
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Compare two models on the same images, each with its own input type and size.
+
+    Args:
+        reference, candidate: files as of `open_foreign`.
+        data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
+        split: "test", or "all" of the images.
+        scale, zero_point: the real value that both read for a pixel is scale * (pixel - 128 - zero_point); a file's own
+            quantization turns it into codes.
+        gate: the limits.
+        progress: told of the images done.
+
+    Returns:
+        The report, in the form of `parity.schema.json`: one comparison, of kind "models".
+
+    Raises:
+        EngineError: if a file cannot be opened.
+        DatasetError: if the images make no dataset, or their classes are not as many as a model's outputs.
+    """
+    paths, opened = (reference, candidate), [open_foreign(reference), open_foreign(candidate)]
+    dataset = open_dataset(DataRecipe(source=data), progress=progress)
+    for path, model in zip(paths, opened, strict=True):
+        if model.output.shape[1] != len(dataset.labels):
+            raise DatasetError(
+                f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
+                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order."
+            )
+    splits = in_both(*(images_for(model, dataset, split, progress) for model in opened))
+    answers = [
+        foreign_answers(name, model, images, scale, zero_point, progress)
+        for name, model, images in zip(names(*paths), opened, splits, strict=True)
+    ]
+    answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
+    comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
+    return {
+        "schema": SCHEMA,
+        "run": None,
+        "data": {
+            "name": dataset.name,
+            "title": dataset.title,
+            "split": split,
+            "test_images": len(splits[0].classes),
+            "test_sha256": dataset.hashes["test"] if split == "test" else dataset.fingerprint,
+        },
+        **judged(gate, answers, [comparison], splits[0]),
+        "matrix": [],
+    }
+
+
+def names(reference: Path, candidate: Path) -> tuple[str, str]:
+    """Return what two files are called: by name, by path where the names are equal."""
+    if reference.name != candidate.name:
+        return reference.name, candidate.name
+    if reference != candidate:
+        return str(reference), str(candidate)
+    return f"{reference.name} (reference)", f"{candidate.name} (candidate)"
+
+
+def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress) -> Split:
+    """Load the images at a model's input size, the data's own where the file leaves it open."""
+    height, width, channels = (
+        own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
+    )
+    loaded = dataset.load(
+        SPLITS[split], height=height, width=width, channels=channels, stage="verify", progress=progress
+    )
+    return Split(
+        images=np.concatenate([part.images for part in loaded.values()]),
+        classes=np.concatenate([part.classes for part in loaded.values()]),
+        sources=tuple(source for part in loaded.values() for source in part.sources),
+    )
+
+
+def in_both(one: Split, other: Split) -> tuple[Split, Split]:
+    """Keep the images that stand in both: at another size, others may be exact duplicates across splits."""
+    if one.sources == other.sources:
+        return one, other
+    shared = set(one.sources) & set(other.sources)
+
+    def kept(split: Split) -> Split:
+        keep = [index for index, source in enumerate(split.sources) if source in shared]
+        return Split(
+            images=split.images[keep], classes=split.classes[keep], sources=tuple(split.sources[i] for i in keep)
+        )
+
+    return kept(one), kept(other)
+
+
+def foreign_answers(
+    name: str, model: Foreign, split: Split, scale: float, zero_point: int, progress: Progress
+) -> Answers:
+    """Run an opened model over images."""
+
+    def call(pixels: np.ndarray) -> np.ndarray:
+        return model.outputs(pixels, scale, zero_point)
+
+    outputs = in_chunks(call, split.images, name, progress)
+    values = model.dequantize(outputs)
+    quantized = bool(model.output.scale)
+    return Answers(
+        name=name,
+        format=model.format,
+        precision=str(model.input.dtype),
+        engine=model.engine,
+        size_bytes=model.size_bytes,
+        sha256=model.sha256,
+        values=values,
+        unit="score" if is_scores(values, model.output.scale) else "logit",
+        codes=outputs if quantized else None,
+        scale=model.output.scale,
+        zero_point=model.output.zero_point,
+        call=call,
+    )

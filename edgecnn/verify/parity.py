@@ -1,0 +1,179 @@
+"""Parity: a run's exports beside its float and fake-quantized models on the test split, as one report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.data import Dataset, Split
+from edgecnn.errors import RunError
+from edgecnn.export import EXPORTS, export_path
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.runs import PARITY, Run
+from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
+from edgecnn.verify.calibration import expected_calibration_error
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.matrix import matrix as engine_matrix
+from edgecnn.verify.references import reference_answers
+from edgecnn.verify.statistics import (
+    compare,
+    confidence_drift,
+    discordant,
+    flips,
+    lsb_difference,
+    mcnemar_exact,
+    paired_interval,
+    per_class_drop,
+    wilson,
+)
+from edgecnn.versions import library_versions, processor
+
+SCHEMA = "edgecnn.parity/1"
+
+
+def verify(
+    run: Run,
+    dataset: Dataset,
+    *,
+    gate: Gate = Gate(),
+    matrix: bool = False,
+    tflite_python: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`.
+
+    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
+    the conversion is right, held to its own fixed limit.
+
+    Args:
+        run: a trained run with at least one export.
+        dataset: the run's data.
+        gate: the limits.
+        matrix: whether every engine that can run the int8 models is compared with every other.
+        tflite_python: the Python of an environment with tflite-runtime, for the matrix.
+        progress: called with the model's name, images done and images in all.
+
+    Returns:
+        The report, as written; its form is `parity.schema.json` beside this module.
+
+    Raises:
+        RunError: if nothing was exported or the test split has changed.
+    """
+    exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
+    if not exports:
+        raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
+    test = load_test(run, dataset, progress)
+    # a model that was trained elsewhere has no fake-quantized form: its int8 files are held to the float model alone
+    names = ["float"] if run.imported else ["float", "fake-quantized"]
+    float_, *fakes = (reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names)
+    candidates = timed(
+        [
+            export_answers(run, export_path(run, format_, precision), format_, precision, test.images, progress)
+            for format_, precision in exports
+        ],
+        test.images[:1],
+    )
+    labels = run.info["data"]["labels"]
+    comparisons = [compared("quantization", float_, fake, test, labels, gate) for fake in fakes]
+    for candidate in candidates:
+        comparisons.append(compared("quantization", float_, candidate, test, labels, gate))
+        if candidate.precision.startswith("int8"):
+            comparisons += [compared("conversion", fake, candidate, test, labels, gate) for fake in fakes]
+    rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else []
+    report = {
+        "schema": SCHEMA,
+        "run": run.name,
+        "data": {
+            "name": run.info["data"]["name"],
+            "title": run.info["data"]["title"],
+            "split": "test",
+            "test_images": len(test.classes),
+            "test_sha256": dataset.hashes["test"],
+        },
+        **judged(gate, (float_, *fakes, *candidates), comparisons, test),
+        "matrix": rows,
+    }
+    write_atomic(run.file(PARITY), canonical_json(report))
+    return report
+
+
+def judged(
+    gate: Gate, answers: Sequence[Answers], comparisons: Sequence[dict[str, Any]], split: Split
+) -> dict[str, Any]:
+    """Return the part of a report that all kinds of comparison share."""
+    return {
+        **asdict(gate),
+        "passed": all(comparison["passed"] for comparison in comparisons),
+        "models": [model_figures(item, split.classes) for item in answers],
+        "comparisons": list(comparisons),
+        "timing": f"median of {REPEATS} calls with one image, one thread, interleaved; tensorflow as it comes",
+        "machine": processor(),
+        "versions": library_versions(),
+    }
+
+
+def model_figures(answers: Answers, classes: np.ndarray) -> dict[str, Any]:
+    """Return one model's entry in the report."""
+    right = int(np.sum(np.argmax(answers.values, axis=1) == classes))
+    return {
+        "name": answers.name,
+        "format": answers.format,
+        "precision": answers.precision,
+        "engine": answers.engine,
+        "size_bytes": answers.size_bytes,
+        "sha256": answers.sha256,
+        "accuracy": right / len(classes),
+        "accuracy_interval": list(wilson(right, len(classes))),
+        "calibration_error": expected_calibration_error(answers.scores, classes),
+        "ms_per_image": answers.ms_per_image,
+    }
+
+
+def compared(
+    kind: str, reference: Answers, candidate: Answers, split: Split, labels: Sequence[str], gate: Gate
+) -> dict[str, Any]:
+    """Compare two models' answers and hold them to the limits of the comparison's kind.
+
+    Outputs are compared as logits, or as scores where one of the models gives scores. Differences in LSB are on the grid of
+    the candidate's quantized output, where it has one of that unit.
+    """
+    classes = split.classes
+    unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"
+    one, other = (item.values if item.unit == unit else item.scores for item in (reference, candidate))
+    lost, gained = discordant(one, other, classes)
+    drift = confidence_drift(reference.scores, candidate.scores)
+    lsb = None
+    if candidate.codes is not None and candidate.unit == unit:
+        lsb = lsb_difference(one, candidate.codes, candidate.scale, candidate.zero_point)
+    images = np.bincount(classes, minlength=len(labels)).tolist()
+    result = {
+        "kind": kind,
+        "reference": reference.name,
+        "candidate": candidate.name,
+        **asdict(compare(one, other, classes)),
+        "unit": unit,
+        "drop_interval": list(paired_interval(lost, gained, len(classes))),
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": mcnemar_exact(lost, gained),
+        "per_class": [
+            {"label": label, "images": count, "drop": drop}
+            for label, count, drop in zip(labels, images, per_class_drop(one, other, classes), strict=True)
+        ],
+        "confidence_drift": drift._asdict(),
+        "mean_lsb": lsb.mean if lsb else None,
+        "largest_lsb": lsb.largest if lsb else None,
+        "flips": [
+            {
+                "source": split.sources[flip.image],
+                "true": labels[flip.true],
+                "reference": labels[flip.reference],
+                "candidate": labels[flip.candidate],
+            }
+            for flip in flips(one, other, classes)
+        ],
+    }
+    failed = gate.failed(result)
+    return result | {"limit": gate.limit(kind), "failed": failed, "passed": not failed}

@@ -1,0 +1,95 @@
+"""The Keras models' logits on the test split, computed once and stored beside the run: a second time needs no TensorFlow."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.runs import QAT_MODEL, Run
+from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract, timed
+
+PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
+"""The references by name, and their precision."""
+
+
+def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray, progress: Progress) -> Answers:
+    """Return a reference's logits on the test split, from its store if it holds them.
+
+    The store is `logits-MODEL-SPLIT.npz` in the run, under the SHA-256 of the model and of the split; it holds the input
+    contract too, and what was stored under another one, or damaged, is computed again.
+
+    Args:
+        run: a trained run.
+        name: one of PRECISIONS.
+        test_sha256: of the test split.
+        images: the test split's, uint8, shape (n, height, width, channels).
+        progress: told of the images done.
+
+    Returns:
+        The answers; `ms_per_image` is what was measured when they were computed.
+    """
+    data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
+    key: dict[str, Any] = {
+        "model": sha256(data),
+        "test": test_sha256,
+        "input": vars(input_contract(run)),
+        "n": len(images),
+    }
+    path = run.file(f"logits-{key['model'][:16]}-{test_sha256[:16]}.npz")
+    stored = read_store(path, key) or write_store(path, key, compute(run, name, data, images, progress))
+    return Answers(
+        name=name,
+        format="keras",
+        precision=PRECISIONS[name],
+        engine=str(stored["engine"]),
+        size_bytes=len(data),
+        sha256=key["model"],
+        values=stored["logits"],
+        ms_per_image=float(stored["ms_per_image"]),
+    )
+
+
+def compute(run: Run, name: str, data: bytes, images: np.ndarray, progress: Progress) -> dict[str, Any]:
+    """Run a Keras model over images, and time it."""
+    from edgecnn.networks.keras import tf
+    from edgecnn.networks.predict import model_from_bytes, predictor
+
+    predict = predictor(model_from_bytes(data), run.recipe.input_scale, run.recipe.input_zero_point)
+    logits = in_chunks(predict, images, name, progress)
+    (answers,) = timed(
+        [
+            Answers(
+                name=name,
+                format="keras",
+                precision="",
+                engine="",
+                size_bytes=len(data),
+                sha256="",
+                values=logits,
+                call=predict,
+            )
+        ],
+        images[:1],
+    )
+    return {"logits": logits, "engine": f"tensorflow {tf.__version__}", "ms_per_image": answers.ms_per_image}
+
+
+def write_store(path: Path, key: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Store what was computed, atomically, and return it."""
+    buffer = io.BytesIO()
+    np.savez(buffer, key=canonical_json(key), **found)
+    write_atomic(path, buffer.getvalue())
+    return found
+
+
+def read_store(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """Read what was stored under a key; None if there is none, or it cannot be used."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("key", "logits", "engine", "ms_per_image")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found if str(found["key"]) == canonical_json(key) and len(found["logits"]) == key["n"] else None

@@ -1,0 +1,74 @@
+import json
+import sys
+
+import jsonschema
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.errors import EngineError
+from edgecnn.export import export_path
+from edgecnn.report.table import matrix_table
+from edgecnn.runtime.engines import open_engine
+from edgecnn.verify import verify
+
+
+@pytest.fixture(scope="module")
+def report(finished_run, tmp_path_factory):
+    import shutil
+
+    from edgecnn.runs import Run
+
+    path = tmp_path_factory.mktemp("matrix") / "tiny"
+    shutil.copytree(finished_run.path, path)
+    run = Run(path)
+    return verify(run, open_dataset(run.recipe.data), matrix=True)
+
+
+def test_every_engine_stands_against_every_other(report, root):
+    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    ran = [item for item in report["matrix"] if item["accuracy"] is not None]
+    assert [item["name"].split()[0] for item in ran] == ["Keras", "litert", "onnxruntime", "litert"]
+    assert ["XNNPACK" in ran[1]["name"], "reference kernels" in ran[3]["name"]] == [True, True]
+    pairs = {(item["name"], other["name"]): other for item in ran for other in item["against"]}
+    assert len(pairs) == len(ran) * (len(ran) - 1)
+    for (one, other), found in pairs.items():
+        back = pairs[other, one]
+        assert (found["agreement"], found["largest_lsb"]) == (back["agreement"], back["largest_lsb"])
+        assert found["agreement"] >= 0.98 and found["largest_lsb"] <= 5
+    printed = matrix_table(report)
+    assert all(item["name"] in printed for item in report["matrix"])
+
+
+def test_an_engine_that_is_not_there_is_named_with_its_reason(report):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is here, so it ran")
+    (note,) = [item["note"] for item in report["matrix"] if item["accuracy"] is None]
+    assert "CUDAExecutionProvider" in note
+
+
+def test_reference_kernels_are_no_delegate(finished_run):
+    data = export_path(finished_run, "tflite", "int8").read_bytes()
+    assert open_engine("litert", data, "tflite", provider="reference").provider == "reference kernels"
+
+
+def test_tflite_python_that_is_none(own_run, tmp_path):
+    dataset = open_dataset(own_run.recipe.data)
+    with pytest.raises(EngineError, match="cannot be run: No such file"):
+        verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
+    with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
+        verify(own_run, dataset, matrix=True, tflite_python=sys.executable)
+
+
+def test_tflite_runtime_in_its_own_environment(own_run, root):
+    python = root / ".venv-tflite-3.11" / "bin" / "python"
+    if not python.exists():
+        pytest.skip(
+            f"no virtual environment {python.parents[1].name}: make test makes it where its Python is installed"
+        )
+    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
+    (there,) = [item for item in report["matrix"] if item["name"].startswith("tflite_runtime ")]
+    assert all(other["agreement"] >= 0.98 for other in there["against"])

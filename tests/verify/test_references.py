@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.runs import PARITY, QAT_MODEL
+from edgecnn.verify import verify
+
+WITHOUT_TENSORFLOW = """
+import sys
+from edgecnn.cli import main
+sys.argv = ["edgecnn", "verify", sys.argv[1], "--max-drop", "100", "--json"]
+try:
+    main()
+except SystemExit as exit_:
+    assert not exit_.code, exit_.code
+for name in ("tensorflow", "tf_keras", "keras", "tensorflow_model_optimization"):
+    assert name not in sys.modules, name
+"""
+
+
+def stores(run):
+    return sorted(run.path.glob("logits-*.npz"))
+
+
+def computed(run, monkeypatch):
+    """Verify a run; return the names of the references that were computed."""
+    from edgecnn.verify import references
+
+    names, compute = [], references.compute
+    monkeypatch.setattr(references, "compute", lambda run, name, *rest: names.append(name) or compute(run, name, *rest))
+    verify(run, open_dataset(run.recipe.data))
+    return names
+
+
+def test_a_second_verify_imports_no_tensorflow(own_run):
+    before = json.loads(own_run.read(PARITY, "verify"))
+    assert len(stores(own_run)) == 2
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(own_run.path)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    after = json.loads(result.stdout)
+    assert after["comparisons"] == before["comparisons"]
+    assert after["models"][:2] == before["models"][:2], "times of the Keras models are those stored"
+
+
+def test_another_model_is_computed_and_the_other_is_not(own_run, monkeypatch):
+    path = own_run.file(QAT_MODEL)
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert computed(own_run, monkeypatch) == ["fake-quantized"]
+    assert len(stores(own_run)) == 3
+    assert computed(own_run, monkeypatch) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "no archive", "other rows"])
+def test_a_damaged_store_is_computed_again(own_run, monkeypatch, damage):
+    path = stores(own_run)[0]
+    data = path.read_bytes()
+    if damage == "other rows":
+        with np.load(path) as file:
+            found = dict(file)
+        np.savez(path, **found | {"logits": found["logits"][:-1]})
+    else:
+        path.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "no archive": b"\x80\x04K\x01."}[damage])
+    assert len(computed(own_run, monkeypatch)) == 1
+    assert computed(own_run, monkeypatch) == []
+
+
+def test_another_input_range_is_computed_again(own_run, monkeypatch):
+    from edgecnn.runs import Run
+
+    recipe = own_run.file("recipe.toml")
+    recipe.write_text(recipe.read_text().replace('fit = "crop"', 'fit = "stretch"'))
+    assert computed(Run(own_run.path), monkeypatch) == ["float", "fake-quantized"]
