@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.bundle.manifest import OPTIONAL, Manifest, ModelEntry
+from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
@@ -36,7 +36,7 @@ from edgecnn.train.loop import TrainProgress
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
-from edgecnn.verify.golden import golden_images, golden_outputs
+from edgecnn.verify.golden import golden_images, golden_outputs, golden_photos
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -75,6 +75,12 @@ def bundle_path(run: Run) -> Path:
     return run.file(f"{run.name}.edgecnn")
 
 
+def parity_report(run: Run) -> dict[str, Any]:
+    """Return a run's parity report. Raises RunError if the run was not verified."""
+    report: dict[str, Any] = json.loads(run.read(PARITY, "verify"))
+    return report
+
+
 def default_model(report: Mapping[str, Any], format_: str) -> str | None:
     """Choose the model that a format's engines take unless told otherwise.
 
@@ -93,36 +99,42 @@ def default_model(report: Mapping[str, Any], format_: str) -> str | None:
 def confidence_stage(
     run: Run, target_error: float | None, reporter: Reporter, dataset: Dataset | None = None
 ) -> dict[str, Any]:
-    """Choose a verified run's temperature and threshold on validation images, and write `confidence.json`.
+    """Choose a run's temperature and threshold on validation images, and write `confidence.json`.
 
-    Both are chosen with the model that most devices will run: TFLite's default, int8 where there is one. Nothing is done
+    Both are chosen with the model that most devices will run: the first of USUAL that there is, TFLite's int8. Nothing is done
     where the model, the images and the target are those of the last time.
 
     Args:
-        run: a verified run.
+        run: a run with an export.
         target_error: largest error among answered images, in (0, 1); None for no threshold.
         reporter: told of progress.
         dataset: the run's data, if they are open.
 
     Returns:
-        The content of `confidence.json`: as `verify.confidence.fit_confidence` returns, with `model` and `validation_sha256`.
+        The content of `confidence.json`: as `verify.confidence.fit_confidence` returns, with `model`, `model_sha256` and
+        `validation_sha256`.
 
     Raises:
         ThresholdError: if no threshold keeps the target.
-        RunError: if the run was not verified, or its data have changed.
+        RunError: if nothing was exported, or the data have changed.
     """
-    report = json.loads(run.read(PARITY, "verify"))
-    require_parity(report)
-    file = next(file for file in (default_model(report, "tflite"), default_model(report, "onnx")) if file)
-    precision, _, format_ = file.removeprefix("models/").partition(".")
-    model = run.read(export_path(run, format_, precision).name, "export")
+    exported = [(*usual, export_path(run, *usual)) for usual in USUAL if export_path(run, *usual).exists()]
+    if not exported:
+        raise RunError(f"run {run.path} has no export. First: edgecnn export --format tflite --int8")
+    format_, precision, path = exported[0]
+    model = path.read_bytes()
     validation = run.info["data"]["split_hashes"]["validation"]
 
     def work() -> None:
         data = dataset or open_dataset(run.recipe.data, progress=reporter.working)
         logits, classes = validation_logits(run, data, model, format_, reporter.working)
-        found = fit_confidence(logits, classes, target_error) | {"model": file, "validation_sha256": validation}
-        write_atomic(run.file(CONFIDENCE), canonical_json(found))
+        found = fit_confidence(logits, classes, target_error)
+        origin = {
+            "model": f"models/{precision}.{format_}",
+            "model_sha256": sha256(model),
+            "validation_sha256": validation,
+        }
+        write_atomic(run.file(CONFIDENCE), canonical_json(found | origin))
 
     inputs = {"model": sha256(model), "validation": validation, "target_error": target_error}
     Stages(run, reporter.note).do("confidence", inputs, [run.file(CONFIDENCE)], work)
@@ -147,7 +159,7 @@ def bundle_stage(
         RunError: if the run was not verified, or not with the exports as they are now.
         ParityError: if the gate did not pass.
     """
-    report = json.loads(run.read(PARITY, "verify"))
+    report = parity_report(run)
     require_parity(report)
     contract = input_contract(run)
     images = golden_images(contract)
@@ -179,7 +191,8 @@ def bundle_stage(
     info = run.info
     defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
     calibrated = any(needs_calibration(run, model.precision) for model in models)
-    chosen = {key: confidence[key] for key in OPTIONAL} if confidence else OPTIONAL
+    chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
+    encoded, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -187,6 +200,7 @@ def bundle_stage(
         input=contract,
         models=tuple(models),
         defaults={format_: file for format_, file in defaults.items() if file},
+        golden_images=golden_encoded,
         **chosen,
         provenance={
             "recipe": to_tables(run.public_recipe),
@@ -199,7 +213,7 @@ def bundle_stage(
         },
     )
     path = out or bundle_path(run)
-    digest = write_bundle(path, manifest, files, force=force)
+    digest = write_bundle(path, manifest, files | encoded, force=force)
     write_atomic(run.file(CARD), card(run, report, confidence))
     return path, digest
 
@@ -293,9 +307,11 @@ def run_recipe(
         )
     exports = hashes([export_path(run, format_, precision) for format_, precision in USUAL])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
+    confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
         "verify",
         {
+            "confidence": confidence,
             "models": models,
             "exports": exports,
             "test": dataset.hashes["test"],
@@ -305,9 +321,8 @@ def run_recipe(
         [run.file(PARITY)],
         lambda: verify(run, dataset, gate=gate, progress=reporter.working),
     )
-    report = json.loads(run.read(PARITY, "verify"))
+    report = parity_report(run)
     require_parity(report)
-    confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
         "bundle",
         {

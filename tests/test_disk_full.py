@@ -54,7 +54,9 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
         ".model-int8.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx", ".parity.json",
         ".confidence.json", ".run.edgecnn", ".card.md",
     }  # fmt: skip
-    assert set(failed) == expected
+    logits = {name for name in failed if name.startswith(".logits-")}
+    assert len(logits) == 2, "of the float and the fake-quantized model"
+    assert set(failed) - logits == expected
 
     monkeypatch.setattr(os, "fsync", real)
     whole, _ = run_recipe(recipe, tmp_path / "whole", reporter, max_drop=100.0)

@@ -9,7 +9,7 @@ from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
 from edgecnn.pipeline import bundle_path, bundle_stage, run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
-from edgecnn.runs import CARD, PARITY
+from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.selftest import selftest
 
 SKIPPED = "nothing has changed, skipped"
@@ -81,6 +81,14 @@ def test_the_bundle_holds_all_that_it_promises(finished_run):
     assert json.loads(bundle.files["parity.json"]) == json.loads(finished_run.read(PARITY, "verify"))
     assert bundle.manifest.provenance["recipe"]["data"]["source"] == "digits"
     assert selftest(bundle).passed
+
+
+def test_the_report_says_what_the_scores_are_worth_on_the_test_split(finished_run):
+    tested = json.loads(finished_run.read(PARITY, "verify"))["confidence"]
+    chosen = json.loads(finished_run.read(CONFIDENCE, "bundle"))
+    assert (tested["model"], tested["n"]) == ("tflite-int8", 385)
+    assert tested["temperature"] == chosen["temperature"]
+    assert chosen["validation"]["n"] == 206, "chosen on validation images alone"
 
 
 def test_bundles_carry_no_path_of_this_machine(own_run, tmp_path):

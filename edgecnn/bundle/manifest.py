@@ -18,7 +18,7 @@ PRECISIONS = ("int8", "float32", "float16", "int16x8")
 
 UNITS = ("LSB", "logit")
 GOLDEN_INPUTS = "golden/inputs.npy"
-OPTIONAL = {"temperature": 1.0, "threshold": 0.0}
+OPTIONAL: dict[str, Any] = {"temperature": 1.0, "threshold": 0.0, "golden_images": []}
 """Keys of the manifest that are written only where they are not these."""
 
 HEX_DIGITS = frozenset("0123456789abcdef")
@@ -61,6 +61,15 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GoldenImage:
+    """An encoded image, and the SHA-256 of the bytes that it must be decoded to (upright, in the input's channels) and resized to."""
+
+    file: str
+    decoded_sha256: str
+    resized_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All that a bundle says about itself.
 
@@ -69,7 +78,7 @@ class Manifest:
     when the bundle is written.
 
     Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains, unless told
-    another. Both may be left out of the JSON, and are where they change nothing.
+    another. These two and `golden_images` may be left out of the JSON, and are where they say nothing.
     """
 
     schema: str = SCHEMA
@@ -80,6 +89,7 @@ class Manifest:
     models: tuple[ModelEntry, ...]
     defaults: dict[str, str]
     golden_inputs: str = GOLDEN_INPUTS
+    golden_images: tuple[GoldenImage, ...] = ()
     temperature: float = 1.0
     threshold: float = 0.0
     provenance: dict[str, Any]
@@ -92,7 +102,8 @@ class Manifest:
             BundleError: if `provenance` holds what JSON cannot.
         """
         try:
-            parts = {"input": vars(self.input), "models": [vars(model) for model in self.models]}
+            lists = {"models": self.models, "golden_images": self.golden_images}
+            parts = {"input": vars(self.input), **{key: [vars(item) for item in items] for key, items in lists.items()}}
             table = {**vars(self), **parts}
             return canonical_json({key: value for key, value in table.items() if OPTIONAL.get(key) != value}).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -123,6 +134,10 @@ class Manifest:
         values["models"] = tuple(
             ModelEntry(**_checked(model, ModelEntry, f"models[{index}]"))
             for index, model in enumerate(values["models"])
+        )
+        values["golden_images"] = tuple(
+            GoldenImage(**_checked(image, GoldenImage, f"golden_images[{index}]"))
+            for index, image in enumerate(values["golden_images"])
         )
         manifest = Manifest(**values)
         _check_values(manifest)
@@ -211,9 +226,12 @@ def _check_values(manifest: Manifest) -> None:
         _require(right, f"defaults: {_short(format_)} must name a model of that format", file)
     for name, digest in manifest.files.items():
         _require(safe_name(name), "files: names must be plain relative paths", name)
-        right = type(digest) is str and len(digest) == 64 and HEX_DIGITS.issuperset(digest)
-        _require(right, f"files: {name} must have a SHA-256", digest)
-    referred = {manifest.golden_inputs, *files, *(model.golden for model in manifest.models)}
+        _require(_is_sha256(digest), f"files: {name} must have a SHA-256", digest)
+    for image in manifest.golden_images:
+        for digest in (image.decoded_sha256, image.resized_sha256):
+            _require(_is_sha256(digest), f"golden_images: {_short(image.file)} must have two SHA-256", digest)
+    encoded = (image.file for image in manifest.golden_images)
+    referred = {manifest.golden_inputs, *files, *encoded, *(model.golden for model in manifest.models)}
     lacking = sorted(name for name in referred if name not in manifest.files)
     _require(not lacking, "files must list every file that the manifest names; lacking", lacking)
 
@@ -222,6 +240,10 @@ def safe_name(name: str) -> bool:
     """Tell whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that do not begin with a dot."""
     parts = name.split("/")
     return len(name) <= 200 and all(part and part[0] != "." and NAME_CHARACTERS.issuperset(part) for part in parts)
+
+
+def _is_sha256(digest: Any) -> bool:
+    return type(digest) is str and len(digest) == 64 and HEX_DIGITS.issuperset(digest)
 
 
 def _require(condition: bool, expected: str, received: Any) -> None:

@@ -142,8 +142,20 @@ def selftest(
     report = run_selftest(bundle, engine, threads)
     if json:
         rows = [row._asdict() for row in report.rows]
-        emit_json({"bundle": str(choice.path), "sha256": bundle.sha256, "passed": report.passed, "rows": rows})
+        layers = [layer._asdict() for layer in report.layers]
+        emit_json(
+            {
+                "bundle": str(choice.path),
+                "sha256": bundle.sha256,
+                "passed": report.passed,
+                "layers": layers,
+                "rows": rows,
+            }
+        )
     else:
+        for layer in report.layers:
+            verdict = "passed" if layer.passed else "FAILED"
+            print(f"{verdict:7} {layer.layer}: {layer.images} images, {len(layer.differing)} differ (0 allowed)")
         for row in report.rows:
             print(selftest_line(row))
     require_pass(report)

@@ -184,9 +184,17 @@ def bundle(
     opened = open_run(run)
     note(f"run {opened.path}")
     with ProgressReporter() as reporter:
-        from edgecnn.pipeline import bundle_stage, confidence_stage
+        from edgecnn.pipeline import bundle_stage, confidence_stage, parity_report
 
         confidence = confidence_stage(opened, target_error, reporter)
+        tested = parity_report(opened)["confidence"]
+        if not tested or (tested["temperature"], tested["threshold"]) != (
+            confidence["temperature"],
+            confidence["threshold"],
+        ):
+            reporter.note(
+                "the parity report has no test figures for these scores. For them: edgecnn verify, then bundle again"
+            )
         path, digest = bundle_stage(opened, out, confidence=confidence, force=force)
     size = path.stat().st_size
     if json:

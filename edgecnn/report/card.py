@@ -62,6 +62,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         "",
         *(f"- {line}" for line in conversion_lines(report)),
         *([confidence_line(confidence)] if confidence else []),
+        *([tested_line(report["confidence"])] if report["confidence"] else []),
         f"- Times: {report['timing']}; {report['machine']}.",
         f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
         "",
@@ -78,6 +79,16 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         "",
     ]
     return "\n".join(lines)
+
+
+def tested_line(tested: Mapping[str, Any]) -> str:
+    """Return a line on what a temperature and threshold chosen on validation are worth on the test split."""
+    error = "no image" if tested["error"] is None else f"{tested['error']:.2%} errors"
+    return (
+        f"- Scores on the test split ({tested['model']}): calibration error {tested['calibration_error_after']:.2%}, "
+        f"{tested['calibration_error']:.2%} without the temperature; at the threshold of {tested['threshold']:.2f} "
+        f"{tested['share_answered']:.2%} answered with {error}."
+    )
 
 
 def confidence_line(confidence: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgecnn import images
 from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.bundle.read import Bundle
-from edgecnn.errors import EngineError, SelftestError
+from edgecnn.errors import EngineError, ImageError, SelftestError
+from edgecnn.files import sha256
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
 from edgecnn.runtime.model import Model
 
@@ -32,11 +34,24 @@ class Row(NamedTuple):
     note: str
 
 
+class Layer(NamedTuple):
+    """What comes before the model: `layer` is "decode" (encoded image to pixels) or "resize" (pixels to the model's input).
+
+    Both must be exact: `differing` names the golden images that were not, of `images` that were looked at.
+    """
+
+    layer: str
+    images: int
+    differing: tuple[str, ...]
+    passed: bool
+
+
 class Report(NamedTuple):
-    """A self-test: `passed` if something was checked and all that was checked is right."""
+    """A self-test: `passed` if a model was checked and all that was checked is right."""
 
     rows: tuple[Row, ...]
     passed: bool
+    layers: tuple[Layer, ...] = ()
 
 
 def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1) -> Report:
@@ -68,11 +83,41 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
                 )
             )
     checked = [row.passed for row in rows if row.passed is not None]
-    return Report(tuple(rows), bool(checked) and all(checked))
+    layers = check_layers(bundle)
+    return Report(tuple(rows), bool(checked) and all(checked) and all(layer.passed for layer in layers), layers)
+
+
+def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
+    """Decode and resize the golden photos and compare with the bytes that they must become; none if the bundle has none.
+
+    An image that is decoded to other bytes says nothing of the resize, and is not looked at there.
+    """
+    contract = bundle.manifest.input
+    wrong: dict[str, list[str]] = {"decode": [], "resize": []}
+    for golden in bundle.manifest.golden_images:
+        try:
+            decoded = images.decode(bundle.files[golden.file], contract.channels)
+        except ImageError:
+            decoded = None
+        if decoded is None or sha256(decoded.tobytes()) != golden.decoded_sha256:
+            wrong["decode"].append(golden.file)
+            continue
+        resized = images.resize(decoded, contract.height, contract.width, contract.fit)
+        if sha256(resized.tobytes()) != golden.resized_sha256:
+            wrong["resize"].append(golden.file)
+    count = len(bundle.manifest.golden_images)
+    looked_at = {"decode": count, "resize": count - len(wrong["decode"])}
+    return tuple(Layer(name, looked_at[name], tuple(files), not files) for name, files in wrong.items() if count)
 
 
 def require_pass(report: Report) -> None:
-    """Raise SelftestError if a self-test failed, naming the first model that did."""
+    """Raise SelftestError if a self-test failed, naming the first layer that did: decode, resize, or a model."""
+    for layer in report.layers:
+        if not layer.passed:
+            raise SelftestError(
+                f"the layer {layer.layer} gives other bytes than the bundle's for {len(layer.differing)} of {layer.images} golden "
+                f"images ({', '.join(layer.differing[:3])}). Install the Pillow that the bundle was made with, from its wheel."
+            )
     failed = [row for row in report.rows if row.passed is False]
     if failed:
         row = failed[0]

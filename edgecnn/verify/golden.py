@@ -1,11 +1,14 @@
 """Golden vectors: images and the outputs that every device must give for them."""
 
-from typing import NamedTuple
+import io
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from edgecnn.bundle.manifest import InputContract
+from edgecnn import images as pixels
+from edgecnn.bundle.manifest import GoldenImage, InputContract
+from edgecnn.files import sha256
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 
@@ -50,6 +53,48 @@ def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:
             coarse.flat[random.integers(cells * cells)] = 255 * (index % 2)
             images[index, :, :, channel] = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
     return images
+
+
+PHOTOS: tuple[tuple[str, tuple[int, int], str, dict[str, Any]], ...] = (
+    ("wide.jpg", (157, 118), "RGB", {"quality": 85, "subsampling": "4:2:0"}),
+    ("tall.jpg", (90, 142), "RGB", {"quality": 92, "subsampling": "4:4:4"}),
+    ("turned.jpg", (96, 64), "RGB", {"quality": 85, "exif": "turned"}),
+    ("grey.jpg", (101, 77), "L", {"quality": 80}),
+    ("clear.png", (120, 83), "RGBA", {}),
+    ("large.png", (333, 250), "RGB", {}),
+)
+"""Golden photos: name, size (width, height), mode and how Pillow encodes them; `turned` has an EXIF orientation."""
+
+
+def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, bytes], tuple[GoldenImage, ...]]:
+    """Draw and encode golden photos, and note what they must be decoded and resized to, byte for byte.
+
+    Args:
+        contract: the models' input.
+        seed: of the drawing.
+
+    Returns:
+        The encoded files by their name in the bundle, and the manifest's entries.
+    """
+    random = np.random.default_rng(seed)
+    files, entries = {}, []
+    for name, size, mode, options in PHOTOS:
+        coarse = random.integers(0, 256, (7, 9, len(mode)), np.uint8)
+        drawn = Image.fromarray(coarse if len(mode) > 1 else coarse[:, :, 0]).resize(size, Image.Resampling.BICUBIC)
+        save = dict(options)
+        if save.get("exif"):
+            save["exif"] = Image.Exif()
+            save["exif"][pixels.EXIF_ORIENTATION] = 6
+        buffer = io.BytesIO()
+        drawn.save(buffer, "JPEG" if name.endswith(".jpg") else "PNG", **save)
+        file = f"golden/encoded/{name}"
+        files[file] = buffer.getvalue()
+        decoded = pixels.decode(files[file], contract.channels)
+        resized = pixels.resize(decoded, contract.height, contract.width, contract.fit)
+        entries.append(
+            GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))
+        )
+    return files, tuple(entries)
 
 
 def golden_outputs(

@@ -1,5 +1,6 @@
 """Parity: a run's exports beside its float and fake-quantized models on the test split, as one report."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +12,10 @@ from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.files import canonical_json, write_atomic
-from edgecnn.runs import PARITY, Run
+from edgecnn.runs import CONFIDENCE, PARITY, Run
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
 from edgecnn.verify.calibration import expected_calibration_error
+from edgecnn.verify.confidence import confidence_figures
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.references import reference_answers
@@ -94,9 +96,22 @@ def verify(
         },
         **judged(gate, (float_, *fakes, *candidates), comparisons, test),
         "matrix": rows,
+        "confidence": confidence(run, candidates, test.classes),
     }
     write_atomic(run.file(PARITY), canonical_json(report))
     return report
+
+
+def confidence(run: Run, candidates: Sequence[Answers], classes: np.ndarray) -> dict[str, Any] | None:
+    """Return what the run's temperature and threshold are worth on the test split; None where none were chosen for an export as it is."""
+    if not run.file(CONFIDENCE).exists():
+        return None
+    chosen = json.loads(run.read(CONFIDENCE, "bundle"))
+    for item in candidates:
+        if item.sha256 == chosen["model_sha256"]:
+            figures = confidence_figures(item.values, classes, chosen["temperature"], chosen["threshold"])
+            return {"model": item.name, "temperature": chosen["temperature"], **figures}
+    return None
 
 
 def judged(
