@@ -1,5 +1,5 @@
 """`python -m edgecnn`."""
 
-from edgecnn.cli import main
+from edgecnn.cli import run
 
-main()
+run()

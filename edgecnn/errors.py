@@ -5,7 +5,6 @@ lines. The command line prints it without a traceback and exits with `exit_code`
 taken: success, an unexpected failure, a usage error.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -151,6 +150,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Returns:
         "did you mean 'digits'? Known: cifar10, digits", or the list alone when nothing is near.
     """
+    import difflib  # here, since only an error needs it
+
     names = sorted(known)
     listing = f"Known: {', '.join(names)}."
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -13,12 +13,16 @@ from edgecnn.files import sha256
 
 
 class Bundle(NamedTuple):
-    """A bundle that was proved whole: where it was, the file's SHA-256, its manifest and every other entry's content by name."""
+    """A bundle that was proved whole: where it was, its manifest and every other entry's content by name."""
 
     path: Path
-    sha256: str
     manifest: Manifest
     files: dict[str, bytes]
+
+    @property
+    def sha256(self) -> str:
+        """The file's SHA-256: what was proved is that it is this content's canonical form."""
+        return sha256(pack(self.manifest, self.files))
 
     def golden_inputs(self) -> np.ndarray:
         """Return the golden images: uint8, shape (n, height, width, channels), read-only."""
@@ -70,7 +74,7 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
         manifest = Manifest.from_json(files.pop(MANIFEST))
         if pack(manifest, files) != data:
             raise BundleError("it is damaged, or was packed by something else than edgecnn")
-        bundle = Bundle(path, sha256(data), manifest, files)
+        bundle = Bundle(path, manifest, files)
         _check_files(bundle)
     except BundleError as error:
         raise BundleError(

@@ -1,11 +1,18 @@
 """The command line. A command's module is imported when the command is asked for, or for the list of all."""
 
-import atexit
-import errno
 import gc
+
+gc.set_threshold(
+    100_000
+)  # imports make objects that stay: looking for garbage among them is a tenth of a short command
+
+import contextlib
+import errno
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -84,24 +91,43 @@ def edgecnn(
     """From labelled images to a verified int8 classifier on a small board."""
 
 
-def main() -> None:
-    """Run the command line and exit: an EdgeCNNError is one message and its own exit code, without a traceback."""
-    gc.set_threshold(
-        100_000
-    )  # importing makes objects that stay: looking for garbage among them is a tenth of a short command
-    atexit.register(gc.freeze)  # and so is looking once more at the end
+def main(leave: Callable[[int], object] = sys.exit) -> None:
+    """Run the command line and leave with its exit code: an EdgeCNNError is one message and its own code, without a traceback."""
+    code = 0
     try:
-        app(prog_name="edgecnn")
+        try:
+            app(prog_name="edgecnn")
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        sys.stdout.flush()
     except EdgeCNNError as error:
-        sys.exit(failed(error))
+        code = failed(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except OSError as error:
         # The stages turn what their files raise into OutputError: what is left is standard output.
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EPIPE):
             raise
         drop_output()
-        sys.exit(failed(OutputError(f"cannot write standard output: {error.strerror}.")))
+        code = BROKEN_PIPE if error.errno == errno.EPIPE else failed(output_error(error))
+    leave(code)
+
+
+def leave_at_once(code: int) -> None:
+    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then."""
+    with contextlib.suppress(OSError):  # `main` has reported what standard output could not take
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+run = functools.partial(main, leave_at_once)
+"""The console script: `main` in a process of its own."""
+
+
+def output_error(error: OSError) -> OutputError:
+    """Return the error for a standard output that cannot be written."""
+    return OutputError(f"cannot write standard output: {error.strerror}.")
 
 
 def failed(error: EdgeCNNError) -> int:
