@@ -11,7 +11,7 @@ TFLITE := .venv-tflite-3.11
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
 
-.PHONY: demo test lint device-venvs slow clean
+.PHONY: demo test lint device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -20,16 +20,13 @@ demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
 
 test: lint device-venvs
-	$(BIN)/python -m pytest -m "not slow and not emulated and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not emulated and not gpu"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgecnn tools
 	$(BIN)/lint-imports
-
-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
