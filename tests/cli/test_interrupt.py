@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-EPOCHS = 40
+EPOCHS = 12
+"""Of 300 batches each, so that one takes long enough to be interrupted in time on a busy machine."""
 
 
 def start(folder, *arguments):
@@ -33,7 +34,8 @@ def epochs(folder):
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(tmp_path, signal_):
-    process = start(tmp_path, "--data", "digits", "--epochs", str(EPOCHS), "--qat-epochs", "0", "--out", "run")
+    few = ("--data", "digits", "--epochs", str(EPOCHS), "--qat-epochs", "0", "--batch-size", "4")
+    process = start(tmp_path, *few, "--out", "run")
     deadline = time.monotonic() + 120
     while len(epochs(tmp_path)) < 3:
         assert process.poll() is None, process.communicate()[1]
