@@ -2,9 +2,8 @@
 
 import gc
 
-gc.set_threshold(
-    100_000
-)  # imports make objects that stay: looking for garbage among them is a tenth of a short command
+# Imports make objects that stay: looking for garbage among them is a tenth of a short command.
+gc.set_threshold(100_000)
 
 import contextlib
 import errno
@@ -109,7 +108,8 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EPIPE):
             raise
         drop_output()
-        code = BROKEN_PIPE if error.errno == errno.EPIPE else failed(output_error(error))
+        gone = error.errno == errno.EPIPE
+        code = BROKEN_PIPE if gone else failed(OutputError(f"cannot write standard output: {error.strerror}."))
     leave(code)
 
 
@@ -123,11 +123,6 @@ def leave_at_once(code: int) -> None:
 
 run = functools.partial(main, leave_at_once)
 """The console script: `main` in a process of its own."""
-
-
-def output_error(error: OSError) -> OutputError:
-    """Return the error for a standard output that cannot be written."""
-    return OutputError(f"cannot write standard output: {error.strerror}.")
 
 
 def failed(error: EdgeCNNError) -> int:

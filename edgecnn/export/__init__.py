@@ -1,13 +1,12 @@
 """Export: a run's models as TFLite and ONNX files, one file per format."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError
-from edgecnn.files import refuse_existing, write_atomic
+from edgecnn.files import refuse_existing, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
 
 if TYPE_CHECKING:
@@ -142,5 +141,5 @@ def export(
         precision=precision,
         io=io,
         size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256(data),
     )
