@@ -98,6 +98,25 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"run {self.path} has no {name} yet. First: edgecnn {stage}") from None
 
+    def require_split(self, split: str, found: str, dataset: str, advice: str) -> None:
+        """Check that a split is the one recorded when the run began.
+
+        Args:
+            split: "train", "validation" or "test".
+            found: the split's SHA-256 as it is now.
+            dataset: what the message calls the data.
+            advice: what to do, for the message.
+
+        Raises:
+            RunError: if it is another.
+        """
+        recorded = self.info["data"]["split_hashes"][split]
+        if found != recorded:
+            raise RunError(
+                f"the {split} split of {dataset} is not the one that {self.path} began with "
+                f"(SHA-256 {found[:12]}, recorded {recorded[:12]}). {advice}"
+            )
+
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Write `run.json` atomically."""
         write_atomic(self.file(INFO), canonical_json(dict(info)))

@@ -3,7 +3,6 @@
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split, open_dataset
-from edgecnn.errors import RunError
 from edgecnn.export.tflite import Calibration
 from edgecnn.files import sha256
 from edgecnn.runs import Run
@@ -53,12 +52,8 @@ def calibration(run: Run, dataset: Dataset | None = None, progress: Progress | N
     """
     info = run.info
     dataset = dataset or open_dataset(run.recipe.data, progress=progress)
-    recorded = info["data"]["split_hashes"]["train"]
-    if dataset.hashes["train"] != recorded:
-        raise RunError(
-            f"the training images of {dataset.name} are not those of {run.path} (SHA-256 {dataset.hashes['train'][:12]}, "
-            f"recorded {recorded[:12]}). Calibrate on the same data, or begin a new run."
-        )
+    advice = "Calibrate on the same data, or begin a new run."
+    run.require_split("train", dataset.hashes["train"], dataset.name, advice)
     settings = info.get("calibration", {})
     count, seed = settings.get("images", IMAGES), settings.get("seed", run.recipe.seed)
     split = dataset.load(("train",), **info["input"], stage="export", progress=progress)["train"]

@@ -10,7 +10,6 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
-from edgecnn.errors import RunError
 from edgecnn.files import sha256
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
@@ -75,12 +74,8 @@ def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> S
     Raises:
         RunError: if the data have changed since.
     """
-    recorded = run.info["data"]["split_hashes"]["test"]
-    if dataset.hashes["test"] != recorded:
-        raise RunError(
-            f"the test split of {dataset.name} is not the one that {run.path} was trained beside "
-            f"(SHA-256 {dataset.hashes['test'][:12]}, recorded {recorded[:12]}). Verify on the same data, or train again."
-        )
+    advice = "Verify on the same data, or train again."
+    run.require_split("test", dataset.hashes["test"], dataset.name, advice)
     shape = run.info["input"]
     return dataset.load(("test",), **shape, stage="verify", progress=progress)["test"]
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.errors import RunError
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
@@ -88,12 +87,8 @@ def validation_logits(
     Raises:
         RunError: if the data have changed since the run began.
     """
-    recorded = run.info["data"]["split_hashes"]["validation"]
-    if dataset.hashes["validation"] != recorded:
-        raise RunError(
-            f"the validation images of {dataset.name} are not those of {run.path} (SHA-256 "
-            f"{dataset.hashes['validation'][:12]}, recorded {recorded[:12]}). Bundle on the same data, or train again."
-        )
+    advice = "Bundle on the same data, or train again."
+    run.require_split("validation", dataset.hashes["validation"], dataset.name, advice)
     split = dataset.load(("validation",), **run.info["input"], stage="bundle", progress=progress)["validation"]
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
     return in_chunks(opened.logits, split.images, "validation", progress), split.classes
