@@ -140,6 +140,18 @@ class ThresholdError(EdgeCNNError, ValueError):
     exit_code = 23
 
 
+class CameraError(EdgeCNNError, OSError):
+    """A camera or stream that cannot be found or opened: absent, busy, no permission, of no format that is read."""
+
+    exit_code = 24
+
+
+class EmulatorError(EdgeCNNError, RuntimeError):
+    """A board that cannot be emulated here, or a process that ended on it."""
+
+    exit_code = 25
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

@@ -1,0 +1,1 @@
+"""Cameras and other streams of frames: one file per source."""

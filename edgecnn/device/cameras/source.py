@@ -1,0 +1,68 @@
+"""What every source of frames gives: frames in order, a loss with its reason, an end."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+ROTATIONS = (0, 90, 180, 270)
+"""Clockwise turns, in degrees, that make a frame upright."""
+
+
+class Frame(NamedTuple):
+    """One frame: `image` is an encoded image's bytes, or a uint8 RGB array (height, width, 3).
+
+    `sequence` counts what the source delivered, from 0, gaps where it says that it dropped frames; `monotonic` is `time.monotonic()` when
+    the frame was whole; `name` is a file's path where the frame is one.
+    """
+
+    sequence: int
+    monotonic: float
+    image: bytes | np.ndarray
+    name: str = ""
+
+
+class CameraLost(Exception):
+    """A source that was open and gives no more frames: the loop reports it and opens the source again.
+
+    `reason` is one word of REASONS, the text says what was seen.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
+"""No frame in time; the device is gone; a read failed; the process or stream ended; bytes that are no frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSettings:
+    """What is asked of a camera. Zero takes the source's own; a camera that cannot do it gives the nearest and `about` says so."""
+
+    width: int = 640
+    height: int = 480
+    fps: float = 0.0
+
+
+class Source(Protocol):
+    """An open source of frames.
+
+    `name` is what result lines call it, such as "/dev/video0"; `about` says for people what was opened: device, format, size, rate.
+    `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
+    """
+
+    name: str
+    about: str
+    live: bool
+
+    def read(self, timeout: float) -> Frame | None:
+        """Return the next frame, None at the end of a source that ends.
+
+        Raises:
+            CameraLost: if there is none within `timeout` seconds, or the source failed.
+        """
+
+    def close(self) -> None:
+        """Release the device and end every process; never blocks longer than a second. A second call does nothing."""
