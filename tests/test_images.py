@@ -260,12 +260,13 @@ class TestResize:
             ((640, 480), 32, 32, (80, 0, 560, 480)),
             ((480, 640), 32, 32, (0, 80, 480, 560)),
             ((640, 480), 24, 32, (0, 0, 640, 480)),
-            ((101, 100), 10, 10, (0.5, 0, 100.5, 100)),
+            ((101, 100), 10, 10, (0, 0, 100, 100)),
             ((100, 100), 10, 20, (0, 25, 100, 75)),
+            ((1000, 1), 10, 10, (499, 0, 500, 1)),
         ],
     )
     def test_crop_box(self, size, height, width, box):
-        assert images.crop_box(size, height, width) == pytest.approx(box)
+        assert images.crop_box(size, height, width) == box
 
     def test_letterbox_keeps_the_aspect_between_grey_bars(self):
         boxed = images.resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
@@ -281,9 +282,46 @@ class TestResize:
         small = images.resize(Image.fromarray(lines), 8, 8)
         assert ((small > 110) & (small < 145)).all()
 
+    @pytest.mark.parametrize("size", [(640, 480), (641, 479), (500, 375), (66, 300), (1920, 1080), (47, 45), (33, 32)])
+    @pytest.mark.parametrize("fit", ["crop", "stretch"])
+    def test_is_the_mean_of_the_area(self, size, fit):
+        """Of a ramp, the mean of an area is the value in its middle: an edge may move by a quarter of a pixel, or by half of one of the
+        image's own where those are larger."""
+        pixels = ramps(size)
+        left, top, right, bottom = images.crop_box(size, 32, 32) if fit == "crop" else (0, 0, *size)
+        small = images.resize(Image.fromarray(pixels), 32, 32, fit).astype(float)
+        for channel, axis, start, stop, length in ((0, 1, left, right, size[0]), (1, 0, top, bottom, size[1])):
+            step = (stop - start) / 32
+            middle = (start + (np.arange(32) + 0.5) * step - 0.5) * 255 / (length - 1)
+            moved = max(step / 4, 0.5) * 255 / (length - 1)
+            expected = np.broadcast_to(middle if axis else middle[:, np.newaxis], (32, 32))
+            assert np.abs(small[:, :, channel] - expected).max() <= moved + 1.5
+
+    def test_whole_ratios_are_rounded_once(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+        mean = pixels[:, 80:560].reshape(32, 15, 32, 15, 3).mean(axis=(1, 3))
+        assert np.abs(images.resize(Image.fromarray(pixels), 32, 32) - mean).max() <= 0.51
+
+    def test_enlarged_images_are_interpolated(self):
+        ramp = np.repeat(np.arange(0, 256, 51, dtype=np.uint8)[np.newaxis], 6, axis=0)
+        large = images.resize(Image.fromarray(ramp), 48, 48)[24, :, 0].astype(int)
+        assert (np.diff(large) >= 0).all() and np.diff(large).max() <= 8
+
+    @pytest.mark.parametrize("rotation", images.ROTATIONS)
+    def test_rotation_turns_clockwise(self, rotation):
+        clockwise = {
+            0: [RED, GREEN, BLUE, WHITE],
+            90: [BLUE, RED, WHITE, GREEN],
+            180: [WHITE, BLUE, GREEN, RED],
+            270: [GREEN, WHITE, RED, BLUE],
+        }
+        small = images.resize(quarters(), 6, 4, "stretch", rotation)
+        assert small.shape == (6, 4, 3) and small.flags.c_contiguous
+        assert corners(small) == clockwise[rotation]
+
     def test_known_bytes(self):
         """The resize is a contract: these bytes come out on every machine, with every version of Pillow."""
-        ramp = (np.arange(12 * 10 * 3) * 7 % 256).astype(np.uint8).reshape(10, 12, 3)
+        ramp = (np.arange(13 * 11 * 3) * 7 % 256).astype(np.uint8).reshape(11, 13, 3)
         assert images.resize(Image.fromarray(ramp), 2, 2, "crop").ravel().tolist() == KNOWN
 
     def test_load_is_decode_and_resize(self):
@@ -293,7 +331,59 @@ class TestResize:
         )
 
 
-KNOWN = [77, 79, 77, 154, 161, 168, 85, 79, 79, 138, 145, 152]
+def ramps(size):
+    """Return an image of `size` (width, height): red rises from left to right, green from top to bottom."""
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, :, 0] = np.rint(np.linspace(0, 255, width))
+    pixels[:, :, 1] = np.rint(np.linspace(0, 255, height))[:, np.newaxis]
+    return pixels
+
+
+class TestReducedDecoding:
+    """A JPEG much larger than needed is decoded at a fraction of its size."""
+
+    @pytest.mark.parametrize(
+        ("size", "least", "decoded"),
+        [
+            ((640, 480), (32, 32), (160, 120)),
+            ((640, 480), (96, 96), (320, 240)),
+            ((640, 480), (224, 224), (640, 480)),
+            ((4000, 3000), (32, 32), (500, 375)),
+            ((480, 640), (28, 96), (240, 320)),
+            ((640, 480), (0, 0), (640, 480)),
+        ],
+    )
+    def test_twice_the_size_is_left(self, size, least, decoded):
+        assert images.decode(encoded(Image.new("RGB", size), "jpeg"), 3, least).size == decoded
+
+    def test_of_a_turned_image_the_sides_are_those_of_the_upright_one(self):
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = 6
+        data = encoded(Image.new("RGB", (640, 480)), "jpeg", exif=exif.tobytes())
+        assert images.decode(data, 3, (96, 28)).size == (240, 320)
+
+    def test_other_formats_keep_their_size(self):
+        for format_ in ("png", "bmp"):
+            assert images.decode(encoded(Image.new("RGB", (640, 480)), format_), 3, (32, 32)).size == (640, 480)
+
+    @pytest.mark.parametrize("size", [(640, 480), (1001, 751)])
+    @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+    def test_it_gives_what_the_whole_image_gives(self, size, subsampling):
+        data = encoded(Image.fromarray(ramps(size)), "jpeg", quality=95, subsampling=subsampling)
+        whole = images.resize(images.decode(data), 32, 32).astype(int)
+        reduced = images.load(data, 32, 32, 3).astype(int)
+        assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, and what the JPEG has lost"
+
+    def test_truncated_ones_are_refused_too(self):
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
+        data = encoded(noise, "jpeg")
+        for share in (0.1, 0.5, 0.9, 0.99):
+            with pytest.raises(ImageError):
+                images.load(data[: int(len(data) * share)], 32, 32, 3)
+
+
+KNOWN = [116, 123, 130, 146, 146, 132, 166, 158, 158, 89, 89, 96]
 
 
 class TestCodes:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.runtime.decision import Score, decide, softmax
@@ -80,6 +81,8 @@ class Classifier:
         image: str | PathLike[str] | bytes | np.ndarray | Image.Image,
         top_k: int = 3,
         threshold: float | None = None,
+        fit: str | None = None,
+        rotation: int = 0,
     ) -> Result:
         """Classify one image.
 
@@ -89,15 +92,17 @@ class Classifier:
             top_k: how many classes to return, at least 1.
             threshold: if the best score is below, the decision is "abstain" and no class is returned; in [0, 1]. The bundle's own
                 by default.
+            fit: one of `edgecnn.images.FITS`; the bundle's own by default.
+            rotation: one of `edgecnn.images.ROTATIONS`, for a camera that is mounted otherwise than upright.
 
         Raises:
             ImageError: if the image cannot be decoded, or the array is not such a one.
         """
         contract = self.model.contract
         start = time.perf_counter()
-        decoded = _decoded(image, contract.channels)
+        decoded = _decoded(image, contract)
         after_decode = time.perf_counter()
-        pixels = images.resize(decoded, contract.height, contract.width, contract.fit)
+        pixels = images.resize(decoded, contract.height, contract.width, fit or contract.fit, rotation)
         after_resize = time.perf_counter()
         scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = time.perf_counter()
@@ -110,10 +115,11 @@ class Classifier:
         return Result(top, decision, latency_ms)
 
 
-def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, channels: int) -> Image.Image:
-    """Return any image upright, as mode "L" or "RGB"."""
+def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, contract: InputContract) -> Image.Image:
+    """Return any image upright, as mode "L" or "RGB", a large JPEG reduced."""
+    channels = contract.channels
     if isinstance(image, bytes):
-        return images.decode(image, channels)
+        return images.decode(image, channels, (contract.height, contract.width))
     if isinstance(image, np.ndarray):
         if (
             image.dtype != np.uint8
@@ -128,4 +134,4 @@ def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, chan
         return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
-    return images.decode(images.read_file(Path(image)), channels)
+    return images.decode(images.read_file(Path(image)), channels, (contract.height, contract.width))

@@ -96,7 +96,7 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
     wrong: dict[str, list[str]] = {"decode": [], "resize": []}
     for golden in bundle.manifest.golden_images:
         try:
-            decoded = images.decode(bundle.files[golden.file], contract.channels)
+            decoded = images.decode(bundle.files[golden.file], contract.channels, (contract.height, contract.width))
         except ImageError:
             decoded = None
         if decoded is None or sha256(decoded.tobytes()) != golden.decoded_sha256:

@@ -3,40 +3,15 @@
 Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
 """
 
-import contextlib
-import itertools
-from collections.abc import Iterator
-from functools import partial
-
 import numpy as np
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on
-from edgecnn.train.loop import Batches, Phase
+from edgecnn.train.loop import Phase
+from edgecnn.train.ranges import FROZEN, range_decay
 from edgecnn.train.schedule import cosine
-
-CALIBRATION_DECAY = 0.9
-"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
-need thousands of steps to reach the activations' real ones."""
-
-
-@contextlib.contextmanager
-def range_decay(decay: float) -> Iterator[None]:
-    """Trace the toolkit's moving-average quantizers with another decay than the 0.999 that it passes itself."""
-    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
-
-    original = quant_ops.MovingAvgQuantize
-
-    def with_decay(*args, **kwargs):
-        return original(*args, **{**kwargs, "ema_decay": decay})
-
-    quant_ops.MovingAvgQuantize = with_decay
-    try:
-        yield
-    finally:
-        quant_ops.MovingAvgQuantize = original
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras.Model":
@@ -72,21 +47,6 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
             inner.trainable = layer.trainable = trainable
 
 
-def calibrate(model: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the activations' ranges from training images, without changing a weight.
-
-    The first batch's ranges replace what the toolkit starts from, so that no trace of it stays: after a ReLU the lower end is 0,
-    hence the zero point -128. The others are averaged in.
-    """
-    chosen = itertools.chain.from_iterable(batches.epoch("calibration", epoch) for epoch in itertools.count())
-    for index, (images, _) in enumerate(itertools.islice(chosen, recipe.qat.calibration_batches)):
-        if index < 2:
-            # the decay is that of the trace: one for the first batch, one for the others
-            observe = tf.function(partial(model, training=True), reduce_retracing=True)
-        with range_decay(CALIBRATION_DECAY if index else 0.0):
-            observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
-
-
 def qat_phase(
     recipe: Recipe, teacher: "keras.Model", student: "keras.Model", validation: tuple[np.ndarray, np.ndarray]
 ) -> Phase:
@@ -112,7 +72,8 @@ def qat_phase(
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         with tf.GradientTape() as tape:
-            logits = student(inputs, training=True)
+            with range_decay(FROZEN):
+                logits = student(inputs, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
             loss = tf.reduce_mean(losses) * temperature**2
         gradients = tape.gradient(loss, student.trainable_variables)

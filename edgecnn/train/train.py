@@ -13,7 +13,8 @@ from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.loop import Batches, Report, run_phase, write_history
-from edgecnn.train.qat_phase import calibrate, fake_quantize, qat_phase, set_batch_norm
+from edgecnn.train.qat_phase import fake_quantize, qat_phase, set_batch_norm
+from edgecnn.train.ranges import calibrate, narrow_logits
 from edgecnn.versions import library_versions
 
 
@@ -98,6 +99,7 @@ def train(
         calibrate(student, recipe, batches)
     phase = qat_phase(recipe, teacher, student, validation)
     history = run_phase(phase, batches, run, history, checkpoint, report)
+    narrow_logits(student, teacher, recipe, batches)
     set_batch_norm(student, trainable=True)
     write_atomic(run.file(QAT_MODEL), model_bytes(student))
     write_history(run, history)

@@ -62,8 +62,11 @@ PHOTOS: tuple[tuple[str, tuple[int, int], str, dict[str, Any]], ...] = (
     ("grey.jpg", (101, 77), "L", {"quality": 80}),
     ("clear.png", (120, 83), "RGBA", {}),
     ("large.png", (333, 250), "RGB", {}),
+    ("camera.jpg", (640, 480), "RGB", {"quality": 80, "subsampling": "4:2:2"}),
+    ("phone.jpg", (1003, 751), "RGB", {"quality": 70, "subsampling": "4:2:0", "exif": "turned"}),
 )
-"""Golden photos: name, size (width, height), mode and how Pillow encodes them; `turned` has an EXIF orientation."""
+"""Golden photos: name, size (width, height), mode and how Pillow encodes them; `turned` ones have an EXIF orientation. The last two are
+large enough for a reduced decoding at inputs of up to 240 pixels."""
 
 
 def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, bytes], tuple[GoldenImage, ...]]:
@@ -89,7 +92,7 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
         drawn.save(buffer, "JPEG" if name.endswith(".jpg") else "PNG", **save)
         file = f"golden/encoded/{name}"
         files[file] = buffer.getvalue()
-        decoded = pixels.decode(files[file], contract.channels)
+        decoded = pixels.decode(files[file], contract.channels, (contract.height, contract.width))
         resized = pixels.resize(decoded, contract.height, contract.width, contract.fit)
         entries.append(
             GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))

@@ -37,7 +37,9 @@ def test_all_three_layers_are_checked_and_pass(bundle):
 
 def test_another_decoder_is_named(bundle, monkeypatch):
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, channels: decode(data, channels).point(lambda value: value ^ 1))
+    monkeypatch.setattr(
+        images, "decode", lambda data, channels, least: decode(data, channels).point(lambda value: value ^ 1)
+    )
     assert failure(bundle).startswith(f"the layer decode gives other bytes than the bundle's for {len(PHOTOS)} of")
 
 

@@ -1,0 +1,108 @@
+"""The ranges by which activations are quantized: set from training images before the quantization-aware phase, then frozen.
+
+Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import predictor, real_input
+from edgecnn.recipe import Recipe
+from edgecnn.train.loop import Batches
+
+CALIBRATION_DECAY = 0.9
+"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
+need thousands of steps to reach the activations' real ones."""
+
+FROZEN = 1.0
+"""The decay at which ranges stay what they are."""
+
+SCORE_ERROR = 0.01
+"""How far the scores may depart, root mean square, for the sake of a finer grid of the logits."""
+
+
+@contextlib.contextmanager
+def range_decay(decay: float) -> Iterator[None]:
+    """Trace the toolkit's moving-average quantizers with another decay than the 0.999 that it passes itself."""
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
+
+    original = quant_ops.MovingAvgQuantize
+
+    def with_decay(*args, **kwargs):
+        return original(*args, **{**kwargs, "ema_decay": decay})
+
+    quant_ops.MovingAvgQuantize = with_decay
+    try:
+        yield
+    finally:
+        quant_ops.MovingAvgQuantize = original
+
+
+def calibration_images(recipe: Recipe, batches: Batches) -> Iterator[np.ndarray]:
+    """Yield the batches of training images, uint8 (n, height, width, channels), by which ranges are set."""
+    epochs = (batches.epoch("calibration", epoch) for epoch in itertools.count())
+    chosen = itertools.islice(itertools.chain.from_iterable(epochs), recipe.qat.calibration_batches)
+    return (images for images, _ in chosen)
+
+
+def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
+    """Set the activations' ranges from training images, without changing a weight.
+
+    The first batch's ranges replace what the toolkit starts from, so that no trace of it stays: after a ReLU the lower end is 0,
+    hence the zero point -128. The others are averaged in.
+    """
+    for index, images in enumerate(calibration_images(recipe, batches)):
+        if index < 2:
+            # the decay is that of the trace: one for the first batch, one for the others
+            observe = tf.function(partial(student, training=True), reduce_retracing=True)
+        with range_decay(CALIBRATION_DECAY if index else 0.0):
+            observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
+
+
+def narrow_logits(student: "keras.Model", teacher: "keras.Model", recipe: Recipe, batches: Batches) -> None:
+    """Set the range of the student's logits to the narrowest that keeps the teacher's scores on training images: see `narrow`.
+
+    Args:
+        student: trained; a clipped range would keep gradients from it.
+        teacher: the float model; not changed.
+        recipe: the whole recipe.
+        batches: the training images.
+    """
+    predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
+    low, high = narrow(np.concatenate([predict(images) for images in calibration_images(recipe, batches)]))
+    for variable in student.layers[-1].variables:
+        if variable.name.endswith("post_activation_min:0"):
+            variable.assign(low)
+        elif variable.name.endswith("post_activation_max:0"):
+            variable.assign(high)
+
+
+def narrow(logits: np.ndarray) -> tuple[float, float]:
+    """Choose the range by which logits are quantized: the narrowest whose scores stay those of the logits, nearly.
+
+    The whole range spends codes on logits that decide nothing: the lowest have scores of nought, the highest have scores of one. The two
+    best classes of many an image are less than one such code apart, and answers change for that alone.
+
+    Args:
+        logits: float32, shape (n, num_classes), of training images.
+
+    Returns:
+        The range, 0 in it; its scores depart from the true ones by at most SCORE_ERROR, root mean square.
+    """
+    scores = tf.nn.softmax(logits).numpy()
+    lowest, highest = min(float(logits.min()), 0.0), max(float(logits.max()), 0.0)
+    best = (lowest, highest)
+    for low, high in itertools.product(np.linspace(0, lowest, 21), np.linspace(0, highest, 21)):
+        if 0 < high - low < best[1] - best[0]:
+            step = (high - low) / 255
+            zero_point = np.rint(-128 - low / step)
+            codes = np.clip(np.rint(logits / step) + zero_point, -128, 127)
+            error = tf.nn.softmax((codes - zero_point) * step).numpy() - scores
+            if np.sqrt(np.mean(error**2)) <= SCORE_ERROR:
+                best = (float(low), float(high))
+    return best
