@@ -140,7 +140,9 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def resize(image: Image.Image, height: int, width: int, fit: str = "crop", rotation: int = 0) -> np.ndarray:
+def resize(
+    image: Image.Image | np.ndarray, height: int, width: int, fit: str = "crop", rotation: int = 0
+) -> np.ndarray:
     """Resize an image to the model's input: the one resize of the project.
 
     A pixel becomes the mean of what it covers (bilinear interpolation where the image is enlarged), over the whole image, its
@@ -148,7 +150,7 @@ def resize(image: Image.Image, height: int, width: int, fit: str = "crop", rotat
     The rotation turns the small image.
 
     Args:
-        image: mode "L" or "RGB".
+        image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
         height: rows of the result.
         width: columns of the result.
         fit: one of FITS.
@@ -159,41 +161,96 @@ def resize(image: Image.Image, height: int, width: int, fit: str = "crop", rotat
     """
     if rotation in (90, 270):
         height, width = width, height
-    if image.size != (width, height):
-        if fit == "letterbox":
-            image = letterbox(image, height, width)
-        else:
-            box = crop_box(image.size, height, width) if fit == "crop" else (0, 0, *image.size)
-            image = _average(image, height, width, box)
     pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, np.newaxis]
+    rows, columns, _ = pixels.shape
+    if (rows, columns) != (height, width):
+        if fit == "letterbox":
+            pixels = letterbox(pixels, height, width)
+        else:
+            if fit == "crop":
+                left, top, right, bottom = crop_box((columns, rows), height, width)
+                pixels = pixels[top:bottom, left:right]
+            pixels = average(pixels, height, width)
     if rotation:
         pixels = np.ascontiguousarray(np.rot90(pixels, -rotation // 90))
-    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+    return pixels
 
 
 KEPT = 2
-"""How many times the result's size is left by the coarse steps, a JPEG's reduced decoding and the whole-number reduction: at this, the
-two together cost no accuracy that was measurable (README, "The resize")."""
+"""How many times the result's size is left by the coarse steps, a JPEG's reduced decoding and the means of whole blocks: at this, they
+cost no accuracy that was measurable (README, "The resize")."""
 
 
-def _average(image: Image.Image, height: int, width: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """Average a box (left, top, right, bottom) of an image down to (height, width), or enlarge it.
+def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Average an image down to (height, width), or enlarge it.
 
-    Whole-number blocks are averaged first, which is much cheaper than the filter that does the rest; where they come out even, there is no
-    rest. The filter takes a block where its centre lies, so that an edge may move by half a block: a quarter of a pixel of the result.
+    First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that
+    does the rest. Where the blocks come out even, there is no rest. The filter takes a block where its centre lies, so that an
+    edge may move by half a block: a quarter of a pixel of the result.
+
+    Args:
+        pixels: uint8, shape (rows, columns, 1 or 3); a view will do.
+        height, width: of the result.
+
+    Returns:
+        uint8 array, shape (height, width, 1 or 3).
     """
-    across, down = box[2] - box[0], box[3] - box[1]
-    if across < width or down < height:
-        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    even = across % width == 0 and down % height == 0
+    rows, columns, _ = pixels.shape
+    if rows < height or columns < width:
+        return _resized(_as_image(pixels), height, width, Image.Resampling.BILINEAR)
+    even = rows % height == 0 and columns % width == 0
     kept = 1 if even else KEPT
-    factors = (max(1, across // (kept * width)), max(1, down // (kept * height)))
-    if factors != (1, 1):
-        image = image.reduce(factors, box=box)
-        if even:
-            return image
-        return image.resize((width, height), Image.Resampling.BOX, box=(0, 0, across / factors[0], down / factors[1]))
-    return image.resize((width, height), Image.Resampling.BOX, box=box)
+    down, across = max(1, rows // (kept * height)), max(1, columns // (kept * width))
+    image = _as_image(mean_of_rows(pixels, down))
+    if across > 1:
+        image = image.reduce((across, 1))
+    box = (0, 0, columns / across, rows / down)
+    return _resized(image, height, width, Image.Resampling.BOX, box)
+
+
+def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Return the means of every `count` rows, halves rounded up; the last mean is of the rows that are left.
+
+    Args:
+        pixels: uint8, shape (rows, columns, channels).
+        count: at least 1.
+    """
+    if count == 1:
+        return pixels
+    rows, columns, channels = pixels.shape
+    sums = np.uint16 if count <= 256 else np.uint32  # 256 rows of 255, and a half of 256, are 65,408
+    whole = rows // count
+    blocks = pixels[: whole * count].reshape(whole, count, columns * channels)
+    means = _divided(np.add.reduce(blocks, axis=1, dtype=sums), count).reshape(whole, columns, channels)
+    if whole * count == rows:
+        return means
+    left = _divided(np.add.reduce(pixels[whole * count :], axis=0, dtype=sums), rows - whole * count)
+    return np.concatenate([means, left[np.newaxis]])
+
+
+def _divided(sums: np.ndarray, count: int) -> np.ndarray:
+    sums += count // 2
+    sums //= count
+    return sums.astype(np.uint8)
+
+
+def _as_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[:, :, 0])
+
+
+def _resized(
+    image: Image.Image,
+    height: int,
+    width: int,
+    filter_: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    if image.size != (width, height):
+        image = image.resize((width, height), filter_, box=box)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
 
 
 def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
@@ -204,13 +261,14 @@ def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, 
     return left, top, left + across, top + down
 
 
-def letterbox(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Fit the whole image into (height, width), centred, with bars of grey level PAD."""
-    scale = min(width / image.width, height / image.height)
-    across, down = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    result = Image.new(image.mode, (width, height), PAD if image.mode == "L" else (PAD, PAD, PAD))
-    inner = _average(image, down, across, (0, 0, *image.size))
-    result.paste(inner, ((width - across) // 2, (height - down) // 2))
+def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Fit the whole image, uint8 (rows, columns, channels), into (height, width), centred, with bars of grey level PAD."""
+    rows, columns, channels = pixels.shape
+    scale = min(width / columns, height / rows)
+    across, down = max(1, round(columns * scale)), max(1, round(rows * scale))
+    left, top = (width - across) // 2, (height - down) // 2
+    result = np.full((height, width, channels), PAD, np.uint8)
+    result[top : top + down, left : left + across] = average(pixels, down, across)
     return result
 
 

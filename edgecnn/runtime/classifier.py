@@ -115,11 +115,11 @@ class Classifier:
         return Result(top, decision, latency_ms)
 
 
-def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, contract: InputContract) -> Image.Image:
-    """Return any image upright, as mode "L" or "RGB", a large JPEG reduced."""
+def _decoded(
+    image: str | PathLike[str] | bytes | np.ndarray | Image.Image, contract: InputContract
+) -> Image.Image | np.ndarray:
+    """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
     channels = contract.channels
-    if isinstance(image, bytes):
-        return images.decode(image, channels, (contract.height, contract.width))
     if isinstance(image, np.ndarray):
         if (
             image.dtype != np.uint8
@@ -131,7 +131,10 @@ def _decoded(image: str | PathLike[str] | bytes | np.ndarray | Image.Image, cont
                 "an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); "
                 f"received {image.dtype} {image.shape}"
             )
+        if image.shape[2:] == (channels,):
+            return image
         return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
-    return images.decode(images.read_file(Path(image)), channels, (contract.height, contract.width))
+    data = image if isinstance(image, bytes) else images.read_file(Path(image))
+    return images.decode(data, channels, (contract.height, contract.width))

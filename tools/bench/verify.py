@@ -117,7 +117,8 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     from edgecnn.recipe import build_recipe
     from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
     from edgecnn.train.loop import Batches
-    from edgecnn.train.qat_phase import calibrate, fake_quantize, set_batch_norm
+    from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
+    from edgecnn.train.ranges import calibrate
     from edgecnn.train.train import describe_data
 
     tables = {"data": {"source": arguments.data}, "network": {"name": "resnet8"}, "qat": {"calibration_batches": 4}}

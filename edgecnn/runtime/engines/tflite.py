@@ -48,6 +48,10 @@ class TFLiteEngine:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on each image of a batch. See `Engine.run`."""
+        if len(batch) == 1:
+            self._interpreter.set_tensor(self._input_index, batch)
+            self._interpreter.invoke()
+            return self._interpreter.get_tensor(self._output_index)
         outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
         for index in range(len(batch)):
             self._interpreter.set_tensor(self._input_index, batch[index : index + 1])
