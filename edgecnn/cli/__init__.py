@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "workstation",
     "classify": "device",
     "selftest": "device",
+    "benchmark": "benchmark",
     "networks": "workstation",
     "datasets": "workstation",
     "targets": "device",

@@ -1,9 +1,13 @@
-"""Folders of images, and a classifier that is none."""
+"""Folders of images, a classifier that is none, and machines that are only files."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.system import Finished, System
 from edgecnn.errors import ImageError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score
@@ -38,3 +42,32 @@ def folder(tmp_path):
         Image.fromarray(pixels).save(path)
     (photos / "notes.txt").write_text("not an image")
     return photos
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(System):
+    """A machine of files below `root`, whose commands answer from a table by name or by (name, first argument)."""
+
+    answers: Mapping[str, Finished | Callable] = field(default_factory=dict)
+
+    def which(self, name):
+        return f"/usr/bin/{name}" if name in self.answers else None
+
+    def run(self, command, timeout=10.0):
+        answer = self.answers.get(command[0], Finished(None, "", "cannot be run: No such file or directory"))
+        return answer(command) if callable(answer) else answer
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Make a machine: `machine({"proc/meminfo": "…"}, {"vcgencmd": Finished(…)}, bits=32)`."""
+
+    def make(files, answers=None, **settings):
+        for name, text in files.items():
+            path = tmp_path / "root" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        settings = {"packages": {}, "environ": {}, **settings}
+        return Machine(root=tmp_path / "root", answers=answers or {}, **settings)
+
+    return make
