@@ -29,6 +29,7 @@ COMMANDS = {
     "classify": "device",
     "selftest": "device",
     "benchmark": "benchmark",
+    "doctor": "doctor",
     "networks": "workstation",
     "datasets": "workstation",
     "targets": "device",

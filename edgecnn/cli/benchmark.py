@@ -302,7 +302,7 @@ def save_target(bundle: "Bundle", name: str | None) -> tuple["Target", str]:
     from edgecnn.device.system import System
     from edgecnn.runtime.default import choose_model
 
-    target = load_target(name) if name else detect_target(System(packages={}).read("/proc/device-tree/model"))
+    target = load_target(name) if name else detect_target(System(packages={}).board)
     return target, choose_model(bundle.manifest, engine=target.engine).model.file
 
 

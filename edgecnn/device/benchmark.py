@@ -232,7 +232,8 @@ def sweep(
             else:
                 opened[item] = found
         if not opened:
-            raise EngineError(f"nothing can be measured: {'; '.join(f'{k.name}: {v}' for k, v in failed.items())}")
+            reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. More: edgecnn doctor")
         measure(bundle, images, list(opened), n, warmup, times, progress)
         ranked = _ranked([_row(item, opened[item], times[item], None, None) for item in opened])
         fastest = {row.configuration.engine: row.configuration for row in reversed(ranked)}

@@ -61,7 +61,7 @@ class System:
     """This machine, or one that a test made up.
 
     `root` is where `/` is. `machine` is what `uname -m` says, so the kernel's; `bits` are the Python program's. `libc` is its
-    name and version, empty where Python cannot tell.
+    name and version, empty where Python cannot tell. `model` is the bundle that was asked for, "" for the default.
     """
 
     root: Path = Path("/")
@@ -70,6 +70,8 @@ class System:
     bits: int = 64 if sys.maxsize > 2**32 else 32
     libc: tuple[str, str] = field(default_factory=platform.libc_ver)
     packages: Mapping[str, str] = field(default_factory=packages)
+    cwd: str = field(default_factory=os.getcwd)
+    model: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     uid: int = field(default_factory=os.getuid)
     groups: frozenset[int] = field(default_factory=lambda: frozenset({os.getgid(), *os.getgroups()}))
@@ -126,6 +128,25 @@ class System:
             path = path.parent
         state = os.statvfs(path)
         return Space(state.f_bavail * state.f_frsize, bool(state.f_flag & os.ST_RDONLY))
+
+    @property
+    def board(self) -> str:
+        """What the kernel calls the board, such as "Raspberry Pi 4 Model B Rev 1.4"; "" where it does not say."""
+        return self.read("/proc/device-tree/model")
+
+    @property
+    def is_pi(self) -> bool:
+        """Whether this is a Raspberry Pi."""
+        return self.board.startswith("Raspberry Pi")
+
+    @property
+    def cpu_flags(self) -> frozenset[str]:
+        """The first processor's features, as Linux lists them; empty where it does not."""
+        for line in self.read("/proc/cpuinfo").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+        return frozenset()
 
     def now(self) -> float:
         """Return the clock, in seconds since 1970."""
