@@ -101,11 +101,12 @@ class Row:
 
 
 class Sweep(NamedTuple):
-    """What was measured, fastest first, what could not run and why, and whether it was interrupted."""
+    """What was measured, fastest first, what could not run and why, whether it was interrupted, and how busy the machine was before."""
 
     rows: tuple[Row, ...]
     failed: Mapping[Configuration, str]
     interrupted: bool
+    load_average: float
 
 
 def configurations(
@@ -223,6 +224,7 @@ def sweep(
     times: dict[Configuration, dict[str, list[float]]] = {}
     starts: dict[Configuration, Percentiles] = {}
     interrupted = False
+    load = os.getloadavg()[0]
     try:
         for number, item in enumerate(wanted):
             progress("opening", number, len(wanted))
@@ -246,7 +248,7 @@ def sweep(
         for item, parts in times.items()
         if parts["whole"]
     ]
-    return Sweep(tuple(_ranked(rows)), failed, interrupted)
+    return Sweep(tuple(_ranked(rows)), failed, interrupted, load)
 
 
 def measure(

@@ -1,7 +1,6 @@
 """What a benchmark hands over: JSON documents, and the setting that won."""
 
 import datetime
-import os
 import platform
 from typing import Any
 
@@ -22,6 +21,7 @@ def document(bundle: Bundle, images: BenchImages, measured: Sweep, warmup: int) 
     return {
         "schema": "edgecnn.benchmark/1",
         **_circumstances(bundle, images),
+        "load_average": measured.load_average,
         "warmup": warmup,
         "configurations": [row.to_json() for row in measured.rows],
         "failed": [{**item._asdict(), "reason": reason} for item, reason in measured.failed.items()],
@@ -43,7 +43,6 @@ def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
         "hardware": hardware(),
         "system": platform.platform(),
         "versions": library_versions(),
-        "load_average": os.getloadavg()[0],
         "images": {"about": images.about, "count": len(images.items), "names": list(images.names[:MOST_NAMES])},
     }
 
