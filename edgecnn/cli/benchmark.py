@@ -77,8 +77,8 @@ def benchmark(
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
 
-    Engines, precisions and threads take turns. Memory is that of a process of its own for each, cold start that of
-    edgecnn classify with one image. Ctrl-C prints what was measured so far; the exit code is then 130.
+    Engines, precisions and threads take turns; images are in memory before. Peak memory is that of a process of its own for each, cold
+    start that of edgecnn classify with one image. Ctrl-C prints what was measured so far; the exit code is then 130.
 
     \b
     Examples:
@@ -118,6 +118,8 @@ def benchmark(
         print_sustained(bundle, images, one, provider, sustained, warmup, json)
         return
     note_load()
+    if n < 100:
+        note(f"of {n} calls p99 is about the slowest one: --n 100 or more tells more")
     from edgecnn.device.benchmark import configurations, sweep
 
     wanted = configurations(
@@ -177,7 +179,9 @@ def print_table(measured: "Sweep") -> None:
     if not measured.rows:
         print("nothing was measured")
         return
-    print(f"{hardware()}; ms, n = {measured.rows[0].parts['whole'].n}; fastest first by infer p50\n")
+    counts = sorted({row.parts["whole"].n for row in measured.rows})
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves some with fewer
+    print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
     print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6} {'cold':>7}")
     print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
     for row in measured.rows:

@@ -153,7 +153,7 @@ def clock(system: System) -> Iterator[Finding]:
 
 def disk(system: System) -> Iterator[Finding]:
     """Is there space, and may it be written, where results, state and temporary files go?"""
-    home = system.environ.get("HOME", "/root")
+    home = system.environ.get("HOME", "/")
     state = system.environ.get("XDG_STATE_HOME") or posixpath.join(home, ".local/state")
     places = {"results": system.cwd, "state": state, "temporary files": system.environ.get("TMPDIR") or "/tmp"}
     for purpose, path in places.items():
