@@ -152,6 +152,12 @@ class EmulatorError(EdgeCNNError, RuntimeError):
     exit_code = 25
 
 
+class DoctorError(EdgeCNNError, RuntimeError):
+    """Something on this machine that keeps edgecnn from working, as `edgecnn doctor` found."""
+
+    exit_code = 26
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

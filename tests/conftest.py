@@ -52,6 +52,14 @@ def root():
     return ROOT
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_tuned_setting(tmp_path_factory):
+    """What the developer has tuned is not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def reporter():
     return Silent()

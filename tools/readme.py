@@ -1,4 +1,7 @@
-"""Generate the README's tables: commands from their own help, models from their bundles. `--check` fails if the README has others."""
+"""Generate the README's tables: commands from their own help, models from their bundles, speed from tools/bench/results/benchmark.json.
+
+`--check` fails if the README has others.
+"""
 
 import argparse
 import importlib
@@ -14,6 +17,7 @@ from edgecnn.report.table import markdown_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 
 
 def command_table() -> str:
@@ -55,6 +59,40 @@ def model_table() -> str:
     return f"{markdown_table(headings, rows)}\n\n{where}"
 
 
+def speed_table() -> str:
+    """Return a Markdown table of what `tools/bench/benchmark.py` measured: the default model's configurations, fastest first.
+
+    Raises:
+        ValueError: if the figures are of another bundle than the one that ships.
+    """
+    report = json.loads(SPEED.read_text(encoding="utf-8"))
+    if report["bundle"]["sha256"] != read_bundle(ROOT / report["bundle"]["path"]).sha256:
+        raise ValueError(f"{SPEED} is of another {report['bundle']['path']}: python tools/bench/benchmark.py")
+    rows = []
+    for item in report["configurations"]:
+        infer, whole = (
+            " / ".join(f"{item[part][key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+            for part in ("infer", "whole")
+        )
+        cold = f"{item['cold_start']['p50_ms']:.0f}" if item["cold_start"] else "-"
+        engine = f"{item['engine']} {item['version']}"
+        rows.append((engine, item["precision"], str(item["threads"]), infer, whole, f"{item['peak_mib']:.0f}", cold))
+    headings = (
+        "engine", "model", "threads", "infer ms, p50 / p90 / p99", "whole ms, p50 / p90 / p99", "peak MiB", "cold start ms"
+    )  # fmt: skip
+    first = report["configurations"][0]
+    cold = next(item["cold_start"]["n"] for item in report["configurations"] if item["cold_start"])
+    versions = report["versions"]
+    where = (
+        f"`{report['bundle']['name']}` on {report['hardware']}, load average {report['load_average']:.1f} before; "
+        f"Python {versions['python']}, numpy {versions['numpy']}, Pillow {versions['pillow']};\n{report['images']['about']}; "
+        f"n = {first['whole']['n']:,}, by turns, after {report['warmup']} calls of warm-up; cold start: median of {cold} of an\n"
+        f"engine's fastest configuration. Of the whole, decoding takes {first['decode']['p50_ms']:.3f} ms and resizing "
+        f"{first['preprocess']['p50_ms']:.3f} ms (medians).\nAgain: `python tools/bench/benchmark.py && python tools/readme.py`."
+    )
+    return f"{markdown_table(headings, rows)}\n\n{where}"
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -68,7 +106,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if the README would change")
     before = README.read_text(encoding="utf-8")
-    after = with_section(with_section(before, "commands", command_table()), "figures", model_table())
+    after = before
+    for section, make in {"commands": command_table, "figures": model_table, "speed": speed_table}.items():
+        after = with_section(after, section, make())
     if parser.parse_args().check:
         sys.exit("README.md is out of date: python tools/readme.py" if after != before else 0)
     README.write_text(after, encoding="utf-8")

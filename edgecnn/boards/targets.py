@@ -22,7 +22,10 @@ class Emulator:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Figures measured on the board: of which model, on what hardware, with which versions, over n images."""
+    """Figures of one inference measured on the board: of which model, on what hardware, with which versions, over n calls.
+
+    `edgecnn benchmark --save` writes them.
+    """
 
     model: str
     hardware: str

@@ -28,6 +28,8 @@ COMMANDS = {
     "run": "workstation",
     "classify": "device",
     "selftest": "device",
+    "benchmark": "benchmark",
+    "doctor": "doctor",
     "networks": "workstation",
     "datasets": "workstation",
     "targets": "device",

@@ -48,7 +48,9 @@ def classify(
             metavar="NAME", help="int8, float32, float16 or int16x8.", show_default="the bundle's choice for the engine"
         ),
     ] = None,
-    threads: Threads = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Threads of one inference.", show_default="as tuned, else 1")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
     threshold: Annotated[
         float | None,

@@ -13,8 +13,7 @@ from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.runtime.decision import Score, decide, softmax
-from edgecnn.runtime.default import choose_model, find_bundle
-from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.default import find_bundle, open_model
 from edgecnn.runtime.model import Model
 
 
@@ -51,16 +50,17 @@ class Classifier:
         engine: str | None = None,
         provider: str | None = None,
         precision: str | None = None,
-        num_threads: int = 1,
+        num_threads: int | None = None,
     ) -> "Classifier":
         """Load a bundle and open one of its models.
 
         Args:
             path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
-            engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle.
+            engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
+                these four is given, what `edgecnn benchmark --tune` found.
             provider: "cpu" or "cuda".
             precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
-            num_threads: threads of one inference.
+            num_threads: threads of one inference, 1 by default.
 
         Raises:
             BundleError: if there is no bundle, or it cannot be proved whole.
@@ -68,12 +68,14 @@ class Classifier:
         """
         choice = find_bundle(Path(path) if path is not None else None)
         bundle = read_bundle(choice.path)
-        name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
-        opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
+        opened, entry, threads, remark = open_model(
+            bundle, engine=engine, provider=provider, precision=precision, num_threads=num_threads
+        )
         about = (
             f"{choice.path} ({choice.reason}), {entry.precision} .{entry.format} on {opened.name} {opened.version} "
-            f"({opened.provider}, {num_threads} thread{'s' if num_threads > 1 else ''})"
+            f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
+        about += f"; {remark}" if remark else ""
         return cls(bundle, Model(opened, bundle.manifest.input), about)
 
     def classify(

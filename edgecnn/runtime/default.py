@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
+from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
 from edgecnn.files import data_folder
-from edgecnn.runtime.engines import ENGINES, first_installed, known_engine, offering
+from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-article"
@@ -95,3 +96,51 @@ def choose_model(
     name = first_installed(with_models)
     default = manifest.defaults.get(ENGINES[name].format)
     return ModelChoice(name, next((model for model in fitting[name] if model.file == default), fitting[name][0]))
+
+
+class OpenedModel(NamedTuple):
+    """A bundle's model, opened by an engine with so many threads; `remark` says that it was tuned, or why that was ignored."""
+
+    engine: Engine
+    entry: ModelEntry
+    num_threads: int
+    remark: str
+
+
+def open_model(
+    bundle: Bundle,
+    *,
+    engine: str | None = None,
+    provider: str | None = None,
+    precision: str | None = None,
+    num_threads: int | None = None,
+) -> OpenedModel:
+    """Open one of a bundle's models: as asked; if nothing is asked, as `edgecnn benchmark --tune` found fastest; else the default.
+
+    Args:
+        bundle: as read.
+        engine, provider, precision: as in `choose_model`.
+        num_threads: threads of one inference, 1 by default.
+
+    Raises:
+        UnknownNameError, EngineError, ProviderError: if what was asked for cannot be had.
+    """
+    remark = ""
+    if (engine, provider, precision, num_threads) == (None, None, None, None) and os.path.exists(tuned_file()):
+        from edgecnn.runtime.tuned import open_tuned  # here, since few have tuned
+
+        tuned = open_tuned(bundle)
+        if not isinstance(tuned, str):
+            return OpenedModel(*tuned)
+        remark = tuned
+    threads = 1 if num_threads is None else num_threads
+    name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
+    opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=threads, provider=provider)
+    return OpenedModel(opened, entry, threads, remark)
+
+
+def tuned_file() -> str:
+    """Return where tuned settings are kept: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
+    return os.path.join(
+        os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", "tuned.json"
+    )

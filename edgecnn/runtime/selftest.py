@@ -74,7 +74,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
     for model in bundle.manifest.models:
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
-        rows += [_check(bundle, model, name, num_threads) for name in installed]
+        rows += [check_model(bundle, model, name, num_threads) for name in installed]
         if not installed:
             lacking = " or ".join(able)
             rows.append(
@@ -132,9 +132,10 @@ def require_pass(report: Report) -> None:
         )
 
 
-def _check(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
+def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:
+    """Replay the golden vectors of one model on one engine. An engine that refuses the model is a failed row, not an error."""
     try:
-        opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads)
+        opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
         outputs = Model(opened, bundle.manifest.input).outputs(bundle.golden_inputs())
     except EngineError as error:
         return _empty(entry, False, str(error), engine)

@@ -1,7 +1,8 @@
 """Time things that are compared: interleaved, so that whatever else the machine does falls on all of them."""
 
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -37,6 +38,27 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
             if turn >= warmup:
                 times[name].append((time.perf_counter() - start) * 1000)
     return {name: Timing(percentile(values, 50), percentile(values, 90), repeats) for name, values in times.items()}
+
+
+def interleave(names: Sequence[str], repeats: int, block: int, seed: int = 0) -> Iterator[tuple[str, range]]:
+    """Yield whose turn it is, in blocks of calls: every name once a round, in an order drawn anew each round.
+
+    Blocks, for calls whose caches and threads need a moment after another's turn; drawn orders, so that nobody always follows the same.
+
+    Args:
+        names: what is timed.
+        repeats: calls of each, all told.
+        block: calls of one turn; the last round's are fewer where `repeats` is no multiple.
+
+    Yields:
+        (name, the numbers of its calls in this turn, from 0).
+    """
+    drawn = random.Random(seed)
+    for start in range(0, repeats, block):
+        order = list(names)
+        drawn.shuffle(order)
+        for name in order:
+            yield name, range(start, min(start + block, repeats))
 
 
 def percentile(values: list[float], percent: float) -> float:

@@ -1,9 +1,15 @@
-"""Folders of images, and a classifier that is none."""
+"""Folders of images, a classifier that is none, and machines that are only files."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.system import Finished, Space, System
 from edgecnn.errors import ImageError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score
@@ -38,3 +44,44 @@ def folder(tmp_path):
         Image.fromarray(pixels).save(path)
     (photos / "notes.txt").write_text("not an image")
     return photos
+
+
+PLENTY = Space(2**30, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(System):
+    """A machine of files below `root`, whose commands answer from a table by name, with a clock and a disk as given."""
+
+    answers: Mapping[str, Finished | Callable] = field(default_factory=dict)
+    seconds: float = 1.8e9
+    disk: Space = PLENTY
+
+    def now(self):
+        return self.seconds
+
+    def space(self, absolute):
+        return self.disk
+
+    def which(self, name):
+        return f"/usr/bin/{name}" if name in self.answers else None
+
+    def run(self, command, timeout=10.0):
+        answer = self.answers.get(command[0], Finished(None, "", "cannot be run: No such file or directory"))
+        return answer(command) if callable(answer) else answer
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Make a machine: `machine({"proc/meminfo": "…"}, {"vcgencmd": Finished(…)}, bits=32)`."""
+
+    def make(files, answers=None, **settings):
+        root = Path(tempfile.mkdtemp(dir=tmp_path))
+        for name, text in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        settings = {"packages": {}, "environ": {}, **settings}
+        return Machine(root=root, answers=answers or {}, **settings)
+
+    return make

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from edgecnn.runtime.timing import measure_interleaved, percentile
+from edgecnn.runtime.timing import interleave, measure_interleaved, percentile
 
 
 def test_by_turns():
@@ -31,3 +31,12 @@ def test_percentiles_are_numpys(count):
     values = np.random.default_rng(count).exponential(size=count).tolist()
     for percent in (0, 10, 50, 90, 100):
         assert percentile(values, percent) == pytest.approx(np.percentile(values, percent))
+
+
+def test_turns_are_blocks_in_orders_drawn_anew():
+    turns = list(interleave(["a", "b", "c"], 25, 10))
+    assert [(len(calls), calls[0]) for _, calls in turns] == [(10, 0)] * 3 + [(10, 10)] * 3 + [(5, 20)] * 3
+    rounds = [[name for name, _ in turns[start : start + 3]] for start in (0, 3, 6)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    many = {tuple(name for name, _ in interleave(["a", "b", "c"], 1, 1, seed)) for seed in range(50)}
+    assert len(many) == 6, "every order comes up"

@@ -1,3 +1,5 @@
+import importlib
+import json
 import subprocess
 import sys
 
@@ -21,3 +23,15 @@ def test_write_images(root, tmp_path):
     assert len(names) == 3 and all(name[3].isdigit() for name in names)
     with Image.open(tmp_path / names[0]) as image:
         assert image.size == (8, 8) and image.mode == "L"
+
+
+def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools")
+    readme = importlib.import_module("readme")
+    report = json.loads(readme.SPEED.read_text())
+    assert "| litert " in readme.speed_table()
+    report["bundle"]["sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(report))
+    monkeypatch.setattr(readme, "SPEED", tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"is of another models/.*: python tools/bench/benchmark\.py"):
+        readme.speed_table()

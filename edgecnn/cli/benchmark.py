@@ -1,0 +1,354 @@
+"""`edgecnn benchmark`: how fast a bundle is on this machine, and which setting is the fastest."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.device import Model
+
+if TYPE_CHECKING:
+    from edgecnn.boards.targets import Target
+    from edgecnn.bundle.read import Bundle
+    from edgecnn.device.bench_images import BenchImages
+    from edgecnn.device.benchmark import Configuration, Row, Sweep
+    from edgecnn.device.sustained import Sustained, Window
+
+INTERRUPTED = 130
+
+
+def benchmark(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE]...",
+            help="Image files, folders, globs, or - for a list of paths on standard input.",
+            show_default="the golden photos in the bundle",
+        ),
+    ] = None,
+    model: Model = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Measure this engine; repeat it.", show_default="all that are installed"),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, or cuda (ONNX Runtime only).", show_default="cpu")
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Measure this precision; repeat it.", show_default="all in the bundle"),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=256, help="Measure so many threads; repeat it.", show_default="1, 2, 4 up to the CPUs"),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=10, max=1_000_000, help="Calls of each configuration that count.")] = 200,
+    warmup: Annotated[int, typer.Option(min=1, max=100_000, help="Calls of each before.")] = 20,
+    cold: Annotated[
+        int, typer.Option(min=0, max=1000, help="Cold starts for the fastest configuration of each engine.")
+    ] = 5,
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Run one configuration for minutes instead: does it stay as fast?",
+            show_default="off",
+        ),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Let classify use the winner from now on.", show_default="off")
+    ] = False,
+    untune: Annotated[
+        bool, typer.Option("--untune", help="Forget the bundle's winner and stop.", show_default="off")
+    ] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the figures into the target's file.", show_default="off")
+    ] = False,
+    save_to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write them into this file instead.", show_default="none")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The target of --save.", show_default="found by the board's own name"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
+) -> None:
+    """Measure decoding, preprocessing and inference on this machine.
+
+    Engines, precisions and threads take turns; images are in memory before. Peak memory is that of a process of its own for each, cold
+    start that of edgecnn classify with one image. Ctrl-C prints what was measured so far; the exit code is then 130.
+
+    \b
+    Examples:
+      edgecnn benchmark photos/ --json
+      edgecnn benchmark --tune
+      edgecnn benchmark --sustained 10
+      edgecnn benchmark --save --target rpi4
+    """
+    if sustained is not None and (tune or save or save_to or target):
+        raise typer.BadParameter("--sustained runs one configuration: it goes with neither --tune nor --save.")
+    if sustained is not None and not 0.01 <= sustained <= 10_000:
+        raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
+    if untune and (source or sustained is not None or tune or save or save_to):
+        raise typer.BadParameter("--untune measures nothing: it goes with --model and --json only.")
+    if target is not None and not (save or save_to):
+        raise typer.BadParameter("--target belongs to --save.")
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.runtime.default import find_bundle
+
+    choice = find_bundle(model)
+    bundle = read_bundle(choice.path)
+    note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
+    if untune:
+        print_untune(bundle.sha256, json)
+        return
+    saving = save_target(bundle, target) if save or save_to else None
+    from edgecnn.device.bench_images import bench_images
+
+    images = bench_images(bundle, source or (), n, note)
+    note(f"images: {images.about}")
+    if sustained is not None:
+        options = {"engine": engine, "precision": precision, "threads": threads}
+        several = [f"--{name}" for name, values in options.items() if len(values or ()) > 1]
+        if several:
+            raise typer.BadParameter(f"--sustained runs one configuration: give {several[0]} once.")
+        one = {name: values[0] if values else None for name, values in options.items()}
+        print_sustained(bundle, images, one, provider, sustained, warmup, json)
+        return
+    note_load()
+    if n < 100:
+        note(f"of {n} calls p99 is about the slowest one: --n 100 or more tells more")
+    from edgecnn.device.benchmark import configurations, sweep
+
+    wanted = configurations(
+        bundle.manifest, engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider
+    )
+    measured = sweep(bundle, images, wanted, n=n, warmup=warmup, cold=cold, progress=Progress())
+    for item, reason in measured.failed.items():
+        note(f"{item.name} cannot run here: {reason}")
+    if json:
+        from edgecnn.device.benchmark_report import document
+
+        emit_json(document(bundle, images, measured, warmup))
+    else:
+        print_table(measured)
+    if measured.interrupted:
+        note("interrupted: these are the calls until then" + ("; nothing was stored" if tune or saving else ""))
+        raise typer.Exit(INTERRUPTED)
+    if tune:
+        store_winner(bundle, measured)
+    if saving:
+        save_figures(bundle, measured, saving[0], saving[1], save_to)
+
+
+class Progress:
+    """Progress on standard error: one line that is written over in a terminal, a line a step elsewhere."""
+
+    def __init__(self) -> None:
+        self.step = ""
+        self.shown = -1
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show how much of a step is done."""
+        percent = 100 * done // max(total, 1)
+        if sys.stderr.isatty():
+            if (step, percent) != (self.step, self.shown):
+                sys.stderr.write(f"\r\033[K{step} {percent} %" if done < total else "\r\033[K")
+                sys.stderr.flush()
+        elif step != self.step:
+            note(f"{step} ({total:,})")
+        self.step, self.shown = step, percent
+
+
+def note_load() -> None:
+    """Say so where other work keeps the machine busy: figures are then worse than they would be."""
+    import os
+
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cpus / 2:
+        note(f"this machine is busy: load average {load:.1f} on {cpus} CPUs. Figures of a quiet machine are better.")
+
+
+def print_table(measured: "Sweep") -> None:
+    """Print configurations as rows, the fastest first."""
+    from edgecnn.device.benchmark import ELIGIBLE, RULE, winner
+    from edgecnn.runtime.tuned import hardware
+
+    if not measured.rows:
+        print("nothing was measured")
+        return
+    counts = sorted({row.parts["whole"].n for row in measured.rows})
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves some with fewer
+    print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
+    print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6} {'cold':>7}")
+    print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
+    for row in measured.rows:
+        print(table_line(row))
+    first = measured.rows[0]
+    print()
+    for part in ("decode", "preprocess"):
+        figures = first.parts[part]
+        print(
+            f"{part}: p50 {figures.p50_ms:.3f}, p90 {figures.p90_ms:.3f}, p99 {figures.p99_ms:.3f} ms (in the first row)"
+        )
+    best = winner(measured.rows)
+    print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
+
+
+def table_line(row: "Row") -> str:
+    """Return one configuration's line."""
+    infer, whole = row.parts["infer"], row.parts["whole"]
+    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in part[:3])
+    cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
+    verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
+    here = f"; GOLDEN VECTORS FAILED: {row.opened.golden}" if row.opened.golden else ""
+    return f"{row.configuration.name:34}{figures}{row.opened.peak_mib:7.0f}{cold}  {verdict}{here}"
+
+
+def print_sustained(
+    bundle: "Bundle",
+    images: "BenchImages",
+    asked: dict[str, Any],
+    provider: str | None,
+    minutes: float,
+    warmup: int,
+    json: bool,
+) -> None:
+    """Run one configuration for minutes and print what became of it."""
+    from edgecnn.device.sustained import sustain
+    from edgecnn.device.system import System
+    from edgecnn.files import quiet_stderr
+    from edgecnn.runtime.classifier import Classifier
+
+    with quiet_stderr():  # LiteRT says that it made a delegate
+        classifier = Classifier.load(
+            bundle.path,
+            engine=asked["engine"],
+            provider=provider,
+            precision=asked["precision"],
+            num_threads=asked["threads"],
+        )
+    note(classifier.about)
+    system = System(packages={})
+    done = sustain(
+        classifier,
+        images,
+        minutes=minutes,
+        warmup=warmup,
+        system=system,
+        report=lambda window: note(window_line(window)),
+    )
+    if json:
+        from edgecnn.device.benchmark_report import sustained_document
+
+        emit_json(sustained_document(bundle, images, classifier.about, done))
+    else:
+        for window in done.windows:
+            print(window_line(window))
+        print(sustained_line(done))
+    if done.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def window_line(window: "Window") -> str:
+    """Return one window for people."""
+    from edgecnn.device.sensors import throttle_words
+
+    sensors = window.sensors
+    parts = [
+        f"{window.start_s:6.0f} s  p50 {window.whole.p50_ms:.3f} ms  p90 {window.whole.p90_ms:.3f} ms  n = {window.whole.n:,}"
+    ]
+    parts += [f"{sensors.mhz:,} MHz"] if sensors.mhz is not None else []
+    parts += [f"{sensors.celsius:.1f} °C"] if sensors.celsius is not None else []
+    parts += (
+        [", ".join(throttle_words(sensors.throttled)[0]) or "not throttled"] if sensors.throttled is not None else []
+    )
+    return "  ".join(parts)
+
+
+def sustained_line(done: "Sustained") -> str:
+    """Return the drift, and whether the machine slowed down."""
+    first, last = (done.windows[0], done.windows[-1]) if done.windows else (None, None)
+    drift = "no drift can be told from less than two windows"
+    if done.drift is not None and first and last:
+        drift = f"drift of p50: {done.drift:+.1%}, from {first.whole.p50_ms:.3f} ms to {last.whole.p50_ms:.3f} ms"
+    if done.throttled is None:
+        return f"{drift}; whether it throttled is not known: this machine has no such sensor"
+    return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"
+
+
+def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
+    """Keep the winner for `edgecnn classify`."""
+    from edgecnn.device.benchmark_report import tuned_winner
+    from edgecnn.runtime.tuned import store
+
+    tuned = tuned_winner(measured)
+    note(f"{tuned.about}; kept in {store(bundle.sha256, tuned)}; edgecnn benchmark --untune forgets it")
+
+
+def print_untune(sha256: str, json: bool) -> None:
+    """Forget a bundle's tuned setting."""
+    from edgecnn.runtime.tuned import remove
+
+    removed = remove(sha256)
+    if json:
+        emit_json({"sha256": sha256, "removed": removed})
+    else:
+        print("the tuned setting is forgotten" if removed else "there was no tuned setting for this bundle")
+
+
+def save_target(bundle: "Bundle", name: str | None) -> tuple["Target", str]:
+    """Return the target of --save, the one named, else this board's, and the model file whose figures are its reference."""
+    from edgecnn.boards.reference import detect_target
+    from edgecnn.boards.targets import load_target
+    from edgecnn.device.system import System
+    from edgecnn.runtime.default import choose_model
+
+    target = load_target(name) if name else detect_target(System(packages={}).board)
+    return target, choose_model(bundle.manifest, engine=target.engine).model.file
+
+
+def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: str, out: Path | None) -> None:
+    """Write the figures of the target's engine and threads, with the bundle's default model for it, into the target's file.
+
+    Raises:
+        EngineError: if that configuration was not measured.
+    """
+    from edgecnn.boards.reference import save_reference
+    from edgecnn.boards.targets import Reference
+    from edgecnn.errors import EngineError
+    from edgecnn.runtime.tuned import hardware
+    from edgecnn.versions import library_versions
+
+    found = [row for row in measured.rows if matches(row.configuration, target, file)]
+    if not found:
+        raise EngineError(
+            f"nothing was saved: {target.name} wants {target.engine} with {target.num_threads} threads and {file}, which was not "
+            f"measured. Measure it: edgecnn benchmark --save --target {target.name} --engine {target.engine} --threads {target.num_threads}"
+        )
+    infer = found[0].parts["infer"]
+    versions = {key: value for key, value in library_versions().items() if key in ("edgecnn", "python", "numpy")}
+    reference = Reference(
+        model=f"{bundle.manifest.name} {found[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
+        hardware=hardware(),
+        versions={**versions, target.engine: found[0].opened.version},
+        n=infer.n,
+        p50_ms=round(infer.p50_ms, 4),
+        p90_ms=round(infer.p90_ms, 4),
+    )
+    note(
+        f"saved in {save_reference(target, reference, out)}: p50 {reference.p50_ms} ms, p90 {reference.p90_ms} ms of one inference"
+    )
+
+
+def matches(item: "Configuration", target: "Target", file: str) -> bool:
+    """Tell whether a configuration is the one that a target's reference figures are of."""
+    provider = item.provider or "cpu"
+    return (item.engine, item.threads, item.file, provider) == (
+        target.engine,
+        target.num_threads,
+        file,
+        target.provider,
+    )

@@ -1,0 +1,75 @@
+"""What a board says of itself while it works: clock frequency, temperature, throttling."""
+
+from typing import NamedTuple
+
+from edgecnn.device.system import System
+
+THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
+BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+"""A Raspberry Pi's flags: these bits say what holds now, and 16 above, what has been so since it was started."""
+
+SINCE_START = 16
+TYPES = ("cpu-thermal", "cpu_thermal", "soc-thermal", "x86_pkg_temp")
+"""Thermal zones that are the processor's, the likeliest first."""
+
+
+class Sensors(NamedTuple):
+    """A moment: the fastest CPU's clock, the processor's temperature, and the flags; each None where the machine has no such sensor.
+
+    `throttled` are the bits of BITS. `throttle_count` counts an x86 processor's thermal throttling since its start.
+    """
+
+    mhz: int | None
+    celsius: float | None
+    throttled: int | None
+    throttle_count: int | None
+
+
+def read_sensors(system: System) -> Sensors:
+    """Read all sensors that there are."""
+    clocks = _numbers(system, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+    counts = _numbers(system, "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    return Sensors(
+        mhz=round(max(clocks) / 1000) if clocks else None,
+        celsius=temperature(system),
+        throttled=throttled(system),
+        throttle_count=sum(counts) if counts else None,
+    )
+
+
+def temperature(system: System) -> float | None:
+    """Return the processor's temperature in degrees Celsius: of its own zone, else of the hottest; None if there is no zone."""
+    zones: dict[str, float] = {}
+    for zone in system.glob("/sys/class/thermal/thermal_zone*"):
+        value = _number(system.read(f"{zone}/temp"), 10)
+        if value is not None:
+            zones.setdefault(system.read(f"{zone}/type"), value / 1000)
+    own = next((zones[name] for name in TYPES if name in zones), None)
+    return own if own is not None else max(zones.values(), default=None)
+
+
+def throttled(system: System) -> int | None:
+    """Return a Raspberry Pi's throttling bits, from the kernel, else from vcgencmd; None if neither is there."""
+    bits = _number(system.read(THROTTLED), 16)
+    if bits is None and system.which("vcgencmd"):
+        bits = _number(system.run(["vcgencmd", "get_throttled"]).out.strip().rpartition("=")[2], 16)
+    return bits
+
+
+def throttle_words(bits: int) -> tuple[list[str], list[str]]:
+    """Return what the bits say: what holds now, and what has been so since the board was started."""
+    now = [text for bit, text in BITS.items() if bits >> bit & 1]
+    since = [text for bit, text in BITS.items() if bits >> (bit + SINCE_START) & 1]
+    return now, since
+
+
+def _numbers(system: System, pattern: str) -> list[int]:
+    found = (_number(system.read(path), 10) for path in system.glob(pattern))
+    return [number for number in found if number is not None]
+
+
+def _number(text: str, base: int) -> int | None:
+    try:
+        return int(text, base)
+    except ValueError:
+        return None

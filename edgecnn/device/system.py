@@ -1,0 +1,153 @@
+"""The machine as checks see it: files below a root, commands through a runner, so that a test can play any board."""
+
+import grp
+import importlib.metadata
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Finished(NamedTuple):
+    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it was not found or took too long."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people: "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
+        if self.code is None:
+            return self.err
+        if self.code < 0:
+            name = signal.Signals(-self.code).name
+            return f"{(signal.strsignal(-self.code) or 'signal').lower()} ({name})"
+        return f"exit code {self.code}"
+
+    @property
+    def said(self) -> str:
+        """The last line of standard error that is not empty, without the command's own prefix."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        return lines[-1].removeprefix("edgecnn: error: ").strip() if lines else ""
+
+
+class Space(NamedTuple):
+    """A file system: what is free in bytes, and whether it is mounted read-only."""
+
+    free_bytes: int
+    read_only: bool
+
+
+def packages() -> dict[str, str]:
+    """Return the installed packages' versions by name, in lower case with `-`."""
+    found: dict[str, str] = {}
+    for item in importlib.metadata.distributions():
+        name = item.metadata["Name"]
+        if name:  # a half-removed package has none
+            found.setdefault(name.lower().replace("_", "-"), item.version)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """This machine, or one that a test made up.
+
+    `root` is where `/` is. `machine` is what `uname -m` says, so the kernel's; `bits` are the Python program's. `libc` is its
+    name and version, empty where Python cannot tell. `model` is the bundle that was asked for, "" for the default.
+    """
+
+    root: Path = Path("/")
+    python: tuple[int, ...] = tuple(sys.version_info[:3])
+    machine: str = field(default_factory=platform.machine)
+    bits: int = 64 if sys.maxsize > 2**32 else 32
+    libc: tuple[str, str] = field(default_factory=platform.libc_ver)
+    packages: Mapping[str, str] = field(default_factory=packages)
+    cwd: str = field(default_factory=os.getcwd)
+    model: str = ""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    uid: int = field(default_factory=os.getuid)
+    groups: frozenset[int] = field(default_factory=lambda: frozenset({os.getgid(), *os.getgroups()}))
+
+    def path(self, absolute: str) -> Path:
+        """Return where an absolute path of the machine is."""
+        return self.root / absolute.lstrip("/")
+
+    def read(self, absolute: str) -> str:
+        """Return a small text file of the machine, without the zeros and blanks around it; "" if there is none."""
+        try:
+            return self.path(absolute).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
+        except OSError:
+            return ""
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the absolute paths of the machine that match, sorted."""
+        return sorted(f"/{found.relative_to(self.root)}" for found in self.root.glob(pattern.lstrip("/")))
+
+    def which(self, name: str) -> str | None:
+        """Return where a command is, None if it is not on the path."""
+        return shutil.which(name, path=self.environ.get("PATH"))
+
+    def run(self, command: Sequence[str], timeout: float = 10.0) -> Finished:
+        """Run a command and wait for it; it is ended after `timeout` seconds."""
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=dict(self.environ)
+            )
+        except subprocess.TimeoutExpired:
+            return Finished(None, "", f"no answer in {timeout:g} s")
+        except OSError as error:
+            return Finished(None, "", f"cannot be run: {error.strerror or error}")
+        return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+    def may_use(self, absolute: str) -> bool:
+        """Tell whether this user may read and write a file of the machine, by its owner, group and mode."""
+        state = self.path(absolute).stat()
+        shift = 6 if state.st_uid == self.uid else 3 if state.st_gid in self.groups else 0
+        return self.uid == 0 or (state.st_mode >> shift) & 6 == 6
+
+    def group_of(self, absolute: str) -> str:
+        """Return the name of a file's group, or its number."""
+        number = self.path(absolute).stat().st_gid
+        try:
+            return grp.getgrgid(number).gr_name
+        except KeyError:
+            return str(number)
+
+    def space(self, absolute: str) -> Space:
+        """Return the file system that a path is on, or would be: the nearest folder above it that exists counts."""
+        path = self.path(absolute)
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        state = os.statvfs(path)
+        return Space(state.f_bavail * state.f_frsize, bool(state.f_flag & os.ST_RDONLY))
+
+    @property
+    def board(self) -> str:
+        """What the kernel calls the board, such as "Raspberry Pi 4 Model B Rev 1.4"; "" where it does not say."""
+        return self.read("/proc/device-tree/model")
+
+    @property
+    def is_pi(self) -> bool:
+        """Whether this is a Raspberry Pi."""
+        return self.board.startswith("Raspberry Pi")
+
+    @property
+    def cpu_flags(self) -> frozenset[str]:
+        """The first processor's features, as Linux lists them; empty where it does not."""
+        for line in self.read("/proc/cpuinfo").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+        return frozenset()
+
+    def now(self) -> float:
+        """Return the clock, in seconds since 1970."""
+        return time.time()

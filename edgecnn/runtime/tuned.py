@@ -1,0 +1,174 @@
+"""The setting that `edgecnn benchmark --tune` found fastest for a bundle on this machine, kept between runs.
+
+One JSON file holds one entry a bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
+that it was measured with.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecnn.bundle.manifest import PRECISIONS, ModelEntry
+from edgecnn.bundle.read import Bundle
+from edgecnn.errors import EdgeCNNError
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.runtime.default import tuned_file
+from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
+
+SCHEMA = "edgecnn.tuned/1"
+AGAIN = "Again: edgecnn benchmark --tune"
+MAX_THREADS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A measured winner: what to open, and the conditions under which that was found.
+
+    `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
+    """
+
+    engine: str
+    engine_version: str
+    provider: str | None
+    precision: str
+    threads: int
+    hardware: str
+    date: str
+    n: int
+    p50_ms: float
+    p90_ms: float
+
+    @property
+    def about(self) -> str:
+        """What was chosen and what it measured, for people."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return (
+            f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
+            f"p90 {self.p90_ms:.3f} ms, n = {self.n}"
+        )
+
+
+TYPES = {int: (int,), float: (int, float), str: (str,), str | None: (str, type(None))}
+
+
+def hardware() -> str:
+    """Name this machine: the board or the processor, and how many CPUs it has."""
+    try:
+        with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip("\0 \n")
+    except OSError:
+        name = ""
+    if not name:
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+                name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+        except OSError:
+            name = ""
+    return f"{name or platform.machine()}, {os.cpu_count()} CPUs"
+
+
+def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
+    """Open the model that was found fastest for a bundle here.
+
+    Returns:
+        The engine, the model's entry, its threads and what to say about them; or, where there is nothing to be used, why ("" if
+        nothing was tuned for this bundle).
+    """
+    entries, damage = _read()
+    if damage:
+        return damage
+    entry = entries.get(bundle.sha256)
+    if entry is None:
+        return ""
+    try:
+        tuned = _checked(entry)
+    except ValueError as error:
+        return f"the tuned setting is ignored: {tuned_file()} is damaged ({error}). {AGAIN}"
+    here = hardware()
+    if tuned.hardware != here:
+        return f"the tuned setting is ignored: it is of {tuned.hardware}, this is {here}. {AGAIN}"
+    if not is_installed(tuned.engine):
+        return f"the tuned setting is ignored: {tuned.engine} is no longer installed. {AGAIN}"
+    wanted = (ENGINES[tuned.engine].format, tuned.precision)
+    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == wanted), None)
+    if model is None:
+        return f"the tuned setting is ignored: the bundle has no {tuned.precision} model for {tuned.engine}. {AGAIN}"
+    data = bundle.files[model.file]
+    try:
+        engine = open_engine(tuned.engine, data, model.format, num_threads=tuned.threads, provider=tuned.provider)
+    except EdgeCNNError as error:
+        return f"the tuned setting is ignored: {error}. {AGAIN}"
+    if engine.version != tuned.engine_version:
+        return (
+            f"the tuned setting is ignored: {tuned.engine} is {engine.version}, it was {tuned.engine_version}. {AGAIN}"
+        )
+    return engine, model, tuned.threads, tuned.about
+
+
+def store(sha256: str, tuned: Tuned) -> Path:
+    """Keep a setting for a bundle and return the file; a damaged file is replaced, other bundles' settings stay.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    entries, _ = _read()
+    path = Path(tuned_file())
+    write_atomic(path, canonical_json({"schema": SCHEMA, "bundles": {**entries, sha256: dataclasses.asdict(tuned)}}))
+    return path
+
+
+def remove(sha256: str) -> bool:
+    """Forget a bundle's setting; False if there was none. A damaged file goes as a whole.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    path = Path(tuned_file())
+    entries, damage = _read()
+    if sha256 not in entries and not damage:
+        return False
+    rest = {key: value for key, value in entries.items() if key != sha256}
+    if rest:
+        write_atomic(path, canonical_json({"schema": SCHEMA, "bundles": rest}))
+    else:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _read() -> tuple[dict[str, Any], str]:
+    """Return the file's entries, and what is wrong with it; ({}, "") if there is none."""
+    path = Path(tuned_file())
+    try:
+        table = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}, ""
+    except OSError as error:
+        return {}, f"the tuned setting is ignored: {path} cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError):
+        return {}, f"the tuned setting is ignored: {path} is damaged. {AGAIN}"
+    entries = table.get("bundles") if type(table) is dict and table.get("schema") == SCHEMA else None
+    if type(entries) is not dict:
+        return {}, f"the tuned setting is ignored: {path} is not of the form {SCHEMA}. {AGAIN}"
+    return entries, ""
+
+
+def _checked(entry: Any) -> Tuned:
+    """Return an entry after checking it.
+
+    Raises:
+        ValueError: which names the first wrong key.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(Tuned)}
+    if type(entry) is not dict or entry.keys() != fields.keys():
+        raise ValueError("an entry has other keys")
+    for name, kind in fields.items():
+        if type(entry[name]) not in TYPES[kind]:  # type: ignore[index]
+            raise ValueError(f"{name} is {entry[name]!r}")
+    tuned = Tuned(**entry)
+    if tuned.engine not in ENGINES or tuned.precision not in PRECISIONS or not 1 <= tuned.threads <= MAX_THREADS:
+        raise ValueError(f"{tuned.engine} {tuned.precision} with {tuned.threads} threads is nothing that can be opened")
+    return tuned

@@ -1,0 +1,111 @@
+"""`edgecnn benchmark` as a command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edgecnn.errors import ImageError, UnknownNameError
+from edgecnn.runtime.engines import engines_for, is_installed
+
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+FEW = ("--threads", "1", "--precision", "int8", "--n", "10", "--warmup", "1", "--cold", "0")
+
+
+@pytest.fixture
+def digits(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return ("--model", root / "models" / "digits" / "digits.edgecnn")
+
+
+@pytest.fixture
+def engine():
+    return ("--engine", next(name for name in engines_for("tflite") if is_installed(name)))
+
+
+def test_table_tune_and_save(edgecnn, digits, engine, tmp_path):
+    result = edgecnn(
+        "benchmark", *digits, *engine, *FEW, "--tune", "--target", "x86-64", "--save-to", tmp_path / "x.toml"
+    )
+    assert result.code == 0, result.err
+    assert f"{engine[1]} int8, 1 thread " in result.out and "winner: " in result.out and "fastest first" in result.out
+    assert "the bundle's golden photos, 6 images" in result.err and "measuring (10)" in result.err
+    reference = tomllib.loads((tmp_path / "x.toml").read_text())["reference"]
+    assert reference["n"] == 10 and reference["model"].startswith("digits int8") and engine[1] in reference["versions"]
+    photo = Path(__file__).parent / "photo.png"
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
+    photo = tmp_path / "photo.png"
+    assert "; tuned on " in edgecnn("classify", photo, *digits).err
+    assert "tuned" not in edgecnn("classify", photo, *digits, "--threads", "1").err
+    assert json.loads(edgecnn("benchmark", "--untune", *digits, "--json").out)["removed"] is True
+    assert "tuned" not in edgecnn("classify", photo, *digits).err
+    assert "there was no tuned setting" in edgecnn("benchmark", "--untune", *digits).out
+
+
+def test_json(edgecnn, digits, engine, folder):
+    result = edgecnn("benchmark", folder / "b.jpg", *digits, *engine, *FEW, "--json")
+    report = json.loads(result.out)
+    (one,) = report["configurations"]
+    assert one["whole"]["n"] == 10 and one["gate"] is True and one["peak_mib"] > 10 and one["cold_start"] is None
+    assert report["winner"]["engine"] == engine[1] and report["images"]["names"] == [str(folder / "b.jpg")]
+    assert report["hardware"] and report["versions"]["numpy"] and report["interrupted"] is False
+
+
+def test_sustained(edgecnn, digits, engine):
+    report = json.loads(edgecnn("benchmark", *digits, *engine, "--sustained", "0.01", "--json").out)
+    assert len(report["windows"]) == 2 and report["drift"] is not None and engine[1] in report["about"]
+    result = edgecnn("benchmark", *digits, *engine, "--sustained", "0.01")
+    assert "drift of p50: " in result.out and result.out.count("p90") == 2
+
+
+def test_nonsense(edgecnn, digits, monkeypatch):
+    for arguments in (
+        ("--n", "5"),
+        ("--threads", "0"),
+        ("--warmup", "0"),
+        ("--sustained", "0"),
+        ("--sustained", "nan"),
+        ("--sustained", "1", "--tune"),
+        ("--untune", "--tune"),
+        ("--target", "rpi4"),
+        ("--sustained", "1", "--threads", "1", "--threads", "2"),
+    ):
+        assert edgecnn("benchmark", *digits, *arguments).code == 2, arguments
+    assert edgecnn("benchmark", *digits, "--engine", "litrt").code == UnknownNameError.exit_code
+    assert edgecnn("benchmark", *digits, "none.jpg").code == ImageError.exit_code
+    result = edgecnn("benchmark", *digits, "--save", "--target", "rpi44")
+    assert result.code == UnknownNameError.exit_code and "Did you mean 'rpi4'" in result.err
+
+
+def test_ctrl_c(root, digits, engine, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "edgecnn",
+        "benchmark",
+        *map(str, digits),
+        *engine,
+        "--threads",
+        "1",
+        "--n",
+        "1000000",
+    ]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "measuring" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "interrupted" in err
+    assert "measured" in out or "int8, 1 thread" in out

@@ -1,0 +1,71 @@
+"""Measure the default model for the README's table of speed: `edgecnn benchmark` on one drawn photo, in the current interpreter's engines.
+
+The photo is drawn with detail at every scale, as photos have, so that its file is about as large as a camera's. Run it on a quiet machine:
+
+    python tools/bench/benchmark.py --n 1000 && python tools/readme.py
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.runtime.default import SHIPPED
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "tools" / "bench" / "results" / "benchmark.json"
+MODEL = f"models/{SHIPPED}/{SHIPPED}.edgecnn"
+SIZE = (640, 480)
+QUALITY = 90
+
+
+def main() -> None:
+    """Draw the photo, measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000, help="calls of each configuration (default: 1000)")
+    parser.add_argument("--cold", type=int, default=15, help="cold starts (default: 15)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULT, help="where the figures go (default: where the README looks)"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        draw().save(photo, quality=QUALITY)
+        size = photo.stat().st_size
+        command = [sys.executable, "-m", "edgecnn", "benchmark", str(photo), "--model", MODEL, "--json"]
+        command += ["--n", str(arguments.n), "--cold", str(arguments.cold)]
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    report = json.loads(done.stdout)
+    about = f"one drawn photo of {SIZE[0]}x{SIZE[1]} pixels, JPEG quality {QUALITY}, {size:,} bytes"
+    report["images"] = {"about": about, "count": 1, "names": ["photo.jpg"]}
+    write_atomic(arguments.out, canonical_json(report))
+    print(arguments.out)
+
+
+def draw() -> Image.Image:
+    """Draw a photo: noise at every scale, each 0.7 times as strong as the one twice as coarse."""
+    random = np.random.default_rng(0)
+    width, height = SIZE
+    total = np.zeros((height, width, 3), np.float32)
+    strength = 100.0
+    cells = 2
+    while cells < width:
+        coarse = Image.fromarray(random.integers(0, 256, (cells * 3 // 4 + 1, cells, 3), np.uint8))
+        total += strength * (np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC), np.float32) / 255 - 0.5)
+        strength, cells = strength * 0.7, cells * 2
+    return Image.fromarray(np.clip(total + 128, 0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()
