@@ -10,7 +10,6 @@ from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on
 from edgecnn.train.loop import Phase
-from edgecnn.train.ranges import FROZEN, range_decay
 from edgecnn.train.schedule import cosine
 
 
@@ -72,8 +71,7 @@ def qat_phase(
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         with tf.GradientTape() as tape:
-            with range_decay(FROZEN):
-                logits = student(inputs, training=True)
+            logits = student(inputs, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
             loss = tf.reduce_mean(losses) * temperature**2
         gradients = tape.gradient(loss, student.trainable_variables)

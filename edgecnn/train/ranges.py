@@ -1,4 +1,4 @@
-"""The ranges by which activations are quantized: set from training images before the quantization-aware phase, then frozen.
+"""The ranges by which activations are quantized: set from training images before the quantization-aware phase, and for the logits after it.
 
 Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
 """
@@ -19,10 +19,7 @@ CALIBRATION_DECAY = 0.9
 """Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
 need thousands of steps to reach the activations' real ones."""
 
-FROZEN = 1.0
-"""The decay at which ranges stay what they are."""
-
-SCORE_ERROR = 0.01
+SCORE_ERROR = 0.005
 """How far the scores may depart, root mean square, for the sake of a finer grid of the logits."""
 
 
