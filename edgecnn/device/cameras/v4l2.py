@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.colour import to_rgb
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, UnreadableFormatError
 from edgecnn.device.cameras.v4l2_device import READABLE, Device, Kernel, Mode, PixelFormat, why_not_opened
 from edgecnn.errors import CameraError
 
@@ -23,10 +23,6 @@ USUAL_FPS = 30.0
 """The rate that a format should reach where none is asked for: many cameras give 5 frames a second of a large YUYV."""
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-
-
-class UnreadableFormatError(CameraError):
-    """A camera that works and gives none of the formats that are read here."""
 
 
 class V4L2Camera:
@@ -53,6 +49,8 @@ class V4L2Camera:
         self._buffers: list[tuple[mmap.mmap, np.ndarray]] = []
         self._device = Device(path, kernel)
         try:
+            if problem := self._device.unusable():
+                raise CameraError(f"{path}: {problem}")
             self._configure(settings)
             self._start()
         except OSError as error:
@@ -71,13 +69,13 @@ class V4L2Camera:
             offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
             readable = ", ".join(abi.fourcc(item) for item in READABLE)
             raise UnreadableFormatError(
-                f"{self.name}: it gives the formats {offered}; read are {readable}. Install ffmpeg, which reads more."
+                f"{self.name}: it gives the formats {offered}; read are {readable}. Use ffmpeg:{self.name}, which reads more."
             )
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
             raise UnreadableFormatError(
                 f"{self.name}: it was asked for {abi.fourcc(pixelformat)} and set {abi.fourcc(self.format.pixelformat)}, "
-                "which is not read. Install ffmpeg, which reads more."
+                f"which is not read. Use ffmpeg:{self.name}, which reads more."
             )
         if self.format.pixelformat not in (abi.MJPG, abi.JPEG):
             self.format = with_stride(self.format)
@@ -213,11 +211,11 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
         for mode in item.within(width, height):
             covers = mode.width >= width and mode.height >= height
             area = mode.width * mode.height
-            missing = max(0.0, wanted - mode.fps) if mode.fps else 0.0
+            missing = max(0.0, wanted - mode.rates[0]) if mode.rates else 0.0
             key = (not covers, area if covers else -area, missing, READABLE.index(item.pixelformat))
             if best is None or key < best[0]:
                 best = (key, item.pixelformat, mode)
-    return (best[1], best[2]) if best else (0, Mode(width, height, 0.0))
+    return (best[1], best[2]) if best else (0, Mode(width, height))
 
 
 def with_stride(pixels: abi.PixFormat) -> abi.PixFormat:
