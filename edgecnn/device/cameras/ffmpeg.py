@@ -69,7 +69,7 @@ def arguments(text: str, settings: CameraSettings, device: bool) -> list[str]:
     if device or "://" in text:
         before += ["-fflags", "nobuffer", "-flags", "low_delay"]
     if text.lower().startswith(("rtsp://", "rtsps://")):
-        before += ["-rtsp_transport", "tcp", "-analyzeduration", "1000000"]
+        before += ["-rtsp_flags", "prefer_tcp", "-analyzeduration", "1000000"]
     # A path may hold what ffmpeg takes for a protocol or, with a leading dash, for an option.
     source = text if device or "://" in text else f"file:{text}"
     after = ["-map", "0:v:0", "-vf", filters(settings), "-r", "25", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]

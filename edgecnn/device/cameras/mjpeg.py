@@ -26,11 +26,19 @@ STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15, which say how large the image is: one to an image."""
 
 
+EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
+"""Starts and ends of images."""
+
+APP0 = 0xE0
+"""Segments of this code and above hold what an application put there, thumbnails among it."""
+
+
 class MjpegSplitter:
     """Cuts a stream of JPEG images, in chunks of any size, at their ends.
 
     Images that stop before their end are dropped and counted in `damaged`, as are those whose markers make no sense; what stands between
-    images is skipped. Memory stays below the largest image and one chunk.
+    images is skipped. Images are never merged; of one that was cut within a segment that holds a whole thumbnail, that may come out.
+    Memory stays below the largest image and one chunk.
     """
 
     def __init__(self, max_frame: int = MAX_FRAME_BYTES, max_barren: int = MAX_BARREN_BYTES) -> None:
@@ -44,6 +52,7 @@ class MjpegSplitter:
     def _restart(self) -> None:
         self._inside = False  # an image has begun, at byte 0
         self._at = 0  # where parsing goes on
+        self._before = 0  # where the segment that ends at `_at` began, 0 if none does
         self._entropy = False
         self._scanned = self._sized = False  # had a scan, had a frame header
 
@@ -70,7 +79,7 @@ class MjpegSplitter:
             if found is None:
                 self._at = max(self._at, len(self._data) - 1)  # a marker may be cut in two
                 return False
-            self._at, self._entropy = found.start(), False
+            self._at, self._before, self._entropy = found.start(), 0, False
         return self._marker(images)
 
     def _seek(self) -> bool:
@@ -101,36 +110,37 @@ class MjpegSplitter:
         data, at = self._data, self._at
         if len(data) < at + 2:
             return False
-        if data[at] != 0xFF:
-            return self._damage(at)
         code = data[at + 1]
+        if data[at] != 0xFF or (
+            code < 0xC0 and code != 0x01
+        ):  # no marker: the length of the segment before it was wrong
+            return self._damage(self._before + 2 if self._before else at)
         if code == 0xFF:  # a fill byte
             self._at = at + 1
         elif code == 0xD9:
             return self._finish(at + 2, images)
         elif code == 0x01 or 0xD0 <= code <= 0xD7:
-            self._at = at + 2
-        elif code < 0xC0 or code == 0xD8 or (code in STARTS_FRAME and self._sized):
-            return self._damage(at)  # no marker, or the next image's
+            self._at, self._before = at + 2, 0
+        elif code == 0xD8 or (code in STARTS_FRAME and self._sized):
+            return self._damage(at)  # the next image's
         else:
             return self._segment(at, code)
         return True
 
     def _segment(self, at: int, code: int) -> bool:
         data = self._data
-        if len(data) < at + 4:
+        if len(data) < at + 6:
             return False
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if end < at + 4:
+        cut = end < at + 4 or data.find(b"\xff\xd8\xff", at + 2, at + 6) >= 0
+        if not cut:
+            if len(data) <= end:
+                return False
+            inner = "".join("<" if found[0] != b"\xff\xd9" else ">" for found in EDGES.finditer(data, at + 4, end + 1))
+            cut = "<" in inner and (code < APP0 or "<<" in inner or inner[-1] == "<")  # no whole thumbnails
+        if cut:  # the next image begins within the segment
             return self._damage(at + 2)
-        if len(data) < end:
-            return False
-        begun = data.rfind(b"\xff\xd8\xff", at + 4, end)
-        if (
-            begun >= 0 and data.find(b"\xff\xd9", begun, end) < 0
-        ):  # no thumbnail: this image was cut, and the next one begins within
-            return self._damage(begun)
-        self._at = end
+        self._before, self._at = at, end
         self._sized |= code in STARTS_FRAME
         if code == 0xDA:
             self._entropy = self._scanned = True
