@@ -127,7 +127,7 @@ class V4L2Camera:
     def _newest(self) -> abi.Buffer | None:
         """Take what the driver has filled, hand back all but the last whole frame, and return that one."""
         newest = None
-        for _ in self._buffers:
+        for _ in range(len(self._buffers)):
             try:
                 buffer = abi.unpack_buffer(self._device.request(abi.VIDIOC_DQBUF, abi.pack_buffer(abi.Buffer(0))))
             except BlockingIOError:
@@ -150,12 +150,15 @@ class V4L2Camera:
         return buffer.bytesused >= needed_bytes(self.format)
 
     def _frame(self, buffer: abi.Buffer) -> Frame:
-        data = self._buffers[buffer.number][1]
-        encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
-        image = data[: buffer.bytesused].tobytes() if encoded else to_rgb(data, self.format)
+        image = self._image(buffer)
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
         return Frame(self._last, self._time(buffer), image)
+
+    def _image(self, buffer: abi.Buffer) -> bytes | np.ndarray:
+        data = self._buffers[buffer.number][1]
+        encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
+        return data[: buffer.bytesused].tobytes() if encoded else to_rgb(data, self.format)
 
     def _time(self, buffer: abi.Buffer) -> float:
         now = time.monotonic()
@@ -187,7 +190,10 @@ class V4L2Camera:
         mapped = [item for item, _ in self._buffers]
         self._buffers = []  # the arrays first: a map with a view of it does not close
         for item in mapped:
-            item.close()
+            with contextlib.suppress(
+                BufferError
+            ):  # a traceback that someone keeps may hold an array: the map goes with it
+                item.close()
         with contextlib.suppress(OSError):
             device.request(
                 abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
