@@ -265,7 +265,7 @@ class RtspServer(threading.Thread):
 
     def __init__(self, stream):
         super().__init__(daemon=True)
-        self.units = [unit for unit in re.split(rb"\0\0\0?\1", stream) if unit]
+        self.units = [unit for unit in re.split(b"\0\0\0?\1", stream) if unit]
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"rtsp://127.0.0.1:{self.listener.getsockname()[1]}/card"
         self.transports = []
