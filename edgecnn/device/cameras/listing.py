@@ -203,14 +203,13 @@ def camera_lines(camera: Camera) -> list[str]:
         lines.append(f"    cannot be used: {camera.problem}")
     if camera.note:
         lines.append(f"    the driver says: {camera.note}")
-    for item in camera.formats:
+    for item in (item for item in camera.formats if item.readable):
         between = " to " if item.ranged else ", "
-        sizes = between.join(
-            f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes
-        )
-        lines.append(
-            f"    {item.name:5}{'' if item.readable else '(not read) '}{sizes or 'any size that the driver takes'}"
-        )
+        sizes = [f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes]
+        lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver takes'}")
+    others = dict.fromkeys(item.name for item in camera.formats if not item.readable)
+    if others:
+        lines.append(f"    not read: {', '.join(others)}")
     return lines
 
 
