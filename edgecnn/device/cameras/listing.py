@@ -119,6 +119,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
     capability = device.capability
     formats: tuple[Format, ...] = ()
     note = ""
+    busy = False
     try:
         problem = device.unusable()
         if not problem:
@@ -133,14 +134,15 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
                 for item in device.formats()
             )
             note = device.signal()
-            if device.busy():
-                problem = why_in_use(path)
-            elif not any(item.readable for item in formats):
+            busy = device.busy()
+            if not busy and not any(item.readable for item in formats):
                 problem = f"none of its formats is read here. Use ffmpeg:{path}, which reads more."
     except OSError as error:
         problem = why_not_opened(path, error)
     finally:
         device.close()
+    if busy:  # asked when we do not hold it ourselves
+        problem = why_in_use(path)
     return Camera(
         device=path,
         name=capability.card,
