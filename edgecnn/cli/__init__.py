@@ -30,6 +30,7 @@ COMMANDS = {
     "selftest": "device",
     "benchmark": "benchmark",
     "doctor": "doctor",
+    "cameras": "cameras",
     "networks": "workstation",
     "datasets": "workstation",
     "targets": "device",

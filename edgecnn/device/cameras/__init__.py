@@ -1,1 +1,147 @@
-"""Cameras and other streams of frames: one file per source."""
+"""Cameras and other streams of frames: one file per source. A source's module is imported when it is asked for."""
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from edgecnn.errors import CameraError
+
+if TYPE_CHECKING:
+    from edgecnn.device.cameras.source import CameraSettings, Source
+
+SOURCES = {
+    "rpicam": "edgecnn.device.cameras.rpicam:Rpicam",
+    "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
+    "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
+    "exec": "edgecnn.device.cameras.command:Command",
+    "watch": "edgecnn.device.cameras.watch:Watch",
+    "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
+}
+"""Each source of frames, and the class that opens it from (text, settings)."""
+
+PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
+"""How a SOURCE argument begins that names one of SOURCES and what it takes."""
+
+SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
+"""Addresses of streams that ffmpeg reads."""
+
+VIDEOS = (
+    ".mp4",
+    ".m4v",
+    ".mkv",
+    ".avi",
+    ".mov",
+    ".webm",
+    ".mjpeg",
+    ".mjpg",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".h264",
+    ".flv",
+    ".wmv",
+    ".3gp",
+)
+"""File names of videos, in lower case."""
+
+
+def kind_of(text: str) -> tuple[str, str]:
+    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files."""
+    for prefix, name in PREFIXES.items():
+        if text.startswith(prefix):
+            return name, text[len(prefix) :]
+    if text.startswith(("/dev/video", "/dev/v4l/")):
+        return "v4l2", text
+    if text.lower().startswith(SCHEMES) or os.path.splitext(text)[1].lower() in VIDEOS:
+        return "ffmpeg", text
+    return "", text
+
+
+def is_stream(text: str) -> bool:
+    """Return whether a SOURCE argument names a stream of frames rather than image files. Imports nothing and looks at no file."""
+    return bool(kind_of(text)[0])
+
+
+def make(name: str, text: str, settings: "CameraSettings") -> "Source":
+    """Import a source's class and open it.
+
+    Raises:
+        CameraError: if it cannot be opened, or needs another operating system.
+    """
+    if sys.platform != "linux" and name != "synthetic":
+        raise CameraError(
+            f"{text}: cameras and streams are read on Linux only; this is {sys.platform}. Give image files instead."
+        )
+    module, _, attribute = SOURCES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)(text, settings)
+
+
+def open_source(text: str, settings: "CameraSettings") -> "Source":
+    """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:".
+
+    Raises:
+        CameraError: if it names no stream, or it cannot be opened; the text says why and what to do.
+    """
+    name, rest = kind_of(text)
+    if not name:
+        raise CameraError(
+            f"{text}: names no camera or stream; expected /dev/videoN, an address such as rtsp://…, a video file or {', '.join(PREFIXES)}"
+        )
+    return make(name, rest, settings)
+
+
+PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
+"""How long a camera that was found may take to its first frame."""
+
+
+def find_camera(settings: "CameraSettings") -> "Source":
+    """Open the first camera that gives a frame: a CSI camera, then USB cameras, then what ffmpeg makes of those.
+
+    The frame that proves a camera is not given again.
+
+    Raises:
+        CameraError: if none does; the text names everything that was tried and why it failed.
+    """
+    from edgecnn.device.cameras.nodes import video_nodes
+    from edgecnn.device.cameras.source import UnreadableFormatError
+
+    failures = []
+    nodes = video_nodes()
+    others = []
+    for name, text in [("rpicam", ""), *(("v4l2", node) for node in nodes)]:
+        try:
+            return proved(name, text, settings)
+        except UnreadableFormatError as error:
+            failures.append(str(error))
+            others.append(text)
+        except CameraError as error:
+            failures.append(str(error))
+    if not nodes:
+        failures.append("USB: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+    for text in others:
+        try:
+            return proved("ffmpeg", text, settings)
+        except CameraError as error:
+            failures.append(str(error))
+    raise CameraError("no camera found; tried were:" + "".join(f"\n  {failure}" for failure in failures))
+
+
+def proved(name: str, text: str, settings: "CameraSettings") -> "Source":
+    """Open a camera and read one frame, which is dropped.
+
+    Raises:
+        CameraError: if it cannot be opened or gives none.
+    """
+    from edgecnn.device.cameras.source import CameraLost
+
+    source = make(name, text, settings)
+    given = False
+    try:
+        given = source.read(PROOF_S[name]) is not None
+    except CameraLost as lost:
+        raise CameraError(str(lost)) from None
+    finally:
+        if not given:
+            source.close()
+    return source

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from edgecnn.errors import CameraError
+
 ROTATIONS = (0, 90, 180, 270)
 """Clockwise turns, in degrees, that make a frame upright."""
 
@@ -33,6 +35,10 @@ class CameraLost(Exception):
         self.reason = reason
 
 
+class UnreadableFormatError(CameraError):
+    """A camera that works and gives its frames in no form that we read; another program may."""
+
+
 REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
 """No frame in time; the device is gone; a read failed; the process or stream ended; bytes that are no frames."""
 
@@ -51,11 +57,18 @@ class Source(Protocol):
 
     `name` is what result lines call it, such as "/dev/video0"; `about` says for people what was opened: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
+    `patient` is True for a source in which silence is no failure (a watched folder): its "stall" only says that nothing came yet.
+    `damaged` counts the frames that were cut short or flagged by the driver; they are skipped.
     """
 
     name: str
     about: str
     live: bool
+    patient: bool
+
+    @property
+    def damaged(self) -> int:
+        """Frames that were skipped since they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
         """Return the next frame, None at the end of a source that ends.

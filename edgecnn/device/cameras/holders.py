@@ -1,0 +1,44 @@
+"""Why a device node cannot be used: who may open it, and which process holds it."""
+
+import os
+from pathlib import Path
+
+
+def advice_on_permission(path: str) -> str:
+    """Return the group that may open a node and the command that joins it."""
+    try:
+        group_id = os.stat(path).st_gid
+    except OSError:
+        return "no permission to look at it."
+    try:
+        import grp
+
+        group = grp.getgrgid(group_id).gr_name
+    except (ImportError, KeyError):
+        return f"no permission: it belongs to the group of number {group_id}. Ask the administrator for access."
+    if group == "root":
+        return "no permission: only root may open it. Give it to the group video by a udev rule, or run as root."
+    return f"no permission: it belongs to the group {group}. Run `sudo usermod -aG {group} $USER`, then log in again."
+
+
+def holding(path: str, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
+    """Return (process id, name) of the processes that have a node open, as far as /proc lets us see them."""
+    try:
+        target = os.path.realpath(path)
+        processes = [entry for entry in proc.iterdir() if entry.name.isdecimal()]
+    except OSError:
+        return []
+    found = []
+    for process in processes:
+        try:
+            if any(os.readlink(link) == target for link in (process / "fd").iterdir()):
+                found.append((int(process.name), (process / "comm").read_text(errors="replace").strip()))
+        except OSError:  # it ended, or it is another user's
+            continue
+    return sorted(found)
+
+
+def holders_of(path: str) -> str:
+    """Return " by NAME (process ID)" for an error's text, or nothing where /proc does not tell."""
+    names = [f"{name} (process {process})" for process, name in holding(path)]
+    return f" by {', '.join(names)}" if names else ""

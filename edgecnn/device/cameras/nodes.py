@@ -1,0 +1,26 @@
+"""Which V4L2 nodes there are, without opening any."""
+
+import os
+import re
+from pathlib import Path
+
+
+def video_nodes(dev: Path = Path("/dev")) -> list[str]:
+    """Return the paths of all V4L2 nodes: those with a name by id first, since it stays the same, then by number.
+
+    A node is named once, by its /dev/videoN.
+    """
+    by_id = dev / "v4l" / "by-id"
+    named = [os.path.realpath(path) for path in sorted(by_id.iterdir())] if by_id.is_dir() else []
+    numbered = [path for path in dev.iterdir() if re.fullmatch(r"video\d+", path.name)] if dev.is_dir() else []
+    numbered.sort(key=lambda path: int(path.name[5:]))
+    return list(dict.fromkeys([*named, *(os.path.realpath(path) for path in numbered)]))
+
+
+def names_by_id(dev: Path = Path("/dev")) -> dict[str, list[str]]:
+    """Return the names by id of each /dev/videoN that has any."""
+    by_id = dev / "v4l" / "by-id"
+    names: dict[str, list[str]] = {}
+    for path in sorted(by_id.iterdir()) if by_id.is_dir() else ():
+        names.setdefault(os.path.realpath(path), []).append(str(path))
+    return names

@@ -1,0 +1,131 @@
+"""Frames without any device, for tests and benchmarks: `synthetic:640x480?frames=100&fps=30&pattern=noise|bars|FILE&seed=0`."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.errors import CameraError, ImageError, nearest
+
+OPTIONS = ("frames", "fps", "pattern", "seed")
+LARGEST = 8192
+"""Largest width and height."""
+
+BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0))
+"""Colours of the bars, from left to right. Each frame turns the pattern one column further."""
+
+NOISE_ROWS = 256
+"""Rows that a frame of noise starts further down than the one before, at most: frames differ, and none costs more than a copy."""
+
+
+class Synthetic:
+    """Frames from arithmetic: the same text gives the same frames on every machine.
+
+    Args:
+        text: what follows `synthetic:`: a size, then options after a question mark. `frames` ends the source (0: it does not end),
+            `fps` makes it live, `pattern` is "bars" (the default), "noise" or the path of an image, whose frames are all equal, `seed`
+            is that of the noise.
+        settings: size and rate where the text has none.
+
+    Raises:
+        CameraError: if the text has another form, or the image cannot be read.
+    """
+
+    patient = False
+    damaged = 0
+
+    def __init__(self, text: str, settings: CameraSettings) -> None:
+        size, _, query = text.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        for name in options:
+            if name not in OPTIONS:
+                raise CameraError(f"synthetic:{text}: no option {name!r}. {nearest(name, OPTIONS)}")
+        match = re.fullmatch(r"(\d+)x(\d+)|", size)
+        if match is None:
+            raise CameraError(
+                f"synthetic:{text}: the size is {size!r}; expected WIDTHxHEIGHT, such as synthetic:640x480?frames=100."
+            )
+        width, height = (int(match[1]), int(match[2])) if size else (settings.width or 640, settings.height or 480)
+        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+            raise CameraError(f"synthetic:{text}: {width}x{height} is out of range; both must be 1 to {LARGEST}.")
+        self._frames = int(number(text, options, "frames", 0))
+        fps = number(text, options, "fps", settings.fps)
+        pattern = options.get("pattern", "bars")
+        self._make = maker(pattern, width, height, int(number(text, options, "seed", 0)))
+        self._interval = 1 / fps if fps else 0.0
+        self._started = time.monotonic()
+        self._count = 0
+        self.live = fps > 0
+        self.name = f"synthetic:{text}"
+        height, width = self._make(0).shape[:2]
+        rate = f" at {fps:g} frames/s" if fps else ""
+        self.about = (
+            f"synthetic frames: {pattern}, {width}x{height}{rate}{f', {self._frames} frames' if self._frames else ''}"
+        )
+
+    def read(self, timeout: float) -> Frame | None:
+        """Return the next frame at its time, None after the last one.
+
+        Raises:
+            CameraLost: "stall" if the next frame is due later than in `timeout` seconds.
+        """
+        if self._frames and self._count >= self._frames:
+            return None
+        now = time.monotonic()
+        if self._interval:
+            self._count = max(
+                self._count, int((now - self._started) / self._interval)
+            )  # a slow reader misses frames, as with a camera
+            if self._frames and self._count >= self._frames:
+                return None
+            wait = self._started + self._count * self._interval - now
+            if wait > timeout:
+                time.sleep(max(0.0, timeout))
+                raise CameraLost(
+                    "stall", f"{self.name}: the next frame is due in {wait:.3g} s, more than {timeout:g} s."
+                )
+            if wait > 0:
+                time.sleep(wait)
+                now = time.monotonic()
+        frame = Frame(self._count, now, self._make(self._count))
+        self._count += 1
+        return frame
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+
+def number(text: str, options: dict[str, str], name: str, default: float) -> float:
+    """Return an option as a number that is not negative."""
+    value = options.get(name)
+    if value is None:
+        return default
+    pattern = r"\d+(\.\d+)?" if name == "fps" else r"\d+"
+    if not re.fullmatch(pattern, value):
+        kind = "a number" if name == "fps" else "a whole number"
+        raise CameraError(f"synthetic:{text}: {name} is {value!r}; expected {kind} of at least 0.")
+    return float(value)
+
+
+def maker(pattern: str, width: int, height: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return the function from a frame's number to its pixels, uint8 (height, width, 3)."""
+    if pattern == "bars":
+        colours = np.array(BARS, np.uint8)[np.arange(width) * len(BARS) // width]
+        twice = np.concatenate([colours, colours])
+        return lambda count: np.repeat(twice[np.newaxis, count % width : count % width + width], height, axis=0)
+    if pattern == "noise":
+        noise = np.random.default_rng(seed).integers(0, 256, (height + NOISE_ROWS, width, 3), np.uint8)
+        return lambda count: noise[count % NOISE_ROWS : count % NOISE_ROWS + height].copy()
+    from edgecnn.images import decode, read_file
+
+    try:
+        image = np.asarray(decode(read_file(Path(pattern))))
+    except ImageError as error:
+        raise CameraError(
+            f"synthetic: pattern is {pattern!r}; expected bars, noise or an image file: {error}."
+        ) from None
+    return lambda count: image.copy()

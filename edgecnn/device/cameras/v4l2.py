@@ -1,0 +1,272 @@
+"""A USB camera, or any node that captures through V4L2: memory-mapped streaming by our own ioctls, without a thread."""
+
+import contextlib
+import errno
+import functools
+import math
+import mmap
+import select
+import time
+from typing import NoReturn
+
+import numpy as np
+
+from edgecnn.device.cameras import v4l2_abi as abi
+from edgecnn.device.cameras.colour import to_rgb
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, UnreadableFormatError
+from edgecnn.device.cameras.v4l2_device import READABLE, Device, Kernel, Mode, PixelFormat, why_not_opened
+from edgecnn.errors import CameraError
+
+BUFFERS = 4
+"""Frames that the driver may fill while we look at one."""
+
+USUAL_FPS = 30.0
+"""The rate that a format should reach where none is asked for: many cameras give 5 frames a second of a large YUYV."""
+
+SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+
+
+class RawFrame(Frame):
+    """A frame that is converted to RGB when its image is asked for, once: of a camera's frames few may be looked at."""
+
+    _pixels: abi.PixFormat
+
+    @classmethod
+    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: abi.PixFormat) -> "RawFrame":
+        """Return a frame of a driver's bytes, a uint8 array that nobody else writes, and their format."""
+        frame = cls(sequence, monotonic, data)
+        frame._pixels = pixels
+        return frame
+
+    @functools.cached_property
+    def image(self) -> np.ndarray:
+        """The frame as RGB, uint8 (height, width, 3)."""
+        return to_rgb(np.asarray(self[2]), self._pixels)
+
+
+class V4L2Camera:
+    """A V4L2 capture node that streams.
+
+    `read` gives the newest whole frame: older ones that wait are handed back to the driver, which a gap in `sequence` shows. Raw formats
+    become RGB arrays when they are looked at, MJPEG stays encoded. `damaged` counts the frames that the driver flagged or that were too
+    short; they are skipped.
+
+    Args:
+        path: such as "/dev/video0".
+        settings: what is asked for; the nearest is taken.
+        kernel: the system calls; tests put a driver in memory in their place.
+
+    Raises:
+        CameraError: if it cannot be opened, is in use, or gives no format that is read.
+    """
+
+    live = True
+    patient = False
+
+    def __init__(self, path: str, settings: CameraSettings, kernel: Kernel | None = None) -> None:
+        self.name = path
+        self.damaged = 0
+        self._last = -1
+        self._buffers: list[tuple[mmap.mmap, np.ndarray]] = []
+        self._device = Device(path, kernel)
+        try:
+            if problem := self._device.unusable():
+                raise CameraError(f"{path}: {problem}")
+            self._configure(settings)
+            self._start()
+        except OSError as error:
+            self.close()
+            if isinstance(error, CameraError):
+                raise
+            raise CameraError(f"{path}: {why_not_opened(path, error)}") from None
+
+    def _configure(self, settings: CameraSettings) -> None:
+        device = self._device
+        current = device.current()
+        width, height = settings.width or current.width, settings.height or current.height
+        available = device.formats()
+        pixelformat, mode = choose(available, width, height, settings.fps)
+        if not pixelformat:
+            offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
+            readable = ", ".join(abi.fourcc(item) for item in READABLE)
+            raise UnreadableFormatError(
+                f"{self.name}: it gives the formats {offered}; read are {readable}. Use ffmpeg:{self.name}, which reads more."
+            )
+        self.format = device.set_format(mode.width, mode.height, pixelformat)
+        if self.format.pixelformat not in READABLE:
+            raise UnreadableFormatError(
+                f"{self.name}: it was asked for {abi.fourcc(pixelformat)} and set {abi.fourcc(self.format.pixelformat)}, "
+                f"which is not read. Use ffmpeg:{self.name}, which reads more."
+            )
+        if self.format.pixelformat not in (abi.MJPG, abi.JPEG):
+            self.format = with_stride(self.format)
+        self.fps = device.set_rate(settings.fps)
+        self.about = describe(self.name, device.capability.card, self.format, self.fps, settings, device.signal())
+
+    def _start(self) -> None:
+        device = self._device
+        request = abi.REQUESTBUFFERS.pack(BUFFERS, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
+        count = abi.REQUESTBUFFERS.unpack(device.request(abi.VIDIOC_REQBUFS, request))[0]
+        if count < 2:
+            raise CameraError(
+                f"{self.name}: the driver gave {count} buffers, at least 2 are needed. Free memory, or ask for a smaller size."
+            )
+        for index in range(count):
+            buffer = abi.unpack_buffer(device.request(abi.VIDIOC_QUERYBUF, abi.pack_buffer(abi.Buffer(index))))
+            mapped = device.kernel.map(device.descriptor, buffer.length, buffer.offset)
+            self._buffers.append((mapped, np.frombuffer(mapped, np.uint8)))
+        for index in range(count):
+            self._give(index)
+        self._started = time.monotonic()
+        device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
+
+    def read(self, timeout: float) -> Frame:
+        """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time where that is of the same clock.
+
+        Raises:
+            CameraLost: "stall" after `timeout` seconds, "unplugged" if the device went away, "io_error" if a request failed, "ended" if
+                the driver ended the stream.
+        """
+        deadline = time.monotonic() + timeout
+        device = self._device
+        if device.descriptor < 0:
+            raise CameraLost("ended", f"{self.name} was closed.")
+        while True:
+            try:
+                events = device.kernel.wait(device.descriptor, deadline - time.monotonic())
+                newest = self._newest()
+                if newest is not None:
+                    return self._frame(newest)
+            except OSError as error:
+                self._lose(error)
+            if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+                raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
+            if time.monotonic() >= deadline:
+                damaged = f", {self.damaged} damaged ones" if self.damaged else ""
+                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s{damaged}.")
+
+    def _newest(self) -> abi.Buffer | None:
+        """Take what the driver has filled, hand back all but the last whole frame, and return that one."""
+        newest = None
+        for _ in range(len(self._buffers)):
+            try:
+                buffer = abi.unpack_buffer(self._device.request(abi.VIDIOC_DQBUF, abi.pack_buffer(abi.Buffer(0))))
+            except BlockingIOError:
+                break
+            if self._whole(buffer):
+                if newest is not None:
+                    self._give(newest.number)
+                newest = buffer
+            else:
+                self.damaged += 1
+                self._give(buffer.number)
+        return newest
+
+    def _whole(self, buffer: abi.Buffer) -> bool:
+        if buffer.flags & abi.BUF_FLAG_ERROR:
+            return False
+        if self.format.pixelformat in (abi.MJPG, abi.JPEG):
+            data = self._buffers[buffer.number][1][: buffer.bytesused].tobytes()
+            return data.startswith(SOI) and data.rfind(EOI) > 0
+        return buffer.bytesused >= needed_bytes(self.format)
+
+    def _frame(self, buffer: abi.Buffer) -> Frame:
+        data = self._copy(buffer)
+        self._give(buffer.number)
+        self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
+        if self.format.pixelformat in (abi.MJPG, abi.JPEG):
+            return Frame(self._last, self._time(buffer), data.tobytes())
+        return RawFrame.of(self._last, self._time(buffer), data, self.format)
+
+    def _copy(self, buffer: abi.Buffer) -> np.ndarray:
+        return self._buffers[buffer.number][1][: buffer.bytesused].copy()
+
+    def _time(self, buffer: abi.Buffer) -> float:
+        now = time.monotonic()
+        stamp = buffer.seconds + buffer.microseconds / 1e6
+        ours = (
+            buffer.flags & abi.BUF_FLAG_TIMESTAMP_MASK == abi.BUF_FLAG_TIMESTAMP_MONOTONIC
+            and self._started <= stamp <= now
+        )
+        return stamp if ours else now
+
+    def _give(self, index: int) -> None:
+        self._device.request(abi.VIDIOC_QBUF, abi.pack_buffer(abi.Buffer(index)))
+
+    def _lose(self, error: OSError) -> NoReturn:
+        what = error.strerror or str(error)
+        if error.errno in (errno.ENODEV, errno.ENXIO, errno.EBADF):
+            raise CameraLost("unplugged", f"{self.name}: the device went away ({what}).") from None
+        if error.errno == errno.EPIPE:
+            raise CameraLost("ended", f"{self.name}: the driver ended the stream ({what}).") from None
+        raise CameraLost("io_error", f"{self.name}: reading failed ({what}).") from None
+
+    def close(self) -> None:
+        """Stop the stream, unmap the buffers and close the node; a second call does nothing."""
+        device = self._device
+        if device.descriptor < 0:
+            return
+        with contextlib.suppress(OSError):  # a device that went away has nothing left to stop
+            device.request(abi.VIDIOC_STREAMOFF, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
+        mapped = [item for item, _ in self._buffers]
+        self._buffers = []  # the arrays first: a map with a view of it does not close
+        for item in mapped:
+            with contextlib.suppress(
+                BufferError
+            ):  # a traceback that someone keeps may hold an array: the map goes with it
+                item.close()
+        with contextlib.suppress(OSError):
+            device.request(
+                abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
+            )
+        device.close()
+
+
+def choose(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
+    """Return the pixel format and size to ask for: the nearest size, then the rate, then the format that is best to read.
+
+    Nearest is the smallest size that covers what is asked, else the largest. A rate that is not listed counts as reached.
+
+    Returns:
+        (pixel format, mode); the pixel format is 0 if none is readable.
+    """
+    wanted = fps or USUAL_FPS
+    best: tuple[tuple[float, ...], int, Mode] | None = None
+    for item in available:
+        if item.pixelformat not in READABLE:
+            continue
+        for mode in item.within(width, height):
+            covers = mode.width >= width and mode.height >= height
+            area = mode.width * mode.height
+            missing = max(0.0, wanted - mode.rates[0]) if mode.rates else 0.0
+            key = (not covers, area if covers else -area, missing, READABLE.index(item.pixelformat))
+            if best is None or key < best[0]:
+                best = (key, item.pixelformat, mode)
+    return (best[1], best[2]) if best else (0, Mode(width, height))
+
+
+def with_stride(pixels: abi.PixFormat) -> abi.PixFormat:
+    """Return a raw format with its stride, which a driver may leave at 0 for rows without padding."""
+    row = 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
+    return pixels._replace(bytesperline=max(pixels.bytesperline, row))
+
+
+def needed_bytes(pixels: abi.PixFormat) -> int:
+    """Return how many bytes a whole raw frame has: the last row need not be padded."""
+    row = 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
+    return pixels.bytesperline * (pixels.height - 1) + row
+
+
+def describe(path: str, card: str, got: abi.PixFormat, fps: float, asked: CameraSettings, signal: str) -> str:
+    """Return what was opened, for people, and where it is not what was asked for."""
+    text = f"{path} ({card}) through V4L2: {abi.fourcc(got.pixelformat)} {got.width}x{got.height}"
+    if fps:
+        text += f" at {fps:g} frames/s"
+    differs = []
+    if (asked.width or got.width, asked.height or got.height) != (got.width, got.height):
+        differs.append(f"{asked.width or got.width}x{asked.height or got.height}")
+    if asked.fps and not math.isclose(asked.fps, fps, rel_tol=0.01):
+        differs.append(f"{asked.fps:g} frames/s")
+    if differs:
+        text += f"; asked for {' at '.join(differs)}"
+    return f"{text}; the driver says: {signal}" if signal else text

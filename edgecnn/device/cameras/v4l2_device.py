@@ -1,0 +1,268 @@
+"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `Kernel` alone."""
+
+import errno
+import fcntl
+import mmap
+import os
+import select
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from edgecnn.device.cameras import v4l2_abi as abi
+from edgecnn.device.cameras.holders import advice_on_permission, holders_of
+from edgecnn.device.cameras.source import UnreadableFormatError
+from edgecnn.errors import CameraError
+
+READABLE = (abi.RGB3, abi.BGR3, abi.YUYV, abi.MJPG, abi.JPEG)
+"""Pixel formats that the reader converts, the best first: no conversion, a channel swap, an arithmetic one, a lossy code."""
+
+PIPELINE_DRIVERS = ("unicam", "rp1-cfe", "bcm2835-isp", "bcm2835-codec", "pispbe", "rpivid", "rpi-hevc-dec")
+"""Drivers of the Raspberry Pi's nodes that are parts of a camera's pipeline or codecs: none gives pictures by itself."""
+
+UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)
+"""What a driver answers at the end of a list, and where it does not implement a request."""
+
+MAX_LISTED = 256
+"""Longest list that is asked for: a driver that never ends one must not hang us."""
+
+
+class Kernel:
+    """The system calls that the reader makes. Tests put a driver in memory in its place."""
+
+    def open(self, path: str) -> int:
+        """Open a node without blocking and return its descriptor."""
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ioctl(self, descriptor: int, request: int, argument: bytearray) -> None:
+        """Make a request; `argument` is changed in place. A signal's interruption is tried again."""
+        while True:
+            try:
+                fcntl.ioctl(descriptor, request, argument, True)
+                return
+            except InterruptedError:
+                continue
+
+    def map(self, descriptor: int, length: int, offset: int) -> mmap.mmap:
+        """Map a buffer of the driver."""
+        return mmap.mmap(descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+
+    def wait(self, descriptor: int, timeout: float) -> int:
+        """Wait for a frame at most `timeout` seconds and return poll's events, 0 if there were none."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        events = poll.poll(max(0, timeout) * 1000)
+        return events[0][1] if events else 0
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor."""
+        os.close(descriptor)
+
+
+class Mode(NamedTuple):
+    """A size of a pixel format and its rates in frames per second, the fastest first; none where the driver does not say."""
+
+    width: int
+    height: int
+    rates: tuple[float, ...] = ()
+
+
+class PixelFormat(NamedTuple):
+    """A pixel format of a node, and its modes; none where the driver does not list them.
+
+    `ranged`: every size between the first and the last mode can be had.
+    """
+
+    pixelformat: int
+    description: str
+    modes: tuple[Mode, ...]
+    ranged: bool = False
+
+    def within(self, width: int, height: int) -> tuple[Mode, ...]:
+        """Return the modes that can be asked for where (width, height) is wanted: that size itself if the driver lists none."""
+        if not self.modes:
+            return (Mode(width, height),)
+        if not self.ranged:
+            return self.modes
+        low, high = self.modes[0], self.modes[-1]
+        return (Mode(min(max(width, low.width), high.width), min(max(height, low.height), high.height), low.rates),)
+
+
+class Device:
+    """An open V4L2 capture node.
+
+    Args:
+        path: such as "/dev/video0".
+        kernel: the system calls.
+
+    Raises:
+        CameraError: if it cannot be opened or is no V4L2 device; the text says why and what to do.
+    """
+
+    def __init__(self, path: str, kernel: Kernel | None = None) -> None:
+        if struct.calcsize("P") != 8 or sys.byteorder != "little":
+            raise UnreadableFormatError(
+                f"{path}: V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}."
+            )
+        self.path = path
+        self.kernel = kernel or Kernel()
+        try:
+            self.descriptor = self.kernel.open(path)
+        except OSError as error:
+            raise CameraError(f"{path}: {why_not_opened(path, error)}") from None
+        try:
+            self.capability = abi.unpack_capability(self.request(abi.VIDIOC_QUERYCAP, abi.CAPABILITY.size))
+        except OSError as error:
+            self.close()
+            what = "not a V4L2 device. `edgecnn cameras` lists those that are."
+            raise CameraError(
+                f"{path}: {what if error.errno in UNSUPPORTED else why_not_opened(path, error)}"
+            ) from None
+
+    def unusable(self) -> str:
+        """Return why the node gives no pictures by itself, or nothing."""
+        caps = self.capability.caps
+        if self.capability.driver in PIPELINE_DRIVERS or caps & abi.CAP_IO_MC:
+            part = f"a part of a camera's pipeline (driver {self.capability.driver}), no camera by itself"
+            return f"{part}. Install rpicam-apps and use --camera."
+        if not caps & abi.CAP_VIDEO_CAPTURE:
+            kind = "multi-planar capture only" if caps & abi.CAP_VIDEO_CAPTURE_MPLANE else "does not capture"
+            return f"{kind} (driver {self.capability.driver})."
+        if not caps & abi.CAP_STREAMING:
+            return f"driver {self.capability.driver} does not stream into mapped memory, which is how frames are read."
+        return ""
+
+    def close(self) -> None:
+        """Close the node; a second call does nothing."""
+        if self.descriptor >= 0:
+            self.kernel.close(self.descriptor)
+            self.descriptor = -1
+
+    def request(self, number: int, argument: int | bytes | bytearray) -> bytearray:
+        """Make a request and return its argument, filled. An int asks with that many zero bytes."""
+        data = bytearray(argument)
+        self.kernel.ioctl(self.descriptor, number, data)
+        return data
+
+    def listed(self, number: int, pack: Callable[[int], bytes]) -> Iterator[bytearray]:
+        """Yield the answers of an enumeration, index by index."""
+        for index in range(MAX_LISTED):
+            try:
+                yield self.request(number, pack(index))
+            except OSError as error:
+                if error.errno in UNSUPPORTED:
+                    return
+                raise
+
+    def formats(self) -> list[PixelFormat]:
+        """Return every pixel format with its sizes and rates.
+
+        Raises:
+            OSError: if the device went away.
+        """
+
+        def pack(index: int) -> bytes:
+            return abi.FMTDESC.pack(index, abi.BUF_TYPE_VIDEO_CAPTURE, 0, b"", 0, 0)
+
+        result = []
+        for data in self.listed(abi.VIDIOC_ENUM_FMT, pack):
+            _, _, _, description, pixelformat, _ = abi.FMTDESC.unpack(data)
+            result.append(PixelFormat(pixelformat, abi.text(description), *self.modes(pixelformat)))
+        return result
+
+    def modes(self, pixelformat: int) -> tuple[tuple[Mode, ...], bool]:
+        """Return the sizes of a pixel format and False, or the smallest and the largest and True."""
+        result: list[Mode] = []
+        for data in self.listed(
+            abi.VIDIOC_ENUM_FRAMESIZES, lambda index: abi.FRMSIZE.pack(index, pixelformat, 0, *[0] * 6)
+        ):
+            _, _, kind, *values = abi.FRMSIZE.unpack(data)
+            if kind != abi.DISCRETE:
+                low_width, high_width, _, low_height, high_height, _ = values
+                corners = ((low_width, low_height), (high_width, high_height))
+                return tuple(Mode(*size, self.rates(pixelformat, *size)) for size in corners), True
+            result.append(Mode(values[0], values[1], self.rates(pixelformat, values[0], values[1])))
+        return tuple(result), False
+
+    def rates(self, pixelformat: int, width: int, height: int) -> tuple[float, ...]:
+        """Return the rates of a size in frames per second, the fastest first; the fastest and the slowest of a range."""
+
+        def pack(index: int) -> bytes:
+            return abi.FRMIVAL.pack(index, pixelformat, width, height, 0, *[0] * 6)
+
+        rates: list[float] = []
+        for data in self.listed(abi.VIDIOC_ENUM_FRAMEINTERVALS, pack):
+            _, _, _, _, kind, *parts = abi.FRMIVAL.unpack(data)
+            intervals = [parts[0:2]] if kind == abi.DISCRETE else [parts[0:2], parts[2:4]]
+            rates += [denominator / numerator for numerator, denominator in intervals if numerator]
+            if kind != abi.DISCRETE:
+                break
+        return tuple(sorted(rates, reverse=True))
+
+    def current(self) -> abi.PixFormat:
+        """Return the format that is set."""
+        return abi.unpack_format(self.request(abi.VIDIOC_G_FMT, abi.pack_format(abi.PixFormat(0, 0, 0))))
+
+    def set_format(self, width: int, height: int, pixelformat: int) -> abi.PixFormat:
+        """Ask for a format and return what the driver made of it."""
+        return abi.unpack_format(
+            self.request(abi.VIDIOC_S_FMT, abi.pack_format(abi.PixFormat(width, height, pixelformat)))
+        )
+
+    def set_rate(self, fps: float) -> float:
+        """Ask for a rate, 0 to leave it, and return the one that is set; 0 if the driver does not say."""
+        try:
+            data = self.request(abi.VIDIOC_G_PARM, abi.STREAMPARM.pack(abi.BUF_TYPE_VIDEO_CAPTURE, *[0] * 6))
+            if fps and abi.STREAMPARM.unpack(data)[1] & abi.CAP_TIMEPERFRAME:
+                wanted = (abi.BUF_TYPE_VIDEO_CAPTURE, 0, 0, 1000, round(fps * 1000), 0, 0)
+                data = self.request(abi.VIDIOC_S_PARM, abi.STREAMPARM.pack(*wanted))
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return 0.0
+            raise
+        _, _, _, numerator, denominator, _, _ = abi.STREAMPARM.unpack(data)
+        return denominator / numerator if numerator else 0.0
+
+    def signal(self) -> str:
+        """Return what the driver says of an input that has no picture: "no signal", "no power", or nothing."""
+        try:
+            (index,) = abi.INT.unpack(self.request(abi.VIDIOC_G_INPUT, abi.INT.size))
+            data = self.request(abi.VIDIOC_ENUMINPUT, abi.INPUT.pack(index, b"", 0, 0, 0, 0, 0))
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return ""
+            raise
+        status = abi.INPUT.unpack(data)[6]
+        return "no power" if status & abi.IN_ST_NO_POWER else "no signal" if status & abi.IN_ST_NO_SIGNAL else ""
+
+    def busy(self) -> bool:
+        """Return whether another process streams from the node. Asks for no buffers, which changes nothing where none are held."""
+        try:
+            self.request(
+                abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
+            )
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return True
+            if error.errno not in UNSUPPORTED:
+                raise
+        return False
+
+
+def why_not_opened(path: str, error: OSError) -> str:
+    """Return why a node could not be opened or set up, and what to do next."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return advice_on_permission(path)
+    if error.errno == errno.EBUSY:
+        return why_in_use(path)
+    if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return (
+            "no such device: it is not plugged in, or its driver is not loaded. `edgecnn cameras` lists what is there."
+        )
+    return f"{error.strerror or error}. Unplug and plug in the camera, and look at what `dmesg` says of it."
+
+
+def why_in_use(path: str) -> str:
+    """Return that a node is in use, by which process where /proc tells, and what to do next."""
+    return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."
