@@ -26,7 +26,7 @@ COMMANDS = {
     "verify": "verify",
     "bundle": "workstation",
     "run": "workstation",
-    "classify": "device",
+    "classify": "classify",
     "selftest": "device",
     "networks": "workstation",
     "datasets": "workstation",

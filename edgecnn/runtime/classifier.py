@@ -31,16 +31,18 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains.
+    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains;
+    `model_sha256` is the SHA-256 of the model's file in the bundle.
     """
 
-    def __init__(self, bundle: Bundle, model: Model, about: str = "") -> None:
+    def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
         self.bundle = bundle
         self.model = model
         self.labels = bundle.manifest.labels
         self.temperature = np.float32(bundle.manifest.temperature)
         self.threshold = bundle.manifest.threshold
         self.about = about
+        self.model_sha256 = model_sha256
 
     @classmethod
     def load(
@@ -73,7 +75,7 @@ class Classifier:
             f"{choice.path} ({choice.reason}), {entry.precision} .{entry.format} on {opened.name} {opened.version} "
             f"({opened.provider}, {num_threads} thread{'s' if num_threads > 1 else ''})"
         )
-        return cls(bundle, Model(opened, bundle.manifest.input), about)
+        return cls(bundle, Model(opened, bundle.manifest.input), about, bundle.manifest.files[entry.file])
 
     def classify(
         self,
