@@ -20,6 +20,8 @@ from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
 from edgecnn.runtime.decision import ABSTAIN, Smoother
 
 if TYPE_CHECKING:
+    from edgecnn.device.keep import UncertainFrames
+    from edgecnn.device.onchange import OnChange
     from edgecnn.runtime.classifier import Classifier, Result
 
 READER_EVERY_S = 1.0
@@ -66,6 +68,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         smoother = Smoother.parse(options.smooth)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--smooth") from None
+    command = make_command(options.on_change)
     feed = make_feed(
         options.source, options.size, options.fps, options.rotate, warm_up=options.warm_up, retry_for=options.retry_for
     )
@@ -85,6 +88,8 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             looker(classifier, options.top_k, options.rotate),
             settings,
             smoother,
+            keeper=make_keeper(options),
+            command=command,
             check=ends.check,
             interruptible=ends.interruptible,
         )
@@ -116,6 +121,40 @@ def make_feed(
 
     settings = FeedSettings(warm_up=warm_up, retry_for_s=retry_for)
     return Feed(open_it, settings, name=source or "camera")
+
+
+def make_command(command: str | None) -> "OnChange | None":
+    """Make what runs a command on a change.
+
+    Raises:
+        typer.BadParameter: for a command that cannot be run.
+    """
+    if command is None:
+        return None
+    from edgecnn.device.onchange import OnChange
+
+    try:
+        return OnChange(command)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--on-change") from None
+
+
+def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
+    """Make what keeps unsure frames, if they are to be kept.
+
+    Raises:
+        OutputError: if what earlier runs kept cannot be read.
+    """
+    if options.save_uncertain is None:
+        return None
+    from edgecnn.device.keep import UncertainFrames
+
+    return UncertainFrames(
+        options.save_uncertain,
+        below=options.save_below,
+        cap_bytes=round(options.save_cap * 2**20),
+        rotation=options.rotate,
+    )
 
 
 def looker(classifier: "Classifier", top_k: int, rotation: int) -> Callable[[bytes | np.ndarray], "Result"]:

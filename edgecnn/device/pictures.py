@@ -1,6 +1,7 @@
 """Frames as pictures: turned upright, as files, and how sharp and how different they are."""
 
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -47,3 +48,35 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue(), ".jpg"
+
+
+SPLITS = ("train", "val", "validation", "test")
+"""Folder names that `edgecnn train` takes for splits of a data set, not for classes."""
+
+LONGEST_NAME = 100
+"""Bytes of a class folder's name."""
+
+
+def why_no_folder(label: str) -> str:
+    """Return why a label cannot be a class folder that `edgecnn train` reads; "" if it can."""
+    if not label:
+        return "it is empty"
+    if label.startswith(".") or label == "__MACOSX":
+        return "hidden folders are left out of training"
+    if label.lower() in SPLITS:
+        return f"{', '.join(SPLITS)} are folders of splits"
+    if "/" in label or "\\" in label or not label.isprintable():
+        return "it has a slash, a backslash or a character that cannot be printed"
+    if label != label.strip():
+        return "it begins or ends with a space"
+    if len(os.fsencode(label)) > LONGEST_NAME:
+        return f"it is longer than {LONGEST_NAME} bytes"
+    return ""
+
+
+def folder_name(label: str) -> str:
+    """Return a label as a class folder's name: itself where it can be one, else with what cannot be replaced by underscores."""
+    if not why_no_folder(label):
+        return label
+    text = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in label).strip()
+    return "_" + text.encode("utf-8", "replace")[: LONGEST_NAME - 1].decode("utf-8", "ignore")
