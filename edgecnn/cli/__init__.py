@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "workstation",
     "classify": "classify",
     "selftest": "device",
+    "cameras": "cameras",
     "networks": "workstation",
     "datasets": "workstation",
     "targets": "device",

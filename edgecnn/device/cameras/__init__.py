@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from edgecnn.device.cameras.source import CameraSettings, Source
 
 SOURCES = {
+    "rpicam": "edgecnn.device.cameras.rpicam:Rpicam",
     "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
+    "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
+    "exec": "edgecnn.device.cameras.command:Command",
+    "watch": "edgecnn.device.cameras.watch:Watch",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }
 """Each source of frames, and the class that opens it from (text, settings)."""
 
-PREFIXES = {"synthetic:": "synthetic"}
+PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
 """How a SOURCE argument begins that names one of SOURCES and what it takes."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
@@ -87,20 +91,57 @@ def open_source(text: str, settings: "CameraSettings") -> "Source":
     return make(name, rest, settings)
 
 
+PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
+"""How long a camera that was found may take to its first frame."""
+
+
 def find_camera(settings: "CameraSettings") -> "Source":
-    """Open the first camera that works.
+    """Open the first camera that gives a frame: a CSI camera, then USB cameras, then what ffmpeg makes of those.
+
+    The frame that proves a camera is not given again.
 
     Raises:
         CameraError: if none does; the text names everything that was tried and why it failed.
     """
     from edgecnn.device.cameras.nodes import video_nodes
+    from edgecnn.device.cameras.source import UnreadableFormatError
 
     failures = []
-    for path in video_nodes():
+    nodes = video_nodes()
+    others = []
+    for name, text in [("rpicam", ""), *(("v4l2", node) for node in nodes)]:
         try:
-            return make("v4l2", path, settings)
+            return proved(name, text, settings)
+        except UnreadableFormatError as error:
+            failures.append(str(error))
+            others.append(text)
         except CameraError as error:
             failures.append(str(error))
-    if not failures:
-        failures = ["no /dev/video* is there"]
-    raise CameraError("no camera found: " + "; ".join(failures))
+    if not nodes:
+        failures.append("USB: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+    for text in others:
+        try:
+            return proved("ffmpeg", text, settings)
+        except CameraError as error:
+            failures.append(str(error))
+    raise CameraError("no camera found; tried were:" + "".join(f"\n  {failure}" for failure in failures))
+
+
+def proved(name: str, text: str, settings: "CameraSettings") -> "Source":
+    """Open a camera and read one frame, which is dropped.
+
+    Raises:
+        CameraError: if it cannot be opened or gives none.
+    """
+    from edgecnn.device.cameras.source import CameraLost
+
+    source = make(name, text, settings)
+    given = False
+    try:
+        given = source.read(PROOF_S[name]) is not None
+    except CameraLost as lost:
+        raise CameraError(str(lost)) from None
+    finally:
+        if not given:
+            source.close()
+    return source

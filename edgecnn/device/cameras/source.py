@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from edgecnn.errors import CameraError
+
 ROTATIONS = (0, 90, 180, 270)
 """Clockwise turns, in degrees, that make a frame upright."""
 
@@ -31,6 +33,10 @@ class CameraLost(Exception):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+class UnreadableFormatError(CameraError):
+    """A camera that works and gives its frames in no form that we read; another program may."""
 
 
 REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")

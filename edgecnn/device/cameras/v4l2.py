@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.colour import to_rgb
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, UnreadableFormatError
 from edgecnn.device.cameras.v4l2_device import READABLE, Device, Kernel, Mode, PixelFormat, why_not_opened
 from edgecnn.errors import CameraError
 
@@ -23,10 +23,6 @@ USUAL_FPS = 30.0
 """The rate that a format should reach where none is asked for: many cameras give 5 frames a second of a large YUYV."""
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-
-
-class UnreadableFormatError(CameraError):
-    """A camera that works and gives none of the formats that are read here."""
 
 
 class V4L2Camera:
@@ -53,6 +49,8 @@ class V4L2Camera:
         self._buffers: list[tuple[mmap.mmap, np.ndarray]] = []
         self._device = Device(path, kernel)
         try:
+            if problem := self._device.unusable():
+                raise CameraError(f"{path}: {problem}")
             self._configure(settings)
             self._start()
         except OSError as error:
@@ -71,13 +69,13 @@ class V4L2Camera:
             offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
             readable = ", ".join(abi.fourcc(item) for item in READABLE)
             raise UnreadableFormatError(
-                f"{self.name}: it gives the formats {offered}; read are {readable}. Install ffmpeg, which reads more."
+                f"{self.name}: it gives the formats {offered}; read are {readable}. Use ffmpeg:{self.name}, which reads more."
             )
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
             raise UnreadableFormatError(
                 f"{self.name}: it was asked for {abi.fourcc(pixelformat)} and set {abi.fourcc(self.format.pixelformat)}, "
-                "which is not read. Install ffmpeg, which reads more."
+                f"which is not read. Use ffmpeg:{self.name}, which reads more."
             )
         if self.format.pixelformat not in (abi.MJPG, abi.JPEG):
             self.format = with_stride(self.format)
@@ -129,7 +127,7 @@ class V4L2Camera:
     def _newest(self) -> abi.Buffer | None:
         """Take what the driver has filled, hand back all but the last whole frame, and return that one."""
         newest = None
-        for _ in self._buffers:
+        for _ in range(len(self._buffers)):
             try:
                 buffer = abi.unpack_buffer(self._device.request(abi.VIDIOC_DQBUF, abi.pack_buffer(abi.Buffer(0))))
             except BlockingIOError:
@@ -152,12 +150,15 @@ class V4L2Camera:
         return buffer.bytesused >= needed_bytes(self.format)
 
     def _frame(self, buffer: abi.Buffer) -> Frame:
-        data = self._buffers[buffer.number][1]
-        encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
-        image = data[: buffer.bytesused].tobytes() if encoded else to_rgb(data, self.format)
+        image = self._image(buffer)
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
         return Frame(self._last, self._time(buffer), image)
+
+    def _image(self, buffer: abi.Buffer) -> bytes | np.ndarray:
+        data = self._buffers[buffer.number][1]
+        encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
+        return data[: buffer.bytesused].tobytes() if encoded else to_rgb(data, self.format)
 
     def _time(self, buffer: abi.Buffer) -> float:
         now = time.monotonic()
@@ -189,7 +190,10 @@ class V4L2Camera:
         mapped = [item for item, _ in self._buffers]
         self._buffers = []  # the arrays first: a map with a view of it does not close
         for item in mapped:
-            item.close()
+            with contextlib.suppress(
+                BufferError
+            ):  # a traceback that someone keeps may hold an array: the map goes with it
+                item.close()
         with contextlib.suppress(OSError):
             device.request(
                 abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
@@ -213,11 +217,11 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
         for mode in item.within(width, height):
             covers = mode.width >= width and mode.height >= height
             area = mode.width * mode.height
-            missing = max(0.0, wanted - mode.fps) if mode.fps else 0.0
+            missing = max(0.0, wanted - mode.rates[0]) if mode.rates else 0.0
             key = (not covers, area if covers else -area, missing, READABLE.index(item.pixelformat))
             if best is None or key < best[0]:
                 best = (key, item.pixelformat, mode)
-    return (best[1], best[2]) if best else (0, Mode(width, height, 0.0))
+    return (best[1], best[2]) if best else (0, Mode(width, height))
 
 
 def with_stride(pixels: abi.PixFormat) -> abi.PixFormat:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.holders import advice_on_permission, holders_of
+from edgecnn.device.cameras.source import UnreadableFormatError
 from edgecnn.errors import CameraError
 
 READABLE = (abi.RGB3, abi.BGR3, abi.YUYV, abi.MJPG, abi.JPEG)
@@ -60,11 +61,11 @@ class Kernel:
 
 
 class Mode(NamedTuple):
-    """A size of a pixel format and the fastest rate at it; 0 where the driver does not say."""
+    """A size of a pixel format and its rates in frames per second, the fastest first; none where the driver does not say."""
 
     width: int
     height: int
-    fps: float
+    rates: tuple[float, ...] = ()
 
 
 class PixelFormat(NamedTuple):
@@ -81,11 +82,11 @@ class PixelFormat(NamedTuple):
     def within(self, width: int, height: int) -> tuple[Mode, ...]:
         """Return the modes that can be asked for where (width, height) is wanted: that size itself if the driver lists none."""
         if not self.modes:
-            return (Mode(width, height, 0.0),)
+            return (Mode(width, height),)
         if not self.ranged:
             return self.modes
         low, high = self.modes[0], self.modes[-1]
-        return (Mode(min(max(width, low.width), high.width), min(max(height, low.height), high.height), low.fps),)
+        return (Mode(min(max(width, low.width), high.width), min(max(height, low.height), high.height), low.rates),)
 
 
 class Device:
@@ -96,13 +97,13 @@ class Device:
         kernel: the system calls.
 
     Raises:
-        CameraError: if it cannot be opened or captures nothing; the text says why and what to do.
+        CameraError: if it cannot be opened or is no V4L2 device; the text says why and what to do.
     """
 
     def __init__(self, path: str, kernel: Kernel | None = None) -> None:
         if struct.calcsize("P") != 8 or sys.byteorder != "little":
-            raise CameraError(
-                f"{path}: V4L2 is read on 64-bit little-endian systems only. Use exec:COMMAND with a program that writes MJPEG."
+            raise UnreadableFormatError(
+                f"{path}: V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}."
             )
         self.path = path
         self.kernel = kernel or Kernel()
@@ -116,9 +117,6 @@ class Device:
             self.close()
             what = "not a V4L2 device" if error.errno in UNSUPPORTED else why_not_opened(path, error)
             raise CameraError(f"{path}: {what}.") from None
-        if unusable := self.unusable():
-            self.close()
-            raise CameraError(f"{path}: {unusable}")
 
     def unusable(self) -> str:
         """Return why the node gives no pictures by itself, or nothing."""
@@ -181,22 +179,24 @@ class Device:
             if kind != abi.DISCRETE:
                 low_width, high_width, _, low_height, high_height, _ = values
                 corners = ((low_width, low_height), (high_width, high_height))
-                return tuple(Mode(*size, self.fastest(pixelformat, *size)) for size in corners), True
-            result.append(Mode(values[0], values[1], self.fastest(pixelformat, values[0], values[1])))
+                return tuple(Mode(*size, self.rates(pixelformat, *size)) for size in corners), True
+            result.append(Mode(values[0], values[1], self.rates(pixelformat, values[0], values[1])))
         return tuple(result), False
 
-    def fastest(self, pixelformat: int, width: int, height: int) -> float:
-        """Return the highest rate of a size in frames per second, 0 if the driver does not say."""
-        rates = [0.0]
-        for data in self.listed(
-            abi.VIDIOC_ENUM_FRAMEINTERVALS,
-            lambda index: abi.FRMIVAL.pack(index, pixelformat, width, height, 0, *[0] * 6),
-        ):
-            _, _, _, _, kind, numerator, denominator, *_ = abi.FRMIVAL.unpack(data)
-            rates.append(denominator / numerator if numerator else 0.0)
-            if kind != abi.DISCRETE:  # a range begins with its shortest interval
+    def rates(self, pixelformat: int, width: int, height: int) -> tuple[float, ...]:
+        """Return the rates of a size in frames per second, the fastest first; the fastest and the slowest of a range."""
+
+        def pack(index: int) -> bytes:
+            return abi.FRMIVAL.pack(index, pixelformat, width, height, 0, *[0] * 6)
+
+        rates: list[float] = []
+        for data in self.listed(abi.VIDIOC_ENUM_FRAMEINTERVALS, pack):
+            _, _, _, _, kind, *parts = abi.FRMIVAL.unpack(data)
+            intervals = [parts[0:2]] if kind == abi.DISCRETE else [parts[0:2], parts[2:4]]
+            rates += [denominator / numerator for numerator, denominator in intervals if numerator]
+            if kind != abi.DISCRETE:
                 break
-        return max(rates)
+        return tuple(sorted(rates, reverse=True))
 
     def current(self) -> abi.PixFormat:
         """Return the format that is set."""
@@ -253,9 +253,14 @@ def why_not_opened(path: str, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return advice_on_permission(path)
     if error.errno == errno.EBUSY:
-        return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."
+        return why_in_use(path)
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return (
             "no such device: it is not plugged in, or its driver is not loaded. `edgecnn cameras` lists what is there."
         )
     return f"{error.strerror or error}. Unplug and plug in the camera, and look at what `dmesg` says of it."
+
+
+def why_in_use(path: str) -> str:
+    """Return that a node is in use, by which process where /proc tells, and what to do next."""
+    return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."

@@ -1,13 +1,97 @@
-"""A V4L2 driver in memory: the ioctls of a capture, real anonymous maps, and faults on demand."""
+"""Fakes: a V4L2 driver in memory, programs on PATH, and a card that is red on the left and blue on the right."""
 
 import errno
+import io
 import mmap
+import os
 import select
 import struct
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
 
 from edgecnn.device.cameras import v4l2_abi as abi
 
-FRAME_US = 33_333
+
+def card(width=64, height=48):
+    """Return the card as an RGB array."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 255
+    return pixels
+
+
+def jpeg(pixels=None, **options):
+    """Return an image, the card by default, as JPEG bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(card() if pixels is None else pixels).save(
+        stream, "JPEG", **{"quality": 95, "subsampling": 0, **options}
+    )
+    return stream.getvalue()
+
+
+def assert_card(pixels):
+    """Fail unless the picture is red on the left and blue on the right, apart from a code's losses."""
+    height, width = pixels.shape[:2]
+    left, right = pixels[height // 2, width // 4].astype(int), pixels[height // 2, 3 * width // 4].astype(int)
+    assert np.abs(left - (255, 0, 0)).max() <= 6, left
+    assert np.abs(right - (0, 0, 255)).max() <= 6, right
+
+
+class Cards:
+    """The card's helpers, for tests that ask for the fixture `cards`."""
+
+    pixels = staticmethod(card)
+    jpeg = staticmethod(jpeg)
+    check = staticmethod(assert_card)
+
+
+@pytest.fixture(scope="session")
+def cards():
+    """The red and blue card: `pixels()`, `jpeg()`, `check(pixels)`."""
+    return Cards
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Return a function that puts a Python script under a name into the only folder on PATH. The script has `jpeg` and `out`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (tmp_path / "card.jpg").write_bytes(jpeg())
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(name, body):
+        start = f"#!{sys.executable} -SE\nimport os, signal, sys, time\nout = sys.stdout.buffer\n"
+        start += f"jpeg = open({str(tmp_path / 'card.jpg')!r}, 'rb').read()\n"
+        path = folder / name
+        path.write_text(start + textwrap.dedent(body))
+        path.chmod(0o755)
+        return path
+
+    return put
+
+
+@pytest.fixture
+def leaks_nothing():
+    """Fail if the test leaves a descriptor, a thread or a child process behind."""
+
+    def state():
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            children = file.read().split()
+        return sorted(os.listdir("/proc/self/fd")), threading.active_count(), children
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture(scope="session")
+def fake_kernel():
+    """The class FakeKernel."""
+    return FakeKernel
 
 
 def fail(number):

@@ -1,0 +1,32 @@
+"""Any program that writes Motion JPEG to its standard output: `exec:COMMAND`."""
+
+import shlex
+
+from edgecnn.device.cameras.mjpeg import MjpegSplitter
+from edgecnn.device.cameras.process import ProcessSource
+from edgecnn.device.cameras.source import CameraSettings
+from edgecnn.errors import CameraError
+
+
+class Command(ProcessSource):
+    """Frames of a command, split as a shell would and run without one. It is live: that it ends is a loss, whatever its exit code.
+
+    Args:
+        text: the command. Size and rate are its own business.
+
+    Raises:
+        CameraError: if it is empty, has an open quotation, or its program is not there.
+    """
+
+    def __init__(self, text: str, settings: CameraSettings) -> None:
+        name = f"exec:{text}"
+        try:
+            command = shlex.split(text)
+        except ValueError as error:
+            raise CameraError(f"{name}: cannot be split into words: {error}. Close the quotation.") from None
+        if not command:
+            raise CameraError(
+                "exec: has no command; expected a program that writes MJPEG, such as 'exec:rpicam-vid -t 0 --codec mjpeg -o -'."
+            )
+        missing = "The command is run without a shell; for pipes and variables write exec:sh -c '…'."
+        super().__init__(name, f"{name}, MJPEG", command, MjpegSplitter(), live=True, missing=missing)

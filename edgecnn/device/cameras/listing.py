@@ -1,0 +1,219 @@
+"""What cameras there are, what they can do, and why one cannot be used: `edgecnn cameras`."""
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecnn.device.cameras import ffmpeg, rpicam
+from edgecnn.device.cameras.nodes import names_by_id, video_nodes
+from edgecnn.errors import CameraError
+
+ASK_S = 10.0
+"""How long rpicam-vid may take to list its cameras."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A pixel format. `modes` are (width, height, rates in frames per second); `ranged` if all sizes between them can be had."""
+
+    name: str
+    description: str
+    readable: bool
+    modes: tuple[tuple[int, int, tuple[float, ...]], ...] = ()
+    ranged: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A camera, or a node that looks like one. `device` is the SOURCE argument that opens it; `problem` says why it cannot be used."""
+
+    device: str
+    name: str = ""
+    driver: str = ""
+    names: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    problem: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """All cameras in the order in which `--camera` tries them, and what stands in the way of others."""
+
+    cameras: tuple[Camera, ...]
+    programs: dict[str, str | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the listing as JSON data."""
+        return {
+            "cameras": [camera_json(camera) for camera in self.cameras],
+            "programs": self.programs,
+            "notes": list(self.notes),
+        }
+
+
+def camera_json(camera: Camera) -> dict[str, Any]:
+    """Return a camera as JSON data."""
+    formats = [
+        {
+            "name": item.name,
+            "description": item.description,
+            "readable": item.readable,
+            "ranged": item.ranged,
+            "modes": [
+                {"width": width, "height": height, "fps": [round(rate, 3) for rate in rates]}
+                for width, height, rates in item.modes
+            ],
+        }
+        for item in camera.formats
+    ]
+    result = {key: getattr(camera, key) for key in ("device", "name", "driver", "problem", "note")}
+    return {**result, "names": list(camera.names), "usable": not camera.problem, "formats": formats}
+
+
+def list_cameras() -> Listing:
+    """Look for cameras; nothing is streamed, and nothing of a camera's settings changes."""
+    programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
+    notes = []
+    cameras: list[Camera] = []
+    program = rpicam.program()
+    if program is None:
+        notes.append(f"CSI cameras: {' and '.join(rpicam.PROGRAMS)} are not installed. {rpicam.MISSING}")
+    else:
+        found, problem = csi_cameras(program)
+        cameras += found
+        if problem:
+            notes.append(f"CSI cameras: {problem}")
+    if programs[ffmpeg.PROGRAM] is None:
+        notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
+    if sys.platform != "linux":
+        notes.append(f"USB cameras are read on Linux only; this is {sys.platform}.")
+        return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+    nodes = video_nodes()
+    names = names_by_id()
+    cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
+    if not nodes:
+        notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+    return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+
+
+def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
+    """Return what a V4L2 node is and can do, or why it cannot be used.
+
+    Args:
+        path: such as "/dev/video0".
+        names: its other paths.
+        kernel: as for `v4l2_device.Device`.
+    """
+    from edgecnn.device.cameras.v4l2_abi import fourcc
+    from edgecnn.device.cameras.v4l2_device import READABLE, Device, why_in_use, why_not_opened
+
+    try:
+        device = Device(path, kernel)
+    except CameraError as error:
+        return Camera(device=path, names=names, problem=str(error).removeprefix(f"{path}: "))
+    capability = device.capability
+    formats: tuple[Format, ...] = ()
+    note = ""
+    try:
+        problem = device.unusable()
+        if not problem:
+            formats = tuple(
+                Format(
+                    name=fourcc(item.pixelformat),
+                    description=item.description,
+                    readable=item.pixelformat in READABLE,
+                    modes=tuple((mode.width, mode.height, mode.rates) for mode in item.modes),
+                    ranged=item.ranged,
+                )
+                for item in device.formats()
+            )
+            note = device.signal()
+            if device.busy():
+                problem = why_in_use(path)
+            elif not any(item.readable for item in formats):
+                problem = f"none of its formats is read here. Use ffmpeg:{path}, which reads more."
+    except OSError as error:
+        problem = why_not_opened(path, error)
+    finally:
+        device.close()
+    return Camera(
+        device=path,
+        name=capability.card,
+        driver=capability.driver,
+        names=names,
+        formats=formats,
+        problem=problem,
+        note=note,
+    )
+
+
+def csi_cameras(program: str) -> tuple[list[Camera], str]:
+    """Return the cameras that rpicam-vid lists, and why there is none."""
+    try:
+        result = subprocess.run(
+            [program, "--list-cameras"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"{program} --list-cameras gave no answer within {ASK_S:g} s."
+    except OSError as error:
+        return [], f"{program} cannot be run: {error.strerror or error}."
+    said = (result.stdout + b"\n" + result.stderr).decode("utf-8", "replace")
+    cameras = parse_csi(said, program)
+    if cameras:
+        return cameras, ""
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "nothing was said")
+    return [], f"{program}: {last}. Check the ribbon cable, then `{program} --list-cameras`."
+
+
+def parse_csi(said: str, program: str) -> list[Camera]:
+    """Read the list that rpicam-vid prints: a line "0 : imx708 [4608x2592 ...] (path)" for each camera, and its sensor's modes."""
+    cameras: list[Camera] = []
+    for line in said.splitlines():
+        match = re.match(r"\s*(\d+) : (\S+) \[.*?\] \((.*)\)", line)
+        if match:
+            cameras.append(Camera(device=f"csi:{match[1]}", name=match[2], driver=program, names=(match[3],)))
+            continue
+        if not cameras:
+            continue
+        name = re.search(r"'(\w+)' :", line)
+        mode = re.search(r"(\d+)x(\d+) \[([\d.]+) fps", line)
+        formats = cameras[-1].formats
+        if name:
+            formats += (
+                Format(name=name[1], description="of the sensor; frames come as MJPEG of any size", readable=True),
+            )
+        if mode and formats:
+            modes = (*formats[-1].modes, (int(mode[1]), int(mode[2]), (float(mode[3]),)))
+            formats = (*formats[:-1], Format(**{**vars(formats[-1]), "modes": modes}))
+        cameras[-1] = Camera(**{**vars(cameras[-1]), "formats": formats})
+    return cameras
+
+
+def camera_lines(camera: Camera) -> list[str]:
+    """Return a camera for people: a line for itself, then one for each name and format, or why it cannot be used."""
+    driver = f" (driver {camera.driver})" if camera.driver else ""
+    lines = [f"{camera.device}  {camera.name}{driver}".rstrip()]
+    lines += [f"    also {name}" for name in camera.names]
+    if camera.problem:
+        lines.append(f"    cannot be used: {camera.problem}")
+    if camera.note:
+        lines.append(f"    the driver says: {camera.note}")
+    for item in camera.formats:
+        between = " to " if item.ranged else ", "
+        sizes = between.join(
+            f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes
+        )
+        lines.append(
+            f"    {item.name:5}{'' if item.readable else '(not read) '}{sizes or 'any size that the driver takes'}"
+        )
+    return lines
+
+
+def rates_text(rates: tuple[float, ...]) -> str:
+    """Return rates in frames per second for people."""
+    return "/".join(f"{rate:.4g}" for rate in rates) + " frames/s"

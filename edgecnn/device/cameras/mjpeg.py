@@ -1,0 +1,156 @@
+"""Motion JPEG, a byte stream of whole JPEG images one after another, cut into its images.
+
+A cut is made where the structure says so: marker segments are stepped over by their length, since a thumbnail within has its own end
+marker; entropy-coded data is searched for the next marker that is neither a stuffed byte nor a restart.
+
+Source: ITU-T T.81, annex B.
+"""
+
+import re
+
+from edgecnn.device.cameras.source import CameraLost
+
+MAX_FRAME_BYTES = 32 * 1024 * 1024
+"""Largest image: a 48-megapixel JPEG of quality 90 is smaller."""
+
+MAX_BARREN_BYTES = 64 * 1024 * 1024
+"""Most bytes without a whole image among them, one largest image that was joined midway included."""
+
+SOI = re.compile(rb"\xff\xd8\xff")
+"""The start of an image and the first byte of the marker that must follow."""
+
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker that ends entropy-coded data."""
+
+STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15, which say how large the image is: one to an image."""
+
+
+EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
+"""Starts and ends of images."""
+
+APP0 = 0xE0
+"""Segments of this code and above hold what an application put there, thumbnails among it."""
+
+
+class MjpegSplitter:
+    """Cuts a stream of JPEG images, in chunks of any size, at their ends.
+
+    Images that stop before their end are dropped and counted in `damaged`, as are those whose markers make no sense; what stands between
+    images is skipped. Images are never merged; of one that was cut within a segment that holds a whole thumbnail, that may come out.
+    Memory stays below the largest image and one chunk.
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME_BYTES, max_barren: int = MAX_BARREN_BYTES) -> None:
+        self.damaged = 0
+        self._max_frame = max_frame
+        self._max_barren = max_barren
+        self._barren = 0
+        self._data = bytearray()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._inside = False  # an image has begun, at byte 0
+        self._at = 0  # where parsing goes on
+        self._before = 0  # where the segment that ends at `_at` began, 0 if none does
+        self._entropy = False
+        self._scanned = self._sized = False  # had a scan, had a frame header
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the stream's next bytes and return the images that they complete.
+
+        Raises:
+            CameraLost: "garbage", if an image grows beyond the limit, or too many bytes held no whole image.
+        """
+        self._data += chunk
+        images: list[bytes] = []
+        while self._step(images):
+            pass
+        if self._inside and len(self._data) > self._max_frame:
+            raise CameraLost("garbage", f"an image of more than {self._max_frame:,} bytes without an end")
+        return images
+
+    def _step(self, images: list[bytes]) -> bool:
+        """Parse one piece; False if that needs more bytes."""
+        if not self._inside:
+            return self._seek()
+        if self._entropy:
+            found = MARKER.search(self._data, self._at)
+            if found is None:
+                self._at = max(self._at, len(self._data) - 1)  # a marker may be cut in two
+                return False
+            self._at, self._before, self._entropy = found.start(), 0, False
+        return self._marker(images)
+
+    def _seek(self) -> bool:
+        found = SOI.search(self._data)
+        if found is None:
+            self._skip(max(0, len(self._data) - 2))
+            return False
+        self._skip(found.start())
+        self._restart()
+        self._inside, self._at = True, 2
+        return True
+
+    def _skip(self, count: int) -> None:
+        """Drop bytes that belong to no image."""
+        del self._data[:count]
+        self._barren += count
+        if self._barren > self._max_barren:
+            raise CameraLost("garbage", f"no whole image in {self._barren:,} bytes")
+
+    def _damage(self, resume: int) -> bool:
+        """Give up the image that has begun and look for the next from byte `resume` on."""
+        self.damaged += 1
+        self._restart()
+        self._skip(resume)
+        return True
+
+    def _marker(self, images: list[bytes]) -> bool:
+        data, at = self._data, self._at
+        if len(data) < at + 2:
+            return False
+        code = data[at + 1]
+        if data[at] != 0xFF or (
+            code < 0xC0 and code != 0x01
+        ):  # no marker: the length of the segment before it was wrong
+            return self._damage(self._before + 2 if self._before else at)
+        if code == 0xFF:  # a fill byte
+            self._at = at + 1
+        elif code == 0xD9:
+            return self._finish(at + 2, images)
+        elif code == 0x01 or 0xD0 <= code <= 0xD7:
+            self._at, self._before = at + 2, 0
+        elif code == 0xD8 or (code in STARTS_FRAME and self._sized):
+            return self._damage(at)  # the next image's
+        else:
+            return self._segment(at, code)
+        return True
+
+    def _segment(self, at: int, code: int) -> bool:
+        data = self._data
+        if len(data) < at + 6:
+            return False
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        cut = end < at + 4 or data.find(b"\xff\xd8\xff", at + 2, at + 6) >= 0
+        if not cut:
+            if len(data) <= end:
+                return False
+            inner = "".join("<" if found[0] != b"\xff\xd9" else ">" for found in EDGES.finditer(data, at + 4, end + 1))
+            cut = "<" in inner and (code < APP0 or "<<" in inner or inner[-1] == "<")  # no whole thumbnails
+        if cut:  # the next image begins within the segment
+            return self._damage(at + 2)
+        self._before, self._at = at, end
+        self._sized |= code in STARTS_FRAME
+        if code == 0xDA:
+            self._entropy = self._scanned = True
+        return True
+
+    def _finish(self, end: int, images: list[bytes]) -> bool:
+        if not (self._scanned and self._sized):  # tables alone
+            return self._damage(end)
+        images.append(bytes(self._data[:end]))
+        del self._data[:end]
+        self._barren = 0
+        self._restart()
+        return True

@@ -1,0 +1,60 @@
+"""A byte stream of PPM images (P6: a header with the size, then RGB bytes), cut into its images."""
+
+import re
+
+import numpy as np
+
+from edgecnn.device.cameras.source import CameraLost
+from edgecnn.images import MAX_PIXELS
+
+HEADER = re.compile(rb"P6\s(\d{1,6})\s(\d{1,6})\s255\s")
+HEADER_BYTES = 24
+"""The longest header."""
+
+
+class PpmSplitter:
+    """Cuts a stream of PPM images in chunks of any size. Memory stays below two images: the size is known before the pixels are."""
+
+    damaged = 0
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._image = np.empty((0, 0, 3), np.uint8)
+        self._filled = 0
+
+    def feed(self, chunk: bytes) -> list[np.ndarray]:
+        """Take the stream's next bytes and return the images that they complete, uint8 (height, width, 3), each in memory of its own.
+
+        Raises:
+            CameraLost: "garbage", if no image begins where one should, or it would have more than MAX_PIXELS pixels.
+        """
+        images = []
+        rest = memoryview(chunk)
+        while rest:
+            if not self._image.size:
+                rest = self._begin(rest)
+                continue
+            flat = self._image.reshape(-1)
+            count = min(len(rest), flat.size - self._filled)
+            flat[self._filled : self._filled + count] = np.frombuffer(rest[:count], np.uint8)
+            self._filled += count
+            rest = rest[count:]
+            if self._filled == flat.size:
+                images.append(self._image)
+                self._image = np.empty((0, 0, 3), np.uint8)
+        return images
+
+    def _begin(self, rest: memoryview) -> memoryview:
+        """Read a header, which may come in pieces, and return what follows it."""
+        had = len(self._header)
+        self._header += rest[: HEADER_BYTES - had].tobytes()
+        match = HEADER.match(self._header)
+        if match is None:
+            if len(self._header) < HEADER_BYTES and b"P6".startswith(self._header[:2]):
+                return rest[len(rest) :]
+            raise CameraLost("garbage", f"no PPM image begins with {self._header[:8]!r}")
+        width, height = int(match[1]), int(match[2])
+        if not 0 < width * height <= MAX_PIXELS:
+            raise CameraLost("garbage", f"a PPM image of {width}x{height} pixels; 1 to {MAX_PIXELS:,} are read")
+        self._header, self._image, self._filled = b"", np.empty((height, width, 3), np.uint8), 0
+        return rest[match.end() - had :]

@@ -1,0 +1,248 @@
+"""A process that writes frames to its standard output, and the source that reads them."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from edgecnn.device.cameras.source import CameraLost, Frame
+from edgecnn.errors import CameraError
+
+CHUNK_BYTES = 1 << 16
+"""One read: what a pipe holds by default."""
+
+TAIL_BYTES = 2048
+"""How much of what the process said last is kept for an error's text."""
+
+LAST_WORDS = 16
+"""Most reads of standard error after the end."""
+
+TERMINATE_S, KILL_S = 0.5, 0.3
+"""How long a process may take to end after SIGTERM, and after SIGKILL."""
+
+
+class Splitter(Protocol):
+    """Cuts a stream of bytes into images."""
+
+    damaged: int
+
+    def feed(self, chunk: bytes) -> Sequence[bytes | np.ndarray]:
+        """Take the next bytes and return the images that they complete. Raises CameraLost."""
+
+
+class Process:
+    """A command with its own process group, no standard input, and both outputs in pipes that are read without blocking.
+
+    If we die it meets a closed pipe (SIGPIPE) at its next frame.
+
+    Raises:
+        OSError: if it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            process_group=0,
+        )
+        self._pipes = [pipe for pipe in (self._child.stdout, self._child.stderr) if pipe is not None]
+        self._out, self._err = (pipe.fileno() for pipe in self._pipes)
+        self._poll = select.poll()
+        for descriptor in (self._out, self._err):
+            os.set_blocking(descriptor, False)
+            self._poll.register(descriptor, select.POLLIN)
+        self._tail = b""
+        self._silent = False  # standard error is at its end
+        self._closed = False
+
+    def read(self, deadline: float) -> bytes | None:
+        """Return what it wrote, at most CHUNK_BYTES; b"" if it closed its output, None if it wrote nothing until `deadline`."""
+        while True:
+            ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            descriptors = [descriptor for descriptor, _ in ready]
+            if self._err in descriptors:
+                self._listen()
+            if self._out in descriptors:
+                with contextlib.suppress(BlockingIOError):
+                    return os.read(self._out, CHUNK_BYTES)
+            if time.monotonic() >= deadline:
+                return None
+
+    def _listen(self) -> bool:
+        """Read what it says on standard error, once, so that a flood does not keep us here; False if there is nothing."""
+        if self._silent:
+            return False
+        try:
+            said = os.read(self._err, CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        self._tail = (self._tail + said)[-TAIL_BYTES:]
+        if not said:
+            self._silent = True
+            self._poll.unregister(self._err)
+        return bool(said)
+
+    def said(self) -> str:
+        """Return the last line that it wrote to standard error, and no control characters."""
+        lines = self._tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return "".join(character if character.isprintable() else " " for character in last)[-300:]
+
+    def exit_code(self, timeout: float) -> int | None:
+        """Return its exit code, negative for a signal, if it has ended within `timeout` seconds. It is left to `close` to reap it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            if self._child.returncode is not None:
+                return self._child.returncode
+            try:
+                status = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            except ChildProcessError:  # reaped elsewhere, as where SIGCHLD is ignored
+                return self._child.poll()
+            if status is not None:
+                return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.005)
+
+    def ended(self) -> tuple[int | None, str]:
+        """Return the exit code and how a process ended that has closed its output, for people."""
+        code = self.exit_code(TERMINATE_S)
+        for _ in range(LAST_WORDS):
+            if not self._listen():
+                break
+        how = f"ended with exit code {code}"
+        if code is None or code < 0:
+            how = "closed its output" if code is None else f"was ended by {signal_name(-code)}"
+        said = self.said()
+        return code, f"{how}: {said}" if said else how
+
+    def close(self) -> None:
+        """End it and every process of its group: SIGTERM, then SIGKILL; within TERMINATE_S + KILL_S seconds. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for pipe in self._pipes:
+            pipe.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGTERM)
+            self.exit_code(TERMINATE_S)
+            os.killpg(
+                self._child.pid, signal.SIGKILL
+            )  # before it is reaped, so that its number is not another's by now
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(KILL_S)
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class ProcessSource:
+    """Frames of a process.
+
+    `about` gains the size with the first frame. `damaged` counts the images that were cut short.
+
+    Args:
+        name: what result lines call it.
+        about: what was started, for people.
+        command: the program and its arguments.
+        splitter: cuts what it writes.
+        live: whether it goes on without us: its end is then a loss.
+        missing: what to do if the program is not installed.
+
+    Raises:
+        CameraError: if the program is not there or cannot be run.
+    """
+
+    def __init__(
+        self, name: str, about: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
+    ) -> None:
+        self.name, self.about, self.live = name, about, live
+        self._splitter = splitter
+        self._ready: deque[Frame] = deque()
+        self._count = 0
+        try:
+            self._process: Process | None = Process(command)
+        except FileNotFoundError:
+            raise CameraError(f"{name}: there is no program {command[0]!r}. {missing}") from None
+        except OSError as error:
+            raise CameraError(f"{name}: {command[0]!r} cannot be run: {error.strerror or error}. {missing}") from None
+
+    @property
+    def damaged(self) -> int:
+        """Images that were cut short."""
+        return self._splitter.damaged
+
+    def read(self, timeout: float) -> Frame | None:
+        """Return the next frame; None if a source that is not live ended with exit code 0.
+
+        Raises:
+            CameraLost: "stall" after `timeout` seconds, "ended" with what the process said last, "garbage" if it writes no images.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._ready:
+            if self._process is None:
+                raise CameraLost("ended", f"{self.name} was closed.")
+            chunk = self._process.read(deadline)
+            if chunk is None:
+                said = self._process.said()
+                raise CameraLost(
+                    "stall", f"{self.name}: no frame for {timeout:g} s{f'; it said: {said}' if said else '.'}"
+                )
+            if not chunk:
+                code, how = self._process.ended()
+                if code == 0 and not self.live:
+                    return None
+                raise CameraLost("ended", f"{self.name} {how}{'' if self._count else ', before its first frame'}.")
+            self._take(chunk)
+            if not self._ready and time.monotonic() >= deadline:  # bytes come, and no frame
+                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s.")
+        return self._ready.popleft()
+
+    def _take(self, chunk: bytes) -> None:
+        try:
+            images = self._splitter.feed(chunk)
+        except CameraLost as lost:
+            raise CameraLost(lost.reason, f"{self.name}: {lost}.") from None
+        now = time.monotonic()
+        for image in images:
+            if not self._count:
+                self.about += f", {size_of(image)}"
+            self._ready.append(Frame(self._count, now, image))
+            self._count += 1
+
+    def close(self) -> None:
+        """End the process; a second call does nothing."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        self._ready.clear()
+
+
+def size_of(image: bytes | np.ndarray) -> str:
+    """Return WIDTHxHEIGHT of a frame."""
+    if isinstance(image, bytes):
+        from edgecnn.errors import ImageError
+        from edgecnn.images import probe
+
+        try:
+            height, width, _ = probe(image)
+        except ImageError:
+            return "of a size that cannot be read"
+    else:
+        height, width = image.shape[:2]
+    return f"{width}x{height}"

@@ -1,0 +1,164 @@
+"""A folder that is watched for new images: `watch:DIR`. It is looked at, not subscribed to, so that network folders work too."""
+
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.errors import CameraError, ImageError
+from edgecnn.images import SUFFIXES, read_file
+
+LOOK_S = 0.1
+"""Time between two looks."""
+
+SETTLED_S = 0.2
+"""A file whose end is there is whole when it has kept its size and date for so long."""
+
+GIVEN_UP_S = 5.0
+"""A file without its end that has not changed for so long will not grow any more: it is given as it is."""
+
+TEMPORARY = (".", "~", "#", "_tmp", "tmp.")
+"""How names of files begin that are being written."""
+
+
+class Version(NamedTuple):
+    """A file's content, as far as a look at it tells: it keeps this when it is renamed, and gets another when it is written."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+_seen: dict[str, set[Version]] = {}
+"""What was given or found of each folder, so that a folder which is opened again misses no file and repeats none."""
+
+
+class Watch:
+    """New images of a folder, oldest first, each once, when they are whole. Those that are there at the start are not new.
+
+    It is not live: files wait for their reader, and none is dropped for its age. It never ends, and silence is no failure of it: `patient`
+    says so to who reads it.
+
+    Args:
+        text: the folder.
+
+    Raises:
+        CameraError: if it is no folder, or cannot be read.
+    """
+
+    live = False
+    patient = True
+
+    def __init__(self, text: str, settings: CameraSettings) -> None:
+        self.name = f"watch:{text}"
+        self.about = f"new images in the folder {text}"
+        self._folder = Path(text)
+        self._key = os.path.realpath(text)
+        self._growing: dict[str, tuple[Version, float]] = {}
+        self._ready: deque[str] = deque()
+        self._count = 0
+        self._closed = threading.Event()
+        try:
+            present = self._look()
+        except OSError as error:
+            raise CameraError(f"{self.name}: {error.strerror or error}; expected a folder that can be read.") from None
+        _seen.setdefault(self._key, set(present.values()))
+
+    def _look(self) -> dict[str, Version]:
+        """Return the images that are in the folder now."""
+        found = {}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.lower().startswith(TEMPORARY) or os.path.splitext(name)[1].lower() not in SUFFIXES:
+                    continue
+                try:
+                    if entry.is_file():
+                        status = entry.stat()
+                        found[name] = Version(status.st_ino, status.st_size, status.st_mtime_ns)
+                except OSError:  # it was there a moment ago
+                    continue
+        return found
+
+    def read(self, timeout: float) -> Frame:
+        """Return the next new image, its bytes as they are in the file and `name` its path.
+
+        A file that cannot be read has no bytes: whoever decodes it says so by its name.
+
+        Raises:
+            CameraLost: "stall" if there is none within `timeout` seconds, "unplugged" if the folder is gone, "io_error" if it cannot be
+                looked at.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            frame = self._next()
+            if frame is not None:
+                return frame
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise CameraLost("stall", f"{self.name}: no new image for {timeout:g} s.")
+            if self._closed.wait(min(LOOK_S, left)):
+                raise CameraLost("ended", f"{self.name} was closed.")
+
+    def _next(self) -> Frame | None:
+        if not self._ready:
+            self._collect()
+        while self._ready:
+            path = self._folder / self._ready.popleft()
+            try:
+                data = read_file(path)
+            except ImageError:
+                if not os.path.lexists(path):
+                    continue  # it was removed before we came to it
+                data = b""
+            frame = Frame(self._count, time.monotonic(), data, str(path))
+            self._count += 1
+            return frame
+        return None
+
+    def _collect(self) -> None:
+        try:
+            present = self._look()
+        except FileNotFoundError:
+            raise CameraLost("unplugged", f"{self.name}: the folder is gone.") from None
+        except OSError as error:
+            raise CameraLost("io_error", f"{self.name}: {error.strerror or error}.") from None
+        seen, now = _seen[self._key], time.monotonic()
+        seen.intersection_update(present.values())
+        growing = {}
+        for name, version in sorted(present.items(), key=lambda item: (item[1].changed_ns, item[0])):
+            if version in seen:
+                continue
+            before, since = self._growing.get(name, (version, now))
+            if before != version:
+                since = now
+            age = now - since
+            if age >= GIVEN_UP_S or (age >= SETTLED_S and has_end(self._folder / name, version.size)):
+                seen.add(version)
+                self._ready.append(name)
+            else:
+                growing[name] = version, since
+        self._growing = growing
+
+
+def has_end(path: Path, size: int) -> bool:
+    """Return whether an image file has the end that its format asks for, whatever is within."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+            file.seek(max(0, size - 64))
+            tail = file.read()
+    except OSError:
+        return False
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in tail
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if head.startswith(b"BM"):
+        return int.from_bytes(head[2:6], "little") <= size
+    if head.startswith(b"RIFF"):
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    return False

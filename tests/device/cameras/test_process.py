@@ -1,0 +1,265 @@
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from edgecnn.device.cameras import open_source
+from edgecnn.device.cameras.mjpeg import MjpegSplitter
+from edgecnn.device.cameras.process import Process
+from edgecnn.device.cameras.source import CameraLost, CameraSettings
+from edgecnn.errors import CameraError
+
+SETTINGS = CameraSettings()
+FOREVER = "while True: out.write(jpeg); out.flush(); time.sleep(0.005)\n"
+
+pytestmark = pytest.mark.usefixtures("leaks_nothing")
+
+
+@pytest.fixture
+def opened():
+    """Return a function that opens a source, which is closed afterwards."""
+    sources = []
+
+    def open_it(text, settings=SETTINGS):
+        sources.append(open_source(text, settings))
+        return sources[-1]
+
+    yield open_it
+    for source in sources:
+        before = time.monotonic()
+        source.close()
+        source.close()
+        assert time.monotonic() - before < 5  # a second, and what a busy machine adds
+
+
+def lost(source, timeout=10.0):
+    """Read until the source is lost and return (frames, CameraLost)."""
+    frames = []
+    with pytest.raises(CameraLost) as caught:
+        while True:
+            frames.append(source.read(timeout))
+    return frames, caught.value
+
+
+def test_a_command_streams_mjpeg(program, opened, cards):
+    program("camera", FOREVER)
+    source = opened("exec:camera --rate 'a b'")
+    frames = [source.read(10) for _ in range(20)]
+    assert [frame.sequence for frame in frames] == list(range(20))
+    assert all(frame.image == cards.jpeg() for frame in frames)
+    assert (source.name, source.live) == ("exec:camera --rate 'a b'", True)
+    assert source.about == "exec:camera --rate 'a b', MJPEG, 64x48"
+
+
+def test_the_command_gets_its_words_and_no_shell(program, opened, tmp_path):
+    program(
+        "camera",
+        f"open({str(tmp_path / 'said')!r}, 'w').write(repr((sys.argv[1:], sys.stdin.read()))); out.write(jpeg)",
+    )
+    opened("exec:camera 'two words' $HOME; rm").read(10)
+    assert (tmp_path / "said").read_text() == "(['two words', '$HOME;', 'rm'], '')"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("exec:no-such-program -x", "no program 'no-such-program'"),
+        ("exec:", "has no command"),
+        ("exec:camera 'open", "quotation"),
+        ("exec:./folder", "cannot be run"),
+    ],
+)
+def test_a_command_that_cannot_be_run_says_why(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CameraError, match=message):
+        open_source(text, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "ending, message",
+    [
+        ("sys.exit(0)", "ended with exit code 0"),
+        (
+            "print('first', file=sys.stderr); print('no \\x1b[1mcamera', file=sys.stderr); sys.exit(255)",
+            r"exit code 255: no  \[1mcamera",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+    ],
+)
+def test_a_command_that_ends_is_lost_with_its_last_words(program, opened, ending, message):
+    program("camera", f"out.write(jpeg * 3); out.flush()\n{ending}")
+    frames, loss = lost(opened("exec:camera"))
+    assert len(frames) == 3
+    assert loss.reason == "ended"
+    program("camera", ending)
+    frames, loss = lost(opened("exec:camera"))
+    assert frames == []
+    assert "before its first frame" in str(loss)
+    assert re.search(message, str(loss))
+
+
+def test_a_command_that_closes_its_output_and_stays_is_lost(program, opened, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.cameras.process.TERMINATE_S", 0.1)
+    program("camera", "out.write(jpeg); out.flush(); os.close(1); time.sleep(60)")
+    frames, loss = lost(opened("exec:camera"))
+    assert (len(frames), loss.reason) == (1, "ended")
+    assert "closed its output" in str(loss)
+
+
+@pytest.mark.parametrize("before", ["", "out.write(jpeg[:-9]); out.flush(); "])
+def test_a_command_that_stalls_is_a_stall_and_may_go_on(program, opened, tmp_path, before):
+    go = tmp_path / "go"
+    program(
+        "camera",
+        f"print('warming up', file=sys.stderr, flush=True)\n{before}\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        + FOREVER,
+    )
+    source = opened("exec:camera")
+    with pytest.raises(CameraLost) as caught:
+        source.read(0.3)
+    assert caught.value.reason == "stall"
+    go.touch()
+    assert source.read(10).sequence == 0
+    assert source.damaged == bool(before)
+
+
+def test_a_stall_tells_what_the_process_said(program, opened):
+    program("camera", "print('waiting for the sensor', file=sys.stderr, flush=True); time.sleep(60)")
+    source = opened("exec:camera")
+    deadline = time.monotonic() + 10
+    said = ""
+    while "waiting for the sensor" not in said and time.monotonic() < deadline:
+        with pytest.raises(CameraLost) as caught:
+            source.read(0.05)
+        said = str(caught.value)
+    assert "waiting for the sensor" in said
+
+
+@pytest.mark.parametrize("flood", ["b'x' * 65536", "jpeg[:-20]"])
+def test_a_flood_of_garbage_is_lost_and_memory_stays_bounded(program, opened, monkeypatch, flood):
+    monkeypatch.setattr(MjpegSplitter.__init__, "__defaults__", (1 << 20, 4 << 20))
+    program("camera", f"while True: out.write({flood})")
+    source = opened("exec:camera")
+    frames, loss = lost(source)
+    assert (frames, loss.reason) == ([], "garbage")
+    assert str(loss).startswith("exec:camera: ")
+    assert len(source._splitter._data) < 2 << 20
+
+
+def test_a_flood_of_frames_waits_in_the_pipe(program, opened):
+    program("camera", "while True: out.write(jpeg)")
+    source = opened("exec:camera")
+    for number in range(300):
+        assert source.read(10).sequence == number
+        assert len(source._ready) * len(source._ready[0].image if source._ready else b"") <= 1 << 16
+
+
+def test_a_flood_of_words_does_not_stop_frames_nor_grow_memory(program, opened):
+    program("camera", "while True: os.write(2, b'warning ' * 5000 + b'\\n'); out.write(jpeg); out.flush()")
+    source = opened("exec:camera")
+    for _ in range(50):
+        source.read(10)
+    assert len(source._process._tail) <= 2048
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_close_ends_a_process_that_ignores_sigterm_and_its_children(program, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.cameras.process.TERMINATE_S", 0.1)
+    pids = tmp_path / "pids"
+    program(
+        "camera",
+        f"""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        child = os.fork()
+        if child:
+            open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child}}")
+            out.write(jpeg)
+            out.flush()
+        while True:
+            time.sleep(1)
+        """,
+    )
+    source = opened("exec:camera")
+    source.read(10)
+    processes = [int(text) for text in pids.read_text().split()]
+    assert all(map(alive, processes))
+    source.close()
+    deadline = time.monotonic() + 5
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(alive, processes))
+    with pytest.raises(CameraLost, match="closed"):
+        source.read(1)
+
+
+def test_a_process_reaped_elsewhere_is_still_an_end(program):
+    program("camera", "sys.exit(0)")
+    process = Process(["camera"])
+    assert process.read(time.monotonic() + 10) == b""
+    os.waitpid(process._child.pid, 0)
+    assert process.ended()[0] == 0
+    process.close()
+
+
+def test_fifty_openings_leave_nothing_behind(program):
+    program("camera", FOREVER)
+    for _ in range(50):
+        source = open_source("exec:camera", SETTINGS)
+        source.read(10)
+        source.close()
+
+
+def test_the_csi_camera_is_asked_for_size_and_rate_without_a_limit(program, opened, tmp_path, cards):
+    program("rpicam-vid", f"open({str(tmp_path / 'args')!r}, 'w').write(' '.join(sys.argv[1:]))\n" + FOREVER)
+    source = opened("csi:1", CameraSettings(width=800, height=600, fps=12.5))
+    assert source.read(10).image == cards.jpeg()
+    assert source.about == "CSI camera 1 through rpicam-vid, MJPEG, 64x48"
+    assert (source.name, source.live) == ("csi:1", True)
+    expected = "-t 0 -n --codec mjpeg -q 90 --flush -o - --camera 1 --width 800 --height 600 --framerate 12.5"
+    assert (tmp_path / "args").read_text() == expected
+
+
+def test_the_csi_camera_through_the_older_programs_name(program, opened):
+    program("libcamera-vid", FOREVER)
+    source = opened("csi:")
+    source.read(10)
+    assert source.about.startswith("CSI camera 0 through libcamera-vid")
+
+
+def test_a_csi_camera_that_is_not_there_is_lost_with_the_programs_words(program, opened):
+    program("rpicam-vid", "print('ERROR: *** no cameras available ***', file=sys.stderr); sys.exit(255)")
+    _, loss = lost(opened("csi:0"))
+    assert "csi:0 ended with exit code 255: ERROR: *** no cameras available ***" in str(loss)
+
+
+@pytest.mark.parametrize("text, message", [("csi:0", "rpicam-apps"), ("csi:front", "a camera's number")])
+def test_a_csi_camera_that_cannot_be_asked_for(program, text, message):
+    with pytest.raises(CameraError, match=message):
+        open_source(text, SETTINGS)
+
+
+def test_an_orphan_ends_at_its_next_frame(program, tmp_path):
+    """Where we die without closing, the process meets a closed pipe."""
+    program("camera", f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + FOREVER)
+    child = os.fork()
+    if not child:
+        source = open_source("exec:camera", SETTINGS)
+        source.read(10)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    process = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while alive(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(process)
