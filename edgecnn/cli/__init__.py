@@ -27,6 +27,7 @@ COMMANDS = {
     "bundle": "workstation",
     "run": "workstation",
     "classify": "classify",
+    "capture": "capture",
     "selftest": "device",
     "cameras": "cameras",
     "networks": "workstation",

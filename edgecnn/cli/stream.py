@@ -1,7 +1,9 @@
 """`edgecnn classify` of a stream: options to the loop's parts, and lines to standard output."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from edgecnn.cli.console import note
 from edgecnn.cli.options import check_choice, read_size
 from edgecnn.device.cameras.source import ROTATIONS, CameraSettings, Source
 from edgecnn.device.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.feed import Feed, FeedSettings
+from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
 from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
 from edgecnn.runtime.decision import ABSTAIN, Smoother
@@ -74,7 +76,6 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
     )
     with Ends() as ends:
         classifier = load()
-        sink: Sink = JsonLines(classifier.model_sha256) if options.json else TextLines()
         settings = StreamSettings(
             top_k=options.top_k,
             threshold=classifier.threshold if options.threshold is None else options.threshold,
@@ -93,13 +94,38 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             check=ends.check,
             interruptible=ends.interruptible,
         )
-        try:
-            stream.run(sink)
-        except Stopped:
-            if not takes_output():
-                drop_output()
-            sink.event(stream.ended(SIGNAL))
-            raise
+        with make_sink(options.json, classifier.model_sha256) as sink, stopping_output():
+            try:
+                stream.run(sink)
+            except Stopped:
+                if takes_output():
+                    sink.event(stream.ended(SIGNAL))
+                raise
+
+
+@contextlib.contextmanager
+def stopping_output() -> Iterator[None]:
+    """Drop what standard output holds when a signal comes while nobody reads it: it would be waited for at the end."""
+    try:
+        yield
+    except Stopped:
+        if not takes_output():
+            drop_output()
+        raise
+
+
+@contextlib.contextmanager
+def make_sink(json: bool, model_sha256: str) -> Iterator[Sink]:
+    """Yield who tells: JSON lines, a drawing in a terminal, or plain lines."""
+    if json:
+        yield JsonLines(model_sha256)
+    elif sys.stdout.isatty():
+        from edgecnn.cli.view import View
+
+        with View() as view:
+            yield view
+    else:
+        yield TextLines()
 
 
 def make_feed(
@@ -230,6 +256,15 @@ def state_text(event: Event) -> str:
     if state is None or state == ABSTAIN:
         return f"{state or '-'} ({event.details['reason']})"
     return f"{state} {score:.2%}"
+
+
+def open_text(item: Opened | Lost | Back) -> str:
+    """Return what happened to a source for people."""
+    if isinstance(item, Lost):
+        return f"{item.name}: lost ({item.reason}): {item.text}"
+    if isinstance(item, Back):
+        return f"{item.name}: back after {item.after_s:.1f} s: {item.about}"
+    return f"{item.name}: {item.about}"
 
 
 def event_text(event: Event) -> str:

@@ -21,6 +21,9 @@ LEAST_INTERVAL_S = 1.0
 
 NO_GUESS = "unknown"
 
+MOST_STALE = 64
+"""Lines of the index whose files are gone, at least, before it is written anew."""
+
 
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
@@ -59,6 +62,7 @@ class UncertainFrames:
         self._clock = clock
         self._wall = wall
         self._last: float | None = None
+        self._stale = 0
         self._files: deque[tuple[str, int]] = deque(self._read_index())
         self._bytes = sum(size for _, size in self._files)
 
@@ -94,16 +98,18 @@ class UncertainFrames:
             index.write(f"{len(data)} {name}\n")
 
     def _make_room(self, size: int) -> None:
-        removed = False
         while self._files and self._bytes + size > self._cap_bytes:
             name, expected = self._files.popleft()
             self._bytes -= expected
             path = self._folder / name
-            with contextlib.suppress(FileNotFoundError), output_errors(path):
+            with output_errors(path), contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_size == expected:
                     path.unlink()
-            removed = True
-        if removed and self._files:
+            self._stale += 1
+        if self._stale > max(
+            MOST_STALE, len(self._files)
+        ):  # lines of what is gone do no harm: the index is written anew now and then
+            self._stale = 0
             write_atomic(self._folder / INDEX, "".join(f"{size} {name}\n" for name, size in self._files))
 
     def _read_index(self) -> list[tuple[str, int]]:

@@ -14,6 +14,9 @@ JPEG_QUALITY = 95
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 """Clockwise degrees, and Pillow's name for them, which counts the other way."""
 
+SHARPNESS_WIDTH = 320
+THUMBNAIL = 32
+
 SUFFIX_OF = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
 
 
@@ -48,6 +51,41 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue(), ".jpg"
+
+
+def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
+    """Return a frame in grey at a width, and a height or the frame's own aspect: float32, shape (height, width), 0 to 255.
+
+    Raises:
+        ImageError: if bytes cannot be decoded.
+    """
+    picture = images.decode(image, 1) if isinstance(image, bytes) else Image.fromarray(image).convert("L")
+    height = height or max(3, round(picture.height * width / picture.width))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).astype(np.float32)
+
+
+def sharpness(image: bytes | np.ndarray) -> float:
+    """Measure how sharp a frame is: the variance of its Laplacian, in grey at SHARPNESS_WIDTH.
+
+    The Laplacian of a pixel is four times its level less that of its four neighbours. Two photographs of 640x427 pixels measured
+    1299 and 367; 67 and 34 after a Gaussian blur of radius 2, 19 and 12 of radius 3, 4.2 and 3.8 of radius 5. A bare wall is as low.
+
+    Raises:
+        ImageError: if bytes cannot be decoded.
+    """
+    levels = grey(image, SHARPNESS_WIDTH)
+    middle = 4 * levels[1:-1, 1:-1]
+    return float((middle - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:]).var())
+
+
+def thumbnail(image: bytes | np.ndarray) -> np.ndarray:
+    """Return a frame in grey, THUMBNAIL pixels square, for `change`."""
+    return grey(image, THUMBNAIL, THUMBNAIL)
+
+
+def change(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far two thumbnails are apart: the mean absolute difference, in grey levels of 0 to 255."""
+    return float(np.abs(one - other).mean())
 
 
 SPLITS = ("train", "val", "validation", "test")

@@ -85,7 +85,11 @@ def start(root, tmp_path):
     processes = []
 
     def call(state, *arguments, **options):
-        code = ["-c", FAKE.format(state=state, arguments=arguments)] if state else ["-m", "edgecnn", "classify", *arguments]
+        code = (
+            ["-c", FAKE.format(state=state, arguments=arguments)]
+            if state
+            else ["-m", "edgecnn", "classify", *arguments]
+        )
         environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         processes.append(subprocess.Popen([sys.executable, *code], cwd=tmp_path, env=environment, **options))
@@ -130,7 +134,9 @@ def wait_for(stream, text):
 
 
 def test_a_stream_that_ends(start, parse):
-    out, err = finish(start(None, "synthetic:64x48?frames=4", "--json", "--top-k", "1", "--rotate", "90", "--smooth", "5"), 0)
+    out, err = finish(
+        start(None, "synthetic:64x48?frames=4", "--json", "--top-k", "1", "--rotate", "90", "--smooth", "5"), 0
+    )
     lines = parse(out)
     assert [line.get("event") for line in lines] == ["camera_opened", None, None, None, None, "ended"]
     assert len(lines[1]["top"]) == 1 and lines[-1]["frames"] == 4
@@ -172,10 +178,23 @@ def test_a_truncated_frame_is_an_event(start, parse):
     assert parse(out)[-1]["damaged"] == 1 and parse(out)[-1]["reason"] == "duration"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("state", ["opening", "reading", "backoff", "classifying", "closing", "saving"])
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        *((state, signal.SIGTERM) for state in ("opening", "reading", "backoff", "classifying", "closing", "saving")),
+        ("backoff", signal.SIGINT),
+        ("saving", signal.SIGINT),
+        ("classifying", signal.SIGHUP),
+    ],
+)
 def test_a_signal_ends_it_in_every_state(start, state, number):
-    process = start(state, "--json", "--warm-up", "0", *(["--save-uncertain", "unsure", "--save-below", "1"] if state == "saving" else []))
+    process = start(
+        state,
+        "--json",
+        "--warm-up",
+        "0",
+        *(["--save-uncertain", "unsure", "--save-below", "1"] if state == "saving" else []),
+    )
     if state in ("classifying", "closing"):
         wait_for(process.stdout, b'"seq"')
     else:
@@ -239,11 +258,11 @@ def test_a_full_disk_behind_standard_output(start):
         (["synthetic:", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
         (["synthetic:", "--on-change", "no-such-program"], "no program 'no-such-program'"),
         (["synthetic:", "--on-change", "sh '"], "cannot be split"),
-        (["photo.jpg", "--max-age", "5"], "'--max-age'|--max-age: is for streams"),
+        (["photo.jpg", "--max-age", "5"], "--max-age: is for streams"),
         (["photo.jpg", "--smooth", "1"], "is for streams"),
         ([], "--camera"),
     ],
 )
-def test_usage_errors(start, arguments, text):
-    _, err = finish(start(None, *arguments), 2)
-    assert any(part in " ".join(err.split()) for part in text.split("|"))
+def test_usage_errors(edgecnn, arguments, text):
+    result = edgecnn("classify", *arguments)
+    assert result.code == 2 and text in result.err
