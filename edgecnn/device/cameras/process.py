@@ -168,6 +168,8 @@ class ProcessSource:
         CameraError: if the program is not there or cannot be run.
     """
 
+    patient = False
+
     def __init__(
         self, name: str, about: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
     ) -> None:

@@ -57,11 +57,13 @@ class Source(Protocol):
 
     `name` is what result lines call it, such as "/dev/video0"; `about` says for people what was opened: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
+    `patient` is True for a source in which silence is no failure (a watched folder): its "stall" only says that nothing came yet.
     """
 
     name: str
     about: str
     live: bool
+    patient: bool
 
     def read(self, timeout: float) -> Frame | None:
         """Return the next frame, None at the end of a source that ends.

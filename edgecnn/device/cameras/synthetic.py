@@ -35,6 +35,8 @@ class Synthetic:
         CameraError: if the text has another form, or the image cannot be read.
     """
 
+    patient = False
+
     def __init__(self, text: str, settings: CameraSettings) -> None:
         size, _, query = text.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))

@@ -41,6 +41,7 @@ class V4L2Camera:
     """
 
     live = True
+    patient = False
 
     def __init__(self, path: str, settings: CameraSettings, kernel: Kernel | None = None) -> None:
         self.name = path

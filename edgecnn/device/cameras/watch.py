@@ -54,6 +54,8 @@ class Watch:
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         self.name = f"watch:{text}"
+        if not text:
+            raise CameraError("watch: names nothing; expected a folder that can be read, such as watch:/srv/incoming.")
         self.about = f"new images in the folder {text}"
         self._folder = Path(text)
         self._key = os.path.realpath(text)
@@ -143,6 +145,10 @@ class Watch:
                 growing[name] = version, since
         self._growing = growing
 
+    def close(self) -> None:
+        """Wake a read that waits; a second call does nothing."""
+        self._closed.set()
+
 
 def has_end(path: Path, size: int) -> bool:
     """Return whether an image file has the end that its format asks for, whatever is within."""
@@ -156,7 +162,7 @@ def has_end(path: Path, size: int) -> bool:
     if head.startswith(b"\xff\xd8"):
         return b"\xff\xd9" in tail
     if head.startswith(b"\x89PNG"):
-        return b"IEND" in tail
+        return b"IEND\xae\x42\x60\x82" in tail
     if head.startswith(b"BM"):
         return int.from_bytes(head[2:6], "little") <= size
     if head.startswith(b"RIFF"):

@@ -1,0 +1,351 @@
+import contextlib
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecnn.device.cameras import open_source
+from edgecnn.device.cameras.ffmpeg import arguments
+from edgecnn.device.cameras.source import CameraLost, CameraSettings
+from edgecnn.errors import CameraError
+
+pytestmark = pytest.mark.usefixtures("leaks_nothing")
+
+OWN = CameraSettings(width=0, height=0)
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg (apt install ffmpeg)")
+needs_server = pytest.mark.skipif(
+    not (shutil.which("vlc-wrapper") and shutil.which("setpriv")),
+    reason="needs VLC as an RTSP server (apt install vlc-bin vlc-plugin-base)",
+)
+
+FAKE = """
+open({args!r}, "w").write("\\n".join(sys.argv[1:]))
+header = b"P6\\n64 48\\n255\\n"
+pixels = (b"\\xff\\0\\0" * 32 + b"\\0\\0\\xff" * 32) * 48
+for _ in range(3): out.write(header + pixels)
+out.flush()
+{ending}
+"""
+
+
+@pytest.fixture
+def fake(program, tmp_path):
+    """Return a function that puts a fake ffmpeg on PATH and returns the file where it writes its arguments."""
+
+    def put(ending=""):
+        program("ffmpeg", FAKE.format(args=str(tmp_path / "args"), ending=ending))
+        return tmp_path / "args"
+
+    return put
+
+
+def frames_of(text, settings=OWN):
+    """Return (source, all its frames); the source is closed."""
+    source = open_source(text, settings)
+    try:
+        frames = list(iter(lambda: source.read(30), None))
+    finally:
+        source.close()
+    return source, frames
+
+
+def test_a_video_file_ends(fake, tmp_path, cards):
+    fake()
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    source, frames = frames_of(str(clip))
+    assert [frame.sequence for frame in frames] == [0, 1, 2]
+    assert all((frame.image == cards.pixels()).all() for frame in frames)
+    assert (source.live, source.about) == (False, f"{clip}, video file through ffmpeg, 64x48")
+
+
+@pytest.mark.parametrize(
+    "text, live",
+    [
+        ("rtsp://host/live", True),
+        ("RTSP://host/live", True),
+        ("http://host/stream", True),
+        ("http://host/stream.mjpg", True),
+        ("https://host/clip.mp4?key=1", False),
+        ("ffmpeg:/dev/video3", True),
+    ],
+)
+def test_the_end_of_a_stream_is_a_loss_and_that_of_a_recording_is_an_end(fake, text, live):
+    fake()
+    source = open_source(text, OWN)
+    assert source.live == live
+    try:
+        for _ in range(3):
+            source.read(30)
+        if live:
+            with pytest.raises(CameraLost, match="ended with exit code 0"):
+                source.read(30)
+        else:
+            assert source.read(30) is None
+    finally:
+        source.close()
+
+
+def test_a_video_file_that_breaks_is_a_loss_with_ffmpegs_words(fake, tmp_path):
+    fake("print('moov atom not found', file=sys.stderr); sys.exit(1)")
+    (tmp_path / "clip.mkv").touch()
+    with pytest.raises(CameraLost, match="exit code 1: moov atom not found") as caught:
+        frames_of(str(tmp_path / "clip.mkv"))
+    assert caught.value.reason == "ended"
+
+
+def test_bytes_that_are_no_frames_are_garbage(program, tmp_path):
+    program("ffmpeg", "out.write(b'<html>')")
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(CameraLost, match="no PPM image") as caught:
+        frames_of(str(tmp_path / "clip.mp4"))
+    assert caught.value.reason == "garbage"
+
+
+def test_without_ffmpeg_the_error_says_how_to_install_it(program, tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(CameraError, match="sudo apt install ffmpeg"):
+        open_source(str(tmp_path / "clip.mp4"), OWN)
+
+
+def test_a_missing_or_unreadable_video_file_is_an_error_at_once(tmp_path, monkeypatch):
+    with pytest.raises(CameraError, match="no such video file"):
+        open_source(str(tmp_path / "clip.mp4"), OWN)
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(CameraError, match="no permission"):
+        open_source(str(tmp_path / "clip.mp4"), OWN)
+
+
+def test_ffmpeg_is_asked_for_little_delay_and_what_was_asked_for():
+    asked = CameraSettings(width=320, height=240, fps=10)
+    stream = " ".join(arguments("rtsp://h/s", asked, False))
+    assert "-fflags nobuffer -flags low_delay -rtsp_flags prefer_tcp" in stream
+    assert "nobuffer" not in " ".join(arguments("clip.mp4", asked, False))
+    device = " ".join(arguments("/dev/video0", asked, True))
+    assert "-f v4l2 -video_size 320x240 -framerate 10" in device
+    assert device.index("-framerate") < device.index("-i /dev/video0")
+    assert "file:-odd:name.mp4" in arguments("-odd:name.mp4", asked, False)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of the card, 128x96, 30 frames at 30 frames/s, frame N with a grey bar of level 8 N at the bottom, lossless H.264."""
+    path = tmp_path_factory.mktemp("clips") / "a clip: 100%.mp4"
+    frames = np.zeros((30, 96, 128, 3), np.uint8)
+    frames[:, :, :64, 0] = frames[:, :, 64:, 2] = 255
+    frames[:, 80:] = (8 * np.arange(30, dtype=np.uint8))[:, None, None, None]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "128x96", "-r", "30", "-i", "-"]
+    command = ["ffmpeg", "-loglevel", "error", *source, "-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p"]
+    subprocess.run([*command, f"file:{path}"], input=frames.tobytes(), check=True)
+    return path
+
+
+@needs_ffmpeg
+def test_a_real_video_comes_whole_in_order_and_in_its_colours(clip, cards):
+    source, frames = frames_of(str(clip))
+    assert len(frames) == 30
+    for number, frame in enumerate(frames):
+        assert frame.image.shape == (96, 128, 3)
+        assert abs(int(frame.image[90, 60].mean()) - 8 * number) <= 3
+        cards.check(frame.image[:70])
+    assert source.about.endswith("through ffmpeg, 128x96")
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "settings, size, count",
+    [
+        (CameraSettings(), (96, 128), 30),  # never larger
+        (CameraSettings(width=40, height=40), (40, 53), 30),  # just covers what is asked, at its aspect
+        (CameraSettings(width=64, height=0, fps=10), (48, 64), 10),
+        (CameraSettings(width=0, height=24, fps=60), (24, 32), 30),  # none is made up
+    ],
+)
+def test_size_and_rate_are_asked_for(clip, settings, size, count):
+    _, frames = frames_of(str(clip), settings)
+    assert frames[0].image.shape == (*size, 3)
+    assert len(frames) == count
+
+
+@needs_ffmpeg
+def test_a_file_that_is_no_video_is_a_loss_that_says_so(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"not a video" * 100)
+    with pytest.raises(CameraLost, match="Invalid data") as caught:
+        frames_of(str(path))
+    assert caught.value.reason == "ended"
+
+
+@needs_ffmpeg
+def test_a_video_file_of_motion_jpeg(tmp_path, cards):
+    path = tmp_path / "clip.mjpeg"
+    path.write_bytes(cards.jpeg() * 3)
+    _, frames = frames_of(str(path))
+    assert len(frames) == 3
+    cards.check(frames[2].image)
+
+
+@needs_ffmpeg
+def test_an_rtsp_address_without_a_server_is_a_loss_that_says_so():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(CameraLost, match="refused"):
+        frames_of(f"rtsp://127.0.0.1:{port}/s")
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user can read, as pytest's own cannot."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+
+
+@needs_ffmpeg
+@needs_server
+def test_a_real_rtsp_server(clip, cards, open_folder):
+    """VLC sends by UDP only: TCP is tried first, and refused. VLC does not run as root."""
+    served = open_folder / "served.mp4"
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-stream_loop",
+        "20",
+        "-i",
+        f"file:{clip}",
+        "-c:v",
+        "libx264",
+        "-g",
+        "10",
+        "-bf",
+        "0",
+    ]
+    subprocess.run([*command, "-pix_fmt", "yuv420p", f"file:{served}"], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    user = ["setpriv", "--reuid=65534", "--clear-groups"] if os.getuid() == 0 else []
+    output = f"#rtp{{sdp=rtsp://127.0.0.1:{port}/s}}"
+    server = subprocess.Popen(
+        [*user, "vlc-wrapper", "-I", "dummy", "--no-audio", "--loop", str(served), "--sout", output],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "HOME": str(open_folder)},
+    )  # fmt: skip
+    try:
+        wait_for(port, server)
+        source = open_source(f"rtsp://127.0.0.1:{port}/s", OWN)
+        try:
+            frames = [source.read(30) for _ in range(10)]
+        finally:
+            source.close()
+    finally:
+        server.kill()
+        server.wait()
+    assert source.live
+    for frame in frames:
+        assert frame.image.shape == (96, 128, 3)
+        cards.check(frame.image[:70])
+
+
+class RtspServer(threading.Thread):
+    """An RTSP server for one client, by TCP alone: sends an H.264 byte stream again and again, 25 pictures a second, until it is left."""
+
+    def __init__(self, stream):
+        super().__init__(daemon=True)
+        self.units = [unit for unit in re.split(b"\0\0\0?\1", stream) if unit]
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"rtsp://127.0.0.1:{self.listener.getsockname()[1]}/card"
+        self.transports = []
+
+    def run(self):
+        with self.listener, self.listener.accept()[0] as client, client.makefile("rb") as requests:
+            while request := self.receive(requests):
+                method, fields = request
+                client.sendall(self.answer(method, fields).encode())
+                if method == "PLAY":
+                    break
+            with contextlib.suppress(OSError):  # the client goes when it has seen enough
+                self.play(client)
+
+    def receive(self, requests):
+        lines = list(iter(lambda: requests.readline().decode().strip(), ""))
+        return (lines[0].split()[0], dict(line.split(": ", 1) for line in lines[1:])) if lines else None
+
+    def answer(self, method, fields):
+        head, body = [f"CSeq: {fields['CSeq']}", "Session: 1"], ""
+        if method == "DESCRIBE":
+            body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=card\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+            body += "a=fmtp:96 packetization-mode=1\r\na=control:video\r\n"
+            head += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
+        if method == "SETUP":
+            self.transports.append(fields["Transport"])
+            head.append(f"Transport: {fields['Transport']}")
+        if method == "OPTIONS":
+            head.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
+        return "\r\n".join(["RTSP/1.0 200 OK", *head, "", body])
+
+    def play(self, client):
+        number = picture = 0
+        while True:
+            for unit in self.units:
+                ends_picture = unit[0] & 31 in (1, 5)
+                header = struct.pack(">BBHII", 0x80, 96 | ends_picture << 7, number & 0xFFFF, picture * 3600, 1)
+                client.sendall(struct.pack(">cBH", b"$", 0, len(header) + len(unit)) + header + unit)
+                number += 1
+                if ends_picture:
+                    picture += 1
+                    time.sleep(0.04)
+
+
+@needs_ffmpeg
+def test_rtsp_by_tcp_where_the_server_takes_it(clip, cards):
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-i",
+        f"file:{clip}",
+        "-c:v",
+        "libx264",
+        "-x264-params",
+        "slices=1:keyint=5:bframes=0",
+    ]
+    encoded = subprocess.run(
+        [*command, "-pix_fmt", "yuv420p", "-f", "h264", "pipe:1"], check=True, capture_output=True
+    ).stdout
+    server = RtspServer(encoded)
+    server.start()
+    source = open_source(server.address, OWN)
+    try:
+        frames = [source.read(30) for _ in range(10)]
+    finally:
+        source.close()
+        server.join(10)
+    assert server.transports == ["RTP/AVP/TCP;unicast;interleaved=0-1"]
+    for frame in frames:
+        cards.check(frame.image[:70])
+
+
+def wait_for(port, server):
+    """Wait until a server listens on a port."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail("the server does not listen")

@@ -1,0 +1,149 @@
+import io
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.device.cameras import open_source, watch
+from edgecnn.device.cameras.source import CameraLost, CameraSettings
+from edgecnn.errors import CameraError
+
+
+def image(seed, kind="JPEG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Settle in a fraction of the time; what a folder has seen does not outlive a test."""
+    monkeypatch.setattr(watch, "LOOK_S", 0.005)
+    monkeypatch.setattr(watch, "SETTLED_S", 0.02)
+    monkeypatch.setattr(watch, "_seen", {})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "in"
+    path.mkdir()
+    (path / "old.jpg").write_bytes(image(0))
+    return path
+
+
+def silent(source):
+    """Assert that nothing comes."""
+    with pytest.raises(CameraLost) as caught:
+        source.read(0.1)
+    assert caught.value.reason == "stall"
+
+
+def test_new_images_come_once_oldest_first_with_their_paths(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    assert (source.name, source.live, source.patient) == (f"watch:{folder}", False, True)
+    silent(source)
+    for number, (name, kind) in enumerate({"b.jpg": "JPEG", "a.PNG": "PNG", "c.bmp": "BMP", "d.webp": "WEBP"}.items()):
+        (folder / name).write_bytes(image(number, kind))
+        os.utime(folder / name, ns=(10**18 + number, 10**18 + number))
+    frames = [source.read(10) for _ in range(4)]
+    assert [os.path.basename(frame.name) for frame in frames] == ["b.jpg", "a.PNG", "c.bmp", "d.webp"]
+    assert [frame.sequence for frame in frames] == [0, 1, 2, 3]
+    assert [frame.image for frame in frames] == [image(0), image(1, "PNG"), image(2, "BMP"), image(3, "WEBP")]
+    silent(source)
+    source.close()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_a_file_that_grows_waits_until_it_is_whole(folder, kind):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    data = image(1, kind)
+    path = folder / "new.jpg"
+    path.write_bytes(b"")
+    for cut in (10, len(data) // 2, len(data) - 3):
+        path.write_bytes(data[:cut])
+        silent(source)
+    path.write_bytes(data)
+    assert source.read(10).image == data
+    silent(source)
+
+
+def test_a_file_without_an_end_comes_when_it_will_not_grow_any_more(folder, monkeypatch):
+    monkeypatch.setattr(watch, "GIVEN_UP_S", 0.2)
+    source = open_source(f"watch:{folder}", CameraSettings())
+    (folder / "cut.jpg").write_bytes(image(1)[:-5])
+    assert source.read(10).image == image(1)[:-5]
+    silent(source)
+
+
+def test_hidden_and_temporary_names_and_other_files_are_left_alone(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    for name in (".new.jpg", "~new.jpg", "tmp.new.jpg", "new.jpg.part", "new.jpg~", "notes.txt"):
+        (folder / name).write_bytes(image(1))
+    (folder / "folder.jpg").mkdir()
+    (folder / "broken.jpg").symlink_to(folder / "none")
+    silent(source)
+    os.replace(folder / ".new.jpg", folder / "new.jpg")
+    assert source.read(10).name == str(folder / "new.jpg")
+    os.rename(folder / "new.jpg", folder / "renamed.jpg")
+    silent(source)
+
+
+def test_a_file_that_is_written_again_is_a_new_image(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    for seed in range(3):
+        (folder / "latest.jpg").write_bytes(image(seed))
+        assert source.read(10).image == image(seed)
+    silent(source)
+
+
+def test_a_folder_that_is_opened_again_misses_and_repeats_nothing(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    (folder / "a.jpg").write_bytes(image(1))
+    assert source.read(10).image == image(1)
+    source.close()
+    (folder / "b.jpg").write_bytes(image(2))
+    source = open_source(f"watch:{folder}/", CameraSettings())
+    assert source.read(10).image == image(2)
+    silent(source)
+
+
+def test_a_file_that_goes_before_its_turn_is_passed_over(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        (folder / name).write_bytes(image(number))
+        os.utime(folder / name, ns=(10**18 + number, 10**18 + number))
+    deadline = time.monotonic() + 10
+    while len(source._ready) < 3 and time.monotonic() < deadline:
+        source._collect()
+    (folder / "a.jpg").unlink()
+    assert [source.read(10).name for _ in range(2)] == [str(folder / "b.jpg"), str(folder / "c.jpg")]
+
+
+def test_a_file_that_cannot_be_read_has_no_bytes_and_its_name(folder, monkeypatch):
+    monkeypatch.setattr("edgecnn.images.MAX_FILE_BYTES", 10)
+    source = open_source(f"watch:{folder}", CameraSettings())
+    (folder / "a.jpg").write_bytes(image(1))
+    frame = source.read(10)
+    assert (frame.image, frame.name) == (b"", str(folder / "a.jpg"))
+
+
+def test_a_folder_that_goes_away_is_unplugged_and_one_that_is_not_there_an_error(folder, tmp_path):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(CameraLost) as caught:
+        source.read(0.1)
+    assert caught.value.reason == "unplugged"
+    for text in (folder, tmp_path / "moved" / "old.jpg", ""):
+        with pytest.raises(CameraError, match="expected a folder"):
+            open_source(f"watch:{text}", CameraSettings())
+
+
+def test_a_closed_watch_gives_nothing(folder):
+    source = open_source(f"watch:{folder}", CameraSettings())
+    source.close()
+    source.close()
+    with pytest.raises(CameraLost, match="closed"):
+        source.read(10)
