@@ -258,30 +258,32 @@ def state_text(event: Event) -> str:
     return f"{state} {score:.2%}"
 
 
+def named(source: str, text: str) -> str:
+    """Return a text for people that begins with its source's name, once."""
+    return text if not source or text.startswith(source) else f"{source}: {text}"
+
+
 def open_text(item: Opened | Lost | Back) -> str:
     """Return what happened to a source for people."""
     if isinstance(item, Lost):
-        return f"{item.name}: lost ({item.reason}): {item.text}"
+        return f"camera lost ({item.reason}): {named(item.name, item.text)}"
     if isinstance(item, Back):
-        return f"{item.name}: back after {item.after_s:.1f} s: {item.about}"
-    return f"{item.name}: {item.about}"
+        return f"camera back after {item.after_s:.1f} s: {named(item.name, item.about)}"
+    return f"camera: {named(item.name, item.about)}"
 
 
 def event_text(event: Event) -> str:
     """Return an event for people."""
     details = event.details
-    where = f"{event.source}: " if event.source else ""
     match event.kind:
         case "camera_opened":
-            return f"{where}{details['about']}"
+            return f"camera: {named(event.source, details['about'])}"
         case "camera_lost":
-            return f"{where}lost ({details['reason']}): {details['message']}"
+            return f"camera lost ({details['reason']}): {named(event.source, details['message'])}"
         case "camera_back":
-            return f"{where}back after {details['after_s']:.1f} s: {details['about']}"
-        case "frame_damaged" | "save_failed" | "command_failed":
-            times = f" ({details['count']} times)" if details.get("count", 1) > 1 else ""
-            return f"{where}{event.kind.replace('_', ' ')}: {details['message']}{times}"
+            return f"camera back after {details['after_s']:.1f} s: {named(event.source, details['about'])}"
         case "ended":
             counts = f"{details['frames']:,} frames, {details['dropped']:,} dropped, {details['damaged']:,} damaged"
-            return f"{where}ended ({details['reason'].replace('_', ' ')}): {counts}"
-    return f"{where}{event.kind}"
+            return f"ended ({details['reason'].replace('_', ' ')}): {counts}"
+    times = f" ({details['count']} times)" if details.get("count", 1) > 1 else ""
+    return f"{event.kind.replace('_', ' ')}: {details.get('message', '')}{times}"

@@ -241,9 +241,9 @@ class Feed:
                 if lost.reason != "stall":
                     return lost
                 silent = self._clock() - last
-                if silent >= limit:
-                    return CameraLost("stall", f"{source.name}: no frame for {silent:.1f} s.")
-                continue
+                if source.patient or silent < limit:
+                    continue
+                return CameraLost("stall", str(lost).replace(f"{POLL_S:g} s", f"{silent:.1f} s"))
             except OSError as error:
                 return CameraLost("io_error", f"{source.name}: {error.strerror or error}")
             if frame is None:

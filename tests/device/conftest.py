@@ -53,7 +53,7 @@ class FakeSource:
     With a gate, a frame comes for each release of it.
     """
 
-    name, about = "fake", "a script"
+    name, about, patient = "fake", "a script", False
 
     def __init__(self, *script, live=False, gate=None):
         self.script = iter(script)
@@ -66,7 +66,7 @@ class FakeSource:
         item = next(self.script, self)
         if item is self:
             self.closed.wait(timeout)
-            raise CameraLost("stall", "nothing came")
+            raise CameraLost("stall", f"fake: no frame for {timeout:g} s; it said: hm")
         if item is None:
             return None
         if isinstance(item, Exception):

@@ -137,13 +137,27 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
             now[0] += timeout
             return super().read(0)
 
-    stall = CameraLost("stall", "")
+    stall = CameraLost("stall", "fake: no frame for 0.2 s; it said: hm")
     opener = fake.Opener(Slow(*[stall] * 70, b"a", *[stall] * 20, b"b", *[stall] * 26), fake.Source(None))
     one = Feed(opener, FeedSettings(), clock=lambda: now[0], sleep=lambda wait: None)
     one.start()
     _, a, b, lost, _ = items(one)
     assert (a.frame.image, b.frame.image) == (b"a", b"b")
-    assert lost.reason == "stall" and lost.text.startswith("fake: no frame for 5.")
+    assert (
+        lost.reason == "stall"
+        and lost.text.startswith("fake: no frame for 5.")
+        and lost.text.endswith(" s; it said: hm")
+    )
+    one.close()
+
+
+def test_a_source_that_is_patient_never_stalls(feed, fake):
+    now = iter(range(0, 10**6, 10))
+    source = fake.Source(*[CameraLost("stall", "")] * 20, b"a", None)
+    source.patient = True
+    one = Feed(fake.Opener(source), FeedSettings(), clock=lambda: float(next(now)))
+    one.start()
+    assert [type(item) for item in items(one)] == [Opened, Taken, Ended]
     one.close()
 
 

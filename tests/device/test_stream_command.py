@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ state = {state!r}
 opened = 0
 
 class Fake:
-    name, about, live = "fake", "a fake camera", True
+    name, about, live, patient = "fake", "a fake camera", True, False
     count = 0
 
     def read(self, timeout):
@@ -206,6 +207,47 @@ def test_a_signal_ends_it_in_every_state(start, state, number):
     assert took < 5, "a second, and what a busy machine takes"
     if state in ("classifying", "saving"):
         assert "CLOSED" in err
+
+
+def test_a_command_at_each_change_and_a_signal_while_it_runs(start, tmp_path):
+    say = 'sh -c \'echo "$EDGECNN_STATE $EDGECNN_PREVIOUS" >> said; echo $$ > pid; [ -z "$EDGECNN_STATE" ] || exec sleep 1000\''
+    process = start("classifying", "--json", "--warm-up", "0", "--on-change", say)
+    wait_for(process.stdout, b"state_changed")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    finish(process, 143)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert len((tmp_path / "said").read_text().splitlines()) == 1
+
+
+def test_the_last_state_of_a_stream_that_ends_is_still_told(start, tmp_path):
+    say = "sh -c 'echo \"$EDGECNN_STATE\" >> said; exit 7'"
+    out, _ = finish(start(None, "synthetic:64x48?frames=2", "--on-change", say, "--json"), 0)
+    assert len((tmp_path / "said").read_text().splitlines()) >= 1
+    assert '"command_failed"' in out.decode() and "exit code 7" in out.decode()
+
+
+def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
+    """Files limited to 100 bytes: an event, and the loop goes on."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))}
+    arguments = ("--save-uncertain", "unsure", "--save-below", "1", "--json")
+    out, _ = finish(start(None, "synthetic:64x48?frames=20", *arguments, **limit), 0)
+    lines = parse(out)
+    (failed,) = (line for line in lines if line.get("event") == "save_failed")
+    assert "cannot write unsure" in failed["message"] and lines[-1]["frames"] == 20
+    assert not [path for path in (tmp_path / "unsure").rglob("*") if path.is_file()]
+
+
+def test_unsure_frames_are_kept(start, tmp_path):
+    finish(
+        start(None, "synthetic:64x48?frames=5", "--save-uncertain", "unsure", "--threshold", "1", "--margin", "0.1"), 0
+    )
+    kept = [path for path in (tmp_path / "unsure").glob("*/*") if path.suffix == ".jpg"]
+    assert len(kept) == 5
 
 
 def until_full(reading):
