@@ -162,7 +162,7 @@ def classify(
 
     classifier = load()
     if json:
-        from edgecnn.device.results import error_line, file_line
+        from edgecnn.device.lines import error_line, file_line
     count = failed = 0
     for outcome in classify_sources(
         classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin

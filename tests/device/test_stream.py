@@ -10,7 +10,8 @@ import pytest
 
 from edgecnn.device.cameras.source import CameraLost
 from edgecnn.device.feed import Feed, FeedSettings
-from edgecnn.device.results import Event, FrameResult, error_line, event_line, file_line, result_line, rfc3339
+from edgecnn.device.lines import error_line, file_line
+from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream import MANY_DAMAGED, SIGNAL, Stream, StreamSettings
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
