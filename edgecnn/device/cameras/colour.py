@@ -62,7 +62,7 @@ def yuv_tables(encoding: str, full: bool) -> tuple[np.ndarray, ...]:
 
 def rows(data: np.ndarray, height: int, row_bytes: int, stride: int) -> np.ndarray:
     """Return a view, shape (height, row_bytes), of the rows in a buffer whose rows begin `stride` bytes apart."""
-    return np.lib.stride_tricks.as_strided(data, (height, row_bytes), (stride, 1), writeable=False)
+    return np.lib.stride_tricks.as_strided(data, (height, row_bytes), (stride, 1))
 
 
 def yuyv_to_rgb(packed: np.ndarray, encoding: str = "601", full: bool = False) -> np.ndarray:
@@ -108,7 +108,7 @@ def stretch_table() -> np.ndarray:
 
 
 def to_rgb(data: np.ndarray, pixels: abi.PixFormat) -> np.ndarray:
-    """Convert a driver's raw frame to RGB, in memory of its own.
+    """Convert a driver's raw frame to RGB: RGB3 as a view where rows follow one another, anything else in memory of its own.
 
     Args:
         data: uint8 array, one dimension: the buffer.
@@ -124,4 +124,4 @@ def to_rgb(data: np.ndarray, pixels: abi.PixFormat) -> np.ndarray:
     view = rows(data, pixels.height, 3 * pixels.width, pixels.bytesperline).reshape(pixels.height, pixels.width, 3)
     if pixels.quantization == abi.QUANTIZATION_LIM_RANGE:
         view = stretch_table()[view]
-    return bgr_to_rgb(view) if pixels.pixelformat == abi.BGR3 else np.array(view)
+    return bgr_to_rgb(view) if pixels.pixelformat == abi.BGR3 else np.ascontiguousarray(view)

@@ -119,6 +119,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
     capability = device.capability
     formats: tuple[Format, ...] = ()
     note = ""
+    busy = False
     try:
         problem = device.unusable()
         if not problem:
@@ -133,14 +134,15 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
                 for item in device.formats()
             )
             note = device.signal()
-            if device.busy():
-                problem = why_in_use(path)
-            elif not any(item.readable for item in formats):
+            busy = device.busy()
+            if not busy and not any(item.readable for item in formats):
                 problem = f"none of its formats is read here. Use ffmpeg:{path}, which reads more."
     except OSError as error:
         problem = why_not_opened(path, error)
     finally:
         device.close()
+    if busy:  # asked when we do not hold it ourselves
+        problem = why_in_use(path)
     return Camera(
         device=path,
         name=capability.card,
@@ -203,14 +205,13 @@ def camera_lines(camera: Camera) -> list[str]:
         lines.append(f"    cannot be used: {camera.problem}")
     if camera.note:
         lines.append(f"    the driver says: {camera.note}")
-    for item in camera.formats:
+    for item in (item for item in camera.formats if item.readable):
         between = " to " if item.ranged else ", "
-        sizes = between.join(
-            f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes
-        )
-        lines.append(
-            f"    {item.name:5}{'' if item.readable else '(not read) '}{sizes or 'any size that the driver takes'}"
-        )
+        sizes = [f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes]
+        lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver takes'}")
+    others = dict.fromkeys(item.name for item in camera.formats if not item.readable)
+    if others:
+        lines.append(f"    not read: {', '.join(others)}")
     return lines
 
 

@@ -58,12 +58,17 @@ class Source(Protocol):
     `name` is what result lines call it, such as "/dev/video0"; `about` says for people what was opened: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
     `patient` is True for a source in which silence is no failure (a watched folder): its "stall" only says that nothing came yet.
+    `damaged` counts the frames that were cut short or flagged by the driver; they are skipped.
     """
 
     name: str
     about: str
     live: bool
     patient: bool
+
+    @property
+    def damaged(self) -> int:
+        """Frames that were skipped since they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
         """Return the next frame, None at the end of a source that ends.

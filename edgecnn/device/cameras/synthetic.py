@@ -36,6 +36,7 @@ class Synthetic:
     """
 
     patient = False
+    damaged = 0
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         size, _, query = text.partition("?")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import math
 import mmap
 import select
@@ -25,11 +26,30 @@ USUAL_FPS = 30.0
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 
 
+class RawFrame(Frame):
+    """A frame that is converted to RGB when its image is asked for, once: of a camera's frames few may be looked at."""
+
+    _pixels: abi.PixFormat
+
+    @classmethod
+    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: abi.PixFormat) -> "RawFrame":
+        """Return a frame of a driver's bytes, a uint8 array that nobody else writes, and their format."""
+        frame = cls(sequence, monotonic, data)
+        frame._pixels = pixels
+        return frame
+
+    @functools.cached_property
+    def image(self) -> np.ndarray:
+        """The frame as RGB, uint8 (height, width, 3)."""
+        return to_rgb(np.asarray(self[2]), self._pixels)
+
+
 class V4L2Camera:
     """A V4L2 capture node that streams.
 
     `read` gives the newest whole frame: older ones that wait are handed back to the driver, which a gap in `sequence` shows. Raw formats
-    become RGB arrays, MJPEG stays encoded. `damaged` counts the frames that the driver flagged or that were too short; they are skipped.
+    become RGB arrays when they are looked at, MJPEG stays encoded. `damaged` counts the frames that the driver flagged or that were too
+    short; they are skipped.
 
     Args:
         path: such as "/dev/video0".
@@ -151,15 +171,15 @@ class V4L2Camera:
         return buffer.bytesused >= needed_bytes(self.format)
 
     def _frame(self, buffer: abi.Buffer) -> Frame:
-        image = self._image(buffer)
+        data = self._copy(buffer)
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
-        return Frame(self._last, self._time(buffer), image)
+        if self.format.pixelformat in (abi.MJPG, abi.JPEG):
+            return Frame(self._last, self._time(buffer), data.tobytes())
+        return RawFrame.of(self._last, self._time(buffer), data, self.format)
 
-    def _image(self, buffer: abi.Buffer) -> bytes | np.ndarray:
-        data = self._buffers[buffer.number][1]
-        encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
-        return data[: buffer.bytesused].tobytes() if encoded else to_rgb(data, self.format)
+    def _copy(self, buffer: abi.Buffer) -> np.ndarray:
+        return self._buffers[buffer.number][1][: buffer.bytesused].copy()
 
     def _time(self, buffer: abi.Buffer) -> float:
         now = time.monotonic()

@@ -115,8 +115,10 @@ class Device:
             self.capability = abi.unpack_capability(self.request(abi.VIDIOC_QUERYCAP, abi.CAPABILITY.size))
         except OSError as error:
             self.close()
-            what = "not a V4L2 device" if error.errno in UNSUPPORTED else why_not_opened(path, error)
-            raise CameraError(f"{path}: {what}.") from None
+            what = "not a V4L2 device. `edgecnn cameras` lists those that are."
+            raise CameraError(
+                f"{path}: {what if error.errno in UNSUPPORTED else why_not_opened(path, error)}"
+            ) from None
 
     def unusable(self) -> str:
         """Return why the node gives no pictures by itself, or nothing."""
@@ -126,7 +128,7 @@ class Device:
             return f"{part}. Install rpicam-apps and use --camera."
         if not caps & abi.CAP_VIDEO_CAPTURE:
             kind = "multi-planar capture only" if caps & abi.CAP_VIDEO_CAPTURE_MPLANE else "does not capture"
-            return f"{kind} (driver {self.capability.driver}); a node that captures was expected. `edgecnn cameras` lists them."
+            return f"{kind} (driver {self.capability.driver})."
         if not caps & abi.CAP_STREAMING:
             return f"driver {self.capability.driver} does not stream into mapped memory, which is how frames are read."
         return ""

@@ -51,6 +51,7 @@ class Watch:
 
     live = False
     patient = True
+    damaged = 0
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         self.name = f"watch:{text}"

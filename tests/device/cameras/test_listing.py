@@ -34,8 +34,8 @@ def test_a_usb_camera_with_what_it_can_do(fake_kernel):
         "/dev/video0  Fake camera (driver uvcvideo)",
         "    also /dev/v4l/by-id/usb-cam",
         "    YUYV 640x480 (30/15 frames/s), 1280x720 (10 frames/s)",
-        "    H264 (not read) 640x480 (30 frames/s)",
         "    MJPG any size that the driver takes",
+        "    not read: H264",
     ]
     data = camera_json(camera)
     assert data["usable"] is True

@@ -149,12 +149,17 @@ def test_rgb_and_bgr_come_out_as_rgb_at_the_drivers_stride(opened, cards, pixelf
     assert (camera.read(1).image == cards.pixels()).all()
 
 
-def test_a_frame_is_a_copy(opened):
-    camera, kernel = opened(frames=[(RED, 0)])
+@pytest.mark.parametrize("pixelformat", [abi.YUYV, abi.RGB3, abi.BGR3])
+def test_a_frame_is_a_copy_that_is_converted_once_when_it_is_looked_at(opened, pixelformat):
+    data = {abi.YUYV: RED, abi.RGB3: b"\xff\0\0" * 640 * 480, abi.BGR3: b"\0\0\xff" * 640 * 480}[pixelformat]
+    camera, kernel = opened({pixelformat: {VGA: (30,)}}, frames=[(data, 0)])
     frame = camera.read(1)
     for item in kernel.maps:
         item[:] = b"\0" * len(item)
+    camera.close()
     assert frame.image[..., 0].min() > 250
+    assert frame.image[..., 1:].max() < 5
+    assert frame.image is frame.image
 
 
 def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
