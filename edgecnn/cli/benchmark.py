@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.device import Model
+from edgecnn.cli.options import Model
 
 if TYPE_CHECKING:
     from edgecnn.boards.targets import Target

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.device import Model
+from edgecnn.cli.options import Model
 
 if TYPE_CHECKING:
     from edgecnn.device.finding import Finding

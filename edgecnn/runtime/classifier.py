@@ -31,16 +31,18 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains.
+    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains;
+    `model_sha256` is the SHA-256 of the model's file in the bundle.
     """
 
-    def __init__(self, bundle: Bundle, model: Model, about: str = "") -> None:
+    def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
         self.bundle = bundle
         self.model = model
         self.labels = bundle.manifest.labels
         self.temperature = np.float32(bundle.manifest.temperature)
         self.threshold = bundle.manifest.threshold
         self.about = about
+        self.model_sha256 = model_sha256
 
     @classmethod
     def load(
@@ -76,7 +78,7 @@ class Classifier:
             f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
         about += f"; {remark}" if remark else ""
-        return cls(bundle, Model(opened, bundle.manifest.input), about)
+        return cls(bundle, Model(opened, bundle.manifest.input), about, bundle.manifest.files[entry.file])
 
     def classify(
         self,

@@ -1,5 +1,6 @@
-"""From logits to a decision."""
+"""From logits to a decision, and from a stream's decisions to its state."""
 
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,7 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 ABSTAIN = "abstain"
-"""The decision where no score reaches the threshold."""
+"""The decision where no score reaches the threshold, or two are too near each other."""
+
+BELOW_THRESHOLD = "below_threshold"
+BELOW_MARGIN = "below_margin"
+NO_SCORE = "no_score"
+REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE)
+"""Why a classifier abstains: the best score is too low, the second is too near, the model gave no numbers."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +62,79 @@ def decide(scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold:
     if not top[0].score >= threshold:
         return Decision((), ABSTAIN)
     return Decision(top, top[0].label)
+
+
+class Verdict(NamedTuple):
+    """A label, or ABSTAIN and one of REASONS."""
+
+    decision: str
+    reason: str | None
+
+
+def judge(top: Sequence[Score], threshold: float = 0.0, margin: float = 0.0) -> Verdict:
+    """Decide by the two best classes.
+
+    Args:
+        top: the best classes, best first, two of them where there are two; none where the scores are no numbers.
+        threshold: least score of the first, in [0, 1].
+        margin: least distance of the first's score to the second's, in [0, 1].
+    """
+    if not top:
+        return Verdict(ABSTAIN, NO_SCORE)
+    if not top[0].score >= threshold:
+        return Verdict(ABSTAIN, BELOW_THRESHOLD)
+    if margin and len(top) > 1 and not top[0].score - top[1].score >= margin:
+        return Verdict(ABSTAIN, BELOW_MARGIN)
+    return Verdict(top[0].label, None)
+
+
+class Smoother:
+    """Turns a decision a frame into a state that does not flicker.
+
+    `state` is a label, ABSTAIN, or None before enough frames were seen. A decision becomes the state when it was that of `frames`
+    frames in a row; by majority, when it was that of more than half of the last `frames`.
+    """
+
+    def __init__(self, frames: int = 1, majority: bool = False) -> None:
+        self.frames = frames
+        self.majority = majority
+        self.state: str | None = None
+        self._last: deque[str] = deque(maxlen=frames)
+        self._counts: Counter[str] = Counter()
+
+    @staticmethod
+    def parse(text: str) -> "Smoother":
+        """Read "3" (three in a row) or "majority:5" (most of the last five).
+
+        Raises:
+            ValueError: for anything else, or a number that is not in 1 to 1000.
+        """
+        kind, _, number = text.rpartition(":")
+        if kind not in ("", "majority") or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
+            raise ValueError(f"received {text!r}, expected a number of frames, 3, or majority:5; 1 to 1000")
+        if text.startswith(":"):
+            raise ValueError(f"received {text!r}, expected 3 or majority:5")
+        return Smoother(int(number), bool(kind))
+
+    def update(self, decision: str) -> bool:
+        """Take a frame's decision; return whether the state changed."""
+        if len(self._last) == self.frames:
+            oldest = self._last[0]
+            self._counts[oldest] -= 1
+            if not self._counts[oldest]:
+                del self._counts[oldest]
+        self._last.append(decision)
+        self._counts[decision] += 1
+        needed = self.frames // 2 + 1 if self.majority else self.frames
+        if decision == self.state or self._counts[decision] < needed:
+            return False
+        self.state = decision
+        return True
+
+    def reset(self) -> bool:
+        """Forget all frames: there is no state. Return whether there was one."""
+        had = self.state is not None
+        self.state = None
+        self._last.clear()
+        self._counts.clear()
+        return had

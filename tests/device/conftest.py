@@ -1,6 +1,9 @@
-"""Folders of images, a classifier that is none, and machines that are only files."""
+"""Folders of images, a classifier that is none, machines that are only files, and streams that are none."""
 
+import itertools
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.cameras.source import CameraLost, Frame
 from edgecnn.device.system import Finished, Space, System
-from edgecnn.errors import ImageError
+from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score
 
 
 class FakeClassifier:
     """Says cat, and fails for names with "broken" in them. It keeps what it was asked."""
+
+    threshold = 0.0
 
     def __init__(self):
         self.calls = []
@@ -85,3 +91,81 @@ def machine(tmp_path):
         return Machine(root=root, answers=answers or {}, **settings)
 
     return make
+
+
+class FakeSource:
+    """A source that plays a script: bytes or arrays are frames, exceptions are raised, None is the end; then it is silent.
+
+    With a gate, a frame comes for each release of it.
+    """
+
+    name, about, patient = "fake", "a script", False
+
+    def __init__(self, *script, live=False, gate=None):
+        self.script = iter(script)
+        self.live = live
+        self.gate = gate
+        self.closed = threading.Event()
+        self.sequence = itertools.count()
+
+    def read(self, timeout):
+        item = next(self.script, self)
+        if item is self:
+            self.closed.wait(timeout)
+            raise CameraLost("stall", f"fake: no frame for {timeout:g} s; it said: hm")
+        if item is None:
+            return None
+        if isinstance(item, Exception):
+            raise item
+        while self.gate is not None and not self.gate.acquire(timeout=0.05):
+            if self.closed.is_set():
+                raise CameraLost("ended", "it was closed")
+        return Frame(next(self.sequence), time.monotonic(), item)
+
+    def close(self):
+        self.closed.set()
+
+
+class Opener:
+    """Opens sources one after the other; an exception among them is raised. It counts its calls."""
+
+    def __init__(self, *sources):
+        self.sources = list(sources)
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        source = self.sources.pop(0) if self.sources else CameraError("there is no other")
+        if isinstance(source, Exception):
+            raise source
+        return source
+
+
+class Recorder:
+    """A sink that keeps what it is told, and releases a gate after each result."""
+
+    def __init__(self, gate=None):
+        self.lines = []
+        self.gate = gate
+
+    def result(self, result):
+        self.lines.append(result)
+        if self.gate is not None:
+            self.gate.release()
+
+    def event(self, event):
+        self.lines.append(event)
+
+    def idle(self):
+        pass
+
+    @property
+    def kinds(self):
+        """The decision of each result and the kind of each event, in order."""
+        return [getattr(line, "kind", None) or line.decision for line in self.lines]
+
+
+@pytest.fixture
+def fake():
+    """The classes FakeSource, Opener and Recorder, as attributes."""
+    return type("Fakes", (), {"Source": FakeSource, "Opener": Opener, "Recorder": Recorder})

@@ -14,6 +14,9 @@ pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
 
+FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model_sha256"}
+ERROR_KEYS = {"schema", "source", "error"}
+
 
 @pytest.fixture
 def command(root, folder):
@@ -44,7 +47,7 @@ def test_json_lines(command):
     lines = json_lines(result)
     assert [line["source"] for line in lines] == ["photos/A.PNG", "photos/b.jpg", "photos/sub/c.bmp"]
     for line in lines:
-        assert set(line) == {"source", "top", "decision"}
+        assert set(line) == FILE_KEYS and line["schema"] == "edgecnn.result/1"
         assert [set(item) for item in line["top"]] == [{"label", "index", "score"}] * 2
         assert line["decision"] == line["top"][0]["label"]
         assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
@@ -65,10 +68,7 @@ def test_broken_images_are_reported_counted_and_skipped(command, folder):
     result = command(*arguments, "--json")
     assert result.returncode == PartialFailure.exit_code
     lines = json_lines(result)
-    assert [set(line) for line in lines] == [{"source", "error"}] * 2 + [
-        {"source", "top", "decision"},
-        {"source", "error"},
-    ]
+    assert [set(line) for line in lines] == [ERROR_KEYS, ERROR_KEYS, FILE_KEYS, ERROR_KEYS]
     assert "not an image" in lines[1]["error"]
     assert "3 of 4 images" in result.stderr.decode()
     plain = command(*arguments)
@@ -80,7 +80,10 @@ def test_broken_images_are_reported_counted_and_skipped(command, folder):
 
 def test_threshold(command):
     result = command("classify", "photos/b.jpg", "--json", "--threshold", "1")
-    assert json_lines(result) == [{"source": "photos/b.jpg", "top": [], "decision": "abstain"}]
+    (line,) = json_lines(result)
+    assert (line["decision"], line["reason"], len(line["top"])) == ("abstain", "below_threshold", 3)
+    (line,) = json_lines(command("classify", "photos/b.jpg", "--json", "--margin", "1", "--top-k", "1"))
+    assert (line["decision"], line["reason"], len(line["top"])) == ("abstain", "below_margin", 1)
     assert command("classify", "photos/b.jpg", "--threshold", "1").stdout == b"photos/b.jpg: abstain\n"
 
 

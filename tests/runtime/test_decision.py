@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgecnn.runtime.decision import ABSTAIN, decide, softmax
+from edgecnn.runtime.decision import ABSTAIN, Score, Smoother, decide, judge, softmax
 
 LABELS = ("cat", "dog", "bird")
 
@@ -51,3 +51,63 @@ def test_scores_that_are_not_numbers_abstain():
 def test_out_of_range(wrong):
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("scores", "threshold", "margin", "verdict"),
+    [
+        ((0.5, 0.3), 0.5, 0.2, ("cat", None)),
+        ((0.5, 0.3), 0.51, 0.2, (ABSTAIN, "below_threshold")),
+        ((0.5, 0.375), 0.0, 0.126, (ABSTAIN, "below_margin")),
+        ((0.5, 0.375), 0.0, 0.125, ("cat", None)),
+        ((0.5, 0.5), 0.0, 0.0, ("cat", None)),
+        ((1.0,), 1.0, 1.0, ("cat", None)),
+        ((), 0.0, 0.0, (ABSTAIN, "no_score")),
+    ],
+)
+def test_judge(scores, threshold, margin, verdict):
+    top = [Score(label, index, score) for index, (label, score) in enumerate(zip(LABELS, scores, strict=False))]
+    assert judge(top, threshold, margin) == verdict
+
+
+def states(smoother, decisions):
+    """The state after each decision, as its first letter, - for none."""
+    return "".join((smoother.update(decision), (smoother.state or "-")[0])[1] for decision in decisions)
+
+
+def test_each_frame_is_the_state_without_smoothing():
+    assert states(Smoother(), "cdcc") == "cdcc"
+
+
+def test_in_a_row():
+    assert states(Smoother.parse("3"), "ccdcccdcdddcc") == "-----cccccddd"
+
+
+def test_majority():
+    assert states(Smoother.parse("majority:5"), "ccdcddcdxxx") == "---ccdddddx"
+
+
+def test_more_than_half():
+    assert states(Smoother.parse("majority:4"), "ccddddcc") == "----dddd"
+
+
+def test_update_says_whether_the_state_changed():
+    smoother = Smoother(2)
+    assert [smoother.update(decision) for decision in "cccdd"] == [False, True, False, False, True]
+
+
+def test_reset_forgets():
+    smoother = Smoother(2)
+    assert not smoother.reset()
+    smoother.update("c")
+    smoother.reset()
+    assert not smoother.update("c") and smoother.state is None
+    assert smoother.update("c") and smoother.reset() and smoother.state is None
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "", "x", "2.5", "majority", "majority:", "majority:0", "most:3", ":3", "1001", "²"]
+)
+def test_smoothing_that_cannot_be_read(text):
+    with pytest.raises(ValueError, match="expected"):
+        Smoother.parse(text)

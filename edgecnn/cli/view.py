@@ -1,0 +1,140 @@
+"""What a terminal shows of a stream: the state and the classes' bars, drawn in place."""
+
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+from edgecnn.cli.stream import event_text, state_text
+from edgecnn.device.results import Event, FrameResult
+
+DRAW_EVERY_S = 0.1
+"""Least seconds between two drawings."""
+
+RATE_OVER_S = 2.0
+"""Frames a second are counted over so many seconds."""
+
+HIDE, SHOW, CLEAR_BELOW, CLEAR_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[J", "\x1b[K"
+BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+WHOLE_SCREEN = "\x1b[2J\x1b[H"
+
+
+class View:
+    """A sink that draws. Use as a context manager: the cursor is shown again whatever happens."""
+
+    def __init__(
+        self,
+        out: TextIO | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        size: Callable[[], tuple[int, int]] = lambda: tuple(shutil.get_terminal_size()),  # type: ignore[assignment,return-value]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            out: the terminal; standard output by default.
+            clock: monotonic seconds.
+            size: columns and lines of the terminal.
+        """
+        self._out = out or sys.stdout
+        self._clock = clock
+        self._size = size
+        self._last: FrameResult | None = None
+        self._state = ""
+        self._lost = ""
+        self._times: deque[float] = deque()
+        self._drawn_at = float("-inf")
+        self._drawn_lines = 0
+        self._drawn_size = size()
+        self._bar = "█" if can_print(self._out, "█") else "#"
+
+    def __enter__(self) -> "View":
+        self._write(HIDE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write(SHOW)
+
+    def result(self, result: FrameResult) -> None:
+        """Draw a frame's result, if it is time."""
+        self._last = result
+        self._times.append(self._clock())
+        self._draw()
+
+    def event(self, event: Event) -> None:
+        """Print an event above the drawing; a change of the state is in the drawing."""
+        if event.kind == "state_changed":
+            self._state = state_text(event)
+            return
+        self._lost = event_text(event) if event.kind == "camera_lost" else ""
+        if event.kind in ("camera_lost", "ended"):
+            self._times.clear()
+        self._write(self._erase() + self._fitted(event_text(event)) + "\n")
+        self._drawn_lines = 0
+        self._draw(now=True)
+
+    def idle(self) -> None:
+        """Draw, if it is time."""
+        self._draw()
+
+    def lines(self) -> list[str]:
+        """Return what is to be drawn, each line as wide as the terminal at most."""
+        columns, _ = self._size()
+        result = self._last
+        if self._lost:
+            return [self._fitted("no camera: waiting for it")]
+        if result is None:
+            return []
+        now = self._clock()
+        while self._times and now - self._times[0] > RATE_OVER_S:
+            self._times.popleft()
+        latency = sum(result.latency_ms.values())
+        text = [BOLD + self._fitted(self._state or "…") + PLAIN]
+        width = max(0, min(40, columns - 32))
+        for item in result.top:
+            bar = self._bar * round(item.score * width)
+            text.append(self._fitted(f"{item.label[:20]:20} {item.score:7.2%}  {bar}"))
+        text.append(
+            self._fitted(f"{len(self._times) / RATE_OVER_S:.1f} frames/s  {latency:.1f} ms  {result.dropped:,} dropped")
+        )
+        return text
+
+    def _draw(self, now: bool = False) -> None:
+        time_ = self._clock()
+        if not now and time_ - self._drawn_at < DRAW_EVERY_S:
+            return
+        self._drawn_at = time_
+        start = self._erase()
+        _, rows = self._size()
+        lines = self.lines()[: max(1, rows - 1)]
+        self._write(start + "".join(f"{line}{CLEAR_LINE}\n" for line in lines))
+        self._drawn_lines = len(lines)
+
+    def _erase(self) -> str:
+        """Return what takes the cursor to where the drawing began, and clears it; all of the screen after a resize, which wraps lines."""
+        size = self._size()
+        if size != self._drawn_size:
+            self._drawn_size = size
+            return WHOLE_SCREEN
+        return (f"\x1b[{self._drawn_lines}A" if self._drawn_lines else "") + "\r" + CLEAR_BELOW
+
+    def _fitted(self, text: str) -> str:
+        """Return a text that cannot move the cursor and fits a line."""
+        columns, _ = self._size()
+        return "".join(char if char.isprintable() else "?" for char in text)[: max(1, columns - 1)]
+
+    def _write(self, text: str) -> None:
+        encoding = self._out.encoding or "utf-8"
+        self._out.write(text.encode(encoding, "replace").decode(encoding))
+        self._out.flush()
+
+
+def can_print(out: TextIO, text: str) -> bool:
+    """Return whether a file's encoding has a text's characters."""
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""JSON lines of files, and what they share with those of frames. Written by hand: `json.dumps` costs more than a decision."""
+
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quote
+
+from edgecnn.runtime.decision import Score
+
+SCHEMA = "edgecnn.result/1"
+"""The form of the lines: `result.schema.json`."""
+
+
+def file_line(
+    source: str,
+    top: Sequence[Score],
+    decision: str,
+    reason: str | None,
+    latency_ms: dict[str, float],
+    model_sha256: str,
+) -> str:
+    """Return a file's result as a JSON line: that of a frame without what makes no sense for a file."""
+    return (
+        f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(top)}, "decision": {quote(decision)}, '
+        f'"reason": {text_json(reason)}, "latency_ms": {latency_json(latency_ms)}, "model_sha256": "{model_sha256}"}}'
+    )
+
+
+def error_line(source: str, error: str) -> str:
+    """Return a file that could not be classified as a JSON line."""
+    return f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "error": {quote(error)}}}'
+
+
+def top_json(top: Sequence[Score]) -> str:
+    """Return classes as a JSON array."""
+    items = [f'{{"label": {quote(item.label)}, "index": {item.index}, "score": {item.score:.6f}}}' for item in top]
+    return f"[{', '.join(items)}]"
+
+
+def text_json(text: str | None) -> str:
+    """Return a text as a JSON string, None as null."""
+    return "null" if text is None else quote(text)
+
+
+def latency_json(latency_ms: dict[str, float]) -> str:
+    """Return milliseconds by stage as a JSON object."""
+    return (
+        f'{{"decode": {latency_ms["decode"]:.3f}, "preprocess": {latency_ms["preprocess"]:.3f}, '
+        f'"infer": {latency_ms["infer"]:.3f}}}'
+    )

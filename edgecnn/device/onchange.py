@@ -1,0 +1,114 @@
+"""Run a command when the state changes: one at a time, never waited for, the newest state last."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+LIMIT_S = 60.0
+"""A command that runs longer is ended."""
+
+GRACE_S = 0.2
+"""Between asking a command to end and ending it."""
+
+
+class OnChange:
+    """A user's command, run without a shell for each change of the state.
+
+    While one runs, changes wait, and only the newest is kept. The command's standard output goes to standard error, so that result lines
+    stay whole; its environment has EDGECNN_STATE, EDGECNN_PREVIOUS (both empty where there is no state) and EDGECNN_SCORE (empty where no
+    frame made the change).
+    """
+
+    def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Split the command as a shell would.
+
+        Raises:
+            ValueError: if it is empty, its quotes are not closed, or there is no such program.
+        """
+        import shutil
+
+        try:
+            self.arguments = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"{command!r} cannot be split into words: {error}.") from None
+        if not self.arguments or shutil.which(self.arguments[0]) is None:
+            program = self.arguments[0] if self.arguments else command
+            raise ValueError(f"no program {program!r} that can be run; for a shell's syntax: sh -c '…'.")
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._next: dict[str, str] | None = None
+
+    def change(self, state: str | None, previous: str | None, score: float | None) -> None:
+        """Run the command for a change, at the next `poll` that finds none running."""
+        self._next = {
+            "EDGECNN_STATE": state or "",
+            "EDGECNN_PREVIOUS": previous or "",
+            "EDGECNN_SCORE": "" if score is None else f"{score:.6f}",
+        }
+
+    def poll(self) -> list[str]:
+        """Reap a command that has ended, start one that waits; return what failed, for people."""
+        failures = []
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                if self._clock() - self._started < LIMIT_S:
+                    return []
+                self._end()
+                failures.append(f"{self.arguments[0]}: still ran after {LIMIT_S:.0f} s, and was ended")
+            elif code:
+                what = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+                failures.append(f"{self.arguments[0]}: {what}")
+            self._process = None
+        if self._next is not None:
+            variables, self._next = self._next, None
+            try:
+                self._process = subprocess.Popen(
+                    self.arguments,
+                    env={**os.environ, **variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                failures.append(f"{self.arguments[0]}: {error.strerror or error}")
+            self._started = self._clock()
+        return failures
+
+    def finish(self, wait_s: float) -> list[str]:
+        """Let the command that runs and the one that waits come to their end within `wait_s` seconds, then end what still runs.
+
+        At 0 nothing waits and nothing new is started.
+        """
+        failures = []
+        deadline = time.monotonic() + wait_s
+        if not wait_s:
+            self._next = None
+        while wait_s:
+            failures += self.poll()
+            if self._process is None:
+                break
+            try:
+                self._process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                failures.append(f"{self.arguments[0]}: still ran at the end, and was ended")
+                break
+        self._end()
+        return failures
+
+    def _end(self) -> None:
+        """End the command and what it started."""
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+                break
+        self._process = None

@@ -1,0 +1,187 @@
+"""Unsure frames in a folder of limited size, and a disk that is full."""
+
+import errno
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.device.cameras.source import Frame
+from edgecnn.device.feed import Taken
+from edgecnn.device.keep import INDEX, UncertainFrames
+from edgecnn.device.pictures import encode, folder_name, turn, why_no_folder
+from edgecnn.errors import OutputError
+from edgecnn.runtime.decision import ABSTAIN, Score
+
+
+def jpeg(size):
+    """Bytes that begin as a JPEG does."""
+    return b"\xff\xd8\xff" + bytes(size - 3)
+
+
+def taken(image, seq=0, live=False):
+    return Taken(seq, Frame(seq, 0.0, image), "fake", live)
+
+
+def top(label="cat", score=0.4):
+    return (Score(label, 0, score),)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != INDEX)
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    """Make a keeper of 1,000 bytes whose clock goes a second each time it is asked."""
+
+    def make(**options):
+        now = iter(range(10**6))
+        options = {
+            "below": 0.5,
+            "cap_bytes": 1000,
+            "wall": lambda: 1764043200.25,
+            "clock": lambda: next(now),
+            **options,
+        }
+        return UncertainFrames(tmp_path / "unsure", **options)
+
+    return make
+
+
+def test_what_is_unsure(keeper, tmp_path):
+    one = keeper()
+    one.offer(taken(jpeg(10), 0), top(score=0.4), "cat")
+    one.offer(taken(jpeg(10), 1), top(score=0.5), "cat")
+    one.offer(taken(jpeg(10), 2), top("dog", 0.9), ABSTAIN)
+    one.offer(taken(b"\x89PNG", 3), (), ABSTAIN)
+    assert files(tmp_path / "unsure") == [
+        "cat/20251125T040000.250000Z-0.jpg",
+        "dog/20251125T040000.250000Z-2.jpg",
+        "unknown/20251125T040000.250000Z-3.png",
+    ]
+    assert (tmp_path / "unsure/cat/20251125T040000.250000Z-0.jpg").read_bytes() == jpeg(10)
+
+
+def test_one_a_second_of_a_camera_all_of_others(keeper, tmp_path):
+    for live, count in ((True, 2), (False, 9)):
+        times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
+        one = keeper(clock=lambda times=times: next(times))
+        for seq in range(9):
+            one.offer(taken(jpeg(10), 100 * live + seq, live), top(), ABSTAIN)
+        assert len([name for name in files(tmp_path / "unsure") if ("-10" in name) == live]) == count
+
+
+def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
+    one = keeper()
+    for seq in range(9):
+        one.offer(taken(jpeg(300), seq), top("ab"[seq % 2]), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["6", "8", "7"]
+    again = keeper()
+    again.offer(taken(jpeg(700), 9), top("a"), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["8", "9"], "files of an earlier run count and go too"
+
+
+def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
+    one = keeper()
+    for seq in range(500):
+        one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
+    assert len((tmp_path / "unsure" / INDEX).read_text().splitlines()) < 100
+    keeper().offer(taken(jpeg(990), 500), top(), ABSTAIN)
+    assert len(files(tmp_path / "unsure")) == 1
+
+
+def test_files_of_others_stay(keeper, tmp_path):
+    folder = tmp_path / "unsure"
+    one = keeper()
+    for seq in range(3):
+        one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
+    (folder / "dog").mkdir()
+    (folder / "dog/mine.jpg").write_bytes(jpeg(5000))
+    (folder / "cat/20251125T040000.250000Z-0.jpg").rename(folder / "dog/sorted.jpg")
+    (folder / "cat/20251125T040000.250000Z-1.jpg").write_bytes(b"edited")
+    for seq in range(3, 9):
+        one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
+    names = files(folder)
+    assert "dog/sorted.jpg" in names and "dog/mine.jpg" in names and "cat/20251125T040000.250000Z-1.jpg" in names
+    assert len(names) == 6
+
+
+def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path):
+    victim = tmp_path / "victim.jpg"
+    victim.write_bytes(jpeg(300))
+    (tmp_path / "unsure").mkdir()
+    (tmp_path / "unsure" / INDEX).write_text("300 ../victim.jpg\n300 cat/../../victim.jpg\n30")
+    one = keeper(cap_bytes=310)
+    for seq in range(3):
+        one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
+    assert victim.exists()
+
+
+def test_a_frame_larger_than_all(keeper, tmp_path):
+    with pytest.raises(OutputError, match="--save-cap"):
+        keeper().offer(taken(jpeg(1001)), top(), ABSTAIN)
+    assert not (tmp_path / "unsure").exists()
+
+
+def test_a_full_disk(keeper, tmp_path, monkeypatch):
+    one = keeper()
+    one.offer(taken(jpeg(10), 0), top(), ABSTAIN)
+    with monkeypatch.context() as patch:
+
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            one.offer(taken(jpeg(10), 1), top(), ABSTAIN)
+    assert len(files(tmp_path / "unsure")) == 1, "nothing is left half-written"
+    one.offer(taken(jpeg(10), 2), top(), ABSTAIN)
+    assert len(files(tmp_path / "unsure")) == 2
+
+
+def test_pixels_are_kept_as_jpeg_and_upright(keeper, tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30] = 255
+    keeper(cap_bytes=10**6, rotation=90).offer(taken(pixels), top(), ABSTAIN)
+    (name,) = files(tmp_path / "unsure")
+    kept = np.asarray(Image.open(tmp_path / "unsure" / name))
+    assert kept.shape == (60, 40, 3), "train reads it as it stands"
+    assert kept[:30, 20:].mean() > 250 and kept[30:].mean() < 5, "the upper left is now the upper right"
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_turning_bytes_is_turning_pixels(rotation):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    turned = np.rot90(pixels, -rotation // 90)
+    assert np.array_equal(np.asarray(turn(buffer.getvalue(), rotation)), turned)
+    assert np.array_equal(turn(pixels, rotation), turned)
+    data, suffix = encode(buffer.getvalue(), rotation)
+    assert (suffix, data == buffer.getvalue()) == ((".png", True) if not rotation else (".jpg", False))
+
+
+@pytest.mark.parametrize(
+    ("label", "why", "folder"),
+    [
+        ("red fox", "", "red fox"),
+        ("Füchse", "", "Füchse"),
+        ("", "empty", "_"),
+        (".git", "hidden", "_.git"),
+        ("..", "hidden", "_.."),
+        ("a/b", "slash", "_a_b"),
+        ("a\\b", "slash", "_a_b"),
+        ("a\nb", "printed", "_a_b"),
+        (" a", "space", "_a"),
+        ("Val", "splits", "_Val"),
+        ("ü" * 99, "longer", "_" + "ü" * 49),
+    ],
+)
+def test_labels_as_folders(label, why, folder):
+    assert why in why_no_folder(label) and bool(why) == bool(why_no_folder(label))
+    assert folder_name(label) == folder
+    assert not why_no_folder(folder)
