@@ -80,12 +80,13 @@ def leaks_nothing():
 
     def state():
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            children = file.read().split()
-        return sorted(os.listdir("/proc/self/fd")), threading.active_count(), children
+            children = [("child", number) for number in file.read().split()]
+        descriptors = [("descriptor", number) for number in os.listdir("/proc/self/fd")]
+        return {*descriptors, *children, *threading.enumerate()}
 
     before = state()
     yield
-    assert state() == before
+    assert not state() - before
 
 
 @pytest.fixture(scope="session")
