@@ -19,7 +19,7 @@ BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)
 HEALTHY_S = 10.0
 """A source that gave frames for so long starts with the shortest wait again when it is lost."""
 
-CLOSE_S = 0.3
+CLOSE_S = 0.25
 """How long `Feed.close` waits for the thread, and then for the source."""
 
 
@@ -130,6 +130,11 @@ class Feed:
         self._attempts = 0
         self._waits = 0
         self._thread = threading.Thread(target=self._run, name="edgecnn-feed", daemon=True)
+
+    @property
+    def name(self) -> str:
+        """What the source is called that was opened last."""
+        return self._name
 
     def start(self) -> None:
         """Open the source, in a thread of its own."""

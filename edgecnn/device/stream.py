@@ -116,7 +116,7 @@ class Stream:
         self._interruptible = interruptible or contextlib.nullcontext()
         self._clock = clock
         self._wall = wall
-        self._source = ""
+        self._source = feed.name
         self._state_since: float | None = None
         self._too_old = 0
         self._passed_over = 0

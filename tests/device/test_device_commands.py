@@ -87,6 +87,15 @@ def test_threshold(command):
     assert command("classify", "photos/b.jpg", "--threshold", "1").stdout == b"photos/b.jpg: abstain\n"
 
 
+def test_fit(command):
+    scores = {}
+    for fit in ("crop", "letterbox", "stretch"):
+        (line,) = json_lines(command("classify", "photos/b.jpg", "--json", "--fit", fit))
+        scores[fit] = tuple(item["score"] for item in line["top"])
+    assert len(set(scores.values())) == 3
+    assert json_lines(command("classify", "photos/b.jpg", "--json"))[0]["top"][0]["score"] == scores["crop"][0]
+
+
 def test_paths_on_standard_input(command):
     result = command("classify", "-", "--json", stdin=b"photos/b.jpg\nphotos/sub\n")
     assert [line["source"] for line in json_lines(result)] == ["photos/b.jpg", "photos/sub/c.bmp"]

@@ -241,7 +241,7 @@ def test_duration(loop, fake):
 def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
     sink = loop(CameraError("no camera found"), raises=CameraError)
     (ended,) = lines(sink)
-    assert (ended["reason"], ended["frames"], ended["source"]) == ("camera_lost", 0, "")
+    assert (ended["reason"], ended["frames"], ended["source"]) == ("camera_lost", 0, "camera")
 
 
 def test_whatever_is_raised_closes_the_source(loop, fake):

@@ -204,6 +204,7 @@ def test_a_signal_ends_it_in_every_state(start, state, number):
     process.send_signal(number)
     _, err = finish(process, 128 + number)
     took = time.monotonic() - sent
+    print(f"{state}: {took:.2f} s")
     assert took < 5, "a second, and what a busy machine takes"
     if state in ("classifying", "saving"):
         assert "CLOSED" in err
