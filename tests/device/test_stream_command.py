@@ -33,7 +33,7 @@ opened = 0
 
 class Fake:
     name, about, live, patient = "fake", "a fake camera", True, False
-    count = 0
+    count = damaged = 0
 
     def read(self, timeout):
         if state == "reading":
