@@ -19,7 +19,7 @@ BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)
 HEALTHY_S = 10.0
 """A source that gave frames for so long starts with the shortest wait again when it is lost."""
 
-CLOSE_S = 0.3
+CLOSE_S = 0.25
 """How long `Feed.close` waits for the thread, and then for the source."""
 
 
@@ -70,6 +70,13 @@ class Back(NamedTuple):
     attempts: int
 
 
+class Damaged(NamedTuple):
+    """The source has skipped so many frames, since it was last told, that were cut short or flagged by a driver."""
+
+    name: str
+    frames: int
+
+
 class Ended(NamedTuple):
     """The source has come to its end."""
 
@@ -83,7 +90,7 @@ class Taken(NamedTuple):
     live: bool
 
 
-Item = Opened | Lost | Back | Ended | Taken
+Item = Opened | Lost | Back | Damaged | Ended | Taken
 
 
 class Feed:
@@ -124,12 +131,19 @@ class Feed:
         self._over: CameraError | Ended | None = None
         self._source: Source | None = None
         self._refused = ""
+        self._damaged = 0
+        self._left_out = 0
         self._next_seq = 0
         self._had_frame = False
         self._silent_since = 0.0
         self._attempts = 0
         self._waits = 0
         self._thread = threading.Thread(target=self._run, name="edgecnn-feed", daemon=True)
+
+    @property
+    def name(self) -> str:
+        """What the source is called that was opened last."""
+        return self._name
 
     def start(self) -> None:
         """Open the source, in a thread of its own."""
@@ -148,10 +162,13 @@ class Feed:
         """
         with self._changed:
             waiting = self._slot is not None or self._over is not None
-            if not self._notices and not (frames and waiting):
+            if not self._notices and not self._damaged and not (frames and waiting):
                 self._changed.wait(timeout)
             if self._notices:
                 return self._notices.popleft()
+            if self._damaged:
+                damaged, self._damaged = self._damaged, 0
+                return Damaged(self._name, damaged)
             if not frames:
                 return None
             if self._slot is not None:
@@ -234,6 +251,7 @@ class Feed:
         base = self._next_seq
         opened = last = self._clock()
         limit = max(self._settings.first_frame_s, self._settings.stall_s)
+        self._left_out = 0
         while not self._stop.is_set():
             try:
                 frame = source.read(POLL_S)
@@ -246,6 +264,8 @@ class Feed:
                 return CameraLost("stall", str(lost).replace(f"{POLL_S:g} s", f"{silent:.1f} s"))
             except OSError as error:
                 return CameraLost("io_error", f"{source.name}: {error.strerror or error}")
+            finally:
+                self._count_damaged(source)
             if frame is None:
                 return None
             if self._refused:
@@ -261,6 +281,13 @@ class Feed:
             self._greet(source, last)
             self._put(Taken(self._next_seq - 1, frame, source.name, source.live))
         return None
+
+    def _count_damaged(self, source: Source) -> None:
+        if source.damaged > self._left_out:
+            with self._changed:
+                self._damaged += source.damaged - self._left_out
+                self._changed.notify_all()
+            self._left_out = source.damaged
 
     def _greet(self, source: Source, now: float) -> None:
         """Tell, with the first frame after an opening, that there are frames."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 LIMIT_S = 60.0
 """A command that runs longer is ended."""
 
-GRACE_S = 0.2
+GRACE_S = 0.1
 """Between asking a command to end and ending it."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.device.feed import Back, Ended, Feed, Lost, Opened, Taken
+from edgecnn.device.feed import Back, Damaged, Ended, Feed, Lost, Opened, Taken
 from edgecnn.device.results import Event, FrameResult
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
@@ -116,7 +116,7 @@ class Stream:
         self._interruptible = interruptible or contextlib.nullcontext()
         self._clock = clock
         self._wall = wall
-        self._source = ""
+        self._source = feed.name
         self._state_since: float | None = None
         self._too_old = 0
         self._passed_over = 0
@@ -175,6 +175,10 @@ class Stream:
                     due = max(due + 1 / max_fps, now)
             elif isinstance(item, Ended):
                 return END_OF_SOURCE
+            elif isinstance(item, Damaged):
+                self.damaged += item.frames
+                message = f"{item.name}: cut short, or flagged by the driver"
+                self._tell_seldom(sink, "frame_damaged", DAMAGED_EVERY_S, item.frames, message=message, seq=None)
             elif item is None:
                 with self._interruptible:
                     sink.idle()
@@ -187,8 +191,11 @@ class Stream:
             self._too_old += 1
             return False
         self._source = taken.frame.name or taken.source
+        start = time.perf_counter()
         try:
-            seen = self._look(taken.frame.image)
+            image = taken.frame.image  # a camera's pixels may be converted now
+            converted_ms = (time.perf_counter() - start) * 1000
+            seen = self._look(image)
         except ImageError as error:
             self._count_damaged(taken, str(error), sink)
             return False
@@ -211,7 +218,7 @@ class Stream:
             reason=reason,
             state=self._smoother.state,
             state_since=self._state_since,
-            latency_ms=seen.latency_ms,
+            latency_ms={**seen.latency_ms, "decode": seen.latency_ms["decode"] + converted_ms},
             dropped=self.dropped,
         )
         with self._interruptible:
@@ -273,12 +280,12 @@ class Stream:
         with self._interruptible:
             sink.event(event)
 
-    def _tell_seldom(self, sink: Sink, kind: str, every_s: float, **details: Any) -> None:
+    def _tell_seldom(self, sink: Sink, kind: str, every_s: float, times: int = 1, **details: Any) -> None:
         """Tell an event at most every so many seconds, with the count of those it stands for."""
         told, untold = self._quiet.get(kind, (-math.inf, 0))
         now = self._clock()
         if now - told < every_s:
-            self._quiet[kind] = told, untold + 1
+            self._quiet[kind] = told, untold + times
         else:
-            self._tell(sink, self._event(kind, **details, count=untold + 1))
+            self._tell(sink, self._event(kind, **details, count=untold + times))
             self._quiet[kind] = now, 0

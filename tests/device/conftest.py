@@ -96,7 +96,7 @@ def machine(tmp_path):
 class FakeSource:
     """A source that plays a script: bytes or arrays are frames, exceptions are raised, None is the end; then it is silent.
 
-    With a gate, a frame comes for each release of it.
+    With a gate, a frame comes for each release of it. An integer among the script is the count of damaged frames.
     """
 
     name, about, patient = "fake", "a script", False
@@ -107,12 +107,16 @@ class FakeSource:
         self.gate = gate
         self.closed = threading.Event()
         self.sequence = itertools.count()
+        self.damaged = 0
 
     def read(self, timeout):
         item = next(self.script, self)
         if item is self:
             self.closed.wait(timeout)
             raise CameraLost("stall", f"fake: no frame for {timeout:g} s; it said: hm")
+        if isinstance(item, int):
+            self.damaged = item
+            raise CameraLost("stall", "")
         if item is None:
             return None
         if isinstance(item, Exception):

@@ -87,6 +87,15 @@ def test_threshold(command):
     assert command("classify", "photos/b.jpg", "--threshold", "1").stdout == b"photos/b.jpg: abstain\n"
 
 
+def test_fit(edgecnn, folder, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", "none")
+    scores = {}
+    for fit in ("crop", "letterbox", "stretch", None):
+        line = json.loads(edgecnn("classify", "photos/b.jpg", "--json", *(["--fit", fit] if fit else [])).out)
+        scores[fit] = tuple(item["score"] for item in line["top"])
+    assert len(set(scores.values())) == 3 and scores[None] == scores["crop"]
+
+
 def test_paths_on_standard_input(command):
     result = command("classify", "-", "--json", stdin=b"photos/b.jpg\nphotos/sub\n")
     assert [line["source"] for line in json_lines(result)] == ["photos/b.jpg", "photos/sub/c.bmp"]

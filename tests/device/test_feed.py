@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost
-from edgecnn.device.feed import BACKOFF_S, Back, Ended, Feed, FeedSettings, Lost, Opened, Taken
+from edgecnn.device.feed import BACKOFF_S, Back, Damaged, Ended, Feed, FeedSettings, Lost, Opened, Taken
 from edgecnn.errors import CameraError
 
 UNPLUGGED = CameraLost("unplugged", "the device went away")
@@ -149,6 +149,12 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
         and lost.text.endswith(" s; it said: hm")
     )
     one.close()
+
+
+def test_damaged_frames_are_counted_over_openings(feed, fake):
+    opener = fake.Opener(fake.Source(b"a", 2, 5, b"b", UNPLUGGED), fake.Source(1, b"c", None))
+    found = items(feed(opener))
+    assert sum(item.frames for item in found if isinstance(item, Damaged)) == 6
 
 
 def test_a_source_that_is_patient_never_stalls(feed, fake):

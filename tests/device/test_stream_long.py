@@ -98,4 +98,4 @@ def test_a_few_thousand_frames_and_twenty_losses(root, tmp_path):
 
 @pytest.mark.slow
 def test_two_hours_of_frames(root, tmp_path):
-    run(root, tmp_path, 216_000, "640x480")
+    run(root, tmp_path, 216_000, "64x48")
