@@ -144,13 +144,13 @@ def classify(
         refuse_stream_options(context)
 
     load = functools.partial(
-        load_classifier, model, fit, engine=engine, provider=provider, precision=precision, num_threads=threads
+        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads
     )
     if camera or streams:
         from edgecnn.cli.stream import StreamOptions, classify_stream
 
         options = StreamOptions(
-            source=streams[0] if streams else None, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
+            source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
             retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
             max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
             save_below=save_below, save_cap=save_cap,
@@ -166,7 +166,7 @@ def classify(
         from edgecnn.device.lines import error_line, file_line
     count = failed = 0
     for outcome in classify_sources(
-        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin
+        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit
     ):
         count += 1
         failed += outcome.error is not None
@@ -198,8 +198,8 @@ def refuse_stream_options(context: typer.Context) -> None:
             raise typer.BadParameter("is for streams and --camera, not for files.", param_hint=option_name(name))
 
 
-def load_classifier(model: Path | None, fit: str | None, **choice: Any) -> "Classifier":
-    """Load a bundle, say which, and fit images as asked for rather than as the bundle says.
+def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
+    """Load a bundle and say which.
 
     Raises:
         as `edgecnn.runtime.classifier.Classifier.load` does.
@@ -208,10 +208,6 @@ def load_classifier(model: Path | None, fit: str | None, **choice: Any) -> "Clas
 
     classifier = Classifier.load(model, **choice)
     note(classifier.about)
-    if fit is not None:
-        import dataclasses
-
-        classifier.model.contract = dataclasses.replace(classifier.model.contract, fit=fit)
     return classifier
 
 

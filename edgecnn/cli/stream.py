@@ -14,11 +14,12 @@ import typer
 from edgecnn.cli import drop_output
 from edgecnn.cli.console import note
 from edgecnn.cli.options import check_choice, read_size
-from edgecnn.device.cameras.source import ROTATIONS, CameraSettings, Source
+from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.ends import Ends, Stopped, reader_gone, takes_output
 from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
 from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
+from edgecnn.images import ROTATIONS
 from edgecnn.runtime.decision import ABSTAIN, Smoother
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class StreamOptions:
     """The options of `edgecnn classify` for a stream, as typed; `source` is None for --camera."""
 
     source: str | None
+    fit: str | None
     size: str
     fps: float
     rotate: int
@@ -86,7 +88,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         )
         stream = Stream(
             feed,
-            looker(classifier, options.top_k, options.rotate),
+            looker(classifier, options.top_k, options.fit, options.rotate),
             settings,
             smoother,
             keeper=make_keeper(options),
@@ -183,14 +185,12 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
     )
 
 
-def looker(classifier: "Classifier", top_k: int, rotation: int) -> Callable[[bytes | np.ndarray], "Result"]:
+def looker(
+    classifier: "Classifier", top_k: int, fit: str | None, rotation: int
+) -> Callable[[bytes | np.ndarray], "Result"]:
     """Return the function that classifies a frame, turned upright, without a threshold."""
     count = max(top_k, 2)
-    if not rotation:
-        return lambda image: classifier.classify(image, count, 0.0)
-    from edgecnn.device.pictures import turn
-
-    return lambda image: classifier.classify(turn(image, rotation), count, 0.0)
+    return lambda image: classifier.classify(image, count, 0.0, fit, rotation)
 
 
 class Reader:

@@ -26,6 +26,7 @@ def classify_sources(
     top_k: int = 3,
     threshold: float | None = None,
     margin: float = 0.0,
+    fit: str | None = None,
 ) -> Iterator[Outcome]:
     """Classify the images that SOURCE arguments stand for, one at a time. A broken image is an outcome, and the loop goes on.
 
@@ -35,6 +36,7 @@ def classify_sources(
         stdin: lines of paths for `-`.
         top_k: how many classes of a result are wanted, at least.
         threshold, margin: as in `edgecnn.runtime.decision.judge`; the bundle's threshold by default.
+        fit: as in `Classifier.classify`.
     """
     threshold = classifier.threshold if threshold is None else threshold
     top_k = max(top_k, 2)
@@ -42,7 +44,7 @@ def classify_sources(
         result = verdict = None
         if error is None:
             try:
-                result = classifier.classify(source, top_k, 0.0)
+                result = classifier.classify(source, top_k, 0.0, fit)
                 verdict = judge(result.top, threshold, margin)
             except ImageError as caught:
                 error = caught

@@ -27,7 +27,7 @@ class FakeClassifier:
     def __init__(self):
         self.calls = []
 
-    def classify(self, image, top_k=3, threshold=0.0):
+    def classify(self, image, top_k=3, threshold=0.0, fit=None, rotation=0):
         self.calls.append((image, top_k, threshold))
         if "broken" in image:
             raise ImageError("the image is damaged: no end")

@@ -183,7 +183,7 @@ def test_golden_vectors_that_fail_here_are_told(bundle, tmp_path):
 def test_images(bundle, folder):
     notes = []
     golden = bench_images(bundle)
-    assert golden.about == "the bundle's golden photos, 6 images of 64x96 to 333x250 pixels"
+    assert golden.about == "the bundle's golden photos, 8 images of 64x96 to 751x1003 pixels"
     assert golden.at(7) == golden.items[1]
     (folder / "cut.jpg").write_bytes((folder / "b.jpg").read_bytes()[:100])
     given = bench_images(bundle, [str(folder), "none.jpg"], note=notes.append)

@@ -36,7 +36,7 @@ def test_table_tune_and_save(edgecnn, digits, engine, tmp_path):
     )
     assert result.code == 0, result.err
     assert f"{engine[1]} int8, 1 thread " in result.out and "winner: " in result.out and "fastest first" in result.out
-    assert "the bundle's golden photos, 6 images" in result.err and "measuring (10)" in result.err
+    assert "the bundle's golden photos, 8 images" in result.err and "measuring (10)" in result.err
     reference = tomllib.loads((tmp_path / "x.toml").read_text())["reference"]
     assert reference["n"] == 10 and reference["model"].startswith("digits int8") and engine[1] in reference["versions"]
     photo = Path(__file__).parent / "photo.png"

@@ -7,9 +7,6 @@ import numpy as np
 
 from edgecnn.errors import CameraError
 
-ROTATIONS = (0, 90, 180, 270)
-"""Clockwise turns, in degrees, that make a frame upright."""
-
 
 class Frame(NamedTuple):
     """One frame: `image` is an encoded image's bytes, or a uint8 RGB array (height, width, 3).
