@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from edgecnn.boards.targets import RELEASES
 from edgecnn.errors import EmulatorError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and of how much in all (0 where nobody knows)."""
-
-RELEASES = {"bookworm": "12", "trixie": "13"}
-"""Debian's releases that boards run, by code name, and their number."""
 
 KNOWN = (
     "bullseye",
@@ -140,8 +138,19 @@ def unpack(debs: Sequence[Path], root: Path) -> None:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
+    # dpkg-deb -x would put a folder in a link's place where a package of Debian 12 has files in /lib.
+    into = [tool("tar"), "--extract", "--keep-directory-symlink", f"--directory={root}"]
     for deb in debs:
-        _call([tool("dpkg-deb"), "-x", str(deb), str(root)], f"unpack {deb.name}")
+        reader = subprocess.Popen(
+            [tool("dpkg-deb"), "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with reader:
+            done = subprocess.run(into, stdin=reader.stdout, capture_output=True, text=True)
+            said = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
+        if reader.returncode or done.returncode:
+            raise EmulatorError(
+                f"cannot unpack {deb.name}: {_reason(said or done.stderr)}. Delete it, to download it again: {deb}"
+            )
 
 
 def tool(name: str) -> str:
