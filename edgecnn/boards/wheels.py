@@ -30,6 +30,11 @@ NUMPY_1 = {"tflite_runtime": "<2"}
 """Engines that cannot work beside numpy 2."""
 
 
+def package_name(engine: str) -> str:
+    """Return an engine's package as `install` names it."""
+    return ENGINES[engine][0].replace("-", "_")
+
+
 class Requirements(NamedTuple):
     """What pip is asked for: `needs` with all that they depend on, `alone` without.
 
@@ -99,7 +104,7 @@ def install(
         progress: told of what is being brought.
 
     Returns:
-        The versions, by name.
+        The versions, by name with "_" for "-".
 
     Raises:
         EmulatorError: if there is no pip here, or it does not find them; the message has its reason.
