@@ -319,11 +319,15 @@ def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path 
         command, cwd=cwd, pass_fds=(writer,), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_plain()
     ) as process:
         os.close(writer)
-        with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
-            for line in status:
-                if match := re.match(r"dlstatus:\d+:(\d+)", line):
-                    progress(what, min(int(match[1]), 99), 100)
-        said = process.communicate()[0]
+        try:
+            with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
+                for line in status:
+                    if match := re.match(r"dlstatus:\d+:(\d+)", line):
+                        progress(what, min(int(match[1]), 99), 100)
+            said = process.communicate()[0]
+        except BaseException:  # an interruption: the download ends with it
+            process.kill()
+            raise
     if process.returncode:
         raise EmulatorError(f"apt-get cannot bring {what}: {_reason(said)}")
     progress(what, 100, 100)

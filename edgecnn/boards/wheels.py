@@ -119,7 +119,7 @@ def install(
     for platform in platforms(release):
         shared += ["--platform", platform]
     for packages, options in ((wanted.needs, []), (wanted.alone, ["--no-deps"])):
-        progress(f"wheels for Python {python} on aarch64: {', '.join(packages)}", 0, 0)
+        progress(f"wheels for Python {python} on aarch64", 0, 0)
         done = subprocess.run([*shared, *options, *packages], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr.strip()]

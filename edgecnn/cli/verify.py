@@ -104,8 +104,10 @@ def verify(
             )
         boards = boards_of(on, engines, release, sample)
         if model or (run is None and not last_run()):
-            if run or matrix or tflite_python:
-                raise typer.BadParameter("RUN, --matrix and --tflite-python belong to a run, --model to a bundle.")
+            if run or matrix or tflite_python or confident or min_agreement is not None:
+                raise typer.BadParameter(
+                    "RUN, --matrix, --tflite-python, --confident and --min-agreement belong to a run, --model to a bundle."
+                )
             verify_bundle(model, boards, data, out, json)
             return
     else:

@@ -127,7 +127,7 @@ def board_rows(boards: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 f"{item['largest_difference']:g} {item['unit']}" if ran else "-",
                 {True: "passed", False: "FAILED", None: "-"}[item["selftest"]],
                 item["error"] or ("passed" if item["passed"] else "FAILED"),
-                f"{item['engine']}, Python {item['versions']['python']}, against {item['against']} here",
+                f"{item['engine']}, Python {item['versions']['python'].partition('-')[0]}, against {item['against']} here",
             )
         )
     return rows

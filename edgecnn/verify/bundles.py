@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecnn.boards.qemu import find_qemu
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.bundle.write import write_bundle
@@ -79,6 +80,7 @@ def bundle_on_boards(
         DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
         BundleError, EmulatorError, EngineError: as `read_bundle` and `verify_on_boards`.
     """
+    find_qemu()
     bundle = read_bundle(path)
     try:
         split, described = test_images(bundle, data, progress)

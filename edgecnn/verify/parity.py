@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.boards.qemu import find_qemu
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, export_path
@@ -71,6 +72,8 @@ def verify(
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
+    if boards:
+        find_qemu()  # before what takes minutes
     test = load_test(run, dataset, progress)
     # a model that was trained elsewhere has no fake-quantized form: its int8 files are held to the float model alone
     names = ["float"] if run.imported else ["float", "fake-quantized"]
