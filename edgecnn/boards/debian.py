@@ -35,6 +35,9 @@ KNOWN = (
     "unstable",
 )
 SUITE = re.compile(rf"({'|'.join(KNOWN)})(-updates|-security|)")
+KEYRINGS = tuple(f"/usr/share/keyrings/debian-archive-keyring.{kind}" for kind in ("pgp", "gpg"))
+"""Where Debian's own keys are, in the package debian-archive-keyring."""
+
 FRESH_S = 3600
 """Lists of packages younger than this are used as they are."""
 
@@ -56,6 +59,14 @@ class Package(NamedTuple):
     name: str
     version: str
     file: str
+
+
+class _Index(NamedTuple):
+    origin: str
+    suite: str
+    uri: str
+    component: str
+    signed_by: str
 
 
 def fetch(
@@ -177,28 +188,41 @@ def host_sources(release: str) -> list[Source]:
     Raises:
         EmulatorError: if there is none.
     """
-    fields = ("ORIGIN", "RELEASE", "REPO_URI", "COMPONENT", "SIGNED_BY")
-    layout = "\t".join(f"$({field})" for field in fields)
-    said = _call(
-        [tool("apt-get"), "indextargets", "--format", layout, "Created-By: Packages"], "read this machine's apt sources"
-    )
-    rows = [line.split("\t") for line in said.splitlines()]
-    rows = [row for row in rows if len(row) == len(fields)]
-    matched = [(match, row) for row in rows if (match := SUITE.fullmatch(row[1]))]
-    if any(row[0] == "Debian" for _, row in matched):  # unknown as long as the host has no lists
-        matched = [(match, row) for match, row in matched if row[0] == "Debian"]
+    rows = _index_targets() or [
+        # A host without lists, such as a fresh container, knows neither whose an archive is nor its keyring.
+        row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))
+        for row in _index_targets("--no-release-info")
+        if row.component == "main"
+    ]
+    matched = [(match, row) for row in rows if (match := SUITE.fullmatch(row.suite))]
+    if any(row.origin == "Debian" for _, row in matched):
+        matched = [(match, row) for match, row in matched if row.origin == "Debian"]
     found: dict[tuple[str, str, str], list[str]] = {}
-    for match, (_, _, uri, component, signed_by) in matched:
-        components = found.setdefault((uri, release + match[2], signed_by), [])
-        if component not in components:
-            components.append(component)
+    for match, row in matched:
+        components = found.setdefault((row.uri, release + match[2], row.signed_by), [])
+        if row.component not in components:
+            components.append(row.component)
     if not found:
-        suites = ", ".join(sorted({row[1] for row in rows})) or "none"
+        suites = ", ".join(sorted({row.suite for row in rows})) or "none"
         raise EmulatorError(
             f"this machine's apt has no sources of Debian (its suites: {suites}). "
             "An emulated board is made of Debian's packages: use a machine with Debian 12 or 13, or a container of it."
         )
     return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in found.items()]
+
+
+def _index_targets(*options: str) -> list[_Index]:
+    """Return what the host's apt says of its sources: an entry for each suite and component."""
+    layout = "\t".join(f"$({field})" for field in ("ORIGIN", "RELEASE", "REPO_URI", "COMPONENT", "SIGNED_BY"))
+    arguments = ["indextargets", *options, "--format", layout, "Created-By: Packages"]
+    rows = (
+        line.split("\t")
+        for line in _call([tool("apt-get"), *arguments], "read this machine's apt sources").splitlines()
+    )
+    known = (
+        [re.sub(r"^\$\(.*\)$", "", value) for value in row] for row in rows
+    )  # a field without a value stands as it is
+    return [_Index(*row) for row in known if len(row) == len(_Index._fields)]
 
 
 def sources_text(sources: Sequence[Source], architecture: str = ARCHITECTURE) -> str:
