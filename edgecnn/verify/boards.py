@@ -262,7 +262,7 @@ def entry(
         "unit": model.tolerance_unit,
         "limit": model.tolerance,
         "error": found["error"],
-        "versions": {"python": system.python}
+        "versions": {"python": system.versions[f"libpython{system.python}-minimal"]}
         | {name: system.versions[name] for name in SHOWN if name in system.versions},
         "qemu": qemu_version(),
     }
