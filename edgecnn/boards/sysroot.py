@@ -193,7 +193,8 @@ def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress
         EmulatorError: if neither can.
     """
     progress(f"compile for Python {python}", 0, 0)
-    arguments = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", str(folder)]
+    shared = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    arguments = [*shared, "-x", "/(tests?|idlelib)/", str(folder)]
     host = host_python(python)
     if host:
         # Files that no Python of this version can compile, such as a test's, do not matter: what is imported compiles then.

@@ -1,5 +1,6 @@
 """What pip installs on a board, brought by this machine's pip: wheels for the board's Python and processor."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -21,7 +22,7 @@ ENGINES = {
     "tflite_runtime": ("tflite-runtime", "==2.14.0"),
     "onnxruntime": ("onnxruntime", ">=1.22"),
 }
-"""Each engine's package and the versions that edgecnn runs with, where this machine has none to give the version."""
+"""Each engine's package and the versions that edgecnn runs with."""
 
 ONLY = {"tflite_runtime": ("3.11",)}
 """Engines with wheels for some of the boards' Pythons only."""
@@ -66,22 +67,19 @@ def requirements(engine: str, python: str) -> Requirements:
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
         raise EmulatorError(f"{engine} has no wheel for Python {python}. Take another engine, or --release {releases}.")
-    base = {name: _version(name, versions) for name, versions in BASE.items()}
-    if engine in NUMPY_1:
-        base["numpy"] += f",{NUMPY_1[engine]}" if base["numpy"].startswith(">") else ""
-        if not base["numpy"].startswith("==1."):
-            base["numpy"] = f"{BASE['numpy']},{NUMPY_1[engine]}"
-    name, versions = ENGINES[engine]
-    return Requirements(tuple(f"{key}{value}" for key, value in base.items()), (f"{name}{_version(name, versions)}",))
+    needs = tuple(
+        _wanted(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "") for name, versions in BASE.items()
+    )
+    return Requirements(needs, (_wanted(*ENGINES[engine]),))
 
 
-def _version(name: str, versions: str) -> str:
-    """Return "==" and the version of a package that is installed here, else the versions that edgecnn runs with."""
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return versions
-    return f"=={found}"
+def _wanted(name: str, versions: str, limit: str = "") -> str:
+    """Return what pip is asked for: the version that is installed here, or the newest before it that has a wheel for the board."""
+    limits = [versions, limit]
+    if not versions.startswith("=="):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            limits.append(f"<={importlib.metadata.version(name).partition('+')[0]}")
+    return name + ",".join(filter(None, limits))
 
 
 def platforms(release: str) -> list[str]:

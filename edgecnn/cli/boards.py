@@ -14,7 +14,8 @@ On = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TARGET",
-        help="Run on emulated boards too: targets, with commas between or the option repeated, or all.",
+        help="Run on emulated boards too: targets, with commas between or the option repeated, or all. "
+        "What they need is made once, in ~/.cache/edgecnn/boards.",
         show_default="none",
     ),
 ]

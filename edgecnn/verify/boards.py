@@ -178,7 +178,8 @@ def model_for(manifest: Manifest, engine: str) -> ModelEntry:
 
 
 SAME_KERNELS = {"tflite_runtime": ("litert", "builtin")}
-"""An engine and provider with the kernels of one that needs an environment of its own: held against XNNPACK, it would differ by 2 LSB."""
+"""An engine and provider with the kernels of one that needs an environment of its own. Of 1,000 CIFAR-10 images tflite-runtime 2.14.0
+gave 814 other codes than LiteRT's XNNPACK, up to 2 LSB apart, on x86 and on every emulated board; and LiteRT's built-in kernels, none."""
 
 
 def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:

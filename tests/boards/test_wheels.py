@@ -17,17 +17,21 @@ def test_every_tag_up_to_the_releases_own_library():
     assert wheels.platforms("trixie")[-1] == "manylinux_2_41_aarch64"
 
 
-def test_versions_are_this_machines():
+def test_versions_are_this_machines_or_the_newest_before_with_a_wheel():
     wanted = wheels.requirements("litert", "3.13")
-    assert f"numpy=={importlib.metadata.version('numpy')}" in wanted.needs
-    assert wanted.alone == (f"ai-edge-litert=={importlib.metadata.version('ai-edge-litert')}",)
+    assert f"numpy>=1.23.2,<={importlib.metadata.version('numpy')}" in wanted.needs
+    assert wanted.alone == (f"ai-edge-litert>=2.0.2,<={importlib.metadata.version('ai-edge-litert')}",)
 
 
-@pytest.mark.parametrize(("here", "numpy"), [("2.4.6", "numpy>=1.23.2,<2"), ("1.26.4", "numpy==1.26.4")])
-def test_tflite_runtime_gets_numpy_1(monkeypatch, here, numpy):
-    monkeypatch.setattr(wheels, "_version", lambda name, versions: f"=={here}" if name == "numpy" else versions)
+def test_a_build_of_ones_own_counts_as_its_version(monkeypatch):
+    monkeypatch.setattr(wheels.importlib.metadata, "version", lambda name: "1.32.0+own")
+    assert wheels.requirements("onnxruntime", "3.13").alone == ("onnxruntime>=1.22,<=1.32.0",)
+
+
+def test_tflite_runtime_gets_numpy_1(monkeypatch):
+    monkeypatch.setattr(wheels.importlib.metadata, "version", lambda name: "2.4.6")
     wanted = wheels.requirements("tflite_runtime", "3.11")
-    assert numpy in wanted.needs and wanted.alone == ("tflite-runtime==2.14.0",)
+    assert "numpy>=1.23.2,<2,<=2.4.6" in wanted.needs and wanted.alone == ("tflite-runtime==2.14.0",)
 
 
 def test_tflite_runtime_has_no_wheel_for_a_newer_python():
