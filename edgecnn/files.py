@@ -112,6 +112,12 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise OutputExistsError(f"{path} exists. Add --force to replace it, or name another output with --out.")
 
 
+def cache_home() -> Path:
+    """Return the folder for what can be made or downloaded again: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn. It may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "edgecnn"
+
+
 def data_folder(name: str) -> Path:
     """Find a folder that travels with the package: `targets` or `models`.
 

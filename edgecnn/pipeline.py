@@ -1,15 +1,12 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
@@ -36,7 +33,7 @@ from edgecnn.train.loop import TrainProgress
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
-from edgecnn.verify.golden import golden_images, golden_outputs, golden_photos
+from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -168,29 +165,18 @@ def bundle_stage(
         "parity.json": canonical_json(report).encode(),
         "recipe.toml": to_toml(run.public_recipe).encode(),
     }
-    models = []
+    models: list[Exported] = []
     for item in report["models"]:
         if item["format"] == "keras":
             continue
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
             raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
-        golden = golden_outputs(data, item["format"], contract, images, item["precision"])
-        entry = ModelEntry(
-            file=f"models/{item['precision']}.{item['format']}",
-            format=item["format"],
-            precision=item["precision"],
-            golden=f"golden/{item['precision']}.{item['format']}.npy",
-            tolerance=golden.tolerance,
-            tolerance_unit=golden.unit,
-            tolerance_reason=golden.reason,
-            golden_engine=golden.engine,
-        )
-        models.append(entry)
-        files |= {entry.file: data, entry.golden: npy(golden.outputs)}
+        models.append(Exported(item["format"], item["precision"], data))
+    entries, model_files = golden_models(models, contract, images)
     info = run.info
     defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
-    calibrated = any(needs_calibration(run, model.precision) for model in models)
+    calibrated = any(needs_calibration(run, model.precision) for model in entries)
     chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
     encoded, golden_encoded = golden_photos(contract)
     manifest = Manifest(
@@ -198,7 +184,7 @@ def bundle_stage(
         title=info["data"]["title"],
         labels=tuple(info["data"]["labels"]),
         input=contract,
-        models=tuple(models),
+        models=entries,
         defaults={format_: file for format_, file in defaults.items() if file},
         golden_images=golden_encoded,
         **chosen,
@@ -213,16 +199,9 @@ def bundle_stage(
         },
     )
     path = out or bundle_path(run)
-    digest = write_bundle(path, manifest, files | encoded, force=force)
+    digest = write_bundle(path, manifest, files | model_files | encoded, force=force)
     write_atomic(run.file(CARD), card(run, report, confidence))
     return path, digest
-
-
-def npy(array: np.ndarray) -> bytes:
-    """Return an array as the bytes of an .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 class Stages:

@@ -2,22 +2,25 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecnn.errors import RecipeError, UnknownNameError, nearest
+from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
 
 ARCHITECTURES = ("aarch64", "x86_64")
+RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
+"""Debian's releases that boards run, 12 and 13 by their code names, and the Python of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
-    """How QEMU plays the board: `cpu` is qemu-aarch64's name for its processor."""
+    """How QEMU plays the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it, one of RELEASES."""
 
     cpu: str
+    release: str = "trixie"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,36 @@ def read_target(path: Path) -> Target:
         raise RecipeError(f"{path}: name must be that of the file, received {target.name!r}")
     if target.arch not in ARCHITECTURES:
         raise RecipeError(f"{path}: arch must be one of {', '.join(ARCHITECTURES)}, received {target.arch!r}")
+    if target.emulator and target.emulator.release not in RELEASES:
+        raise RecipeError(
+            f"{path}: [emulator] release must be one of {', '.join(RELEASES)}, received {target.emulator.release!r}"
+        )
     return target
+
+
+def emulated_targets(names: Sequence[str]) -> list[Target]:
+    """Return the targets of some names, each once; "all" stands for every one that can be emulated.
+
+    Args:
+        names: of targets with an [emulator] table, several of them in one string with commas between, or "all".
+
+    Raises:
+        UnknownNameError: if there is no such target; the message gives the nearest.
+        EmulatorError: if it cannot be emulated; the message says which can.
+    """
+    able = {target.name: target for target in list_targets() if target.emulator}
+    chosen: dict[str, Target] = {}
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if name == "all":
+            chosen |= able
+        elif name in able:
+            chosen[name] = able[name]
+        else:
+            load_target(name)
+            raise EmulatorError(
+                f"{name} cannot be emulated: it has no [emulator] table. Known: {', '.join(able)}, all."
+            )
+    return list(chosen.values())
 
 
 def _values(kind: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgecnn.cli.boards import BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.workstation import Json, MaxDrop, RunArgument
 
@@ -55,7 +56,10 @@ def verify(
         Path | None, typer.Option(metavar="FILE", help="The other model.", show_default="none")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images of two models: a dataset's name, a folder or zip.", show_default="none")
+        str | None,
+        typer.Option(
+            help="Images of two models, or of --model: a dataset's name, a folder or zip.", show_default="none"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="test|all", help="Which of the images of --data.")] = "test",
     input_scale: Annotated[
@@ -66,22 +70,48 @@ def verify(
         int, typer.Option(help="As above; -128 with scale 1/255 is the range 0 to 1, with scale 1 the pixel itself.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report of two models here.", show_default="nowhere")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the report of two models, or of --model, here.", show_default="nowhere"
+        ),
     ] = None,
+    on: On = None,
+    engines: Engines = None,
+    release: Release = None,
+    sample: Sample = 1000,
+    model: BoardModel = None,
     json: Json = False,
 ) -> None:
     """Compare a run's exports with its float and fake-quantized models, on the test split.
 
     Writes parity.json into the run, and exits with 14 if a comparison fails the gate. With --reference and --candidate it
-    compares any two models instead, and needs no run.
+    compares any two models instead, and needs no run. With --on it runs the exports on emulated boards too, by the packages
+    that a board would install; where there is no run here, or with --model, it runs a bundle on the boards and nothing else.
 
     \b
     Examples:
       edgecnn verify --max-drop 0.5 --confident --min-agreement 0.985
       edgecnn verify --matrix --tflite-python venv/bin/python
       edgecnn verify --layers
+      edgecnn verify --on rpi-zero2w,rpi3,rpi4,rpi5
+      edgecnn verify --on rpi4 --model cats.edgecnn --data cats/ --engines all --release bookworm
       edgecnn verify --reference a.tflite --candidate b.onnx --data photos/ --input-scale 0.00392157 --input-zero-point -128
     """
+    if on or model or engines or release:
+        if reference or candidate or layers or not on:
+            raise typer.BadParameter(
+                "--engines, --release and --model belong to --on, which goes with neither two models nor --layers."
+            )
+        boards = boards_of(on, engines, release, sample)
+        if model or (run is None and not last_run()):
+            if run or matrix or tflite_python or confident or min_agreement is not None:
+                raise typer.BadParameter(
+                    "RUN, --matrix, --tflite-python, --confident and --min-agreement belong to a run, --model to a bundle."
+                )
+            verify_bundle(model, boards, data, out, json)
+            return
+    else:
+        boards = None
     two = {"--reference": reference, "--candidate": candidate, "--data": data}
     missing = [name for name, value in two.items() if value is None]
     if missing and len(missing) < len(two):
@@ -120,7 +150,7 @@ def verify(
 
                 write_atomic(out, canonical_json(report))
         else:
-            report = verify_run(run, gate, matrix or tflite_python is not None, tflite_python, reporter.working)
+            report = verify_run(run, gate, matrix or tflite_python is not None, tflite_python, boards, reporter.working)
     if json:
         emit_json(report)
     else:
@@ -128,7 +158,9 @@ def verify(
     require_parity(report)
 
 
-def verify_run(path: Path | None, gate: Any, matrix: bool, tflite_python: Path | None, progress: Any) -> dict[str, Any]:
+def verify_run(
+    path: Path | None, gate: Any, matrix: bool, tflite_python: Path | None, boards: Any, progress: Any
+) -> dict[str, Any]:
     """Open a run and its data, and verify it."""
     from edgecnn.data import open_dataset
     from edgecnn.runs import open_run
@@ -137,11 +169,13 @@ def verify_run(path: Path | None, gate: Any, matrix: bool, tflite_python: Path |
     opened = open_run(path)
     note(f"run {opened.path}")
     dataset = open_dataset(opened.recipe.data, progress=progress)
-    return verify_exports(opened, dataset, gate=gate, matrix=matrix, tflite_python=tflite_python, progress=progress)
+    return verify_exports(
+        opened, dataset, gate=gate, matrix=matrix, tflite_python=tflite_python, boards=boards, progress=progress
+    )
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print a parity report: the table, what each comparison found, the first flipped images and the matrix."""
+    """Print a parity report: the table, what each comparison found, the first flipped images, the matrix and the boards."""
     from edgecnn.report import table
 
     data = report["data"]
@@ -153,6 +187,8 @@ def print_report(report: dict[str, Any]) -> None:
         print(line)
     if report["matrix"]:
         print(f"\n{table.matrix_table(report)}")
+    if report["boards"]:
+        print(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report['boards']))}")
 
 
 def print_layers(path: Path | None, json: bool) -> None:

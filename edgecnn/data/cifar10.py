@@ -17,9 +17,9 @@ import numpy as np
 
 from edgecnn.data.download import Remote, fetch
 from edgecnn.data.listing import Item, Listing, Meter, Progress, array_items, held
-from edgecnn.data.places import VARIABLE, cache_home, data_home
+from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
-from edgecnn.files import sha256_file
+from edgecnn.files import cache_home, sha256_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE = "cifar-10-python.tar.gz"

@@ -15,9 +15,9 @@ import numpy as np
 
 from edgecnn.data.download import Remote, fetch
 from edgecnn.data.listing import Item, Listing, Meter, Progress, array_items, held
-from edgecnn.data.places import VARIABLE, cache_home, data_home
+from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
-from edgecnn.files import sha256
+from edgecnn.files import cache_home, sha256
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 

@@ -20,9 +20,3 @@ def data_home() -> Path | None:
     if not os.path.isdir(text):
         raise DatasetError(f"{VARIABLE} is {text!r}, which is not a folder. Unset it, or set it to one with datasets.")
     return Path(text)
-
-
-def cache_home() -> Path:
-    """Return the folder for downloads: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn. It may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "edgecnn"

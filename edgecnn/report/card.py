@@ -1,12 +1,14 @@
 """The model card: what a model is, what it was measured at and how to make it again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgecnn.recipe import to_toml
 from edgecnn.report.table import (
+    BOARD_HEADINGS,
     COMPARISON_HEADINGS,
     HEADINGS,
+    board_rows,
     comparison_rows,
     conversion_lines,
     markdown_table,
@@ -66,6 +68,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         f"- Times: {report['timing']}; {report['machine']}.",
         f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
         "",
+        *boards_section(report.get("boards", ())),
         "## Made with",
         "",
         ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items())) + ".",
@@ -79,6 +82,17 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         "",
     ]
     return "\n".join(lines)
+
+
+def boards_section(boards: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines on emulated boards; none without a board."""
+    if not boards:
+        return []
+    text = (
+        "The runtime and the packages that a board would install, on its processor as QEMU emulates it; accuracy, agreement and "
+        "differences are against this machine, on a sample of the test split."
+    )
+    return ["## On emulated boards", "", text, "", markdown_table(BOARD_HEADINGS, board_rows(boards)), ""]
 
 
 def tested_line(tested: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of a parity report: models, comparisons, flipped images and the matrix."""
+"""The tables of a parity report: models, comparisons, flipped images, the matrix and the boards."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,6 +101,36 @@ def matrix_table(report: Mapping[str, Any]) -> str:
         rows.append((f"({number})", f"{item['accuracy']:.2%}", *cells, item["name"]))
     notes = [f"{item['name']} did not run: {item['note']}" for item in report["matrix"] if item["accuracy"] is None]
     return "\n".join([text_table(headings, rows), *notes])
+
+
+BOARD_HEADINGS = (
+    "board", "images", "accuracy", "here", "agreement", "rows that differ", "largest difference", "self-test", "gate", "engine"
+)  # fmt: skip
+
+
+def board_rows(boards: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return emulated boards as rows of text under BOARD_HEADINGS; what is not known stands as a dash."""
+    rows: list[tuple[str, ...]] = []
+    for item in boards:
+        share = {
+            key: "-" if item[key] is None else f"{item[key]:.2%}" for key in ("accuracy", "accuracy_here", "agreement")
+        }
+        ran = item["largest_difference"] is not None
+        rows.append(
+            (
+                f"{item['target']} ({item['cpu']})",
+                f"{item['images']:,}" + ("" if item["split"] == "test" else " golden"),
+                share["accuracy"],
+                share["accuracy_here"],
+                share["agreement"],
+                f"{item['rows_that_differ']:,}" if ran else "-",
+                f"{item['largest_difference']:g} {item['unit']}" if ran else "-",
+                {True: "passed", False: "FAILED", None: "-"}[item["selftest"]],
+                item["error"] or ("passed" if item["passed"] else "FAILED"),
+                f"{item['engine']}, Python {item['versions']['python'].partition('-')[0]}, against {item['against']} here",
+            )
+        )
+    return rows
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgecnn.errors import ParityError
+from edgecnn.errors import EmulatorError, ParityError
 
 MAX_DROP = 1.0
 """Default of the gate, in percentage points of accuracy."""
@@ -78,7 +78,7 @@ ADVICE = {
 
 
 def require_parity(report: Mapping[str, Any]) -> None:
-    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do."""
+    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`."""
     comparisons: Sequence[Mapping[str, Any]] = report["comparisons"]
     failed = [comparison for comparison in comparisons if not comparison["passed"]]
     if failed:
@@ -87,4 +87,35 @@ def require_parity(report: Mapping[str, Any]) -> None:
         raise ParityError(
             f"{first['candidate']} does not answer as {first['reference']} does: it {found} (limit: {first['limit']}); "
             f"{len(failed)} of {len(comparisons)} comparisons failed. {ADVICE[first['kind']]}"
+        )
+    require_boards(report.get("boards", ()))
+
+
+def require_boards(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise an error for the first board that failed, naming the engine and what to do.
+
+    Raises:
+        EmulatorError: if a process ended on a board: its packages do not run there.
+        ParityError: if it answers otherwise than this machine, or its self-test failed.
+    """
+    failed = [entry for entry in entries if not entry["passed"]]
+    ended = [entry for entry in failed if entry["error"]]
+    others = f" ({len(failed)} of {len(entries)} failed)" if len(entries) > 1 else ""
+    if ended:
+        first = ended[0]
+        raise EmulatorError(
+            f"{first['engine']} on {first['target']}: {first['error']}{others}. "
+            "This build does not run on that processor: install another version of it, or take another engine (--engines)."
+        )
+    if failed:
+        first = failed[0]
+        found = "its self-test failed"
+        if "largest_difference" in first["failed"]:
+            found = (
+                f"it differs from {first['against']} here by {first['largest_difference']:g} {first['unit']} "
+                f"({first['limit']:g} allowed)"
+            )
+        raise ParityError(
+            f"{first['engine']} on {first['target']} ({first['cpu']}) does not answer as the bundle says: {found}{others}. "
+            "Take another version of the engine, or another engine (--engines)."
         )

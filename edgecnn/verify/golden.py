@@ -1,13 +1,14 @@
 """Golden vectors: images and the outputs that every device must give for them."""
 
 import io
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from edgecnn import images as pixels
-from edgecnn.bundle.manifest import GoldenImage, InputContract
+from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
 from edgecnn.files import sha256
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
@@ -29,6 +30,50 @@ class Golden(NamedTuple):
     unit: str
     reason: str
     engine: str
+
+
+class Exported(NamedTuple):
+    """An exported model: its format, its precision and its file's bytes."""
+
+    format: str
+    precision: str
+    data: bytes
+
+
+def golden_models(
+    exports: Iterable[Exported], contract: InputContract, images: np.ndarray
+) -> tuple[tuple[ModelEntry, ...], dict[str, bytes]]:
+    """Return a bundle's entries for exported models, and its files by name: the models, and what each answers to the golden images.
+
+    Args:
+        exports: the models.
+        contract: their input.
+        images: from `golden_images`.
+    """
+    entries: list[ModelEntry] = []
+    files: dict[str, bytes] = {}
+    for export in exports:
+        golden = golden_outputs(export.data, export.format, contract, images, export.precision)
+        entry = ModelEntry(
+            file=f"models/{export.precision}.{export.format}",
+            format=export.format,
+            precision=export.precision,
+            golden=f"golden/{export.precision}.{export.format}.npy",
+            tolerance=golden.tolerance,
+            tolerance_unit=golden.unit,
+            tolerance_reason=golden.reason,
+            golden_engine=golden.engine,
+        )
+        entries.append(entry)
+        files |= {entry.file: export.data, entry.golden: npy(golden.outputs)}
+    return tuple(entries), files
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return an array as the bytes of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:

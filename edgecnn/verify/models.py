@@ -72,6 +72,7 @@ def verify_models(
         },
         **judged(gate, answers, [comparison], splits[0]),
         "matrix": [],
+        "boards": [],
         "confidence": None,
     }
 

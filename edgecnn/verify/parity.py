@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.boards.qemu import find_qemu
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import CONFIDENCE, PARITY, Run
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
+from edgecnn.verify.boards import OnBoards
+from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.calibration import expected_calibration_error
 from edgecnn.verify.confidence import confidence_figures
 from edgecnn.verify.gate import Gate
@@ -42,6 +45,7 @@ def verify(
     gate: Gate = Gate(),
     matrix: bool = False,
     tflite_python: Path | None = None,
+    boards: OnBoards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Compare a run's exports with its float and fake-quantized models and write `parity.json`.
@@ -55,6 +59,7 @@ def verify(
         gate: the limits.
         matrix: whether every engine that can run the int8 models is compared with every other.
         tflite_python: the Python of an environment with tflite-runtime, for the matrix.
+        boards: emulated boards that the exports are run on.
         progress: called with the model's name, images done and images in all.
 
     Returns:
@@ -62,10 +67,13 @@ def verify(
 
     Raises:
         RunError: if nothing was exported or the test split has changed.
+        EmulatorError: if boards were asked for and cannot be emulated here.
     """
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
+    if boards:
+        find_qemu()  # before what takes minutes
     test = load_test(run, dataset, progress)
     # a model that was trained elsewhere has no fake-quantized form: its int8 files are held to the float model alone
     names = ["float"] if run.imported else ["float", "fake-quantized"]
@@ -84,7 +92,8 @@ def verify(
         if candidate.precision.startswith("int8"):
             comparisons += [compared("conversion", fake, candidate, test, labels, gate) for fake in fakes]
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else []
-    report = {
+    on_boards = run_on_boards(run, exports, test, boards, progress) if boards else []
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "run": run.name,
         "data": {
@@ -96,8 +105,10 @@ def verify(
         },
         **judged(gate, (float_, *fakes, *candidates), comparisons, test),
         "matrix": rows,
+        "boards": on_boards,
         "confidence": confidence(run, candidates, test.classes),
     }
+    report["passed"] = report["passed"] and all(row["passed"] for row in on_boards)
     write_atomic(run.file(PARITY), canonical_json(report))
     return report
 

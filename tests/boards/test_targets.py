@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgecnn.boards.targets import list_targets, load_target, read_target
-from edgecnn.errors import RecipeError, UnknownNameError
+from edgecnn.boards.targets import RELEASES, emulated_targets, list_targets, load_target, read_target
+from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError
 from edgecnn.runtime.engines import ENGINES
 
 BOARDS = ("rpi-zero2w", "rpi3", "rpi4", "rpi5")
@@ -57,6 +57,21 @@ def test_unknown_target():
         load_target("rpi44")
 
 
+def test_those_to_be_emulated():
+    assert [target.name for target in emulated_targets(["rpi5, rpi3", "rpi5"])] == ["rpi5", "rpi3"]
+    assert {target.name for target in emulated_targets(["all"])} == set(BOARDS)
+    with pytest.raises(UnknownNameError, match="Did you mean 'rpi4'"):
+        emulated_targets(["rpi5,rpi44"])
+    with pytest.raises(EmulatorError, match=r"cuda cannot be emulated.*rpi4"):
+        emulated_targets(["cuda"])
+
+
+def test_the_debian_of_an_emulated_board(read):
+    assert read(PLAIN + '[emulator]\ncpu = "cortex-a53"').emulator.release == "trixie"
+    assert read(PLAIN + '[emulator]\ncpu = "cortex-a53"\nrelease = "bookworm"').emulator.release == "bookworm"
+    assert set(RELEASES) == {"bookworm", "trixie"}
+
+
 @pytest.fixture
 def read(tmp_path):
     def call(text):
@@ -89,6 +104,7 @@ def test_optional_tables(read):
         (PLAIN + "emulator = 3", "emulator must be a table"),
         (PLAIN + "[emulator]\nspeed = 3", "unknown key speed"),
         (PLAIN + "[emulator]", "the key cpu is missing"),
+        (PLAIN + '[emulator]\ncpu = "max"\nrelease = "sid"', "[emulator] release must be one of bookworm, trixie"),
         (PLAIN + REFERENCE.replace('"2.3.0"', "2.3"), "versions must be a table of strings"),
         (PLAIN + REFERENCE.replace("n = 1000", ""), "the key n is missing"),
         ("title", "not a TOML file"),

@@ -195,4 +195,7 @@ def test_selftest_that_fails(command, root, folder):
 
 def test_targets(command):
     assert b"Raspberry Pi Zero 2 W" in command("targets").stdout
-    assert json.loads(command("targets", "--json").stdout)["rpi4"]["emulator"] == {"cpu": "cortex-a72"}
+    assert json.loads(command("targets", "--json").stdout)["rpi4"]["emulator"] == {
+        "cpu": "cortex-a72",
+        "release": "trixie",
+    }

@@ -62,7 +62,7 @@ ENGINES = {
         "ai_edge_litert",
         "pip install ai-edge-litert",
         "tflite",
-        ("cpu", "reference"),
+        ("cpu", "reference", "builtin"),
     ),
     "tflite_runtime": EngineKind(
         "edgecnn.runtime.engines.tflite_runtime:TFLiteRuntime",

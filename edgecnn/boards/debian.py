@@ -1,0 +1,378 @@
+"""Debian's packages for a board, by name: resolved, downloaded and unpacked without root, by an apt of its own.
+
+The apt has its own lists, cache and (empty) list of installed packages in a folder; where packages come from, the keys that prove
+them and the proxies are the host's. Only the release is another: Debian 12 and 13 live in the same archive.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecnn.boards.targets import RELEASES
+from edgecnn.errors import EmulatorError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it is done, and of how much in all (0 where nobody knows)."""
+
+KNOWN = (
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "stable",
+    "oldstable",
+    "oldoldstable",
+    "testing",
+    "sid",
+    "unstable",
+)
+SUITE = re.compile(rf"({'|'.join(KNOWN)})(-updates|-security|)")
+KEYRINGS = tuple(f"/usr/share/keyrings/debian-archive-keyring.{kind}" for kind in ("pgp", "gpg"))
+"""Where Debian's own keys are, in the package debian-archive-keyring."""
+
+FRESH_S = 3600
+"""Lists of packages younger than this are used as they are."""
+
+ARCHITECTURE = "arm64"
+
+
+class Source(NamedTuple):
+    """One archive of packages: where it is, the suite and components there, and the host's keyring for it ("" for the host's own)."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str
+
+
+class Package(NamedTuple):
+    """A package as it is in the archive now; `file` is what apt calls its .deb."""
+
+    name: str
+    version: str
+    file: str
+
+
+class _Index(NamedTuple):
+    origin: str
+    suite: str
+    uri: str
+    component: str
+    signed_by: str
+
+
+def fetch(
+    packages: Sequence[str],
+    release: str,
+    cache: Path,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    dependencies: bool = True,
+    architecture: str = ARCHITECTURE,
+) -> list[Path]:
+    """Download packages, and what they depend on, from Debian's archive; those that are in the cache stay.
+
+    Args:
+        packages: names, such as "python3.13-minimal"; versions are the archive's own.
+        release: one of RELEASES.
+        cache: a folder for lists and packages, made if need be.
+        progress: told of the packages downloaded, in percent.
+        dependencies: whether what the packages depend on is downloaded too (what they only recommend is not).
+        architecture: Debian's name of the board's.
+
+    Returns:
+        The .deb files, named NAME_VERSION_ARCHITECTURE.deb.
+
+    Raises:
+        EmulatorError: if the host has no apt or no sources of Debian, or the archive has no such package.
+    """
+    with _private(release, cache, architecture, progress) as apt:
+        chosen = apt.resolve(packages)
+        if not dependencies:
+            chosen = [package for package in chosen if package.name in packages]
+        apt.download(chosen, progress)
+        return [apt.archives / package.file for package in chosen]
+
+
+def resolve(
+    packages: Sequence[str],
+    release: str,
+    cache: Path,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    architecture: str = ARCHITECTURE,
+) -> list[Package]:
+    """Return packages and all that they depend on, with the archive's present versions; nothing but lists is downloaded.
+
+    Args and errors: as of `fetch`.
+    """
+    with _private(release, cache, architecture, progress) as apt:
+        return apt.resolve(packages)
+
+
+def depends(
+    package: str,
+    release: str,
+    cache: Path,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    architecture: str = ARCHITECTURE,
+) -> list[str]:
+    """Return the names of the packages that a package depends on directly: how linux-image-arm64 names the present kernel.
+
+    Args and errors: as of `fetch`.
+    """
+    with _private(release, cache, architecture, progress) as apt:
+        said = apt.run("apt-cache", ["depends", "--important", package])
+        return re.findall(r"^ *\|?(?:Pre)?Depends: ([^<\s]+)$", said, re.MULTILINE)
+
+
+def unpack(debs: Sequence[Path], root: Path) -> None:
+    """Unpack packages into a folder as their files lie in a machine; no script of theirs is run.
+
+    Args:
+        debs: from `fetch`.
+        root: the folder, made if need be.
+
+    Raises:
+        EmulatorError: if dpkg-deb is missing or cannot read a package.
+    """
+    for name in ("bin", "lib", "sbin"):  # before any package: Debian has had them below usr/ since 12
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        if not (root / name).is_symlink():
+            (root / name).symlink_to(f"usr/{name}")
+    # dpkg-deb -x would put a folder in a link's place where a package of Debian 12 has files in /lib.
+    into = [tool("tar"), "--extract", "--keep-directory-symlink", f"--directory={root}"]
+    for deb in debs:
+        reader = subprocess.Popen(
+            [tool("dpkg-deb"), "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with reader:
+            done = subprocess.run(into, stdin=reader.stdout, capture_output=True, text=True)
+            said = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
+        if reader.returncode or done.returncode:
+            raise EmulatorError(
+                f"cannot unpack {deb.name}: {_reason(said or done.stderr)}. Delete it, to download it again: {deb}"
+            )
+
+
+def tool(name: str) -> str:
+    """Return the path of one of Debian's tools.
+
+    Raises:
+        EmulatorError: if it is not there: the host is no Debian.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise EmulatorError(
+            f"{name} is not on this machine: an emulated board is made of Debian's packages, by Debian's own tools. "
+            "Use a machine with Debian 12 or 13 (packages apt, dpkg), or a container of it."
+        )
+    return path
+
+
+def host_sources(release: str) -> list[Source]:
+    """Return the host's own archives of Debian, each with the release in place of the host's.
+
+    apt itself reads the host's files, one-line and deb822 style alike. Other archives of the host (of other distributions, of
+    single programs) are left out, backports too.
+
+    Raises:
+        EmulatorError: if there is none.
+    """
+    rows = _index_targets() or [
+        # A host without lists, such as a fresh container, knows neither whose an archive is nor its keyring.
+        row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))
+        for row in _index_targets("--no-release-info")
+        if row.component == "main"
+    ]
+    matched = [(match, row) for row in rows if (match := SUITE.fullmatch(row.suite))]
+    if any(row.origin == "Debian" for _, row in matched):
+        matched = [(match, row) for match, row in matched if row.origin == "Debian"]
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for match, row in matched:
+        components = found.setdefault((row.uri, release + match[2], row.signed_by), [])
+        if row.component not in components:
+            components.append(row.component)
+    if not found:
+        suites = ", ".join(sorted({row.suite for row in rows})) or "none"
+        raise EmulatorError(
+            f"this machine's apt has no sources of Debian (its suites: {suites}). "
+            "An emulated board is made of Debian's packages: use a machine with Debian 12 or 13, or a container of it."
+        )
+    return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in found.items()]
+
+
+def _index_targets(*options: str) -> list[_Index]:
+    """Return what the host's apt says of its sources: an entry for each suite and component."""
+    layout = "\t".join(f"$({field})" for field in ("ORIGIN", "RELEASE", "REPO_URI", "COMPONENT", "SIGNED_BY"))
+    arguments = ["indextargets", *options, "--format", layout, "Created-By: Packages"]
+    rows = (
+        line.split("\t")
+        for line in _call([tool("apt-get"), *arguments], "read this machine's apt sources").splitlines()
+    )
+    known = (
+        [re.sub(r"^\$\(.*\)$", "", value) for value in row] for row in rows
+    )  # a field without a value stands as it is
+    return [_Index(*row) for row in known if len(row) == len(_Index._fields)]
+
+
+def sources_text(sources: Sequence[Source], architecture: str = ARCHITECTURE) -> str:
+    """Return sources as the text of a deb822 file."""
+    stanzas = []
+    for source in sources:
+        lines = [
+            "Types: deb", f"URIs: {source.uri}", f"Suites: {source.suite}", f"Components: {' '.join(source.components)}",
+            f"Architectures: {architecture}",
+        ]  # fmt: skip
+        stanzas.append("\n".join(lines + ([f"Signed-By: {source.signed_by}"] if source.signed_by else [])) + "\n")
+    return "\n".join(stanzas)
+
+
+class _Apt:
+    """An apt that keeps everything in one folder."""
+
+    def __init__(self, folder: Path, release: str, architecture: str) -> None:
+        self.folder = folder
+        self.release = release
+        self.architecture = architecture
+        self.archives = folder / "archives"
+        self.lists = folder / "lists"
+        self.stamp = folder / "updated"
+
+    def prepare(self, progress: Progress) -> None:
+        """Make the folder, and bring the lists of packages if they are not fresh."""
+        for path in (self.archives / "partial", self.lists / "partial", self.folder / "sources"):
+            path.mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").touch()
+        text = sources_text(host_sources(self.release), self.architecture)
+        listed = self.folder / "sources" / "debian.sources"
+        same = listed.exists() and listed.read_text(encoding="utf-8") == text
+        if same and self.stamp.exists() and 0 <= time.time() - self.stamp.stat().st_mtime < FRESH_S:
+            return
+        listed.write_text(text, encoding="utf-8")
+        self.run("apt-get", ["update", "--error-on=any"], progress, f"lists of Debian {self.release}")
+        self.stamp.touch()
+
+    def resolve(self, packages: Sequence[str]) -> list[Package]:
+        """Return packages and their dependencies."""
+        said = self.run("apt-get", ["install", "--simulate", "--", *packages])
+        found = re.findall(r"^Inst (\S+) \((\S+) ", said, re.MULTILINE)
+        return [
+            Package(name, version, f"{name}_{version.replace(':', '%3a')}_{kind}.deb")
+            for (name, version), kind in zip(found, re.findall(r"^Inst .*\[(\w+)\]\)", said, re.MULTILINE), strict=True)
+        ]
+
+    def download(self, packages: Sequence[Package], progress: Progress) -> None:
+        """Download packages that are not in the cache; apt checks their hashes."""
+        missing = [package for package in packages if not (self.archives / package.file).exists()]
+        if missing:
+            what = f"{len(missing)} packages of Debian {self.release}"
+            names = [f"{package.name}={package.version}" for package in missing]
+            with tempfile.TemporaryDirectory(
+                dir=self.folder
+            ) as fresh:  # what is interrupted leaves no part of a package
+                self.run("apt-get", ["download", "--", *names], progress, what, Path(fresh))
+                for package in missing:
+                    os.replace(Path(fresh) / package.file, self.archives / package.file)
+
+    def run(
+        self,
+        command: str,
+        arguments: Sequence[str],
+        progress: Progress | None = None,
+        what: str = "",
+        cwd: Path | None = None,
+    ) -> str:
+        """Run an apt command here and return what it printed; with a progress, apt's own figures go there."""
+        options = {
+            "APT::Architecture": self.architecture,
+            "APT::Architectures": self.architecture,
+            "APT::Install-Recommends": "false",
+            "APT::Sandbox::User": "",  # the user of the host's apt cannot write here
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Debug::NoLocking": "true",  # `_private` holds a lock
+            "Dir::Cache": str(self.folder),
+            "Dir::Cache::archives": f"{self.archives}/",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": str(self.folder / "sources"),
+            "Dir::State": str(self.folder),
+            "Dir::State::lists": f"{self.lists}/",
+            "Dir::State::status": str(self.folder / "status"),
+        }
+        arguments = [tool(command), *(f"-o{key}={value}" for key, value in options.items()), *arguments]
+        if progress is None:
+            return _call(arguments, f"resolve packages of Debian {self.release}")
+        return _watched(arguments, what, progress, cwd)
+
+
+@contextlib.contextmanager
+def _private(release: str, cache: Path, architecture: str, progress: Progress) -> Iterator[_Apt]:
+    """Open the private apt of a release, alone: another process that wants it waits."""
+    import fcntl  # here, as Windows has none
+
+    if release not in RELEASES:
+        raise EmulatorError(f"no release {release!r} of Debian for boards. Known: {', '.join(RELEASES)}.")
+    tool("apt-get")
+    folder = cache / "apt" / f"{release}-{architecture}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        apt = _Apt(folder, release, architecture)
+        apt.prepare(progress)
+        yield apt
+
+
+def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path | None) -> str:
+    """Run apt-get and pass on the percentage that it gives on a file descriptor of its own."""
+    progress(what, 0, 100)
+    reader, writer = os.pipe()
+    command = [arguments[0], f"-oAPT::Status-Fd={writer}", *arguments[1:]]
+    with subprocess.Popen(
+        command, cwd=cwd, pass_fds=(writer,), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_plain()
+    ) as process:
+        os.close(writer)
+        try:
+            with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
+                for line in status:
+                    if match := re.match(r"dlstatus:\d+:(\d+)", line):
+                        progress(what, min(int(match[1]), 99), 100)
+            said = process.communicate()[0]
+        except BaseException:  # an interruption: the download ends with it
+            process.kill()
+            raise
+    if process.returncode:
+        raise EmulatorError(f"apt-get cannot bring {what}: {_reason(said)}")
+    progress(what, 100, 100)
+    return said
+
+
+def _call(arguments: Sequence[str], what: str) -> str:
+    """Run one of Debian's tools and return what it printed."""
+    done = subprocess.run(arguments, capture_output=True, text=True, env=_plain())
+    if done.returncode:
+        raise EmulatorError(f"{Path(arguments[0]).name} cannot {what}: {_reason(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _plain() -> dict[str, str]:
+    """Return an environment in which the tools speak English, as their output is read."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def _reason(said: str) -> str:
+    """Return the first error that a tool printed."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E:", "dpkg-deb: error"))]
+    return (errors or lines[-1:] or ["it printed nothing"])[0].removeprefix("E: ")

@@ -1,0 +1,136 @@
+"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where they are at hand."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecnn.boards.qemu import find_qemu
+from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.write import write_bundle
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
+from edgecnn.export import export_path
+from edgecnn.recipe import DataRecipe, build_recipe, merge
+from edgecnn.runs import Run
+from edgecnn.verify.answers import Progress, input_contract
+from edgecnn.verify.boards import OnBoards, verify_on_boards
+from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.versions import library_versions, processor
+
+SCHEMA = "edgecnn.boards/1"
+
+
+def run_on_boards(
+    run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run a run's exports on boards, in a bundle as `edgecnn bundle` would make it, but for the report, which does not exist yet.
+
+    Args:
+        run: a trained run.
+        exports: format and precision of each export.
+        split: the test images.
+        boards: which boards, and what there.
+        progress: told of the work.
+
+    Returns and raises: as `verify_on_boards`.
+    """
+    contract, images = input_contract(run), golden_images(input_contract(run))
+    models = [Exported(*export, export_path(run, *export).read_bytes()) for export in exports]
+    entries, files = golden_models(models, contract, images)
+    encoded, golden_encoded = golden_photos(contract)
+    manifest = Manifest(
+        name=run.name,
+        title=run.info["data"]["title"],
+        labels=tuple(run.info["data"]["labels"]),
+        input=contract,
+        models=entries,
+        defaults={},
+        golden_images=golden_encoded,
+        provenance={"run": run.name},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{run.name}.edgecnn"
+        write_bundle(path, manifest, {"golden/inputs.npy": npy(images)} | files | encoded)
+        return verify_on_boards(read_bundle(path), split, boards, progress)
+
+
+def bundle_on_boards(
+    path: Path,
+    boards: OnBoards,
+    *,
+    data: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Run a bundle on boards, on the test images that it was verified with where they are at hand, else on its golden images.
+
+    Args:
+        path: an .edgecnn file.
+        boards: which boards, and what there.
+        data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
+        note: told why golden images are used.
+        progress: told of the work.
+
+    Returns:
+        The report, in the form of `$defs/boards_report` in `parity.schema.json`.
+
+    Raises:
+        DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
+        BundleError, EmulatorError, EngineError: as `read_bundle` and `verify_on_boards`.
+    """
+    find_qemu()
+    bundle = read_bundle(path)
+    try:
+        split, described = test_images(bundle, data, progress)
+    except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
+        if data is not None:
+            raise
+        note(
+            f"{str(error).splitlines()[0]}\nno test images for {path.name}: its golden images only. Name them with --data."
+        )
+        split, described = None, None
+    rows = verify_on_boards(bundle, split, boards, progress)
+    return {
+        "schema": SCHEMA,
+        "bundle": bundle.manifest.name,
+        "bundle_sha256": bundle.sha256,
+        "data": described,
+        "boards": rows,
+        "passed": all(row["passed"] for row in rows),
+        "machine": processor(),
+        "versions": library_versions(),
+    }
+
+
+def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[Split, dict[str, Any]]:
+    """Load the test images that a bundle was verified with, and say which they are.
+
+    Raises:
+        DatasetError: if they have changed, or the bundle does not say which they were.
+    """
+    contract, said = bundle.manifest.input, bundle.manifest.provenance
+    recipe, hashes = said.get("recipe"), said.get("data", {}).get("split_hashes", {})
+    if not isinstance(recipe, dict) or "test" not in hashes:
+        raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
+    recipe_data: DataRecipe = build_recipe(merge(recipe, {"data": {"source": data}} if data is not None else {})).data
+    dataset: Dataset = open_dataset(recipe_data, progress=progress)
+    if dataset.hashes["test"] != hashes["test"]:
+        raise DatasetError(
+            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."
+        )
+    split = dataset.load(
+        ("test",),
+        height=contract.height,
+        width=contract.width,
+        channels=contract.channels,
+        stage="verify",
+        progress=progress,
+    )["test"]
+    return split, {
+        "name": dataset.name,
+        "title": dataset.title,
+        "test_images": len(split.classes),
+        "test_sha256": hashes["test"],
+    }
