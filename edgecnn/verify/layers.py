@@ -106,7 +106,8 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     validation = dataset.load(("validation",), **run.info["input"], stage="layers", progress=progress)["validation"]
     images = validation.images[:IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
-    pairs, unmatched = matched(model, read(data))
+    graph = read(data)
+    pairs, unmatched = matched(model, graph)
     if not pairs:
         raise RunError(f"{path} has no layer of {run.path}/{FLOAT_MODEL} by name. Export it again with --force.")
     taps = keras.Model(model.inputs, [model.get_layer(pair.layer).output for pair in pairs])
@@ -119,11 +120,23 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
         real = real if isinstance(real, list) else [real]
         for pair, total, values, codes in zip(pairs, sums, real, codes_of(chunk), strict=True):
             values = values.numpy().reshape(codes.shape)
+            if pair.tensor == graph.outputs[0]:
+                values, codes = within(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
             total.add(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
         progress("layers", min(start + CHUNK, len(images)), len(images))
     found = [described(pair, total) for pair, total in zip(pairs, sums, strict=True)]
     found.sort(key=lambda item: item["sqnr_db"])
     return {"images": len(images), "layers": found, "unmatched": unmatched}
+
+
+def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut logits and their codes off just inside the codes' range.
+
+    It is narrow on purpose (`edgecnn.train.ranges`): beyond it nothing is lost.
+    """
+    limits = np.iinfo(codes.dtype)
+    low, high = limits.min + 1, limits.max - 1
+    return np.clip(logits, (low - zero_point) * scale, (high - zero_point) * scale), np.clip(codes, low, high)
 
 
 def described(pair: Pair, total: Noise) -> dict[str, Any]:
