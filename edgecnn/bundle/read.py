@@ -1,15 +1,38 @@
 """Read a bundle, and refuse what cannot be proved whole."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from edgecnn.bundle.manifest import MANIFEST, Manifest, ModelEntry
-from edgecnn.bundle.write import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pack
+from edgecnn.bundle.write import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pack, pieces
 from edgecnn.errors import BundleError
 from edgecnn.files import sha256
+
+
+class Entries(Mapping[str, bytes]):
+    """Entries of a zip by name, copied out of it when they are asked for: a small board need not hold all of them twice."""
+
+    def __init__(self, data: bytes, spans: dict[str, slice]) -> None:
+        """Take a zip's bytes and where the content of each entry lies in it."""
+        self._data = memoryview(data)
+        self._spans = spans
+
+    def __getitem__(self, name: str) -> bytes:
+        return bytes(self._data[self._spans[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def views(self) -> dict[str, memoryview]:
+        """Return every entry's content without copying it."""
+        return {name: self._data[span] for name, span in self._spans.items()}
 
 
 class Bundle(NamedTuple):
@@ -17,7 +40,7 @@ class Bundle(NamedTuple):
 
     path: Path
     manifest: Manifest
-    files: dict[str, bytes]
+    files: Mapping[str, bytes]
 
     @property
     def sha256(self) -> str:
@@ -68,14 +91,16 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
     try:
         if len(data) > MAX_BYTES:
             raise BundleError(f"it has more than {MAX_BYTES:,} bytes")
-        files = _stored_entries(data)
-        if next(iter(files), None) != MANIFEST:
+        spans = _stored_entries(data)
+        if next(iter(spans), None) != MANIFEST:
             raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
-        manifest = Manifest.from_json(files.pop(MANIFEST))
-        if pack(manifest, files) != data:
+        manifest = Manifest.from_json(data[spans.pop(MANIFEST)])
+        files = Entries(data, spans)
+        views = files.views()
+        if not _consists_of(data, pieces(manifest, views)):
             raise BundleError("it is damaged, or was packed by something else than edgecnn")
         bundle = Bundle(path, manifest, files)
-        _check_files(bundle)
+        _check_files(bundle, views)
     except BundleError as error:
         raise BundleError(
             f"the bundle {path} is refused: {error}. Copy it again, or make it again with: edgecnn bundle"
@@ -83,9 +108,19 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
     return bundle
 
 
-def _stored_entries(data: bytes) -> dict[str, bytes]:
-    """Return the leading stored entries of a zip by name. Nothing is checked here but bounds: `parse_bundle` compares the whole file."""
-    files: dict[str, bytes] = {}
+def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
+    """Whether bytes are exactly these pieces, one after the other."""
+    offset = 0
+    for piece in expected:
+        if not data.startswith(bytes(piece), offset):  # two views would be compared byte by byte, which is slow
+            return False
+        offset += len(piece)
+    return offset == len(data)
+
+
+def _stored_entries(data: bytes) -> dict[str, slice]:
+    """Return where the leading stored entries of a zip lie. Nothing is checked here but bounds: `parse_bundle` compares the whole file."""
+    files: dict[str, slice] = {}
     position = 0
     while (
         data.startswith(LOCAL_MAGIC, position) and len(data) - position >= LOCAL_HEADER.size and len(files) <= MAX_FILES
@@ -95,17 +130,17 @@ def _stored_entries(data: bytes) -> dict[str, bytes]:
         position = start + size
         if position > len(data):
             raise BundleError("it is truncated")
-        files[data[start - name_length : start].decode("latin-1")] = data[start:position]
+        files[data[start - name_length : start].decode("latin-1")] = slice(start, position)
     return files
 
 
-def _check_files(bundle: Bundle) -> None:
+def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
     """Check that the entries are those that the manifest lists, with the hashes and the golden arrays that it promises."""
-    manifest, files = bundle.manifest, bundle.files
-    if manifest.files.keys() != files.keys():
-        odd = sorted(manifest.files.keys() ^ files.keys())[0]
+    manifest = bundle.manifest
+    if manifest.files.keys() != views.keys():
+        odd = sorted(manifest.files.keys() ^ views.keys())[0]
         raise BundleError(f"{odd} is {'missing' if odd in manifest.files else 'not listed in the manifest'}")
-    for name, content in files.items():
+    for name, content in views.items():
         if sha256(content) != manifest.files[name]:
             raise BundleError(f"{name} does not have the SHA-256 that the manifest gives")
     count = len(bundle.golden_inputs())

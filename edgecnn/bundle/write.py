@@ -7,7 +7,7 @@ make the file again from its content, byte for byte.
 import dataclasses
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgecnn.bundle.manifest import MANIFEST, Manifest, safe_name
@@ -75,6 +75,11 @@ def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
     Raises:
         BundleError: for a name that is not a plain relative path, or more than MAX_BYTES or MAX_FILES.
     """
+    return b"".join(pieces(manifest, files))
+
+
+def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield what `pack` returns, piece by piece; the arguments and errors are its."""
     entries = {MANIFEST: manifest.to_json(), **{name: files[name] for name in sorted(files)}}
     unsafe = next((name for name in files if not safe_name(name) or name == MANIFEST), None)
     if unsafe is not None:
@@ -84,15 +89,15 @@ def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
         raise BundleError(
             f"the bundle would hold {size:,} bytes in {len(entries):,} files; at most {MAX_BYTES:,} in {MAX_FILES:,} are allowed"
         )
-    local: list[bytes] = []
     central: list[bytes] = []
     offset = 0
     for name, content in entries.items():
         encoded = name.encode("ascii")
         common = (VERSION, 0, 0, TIME, DATE, zlib.crc32(content), len(content), len(content), len(encoded), 0)
         central += [CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, offset), encoded]
-        local += [LOCAL_HEADER.pack(LOCAL_MAGIC, *common), encoded, content]
+        yield LOCAL_HEADER.pack(LOCAL_MAGIC, *common) + encoded
+        yield content
         offset += LOCAL_HEADER.size + len(encoded) + len(content)
     count = len(entries)
-    end = END.pack(END_MAGIC, 0, 0, count, count, sum(map(len, central)), offset, 0)
-    return b"".join((*local, *central, end))
+    yield from central
+    yield END.pack(END_MAGIC, 0, 0, count, count, sum(map(len, central)), offset, 0)

@@ -7,7 +7,6 @@ gc.set_threshold(100_000)
 
 import contextlib
 import errno
-import functools
 import importlib
 import os
 import sys
@@ -125,8 +124,13 @@ def leave_at_once(code: int) -> None:
     os._exit(code)
 
 
-run = functools.partial(main, leave_at_once)
-"""The console script: `main` in a process of its own."""
+def run() -> None:
+    """Be the console script: `main` in a process of its own."""
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        # numpy's OpenBLAS would start a thread a core, which was seen to cost a short command 35 to 50 ms; nothing here calls it.
+        # Not in os.environ: a command that this one runs is to find what its user set.
+        os.putenv("OPENBLAS_NUM_THREADS", "1")
+    main(leave_at_once)
 
 
 def failed(error: EdgeCNNError) -> int:

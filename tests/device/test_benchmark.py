@@ -73,7 +73,7 @@ def test_gate_comes_from_the_bundles_report(bundle):
     )
     report = json.loads(bundle.files["parity.json"])
     next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")["passed"] = False
-    failing = bundle._replace(files=bundle.files | {"parity.json": json.dumps(report).encode()})
+    failing = bundle._replace(files={**bundle.files, "parity.json": json.dumps(report).encode()})
     assert gate(failing) == verdicts | {"models/int8.tflite": False}
     assert gate(bundle._replace(files={})) == {}
 
@@ -173,7 +173,7 @@ def test_golden_vectors_that_fail_here_are_told(bundle, tmp_path):
     from edgecnn.bundle.write import write_bundle
 
     inputs = bundle.files[bundle.manifest.golden_inputs]
-    files = bundle.files | {bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
+    files = {**bundle.files, bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
     write_bundle(tmp_path / "other.edgecnn", bundle.manifest, files)
     engine = first_installed(engines_for("tflite"))
     found = probe(read_bundle(tmp_path / "other.edgecnn"), Configuration(engine, "models/int8.tflite", "int8", 1, None))

@@ -186,7 +186,7 @@ def test_selftest_that_fails(command, root, folder):
 
     bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
     inputs = bundle.files[bundle.manifest.golden_inputs]
-    files = bundle.files | {bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
+    files = {**bundle.files, bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
     write_bundle(folder / "other.edgecnn", bundle.manifest, files)
     result = command("selftest", "--model", "photos/other.edgecnn")
     assert result.returncode == SelftestError.exit_code
