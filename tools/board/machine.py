@@ -20,7 +20,7 @@ from edgecnn.errors import EmulatorError
 
 QEMU = "qemu-system-aarch64"
 BOOT_S = 90
-"""Seconds that a boot may take; on an idle machine of two cores it took 4."""
+"""Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
 CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 """Programs of the host, and Debian's packages of them."""
