@@ -1,5 +1,6 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
+# make test-emulated   an arm64 board with a camera, emulated: pictures through the camera, faults, self-test
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +12,7 @@ TFLITE := .venv-tflite-3.11
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
 
-.PHONY: demo test lint device-venvs clean
+.PHONY: demo test test-emulated lint device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -21,6 +22,9 @@ demo: $(VENV)/.train
 
 test: lint device-venvs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not emulated and not gpu"
+
+test-emulated: $(VENV)/.dev
+	$(BIN)/python -m pytest -m emulated tests/emulated --durations=5
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

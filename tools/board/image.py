@@ -1,0 +1,143 @@
+"""The emulated board's files: Debian's kernel with its camera driver, a root file system, the wheels of edgecnn's base install.
+
+What is downloaded is resolved by name when it is made, and kept in `boards/` of edgecnn's cache, beside the files of the boards that
+`verify --on` emulates. Deleting a folder there makes it anew, of the versions that Debian then has.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from initramfs import compressed, cpio, file, read_modules
+
+from edgecnn.boards import debian, sysroot
+from edgecnn.errors import EmulatorError
+
+RELEASE = "trixie"
+"""Debian's release on the board: that of Raspberry Pi OS since 2025."""
+
+ENGINE = "litert"
+"""The engine of the base install."""
+
+KERNEL = "linux-image-arm64"
+"""The package that depends on the kernel of the day."""
+
+PACKAGES = ("busybox-static", "dropbear-bin", "v4l-utils")
+"""Beside Python."""
+
+EARLY = ("virtio_net", "9pnet_virtio", "9p", "overlay")
+"""Modules without which the board has no network and no root file system."""
+
+CAMERA = ("vivid",)
+GUEST = Path(__file__).parent / "guest"
+MODEL = "cifar10-article"
+"""The model that the wheel of edgecnn carries."""
+
+ETC = {
+    "passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "group": "root:x:0:\nvideo:x:44:\n",
+    "shells": "/bin/sh\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "hosts": "127.0.0.1 localhost board\n",
+    "os-release": f'PRETTY_NAME="Debian {RELEASE}, an emulated board"\nID=debian\nVERSION_CODENAME={RELEASE}\n',
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """What a board boots from.
+
+    `kernel` and `modules` (an archive for the initramfs) are of one Debian kernel, `root` and `site` of `release`, with its `python`;
+    `versions` are those of all packages and wheels in it.
+    """
+
+    kernel: Path
+    modules: Path
+    root: Path
+    site: Path
+    python: str
+    versions: Mapping[str, str]
+
+
+def build(progress: debian.Progress = lambda what, done, total: None, home: Path | None = None) -> Image:
+    """Return the board's image, made if there is none.
+
+    Args:
+        progress: told what is done, how much of it, and of how much.
+        home: where images are kept; `edgecnn.boards.sysroot.boards_home()` by default.
+
+    Raises:
+        EmulatorError: if packages or wheels cannot be had; nothing half-made is left.
+    """
+    home = home or sysroot.boards_home()
+    system = sysroot.make_system(RELEASE, ENGINE, progress, packages=PACKAGES, home=home)
+    asked = {"release": RELEASE, "package": KERNEL, "early": EARLY, "camera": CAMERA}
+    folder = sysroot.keep(home / f"kernel-{RELEASE}", asked, lambda fresh: make_kernel(fresh, home, progress))
+    made = json.loads((folder / sysroot.MADE).read_text(encoding="utf-8"))
+    return Image(
+        kernel=folder / "vmlinuz",
+        modules=folder / "modules.cpio.gz",
+        root=system.root,
+        site=system.site,
+        python=system.python,
+        versions={**system.versions, made["kernel"]: made["version"]},
+    )
+
+
+def make_kernel(folder: Path, home: Path, progress: debian.Progress) -> dict[str, Any]:
+    """Bring Debian's kernel of the day: itself, and an archive of the modules in the order in which they load.
+
+    Raises:
+        EmulatorError: if there is none.
+    """
+    names = [name for name in debian.depends(KERNEL, RELEASE, home, progress) if name.startswith("linux-image-")]
+    if not names:
+        raise EmulatorError(
+            f"Debian's package {KERNEL} names no kernel in {RELEASE}. Is the host's apt archive complete?"
+        )
+    (deb,) = debian.fetch(names[:1], RELEASE, home, progress, dependencies=False)
+    unpacked = folder / "unpacked"
+    debian.unpack([deb], unpacked)
+    (image,) = (unpacked / "boot").glob("vmlinuz-*")
+    (tree,) = (unpacked / "usr/lib/modules").iterdir()
+    early = read_modules(tree, EARLY)
+    camera = {name: content for name, content in read_modules(tree, CAMERA).items() if name not in early}
+    files = {f"modules/{name}.ko": file(content) for name, content in {**early, **camera}.items()}
+    for listing, group in (("early", early), ("camera", camera)):
+        files[f"modules/{listing}"] = file("".join(f"{name}\n" for name in group).encode())
+    (folder / "modules.cpio.gz").write_bytes(compressed(cpio(files)))
+    os.rename(image, folder / "vmlinuz")
+    shutil.rmtree(unpacked)
+    return {"kernel": names[0], "version": deb.name.split("_")[1].replace("%3a", ":")}
+
+
+def make_initramfs(image: Image, authorized_key: bytes) -> bytes:
+    """Return the initramfs: modules, busybox, the first process, and below `overlay/` the files that it adds to the root.
+
+    Args:
+        image: from `build`.
+        authorized_key: the public key whose holder may log in.
+    """
+    python = f"python{image.python}"
+    added = {f"etc/{name}": file(text.encode()) for name, text in ETC.items()}
+    added["root/.ssh/authorized_keys"] = file(authorized_key, 0o600)
+    added["usr/bin/edgecnn"] = file((GUEST / "edgecnn").read_bytes(), 0o755)
+    added[f"usr/local/lib/{python}/dist-packages/board.pth"] = file(b"/opt/site\n/opt/edgecnn\n")
+    added |= {f"opt/board/{path.name}": file(path.read_bytes()) for path in GUEST.glob("*.py")}
+    files = {f"overlay/{name}": entry for name, entry in added.items()}
+    files["init"] = file((GUEST / "init").read_bytes(), 0o755)
+    files["bin/busybox"] = file((image.root / "usr/bin/busybox").read_bytes(), 0o755)
+    return image.modules.read_bytes() + compressed(cpio(files))
+
+
+def install_project(project: Path, image: Image, folder: Path) -> None:
+    """Lay out a checkout's edgecnn in a new folder as its wheel does, compiled for the board's Python."""
+    package = folder / "edgecnn"
+    shutil.copytree(project / "edgecnn", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(project / "targets", package / "_data/targets")
+    shutil.copytree(project / "models" / MODEL, package / "_data/models" / MODEL)
+    sysroot.compile_all(folder, image.root, image.python, lambda what, done, total: None)

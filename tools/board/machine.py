@@ -1,0 +1,286 @@
+"""A running board: QEMU with the files of image.py, commands run on it by ssh, and its end, whatever happens."""
+
+import contextlib
+import io
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from image import Image, install_project, make_initramfs
+
+from edgecnn.errors import EmulatorError
+
+QEMU = "qemu-system-aarch64"
+BOOT_S = 90
+"""Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
+CONSOLE_LINES = 15
+NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
+"""Programs of the host, and Debian's packages of them."""
+
+
+class Finished(NamedTuple):
+    """How a command ended on the board, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def lacking() -> str:
+    """Return what this host lacks to run the board, for people; "" if nothing."""
+    missing = {name: package for name, package in NEEDED.items() if shutil.which(name) is None}
+    if not missing:
+        return ""
+    packages = " ".join(sorted(set(missing.values())))
+    return f"the emulated board needs {', '.join(missing)}, not on this machine: apt-get install {packages}"
+
+
+class Machine:
+    """A booted board; use `boot` to get one.
+
+    `boot_s` is the seconds from the start of QEMU to the first command that could be run.
+    """
+
+    def __init__(self, folder: Path, qemu: subprocess.Popen[bytes], port: int) -> None:
+        self.folder = folder
+        self.boot_s = 0.0
+        self._qemu = qemu
+        self._port = port
+        self._master: subprocess.Popen[bytes] | None = None
+        self._jobs = 0
+
+    def run(self, command: Sequence[str], *, timeout: float = 150, stdin: bytes = b"", check: bool = False) -> Finished:
+        """Run a command on the board and wait for its end.
+
+        Args:
+            command: a program of the board and its arguments; run in /root, as root.
+            timeout: seconds after which it is killed there.
+            stdin: what it reads.
+            check: whether another exit code than 0 is an error.
+
+        Raises:
+            EmulatorError: if it ran too long, if the board is gone, or as `check` says; with the console's last lines.
+        """
+        limit = max(1, int(timeout))
+        # `exit` keeps a shell that outlives the signal: ssh has no exit code for a command that was killed
+        there = f"cd /root; timeout -s KILL {limit} {shlex.join(command)}; exit $?"
+        try:
+            done = subprocess.run([*self._ssh(), there], input=stdin, capture_output=True, timeout=limit + 20)
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"{shlex.join(command)} did not end within {limit} s on the board") from None
+        result = Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        if result.code == 137:
+            raise self._failure(
+                f"{shlex.join(command)} was killed on the board, where it may take {limit} s. {result.err[-400:]}"
+            )
+        if result.code == 255:
+            raise self._failure(f"ssh cannot run {shlex.join(command)} on the board: {result.err.strip()[-400:]}")
+        if check and result.code:
+            said = (result.err or result.out).strip()[-400:]
+            raise self._failure(f"{shlex.join(command)} ended with exit code {result.code} on the board: {said}")
+        return result
+
+    @contextlib.contextmanager
+    def job(self, command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        """Start a command on the board; it is killed at the block's end if it still runs.
+
+        Yields:
+            The process here that stands for it (pipes for stdin, stdout and stderr) and its process id on the board.
+        """
+        self._jobs += 1
+        note = f"/run/job-{self._jobs}"
+        there = f"cd /root; echo $$ > {note}; exec {shlex.join(command)}"
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([*self._ssh(), there], stdin=pipe, stdout=pipe, stderr=pipe)
+        try:
+            waiting = f"until [ -s {note} ]; do sleep 0.1; done; cat {note}"
+            number = int(self.run(["sh", "-c", waiting], timeout=20, check=True).out)
+            yield process, number
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(EmulatorError):
+                    self.run(["sh", "-c", f"kill -9 $(cat {note})"], timeout=10)
+            process.kill()
+            process.communicate()
+
+    def put(self, files: Mapping[str, bytes], folder: str) -> None:
+        """Write files into a folder of the board, which is made."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        self.run(["mkdir", "-p", folder], check=True)
+        self.run(["tar", "-x", "-f", "-", "-C", folder], stdin=packed.getvalue(), check=True)
+
+    def get(self, path: str) -> bytes:
+        """Return a file of the board.
+
+        Raises:
+            EmulatorError: if it cannot be read.
+        """
+        done = subprocess.run([*self._ssh(), f"cat {shlex.quote(path)}"], capture_output=True, timeout=60)
+        if done.returncode:
+            raise self._failure(f"{path} of the board cannot be read: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
+
+    def console(self) -> str:
+        """Return the last lines of the serial console."""
+        text = (self.folder / "console").read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-CONSOLE_LINES:])
+
+    def connect(self, deadline: float) -> None:
+        """Wait for the board's ssh, and hold one connection open that all commands share: its handshake is the dear part.
+
+        Raises:
+            EmulatorError: if there is no answer until `deadline` (of time.monotonic()), or QEMU has ended.
+        """
+        control = ["-M", "-N", "-o", "ControlPersist=no"]
+        while True:
+            if self._qemu.poll() is not None:
+                raise self._failure("the board went off before it could be used")
+            if time.monotonic() > deadline:
+                raise self._failure(f"the board did not answer within {BOOT_S} s")
+            if not self._answers():
+                time.sleep(0.1)
+                continue
+            self._master = subprocess.Popen(
+                [*_tied(), *self._ssh(control)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=(self.folder / "ssh").open("wb"),
+                start_new_session=True,
+            )
+            while self._master.poll() is None and time.monotonic() < deadline:
+                if (self.folder / "control").exists():
+                    return
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        """Switch the board off. Nothing of it stays: its root is read-only, its changes are in its memory."""
+        for process in (self._master, self._qemu):
+            if process is None:
+                continue
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _answers(self) -> bool:
+        """Whether an ssh server says its first word."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=2) as link:
+                return link.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def _ssh(self, more: Sequence[str] = ()) -> list[str]:
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "20",
+            "ControlPath": str(self.folder / "control"),
+            "IdentitiesOnly": "yes",
+            "LogLevel": "ERROR",
+            "ServerAliveInterval": "15",
+            "StrictHostKeyChecking": "no",  # the board makes its key at each boot, and listens on this machine alone
+            "UserKnownHostsFile": "/dev/null",
+        }
+        options_ = [f"-o{name}={value}" for name, value in options.items()]
+        key = str(self.folder / "key")
+        return ["ssh", "-F", "none", *options_, *more, "-i", key, "-p", str(self._port), "root@127.0.0.1"]
+
+    def _failure(self, text: str) -> EmulatorError:
+        return EmulatorError(f"{text}. The console's last lines:\n{self.console() or '(nothing)'}")
+
+
+@contextlib.contextmanager
+def boot(
+    image: Image, project: Path, *, cpu: str = "cortex-a72", memory_mib: int = 384, limit_s: int = 900
+) -> Iterator[Machine]:
+    """Boot a board and switch it off at the block's end.
+
+    One emulated CPU: two are slower, as their translated code is shared.
+
+    Args:
+        image: from `image.build`.
+        project: the checkout of edgecnn that is installed on the board, as its files are now.
+        cpu: QEMU's name of the processor.
+        memory_mib: the board's memory.
+        limit_s: seconds after which the board switches itself off, so that none is left running whatever becomes of this process.
+
+    Raises:
+        EmulatorError: if a program is missing here or the board does not come up; with the console's last lines.
+    """
+    missing = lacking()
+    if missing:
+        raise EmulatorError(missing[0].upper() + missing[1:])
+    with tempfile.TemporaryDirectory(prefix="board-") as name:
+        folder = Path(name)
+        install_project(project, image, folder / "edgecnn")
+        _call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", str(folder / "key")])
+        (folder / "initramfs").write_bytes(make_initramfs(image, (folder / "key.pub").read_bytes()))
+        start = time.monotonic()
+        qemu, port = _start(image, folder, cpu, memory_mib, limit_s)
+        machine = Machine(folder, qemu, port)
+        try:
+            machine.connect(start + BOOT_S)
+            machine.boot_s = time.monotonic() - start
+            yield machine
+        finally:
+            machine.close()
+
+
+def _start(image: Image, folder: Path, cpu: str, memory_mib: int, limit_s: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start QEMU on a free port; another one if somebody took it in between."""
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = _command(image, folder, port, cpu, memory_mib, limit_s)
+        with (folder / "console").open("wb") as console:
+            qemu = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            qemu.wait(timeout=0.3)
+        said = (folder / "console").read_text(encoding="utf-8", errors="replace")
+        if qemu.poll() is None or "host forwarding" not in said:
+            return qemu, port
+    raise EmulatorError(f"QEMU found no free port for the board's ssh: {said.strip()[-300:]}")
+
+
+def _command(image: Image, folder: Path, port: int, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
+    shares = {"root": image.root, "site": image.site, "edgecnn": folder / "edgecnn"}
+    command = [
+        *_tied(), QEMU, "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory_mib), "-accel", "tcg,thread=multi",
+        "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+        "-kernel", str(image.kernel), "-initrd", str(folder / "initramfs"),
+        "-append", f"console=ttyAMA0 earlycon quiet panic=-1 board.camera=vivid board.limit={limit_s}",
+        "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+        "-device", "virtio-net-pci,netdev=net,romfile=",
+    ]  # fmt: skip
+    for tag, path in shares.items():
+        command += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+    return command
+
+
+def _tied() -> list[str]:
+    """Return a prefix that lets a program end with this process, however this process ends; none where setpriv is missing."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
+def _call(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    if done.returncode:
+        raise EmulatorError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-300:]}")
