@@ -1,6 +1,6 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
-# make test-emulated   an arm64 board with a camera, emulated: pictures through the camera, faults, self-test
+# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -24,7 +24,7 @@ test: lint device-venvs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not emulated and not gpu"
 
 test-emulated: $(VENV)/.dev
-	$(BIN)/python -m pytest -m emulated tests/emulated --durations=5
+	$(BIN)/python -m pytest -m emulated tests/emulated tests/verify/test_emulated.py --durations=5
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -184,7 +184,7 @@ def test_images(bundle, folder):
     notes = []
     golden = bench_images(bundle)
     assert golden.about == "the bundle's golden photos, 8 images of 64x96 to 751x1003 pixels"
-    assert golden.at(7) == golden.items[1]
+    assert golden.at(9) == golden.items[1]
     (folder / "cut.jpg").write_bytes((folder / "b.jpg").read_bytes()[:100])
     given = bench_images(bundle, [str(folder), "none.jpg"], note=notes.append)
     assert given.about == "given, 3 images of 12x9 pixels" and given.largest == given.names[0]
