@@ -6,11 +6,12 @@ equal on x86-64 and aarch64.
 """
 
 import contextlib
+import functools
 import importlib
 import io
+import os
 import struct
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -92,11 +93,11 @@ def probe(data: bytes) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    plugin, reader = next((names for start, *names in READERS if data.startswith(start)), (None, None))
-    if plugin is None or reader is None:
+    kind = next((kind for kind in READERS if data.startswith(kind[0])), None)
+    if kind is None:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
     try:
-        with getattr(importlib.import_module(f"PIL.{plugin}"), reader)(io.BytesIO(data)) as image:
+        with _reader(*kind[1:])(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLargeError(
@@ -110,6 +111,11 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error) as error:
         # Pillow's decoders raise any of these on damaged files.
         raise ImageError(f"the image is damaged: {error}") from None
+
+
+@functools.cache
+def _reader(plugin: str, name: str) -> Callable[[io.BytesIO], Image.Image]:
+    return getattr(importlib.import_module(f"PIL.{plugin}"), name)
 
 
 def _turned(image: Image.Image) -> bool:
@@ -272,15 +278,19 @@ def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """Read an encoded image's bytes.
 
     Raises:
         ImageError: if the file cannot be read or is larger than MAX_FILE_BYTES.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        with open(path, "rb", buffering=0) as file:
+            # of a pipe or a device the size is 0; to ask a file for MAX_FILE_BYTES would cost that much memory each time
+            if 0 < os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
+                data = file.readall()
+            else:
+                data = io.BufferedReader(file).read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_FILE_BYTES:

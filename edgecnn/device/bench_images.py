@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +74,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
         try:
             if error is not None:
                 raise error
-            data = read_file(Path(source))
+            data = read_file(source)
             size = decode(data, bundle.manifest.input.channels).size
         except ImageError as caught:
             note(f"{source}: {caught}")

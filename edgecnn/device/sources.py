@@ -3,7 +3,6 @@
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from edgecnn.errors import ImageError
 from edgecnn.images import SUFFIXES
@@ -55,7 +54,7 @@ def _folder(source: str) -> Iterator[tuple[str, ImageError | None]]:
     for folder, folders, names in os.walk(source, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 found = True
                 yield os.path.join(folder, name), None
     for error in unreadable:

@@ -140,5 +140,5 @@ def _decoded(
         return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
-    data = image if isinstance(image, bytes) else images.read_file(Path(image))
+    data = image if isinstance(image, bytes) else images.read_file(image)
     return images.decode(data, channels, (contract.height, contract.width))

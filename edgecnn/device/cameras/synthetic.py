@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -123,7 +122,7 @@ def maker(pattern: str, width: int, height: int, seed: int) -> Callable[[int], n
     from edgecnn.images import decode, read_file
 
     try:
-        image = np.asarray(decode(read_file(Path(pattern))))
+        image = np.asarray(decode(read_file(pattern)))
     except ImageError as error:
         raise CameraError(
             f"synthetic: pattern is {pattern!r}; expected bars, noise or an image file: {error}."
