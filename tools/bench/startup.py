@@ -1,8 +1,8 @@
 """Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
 
-Both run in the same interpreter, by turns (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time. The
-script imports numpy, Pillow and LiteRT, opens the model, decodes, resizes, invokes and prints, and checks nothing. Bytecode is
-cached for both, as after any installation.
+Both run in the same interpreter, by turns (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time, and of the
+largest resident memory in further rounds. The script imports numpy, Pillow and LiteRT, opens the model, decodes, resizes,
+invokes and prints, and checks nothing. Bytecode is cached for both, as after any installation.
 
     python tools/bench/startup.py --python venv/bin/python --n 31
 """
@@ -59,6 +59,15 @@ print(json.dumps({"python": platform.python_version()} | {name: installed[name] 
 """
 
 
+PEAK = """\
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command and prints its largest resident memory in KiB. A small process of its own: what the parent holds when it
+starts a command counts as the command's."""
+
+
 def main() -> None:
     """Measure, print a table and, with --json-out, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,6 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         calls = commands(Path(folder), bundle, arguments.python, arguments.engine)
         times = measure(calls, arguments.warmup, arguments.n)
+        peaks = measure_peaks(calls, arguments.python, max(5, arguments.n // 5))
     figures = {name: summary(values) for name, values in times.items()}
     versions = subprocess.run([arguments.python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
     report = {
@@ -87,14 +97,16 @@ def main() -> None:
         "bundle_sha256": bundle.sha256,
         "seconds": figures,
         "ratio": figures["edgecnn"]["median"] / figures["script"]["median"],
+        "peak_mib": peaks,
+        "peak_ratio": peaks["edgecnn"] / peaks["script"],
     }
     print(
         f"{report['machine']}; {' '.join(f'{name} {version}' for name, version in report['versions'].items())}; n = {arguments.n}"
     )
-    print(f"{'':10} {'median s':>9} {'p10':>7} {'p90':>7}")
+    print(f"{'':10} {'median s':>9} {'p10':>7} {'p90':>7} {'peak MiB':>9}")
     for name, figure in figures.items():
-        print(f"{name:10} {figure['median']:9.3f} {figure['p10']:7.3f} {figure['p90']:7.3f}")
-    print(f"ratio {report['ratio']:.3f}")
+        print(f"{name:10} {figure['median']:9.3f} {figure['p10']:7.3f} {figure['p90']:7.3f} {peaks[name]:9.1f}")
+    print(f"{'ratio':10} {report['ratio']:9.3f} {'':15} {report['peak_ratio']:9.3f}")
     if arguments.json_out:
         write_atomic(arguments.json_out, canonical_json(report))
 
@@ -147,6 +159,17 @@ def measure(calls: dict[str, list[str]], warmup: int, n: int) -> dict[str, list[
             if turn >= warmup:
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+def measure_peaks(calls: dict[str, list[str]], python: str, n: int) -> dict[str, float]:
+    """Run the commands by turns and return the median of each one's largest resident memory, in MiB."""
+    peaks: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(n):
+        for name, command in calls.items():
+            line = [python, "-I", "-S", "-c", PEAK, *command]
+            printed = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+            peaks[name].append(int(printed) / 1024)
+    return {name: statistics.median(values) for name, values in peaks.items()}
 
 
 def summary(values: list[float]) -> dict[str, float]:
