@@ -23,10 +23,10 @@ class Model:
         """
         self.engine = engine
         self.contract = contract
-        expected = (contract.height, contract.width, contract.channels)
+        self._shape = (contract.height, contract.width, contract.channels)
         tensor = engine.input
-        if tensor.shape[1:] != expected:
-            raise EngineError(f"the model reads images of shape {tensor.shape[1:]}, the contract says {expected}")
+        if tensor.shape[1:] != self._shape:
+            raise EngineError(f"the model reads images of shape {tensor.shape[1:]}, the contract says {self._shape}")
         if tensor.dtype not in (np.int8, np.uint8, np.float32):
             raise EngineError(f"the model reads {tensor.dtype}, expected int8, uint8 or float32")
         if tensor.dtype != np.float32:
@@ -38,6 +38,7 @@ class Model:
                 )
         if engine.output.dtype != np.float32 and not engine.output.scale > 0:
             raise EngineError(f"the model's {engine.output.dtype} output has no scale")
+        self._scale, self._zero_point = np.float32(engine.output.scale), np.float32(engine.output.zero_point)
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
         """Run the model on pixels.
@@ -52,24 +53,21 @@ class Model:
             ImageError: if the dtype is not uint8.
             EngineError: if the shape is not the contract's.
         """
-        contract = self.contract
-        expected = (contract.height, contract.width, contract.channels)
-        if pixels.shape[1:] != expected:
-            raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, expected))})")
+        if pixels.shape[1:] != self._shape:
+            raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, self._shape))})")
         if pixels.dtype != np.uint8:
             raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
         if self.engine.input.dtype == np.uint8:
             return self.engine.run(pixels)
         if self.engine.input.dtype == np.int8:
             return self.engine.run(to_codes(pixels))
-        return self.engine.run(to_real(pixels, contract.scale, contract.zero_point))
+        return self.engine.run(to_real(pixels, self.contract.scale, self.contract.zero_point))
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
         """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""
         if outputs.dtype == np.float32:
             return outputs
-        output = self.engine.output
-        return (outputs.astype(np.float32) - np.float32(output.zero_point)) * np.float32(output.scale)
+        return (outputs.astype(np.float32) - self._zero_point) * self._scale
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Run the model on pixels and return float32 logits, shape (n, num_classes). See `outputs`."""
