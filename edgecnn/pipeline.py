@@ -1,7 +1,7 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,14 +78,15 @@ def parity_report(run: Run) -> dict[str, Any]:
     return report
 
 
-def default_model(report: Mapping[str, Any], format_: str) -> str | None:
-    """Choose the model that a format's engines take unless told otherwise.
+def default_model(report: Mapping[str, Any], format_: str, precisions: Collection[str]) -> str | None:
+    """Choose the model that a format's engines take unless told otherwise, of those that a bundle carries.
 
     TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
     in the parity report. Only models that passed the gate count.
     """
     failed = {item["candidate"] for item in report["comparisons"] if not item["passed"]}
-    passed = [model for model in report["models"] if model["format"] == format_ and model["name"] not in failed]
+    carried = [item for item in report["models"] if item["format"] == format_ and item["precision"] in precisions]
+    passed = [model for model in carried if model["name"] not in failed]
     if format_ == "tflite":
         passed.sort(key=lambda model: model["precision"] != "int8")
     else:
@@ -139,7 +140,12 @@ def confidence_stage(
 
 
 def bundle_stage(
-    run: Run, out: Path | None = None, *, confidence: Mapping[str, Any] | None = None, force: bool = False
+    run: Run,
+    out: Path | None = None,
+    *,
+    confidence: Mapping[str, Any] | None = None,
+    only: Collection[str] = (),
+    force: bool = False,
 ) -> tuple[Path, str]:
     """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
 
@@ -147,13 +153,14 @@ def bundle_stage(
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
         confidence: from `confidence_stage`: its temperature and threshold go into the manifest.
+        only: precisions of the models that it carries, such as "int8"; all that were verified by default.
         force: whether an existing file is replaced.
 
     Returns:
         The bundle's path and SHA-256.
 
     Raises:
-        RunError: if the run was not verified, or not with the exports as they are now.
+        RunError: if the run was not verified, not with the exports as they are now, or has no model of a precision.
         ParityError: if the gate did not pass.
     """
     report = parity_report(run)
@@ -165,9 +172,17 @@ def bundle_stage(
         "parity.json": canonical_json(report).encode(),
         "recipe.toml": to_toml(run.public_recipe).encode(),
     }
+    exports = [item for item in report["models"] if item["format"] != "keras"]
+    verified = {item["precision"] for item in exports}
+    if unknown := sorted(set(only) - verified):
+        raise RunError(
+            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
+            "First: edgecnn export, then edgecnn verify"
+        )
+    carried = frozenset(only) or verified
     models: list[Exported] = []
-    for item in report["models"]:
-        if item["format"] == "keras":
+    for item in exports:
+        if item["precision"] not in carried:
             continue
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
@@ -175,7 +190,7 @@ def bundle_stage(
         models.append(Exported(item["format"], item["precision"], data))
     entries, model_files = golden_models(models, contract, images)
     info = run.info
-    defaults = {format_: default_model(report, format_) for format_ in ("tflite", "onnx")}
+    defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
     calibrated = any(needs_calibration(run, model.precision) for model in entries)
     chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
     encoded, golden_encoded = golden_photos(contract)

@@ -1,5 +1,6 @@
 """What the wheel and the sdist hold, and that data folders are found from each kind of installation."""
 
+import compileall
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,8 @@ import zipfile
 import pytest
 
 pytest.importorskip("hatchling", reason="building needs the dev extra")
+
+from edgecnn.runtime.default import SHIPPED
 
 FIND = (
     "import edgecnn; from edgecnn.files import data_folder; from edgecnn.runtime.default import find_bundle; "
@@ -49,9 +52,7 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
         ["git", "ls-files", "edgecnn"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.split()
     targets = {f"edgecnn/_data/targets/{path.name}" for path in (root / "targets").glob("*.toml")}
-    default = {
-        f"edgecnn/_data/models/cifar10-article/{name}" for name in ("recipe.toml", "card.md", "cifar10-article.edgecnn")
-    }
+    default = {f"edgecnn/_data/models/{SHIPPED}/{name}" for name in ("recipe.toml", "card.md", f"{SHIPPED}.edgecnn")}
     metadata = {name for name in names if ".dist-info/" in name}
     assert names - metadata == {*tracked, *targets, *default}
     assert {name.rsplit("/", 1)[1] for name in metadata} == {
@@ -63,12 +64,19 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
     }
 
 
+def test_an_installation_is_small(built, tmp_path):
+    """What pip leaves of the base install beside its dependencies: the wheel's files and their bytecode, at most 3 MB."""
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
+    assert compileall.compile_dir(tmp_path, quiet=1)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 3_000_000
+
+
 def test_found_from_a_wheel(built, tmp_path):
     zipfile.ZipFile(built[0]).extractall(tmp_path)
     package, targets, bundle = found(tmp_path)
     assert package.startswith(str(tmp_path))
     assert targets == 7
-    assert bundle == str(tmp_path / "edgecnn/_data/models/cifar10-article/cifar10-article.edgecnn")
+    assert bundle == str(tmp_path / f"edgecnn/_data/models/{SHIPPED}/{SHIPPED}.edgecnn")
 
 
 def test_found_from_an_sdist(built, tmp_path):
@@ -78,7 +86,7 @@ def test_found_from_an_sdist(built, tmp_path):
     package, targets, bundle = found(folder)
     assert package.startswith(str(folder))
     assert targets == 7
-    assert bundle == str(folder / "models/cifar10-article/cifar10-article.edgecnn")
+    assert bundle == str(folder / f"models/{SHIPPED}/{SHIPPED}.edgecnn")
 
 
 def test_found_from_an_editable_install(root, tmp_path):
@@ -91,4 +99,4 @@ def test_found_from_an_editable_install(root, tmp_path):
     package, targets, bundle = result.stdout.split()
     assert package == str(root / "edgecnn/__init__.py")
     assert int(targets) == 7
-    assert bundle == str(root / "models/cifar10-article/cifar10-article.edgecnn")
+    assert bundle == str(root / f"models/{SHIPPED}/{SHIPPED}.edgecnn")

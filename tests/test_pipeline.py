@@ -10,6 +10,7 @@ from edgecnn.export import export_path
 from edgecnn.pipeline import bundle_path, bundle_stage, run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
+from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
 
 SKIPPED = "nothing has changed, skipped"
@@ -96,6 +97,20 @@ def test_bundles_carry_no_path_of_this_machine(own_run, tmp_path):
     recipe.write_text(recipe.read_text().replace('source = "digits"', f'source = "{tmp_path}/photos"'))
     path, _ = bundle_stage(own_run, tmp_path / "moved.edgecnn")
     assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_bundle_of_one_precision(edgecnn, own_run, tmp_path):
+    report = json.loads(own_run.read(PARITY, "verify"))
+    result = edgecnn("bundle", "--only", "int8", "--out", tmp_path / "small.edgecnn")
+    assert result.code == 0, result.err
+    bundle = read_bundle(tmp_path / "small.edgecnn")
+    files = {"models/int8.tflite", "models/int8.onnx"}
+    assert {model.file for model in bundle.manifest.models} == files == set(bundle.manifest.defaults.values())
+    assert json.loads(bundle.files["parity.json"]) == report, "the proof is the whole of it"
+    assert (tmp_path / "small.edgecnn").stat().st_size < bundle_path(own_run).stat().st_size / 2
+    assert Classifier.load(tmp_path / "small.edgecnn").classify(bundle.golden_inputs()[0]).top
+    missing = edgecnn("bundle", "--only", "int16x8", "--out", tmp_path / "none.edgecnn")
+    assert missing.code == RunError.exit_code and "no int16x8 model" in missing.err and "float32, int8" in missing.err
 
 
 def test_a_model_changed_after_verification_is_not_bundled(own_run):

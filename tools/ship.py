@@ -1,19 +1,24 @@
-"""Put a finished run's bundle and card into models/NAME, if the run was made by models/NAME/recipe.toml and its bundle is whole."""
+"""Put a finished run's bundle and card into models/NAME, if the run was made by models/NAME/recipe.toml and its bundle is whole.
+
+With --only, the bundle carries the models of those precisions alone.
+"""
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.files import write_atomic
-from edgecnn.pipeline import bundle_path
+from edgecnn.pipeline import bundle_path, bundle_stage
 from edgecnn.recipe import build_recipe, load_recipe, to_tables
-from edgecnn.runs import CARD, open_run
+from edgecnn.runs import CARD, CONFIDENCE, open_run
 
 MODELS = Path(__file__).parent.parent / "models"
 
 
-def ship(run_path: Path, name: str) -> list[Path]:
+def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
     """Copy a run's bundle and card to models/NAME and return their paths.
 
     Raises:
@@ -24,16 +29,20 @@ def ship(run_path: Path, name: str) -> list[Path]:
     bundle = read_bundle(bundle_path(run))
     if bundle.manifest.provenance["recipe"] != to_tables(recipe):
         sys.exit(f"{run.path} was not made by models/{name}/recipe.toml")
-    files = {f"{name}.edgecnn": bundle_path(run).read_bytes(), CARD: run.read(CARD, "bundle")}
-    for file, content in files.items():
-        write_atomic(MODELS / name / file, content)
-    return [MODELS / name / file for file in files]
+    shipped, card = MODELS / name / f"{name}.edgecnn", MODELS / name / CARD
+    if only:
+        bundle_stage(run, shipped, confidence=json.loads(run.read(CONFIDENCE, "bundle")), only=only, force=True)
+    else:
+        write_atomic(shipped, bundle_path(run).read_bytes())
+    write_atomic(card, run.read(CARD, "bundle"))
+    return [shipped, card]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("name", help="the folder in models/")
+    parser.add_argument("--only", action="append", default=[], help="a precision to carry (default: all)")
     arguments = parser.parse_args()
-    for path in ship(arguments.run, arguments.name):
+    for path in ship(arguments.run, arguments.name, arguments.only):
         print(path)

@@ -165,6 +165,14 @@ def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
     target_error: TargetError = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRECISION",
+            help="Carry no models but those, such as int8: a smaller file for devices; repeat it.",
+            show_default="all that were verified",
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -177,6 +185,7 @@ def bundle(
     Examples:
       edgecnn bundle --out cats.edgecnn
       edgecnn bundle --target-error 0.05
+      edgecnn bundle --only int8
     """
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import open_run
@@ -195,7 +204,7 @@ def bundle(
             reporter.note(
                 "the parity report has no test figures for these scores. For them: edgecnn verify, then bundle again"
             )
-        path, digest = bundle_stage(opened, out, confidence=confidence, force=force)
+        path, digest = bundle_stage(opened, out, confidence=confidence, only=only or (), force=force)
     size = path.stat().st_size
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="the models are TFLite files")
 
 from edgecnn.errors import BundleError, EmulatorError, ParityError, UnknownNameError
+from edgecnn.runtime.default import SHIPPED
 from edgecnn.verify import bundles
 
 
@@ -41,7 +42,7 @@ def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulat
     result = edgecnn("verify", "--on", "rpi3,rpi4", "--on", "rpi5", "--sample", 7, "--json", "--out", "boards.json")
     assert result.code == 0, result.err
     ((bundle, split, on),) = emulated[0]
-    assert bundle.manifest.name == "cifar10-article" and split is None and on.sample == 7
+    assert bundle.manifest.name == SHIPPED and split is None and on.sample == 7
     assert [target.name for target in on.targets] == ["rpi3", "rpi4", "rpi5"] and on.engines == ()
     assert "ships with edgecnn" in result.err and "golden images only" in result.err
     report = json.loads(result.out)
@@ -66,9 +67,9 @@ def test_a_bundle_with_its_test_images(edgecnn, emulated, root):
 
 def test_other_images_than_the_bundles_are_refused(edgecnn, root):
     result = edgecnn(
-        "verify", "--on", "rpi4", "--model", root / "models/cifar10-article/cifar10-article.edgecnn", "--data", "digits"
+        "verify", "--on", "rpi4", "--model", root / f"models/{SHIPPED}/{SHIPPED}.edgecnn", "--data", "digits"
     )
-    assert result.code != 0 and "are not those that cifar10-article.edgecnn was verified with" in result.err
+    assert result.code != 0 and f"are not those that {SHIPPED}.edgecnn was verified with" in result.err
 
 
 def test_the_gate(edgecnn, emulated, root):

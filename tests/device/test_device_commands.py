@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from edgecnn.errors import BundleError, EngineError, PartialFailure, SelftestError, UnknownNameError
+from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +53,7 @@ def test_json_lines(command):
         assert line["decision"] == line["top"][0]["label"]
         assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
     taken = result.stderr.decode()
-    assert "cifar10-article.edgecnn (ships with edgecnn), int8 .tflite on " in taken
+    assert f"{SHIPPED}.edgecnn (ships with edgecnn), int8 .tflite on " in taken
 
 
 def test_plain_lines(command):

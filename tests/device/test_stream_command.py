@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from edgecnn.errors import CameraError
+from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -141,7 +142,7 @@ def test_a_stream_that_ends(start, parse):
     lines = parse(out)
     assert [line.get("event") for line in lines] == ["camera_opened", None, None, None, None, "ended"]
     assert len(lines[1]["top"]) == 1 and lines[-1]["frames"] == 4
-    assert "cifar10-article.edgecnn" in err
+    assert f"{SHIPPED}.edgecnn" in err
 
 
 def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):

@@ -15,11 +15,12 @@ from PIL import Image
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.files import data_folder
+from edgecnn.runtime.default import SHIPPED
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools" / "board"))
 
-from image import MODEL, build  # noqa: E402
+from image import build  # noqa: E402
 from machine import boot, lacking  # noqa: E402
 
 WIDTH, HEIGHT = 640, 480
@@ -74,7 +75,7 @@ def pictures(board):
 
     pictures/NN.png, and beside them swapped/NN.png with red and blue swapped.
     """
-    bundle = read_bundle(data_folder("models") / MODEL / f"{MODEL}.edgecnn")
+    bundle = read_bundle(data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn")
     entry = next(entry for entry in bundle.manifest.models if entry.file == "models/int8.tflite")
     sorted_logits = np.sort(bundle.golden_outputs(entry).astype(int), axis=1)
     surest = np.argsort(sorted_logits[:, -2] - sorted_logits[:, -1], kind="stable")[:20]

@@ -9,6 +9,7 @@ from PIL import Image
 from edgecnn.errors import BundleError, EngineError, ImageError, ImageTooLargeError
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.decision import ABSTAIN
+from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def classifier(root):
-    return Classifier.load(root / "models" / "cifar10-article" / "cifar10-article.edgecnn")
+    return Classifier.load(root / "models" / SHIPPED / f"{SHIPPED}.edgecnn")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
 
 
 def test_says_what_was_taken(classifier, root):
-    assert "cifar10-article.edgecnn (asked for), int8 .tflite on " in classifier.about
+    assert f"{SHIPPED}.edgecnn (asked for), int8 .tflite on " in classifier.about
     assert "1 thread)" in classifier.about
     two = Classifier.load(root / "models" / "digits" / "digits.edgecnn", precision="float32", num_threads=2)
     assert "float32 .tflite" in two.about and "2 threads)" in two.about

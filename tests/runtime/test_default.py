@@ -8,7 +8,7 @@ import pytest
 from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import BundleError, EngineError, ProviderError, UnknownNameError
-from edgecnn.runtime.default import choose_model, find_bundle
+from edgecnn.runtime.default import SHIPPED, choose_model, find_bundle
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def touch(path, time=1000):
 def test_order(empty):
     shipped = find_bundle()
     assert shipped.reason == "ships with edgecnn"
-    assert read_bundle(shipped.path).manifest.name == "cifar10-article"
+    assert read_bundle(shipped.path).manifest.name == SHIPPED
     installed = touch(empty / "data" / "edgecnn" / "model.edgecnn")
     assert find_bundle() == (installed, "installed")
     touch(empty / "runs" / "one" / "b.edgecnn", 2000)

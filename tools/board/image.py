@@ -16,6 +16,7 @@ from initramfs import compressed, cpio, file, read_modules
 
 from edgecnn.boards import debian, sysroot
 from edgecnn.errors import EmulatorError
+from edgecnn.runtime.default import SHIPPED
 
 RELEASE = "trixie"
 """Debian's release on the board: that of Raspberry Pi OS since 2025."""
@@ -34,9 +35,6 @@ EARLY = ("virtio_net", "9pnet_virtio", "9p", "overlay")
 
 CAMERA = ("vivid",)
 GUEST = Path(__file__).parent / "guest"
-MODEL = "cifar10-article"
-"""The model that the wheel of edgecnn carries."""
-
 ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "group": "root:x:0:\nvideo:x:44:\n",
@@ -139,5 +137,5 @@ def install_project(project: Path, image: Image, folder: Path) -> None:
     package = folder / "edgecnn"
     shutil.copytree(project / "edgecnn", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(project / "targets", package / "_data/targets")
-    shutil.copytree(project / "models" / MODEL, package / "_data/models" / MODEL)
+    shutil.copytree(project / "models" / SHIPPED, package / "_data/models" / SHIPPED)
     sysroot.compile_all(folder, image.root, image.python, lambda what, done, total: None)
