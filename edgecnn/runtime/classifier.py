@@ -125,19 +125,20 @@ def _decoded(
     """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
     channels = contract.channels
     if isinstance(image, np.ndarray):
+        depth = image.shape[2:]
         if (
             image.dtype != np.uint8
             or image.size == 0
             or image.ndim not in (2, 3)
-            or image.shape[2:] not in ((), (1,), (3,), (4,))
+            or depth not in ((), (1,), (3,), (4,))
         ):
             raise ImageError(
                 "an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); "
                 f"received {image.dtype} {image.shape}"
             )
-        if image.shape[2:] == (channels,):
+        if depth == (channels,):
             return image
-        return images.to_mode(Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image), channels)
+        return images.to_mode(Image.fromarray(image[:, :, 0] if depth == (1,) else image), channels)
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
     data = image if isinstance(image, bytes) else images.read_file(image)

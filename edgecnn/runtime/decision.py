@@ -40,8 +40,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
         logits: float32, shape (..., num_classes).
     """
     # the ufuncs' own reductions: ndarray.max and sum are twice as dear on ten classes
-    powers = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
-    return powers / np.add.reduce(powers, axis=-1, keepdims=True)
+    scores = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+    np.exp(scores, scores)
+    scores /= np.add.reduce(scores, axis=-1, keepdims=True)
+    return scores
 
 
 def decide(scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold: float = 0.0) -> Decision:
@@ -58,7 +60,7 @@ def decide(scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold:
     """
     if top_k < 1 or not 0 <= threshold <= 1:
         raise ValueError(f"top_k must be at least 1 and threshold in [0, 1], received {top_k} and {threshold}")
-    order = np.argsort(-scores, kind="stable")[:top_k]
+    order = (-scores).argsort(kind="stable")[:top_k]
     top = tuple([Score(labels[index], index, scores.item(index)) for index in order.tolist()])
     if not top[0].score >= threshold:
         return Decision((), ABSTAIN)

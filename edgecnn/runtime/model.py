@@ -67,7 +67,10 @@ class Model:
         """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""
         if outputs.dtype == np.float32:
             return outputs
-        return (outputs.astype(np.float32) - self._zero_point) * self._scale
+        logits = outputs.astype(np.float32)
+        logits -= self._zero_point
+        logits *= self._scale
+        return logits
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Run the model on pixels and return float32 logits, shape (n, num_classes). See `outputs`."""
