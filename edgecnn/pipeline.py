@@ -10,7 +10,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import USUAL, export, export_path
+from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
@@ -34,6 +34,7 @@ from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.int8 import Int8Files
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -54,7 +55,7 @@ class Reporter(Protocol):
 
 def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) -> dict[str, Any]:
     """Train a run and plot its curves. Raises as `train` does."""
-    info = train(recipe, dataset, run, reporter.training, reporter.working)
+    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe))
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
             f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
@@ -85,7 +86,11 @@ def default_model(report: Mapping[str, Any], format_: str) -> str | None:
     in the parity report. Only models that passed the gate count.
     """
     failed = {item["candidate"] for item in report["comparisons"] if not item["passed"]}
-    passed = [model for model in report["models"] if model["format"] == format_ and model["name"] not in failed]
+    passed = [
+        model
+        for model in report["models"]
+        if (format_, model["precision"]) in EXPORTS and model["format"] == format_ and model["name"] not in failed
+    ]
     if format_ == "tflite":
         passed.sort(key=lambda model: model["precision"] != "int8")
     else:
@@ -167,8 +172,8 @@ def bundle_stage(
     }
     models: list[Exported] = []
     for item in report["models"]:
-        if item["format"] == "keras":
-            continue
+        if (item["format"], item["precision"]) not in EXPORTS:
+            continue  # a Keras model, or what was measured beside
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
             raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
@@ -194,6 +199,7 @@ def bundle_stage(
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
             **({"imported": info["imported"]} if run.imported else {}),
+            **({"int8": info["int8"]} if "int8" in info else {}),
             **({"calibration": info["calibration"]} if calibrated else {}),
             **({"confidence": dict(confidence)} if confidence else {}),
         },
@@ -276,15 +282,18 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    for format_, precision in USUAL:
-        source = run.file(QAT_MODEL if precision == "int8" else FLOAT_MODEL)
+    other = beside(run)
+    wanted = (*USUAL, other) if other else USUAL
+    for format_, precision in wanted:
+        source = run.file(source_model(run, precision))
+        drawn = {"train": dataset.hashes["train"]} if needs_calibration(run, precision) else {}
         stages.do(
             f"export {format_} {precision}",
-            {"model": sha256_file(source), "versions": versions},
+            {"model": sha256_file(source), "versions": versions, **drawn},
             [export_path(run, format_, precision)],
-            partial(export, run, format_, precision, force=True),
+            partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
-    exports = hashes([export_path(run, format_, precision) for format_, precision in USUAL])
+    exports = hashes([export_path(run, format_, precision) for format_, precision in wanted])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
     confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
