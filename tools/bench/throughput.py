@@ -127,10 +127,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return the medians of each arm, and how they compare."""
 
-    def median(items: list[dict[str, Any]], key: str) -> float | None:
-        return statistics.median(item[key] for item in items) if items[0][key] is not None else None
+    def medians(items: list[dict[str, Any]]) -> dict[str, Any]:
+        given = {key: [item[key] for item in items] for key in items[0]}
+        return {key: None if None in values else statistics.median(values) for key, values in given.items()}
 
-    arms = {name: {key: median(items, key) for key in items[0]} for name, items in found.items()}
+    arms = {name: medians(items) for name, items in found.items()}
     of_fit = {
         name: arms[name]["images_per_s"] / arms[f"fit {name}"]["images_per_s"] for name in ("float32", "bfloat16")
     }
