@@ -10,7 +10,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import USUAL, export, export_path
+from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.recipe import Recipe, to_tables, to_toml
@@ -34,6 +34,7 @@ from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.int8 import Int8Files
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -54,7 +55,7 @@ class Reporter(Protocol):
 
 def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) -> dict[str, Any]:
     """Train a run and plot its curves. Raises as `train` does."""
-    info = train(recipe, dataset, run, reporter.training, reporter.working)
+    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe))
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
             f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
@@ -172,7 +173,8 @@ def bundle_stage(
         "parity.json": canonical_json(report).encode(),
         "recipe.toml": to_toml(run.public_recipe).encode(),
     }
-    exports = [item for item in report["models"] if item["format"] != "keras"]
+    # not the Keras models, nor what was measured beside
+    exports = [item for item in report["models"] if (item["format"], item["precision"]) in EXPORTS]
     verified = {item["precision"] for item in exports}
     if unknown := sorted(set(only) - verified):
         raise RunError(
@@ -209,6 +211,7 @@ def bundle_stage(
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
             **({"imported": info["imported"]} if run.imported else {}),
+            **({"int8": info["int8"]} if "int8" in info else {}),
             **({"calibration": info["calibration"]} if calibrated else {}),
             **({"confidence": dict(confidence)} if confidence else {}),
         },
@@ -291,15 +294,18 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    for format_, precision in USUAL:
-        source = run.file(QAT_MODEL if precision == "int8" else FLOAT_MODEL)
+    other = beside(run)
+    wanted = (*USUAL, other) if other else USUAL
+    for format_, precision in wanted:
+        source = run.file(source_model(run, precision))
+        drawn = {"train": dataset.hashes["train"]} if needs_calibration(run, precision) else {}
         stages.do(
             f"export {format_} {precision}",
-            {"model": sha256_file(source), "versions": versions},
+            {"model": sha256_file(source), "versions": versions, **drawn},
             [export_path(run, format_, precision)],
-            partial(export, run, format_, precision, force=True),
+            partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
-    exports = hashes([export_path(run, format_, precision) for format_, precision in USUAL])
+    exports = hashes([export_path(run, format_, precision) for format_, precision in wanted])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
     confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(

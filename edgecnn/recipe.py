@@ -77,13 +77,21 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class QatRecipe:
-    """The quantization-aware phase. No epochs means that ranges are calibrated and no weight is trained."""
+    """The quantization-aware phase. No epochs means that ranges are calibrated and no weight is trained.
+
+    `method` is how the int8 models are made: "qat", "ptq" (quantized after training, without this phase) or "auto", the better of the
+    two on validation images. `granularity` is what a convolution's weights have one scale for: each output channel, or the whole
+    tensor. `patience` ends the phase after so many epochs without a better one; 0 never does.
+    """
 
     epochs: int = limits(2, low=0, high=10_000)
     batch_size: int = limits(128, low=1, high=65_536)
     learning_rate: float = limits(0.01, low=0.0, high=10.0)
     calibration_batches: int = limits(60, low=1, high=10_000)
     distillation_temperature: float = limits(2.0, low=0.1, high=100.0)
+    method: str = limits("auto", choices=("auto", "qat", "ptq"))
+    granularity: str = limits("channel", choices=("channel", "tensor"))
+    patience: int = limits(0, low=0, high=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

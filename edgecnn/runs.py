@@ -75,6 +75,14 @@ class Run:
         return self.file(FLOAT_GRAPH).exists()
 
     @property
+    def int8_method(self) -> str:
+        """How its int8 models are made: "qat" from the fake-quantized model, or "ptq", quantized after training."""
+        if self.imported:
+            return "ptq"
+        info = self.info if self.file(INFO).exists() else {}
+        return str(info.get("int8", {}).get("method", "qat"))
+
+    @property
     def float_model(self) -> str:
         """Name of the float model's file."""
         return FLOAT_GRAPH if self.imported else FLOAT_MODEL

@@ -76,7 +76,8 @@ def export(
     """Export a run's model as a TFLite or ONNX file, into the run folder.
 
     A quantized file that holds a float tensor within is refused. Where the format's int8 and float32 files are both
-    there, they are timed and the faster is named.
+    there, they are timed and the faster is named. Beside int8 TFLite, int8 by the method that does not ship (quantized after
+    training, or quantization-aware) is exported for verify to measure.
 
     With --from, the model comes from elsewhere and is quantized after training. A softmax at its end is cut off. Its
     outputs must be the classes of the data in alphabetical order. Give only files that you trust: they can hold code.
@@ -142,6 +143,10 @@ def export(
             dataset=dataset,
             progress=reporter.working,
         )
+        if (format_, precision, io) == ("tflite", "int8", None):
+            from edgecnn.export import export_beside
+
+            export_beside(opened, reporter.note, dataset=dataset, progress=reporter.working)
         timing = time_exports(opened, format_)
     if json:
         emit_json({**vars(result), "path": str(result.path), "timing": timing})

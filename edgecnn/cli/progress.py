@@ -41,7 +41,12 @@ class ProgressReporter:
         )
         self._show(epoch, progress.images, progress.total_images, state)
         if progress.validation_accuracy is not None:
-            self.note(f"{epoch}  {state}  validation {progress.validation_accuracy:.2%}")
+            int8 = (
+                ""
+                if progress.int8_accuracy is None
+                else f"  int8 {progress.int8_accuracy:.2%}, {progress.int8_agreement:.2%} as float"
+            )
+            self.note(f"{epoch}  {state}  validation {progress.validation_accuracy:.2%}{int8}")
 
     def working(self, what: str, done: int, total: int) -> None:
         """Show how many of the items of a piece of work are done; a total of 0 is one that is not known."""

@@ -183,7 +183,7 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"{data['title']}, {data['test_images']:,} {images}; {report['timing']}")
     print(table.text_table(table.HEADINGS, table.parity_rows(report)))
     print(table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)))
-    for line in (*table.conversion_lines(report), *table.flip_lines(report)):
+    for line in (*table.int8_lines(report), *table.conversion_lines(report), *table.flip_lines(report)):
         print(line)
     if report["matrix"]:
         print(f"\n{table.matrix_table(report)}")

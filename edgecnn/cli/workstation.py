@@ -158,7 +158,8 @@ def train(
         except KeyboardInterrupt:
             note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
             raise
-    print(f"{run.path}: validation accuracy, fake-quantized: {info['validation_accuracy']:.2%}")
+    how = {"qat": f"quantization-aware, epoch {info['int8']['epoch']}", "ptq": "quantized after training"}
+    print(f"{run.path}: validation accuracy of int8 ({how[info['int8']['method']]}): {info['validation_accuracy']:.2%}")
 
 
 def bundle(

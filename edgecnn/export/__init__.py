@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecnn.errors import ExportError
+from edgecnn.errors import DatasetError, DownloadError, ExportError, RunError
 from edgecnn.files import refuse_existing, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
 
@@ -19,6 +19,10 @@ USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "
 
 EXPORTS = (*USUAL, ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 """All that can be exported, as (format, precision)."""
+
+BESIDE = (("tflite", "int8-ptq"), ("tflite", "int8-qat"))
+"""int8 by the method that does not ship, quantized after training or quantization-aware: see `beside`. It is verified, and neither
+gated nor bundled."""
 
 IOS = ("int8", "uint8", "float32")
 """Types that the input and output of an int8 TFLite file may have. Those but the first are for other people's programs:
@@ -43,13 +47,32 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     Raises:
         ExportError: if there is no such export, or it has another type than was asked for.
     """
-    if (format_, precision) not in EXPORTS:
+    if (format_, precision) not in EXPORTS + BESIDE:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"no export as {format_} {precision}. Known: {known}.")
-    choices = IOS if (format_, precision) == ("tflite", "int8") else ("uint8",) if precision == "int8" else ("float32",)
+    if format_ == "tflite" and precision.startswith("int8"):
+        choices: tuple[str, ...] = IOS if precision == "int8" else ("int8",)
+    else:
+        choices = ("uint8",) if precision == "int8" else ("float32",)
     if io is not None and io not in choices:
         raise ExportError(f"{format_} {precision} has input and output of {' or '.join(choices)}, received --io {io}.")
     return io or choices[0]
+
+
+def beside(run: Run) -> tuple[str, str] | None:
+    """Return the one of BESIDE that a run has: what ships is measured beside it. None where there is no other method."""
+    if not run.file(QAT_MODEL).exists():
+        return None
+    if run.int8_method == "ptq":
+        return BESIDE[1]
+    refused = "int8" in run.info and run.info["int8"]["validation"]["ptq"] is None  # the converter could not
+    return None if refused else BESIDE[0]
+
+
+def source_model(run: Run, precision: str) -> str:
+    """Return the name of the model that an export of a precision is made from: the fake-quantized one for int8 that was trained so."""
+    from_qat = precision == "int8-qat" or (precision == "int8" and run.int8_method == "qat")
+    return QAT_MODEL if from_qat else run.float_model
 
 
 def export_path(run: Run, format_: str, precision: str, io: str | None = None) -> Path:
@@ -69,12 +92,12 @@ def convert(
 ) -> bytes:
     """Convert a run's model: int8 from the fake-quantized one, all else from the float one.
 
-    Where there is no fake-quantized one, since the model was trained elsewhere, int8 is quantized after training.
+    Where the run's method is "ptq", as it is for a model that was trained elsewhere, int8 is the float model quantized after training.
 
     Args:
         run: a trained or imported run.
         format_: one of FORMATS.
-        precision: one of PRECISIONS.
+        precision: one of PRECISIONS, or of BESIDE.
         io: type of input and output, where there is a choice: see `io_type`.
         dataset: the run's data, if they are open; used where activation ranges must be set.
         progress: told about decoded images.
@@ -87,17 +110,19 @@ def convert(
         RunError: if the run is not trained, or its data have changed.
     """
     io = io_type(format_, precision, io)
-    from_qat = precision == "int8" and not run.imported
-    source = run.read(QAT_MODEL if from_qat else run.float_model, "train")
+    source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
     from edgecnn.export.calibration import calibration, needs_calibration
     from edgecnn.networks.predict import model_from_bytes
 
     model = model_from_bytes(source)
     images = calibration(run, dataset, progress) if needs_calibration(run, precision) else None
-    if precision == "int8":
+    if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
-        data = tflite.int8(model, inner) if images is None else tflite.int8_by_calibration(model, images, inner)
+        if images is None:
+            data = tflite.int8(model, inner)
+        else:
+            data = tflite.int8_by_calibration(model, images, inner, granularity=run.recipe.qat.granularity)
         return data if format_ == "tflite" else onnx.int8(data)
     if images is not None:
         return tflite.int16x8(model, images)
@@ -143,3 +168,26 @@ def export(
         size_bytes=len(data),
         sha256=sha256(data),
     )
+
+
+def export_beside(
+    run: Run,
+    report: Callable[[str], None],
+    *,
+    dataset: "Dataset | None" = None,
+    progress: "Progress | None" = None,
+) -> None:
+    """Write what `beside` names, if there is any, for verification to measure. Where the data are not at hand it is left out, and said.
+
+    Args:
+        run: a trained run.
+        report: called with what is being done, or why it is not.
+        dataset, progress: as for `convert`.
+    """
+    other = beside(run)
+    if other is None:
+        return
+    try:
+        export(run, *other, force=True, report=report, dataset=dataset, progress=progress)
+    except (DatasetError, DownloadError, RunError) as error:
+        report(f"{other[1]} is not exported, and verify will not measure it beside: {error}")

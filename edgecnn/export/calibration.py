@@ -12,8 +12,8 @@ IMAGES = 500
 
 
 def needs_calibration(run: Run, precision: str) -> bool:
-    """Tell whether an export of a run takes calibration images: int16x8, and int8 of a model that was trained elsewhere."""
-    return precision == "int16x8" or (precision == "int8" and run.imported)
+    """Tell whether an export of a run takes calibration images: int16x8, and int8 that is quantized after training."""
+    return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 
 def balanced(split: Split, count: int, seed: int) -> np.ndarray:

@@ -88,10 +88,11 @@ def int16x8(model: FloatModel, calibration: Calibration) -> bytes:
 
 
 def int8(model: "keras.Model", io: str = "int8") -> bytes:
-    """Convert a fake-quantized Keras model to a TFLite file of int8 weights (per channel) and activations.
+    """Convert a fake-quantized Keras model to a TFLite file of int8 weights and activations.
 
     Args:
-        model: trained quantization-aware; its ranges become the file's scales, and no representative dataset is needed.
+        model: trained quantization-aware; its ranges become the file's scales, and no representative dataset is needed. Whether weights
+            have a scale for each channel was decided when it was wrapped (`edgecnn.train.qat_phase.fake_quantize`).
         io: type of input and output, one of IO_TYPES; for float32 the graph's ends quantize and dequantize.
 
     Returns:
@@ -103,19 +104,24 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
     return _int8(_converter(model), io)
 
 
-def int8_by_calibration(model: FloatModel, calibration: Calibration, io: str = "int8") -> bytes:
+def int8_by_calibration(
+    model: FloatModel, calibration: Calibration, io: str = "int8", *, granularity: str = "channel"
+) -> bytes:
     """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
 
     Args:
         model: as for `float32`.
         calibration: training images.
         io: as for `int8`.
+        granularity: "channel" for a scale for each output channel of the weights, "tensor" for one for all.
 
     Raises:
         ExportError: as `int8` does, or if the input's codes are not those of the calibration.
     """
     converter = _converter(model)
     converter.representative_dataset = calibration.batches
+    # TensorFlow 2.21 has no public switch; the tests look at the files that come of it
+    converter._experimental_disable_per_channel = granularity == "tensor"
     data = _int8(converter, io)
     if io != "float32":
         tensor = read(data).inputs[0]

@@ -11,6 +11,7 @@ from edgecnn.report.table import (
     board_rows,
     comparison_rows,
     conversion_lines,
+    int8_lines,
     markdown_table,
     parity_rows,
 )
@@ -62,7 +63,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         "",
         markdown_table(COMPARISON_HEADINGS, comparison_rows(report)),
         "",
-        *(f"- {line}" for line in conversion_lines(report)),
+        *(f"- {line}" for line in (*int8_lines(report), *conversion_lines(report))),
         *([confidence_line(confidence)] if confidence else []),
         *([tested_line(report["confidence"])] if report["confidence"] else []),
         f"- Times: {report['timing']}; {report['machine']}.",

@@ -28,6 +28,13 @@ def write_curves(run: Run) -> None:
             loss.plot([e for e, _ in chosen], [float(row["loss"]) for _, row in chosen], f"{colour}.-", label=phase)
     for column, style in (("accuracy", "C2.--"), ("validation_accuracy", "C3.-")):
         accuracy.plot(epochs, [100 * float(row[column]) for row in rows], style, label=column.replace("_", " "))
+    int8 = [
+        (epoch, 100 * float(row["int8_accuracy"]))
+        for epoch, row in zip(epochs, rows, strict=True)
+        if row["int8_accuracy"]
+    ]
+    if int8:
+        accuracy.plot(*zip(*int8, strict=True), "C4x", label="validation accuracy, int8")
     for axes, title in ((loss, "training loss (qat: distillation)"), (accuracy, "accuracy, %")):
         axes.set_title(title)
         axes.set_xlabel("epoch")

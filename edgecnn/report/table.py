@@ -43,18 +43,53 @@ def conversion_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+METHODS = {"qat": "quantization-aware training", "ptq": "post-training quantization"}
+
+
+def int8_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return lines on how a run's int8 models were made, why, and what that bought; none where the report does not say."""
+    chosen = report.get("int8")
+    if chosen is None:
+        return []
+    validation, method = chosen["validation"], chosen["method"]
+    measured = [
+        f"{METHODS[name]} {validation[name]['accuracy']:.2%}, the float model's answer to {validation[name]['agreement']:.2%}"
+        for name in ("qat", "ptq")
+        if validation[name] is not None
+    ]
+    epoch = f" (epoch {chosen['epoch']})" if method == "qat" else ""
+    why = "as the better on validation" if chosen["asked"] == "auto" and len(measured) > 1 else "as the recipe says"
+    lines = [
+        f"int8 by {METHODS[method]}{epoch}, {why}. Of {validation['n']:,} validation images right: float "
+        f"{'; '.join([format(validation['float']['accuracy'], '.2%'), *measured])}."
+    ]
+    found = chosen["qat_against_ptq"]
+    if found:
+        low, high = found["drop_interval"]
+        lines.append(
+            f"Over post-training quantization, quantization-aware training bought {0.0 - found['drop']:+.2f} points on the test split "
+            f"(95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {found['gained']} images gained, {found['lost']} lost; one-sided exact "
+            f"McNemar p that it is worse: {found['mcnemar_p_worse']:.3g})."
+        )
+    return lines
+
+
 COMPARISON_HEADINGS = (
     "against the reference", "drop", "95 % interval", "McNemar p", "worst class", "confidence drift", "LSB mean, max", "gate"
 )  # fmt: skip
 
 
 def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the comparisons that the gate holds as rows of text under COMPARISON_HEADINGS. Drops are in points."""
+    """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS.
+
+    Drops are in points.
+    """
     rows: list[tuple[str, ...]] = []
     for item in report["comparisons"]:
         if item["kind"] == "conversion":
             continue
         low, high = item["drop_interval"]
+        verdict = "" if item["kind"] == "beside" else "passed: " if item["passed"] else "FAILED: "
         worst = max((one for one in item["per_class"] if one["drop"] is not None), key=lambda one: one["drop"])
         rows.append(
             (
@@ -65,7 +100,7 @@ def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 f"{worst['label']} {worst['drop']:.2f}",
                 f"{item['confidence_drift']['mean']:.4f}",
                 "-" if item["largest_lsb"] is None else f"{item['mean_lsb']:.2f}, {item['largest_lsb']}",
-                f"{'passed' if item['passed'] else 'FAILED'}: {item['limit']}",
+                f"{verdict}{item['limit']}",
             )
         )
     return rows
@@ -76,7 +111,7 @@ def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
     lines = []
     for item in report["comparisons"]:
         flips = item["flips"]
-        if item["kind"] != "conversion" and flips:
+        if item["kind"] not in ("conversion", "beside") and flips:
             shown = "; ".join(
                 f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}"
                 for flip in flips[:most]

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,19 @@ HISTORY_COLUMNS = (
     "learning_rate",
     "images_per_s",
     "seconds",
+    "int8_accuracy",
+    "int8_agreement",
 )
 PROGRESS_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """Where training stands. Accuracies are fractions; `validation_accuracy` is set when the epoch is finished."""
+    """Where training stands.
+
+    Accuracies are fractions; `validation_accuracy` is set when the epoch is finished, and so are `int8_accuracy` and `int8_agreement`
+    with the float model, where the phase measures them.
+    """
 
     phase: str
     epoch: int
@@ -43,6 +49,8 @@ class TrainProgress:
     images_per_s: float
     seconds_left: float
     validation_accuracy: float | None = None
+    int8_accuracy: float | None = None
+    int8_agreement: float | None = None
 
 
 Report = Callable[[TrainProgress], None]
@@ -82,7 +90,9 @@ class Phase:
     """One phase of training.
 
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
-    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate.
+    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
+    after each epoch, counted from 1, and returns `int8_accuracy` and `int8_agreement` or nothing; where `stopped()` is true the
+    phase ends early.
     """
 
     name: str
@@ -91,6 +101,8 @@ class Phase:
     validate: Callable[[], float]
     learning_rate: Callable[[float], float]
     variables: Sequence[Any]
+    examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
+    stopped: Callable[[], bool] = lambda: False
 
 
 def run_phase(
@@ -121,6 +133,8 @@ def run_phase(
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     for epoch in range(first, phase.epochs):
+        if phase.stopped():
+            break
         history = (*history, run_epoch(phase, batches, epoch, report))
         arrays = tuple(np.asarray(variable.numpy()) for variable in phase.variables)
         save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
@@ -135,7 +149,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
     loss_sum = right = 0.0
     seen, rate = 0, 0.0
 
-    def progress(validation_accuracy: float | None = None) -> TrainProgress:
+    def progress(**validated: float) -> TrainProgress:
         elapsed = time.monotonic() - started
         left = total * (phase.epochs - epoch) - seen
         return TrainProgress(
@@ -148,7 +162,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
             accuracy=right / max(seen, 1),
             images_per_s=seen / max(elapsed, 1e-9),
             seconds_left=left * elapsed / max(seen, 1),
-            validation_accuracy=validation_accuracy,
+            **validated,
         )
 
     for index, (images, classes) in enumerate(batches.epoch(phase.name, epoch)):
@@ -167,17 +181,19 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
             report(progress())
     seconds = time.monotonic() - started
     speed = seen / max(seconds, 1e-9)
-    done = progress(phase.validate())
+    validated = {"validation_accuracy": phase.validate(), **phase.examine(epoch + 1)}
+    done = progress(**validated)
     report(done)
     values = (
         phase.name,
         epoch + 1,
         round(done.loss, 6),
         round(done.accuracy, 6),
-        round(done.validation_accuracy or 0.0, 6),
+        round(validated["validation_accuracy"], 6),
         rate,
         round(speed, 1),
         round(seconds, 3),
+        *(round(validated[column], 6) if column in validated else None for column in HISTORY_COLUMNS[-2:]),
     )
     return dict(zip(HISTORY_COLUMNS, values, strict=True))
 

@@ -3,29 +3,39 @@
 Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
+from edgecnn.train.best import Best, Int8, score
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on
-from edgecnn.train.loop import Phase
+from edgecnn.train.loop import Batches, Phase
+from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.schedule import cosine
 
 
-def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras.Model":
+def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granularity: str = "channel") -> "keras.Model":
     """Wrap a float model for quantization-aware training, its input range pinned to the input contract.
 
     Args:
         model: a float32 tf_keras functional model; its weights are copied.
         scale, zero_point: of the input code; codes -128 to 127 span the pinned range.
+        granularity: "channel" for a scale for each output channel of a convolution's weights, "tensor" for one for all. A dense layer's
+            have one for all either way.
 
     Returns:
         The fake-quantized model, BatchNorm frozen.
     """
     import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import default_8bit_quantize_scheme
 
-    quantized = tfmot.quantization.keras.quantize_model(model)
+    scheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme(disable_per_axis=granularity == "tensor")
+    toolkit = tfmot.quantization.keras
+    quantized = toolkit.quantize_apply(toolkit.quantize_annotate_model(model), scheme)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)
@@ -46,10 +56,72 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
             inner.trainable = layer.trainable = trainable
 
 
-def qat_phase(
-    recipe: Recipe, teacher: "keras.Model", student: "keras.Model", validation: tuple[np.ndarray, np.ndarray]
-) -> Phase:
-    """Return the phase that trains the fake-quantized `student` to answer as `teacher` does.
+class Qat:
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        teacher: "keras.Model",
+        validation: tuple[np.ndarray, np.ndarray],
+        batches: Batches,
+        int8: Int8 | None = None,
+    ) -> None:
+        """Wrap the float model and prepare the phase.
+
+        Args:
+            recipe: the whole recipe.
+            teacher: the float model, float32; not changed.
+            validation: uint8 images (n, height, width, channels) and their classes (n,).
+            batches: the training images, by which ranges are set.
+            int8: answers as the student's int8 file does; without it the student itself is asked.
+        """
+        scale, zero_point = recipe.input_scale, recipe.input_zero_point
+        images, self._classes = validation
+        self._recipe, self._batches = recipe, batches
+        self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
+        self._logits_range = logits_range(teacher, recipe, batches)
+        self._wanted = predictor(teacher, scale, zero_point)(images)
+        predict = predictor(self.student, scale, zero_point)
+        self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
+        self.best = Best(self.student, recipe.qat.patience)
+        step, optimizer = distillation(recipe, teacher, self.student)
+        self.phase = Phase(
+            name="qat",
+            epochs=recipe.qat.epochs,
+            step=step,
+            validate=lambda: accuracy_on(predict, *validation),
+            learning_rate=lambda done: recipe.qat.learning_rate * cosine(done),
+            variables=[*self.student.variables, *optimizer.variables, *self.best.variables],
+            examine=self.examine,
+            stopped=self.best.stopped,
+        )
+
+    def begin(self) -> None:
+        """Set the activations' ranges; what that makes is epoch 0."""
+        calibrate(self.student, self._recipe, self._batches)
+        self.examine(0)
+
+    def examine(self, epoch: int) -> dict[str, float]:
+        """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""
+        with narrowed(self.student, self._logits_range):
+            logits = self._answer()
+        found = score(logits, self._wanted, self._classes)
+        self.best.offer(epoch, found)
+        return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
+
+    def finish(self) -> "keras.Model":
+        """Return the student of the best epoch, ready to be stored."""
+        self.best.restore()
+        set_logits_range(self.student, *self._logits_range)
+        set_batch_norm(self.student, trainable=True)
+        return self.student
+
+
+def distillation(
+    recipe: Recipe, teacher: "keras.Model", student: "keras.Model"
+) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
+    """Return the step that trains the fake-quantized `student` to answer as `teacher` does, and its optimizer.
 
     The loss is the cross-entropy between the two softmaxes at the recipe's temperature T, times T squared.
 
@@ -57,7 +129,6 @@ def qat_phase(
         recipe: the whole recipe.
         teacher: the float model; not changed.
         student: from `fake_quantize`, calibrated.
-        validation: uint8 images (n, height, width, channels) and their classes (n,).
 
     Source: Hinton et al. 2015, equation 2 (arXiv:1503.02531).
     """
@@ -82,12 +153,4 @@ def qat_phase(
     def step(images: np.ndarray, classes: np.ndarray, learning_rate: float):
         return train_step(tf.constant(images), tf.constant(classes), tf.constant(learning_rate, tf.float32))
 
-    predict = predictor(student, recipe.input_scale, recipe.input_zero_point)
-    return Phase(
-        name="qat",
-        epochs=recipe.qat.epochs,
-        step=step,
-        validate=lambda: accuracy_on(predict, *validation),
-        learning_rate=lambda done: recipe.qat.learning_rate * cosine(done),
-        variables=[*student.variables, *optimizer.variables],
-    )
+    return step, optimizer

@@ -61,22 +61,40 @@ def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
             observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
-def narrow_logits(student: "keras.Model", teacher: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the range of the student's logits to the narrowest that keeps the teacher's scores on training images: see `narrow`.
+def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tuple[float, float]:
+    """Return the range by which the int8 model's logits are quantized: the narrowest that keeps the teacher's scores, see `narrow`.
 
     Args:
-        student: trained; a clipped range would keep gradients from it.
         teacher: the float model; not changed.
         recipe: the whole recipe.
         batches: the training images.
     """
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
-    low, high = narrow(np.concatenate([predict(images) for images in calibration_images(recipe, batches)]))
-    for variable in student.layers[-1].variables:
-        if variable.name.endswith("post_activation_min:0"):
-            variable.assign(low)
-        elif variable.name.endswith("post_activation_max:0"):
-            variable.assign(high)
+    return narrow(np.concatenate([predict(images) for images in calibration_images(recipe, batches)]))
+
+
+def set_logits_range(student: "keras.Model", low: float, high: float) -> None:
+    """Set the range of a fake-quantized model's logits; not for training, since what a narrow range clips has no gradient."""
+    for variable, end in zip(_logits_ends(student), (low, high), strict=False):
+        variable.assign(end)
+
+
+@contextlib.contextmanager
+def narrowed(student: "keras.Model", ends: tuple[float, float]) -> Iterator[None]:
+    """Give a fake-quantized model's logits another range within the block: that by which it will ship."""
+    before = [variable.numpy() for variable in _logits_ends(student)]
+    set_logits_range(student, *ends)
+    try:
+        yield
+    finally:
+        for variable, end in zip(_logits_ends(student), before, strict=True):
+            variable.assign(end)
+
+
+def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
+    """Return the two ends of the logits' range, the lower first; none where the last layer has no range of its own."""
+    named = {variable.name.rpartition("post_activation_")[2]: variable for variable in student.layers[-1].variables}
+    return [named[end] for end in ("min:0", "max:0") if end in named]
 
 
 def narrow(logits: np.ndarray) -> tuple[float, float]:

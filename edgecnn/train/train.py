@@ -7,14 +7,14 @@ from typing import Any
 from edgecnn.data import Dataset
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
-from edgecnn.networks.predict import model_bytes, model_from_bytes
+from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.train.best import Best, Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.loop import Batches, Report, run_phase, write_history
-from edgecnn.train.qat_phase import fake_quantize, qat_phase, set_batch_norm
-from edgecnn.train.ranges import calibrate, narrow_logits
+from edgecnn.train.qat_phase import Qat
 from edgecnn.versions import library_versions
 
 
@@ -31,12 +31,14 @@ def train(
     run: Run,
     report: Report,
     data_progress: Callable[[str, int, int], None] | None = None,
+    int8: Int8 | None = None,
 ) -> dict[str, Any]:
     """Train a run to its end, going on from its checkpoint if it has one.
 
     Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and
-    `qat.h5` last. Operations are deterministic and every epoch has its own seed: a resumed run ends with
-    the weights of an uninterrupted one.
+    `qat.h5` last: the epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of
+    `edgecnn.train.best`. How the int8 models are to be made, and why, stands under "int8" in `run.json`. Operations are
+    deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
 
     Args:
         recipe: the resolved recipe.
@@ -44,6 +46,8 @@ def train(
         run: the run folder.
         report: called with progress.
         data_progress: called while images are decoded.
+        int8: answers as int8 files do; without it the fake-quantized model itself is asked, and post-training quantization is not
+            measured.
 
     Returns:
         The content of `run.json`.
@@ -93,24 +97,56 @@ def train(
         teacher = to_float32(model, recipe, shape, num_classes)
         write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
 
-    batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size)
-    student = fake_quantize(teacher, recipe.input_scale, recipe.input_zero_point)
-    if not float_is_done:
-        calibrate(student, recipe, batches)
-    phase = qat_phase(recipe, teacher, student, validation)
-    history = run_phase(phase, batches, run, history, checkpoint, report)
-    narrow_logits(student, teacher, recipe, batches)
-    set_batch_norm(student, trainable=True)
-    write_atomic(run.file(QAT_MODEL), model_bytes(student))
+    best = None
+    if recipe.qat.method != "ptq":
+        batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size)
+        qat = Qat(recipe, teacher, validation, batches, int8)
+        if not float_is_done:
+            qat.begin()
+        history = run_phase(qat.phase, batches, run, history, checkpoint, report)
+        best = qat.best
+        write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
+    wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
+    logits = int8.post_training(teacher, splits["train"], validation[0]) if int8 else None
+    ptq = None if logits is None else score(logits, wanted, validation[1])
+    chosen = choice(recipe.qat.method, best, ptq, score(wanted, wanted, validation[1]))
     write_history(run, history)
     info |= {
         "state": "trained",
         "flip": flip,
         "seconds": round(sum(row["seconds"] for row in history), 1),
-        "validation_accuracy": phase.validate(),
+        "validation_accuracy": (chosen["validation"][chosen["method"]] or chosen["validation"]["float"])["accuracy"],
+        "int8": chosen,
     }
     run.write_info(info)
     return info
+
+
+def choice(asked: str, best: Best | None, ptq: Score | None, reference: Score) -> dict[str, Any]:
+    """Choose how the int8 models are to be made, and return what a run records of it.
+
+    Args:
+        asked: the recipe's qat.method.
+        best: the quantization-aware phase's best epoch; None without that phase.
+        ptq: the score of the float model quantized after training; None if it was not measured.
+        reference: the float model's own score.
+
+    Returns:
+        A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
+        phase; `validation`, the figures of float, qat and ptq, null where there are none.
+    """
+    qat = best.score if best else None
+    return {
+        "asked": asked,
+        "method": better_method(asked, qat, ptq),
+        "epoch": best.epoch if best else None,
+        "validation": {
+            "n": reference.n,
+            "float": reference.figures(),
+            "qat": qat.figures() if qat else None,
+            "ptq": ptq.figures() if ptq else None,
+        },
+    }
 
 
 def describe_data(dataset: Dataset, used: dict[str, int]) -> dict[str, Any]:

@@ -30,10 +30,13 @@ class Gate:
     def failed(self, comparison: Mapping[str, Any]) -> list[str]:
         """Return the names of a comparison's figures that are beyond their limits: its keys.
 
-        A comparison of kind "conversion" is held to MAX_LSB or MIN_AGREEMENT, whatever the gate: a drop may be accepted, a
+        A comparison of kind "beside" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
+        MAX_LSB or MIN_AGREEMENT, whatever the gate: a drop may be accepted, a
         wrong conversion may not.
         """
         agreement = comparison["agreement"]
+        if comparison["kind"] == "beside":
+            return []
         if comparison["kind"] == "conversion":
             lsb = comparison["largest_lsb"]
             if agreement >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
@@ -50,6 +53,8 @@ class Gate:
 
     def limit(self, kind: str) -> str:
         """Return what comparisons of a kind are held to, in words."""
+        if kind == "beside":
+            return "none, does not ship"
         if kind == "conversion":
             return f"at most {MAX_LSB} LSB, or agreement of at least {MIN_AGREEMENT:.0%}"
         whole = " with its whole 95 % interval" if self.confident else ""

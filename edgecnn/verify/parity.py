@@ -11,7 +11,7 @@ import numpy as np
 from edgecnn.boards.qemu import find_qemu
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
-from edgecnn.export import EXPORTS, export_path
+from edgecnn.export import EXPORTS, beside, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import CONFIDENCE, PARITY, Run
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
@@ -51,7 +51,7 @@ def verify(
     """Compare a run's exports with its float and fake-quantized models and write `parity.json`.
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
-    the conversion is right, held to its own fixed limit.
+    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured beside, and held to nothing.
 
     Args:
         run: a trained run with at least one export.
@@ -75,22 +75,23 @@ def verify(
     if boards:
         find_qemu()  # before what takes minutes
     test = load_test(run, dataset, progress)
-    # a model that was trained elsewhere has no fake-quantized form: its int8 files are held to the float model alone
-    names = ["float"] if run.imported else ["float", "fake-quantized"]
+    # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
+    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     float_, *fakes = (reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names)
-    candidates = timed(
-        [
-            export_answers(run, export_path(run, format_, precision), format_, precision, test.images, progress)
-            for format_, precision in exports
-        ],
+    other = beside(run)
+    measured = exports + [other] if other and export_path(run, *other).exists() else exports
+    answers = timed(
+        [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured],
         test.images[:1],
     )
+    candidates, others = answers[: len(exports)], answers[len(exports) :]
     labels = run.info["data"]["labels"]
     comparisons = [compared("quantization", float_, fake, test, labels, gate) for fake in fakes]
     for candidate in candidates:
         comparisons.append(compared("quantization", float_, candidate, test, labels, gate))
         if candidate.precision.startswith("int8"):
             comparisons += [compared("conversion", fake, candidate, test, labels, gate) for fake in fakes]
+    comparisons += [compared("beside", float_, candidate, test, labels, gate) for candidate in others]
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else []
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else []
     report: dict[str, Any] = {
@@ -103,7 +104,8 @@ def verify(
             "test_images": len(test.classes),
             "test_sha256": dataset.hashes["test"],
         },
-        **judged(gate, (float_, *fakes, *candidates), comparisons, test),
+        **judged(gate, (float_, *fakes, *answers), comparisons, test),
+        "int8": int8_methods(run, answers, test),
         "matrix": rows,
         "boards": on_boards,
         "confidence": confidence(run, candidates, test.classes),
@@ -111,6 +113,45 @@ def verify(
     report["passed"] = report["passed"] and all(row["passed"] for row in on_boards)
     write_atomic(run.file(PARITY), canonical_json(report))
     return report
+
+
+def int8_methods(run: Run, answers: Sequence[Answers], split: Split) -> dict[str, Any] | None:
+    """Return how the run's int8 models were made, and what quantization-aware training bought on the test split.
+
+    Args:
+        run: a run; None is returned where training did not choose.
+        answers: the exports', and those of int8 by the other method.
+        split: the test split.
+
+    Returns:
+        `int8` of `run.json`, and `qat_against_ptq`: null unless both TFLite files were measured.
+    """
+    chosen = run.info.get("int8")
+    if chosen is None:
+        return None
+    named = {item.name: item for item in answers}
+    names = {"qat": "tflite-int8-qat", "ptq": "tflite-int8-ptq"} | {chosen["method"]: "tflite-int8"}
+    if not all(name in named for name in names.values()):
+        return {**chosen, "qat_against_ptq": None}
+    reference, candidate = named[names["ptq"]], named[names["qat"]]
+    lost, gained = discordant(reference.values, candidate.values, split.classes)
+    found = compare(reference.values, candidate.values, split.classes)
+    return {
+        **chosen,
+        "qat_against_ptq": {
+            "reference": reference.name,
+            "candidate": candidate.name,
+            "n": found.n,
+            "accuracy_reference": found.accuracy_reference,
+            "accuracy_candidate": found.accuracy_candidate,
+            "drop": found.drop,
+            "drop_interval": list(paired_interval(lost, gained, found.n)),
+            "lost": lost,
+            "gained": gained,
+            "agreement": found.agreement,
+            "mcnemar_p_worse": mcnemar_exact(lost, gained, "greater"),
+        },
+    }
 
 
 def confidence(run: Run, candidates: Sequence[Answers], classes: np.ndarray) -> dict[str, Any] | None:

@@ -22,7 +22,8 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import build_recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import calibrate, fake_quantize
+from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.ranges import calibrate
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
 

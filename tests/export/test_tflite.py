@@ -9,25 +9,28 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edgecnn.errors import ExportError, OutputExistsError, RunError
 from edgecnn.export import export, export_path, tflite
+from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
 from edgecnn.networks.describe import describe
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import predictor
+from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import create_run
 from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import calibrate, fake_quantize
+from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
+from edgecnn.train.ranges import calibrate
 
 RANDOM = np.random.default_rng(5)
 
 
-def quantized(name, shape, options=None, input_range="centred"):
+def quantized(name, shape, options=None, input_range="centred", granularity="channel"):
     """Return a calibrated fake-quantized network of random weights, its recipe and images."""
     keras.utils.set_random_seed(2)
     recipe = build_recipe({"network": {"input_range": input_range}, "qat": {"calibration_batches": 20}})
     images = RANDOM.integers(0, 256, (64, *shape), np.uint8)
     batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=16, seed=1, flip=False, shift=0)
-    model = fake_quantize(build_network(name, *shape, 10, options), recipe.input_scale, recipe.input_zero_point)
+    network = build_network(name, *shape, 10, options)
+    model = fake_quantize(network, recipe.input_scale, recipe.input_zero_point, granularity)
     calibrate(model, recipe, batches)
     return model, recipe, images
 
@@ -64,6 +67,30 @@ def test_int8_is_int8_throughout_and_answers_as_the_fake_quantized_model(name, o
         worst = max(worst, int(np.max(np.abs(codes - (np.rint(logits / scale) + zero_point)))))
     # a tie may be rounded the other way in one layer and move the output by a code; a wrong conversion moves it by many
     assert worst <= 2
+
+
+def scales_of_weights(data):
+    """Return how many scales the weights of each convolution have, and how many channels."""
+    convolutions = [item for item in read(data).operators if item.name == "CONV_2D"]
+    assert convolutions
+    return [(len(item.inputs[1].scale), item.inputs[1].shape[0]) for item in convolutions]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_weights_have_a_scale_for_each_channel_or_one(granularity):
+    model, recipe, images = quantized("article", (20, 20, 3), granularity=granularity)
+    set_batch_norm(model, trainable=True)
+    calibration = tflite.Calibration(images[:8], recipe.input_scale, recipe.input_zero_point)
+    files = {
+        "qat": tflite.int8(model),
+        "qat, stored": tflite.int8(model_from_bytes(model_bytes(model))),
+        "ptq": tflite.int8_by_calibration(
+            build_network("article", 20, 20, 3, 10), calibration, granularity=granularity
+        ),
+    }
+    for name, data in files.items():
+        for scales, channels in scales_of_weights(data):
+            assert scales == (channels if granularity == "channel" else 1), name
 
 
 def test_raw_inputs_quantize_to_the_same_code():

@@ -10,9 +10,9 @@ from edgecnn.data import open_dataset
 from edgecnn.data.augment import augment
 from edgecnn.errors import RunError, TrainingError
 from edgecnn.images import PAD
-from edgecnn.networks.predict import model_from_bytes
+from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, create_run
+from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, create_run
 from edgecnn.train import train
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import SCHEDULES
@@ -38,7 +38,33 @@ def tiny(**tables):
     return build_recipe(base)
 
 
-def trained(recipe, path, stop_after=None):
+class Scripted:
+    """Int8 files whose answers are the float model's but for so many: `wrong` for epoch 0, 1, …; `ptq_wrong` after training."""
+
+    def __init__(self, wrong, ptq_wrong=0):
+        self.wrong = wrong
+        self.ptq_wrong = ptq_wrong
+        self.seen = []
+
+    def fake_quantized(self, model, images):
+        self.seen.append(model.get_weights())
+        return other_answers(self.wanted(images), self.wrong[len(self.seen) - 1])
+
+    def post_training(self, model, train, images):
+        return other_answers(self.wanted(images), self.ptq_wrong)
+
+    def wanted(self, images):
+        return predictor(model_from_bytes(self.run.read(FLOAT_MODEL, "train")), 1 / 128, 0)(images)
+
+
+def other_answers(logits, count):
+    """Give the first `count` images another answer than the model does."""
+    result = logits.copy()
+    result[:count] = np.roll(result[:count], 1, axis=1)
+    return result
+
+
+def trained(recipe, path, stop_after=None, int8=None):
     """Train, interrupted after the (phase, epoch) given and resumed."""
     dataset = open_dataset(recipe.data)
     run = create_run(recipe, path)
@@ -50,9 +76,13 @@ def trained(recipe, path, stop_after=None):
 
     if stop_after:
         with pytest.raises(Stop):
-            train(recipe, dataset, run, report)
-    train(recipe, dataset, run, lambda progress: None)
+            train(recipe, dataset, run, report, int8=int8)
+    train(recipe, dataset, run, lambda progress: None, int8=int8)
     return run
+
+
+def qat_epochs(run):
+    return [row for row in csv.DictReader(run.file(HISTORY).open()) if row["phase"] == "qat"]
 
 
 def weights(run, name):
@@ -158,3 +188,53 @@ def test_schedules_start_and_end_where_they_should():
     assert SCHEDULES["one-cycle"](1.0) == pytest.approx(0)
     assert SCHEDULES["cosine"](0.0) == 1 and SCHEDULES["cosine"](1.0) == pytest.approx(0)
     assert SCHEDULES["constant"](0.7) == 1
+
+
+def scripted(recipe, path, **options):
+    """Train with scripted int8 answers; return the run and the script."""
+    int8 = Scripted(**options)
+    int8.run = Run(path)
+    return trained(recipe, path, int8=int8), int8
+
+
+def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path):
+    run, int8 = scripted(tiny(qat={"epochs": 3}), tmp_path / "run", wrong=[3, 2, 0, 1])
+    assert run.info["int8"]["epoch"] == 2 and len(int8.seen) == 4
+    assert [row["int8_agreement"] for row in qat_epochs(run)] == [f"{1 - n / 206:.6f}".rstrip("0") for n in (2, 0, 1)]
+    stored = weights(run, QAT_MODEL)
+    order = model_from_bytes(run.read(QAT_MODEL, "train"))
+    assert len(order.get_weights()) == len(stored) == len(int8.seen[2])
+
+    def same(one, other):
+        return sorted(array.tobytes() for array in one) == sorted(array.tobytes() for array in other)
+
+    assert same(stored, int8.seen[2]), "asked and stored with the same range of logits"
+    assert not same(stored, int8.seen[3])
+
+
+def test_the_calibrated_start_is_epoch_0(tmp_path):
+    run, _ = scripted(tiny(), tmp_path / "run", wrong=[0, 1, 2])
+    assert run.info["int8"]["epoch"] == 0
+    assert run.info["int8"]["validation"]["qat"]["agreement"] == 1
+
+
+def test_patience_ends_the_phase(tmp_path):
+    run, _ = scripted(tiny(qat={"epochs": 9, "patience": 2}), tmp_path / "run", wrong=[2, 1, 1, 3])
+    assert len(qat_epochs(run)) == 3 and run.info["int8"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(("ptq_wrong", "method"), [(0, "ptq"), (1, "qat"), (2, "qat")])
+def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method):
+    run, _ = scripted(tiny(qat={"epochs": 0}), tmp_path / "run", wrong=[1], ptq_wrong=ptq_wrong)
+    assert (run.info["int8"]["asked"], run.info["int8"]["method"], run.int8_method) == ("auto", method, method)
+
+
+def test_the_recipe_may_insist(tmp_path):
+    run, _ = scripted(tiny(qat={"epochs": 0, "method": "qat"}), tmp_path / "run", wrong=[1], ptq_wrong=0)
+    assert run.int8_method == "qat"
+
+
+def test_post_training_quantization_skips_the_phase(tmp_path):
+    run, _ = scripted(tiny(qat={"method": "ptq"}), tmp_path / "run", wrong=[])
+    assert not run.file(QAT_MODEL).exists() and not qat_epochs(run)
+    assert run.int8_method == "ptq" and run.info["int8"]["epoch"] is None

@@ -34,7 +34,7 @@ def test_the_report_follows_its_schema(report, root):
 
 def test_the_report_covers_every_export_twice_where_it_is_int8(report, finished_run):
     assert [model["name"] for model in report["models"]] == [
-        "float", "fake-quantized", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32",
+        "float", "fake-quantized", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32", "tflite-int8-ptq",
     ]  # fmt: skip
     conversions = [item["candidate"] for item in report["comparisons"] if item["kind"] == "conversion"]
     assert conversions == ["tflite-int8", "onnx-int8"]

@@ -1,0 +1,165 @@
+"""Which int8 model is the better one: of the epochs of the quantization-aware phase, and of it and post-training quantization.
+
+The rule, on validation images and nothing else: of the models that are not less accurate than the float one by more than the paired
+standard error of that difference, the one that gives the float model's answer to most images. Accuracies of a few thousand images
+differ by chance more than the models do; agreement is the sharper figure. Where every model is less accurate than that, the most
+accurate. A tie keeps the earlier epoch, and the quantization-aware model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from math import sqrt
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgecnn.data import Split
+from edgecnn.networks.keras import keras, tf
+
+
+class Int8(Protocol):
+    """What training asks of int8 files, which it cannot make itself: their answers."""
+
+    def fake_quantized(self, model: "keras.Model", images: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, num_classes), that a fake-quantized model's int8 file gives for uint8 images."""
+
+    def post_training(self, model: "keras.Model", train: Split, images: np.ndarray) -> np.ndarray | None:
+        """Return the same of a float model's int8 file, its ranges set by some of the training images; None if there can be none."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model answers n images.
+
+    Counts of `right` answers, of answers that `agreed` with the float model's, and of images that the float model alone (`lost`) or
+    this one alone (`gained`) has right.
+    """
+
+    n: int
+    right: int
+    agreed: int
+    lost: int
+    gained: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, in [0, 1]."""
+        return self.right / self.n
+
+    @property
+    def agreement(self) -> float:
+        """Share of answers that are the float model's, in [0, 1]."""
+        return self.agreed / self.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference in accuracy from the float model, paired: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
+        return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
+
+    @property
+    def as_accurate(self) -> bool:
+        """Whether it is not less accurate than the float model by more than the standard error."""
+        return (self.lost - self.gained) / self.n <= self.standard_error
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """What the rule compares, largest first."""
+        first, second = (self.agreed, self.right) if self.as_accurate else (self.right, self.agreed)
+        return self.as_accurate, first, second
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures that are recorded."""
+        return {
+            "accuracy": self.accuracy,
+            "agreement": self.agreement,
+            "lost": self.lost,
+            "gained": self.gained,
+            "standard_error": self.standard_error,
+        }
+
+
+def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Score:
+    """Score a model's answers beside the float model's.
+
+    Args:
+        logits: shape (n, num_classes), n at least 1.
+        reference: the float model's, same shape.
+        classes: int array, shape (n,), the true classes.
+    """
+    answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
+    right, right_before = answers == classes, wanted == classes
+    return Score(
+        n=len(classes),
+        right=int(np.sum(right)),
+        agreed=int(np.sum(answers == wanted)),
+        lost=int(np.sum(right_before & ~right)),
+        gained=int(np.sum(right & ~right_before)),
+    )
+
+
+def better_method(asked: str, qat: Score | None, ptq: Score | None) -> str:
+    """Return how the int8 models are to be made: as asked, or where that is "auto", by the rule.
+
+    Args:
+        asked: the recipe's qat.method.
+        qat: of the quantization-aware model; None where none was trained.
+        ptq: of the float model quantized after training; None where it was not measured.
+    """
+    if asked != "auto":
+        return asked
+    if qat is None or ptq is None:
+        return "ptq" if qat is None else "qat"
+    return "ptq" if ptq.rank > qat.rank else "qat"
+
+
+class Best:
+    """The weights of the best epoch so far, and when it was: variables, so that a checkpoint holds them like all others."""
+
+    def __init__(self, model: "keras.Model", patience: int) -> None:
+        """Prepare for a model's weights.
+
+        Args:
+            model: the fake-quantized model.
+            patience: epochs without a better one after which `stopped` is true; 0 for never.
+        """
+        self.model = model
+        self.patience = patience
+        self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
+        # the best epoch, the last one offered, and the best one's score; n is 0 until there is one
+        self._state = tf.Variable(np.zeros(7, np.int64), trainable=False)
+
+    @property
+    def variables(self) -> Sequence[Any]:
+        """All that a resume needs."""
+        return [*self._weights, self._state]
+
+    @property
+    def epoch(self) -> int:
+        """The best epoch; 0 is the calibrated model, before any training."""
+        return int(self._state.numpy()[0])
+
+    @property
+    def score(self) -> Score | None:
+        """The best epoch's score; None before the first was offered."""
+        found = Score(*map(int, self._state.numpy()[2:]))
+        return found if found.n else None
+
+    def offer(self, epoch: int, found: Score) -> None:
+        """Keep the model's weights if this epoch is better than the best."""
+        best = self.score
+        if best is None or found.rank > best.rank:
+            for kept, variable in zip(self._weights, self.model.variables, strict=True):
+                kept.assign(variable)
+            self._state.assign([epoch, epoch, *astuple(found)])
+        else:
+            self._state.assign([self.epoch, epoch, *astuple(best)])
+
+    def stopped(self) -> bool:
+        """Tell whether patience has run out."""
+        best, last = self._state.numpy()[:2]
+        return bool(self.patience and last - best >= self.patience)
+
+    def restore(self) -> None:
+        """Give the model the best epoch's weights."""
+        for kept, variable in zip(self._weights, self.model.variables, strict=True):
+            variable.assign(kept)

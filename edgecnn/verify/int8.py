@@ -1,0 +1,64 @@
+"""A run's int8 files before there is a run: made in memory and asked for their answers, while training chooses among them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.bundle.manifest import InputContract
+from edgecnn.data import Split
+from edgecnn.errors import ExportError
+from edgecnn.export import tflite
+from edgecnn.export.calibration import IMAGES, balanced
+from edgecnn.files import quiet_stderr
+from edgecnn.recipe import Recipe
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Int8Files:
+    """What `edgecnn.train.best.Int8` asks for: the answers of the files that `edgecnn export` would write, by the engine of a device."""
+
+    recipe: Recipe
+
+    def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, num_classes), of a fake-quantized Keras model's int8 TFLite file for uint8 images.
+
+        Raises:
+            ExportError: if it cannot be converted to int8 throughout.
+        """
+        return self._logits(tflite.int8(model), images)
+
+    def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
+        """Return the same of a float model's, quantized by the images of the training split that an export would draw.
+
+        None where it cannot be converted, unless the recipe has no other method.
+
+        Raises:
+            ExportError: if the recipe's method is "ptq" and it cannot be converted.
+        """
+        recipe = self.recipe
+        chosen = train.images[balanced(train, IMAGES, recipe.seed)]
+        calibration = tflite.Calibration(chosen, recipe.input_scale, recipe.input_zero_point)
+        try:
+            data = tflite.int8_by_calibration(model, calibration, granularity=recipe.qat.granularity)
+        except ExportError:
+            if recipe.qat.method == "ptq":
+                raise
+            return None
+        return self._logits(data, images)
+
+    def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
+        height, width, channels = images.shape[1:]
+        contract = InputContract(
+            height=height,
+            width=width,
+            channels=channels,
+            fit=self.recipe.data.fit,
+            scale=self.recipe.input_scale,
+            zero_point=self.recipe.input_zero_point,
+        )
+        with quiet_stderr():  # LiteRT says that it made a delegate
+            engine = open_engine(None, data, "tflite", num_threads=1)
+        return Model(engine, contract).logits(images)

@@ -1,0 +1,95 @@
+"""The rule by which int8 models are chosen, and the weights that it keeps."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.networks.keras import keras
+from edgecnn.train.best import Best, Score, better_method, score
+
+N = 1000
+
+
+def scored(agreed, lost, gained):
+    """A score beside a float model that has 800 of 1,000 images right."""
+    return Score(n=N, right=800 - lost + gained, agreed=agreed, lost=lost, gained=gained)
+
+
+def test_a_score_counts_what_two_models_answer():
+    reference = np.eye(3)[[0, 1, 2, 0, 1]]
+    logits = np.eye(3)[[0, 1, 1, 2, 0]]
+    found = score(logits, reference, np.array([0, 2, 2, 2, 1]))
+    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1)
+    assert (found.accuracy, found.agreement) == (0.4, 0.4)
+    assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
+    assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
+
+
+def test_agreement_decides_where_accuracy_differs_by_chance():
+    more_agreement, more_accuracy = scored(990, 5, 3), scored(985, 3, 6)
+    assert more_agreement.as_accurate and more_agreement.rank > more_accuracy.rank
+
+
+def test_less_accurate_than_chance_allows_is_worse_than_any_that_is_not():
+    assert not scored(995, 4, 0).as_accurate
+    assert scored(995, 4, 0).rank < scored(950, 20, 20).rank
+
+
+def test_of_models_that_all_lost_accuracy_the_most_accurate_is_the_best():
+    assert scored(940, 40, 0).rank < scored(900, 30, 0).rank
+
+
+def test_a_model_that_answers_as_the_float_one_is_as_accurate():
+    assert scored(N, 0, 0).as_accurate
+
+
+def test_the_method_is_chosen_only_where_that_was_asked():
+    qat, ptq = scored(980, 5, 5), scored(985, 5, 5)
+    assert better_method("auto", qat, ptq) == "ptq"
+    assert better_method("auto", ptq, qat) == "qat"
+    assert better_method("auto", qat, qat) == "qat", "a tie keeps the trained one"
+    assert better_method("qat", qat, ptq) == "qat"
+    assert better_method("ptq", None, ptq) == "ptq"
+    assert better_method("auto", qat, None) == "qat"
+
+
+@pytest.fixture
+def model():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+
+
+def offer(best, epoch, agreed):
+    best.model.set_weights([np.full((2, 1), epoch, np.float32)])
+    best.offer(epoch, scored(agreed, 5, 5))
+
+
+def test_the_best_weights_are_kept_and_a_tie_keeps_the_earlier(model):
+    best = Best(model, patience=0)
+    assert best.score is None
+    for epoch, agreed in enumerate((970, 990, 980, 990, 960)):
+        offer(best, epoch, agreed)
+    assert best.epoch == 1 and best.score == scored(990, 5, 5) and not best.stopped()
+    assert model.get_weights()[0][0, 0] == 4, "the model trains on from its own weights"
+    best.restore()
+    assert model.get_weights()[0][0, 0] == 1
+
+
+def test_patience_counts_epochs_without_a_better_one(model):
+    best = Best(model, patience=2)
+    stopped = []
+    for epoch, agreed in enumerate((970, 960, 980, 975, 980)):
+        offer(best, epoch, agreed)
+        stopped.append(best.stopped())
+    assert stopped == [False, False, False, False, True]
+
+
+def test_its_variables_are_all_of_its_state(model):
+    best, other = Best(model, patience=1), Best(model, patience=1)
+    for epoch, agreed in enumerate((970, 990, 980)):
+        offer(best, epoch, agreed)
+    for variable, saved in zip(other.variables, best.variables, strict=True):
+        variable.assign(saved.numpy())
+    assert (other.epoch, other.score, other.stopped()) == (1, best.score, True)
+    other.restore()
+    assert model.get_weights()[0][0, 0] == 1
