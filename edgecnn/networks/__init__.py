@@ -9,7 +9,14 @@ from edgecnn.errors import NetworkError, UnknownNameError, nearest
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
-NETWORKS = {"article": "edgecnn.networks.article", "resnet8": "edgecnn.networks.resnet8"}
+NETWORKS = {
+    "article": "edgecnn.networks.article",
+    "resnet8": "edgecnn.networks.resnet8",
+    "resnet_25kb": "edgecnn.networks.resnet_25kb",
+    "resnet_300kb": "edgecnn.networks.resnet_300kb",
+    "resnet_1000kb": "edgecnn.networks.resnet_1000kb",
+    "separable_25kb": "edgecnn.networks.separable_25kb",
+}
 """Name to module; the module holds a function of that name and its OPTIONS (option to valid values)."""
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
-FILE_BYTES = 2_300
-LAYER_BYTES = 250
+FILE_BYTES = 1_400
+LAYER_BYTES = 350
 CHANNEL_BYTES = 28
-"""Int8 file size beside the weights: a fixed part, a part per layer, and per output channel a float32 scale and an int64
+"""Int8 file size beside the weights: a fixed part, a part per operator, and per output channel a float32 scale and an int64
 zero point for the weights, the same for the bias, and the int32 bias. The first two were fitted to files of TensorFlow 2.21."""
+
+WITHIN_OTHERS = ("InputLayer", "BatchNormalization", "ReLU")
+"""Layers that are no operator of the file: quantization folds them into the convolution or addition before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,13 @@ def describe(model: "keras.Model") -> NetworkCost:
             macs = positions * weights
             channels = weights // math.prod(kernel.shape[:-2]) if depthwise else kernel.shape[-1]
             int8_bytes += weights + CHANNEL_BYTES * channels
-        int8_bytes += LAYER_BYTES
+        kind = type(layer).__name__
+        if kind not in WITHIN_OTHERS:
+            int8_bytes += LAYER_BYTES
         layers.append(
             LayerCost(
                 name=layer.name,
-                kind=type(layer).__name__,
+                kind=kind,
                 shape=output,
                 parameters=layer.count_params(),
                 macs=macs,

@@ -3,7 +3,8 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.errors import NetworkError, UnknownNameError
-from edgecnn.networks import build_network
+from edgecnn.networks import NETWORKS, build_network
+from edgecnn.networks.blocks import halvings
 from edgecnn.networks.describe import describe
 
 
@@ -35,7 +36,7 @@ def test_resnet8_is_mlperf_tinys():
     assert cost.macs == 12_501_632
 
 
-@pytest.mark.parametrize("name", ["article", "resnet8"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (17, 23, 3), (96, 64, 3)])
 def test_any_input_size(name, shape):
     model = build_network(name, *shape, 7)
@@ -44,8 +45,35 @@ def test_any_input_size(name, shape):
 
 
 def test_networks_end_in_logits():
-    for name in ("article", "resnet8"):
+    for name in NETWORKS:
         assert build_network(name, 32, 32, 3, 10).layers[-1].activation.__name__ == "linear"
+
+
+@pytest.mark.parametrize(
+    ("side", "times"), [(8, 0), (28, 0), (32, 0), (45, 0), (46, 1), (64, 1), (96, 2), (128, 2), (224, 3)]
+)
+def test_the_stem_brings_an_input_near_to_32(side, times):
+    assert halvings(side, 2 * side) == times
+    assert side < 46 or 22 < side / 2**times < 46
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [("resnet_25kb", 2.2e6), ("separable_25kb", 1.3e6), ("resnet_300kb", 21e6), ("resnet_1000kb", 56e6)],
+)
+def test_the_ladders_networks_cost_about_the_same_for_every_input(name, macs):
+    for shape in ((28, 28, 1), (32, 32, 3)):
+        assert 0.5 * macs < describe(build_network(name, *shape, 10)).macs <= macs
+    for shape in ((96, 96, 3), (224, 224, 3)):
+        assert describe(build_network(name, *shape, 10)).macs < 2 * macs + 25e6, "a stem's halvings cost most of it"
+
+
+def test_a_batch_norm_stands_right_behind_its_convolution():
+    for name in NETWORKS:
+        for layer in build_network(name, 32, 32, 3, 10).layers:
+            if type(layer).__name__ == "BatchNormalization":
+                before = layer.inbound_nodes[0].inbound_layers
+                assert type(before).__name__ in ("Conv2D", "DepthwiseConv2D"), (name, layer.name)
 
 
 def test_too_small_an_input_says_how_large_it_must_be():

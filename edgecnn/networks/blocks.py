@@ -1,0 +1,66 @@
+"""What the residual networks are made of: convolutions with BatchNorm, residual blocks and a stem that suits the input's size.
+
+Every BatchNorm stands right behind its convolution, where quantization folds it in.
+"""
+
+import math
+
+from edgecnn.networks.keras import keras
+
+STEM_SIDE = 32
+"""Rows or columns that the stem brings an input near to: what the networks' costs are counted for."""
+
+
+def halvings(height: int, width: int) -> int:
+    """Return how often a stem halves an input: until its shorter side is as near to 32 as halving brings it, in ratio.
+
+    0 below 46 rows or columns (28 and 32 keep theirs), 1 to 90, 2 to 181 (96 becomes 24), 3 to 362 (224 becomes 28), and so on. So a
+    network costs about the same for every input.
+    """
+    return max(0, round(math.log2(min(height, width) / STEM_SIDE)))
+
+
+def convolution(x, filters: int, kernel: int = 3, strides: int = 1, *, relu: bool = True):
+    """Convolve without a bias, padded, and normalise; then a ReLU unless `relu` is false."""
+    layers = keras.layers
+    x = layers.Conv2D(filters, kernel, strides, "same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = layers.BatchNormalization()(x)
+    return layers.ReLU()(x) if relu else x
+
+
+def depthwise(x, filters: int, strides: int = 1):
+    """Convolve 3x3 channel by channel, then 1x1 across channels, each normalised and with a ReLU.
+
+    Source: Howard et al. 2017, "MobileNets" (arXiv:1704.04861).
+    """
+    layers = keras.layers
+    x = layers.DepthwiseConv2D(3, strides, "same", use_bias=False, depthwise_initializer="he_normal")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    return convolution(x, filters, 1)
+
+
+def residual(x, filters: int, strides: int = 1):
+    """Add two 3x3 convolutions to their input, which a 1x1 convolution brings to their shape where it has another.
+
+    Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with projection shortcuts.
+    """
+    layers = keras.layers
+    branch = convolution(convolution(x, filters, strides=strides), filters, relu=False)
+    if strides > 1 or x.shape[-1] != filters:
+        x = convolution(x, filters, 1, strides, relu=False)
+    return layers.ReLU()(layers.Add()([x, branch]))
+
+
+def stem(x, filters: int):
+    """Convolve 3x3, halving the map as often as its size asks for (see `halvings`), with a convolution for each halving."""
+    times = halvings(x.shape[1], x.shape[2])
+    for strides in [2] * times or [1]:
+        x = convolution(x, filters, strides=strides)
+    return x
+
+
+def classifier(inputs, x, num_classes: int, name: str) -> "keras.Model":
+    """Average over the map and end in a dense layer of logits."""
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    logits = keras.layers.Dense(num_classes, kernel_initializer="he_normal")(x)
+    return keras.Model(inputs, logits, name=name)
