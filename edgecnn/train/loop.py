@@ -5,6 +5,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,15 @@ class Batches:
             yield augment(self.images[chosen], random, flip=self.flip, shift=self.shift), self.classes[chosen]
 
 
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield the items of an iterator, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One phase of training.
@@ -134,6 +144,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
     total = batches.count * min(batches.batch_size, len(batches.images))
     loss_sum = right = 0.0
     seen, rate = 0, 0.0
+    waiting: list[tuple[Any, Any, int]] = []
 
     def progress(validation_accuracy: float | None = None) -> TrainProgress:
         elapsed = time.monotonic() - started
@@ -151,20 +162,28 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
             validation_accuracy=validation_accuracy,
         )
 
-    for index, (images, classes) in enumerate(batches.epoch(phase.name, epoch)):
-        rate = phase.learning_rate((epoch + index / batches.count) / phase.epochs)
-        loss, correct = phase.step(images, classes, rate)
-        loss_sum += float(loss) * len(images)
-        right += float(correct)
-        seen += len(images)
+    def fetch() -> None:
+        """Add up what the steps returned. Not after each of them: a GPU would wait for it."""
+        nonlocal loss_sum, right
+        for loss, correct, count in waiting:
+            loss_sum += float(loss) * count
+            right += float(correct)
+        waiting.clear()
         if not math.isfinite(loss_sum):
             raise TrainingError(
                 f"the loss is not a number in epoch {epoch + 1} of the {phase.name} phase (learning rate {rate:g}). "
                 f"The last finished epoch is kept; train again with a lower {'qat' if phase.name == 'qat' else 'train'}.learning_rate."
             )
+
+    for index, (images, classes) in enumerate(ahead(batches.epoch(phase.name, epoch))):
+        rate = phase.learning_rate((epoch + index / batches.count) / phase.epochs)
+        waiting.append((*phase.step(images, classes, rate), len(images)))
+        seen += len(images)
         if time.monotonic() - reported >= PROGRESS_SECONDS:
+            fetch()
             reported = time.monotonic()
             report(progress())
+    fetch()
     seconds = time.monotonic() - started
     speed = seen / max(seconds, 1e-9)
     done = progress(phase.validate())
