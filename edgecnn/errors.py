@@ -158,6 +158,12 @@ class DoctorError(EdgeCNNError, RuntimeError):
     exit_code = 26
 
 
+class ClusterError(EdgeCNNError, ConnectionError):
+    """Workers that do not train together: wrong addresses, different recipes or images, or one that was lost."""
+
+    exit_code = 27
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

@@ -36,6 +36,7 @@ from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.versions import library_versions
+from edgecnn.workers import Workers
 
 STAGES = "stages.json"
 
@@ -53,18 +54,20 @@ class Reporter(Protocol):
         """Where other long work stands, in items."""
 
 
-def train_stage(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter) -> dict[str, Any]:
-    """Train a run and plot its curves. Raises as `train` does."""
-    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe))
+def train_stage(
+    recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
+) -> dict[str, Any]:
+    """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
+    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
             f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
         )
     if dataset.duplicates:
-        reporter.note(
-            f"{len(dataset.duplicates)} exact duplicates across splits were kept out; all are in {run.path}/run.json"
-        )
-    write_curves(run)
+        where = f"; all are in {run.path}/run.json" if run else ""
+        reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")
+    if run:
+        write_curves(run)
     return info
 
 

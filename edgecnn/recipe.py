@@ -61,7 +61,18 @@ class NetworkRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """The float phase. `flip` auto mirrors images where the dataset says that classes survive it."""
+    """The float phase.
+
+    `flip` auto mirrors half of the images where the dataset says that classes survive it, as yes does anyway; alternating mirrors
+    one half in every other epoch and the other half in the rest. The keys below change nothing unless set:
+
+    warm_up: share of a one-cycle schedule that rises.
+    cutout: side, in pixels, of a square of mid-grey at a random place of each image.
+    mixup: alpha of the beta distribution by which pairs of images and their labels are mixed.
+    ema: decay, a step, of the average of the weights that is validated and kept in their place.
+    teacher: run folder of a trained network to learn from as well: `teacher_weight` is its share of the loss, the rest is the
+        labels', and `teacher_temperature` divides both networks' logits.
+    """
 
     epochs: int = limits(10, low=1, high=10_000)
     batch_size: int = limits(128, low=1, high=65_536)
@@ -70,9 +81,16 @@ class TrainRecipe:
     schedule: str = limits("one-cycle", choices=("one-cycle", "cosine", "constant"))
     weight_decay: float = limits(0.01, low=0.0, high=1.0)
     label_smoothing: float = limits(0.05, low=0.0, high=0.5)
-    flip: str = limits("auto", choices=("auto", "yes", "no"))
+    flip: str = limits("auto", choices=("auto", "yes", "no", "alternating"))
     shift: int = limits(1, low=0, high=64)
     precision: str = limits("float32", choices=("float32", "bfloat16"))
+    warm_up: float = limits(0.2, low=0.0, high=0.9)
+    cutout: int = limits(0, low=0, high=512)
+    mixup: float = limits(0.0, low=0.0, high=10.0)
+    ema: float = limits(0.0, low=0.0, high=0.999999)
+    teacher: str = ""
+    teacher_temperature: float = limits(2.0, low=0.1, high=100.0)
+    teacher_weight: float = limits(0.5, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ RECIPE = "recipe.toml"
 INFO = "run.json"
 HISTORY = "history.csv"
 CURVES = "curves.png"
+EVENTS = "tensorboard/run.tfevents"
 CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
@@ -48,9 +49,13 @@ class Run:
 
     @property
     def public_recipe(self) -> Recipe:
-        """The resolved recipe as it travels: the data by file name, never by a path on the machine that trained."""
-        source = Path(self.recipe.data.source).name
-        return dataclasses.replace(self.recipe, data=dataclasses.replace(self.recipe.data, source=source))
+        """The resolved recipe as it travels: the data and a teacher by name, never by a path on the machine that trained."""
+        data, train = self.recipe.data, self.recipe.train
+        return dataclasses.replace(
+            self.recipe,
+            data=dataclasses.replace(data, source=Path(data.source).name),
+            train=dataclasses.replace(train, teacher=Path(train.teacher).name),
+        )
 
     @property
     def info(self) -> dict[str, Any]:

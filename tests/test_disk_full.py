@@ -52,7 +52,8 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
     expected = {
         ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png", ".stages.json",
         ".model-int8.tflite", ".model-int8-ptq.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx", ".parity.json",
-        ".confidence.json", ".run.edgecnn", ".card.md",
+        ".confidence.json", ".run.edgecnn", ".card.md", ".run.tfevents",
+        "run",  # an epoch that is appended to run.tfevents
     }  # fmt: skip
     logits = {name for name in failed if name.startswith(".logits-")}
     assert len(logits) == 2, "of the float and the fake-quantized model"
@@ -87,12 +88,12 @@ def limited(limit, *arguments, cwd, stdout=subprocess.PIPE):
     ],
 )
 def test_a_real_limit_on_file_sizes(own_run, limit, arguments):
-    before = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    before = {path: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     arguments = [own_run.path if argument == "RUN" else argument for argument in arguments]
     result = limited(limit, *arguments, cwd=own_run.path.parent)
     assert result.returncode == OutputError.exit_code, result.stderr
     assert "edgecnn: error: cannot write" in result.stderr and "Traceback" not in result.stderr
-    after = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    after = {path: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     assert after == before, "the old files are whole, and nothing was added"
 
 

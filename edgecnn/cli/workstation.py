@@ -60,7 +60,7 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     """Lay the command line over the recipe file over the defaults.
 
     `flags` are the options that have names of their own; one that is None was not given. A path to the data
-    is made absolute, so that the run can be used from another folder.
+    or a teacher is made absolute, so that the run can be used from another folder.
     """
     from edgecnn.data import DATASETS
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides
@@ -68,6 +68,9 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
     resolved = build_recipe(merge(tables, given), str(recipe) if recipe else "the command line")
+    if resolved.train.teacher:
+        teacher = str(Path(resolved.train.teacher).expanduser().resolve())
+        resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, teacher=teacher))
     source = Path(resolved.data.source).expanduser()
     if resolved.data.source in DATASETS or not source.exists():
         return resolved
@@ -103,18 +106,38 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run at --out, else runs/latest.", show_default="off")
     ] = False,
     force: Force = False,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            help="Addresses of all machines that share the float phase; the same command on each, with its --worker.",
+            show_default="this machine alone",
+        ),
+    ] = None,
+    worker: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Which of --workers this is, from 0; 0 keeps the run.", show_default="none"),
+    ] = None,
 ) -> None:
     """Train a network: a float phase, then a quantization-aware phase.
 
-    Writes a run folder with the resolved recipe, the history (CSV), curves (PNG) and both models. Ctrl-C keeps the last
-    finished epoch; --resume goes on from it.
+    Writes a run folder with the resolved recipe, the history (CSV, TensorBoard), curves (PNG) and both models. Ctrl-C keeps the
+    last finished epoch; --resume goes on from it. After a worker was lost, start all of them as before, worker 0 with --resume.
 
     \b
     Examples:
       edgecnn train --data photos/ --network article --epochs 10
       edgecnn train recipe.toml --set train.flip=no
       edgecnn train --resume
+      edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
     """
+    from edgecnn.workers import read_workers
+
+    if worker is not None and workers is None:
+        raise typer.BadParameter("--worker says which of --workers this is: give both.")
+    cluster = read_workers(workers, worker) if workers is not None else None
+    if cluster:
+        cluster.announce()
     flags = {
         "data": data,
         "network": network,
@@ -135,13 +158,24 @@ def train(
         run, resolved = None, resolve(recipe, setting, **flags)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
+    from edgecnn.errors import DatasetError, UnknownNameError
     from edgecnn.networks import network_module
     from edgecnn.runs import create_run, free_path
 
     with ProgressReporter() as reporter:
         network_module(resolved.network.name)
-        dataset = open_dataset(resolved.data, progress=reporter.working)
-        if run is None:
+        try:
+            dataset = open_dataset(resolved.data, progress=reporter.working)
+        except UnknownNameError:
+            if run is None:
+                raise
+            raise DatasetError(
+                f"the images of {run.path} are not there: {resolved.data.source}. Finished epochs are kept. "
+                f"Put the images back, then: edgecnn train --resume --out {run.path}"
+            ) from None
+        if cluster and not cluster.first:
+            run = None
+        elif run is None:
             name = resolved.name or f"{dataset.name}-{resolved.network.name}"
             run = create_run(resolved, out or free_path(name), force=force)
         elif run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
@@ -152,14 +186,21 @@ def train(
             )
         from edgecnn.pipeline import train_stage
 
-        note(f"run {run.path}: {resolved.network.name} on {dataset.title}, {len(dataset.labels)} classes")
+        where = f"run {run.path}" if run else f"worker {worker}"
+        note(f"{where}: {resolved.network.name} on {dataset.title}, {len(dataset.labels)} classes")
         try:
-            info = train_stage(resolved, dataset, run, reporter)
+            info = train_stage(resolved, dataset, run, reporter, cluster)
         except KeyboardInterrupt:
-            note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
+            if run:
+                note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
             raise
-    how = {"qat": f"quantization-aware, epoch {info['int8']['epoch']}", "ptq": "quantized after training"}
-    print(f"{run.path}: validation accuracy of int8 ({how[info['int8']['method']]}): {info['validation_accuracy']:.2%}")
+    if run:
+        how = {"qat": f"quantization-aware, epoch {info['int8']['epoch']}", "ptq": "quantized after training"}
+        print(
+            f"{run.path}: validation accuracy of int8 ({how[info['int8']['method']]}): {info['validation_accuracy']:.2%}"
+        )
+    else:
+        print(f"{where}: the float phase is done; worker 0 goes on alone")
 
 
 def bundle(

@@ -17,7 +17,8 @@ with quiet_stderr(), warnings.catch_warnings():
     import tensorflow as tf
     import tf_keras as keras
 
-    tf.config.list_logical_devices()  # the last of TensorFlow's start-up notes come with the first device
+    if "TF_CONFIG" not in os.environ:  # a cluster must be joined before there is a device
+        tf.config.list_logical_devices()  # the last of TensorFlow's start-up notes come with the first device
 
 tf.get_logger().setLevel("ERROR")
 

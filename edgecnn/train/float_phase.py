@@ -1,7 +1,8 @@
-"""The float phase: cross-entropy on labelled images."""
+"""The float phase: cross-entropy on labelled images, and on a teacher's answers where there is one."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,9 @@ from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe, TrainRecipe
+from edgecnn.train import distribute
 from edgecnn.train.loop import Phase
-from edgecnn.train.schedule import SCHEDULES
+from edgecnn.train.schedule import learning_rates
 
 MOMENTUM = 0.9
 
@@ -46,8 +48,40 @@ def accuracy_on(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
     return float(np.mean(np.argmax(predict(images), axis=1) == classes))
 
 
+def objective(
+    recipe: TrainRecipe, num_classes: int, teacher: Callable[[Any], Any] | None
+) -> Callable[[Any, Any, Any], Any]:
+    """Return the function from (images, labels, logits) to the mean loss of a batch.
+
+    Labels are classes (n,) or probabilities (n, num_classes). With a teacher, its share `teacher_weight` of the loss is the
+    cross-entropy between both networks' softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
+    """
+
+    def loss(images, labels, logits):
+        losses = keras.losses.categorical_crossentropy(
+            labels if labels.shape.rank == 2 else tf.one_hot(labels, num_classes),
+            logits,
+            from_logits=True,
+            label_smoothing=recipe.label_smoothing,
+        )
+        labelled = tf.reduce_mean(losses)
+        if teacher is None:
+            return labelled
+        temperature, weight = recipe.teacher_temperature, recipe.teacher_weight
+        wanted = tf.nn.softmax(teacher(images) / temperature)
+        taught = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature))
+        return (1 - weight) * labelled + weight * temperature**2 * taught
+
+    return loss
+
+
 def float_phase(
-    recipe: Recipe, shape: tuple[int, int, int], num_classes: int, validation: tuple[np.ndarray, np.ndarray]
+    recipe: Recipe,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    validation: tuple[np.ndarray, np.ndarray],
+    teacher: Callable[[Any], Any] | None = None,
+    strategy: Any = None,
 ) -> tuple["keras.Model", Phase]:
     """Build the network and its float phase.
 
@@ -56,46 +90,72 @@ def float_phase(
         shape: (height, width, channels) of the input.
         num_classes: length of the logits.
         validation: uint8 images (n, height, width, channels) and their classes (n,).
+        teacher: from uint8 images to the logits of the network to learn from, in a graph.
+        strategy: from `distribute.open_strategy`.
 
     Returns:
-        The model that the phase trains (bfloat16 layers where the recipe says so) and the phase.
+        The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
+        trained, but with train.ema, where its weights and BatchNorm statistics are averages of that one's, and with a
+        strategy, where it holds that one's when it is validated.
     """
     keras.utils.set_random_seed(recipe.seed)
-    with precision(recipe.train.precision):
-        model = build_network(recipe.network.name, *shape, num_classes, recipe.network.options)
-    optimizer = build_optimizer(recipe.train)
-    optimizer.build(model.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def train_step(images, classes, learning_rate):
-        optimizer.learning_rate.assign(learning_rate)
+    def build() -> "keras.Model":
+        with precision(recipe.train.precision):
+            return build_network(recipe.network.name, *shape, num_classes, recipe.network.options)
+
+    with distribute.scope(strategy):
+        model = build()
+        optimizer = build_optimizer(recipe.train)
+        optimizer.build(model.trainable_variables)
+    replicas = 1
+    if strategy:
+        distribute.synchronize_batch_norm(model)
+        replicas = strategy.num_replicas_in_sync
+    kept = build() if strategy or recipe.train.ema else model
+    pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
+    loss_of = objective(recipe.train, num_classes, teacher)
+
+    def copy_weights() -> None:
+        for mine, variable in pairs:
+            mine.assign(distribute.local(strategy, variable))
+
+    def update(images, labels):
         with tf.GradientTape() as tape:
             inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
             logits = tf.cast(model(inputs, training=True), tf.float32)
-            losses = keras.losses.categorical_crossentropy(
-                tf.one_hot(classes, num_classes),
-                logits,
-                from_logits=True,
-                label_smoothing=recipe.train.label_smoothing,
-            )
-            loss = tf.reduce_mean(losses)
+            loss = loss_of(images, labels, logits)
+            if replicas > 1:
+                loss /= replicas
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        classes = tf.argmax(labels, axis=1) if labels.shape.rank == 2 else labels
         right = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
         return loss, right
 
-    def step(images: np.ndarray, classes: np.ndarray, learning_rate: float):
-        return train_step(tf.constant(images), tf.constant(classes), tf.constant(learning_rate, tf.float32))
+    def average() -> None:
+        if not recipe.train.ema:
+            return
+        steps = tf.cast(distribute.local(strategy, optimizer.iterations), tf.float32)
+        decay = tf.minimum(recipe.train.ema, (1 + steps) / (10 + steps))  # the first weights are soon forgotten
+        for mine, variable in pairs:
+            mine.assign(decay * mine + (1 - decay) * distribute.local(strategy, variable))
 
-    predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
-    schedule = SCHEDULES[recipe.train.schedule]
-    return model, Phase(
+    def validate() -> float:
+        if not recipe.train.ema:
+            copy_weights()
+        return accuracy_on(predict, *validation)
+
+    copy_weights()
+    predict = predictor(kept, recipe.input_scale, recipe.input_zero_point)
+    variables = distribute.copies(strategy, [*model.variables, *optimizer.variables])
+    return kept, Phase(
         name="float",
         epochs=recipe.train.epochs,
-        step=step,
-        validate=lambda: accuracy_on(predict, *validation),
-        learning_rate=lambda done: recipe.train.learning_rate * schedule(done),
-        variables=[*model.variables, *optimizer.variables],
+        step=distribute.stepper(strategy, update, optimizer.learning_rate.assign, average),
+        validate=validate,
+        learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
+        variables=[*variables, *(kept.variables if recipe.train.ema else [])],
     )
 
 

@@ -5,16 +5,18 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgecnn.data.augment import augment
+from edgecnn.data.augment import augment, mixup
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
 from edgecnn.train.checkpoint import Checkpoint, save_checkpoint
+from edgecnn.train.scalars import ScalarLog
 
 HISTORY_COLUMNS = (
     "phase",
@@ -61,7 +63,9 @@ History = tuple[dict[str, Any], ...]
 class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
-    A last batch that would be smaller is left out, unless it is the only one.
+    A last batch that would be smaller is left out, unless it is the only one. `flip`, `shift` and `cutout` are those of
+    `augment`; with `alternating`, the images that are mirrored in one epoch are not in the next, and the others are (Jordan 2024,
+    "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498).
     """
 
     images: np.ndarray
@@ -70,6 +74,10 @@ class Batches:
     seed: int
     flip: bool
     shift: int
+    alternating: bool = False
+    cutout: int = 0
+    mixup: float = 0.0
+    num_classes: int = 0
 
     @property
     def count(self) -> int:
@@ -77,12 +85,37 @@ class Batches:
         return max(1, len(self.images) // self.batch_size)
 
     def epoch(self, phase: str, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield an epoch's batches: uint8 images (n, height, width, channels) and int64 classes (n,)."""
+        """Yield an epoch's batches.
+
+        Yields:
+            uint8 images (n, height, width, channels) and int64 classes (n,); with mixup, float32 probabilities
+            (n, num_classes) instead of these.
+        """
         random = np.random.default_rng([self.seed, epoch, *phase.encode()])
         order = random.permutation(len(self.images))
+        mirrored = self._mirrored(epoch) if self.alternating else None
         for batch in range(self.count):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield augment(self.images[chosen], random, flip=self.flip, shift=self.shift), self.classes[chosen]
+            flip = self.flip if mirrored is None else mirrored[chosen]
+            images = augment(self.images[chosen], random, flip=flip, shift=self.shift, cutout=self.cutout)
+            labels = self.classes[chosen]
+            if self.mixup:
+                one_hot = np.eye(self.num_classes, dtype=np.float32)[labels]
+                images, labels = mixup(images, one_hot, random, self.mixup)
+            yield images, labels
+
+    def _mirrored(self, epoch: int) -> np.ndarray:
+        half = np.random.default_rng([self.seed, *b"flip"]).random(len(self.images)) < 0.5
+        return half if epoch % 2 else ~half
+
+
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield the items of an iterator, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +139,17 @@ class Phase:
 
 
 def run_phase(
-    phase: Phase, batches: Batches, run: Run, history: History, resumed: Checkpoint | None, report: Report
+    phase: Phase, batches: Batches, run: Run | None, history: History, resumed: Checkpoint | None, report: Report
 ) -> History:
     """Train a phase to its end, from a checkpoint where one of this phase is given.
 
-    After each epoch the checkpoint and `history.csv` are written, so that an interruption costs at most the epoch it falls into.
+    After each epoch the checkpoint, `history.csv` and TensorBoard's events are written, so that an interruption costs at most the
+    epoch it falls into.
 
     Args:
         phase: what to train.
         batches: the training images.
-        run: where checkpoints and history go.
+        run: where checkpoints and history go; None for nowhere.
         history: the rows so far.
         resumed: the run's last checkpoint, or None to start.
         report: called with progress about four times a second.
@@ -132,13 +166,17 @@ def run_phase(
         first = resumed.epoch
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
+    scalars = ScalarLog(run, history) if run else None
     for epoch in range(first, phase.epochs):
         if phase.stopped():
             break
         history = (*history, run_epoch(phase, batches, epoch, report))
+        if run is None or scalars is None:
+            continue
         arrays = tuple(np.asarray(variable.numpy()) for variable in phase.variables)
         save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
         write_history(run, history)
+        scalars.add(history[-1])
     return history
 
 
@@ -148,6 +186,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
     total = batches.count * min(batches.batch_size, len(batches.images))
     loss_sum = right = 0.0
     seen, rate = 0, 0.0
+    waiting: list[tuple[Any, Any, int]] = []
 
     def progress(**validated: float) -> TrainProgress:
         elapsed = time.monotonic() - started
@@ -165,20 +204,28 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
             **validated,
         )
 
-    for index, (images, classes) in enumerate(batches.epoch(phase.name, epoch)):
-        rate = phase.learning_rate((epoch + index / batches.count) / phase.epochs)
-        loss, correct = phase.step(images, classes, rate)
-        loss_sum += float(loss) * len(images)
-        right += float(correct)
-        seen += len(images)
+    def fetch() -> None:
+        """Add up what the steps returned. Not after each of them: a GPU would wait for it."""
+        nonlocal loss_sum, right
+        for loss, correct, count in waiting:
+            loss_sum += float(loss) * count
+            right += float(correct)
+        waiting.clear()
         if not math.isfinite(loss_sum):
             raise TrainingError(
                 f"the loss is not a number in epoch {epoch + 1} of the {phase.name} phase (learning rate {rate:g}). "
                 f"The last finished epoch is kept; train again with a lower {'qat' if phase.name == 'qat' else 'train'}.learning_rate."
             )
+
+    for index, (images, classes) in enumerate(ahead(batches.epoch(phase.name, epoch))):
+        rate = phase.learning_rate((epoch + index / batches.count) / phase.epochs)
+        waiting.append((*phase.step(images, classes, rate), len(images)))
+        seen += len(images)
         if time.monotonic() - reported >= PROGRESS_SECONDS:
+            fetch()
             reported = time.monotonic()
             report(progress())
+    fetch()
     seconds = time.monotonic() - started
     speed = seen / max(seconds, 1e-9)
     validated = {"validation_accuracy": phase.validate(), **phase.examine(epoch + 1)}

@@ -5,17 +5,21 @@ from collections.abc import Callable
 from typing import Any
 
 from edgecnn.data import Dataset
+from edgecnn.errors import RunError
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
-from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
+from edgecnn.train import distribute
 from edgecnn.train.best import Best, Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.loop import Batches, Report, run_phase, write_history
 from edgecnn.train.qat_phase import Qat
+from edgecnn.train.teacher import open_teacher
 from edgecnn.versions import library_versions
+from edgecnn.workers import Workers
 
 
 def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
@@ -28,10 +32,11 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
 def train(
     recipe: Recipe,
     dataset: Dataset,
-    run: Run,
+    run: Run | None,
     report: Report,
     data_progress: Callable[[str, int, int], None] | None = None,
     int8: Int8 | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Train a run to its end, going on from its checkpoint if it has one.
 
@@ -43,19 +48,24 @@ def train(
     Args:
         recipe: the resolved recipe.
         dataset: the images; only its train and validation splits are used.
-        run: the run folder.
+        run: the run folder; None for a worker that is not the first.
         report: called with progress.
         data_progress: called while images are decoded.
         int8: answers as int8 files do; without it the fake-quantized model itself is asked, and post-training quantization is not
             measured.
+        workers: the machines that share the float phase; `announce` was called before TensorFlow was imported. One that is not the
+            first writes nothing, and returns after that phase.
 
     Returns:
         The content of `run.json`.
 
     Raises:
-        NetworkError, TrainingError, DatasetError, OutputError: as the parts do.
+        NetworkError, TrainingError, DatasetError, OutputError, ClusterError: as the parts do.
+        RunError: if the teacher is not the one with which the run began.
     """
     tf.config.experimental.enable_op_determinism()
+    strategy = distribute.open_strategy(workers)
+    distribute.check_batch(recipe.train.batch_size, strategy)
     shape = input_shape(recipe, dataset)
     splits = dataset.load(
         ("train", "validation"),
@@ -67,39 +77,57 @@ def train(
     )
     validation = (splits["validation"].images, splits["validation"].classes)
     num_classes = len(dataset.labels)
-    model, phase = float_phase(recipe, shape, num_classes, validation)
+    guide = open_teacher(recipe, shape, tuple(dataset.labels))
+    model, phase = float_phase(recipe, shape, num_classes, validation, guide.logits if guide else None, strategy)
     info = {
         "state": "training",
         "data": describe_data(dataset, {name: len(split.classes) for name, split in splits.items()}),
         "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
         "parameters": model.count_params(),
         "versions": library_versions(),
+        **({"teacher": guide.described} if guide else {}),
     }
-    run.write_info(info)
-    run.make_latest()
+    if workers:
+        distribute.check_same(
+            strategy,
+            workers,
+            recipe,
+            {"fingerprint": dataset.fingerprint, "versions": info["versions"], "teacher": info.get("teacher")},
+        )
+    if run:
+        begin(run, info)
 
-    flip = {"yes": True, "no": False, "auto": dataset.mirror}[recipe.train.flip]
     batches = Batches(
         images=splits["train"].images,
         classes=splits["train"].classes,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
-        flip=flip,
+        flip={"yes": True, "no": False, "auto": dataset.mirror, "alternating": True}[recipe.train.flip],
         shift=recipe.train.shift,
+        alternating=recipe.train.flip == "alternating",
+        cutout=recipe.train.cutout,
+        mixup=recipe.train.mixup,
+        num_classes=num_classes,
     )
-    checkpoint = load_checkpoint(run)
+    checkpoint = load_checkpoint(run) if run else None
     history = checkpoint.history if checkpoint else ()
     float_is_done = checkpoint is not None and checkpoint.phase == "qat"
+    if workers:
+        checkpoint, float_is_done = distribute.from_first(strategy, workers, phase, checkpoint)
+    if not float_is_done:
+        with distribute.cluster_errors(workers):
+            history = run_phase(phase, batches, run, history, checkpoint, report)
+    if run is None:
+        return info
     if float_is_done:
         teacher = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     else:
-        history = run_phase(phase, batches, run, history, checkpoint, report)
         teacher = to_float32(model, recipe, shape, num_classes)
         write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
 
     best = None
     if recipe.qat.method != "ptq":
-        batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size)
+        batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0)
         qat = Qat(recipe, teacher, validation, batches, int8)
         if not float_is_done:
             qat.begin()
@@ -113,13 +141,28 @@ def train(
     write_history(run, history)
     info |= {
         "state": "trained",
-        "flip": flip,
+        "flip": batches.flip,
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "validation_accuracy": (chosen["validation"][chosen["method"]] or chosen["validation"]["float"])["accuracy"],
         "int8": chosen,
     }
     run.write_info(info)
     return info
+
+
+def begin(run: Run, info: dict[str, Any]) -> None:
+    """Write what is known of a run when its training begins, or goes on.
+
+    Raises:
+        RunError: if it began with another teacher.
+    """
+    if run.file(INFO).exists() and run.info.get("teacher") != info.get("teacher"):
+        raise RunError(
+            f"the teacher of {run.path} is not the one with which it began ({run.info.get('teacher')}, now {info.get('teacher')}). "
+            "Put that one back, or train a new run."
+        )
+    run.write_info(info)
+    run.make_latest()
 
 
 def choice(asked: str, best: Best | None, ptq: Score | None, reference: Score) -> dict[str, Any]:

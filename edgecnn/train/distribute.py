@@ -1,0 +1,218 @@
+"""The float phase on several machines or GPUs: each replica trains on its slice of every batch, and gradients are added up.
+
+Every worker makes the same batches from the same seeds, so that data order and batches are those of one process. Worker 0 keeps the run
+and, after the float phase, goes on alone; the others write nothing and take their state from worker 0.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import ClusterError, RecipeError
+from edgecnn.files import canonical_json, sha256
+from edgecnn.networks.keras import keras, tf
+from edgecnn.recipe import Recipe, to_tables
+from edgecnn.train.checkpoint import Checkpoint
+from edgecnn.train.loop import Phase
+from edgecnn.workers import Workers
+
+
+def open_strategy(workers: Workers | None) -> Any:
+    """Return how to distribute: over the workers, else over this machine's GPUs if it has several, else None.
+
+    Raises:
+        ClusterError: if the workers do not come together.
+    """
+    if workers:
+        with cluster_errors(workers):
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy() if len(tf.config.list_logical_devices("GPU")) > 1 else None
+
+
+@contextlib.contextmanager
+def cluster_errors(workers: Workers | None) -> Iterator[None]:
+    """Turn what TensorFlow raises when a worker is lost into a ClusterError; without workers, let it pass."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if workers is None:
+            raise
+        reason = next((line for line in error.message.splitlines() if "Collective ops is aborted by" in line), "")
+        reason = reason or error.message.splitlines()[0]
+        raise ClusterError(
+            f"a worker was lost: {reason[:300]}\nThe last finished epoch is kept. Start all workers again, worker 0 with --resume."
+        ) from None
+
+
+def check_batch(batch_size: int, strategy: Any) -> None:
+    """Check that a batch divides into equal slices.
+
+    Raises:
+        RecipeError: if it does not.
+    """
+    if strategy and batch_size % strategy.num_replicas_in_sync:
+        raise RecipeError(
+            f"train.batch_size must be a multiple of the {strategy.num_replicas_in_sync} replicas that share a batch; received {batch_size}"
+        )
+
+
+def scope(strategy: Any) -> contextlib.AbstractContextManager:
+    """Return the context in which variables are made."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def synchronize_batch_norm(model: "keras.Model") -> None:
+    """Let BatchNorm layers take their statistics over the whole batch instead of a replica's slice of it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized, layer.fused = True, False  # a fused kernel sees its own slice only
+
+
+class Copies:
+    """A variable's copies on this process's devices, read and written without asking other workers."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def numpy(self) -> Any:
+        """Return the value."""
+        return self.parts[0].numpy()
+
+    def assign(self, value: Any) -> None:
+        """Set every copy."""
+        for part in self.parts:
+            part.assign(value)
+
+
+def copies(strategy: Any, variables: Sequence[Any]) -> list[Any]:
+    """Return variables as this process holds them: themselves without a strategy."""
+    return [Copies(strategy.experimental_local_results(variable)) if strategy else variable for variable in variables]
+
+
+def local(strategy: Any, variable: Any) -> Any:
+    """Return a variable's first copy in this process, which may be read in a graph."""
+    return strategy.experimental_local_results(variable)[0] if strategy else variable
+
+
+def stepper(
+    strategy: Any, update: Callable[[Any, Any], tuple[Any, Any]], before: Callable[[Any], Any], after: Callable[[], Any]
+) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
+    """Return a training step; with a strategy, each replica gets its slice of the batch.
+
+    Args:
+        strategy: from `open_strategy`.
+        update: trains on a slice of images and labels, on one replica; returns the slice's share of the mean loss and its
+            count of right answers.
+        before: called with the learning rate before each update.
+        after: called after it.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def train_step(images, labels, learning_rate):
+        before(learning_rate)
+        if strategy is None:
+            results = update(images, labels)
+        else:
+            shares = strategy.run(update, (images, labels))
+            results = tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None) for share in shares)
+        after()
+        return results
+
+    def placed(values: np.ndarray) -> Any:
+        if strategy is None:
+            return tf.constant(values)
+        size = len(values) // strategy.num_replicas_in_sync
+
+        def of(context: Any) -> Any:
+            first = context.replica_id_in_sync_group * size
+            return tf.constant(values[first : first + size])
+
+        return strategy.experimental_distribute_values_from_function(of)
+
+    def step(images: np.ndarray, labels: np.ndarray, learning_rate: float):
+        return train_step(placed(images), placed(labels), tf.constant(learning_rate, tf.float32))
+
+    return step
+
+
+def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
+    """Return the sum of an array over all workers; each gives one of the same shape and dtype.
+
+    Raises:
+        ClusterError: if a worker is lost.
+    """
+    devices = strategy.num_replicas_in_sync // len(workers.addresses)
+
+    @tf.function
+    def summed(value):
+        def replica(value):
+            context = tf.distribute.get_replica_context()
+            first = tf.cast(context.replica_id_in_sync_group % devices == 0, value.dtype)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value * first)
+
+        return strategy.experimental_local_results(strategy.run(replica, (value,)))[0]
+
+    with cluster_errors(workers):
+        return summed(tf.constant(array)).numpy()
+
+
+def from_first(
+    strategy: Any, workers: Workers, phase: Phase, checkpoint: Checkpoint | None
+) -> tuple[Checkpoint | None, bool]:
+    """Give every worker the state from which worker 0 goes on.
+
+    Args:
+        strategy: the workers'.
+        workers: which of them this is.
+        phase: the float phase.
+        checkpoint: worker 0's last one, or None.
+
+    Returns:
+        The checkpoint to go on from (on other workers than 0 of this phase alone, without history), and whether the phase is done.
+
+    Raises:
+        ClusterError: if a worker is lost.
+    """
+    likes = [np.asarray(variable.numpy()) for variable in phase.variables]
+    state = np.zeros(2 + sum(like.size for like in likes))  # float64 holds float32 and counts exactly
+    if checkpoint and checkpoint.phase == phase.name:
+        state[1] = checkpoint.epoch
+        state[2:] = np.concatenate([array.ravel() for array in checkpoint.arrays])
+    elif checkpoint:
+        state[0] = 1
+    state = add_up(strategy, workers, state)
+    done, epoch = bool(state[0]), int(state[1])
+    if workers.first or not epoch:
+        return checkpoint, done
+    parts = np.split(state[2:], np.cumsum([like.size for like in likes])[:-1])
+    arrays = tuple(part.astype(like.dtype).reshape(like.shape) for part, like in zip(parts, likes, strict=True))
+    return Checkpoint(phase=phase.name, epoch=epoch, arrays=arrays, history=()), done
+
+
+def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: Mapping[str, Any]) -> None:
+    """Check that all workers were given the same recipe and images, wherever these lie.
+
+    Args:
+        strategy: the workers'.
+        workers: which of them this is.
+        recipe: this one's recipe.
+        info: what tells this one's images, teacher and versions, as JSON values.
+
+    Raises:
+        ClusterError: on every worker, if one has another.
+    """
+    bare = replace(recipe, data=replace(recipe.data, source=""), train=replace(recipe.train, teacher=""))
+    table = np.zeros((len(workers.addresses), 32), np.int32)
+    table[workers.index] = list(bytes.fromhex(sha256(canonical_json([to_tables(bare), dict(info)]).encode())))
+    table = add_up(strategy, workers, table)
+    other = [
+        address for address, row in zip(workers.addresses, table, strict=True) if not np.array_equal(row, table[0])
+    ]
+    if other:
+        raise ClusterError(
+            f"{', '.join(other)} has another recipe, other images or other versions than {workers.addresses[0]} (worker 0). "
+            "Give all workers the same command but for --worker, --out and the place of the data."
+        )

@@ -1,0 +1,87 @@
+"""A run's history for TensorBoard: an event file beside the CSV, with a point an epoch for each figure.
+
+`tf.summary` begins another file whenever a process starts, and points of an epoch that is trained again after a kill would stand twice. So
+the events are written here: one file, appended to, and mended from the history when training goes on.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from edgecnn.files import output_errors, write_atomic
+from edgecnn.networks.keras import tf
+from edgecnn.runs import EVENTS, Run
+
+Event = tf.compat.v1.Event
+
+
+class ScalarLog:
+    """The event file of a run. Tags are PHASE/FIGURE, such as `float/loss`; steps are the phase's epochs from 1."""
+
+    def __init__(self, run: Run, history: Sequence[Mapping[str, Any]]) -> None:
+        """Open the file and, where it holds other points than the history, write it again; points kept keep their times.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        self.path = run.file(EVENTS)
+        there = list(read_events(str(self.path))) if self.path.exists() else []
+        times = {point(event): event.wall_time for event in there if event.summary.value}
+        wanted = [(row["phase"], row["epoch"]) for row in history]
+        if len(there) == len(wanted) + 1 and list(times) == wanted:
+            return
+        now = time.time()
+        rows = (row_event(row, times.get(key, now)) for row, key in zip(history, wanted, strict=True))
+        write_atomic(self.path, records([Event(wall_time=now, file_version="brain.Event:2"), *rows]))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row of the history; a file that cannot take all of it is left as it was.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        data = records([row_event(row, time.time())])
+        with output_errors(self.path), self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(data)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
+
+
+def row_event(row: Mapping[str, Any], wall_time: float) -> Any:
+    """Return a row of the history as an event: every number but the epoch, which is its step."""
+    event = Event(wall_time=wall_time, step=row["epoch"])
+    for name, value in row.items():
+        if name != "epoch" and isinstance(value, (int, float)):
+            event.summary.value.add(tag=f"{row['phase']}/{name}", simple_value=value)
+    return event
+
+
+def point(event: Any) -> tuple[str, int]:
+    """Return the phase and the epoch of an event."""
+    return event.summary.value[0].tag.partition("/")[0], event.step
+
+
+def records(events: Iterable[Any]) -> bytes:
+    """Return events as an event file's bytes."""
+    name = f"ram://edgecnn-events-{os.getpid()}"
+    with tf.io.TFRecordWriter(name) as writer:
+        for event in events:
+            writer.write(event.SerializeToString())
+    with tf.io.gfile.GFile(name, "rb") as file:
+        data = file.read()
+    tf.io.gfile.remove(name)
+    return data
+
+
+def read_events(path: str) -> Iterable[Any]:
+    """Yield an event file's events up to its end, or to one that is damaged, as a kill may leave the last."""
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            yield Event.FromString(record)
+    except tf.errors.DataLossError:
+        return

@@ -1,0 +1,62 @@
+"""A trained network that another one learns from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecnn.errors import RunError
+from edgecnn.files import sha256
+from edgecnn.networks import build_network
+from edgecnn.networks.keras import tf
+from edgecnn.networks.predict import model_from_bytes, real_input
+from edgecnn.recipe import Recipe
+from edgecnn.runs import open_run
+from edgecnn.train.float_phase import precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """`logits` maps uint8 images to float32 logits (n, num_classes) in a graph; `described` goes into `run.json`."""
+
+    logits: Callable[[Any], Any]
+    described: dict[str, str]
+
+
+def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
+    """Load the float model of the run that `train.teacher` names; None if it names none.
+
+    It answers in the precision in which the recipe trains, where its network is one of edgecnn's.
+
+    Args:
+        recipe: of the network that is to learn.
+        shape: its input's (height, width, channels).
+        labels: its classes.
+
+    Raises:
+        RunError: if there is no such run, it was not trained, or its input or labels are others.
+    """
+    if not recipe.train.teacher:
+        return None
+    run = open_run(Path(recipe.train.teacher))
+    data = run.read(run.float_model, "train")
+    info = run.info
+    found = tuple(info["input"][side] for side in ("height", "width", "channels"))
+    classes = tuple(info["data"]["labels"])
+    if found != shape or classes != labels:
+        raise RunError(
+            f"train.teacher: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
+            f"expected {shape} and {len(labels)} classes, {', '.join(labels[:5])} …, in this order."
+        )
+    scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
+    model = model_from_bytes(data)
+    if recipe.train.precision != "float32" and not run.imported:
+        weights, network = model.get_weights(), run.recipe.network
+        with precision(recipe.train.precision):
+            model = build_network(network.name, *shape, len(labels), network.options)
+        model.set_weights(weights)
+
+    def logits(images: Any) -> Any:
+        return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
+
+    return Teacher(logits=logits, described={"name": run.name, "sha256": sha256(data)})

@@ -1,0 +1,48 @@
+"""The machines that train one network together, as told on the command line; TensorFlow is not imported."""
+
+import json
+import os
+from dataclasses import dataclass
+
+from edgecnn.errors import ClusterError
+
+TF_CONFIG = "TF_CONFIG"
+"""The environment variable in which TensorFlow looks for its cluster when it starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """All workers' addresses, HOST:PORT each, and which of them this process is. Worker 0 keeps the run."""
+
+    addresses: tuple[str, ...]
+    index: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that keeps the run."""
+        return self.index == 0
+
+    def announce(self) -> None:
+        """Tell TensorFlow, which must not have been imported yet."""
+        cluster = {"worker": list(self.addresses)}
+        os.environ[TF_CONFIG] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": self.index}})
+
+
+def read_workers(text: str, index: int | None) -> Workers:
+    """Read `HOST:PORT,HOST:PORT` and the number of this process in it, from 0.
+
+    Raises:
+        ClusterError: for fewer than two addresses, one that is not HOST:PORT or stands twice, or a number out of range.
+    """
+    addresses = tuple(part.strip() for part in text.split(","))
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ClusterError(f"--workers takes HOST:PORT,HOST:PORT,…; received {address!r} in {text!r}.")
+    if len(addresses) < 2 or len(set(addresses)) < len(addresses):
+        raise ClusterError(f"--workers takes two addresses or more, each once; received {text!r}.")
+    if index is None or not 0 <= index < len(addresses):
+        raise ClusterError(
+            f"--worker takes this machine's number among --workers, 0 to {len(addresses) - 1}; received {index}."
+        )
+    return Workers(addresses=addresses, index=index)

@@ -1,0 +1,165 @@
+"""Cutout, mixup, alternating flips, averaged weights and teachers: what each does, and that all of them resume bit for bit."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.data.augment import augment, mixup
+from edgecnn.errors import RunError
+from edgecnn.images import PAD
+from edgecnn.networks.predict import model_from_bytes
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
+from edgecnn.train import train
+from edgecnn.train.loop import Batches
+from edgecnn.train.schedule import learning_rates
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def trained(path, stop_after=None, **ingredients):
+    """Train on the digits with the ingredients, stopped after an epoch of the float phase and resumed if that is given."""
+    recipe = build_recipe(
+        {
+            "data": {"source": "digits"},
+            "network": {"name": "resnet8"},
+            "train": {"epochs": 2, "batch_size": 128} | ingredients,
+            "qat": {"epochs": 0, "calibration_batches": 4},
+        }
+    )
+    run = create_run(recipe, path)
+
+    def report(progress):
+        if progress.epoch == stop_after and progress.validation_accuracy is not None:
+            raise KeyboardInterrupt
+
+    if stop_after:
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, open_dataset(recipe.data), run, report)
+    train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+    return run
+
+
+def weights(run, name=FLOAT_MODEL):
+    return model_from_bytes(run.read(name, "train")).get_weights()
+
+
+def test_all_ingredients_resume_bit_for_bit(tmp_path, finished_run):
+    ingredients = {
+        "flip": "alternating", "cutout": 3, "mixup": 0.4, "ema": 0.95, "warm_up": 0.5, "precision": "bfloat16",
+        "teacher": str(finished_run.path),
+    }  # fmt: skip
+    whole = trained(tmp_path / "whole", **ingredients)
+    resumed = trained(tmp_path / "resumed", stop_after=2, **ingredients)
+    for name in (FLOAT_MODEL, QAT_MODEL):
+        for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
+            assert np.array_equal(one, other)
+    assert whole.info["teacher"]["name"] == finished_run.name
+    assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
+
+
+def test_averaged_weights_are_kept_with_their_statistics(tmp_path):
+    run = trained(tmp_path / "run", ema=0.9)
+    kept = weights(run)
+    plain = weights(trained(tmp_path / "plain"))
+    assert [array.shape for array in kept] == [array.shape for array in plain]
+    changed = [not np.array_equal(one, other) for one, other in zip(kept, plain, strict=True)]
+    assert all(changed), "an average that is the trained weight itself was not averaged"
+
+
+def test_a_teacher_is_learned_from(tmp_path, finished_run):
+    alone = trained(tmp_path / "alone")
+    taught = trained(tmp_path / "taught", teacher=str(finished_run.path), teacher_weight=1.0)
+    dataset = open_dataset(alone.recipe.data)
+    images = dataset.load(("validation",), height=8, width=8, channels=1, stage="train")["validation"].images
+    real = (images.astype(np.float32) - 128) / 128
+
+    def answers(run):
+        return np.argmax(model_from_bytes(run.read(FLOAT_MODEL, "train"))(real).numpy(), axis=1)
+
+    teacher = answers(finished_run)
+    assert np.mean(answers(taught) == teacher) > 0.3
+    assert not np.array_equal(weights(alone)[0], weights(taught)[0])
+
+
+@pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])
+def test_a_teacher_that_does_not_fit(tmp_path, finished_run, wrong):
+    teacher = tmp_path / "teacher"
+    if wrong == "missing":
+        with pytest.raises(RunError, match="is not a run folder"):
+            trained(tmp_path / "run", teacher=str(teacher))
+        return
+    shutil.copytree(finished_run.path, teacher)
+    if wrong == "labels":
+        text = (teacher / "run.json").read_text()
+        (teacher / "run.json").write_text(text.replace('"labels": [\n   "0"', '"labels": [\n   "nought"'))
+        with pytest.raises(RunError, match=r"10 classes, nought, 1.*expected \(8, 8, 1\) and 10 classes, 0, 1"):
+            trained(tmp_path / "run", teacher=str(teacher))
+        return
+    run = trained(tmp_path / "run", teacher=str(teacher))
+    shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
+    with pytest.raises(RunError, match="is not the one with which it began"):
+        train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
+
+
+def test_cutout_covers_a_square():
+    images = np.full((300, 8, 8, 1), 7, np.uint8)
+    covered = augment(images, np.random.default_rng(0), flip=False, shift=0, cutout=3) == PAD
+    assert (images == 7).all(), "the images themselves are left alone"
+    sizes = covered.sum((1, 2, 3))
+    assert sizes.max() == 9 and sizes.min() == 4, "whole, or cut off by a corner"
+    whole = covered[sizes == 9][0, :, :, 0]
+    rows, columns = whole.any(1), whole.any(0)
+    assert rows.sum() == columns.sum() == 3 and whole[np.ix_(rows, columns)].all()
+    assert covered.any((0, 3)).all(), "every pixel is covered in some image"
+
+
+def test_mixup_mixes_images_and_labels_alike():
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    images[0], images[1] = 200, 100
+    labels = np.eye(4, dtype=np.float32)
+    mixed, targets = mixup(images, labels, np.random.default_rng(3), 1.0)
+    assert mixed.dtype == np.uint8 and targets.dtype == np.float32
+    assert np.allclose(targets.sum(1), 1)
+    assert np.allclose(mixed[:, 0, 0, 0], targets @ [200, 100, 0, 0], atol=0.5)
+    assert ((targets > 0.01) & (targets < 0.99)).any()
+
+
+def test_mixup_yields_probabilities():
+    images = np.random.default_rng(0).integers(0, 256, (32, 4, 4, 1), np.uint8)
+    batches = Batches(
+        images=images, classes=np.arange(32) % 3, batch_size=16, seed=1, flip=False, shift=0, mixup=0.5, num_classes=3
+    )
+    for mixed, labels in batches.epoch("float", 0):
+        assert mixed.shape == (16, 4, 4, 1) and labels.shape == (16, 3) and np.allclose(labels.sum(1), 1)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
+    images = np.zeros((64, 4, 4, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(64) + 1
+    batches = Batches(images=images, classes=np.arange(64), batch_size=16, seed=1, flip=True, shift=0, alternating=True)
+
+    def mirrored(epoch):
+        seen = {}
+        for pictures, classes in batches.epoch("float", epoch):
+            seen |= {int(number): bool(picture[0, 3, 0]) for picture, number in zip(pictures, classes, strict=True)}
+        return seen
+
+    first, second, third = (mirrored(epoch) for epoch in range(3))
+    assert all(first[number] != second[number] for number in range(64))
+    assert first == third
+    assert 16 < sum(first.values()) < 48
+
+
+def test_warm_up():
+    rates = learning_rates("one-cycle", 2.0, 0.5)
+    assert (rates(0.0), rates(0.5)) == (0.0, 2.0) and rates(0.75) == pytest.approx(1.0)
+    assert learning_rates("one-cycle", 2.0, 0.0)(0.0) == 2.0
+    assert learning_rates("cosine", 2.0, 0.5)(0.0) == 2.0
