@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.networks.fold import folded
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
@@ -85,7 +86,7 @@ class Qat:
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
-        step, optimizer = distillation(recipe, teacher, self.student)
+        step, optimizer = distillation(recipe, folded(teacher), self.student)
         self.phase = Phase(
             name="qat",
             epochs=recipe.qat.epochs,

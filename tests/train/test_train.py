@@ -200,10 +200,9 @@ def scripted(recipe, path, **options):
 def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path):
     run, int8 = scripted(tiny(qat={"epochs": 3}), tmp_path / "run", wrong=[3, 2, 0, 1])
     assert run.info["int8"]["epoch"] == 2 and len(int8.seen) == 4
-    assert [row["int8_agreement"] for row in qat_epochs(run)] == [str(round(1 - n / 206, 6)) for n in (2, 0, 1)]
+    agreement = [float(row["int8_agreement"]) for row in qat_epochs(run)]
+    assert agreement == [round(1 - count / 206, 6) for count in (2, 0, 1)]
     stored = weights(run, QAT_MODEL)
-    order = model_from_bytes(run.read(QAT_MODEL, "train"))
-    assert len(order.get_weights()) == len(stored) == len(int8.seen[2])
 
     def same(one, other):
         return sorted(array.tobytes() for array in one) == sorted(array.tobytes() for array in other)

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.networks import build_network
+from edgecnn.networks.fold import folded
+from edgecnn.networks.keras import keras
+
+
+def shaken(model):
+    """Give every BatchNorm statistics and parameters of its own."""
+    random = np.random.default_rng(3)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 2, array.shape).astype(np.float32) for array in layer.get_weights()])
+    return model
+
+
+def norms(model):
+    return [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def same(model):
+    pixels = np.random.default_rng(0).uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
+    one, other = model(pixels, training=False).numpy(), folded(model)(pixels, training=False).numpy()
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+def test_resnet8_answers_the_same_without_batch_norm():
+    model = shaken(build_network("resnet8", 16, 16, 3, 5))
+    before = model.get_weights()
+    assert norms(model) and norms(folded(model)) == []
+    same(model)
+    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
+
+
+def test_a_model_without_batch_norm_is_itself():
+    model = build_network("article", 18, 18, 1, 3)
+    assert folded(model) is model
+
+
+def test_depthwise_convolutions_without_bias_and_norms_that_must_stay():
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 2))
+    x = layers.BatchNormalization(name="first")(inputs)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=3, use_bias=False)(x)
+    x = layers.BatchNormalization(scale=False)(x)
+    shared = layers.Conv2D(4, 1)(x)
+    x = layers.Add()([layers.BatchNormalization(name="one")(shared), layers.BatchNormalization(name="other")(shared)])
+    x = layers.BatchNormalization(name="active")(layers.Conv2D(4, 1, activation="relu")(x))
+    x = layers.BatchNormalization(center=False)(layers.Conv2D(4, 3, use_bias=False)(x))
+    model = shaken(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
+    assert norms(folded(model)) == ["first", "one", "other", "active"]
+    same(model)
