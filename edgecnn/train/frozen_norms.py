@@ -64,11 +64,11 @@ class _Folded:
 
 def _folds(wrapper: Any) -> Any:
     """Return the convolution that a wrapped, frozen BatchNorm alone reads, unquantized; None if there is none."""
-    norm = getattr(wrapper, "layer", None)
+    norm: Any = getattr(wrapper, "layer", None)
     if type(norm) is not keras.layers.BatchNormalization or norm.trainable or len(wrapper.inbound_nodes) != 1:
         return None
     before = wrapper.inbound_nodes[0].inbound_layers
-    layer = getattr(before, "layer", None)
+    layer: Any = getattr(before, "layer", None)
     if type(layer) not in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
         return None
     activation = getattr(layer.activation, "activation", layer.activation)
