@@ -14,6 +14,7 @@ from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.best import Best, Int8, score
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on
+from edgecnn.train.frozen_norms import norms_in_kernels
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.schedule import cosine
@@ -143,7 +144,8 @@ def distillation(
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         with tf.GradientTape() as tape:
-            logits = student(inputs, training=True)
+            with norms_in_kernels(student):
+                logits = student(inputs, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
             loss = tf.reduce_mean(losses) * temperature**2
         gradients = tape.gradient(loss, student.trainable_variables)
