@@ -71,7 +71,7 @@ def test_what_a_kill_left_is_mended_from_the_history(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     ScalarLog(run, HISTORY)
     assert points(path) == expected(HISTORY)
-    assert times(path)[:2] == before[:2]
+    assert times(path)[:1] == before[:1], "what was whole keeps its time"
 
 
 def test_an_epoch_that_the_checkpoint_does_not_know_is_dropped(tmp_path):

@@ -72,11 +72,14 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         base = base_tables(arguments.recipe, arguments.set, arguments.data)
+        dataset = open_dataset(build_recipe(base).data)
+        if build_recipe(base).train.flip == "auto":
+            base = merge(base, {"train": {"flip": "yes" if dataset.mirror else "no"}})
         chosen = [
             name for name in arguments.only or (*INGREDIENTS, *ALTERNATIVES) if name != "teacher" or arguments.teacher
         ]
         variants = make_variants(base, chosen, arguments.teacher)
-        report = measure(base, variants, arguments.seeds, arguments.runs.resolve(), arguments.out)
+        report = measure(base, variants, arguments.seeds, dataset, (arguments.runs.resolve(), arguments.out))
     except EdgeCNNError as error:
         parser.exit(error.exit_code, f"{error}\n")
     print(
@@ -121,10 +124,14 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def measure(
-    base: Mapping[str, Any], variants: Mapping[str, dict[str, Any]], seeds: Sequence[int], runs: Path, out: Path
+    base: Mapping[str, Any],
+    variants: Mapping[str, dict[str, Any]],
+    seeds: Sequence[int],
+    dataset: Dataset,
+    places: tuple[Path, Path],
 ) -> dict[str, Any]:
-    """Make every run, unless it is there, and write the figures after each."""
-    dataset = open_dataset(build_recipe(base).data)
+    """Make every run, unless it is there, and write the figures after each; `places` are the folder of runs and the figures' file."""
+    runs, out = places
     results: dict[str, dict[str, dict[str, float]]] = {}
     report: dict[str, Any] = {
         "bench": "ablation",
