@@ -15,6 +15,9 @@ from edgecnn.runs import EVENTS, Run
 
 Event = tf.compat.v1.Event
 
+BUFFER_BYTES = 1 << 18
+"""What TensorFlow takes by itself, with a note on standard error."""
+
 
 class ScalarLog:
     """The event file of a run. Tags are PHASE/FIGURE, such as `float/loss`; steps are the phase's epochs from 1."""
@@ -81,7 +84,7 @@ def records(events: Iterable[Any]) -> bytes:
 def read_events(path: str) -> Iterable[Any]:
     """Yield an event file's events up to its end, or to one that is damaged, as a kill may leave the last."""
     try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(path, buffer_size=BUFFER_BYTES).as_numpy_iterator():
             yield Event.FromString(record)
     except tf.errors.DataLossError:
         return
