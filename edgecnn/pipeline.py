@@ -13,11 +13,14 @@ from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.networks import build_network
+from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.report.curves import write_curves
 from edgecnn.runs import (
     CARD,
+    CHECKPOINT,
     CONFIDENCE,
     CURVES,
     FLOAT_MODEL,
@@ -30,11 +33,14 @@ from edgecnn.runs import (
 )
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
+from edgecnn.train.origin import changed_origins
+from edgecnn.train.train import input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify.quantizable import check_quantizable
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
@@ -52,6 +58,20 @@ class Reporter(Protocol):
 
     def working(self, what: str, done: int, total: int) -> None:
         """Where other long work stands, in items."""
+
+
+def check_network(recipe: Recipe, dataset: Dataset) -> None:
+    """Check a user's own network before a run begins: that it can be built, and quantized unless that comes after training.
+
+    Raises:
+        NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
+    """
+    own, network = own_network(recipe.network.name), recipe.network
+    if own is None:
+        return
+    model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
+    if recipe.qat.method != "ptq":
+        check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
 
 
 def train_stage(
@@ -214,7 +234,7 @@ def bundle_stage(
             "trained_with": info["versions"],
             "bundled_with": library_versions(),
             **({"imported": info["imported"]} if run.imported else {}),
-            **({"int8": info["int8"]} if "int8" in info else {}),
+            **{key: info[key] for key in ("network", "init", "int8") if key in info},
             **({"calibration": info["calibration"]} if calibrated else {}),
             **({"confidence": dict(confidence)} if confidence else {}),
         },
@@ -287,6 +307,8 @@ def run_recipe(
         ThresholdError: if no threshold keeps the target error.
     """
     dataset = open_dataset(recipe.data, progress=reporter.working)
+    if not Run(path).file(CHECKPOINT).exists():
+        check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)
     versions, gate = library_versions(), Gate(max_drop=max_drop)
@@ -353,6 +375,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
     if not changed and run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
         changed = ["the images"]
+    changed += changed_origins(recipe, run)
     if not changed:
         return run
     if not force:

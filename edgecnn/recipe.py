@@ -44,9 +44,10 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRecipe:
-    """Which network, for which input. Zero takes the data's own height, width or channels, and the scale of `input_range`.
+    """Which network, for which input: its name, or FILE.py:FUNCTION for one of your own.
 
-    With an `input_scale` the network's real input is input_scale * (pixel - 128 - input_zero_point).
+    Zero takes the data's own height, width or channels, and the scale of `input_range`. With an `input_scale` the network's
+    real input is input_scale * (pixel - 128 - input_zero_point).
     """
 
     name: str = "article"
@@ -57,6 +58,19 @@ class NetworkRecipe:
     input_scale: float = limits(0.0, low=0.0, high=1e6)
     input_zero_point: int = limits(0, low=-128, high=127)
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitRecipe:
+    """A trained network to start from, for few images: its body is taken over, its head is drawn anew.
+
+    `source` is a run folder; none where it is empty, and the other keys then change nothing. The head alone is trained for
+    `frozen_epochs`, at the float phase's learning rate; then the float phase trains all, at `body_rate` times that rate.
+    """
+
+    source: str = ""
+    frozen_epochs: int = limits(10, low=0, high=10_000)
+    body_rate: float = limits(0.1, low=1e-4, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +134,7 @@ class Recipe:
     seed: int = limits(1, low=0, high=2**31 - 1)
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    init: InitRecipe = field(default_factory=InitRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
 

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, to_toml
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_toml
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -27,6 +27,8 @@ CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
 QAT_MODEL = "qat.h5"
+INIT_MODEL = "init.h5"
+NETWORK_FILE = "network.py"
 PARITY = "parity.json"
 CONFIDENCE = "confidence.json"
 CARD = "card.md"
@@ -49,13 +51,8 @@ class Run:
 
     @property
     def public_recipe(self) -> Recipe:
-        """The resolved recipe as it travels: the data and a teacher by name, never by a path on the machine that trained."""
-        data, train = self.recipe.data, self.recipe.train
-        return dataclasses.replace(
-            self.recipe,
-            data=dataclasses.replace(data, source=Path(data.source).name),
-            train=dataclasses.replace(train, teacher=Path(train.teacher).name),
-        )
+        """The resolved recipe as it travels: data, networks and a teacher by name, never by a path on the machine that trained."""
+        return without_folders(self.recipe)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -145,6 +142,21 @@ class Run:
                 os.replace(fresh, link)
 
 
+def without_folders(recipe: Recipe) -> Recipe:
+    """Return a recipe whose data, own network, network to start from and teacher are named without their folders."""
+
+    def last(path: str) -> str:
+        return Path(path).name
+
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, source=last(recipe.data.source)),
+        network=dataclasses.replace(recipe.network, name=last(recipe.network.name)),
+        init=dataclasses.replace(recipe.init, source=last(recipe.init.source)),
+        train=dataclasses.replace(recipe.train, teacher=last(recipe.train.teacher)),
+    )
+
+
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     """Make a run folder that holds the resolved recipe.
 
@@ -169,6 +181,11 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
             raise OutputExistsError(
                 f"{path} is not a run folder, so --force does not replace it. Name another with --out."
             )
+        for used in (recipe.init.source, recipe.network.name.rpartition(":")[0]):
+            if used and Path(used).resolve().is_relative_to(path.resolve()):
+                raise OutputExistsError(
+                    f"{path} holds what the new run needs, {used}, so --force does not replace it. Name another with --out."
+                )
         for file in path.iterdir():
             with contextlib.suppress(IsADirectoryError):
                 file.unlink()
@@ -203,3 +220,73 @@ def open_run(path: Path | None = None) -> Run:
             raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
         raise RunError(f"{path} is not a run folder (it has no {RECIPE}). Runs are made by: edgecnn train --out {path}")
     return Run(wanted.resolve() if wanted.is_symlink() else wanted)
+
+
+def trained_run(source: Path) -> Run:
+    """Find the run whose trained network another one starts from.
+
+    Args:
+        source: a run folder or its float.h5. A bundle or a recipe carries no weights: the run below `runs/` that has its name is
+            taken, if its recipe is the same.
+
+    Raises:
+        RunError: if there is no such run, or it was not trained; the message says what to give.
+    """
+    path = source.expanduser()
+    if path.suffix in (".edgecnn", ".toml") and path.is_file():
+        path = _run_of(path)
+    elif path.name == FLOAT_MODEL and path.is_file():
+        path = path.parent
+    run = open_run(path)
+    if run.imported:
+        raise RunError(
+            f"{run.path} was trained elsewhere: its graph cannot be trained on. Give a run of edgecnn train."
+        )
+    run.read(FLOAT_MODEL, f"train --resume --out {run.path}")
+    return run
+
+
+def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a recipe's tables over the network and input of the run that `init.source` names; without one they stay as they are.
+
+    Raises:
+        RunError: as `trained_run` does.
+    """
+    init = tables.get("init")
+    if not isinstance(init, Mapping) or not isinstance(init.get("source"), str) or not init["source"]:
+        return dict(tables)
+    run = trained_run(Path(init["source"]))
+    network = run.recipe.network
+    own = run.file(NETWORK_FILE)
+    function = network.name.rpartition(":")[2]
+    found = {
+        **{key: getattr(network, key) for key in ("input_range", "input_scale", "input_zero_point")},
+        **run.info["input"],
+        "name": f"{own.resolve()}:{function}" if own.exists() else network.name,
+        "options": dict(network.options),
+    }
+    given = tables.get("network", {})
+    if isinstance(given, Mapping) and "name" in given:
+        del found["options"]  # they are the other network's
+    return merge({"network": found}, merge(tables, {"init": {"source": str(run.path.resolve())}}))
+
+
+def _run_of(path: Path) -> Path:
+    """Return the run of a bundle or a recipe file, which carry no weights."""
+    if path.suffix == ".toml":
+        tables = load_recipe(path)
+    else:
+        from edgecnn.bundle.read import read_bundle
+
+        try:
+            tables = read_bundle(path).manifest.provenance["recipe"]
+        except (KeyError, TypeError):
+            raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
+    recipe = build_recipe(tables, str(path))
+    run = Run(RUNS / (recipe.name or path.stem))
+    if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
+        raise RunError(
+            f"{path} is a recipe, or holds one, but no weights to start from, and {run.path} is no trained run of it.\n"
+            f"Give a run folder, --init runs/NAME; one is made by: edgecnn run recipe.toml"
+        )
+    return run.path

@@ -31,8 +31,8 @@ COMMANDS = {
     "benchmark": "benchmark",
     "doctor": "doctor",
     "cameras": "cameras",
-    "networks": "workstation",
-    "datasets": "workstation",
+    "networks": "listing",
+    "datasets": "listing",
     "targets": "device",
 }
 """The commands in the order of `--help`, and the module beside this file whose function of that name each is."""

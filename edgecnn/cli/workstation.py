@@ -19,7 +19,23 @@ Data = Annotated[
     str | None,
     typer.Option(help="A dataset's name, or a folder or zip of images.", show_default="the recipe's, else cifar10"),
 ]
-Network = Annotated[str | None, typer.Option(help="A network's name.", show_default="the recipe's, else article")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="A network's name, or FILE.py:FUNCTION for your own, a function (height, width, channels, num_classes) that returns "
+        "a tf_keras model. The file is executed: give none that you do not trust.",
+        show_default="the recipe's, else article",
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Start from the trained network of this run, with a new head: for few images. Its network and input are taken "
+        "unless others are given. A recipe or bundle stands for its run in runs/.",
+        show_default="the recipe's, else none",
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of the float phase.", show_default="the recipe's, else 10")]
 QatEpochs = Annotated[
     int | None,
@@ -60,14 +76,22 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     """Lay the command line over the recipe file over the defaults.
 
     `flags` are the options that have names of their own; one that is None was not given. A path to the data
-    or a teacher is made absolute, so that the run can be used from another folder.
+    a teacher, a network of one's own or one to start from is made absolute, so that the run can be used from another folder.
     """
     from edgecnn.data import DATASETS
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides
+    from edgecnn.runs import start_from
 
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
-    resolved = build_recipe(merge(tables, given), str(recipe) if recipe else "the command line")
+    resolved = build_recipe(start_from(merge(tables, given)), str(recipe) if recipe else "the command line")
+    file, colon, function = resolved.network.name.rpartition(":")
+    if file:
+        own = Path(file).expanduser()
+        if recipe and not own.exists() and (recipe.parent / own).exists():
+            own = recipe.parent / own
+        name = f"{own.resolve()}{colon}{function}"
+        resolved = dataclasses.replace(resolved, network=dataclasses.replace(resolved.network, name=name))
     if resolved.train.teacher:
         teacher = str(Path(resolved.train.teacher).expanduser().resolve())
         resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, teacher=teacher))
@@ -80,6 +104,7 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
 FLAG_KEYS = {
     "data": "data.source",
     "network": "network.name",
+    "init": "init.source",
     "epochs": "train.epochs",
     "qat_epochs": "qat.epochs",
     "batch_size": "train.batch_size",
@@ -95,6 +120,7 @@ def train(
     recipe: RecipeArgument = None,
     data: Data = None,
     network: Network = None,
+    init: Init = None,
     epochs: Epochs = None,
     qat_epochs: QatEpochs = None,
     batch_size: BatchSize = None,
@@ -118,6 +144,15 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Which of --workers this is, from 0; 0 keeps the run.", show_default="none"),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print parameters, MACs, bytes and the time that a few timed steps foretell; train and write nothing.",
+            show_default="off",
+        ),
+    ] = False,
+    json: Json = False,
 ) -> None:
     """Train a network: a float phase, then a quantization-aware phase.
 
@@ -128,6 +163,8 @@ def train(
     Examples:
       edgecnn train --data photos/ --network article --epochs 10
       edgecnn train recipe.toml --set train.flip=no
+      edgecnn train --dry-run --network resnet8
+      edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
     """
@@ -141,6 +178,7 @@ def train(
     flags = {
         "data": data,
         "network": network,
+        "init": None if init is None else str(init),
         "epochs": epochs,
         "qat_epochs": qat_epochs,
         "batch_size": batch_size,
@@ -148,7 +186,7 @@ def train(
         "seed": seed,
     }
     if resume:
-        if recipe or setting or force or any(value is not None for value in flags.values()):
+        if recipe or setting or force or dry_run or any(value is not None for value in flags.values()):
             raise typer.BadParameter("--resume takes the run's own recipe: give --out at most.")
         from edgecnn.runs import open_run
 
@@ -160,10 +198,14 @@ def train(
     from edgecnn.data import open_dataset
     from edgecnn.errors import DatasetError, UnknownNameError
     from edgecnn.networks import network_module
-    from edgecnn.runs import create_run, free_path
+    from edgecnn.networks.own import own_network
+    from edgecnn.runs import NETWORK_FILE, create_run, free_path
 
+    own = own_network(resolved.network.name)
+    network_name = own.label if own else resolved.network.name
     with ProgressReporter() as reporter:
-        network_module(resolved.network.name)
+        if run is None or not run.file(NETWORK_FILE).exists():
+            network_module(resolved.network.name)
         try:
             dataset = open_dataset(resolved.data, progress=reporter.working)
         except UnknownNameError:
@@ -173,10 +215,19 @@ def train(
                 f"the images of {run.path} are not there: {resolved.data.source}. Finished epochs are kept. "
                 f"Put the images back, then: edgecnn train --resume --out {run.path}"
             ) from None
+        if run is None:
+            from edgecnn.pipeline import check_network
+
+            check_network(resolved, dataset)
+        if dry_run:
+            from edgecnn.cli.dry_run import show_dry_run
+
+            show_dry_run(resolved, dataset, network_name, json)
+            return
         if cluster and not cluster.first:
             run = None
         elif run is None:
-            name = resolved.name or f"{dataset.name}-{resolved.network.name}"
+            name = resolved.name or f"{dataset.name}-{own.short if own else network_name}"
             run = create_run(resolved, out or free_path(name), force=force)
         elif run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
             from edgecnn.errors import RunError
@@ -187,14 +238,16 @@ def train(
         from edgecnn.pipeline import train_stage
 
         where = f"run {run.path}" if run else f"worker {worker}"
-        note(f"{where}: {resolved.network.name} on {dataset.title}, {len(dataset.labels)} classes")
+        note(f"{where}: {network_name} on {dataset.title}, {len(dataset.labels)} classes")
         try:
             info = train_stage(resolved, dataset, run, reporter, cluster)
         except KeyboardInterrupt:
             if run:
                 note(f"\nInterrupted; the last finished epoch is kept. Go on: edgecnn train --resume --out {run.path}")
             raise
-    if run:
+    if json:
+        emit_json({"run": str(run.path) if run else None, **info})
+    elif run:
         how = {"qat": f"quantization-aware, epoch {info['int8']['epoch']}", "ptq": "quantized after training"}
         print(
             f"{run.path}: validation accuracy of int8 ({how[info['int8']['method']]}): {info['validation_accuracy']:.2%}"
@@ -261,6 +314,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
     data: Data = None,
     network: Network = None,
+    init: Init = None,
     epochs: Epochs = None,
     qat_epochs: QatEpochs = None,
     batch_size: BatchSize = None,
@@ -286,6 +340,7 @@ def run(
         setting,
         data=data,
         network=network,
+        init=None if init is None else str(init),
         epochs=epochs,
         qat_epochs=qat_epochs,
         batch_size=batch_size,
@@ -314,77 +369,3 @@ def run(
 
         print_report(report)
         print(f"bundle: {bundle_path(finished)}")
-
-
-def networks(
-    name: Annotated[str | None, typer.Argument(help="One network.", show_default="all of them")] = None,
-    height: Annotated[int, typer.Option(min=1, max=1024, help="Rows of the input.")] = 32,
-    width: Annotated[int, typer.Option(min=1, max=1024, help="Columns of the input.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.")] = 3,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    layers: Annotated[bool, typer.Option("--layers", help="Print shapes layer by layer.", show_default="off")] = False,
-    json: Json = False,
-) -> None:
-    """List the networks with parameters, MACs and expected int8 bytes for an input.
-
-    \b
-    Examples:
-      edgecnn networks
-      edgecnn networks article --layers --height 28 --width 28 --channels 1
-    """
-    from edgecnn.networks import NETWORKS, network_module
-
-    if channels == 2:
-        raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
-    names = [name] if name else list(NETWORKS)
-    for item in names:
-        network_module(item)
-    from edgecnn.networks import build_network
-    from edgecnn.networks.describe import describe
-    from edgecnn.report.table import text_table
-
-    costs = {item: describe(build_network(item, height, width, channels, classes)) for item in names}
-    if json:
-        emit_json(
-            {
-                item: {
-                    "parameters": cost.parameters,
-                    "macs": cost.macs,
-                    "int8_bytes": cost.int8_bytes,
-                    "layers": [vars(layer) for layer in cost.layers],
-                }
-                for item, cost in costs.items()
-            }
-        )
-        return
-    print(f"input ({height}, {width}, {channels}), {classes} classes")
-    rows = [
-        (item, f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.int8_bytes:,}", "") for item, cost in costs.items()
-    ]
-    print(text_table(("network", "parameters", "MACs", "int8 bytes (expected)", ""), rows))
-    if layers:
-        for item, cost in costs.items():
-            print(f"\n{item}")
-            layer_rows = [
-                (layer.name, str(layer.shape), f"{layer.parameters:,}", f"{layer.macs:,}", layer.kind)
-                for layer in cost.layers
-            ]
-            print(text_table(("layer", "output", "parameters", "MACs", "kind"), layer_rows))
-
-
-def datasets(json: Json = False) -> None:
-    """List the datasets that --data takes by name. A folder or zip of images does as well.
-
-    \b
-    Example:
-      edgecnn datasets
-    """
-    from edgecnn.data import DATASETS
-
-    described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
-    if json:
-        emit_json(described)
-        return
-    for name, text in described.items():
-        print(f"{name:15} {text}")
-    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: JPEG, PNG, BMP, WebP.")

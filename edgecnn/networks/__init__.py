@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import NetworkError, UnknownNameError, nearest
+from edgecnn.networks.own import build_own, load_function, own_network
 
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
@@ -21,11 +22,15 @@ NETWORKS = {
 
 
 def network_module(name: str) -> Any:
-    """Import the module of a network.
+    """Import the module of a network; for a user's own, FILE.py:FUNCTION, execute the file and return its function.
 
     Raises:
         UnknownNameError: naming the nearest network.
+        NetworkError: as `own.load_function` does.
     """
+    own = own_network(name)
+    if own:
+        return load_function(own)
     if name not in NETWORKS:
         raise UnknownNameError(f"no network {name!r}. {nearest(name, NETWORKS)}")
     return importlib.import_module(NETWORKS[name])
@@ -42,7 +47,7 @@ def build_network(
     """Build a network by name, weights freshly drawn.
 
     Args:
-        name: one of NETWORKS.
+        name: one of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed.
         height, width, channels: the input's shape.
         num_classes: length of the logits.
         options: the network's own options, such as {"pooling": "average"}.
@@ -52,8 +57,11 @@ def build_network(
 
     Raises:
         UnknownNameError: if there is no such network.
-        NetworkError: for an option it does not have, a wrong value or an input too small.
+        NetworkError: for an option it does not have, a wrong value or an input too small; and as `own.build_own` does.
     """
+    own = own_network(name)
+    if own:
+        return build_own(own, height, width, channels, num_classes, options or {})
     module = network_module(name)
     options = dict(options or {})
     for key, value in options.items():

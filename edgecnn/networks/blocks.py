@@ -52,11 +52,14 @@ def residual(x, filters: int, strides: int = 1):
 
 
 def stem(x, filters: int):
-    """Convolve 3x3, halving the map as often as its size asks for (see `halvings`), with a convolution for each halving."""
+    """Convolve 3x3, halving the map as often as its size asks for (see `halvings`): a convolution for each, the last of `filters`.
+
+    Those before, on the largest maps, have half as many.
+    """
     times = halvings(x.shape[1], x.shape[2])
-    for strides in [2] * times or [1]:
-        x = convolution(x, filters, strides=strides)
-    return x
+    for _ in range(times - 1):
+        x = convolution(x, filters // 2, strides=2)
+    return convolution(x, filters, strides=2 if times else 1)
 
 
 def classifier(inputs, x, num_classes: int, name: str) -> "keras.Model":

@@ -49,7 +49,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
     lines = [
         f"# {title}",
         "",
-        f"`{recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
+        f"`{run.public_recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
         f"{shape['channels']}, {len(data['labels'])} classes: {', '.join(data['labels'])}.",
         "",
         *origin,

@@ -8,7 +8,7 @@ from edgecnn.runs import CURVES, HISTORY, Run
 
 
 def write_curves(run: Run) -> None:
-    """Plot loss and accuracies over the epochs of both phases, from the run's history, to `curves.png`.
+    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`.
 
     Raises:
         OutputError: if it cannot be written.
@@ -21,8 +21,8 @@ def write_curves(run: Run) -> None:
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
     epochs = range(1, len(rows) + 1)
-    float_epochs = sum(row["phase"] == "float" for row in rows)
-    for phase, colour in (("float", "C0"), ("qat", "C1")):
+    float_epochs = sum(row["phase"] != "qat" for row in rows)
+    for phase, colour in (("head", "C4"), ("float", "C0"), ("qat", "C1")):
         chosen = [(epoch, row) for epoch, row in zip(epochs, rows, strict=True) if row["phase"] == phase]
         if chosen:
             loss.plot([e for e, _ in chosen], [float(row["loss"]) for _, row in chosen], f"{colour}.-", label=phase)

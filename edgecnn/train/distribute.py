@@ -15,6 +15,7 @@ from edgecnn.errors import ClusterError, RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import Recipe, to_tables
+from edgecnn.runs import without_folders
 from edgecnn.train.checkpoint import Checkpoint
 from edgecnn.train.loop import Phase
 from edgecnn.workers import Workers
@@ -204,7 +205,8 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: Mapping[st
     Raises:
         ClusterError: on every worker, if one has another.
     """
-    bare = replace(recipe, data=replace(recipe.data, source=""), train=replace(recipe.train, teacher=""))
+    bare = without_folders(recipe)
+    bare = replace(bare, data=replace(bare.data, source=""), train=replace(bare.train, teacher=""))
     table = np.zeros((len(workers.addresses), 32), np.int32)
     table[workers.index] = list(bytes.fromhex(sha256(canonical_json([to_tables(bare), dict(info)]).encode())))
     table = add_up(strategy, workers, table)

@@ -1,7 +1,7 @@
 """The float phase: cross-entropy on labelled images, and on a teacher's answers where there is one."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ def float_phase(
     validation: tuple[np.ndarray, np.ndarray],
     teacher: Callable[[Any], Any] | None = None,
     strategy: Any = None,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> tuple["keras.Model", Phase]:
     """Build the network and its float phase.
 
@@ -92,6 +93,7 @@ def float_phase(
         validation: uint8 images (n, height, width, channels) and their classes (n,).
         teacher: from uint8 images to the logits of the network to learn from, in a graph.
         strategy: from `distribute.open_strategy`.
+        weights: those to begin with, in the order of Keras's `get_weights`; None for the ones drawn.
 
     Returns:
         The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
@@ -106,6 +108,8 @@ def float_phase(
 
     with distribute.scope(strategy):
         model = build()
+        if weights is not None:
+            model.set_weights(weights)
         optimizer = build_optimizer(recipe.train)
         optimizer.build(model.trainable_variables)
     replicas = 1

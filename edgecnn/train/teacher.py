@@ -13,6 +13,7 @@ from edgecnn.networks.predict import model_from_bytes, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.runs import open_run
 from edgecnn.train.float_phase import precision
+from edgecnn.train.origin import local_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
     model = model_from_bytes(data)
     if recipe.train.precision != "float32" and not run.imported:
-        weights, network = model.get_weights(), run.recipe.network
+        weights, network = model.get_weights(), local_recipe(run.recipe, run).network
         with precision(recipe.train.precision):
             model = build_network(network.name, *shape, len(labels), network.options)
         model.set_weights(weights)

@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from edgecnn.data import Dataset
-from edgecnn.errors import RunError
+from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
@@ -15,7 +18,9 @@ from edgecnn.train import distribute
 from edgecnn.train.best import Best, Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
+from edgecnn.train.head_phase import HEAD, head_phase, released
 from edgecnn.train.loop import Batches, Report, run_phase, write_history
+from edgecnn.train.origin import init_weights, local_recipe, origins
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
 from edgecnn.versions import library_versions
@@ -42,8 +47,9 @@ def train(
 
     Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and
     `qat.h5` last: the epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of
-    `edgecnn.train.best`. How the int8 models are to be made, and why, stands under "int8" in `run.json`. Operations are
-    deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
+    `edgecnn.train.best`. How the int8 models are to be made, and why, stands under "int8" in `run.json`. A user's own network and
+    the one to start from are copied into the run before. Operations are deterministic and every epoch has its own seed: a resumed
+    run ends with the weights of an uninterrupted one.
 
     Args:
         recipe: the resolved recipe.
@@ -61,11 +67,14 @@ def train(
 
     Raises:
         NetworkError, TrainingError, DatasetError, OutputError, ClusterError: as the parts do.
-        RunError: if the teacher is not the one with which the run began.
+        RecipeError: if several machines are to start from a trained network.
+        RunError: if the teacher is not the one with which the run began, or there is no trained network to start from.
     """
     tf.config.experimental.enable_op_determinism()
     strategy = distribute.open_strategy(workers)
     distribute.check_batch(recipe.train.batch_size, strategy)
+    if workers and recipe.init.source:
+        raise RecipeError("init.source and --workers: one machine is enough for few images. Leave one of the two out.")
     shape = input_shape(recipe, dataset)
     splits = dataset.load(
         ("train", "validation"),
@@ -77,38 +86,40 @@ def train(
     )
     validation = (splits["validation"].images, splits["validation"].classes)
     num_classes = len(dataset.labels)
+    brought = origins(recipe, run)
+    asked, recipe = recipe, local_recipe(recipe, run)
+    weights = init_weights(recipe, run)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
-    model, phase = float_phase(recipe, shape, num_classes, validation, guide.logits if guide else None, strategy)
+    build = partial(
+        float_phase, released(recipe), shape, num_classes, validation, guide.logits if guide else None, strategy
+    )
+    model, phase = build()
     info = {
         "state": "training",
         "data": describe_data(dataset, {name: len(split.classes) for name, split in splits.items()}),
         "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
         "parameters": model.count_params(),
         "versions": library_versions(),
+        **brought,
         **({"teacher": guide.described} if guide else {}),
     }
     if workers:
         distribute.check_same(
             strategy,
             workers,
-            recipe,
-            {"fingerprint": dataset.fingerprint, "versions": info["versions"], "teacher": info.get("teacher")},
+            asked,
+            {
+                "fingerprint": dataset.fingerprint,
+                "versions": info["versions"],
+                "teacher": info.get("teacher"),
+                **brought,
+            },
         )
     if run:
         begin(run, info)
 
-    batches = Batches(
-        images=splits["train"].images,
-        classes=splits["train"].classes,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
-        flip={"yes": True, "no": False, "auto": dataset.mirror, "alternating": True}[recipe.train.flip],
-        shift=recipe.train.shift,
-        alternating=recipe.train.flip == "alternating",
-        cutout=recipe.train.cutout,
-        mixup=recipe.train.mixup,
-        num_classes=num_classes,
-    )
+    images, classes = splits["train"].images, splits["train"].classes
+    batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
     checkpoint = load_checkpoint(run) if run else None
     history = checkpoint.history if checkpoint else ()
     float_is_done = checkpoint is not None and checkpoint.phase == "qat"
@@ -116,6 +127,10 @@ def train(
         checkpoint, float_is_done = distribute.from_first(strategy, workers, phase, checkpoint)
     if not float_is_done:
         with distribute.cluster_errors(workers):
+            if weights is not None and (checkpoint is None or checkpoint.phase == HEAD):
+                head_model, head = head_phase(recipe, shape, num_classes, validation, weights)
+                history = run_phase(head, batches, run, history, checkpoint, report)
+                model, phase = build(head_model.get_weights())
             history = run_phase(phase, batches, run, history, checkpoint, report)
     if run is None:
         return info
@@ -148,6 +163,27 @@ def train(
     }
     run.write_info(info)
     return info
+
+
+def training_batches(
+    recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool, num_classes: int
+) -> Batches:
+    """Return the float phase's batches of uint8 images (n, height, width, channels) and their classes (n,).
+
+    `mirror` is whether classes survive a left-right flip, where the recipe leaves that to the data.
+    """
+    return Batches(
+        images=images,
+        classes=classes,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        flip={"yes": True, "no": False, "auto": mirror, "alternating": True}[recipe.train.flip],
+        shift=recipe.train.shift,
+        alternating=recipe.train.flip == "alternating",
+        cutout=recipe.train.cutout,
+        mixup=recipe.train.mixup,
+        num_classes=num_classes,
+    )
 
 
 def begin(run: Run, info: dict[str, Any]) -> None:

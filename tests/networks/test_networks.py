@@ -65,7 +65,7 @@ def test_the_ladders_networks_cost_about_the_same_for_every_input(name, macs):
     for shape in ((28, 28, 1), (32, 32, 3)):
         assert 0.5 * macs < describe(build_network(name, *shape, 10)).macs <= macs
     for shape in ((96, 96, 3), (224, 224, 3)):
-        assert describe(build_network(name, *shape, 10)).macs < 2 * macs + 25e6, "a stem's halvings cost most of it"
+        assert describe(build_network(name, *shape, 10)).macs < 2 * macs + 4e6, "a stem's halvings cost most of it"
 
 
 def test_a_batch_norm_stands_right_behind_its_convolution():

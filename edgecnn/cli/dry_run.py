@@ -1,0 +1,67 @@
+"""`edgecnn train --dry-run`: what a training would cost."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from edgecnn.cli.console import emit_json
+
+if TYPE_CHECKING:
+    from edgecnn.data import Dataset
+    from edgecnn.recipe import Recipe
+
+
+def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, as_json: bool) -> None:
+    """Time a few steps and print parameters, MACs, bytes and an estimate of the time.
+
+    Args:
+        recipe: the resolved recipe.
+        dataset: its images; none is decoded.
+        network: what the network is called.
+        as_json: whether to print one JSON document.
+    """
+    from edgecnn.cli.progress import clock
+    from edgecnn.report.table import text_table
+    from edgecnn.train.dry_run import dry_run
+    from edgecnn.train.train import input_shape
+
+    shape = input_shape(recipe, dataset)
+    found = dry_run(recipe, shape, tuple(dataset.labels), dataset.sizes["train"], dataset.mirror)
+    if as_json:
+        emit_json(
+            {
+                "network": network,
+                "data": dataset.title,
+                "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
+                "classes": len(dataset.labels),
+                "images": dict(dataset.sizes),
+                "parameters": found.cost.parameters,
+                "macs": found.cost.macs,
+                "int8_bytes": found.cost.int8_bytes,
+                "checkpoint_bytes": found.checkpoint_bytes,
+                "precision": recipe.train.precision,
+                "phases": [dataclasses.asdict(phase) for phase in found.phases],
+                "seconds": found.total_s,
+            }
+        )
+        return
+    print(
+        f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {dataset.sizes['train']:,} images"
+    )
+    print(
+        f"{found.cost.parameters:,} parameters  {found.cost.macs:,} MACs  {found.cost.int8_bytes:,} bytes as int8 (expected)  "
+        f"{found.checkpoint_bytes:,} bytes a checkpoint"
+    )
+    rows = [
+        (
+            phase.phase,
+            str(phase.epochs),
+            f"{phase.steps:,}",
+            f"{1000 * phase.step_s:.1f}",
+            f"{phase.images_per_s:,.0f}",
+            clock(phase.epoch_s),
+            clock(phase.total_s),
+        )
+        for phase in found.phases
+    ]
+    print(text_table(("phase", "epochs", "steps", "ms a step", "images/s", "an epoch", "the phase"), rows))
+    print(f"about {clock(found.total_s)} in all, validation and decoding apart. Nothing was trained or written.")

@@ -1,0 +1,140 @@
+"""What a training would cost, from a few timed steps on made-up images. Nothing is trained, and nothing written."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.networks.describe import NetworkCost, describe
+from edgecnn.networks.keras import tf
+from edgecnn.recipe import Recipe
+from edgecnn.train.float_phase import float_phase, to_float32
+from edgecnn.train.head_phase import head_phase, released
+from edgecnn.train.loop import Batches, Phase
+from edgecnn.train.origin import init_weights
+from edgecnn.train.qat_phase import Qat
+from edgecnn.train.teacher import open_teacher
+from edgecnn.train.train import training_batches
+
+WARM_UP = 2
+"""Steps that do not count: the first ones trace the graph."""
+
+STEPS = 8
+"""Steps that are timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseCost:
+    """A phase's epochs and steps an epoch, and what was timed: median seconds a step, images/s, seconds an epoch and the phase.
+
+    Validation and, at the start of a run, the decoding of the images come on top.
+    """
+
+    phase: str
+    epochs: int
+    steps: int
+    step_s: float
+    images_per_s: float
+    epoch_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a training would cost. `checkpoint_bytes` is the size of the float phase's checkpoint."""
+
+    cost: NetworkCost
+    checkpoint_bytes: int
+    phases: tuple[PhaseCost, ...]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all phases."""
+        return sum(phase.total_s for phase in self.phases)
+
+
+def dry_run(
+    recipe: Recipe,
+    shape: tuple[int, int, int],
+    labels: tuple[str, ...],
+    train_images: int,
+    mirror: bool,
+    steps: int = STEPS,
+) -> DryRun:
+    """Build a recipe's network, time a few steps of each of its phases, and tell what the whole would take.
+
+    Args:
+        recipe: the resolved recipe.
+        shape: (height, width, channels) of the input.
+        labels: the classes.
+        train_images: images of the training split.
+        mirror: whether classes survive a left-right flip.
+        steps: steps to time in each phase.
+
+    Raises:
+        NetworkError, RunError: as the phases' parts do.
+    """
+    tf.config.experimental.enable_op_determinism()
+    random = np.random.default_rng(recipe.seed)
+    count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
+    images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
+    validation = (images[:1], classes[:1])
+    batches = training_batches(recipe, images, classes, mirror, len(labels))
+    batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
+    weights = init_weights(recipe, None)
+    guide = open_teacher(recipe, shape, labels)
+    phases = []
+    if weights is not None and recipe.init.frozen_epochs:
+        _, head = head_phase(recipe, shape, len(labels), validation, weights)
+        phases.append(time_phase(head, batches, train_images, steps))
+    model, phase = float_phase(released(recipe), shape, len(labels), validation, guide.logits if guide else None)
+    cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
+    phases.append(time_phase(phase, batches, train_images, steps))
+    if recipe.qat.method != "ptq":
+        teacher = to_float32(model, recipe, shape, len(labels))
+        batches = dataclasses.replace(batches, batch_size=min(recipe.qat.batch_size, count), cutout=0, mixup=0.0)
+        brief = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, calibration_batches=1))
+        phases.append(time_phase(Qat(brief, teacher, validation, batches).phase, batches, train_images, steps))
+    return DryRun(cost=cost, checkpoint_bytes=checkpoint_bytes, phases=tuple(phases))
+
+
+def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) -> PhaseCost:
+    """Time steps of a phase, the making of their batches included.
+
+    Args:
+        phase: freshly built; its steps train at a rate of zero.
+        batches: made-up images, one batch or more.
+        train_images: images of the real training split.
+        steps: how many to time.
+    """
+    times = []
+    stream = endless(batches, phase.name)
+    for index in range(WARM_UP + steps):
+        started = time.perf_counter()
+        images, classes = next(stream)
+        loss, _ = phase.step(images, classes, 0.0)
+        float(loss)  # waits for the step
+        if index >= WARM_UP:
+            times.append(time.perf_counter() - started)
+    step_s = statistics.median(times)
+    count = max(1, train_images // batches.batch_size)
+    return PhaseCost(
+        phase=phase.name,
+        epochs=phase.epochs,
+        steps=count,
+        step_s=step_s,
+        images_per_s=batches.batch_size / step_s,
+        epoch_s=count * step_s,
+        total_s=phase.epochs * count * step_s,
+    )
+
+
+def endless(batches: Batches, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from batches.epoch(phase, epoch)
+        epoch += 1

@@ -1,0 +1,41 @@
+"""`edgecnn train --dry-run` tells what a training would cost, and writes nothing."""
+
+import json
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.networks import build_network
+from edgecnn.networks.describe import describe
+
+
+def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
+    settings = ("--network", "resnet8", "--epochs", "7", "--qat-epochs", "3", "--batch-size", "100")
+    result = edgecnn("train", "--dry-run", "--json", "--data", "digits", *settings)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    cost = describe(build_network("resnet8", 8, 8, 1, 10))
+    assert (found["parameters"], found["macs"], found["int8_bytes"]) == (cost.parameters, cost.macs, cost.int8_bytes)
+    assert [(phase["phase"], phase["epochs"]) for phase in found["phases"]] == [("float", 7), ("qat", 3)]
+    for phase in found["phases"]:
+        size = 100 if phase["phase"] == "float" else 128
+        assert phase["steps"] == found["images"]["train"] // size
+        assert phase["total_s"] == pytest.approx(phase["epochs"] * phase["steps"] * phase["step_s"])
+        assert phase["images_per_s"] == pytest.approx(size / phase["step_s"])
+    assert found["seconds"] == pytest.approx(sum(phase["total_s"] for phase in found["phases"]))
+    # model and optimizer: Adam keeps two values a weight that is trained
+    assert 4 * 2.9 * cost.parameters < found["checkpoint_bytes"] < 4 * 3.1 * cost.parameters
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_printed_with_units(edgecnn, tmp_path):
+    result = edgecnn("train", "--dry-run", "--data", "digits", "--set", "train.precision=bfloat16")
+    assert result.code == 0, result.err
+    assert "parameters" in result.out and "MACs" in result.out and "bytes as int8" in result.out
+    assert "images/s" in result.out and "in all" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_resumes_nothing(edgecnn):
+    assert edgecnn("train", "--dry-run", "--resume").code == 2

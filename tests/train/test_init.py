@@ -1,0 +1,210 @@
+"""Starting from a trained network: what is taken over, what is frozen, and that a run needs nothing from elsewhere once it has begun."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.errors import NetworkError, OutputExistsError, RunError
+from edgecnn.files import sha256
+from edgecnn.networks.predict import model_from_bytes
+from edgecnn.pipeline import bundle_path, resume_or_create
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import (
+    FLOAT_MODEL,
+    HISTORY,
+    INIT_MODEL,
+    NETWORK_FILE,
+    QAT_MODEL,
+    Run,
+    create_run,
+    start_from,
+    trained_run,
+)
+from edgecnn.train import train
+from edgecnn.train.head_phase import head_phase
+from edgecnn.train.origin import init_weights
+
+OWN = """
+from tf_keras import Input, Model, layers
+
+def build(height, width, channels, num_classes):
+    inputs = Input((height, width, channels))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, use_bias=False)(inputs)))
+    return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
+"""
+
+
+class Stop(KeyboardInterrupt):
+    """An interruption at a chosen moment."""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe_from(source, **tables):
+    base = {
+        "data": {"source": "digits"},
+        "init": {"source": str(source), "frozen_epochs": 2},
+        "train": {"epochs": 2, "batch_size": 64},
+        "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4},
+    }
+    for table, values in tables.items():
+        base[table] = base.get(table, {}) | values
+    return build_recipe(start_from(base))
+
+
+def trained(recipe, path, stop_after=None, between=lambda: None):
+    """Train, interrupted after the (phase, epoch) given and resumed."""
+    dataset = open_dataset(recipe.data)
+    run = create_run(recipe, path)
+
+    def report(progress):
+        if (progress.phase, progress.epoch) == stop_after and progress.validation_accuracy is not None:
+            raise Stop
+
+    if stop_after:
+        with pytest.raises(Stop):
+            train(recipe, dataset, run, report)
+        between()
+    train(recipe, dataset, run, lambda progress: None)
+    return run
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, finished_run):
+    """A whole run that started from the finished one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("init"))
+        return trained(recipe_from(finished_run.path), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_the_head_comes_first_then_all_at_a_lower_rate(started, finished_run):
+    rows = list(csv.DictReader(started.file(HISTORY).open()))
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("head", "1"), ("head", "2"), ("float", "1"), ("float", "2"), ("qat", "1"),
+    ]  # fmt: skip
+    rates = {
+        phase: max(float(row["learning_rate"]) for row in rows if row["phase"] == phase) for phase in ("head", "float")
+    }
+    assert rates["float"] <= 0.1 * started.recipe.train.learning_rate < rates["head"]
+    assert started.info["init"] == {"run": "tiny", "sha256": sha256(finished_run.file(FLOAT_MODEL).read_bytes())}
+    assert started.public_recipe.init.source == "tiny"
+
+
+def test_it_begins_where_the_other_ended(started):
+    _, second, *_ = csv.DictReader(started.file(HISTORY).open())
+    assert float(second["validation_accuracy"]) > 0.5, "after two epochs of the head alone, on a body that knows digits"
+
+
+def test_the_body_is_frozen_while_the_head_trains(finished_run, tmp_path):
+    recipe = recipe_from(finished_run.path)
+    weights = init_weights(recipe, None)
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+    classes = np.arange(64) % 10
+    model, phase = head_phase(recipe, (8, 8, 1), 10, (images, classes), weights)
+    before = model.get_weights()
+    phase.step(images, classes, 0.01)
+    given = model_from_bytes(weights).get_weights()
+    changed = [not np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True)]
+    same = [np.array_equal(one, other) for one, other in zip(before, given, strict=True)]
+    assert changed == [False] * (len(changed) - 2) + [True, True]
+    assert all(same[:-2]) and not same[-2], "the body is taken over, the head is drawn anew"
+
+
+@pytest.mark.parametrize("stop_after", [("head", 2), ("float", 1), ("float", 2)])
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
+    copy = tmp_path / "tiny"
+    shutil.copytree(finished_run.path, copy)
+    # the original is gone when the run goes on
+    resumed = trained(recipe_from(copy), tmp_path / "resumed", stop_after, lambda: shutil.rmtree(copy))
+    for name in (FLOAT_MODEL, QAT_MODEL):
+        mine, others = (model_from_bytes(run.read(name, "train")).get_weights() for run in (resumed, started))
+        assert all(np.array_equal(one, other) for one, other in zip(mine, others, strict=True))
+
+
+def test_network_and_input_are_taken_unless_given(finished_run):
+    recipe = recipe_from(finished_run.path)
+    assert (recipe.network.name, recipe.network.height, recipe.network.channels) == ("article", 8, 1)
+    assert recipe_from(finished_run.path, network={"height": 16}).network.height == 16
+    assert start_from({"seed": 2}) == {"seed": 2}
+
+
+def test_other_bodies_and_scales_are_refused(finished_run):
+    images, classes = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int64)
+    other = recipe_from(finished_run.path, network={"name": "resnet8"})
+    with pytest.raises(
+        NetworkError, match=r"cannot start from that network: layer conv2d has weights .*Use the same network"
+    ):
+        head_phase(other, (8, 8, 1), 10, (images, classes), init_weights(other, None))
+    with pytest.raises(
+        RunError, match=r"inputs of scale 0\.0078125 and zero point 0, this network reads them by 1 and -128"
+    ):
+        init_weights(recipe_from(finished_run.path, network={"input_range": "raw"}), None)
+
+
+def test_a_source_without_weights_says_what_to_give(own_run, tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        trained_run(tmp_path)
+    assert trained_run(own_run.file(FLOAT_MODEL)).path == own_run.path
+    # a bundle and a recipe stand for their run below runs/
+    assert trained_run(bundle_path(own_run)).path == Run(own_run.path.relative_to(tmp_path)).path
+    bundle = shutil.copy(bundle_path(own_run), tmp_path / "tiny.edgecnn")
+    recipe = shutil.copy(own_run.file("recipe.toml"), tmp_path / "tiny.toml")
+    own_run.file(FLOAT_MODEL).unlink()
+    with pytest.raises(RunError, match=r"float\.h5 yet\. First: edgecnn train --resume --out"):
+        trained_run(own_run.path)
+    for path in (bundle, recipe):
+        with pytest.raises(RunError, match=r"no weights to start from.*\n.*--init runs/NAME"):
+            trained_run(path)
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
+    with pytest.raises(OutputExistsError, match="holds what the new run needs"):
+        create_run(recipe_from(own_run.path), own_run.path, force=True)
+    assert own_run.file(FLOAT_MODEL).exists()
+
+
+def test_a_changed_source_is_another_run(own_run, tmp_path):
+    recipe = recipe_from(own_run.path, init={"frozen_epochs": 0}, train={"epochs": 1}, qat={"epochs": 0})
+    run = trained(recipe, tmp_path / "runs" / "new")
+    dataset = open_dataset(recipe.data)
+    assert resume_or_create(recipe, dataset, run.path, force=False).path == run.path
+    own_run.file(FLOAT_MODEL).write_bytes(own_run.file(FLOAT_MODEL).read_bytes() + b"\0")
+    with pytest.raises(OutputExistsError, match="differs in the weights of"):
+        resume_or_create(recipe, dataset, run.path, force=False)
+
+
+def test_an_own_network_travels_in_the_run(edgecnn, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(OWN)
+    settings = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+    result = edgecnn("train", "--data", "digits", "--network", "net.py:build", *settings, "--json")
+    assert result.code == 0, result.err
+    run = Run(tmp_path / "runs" / "digits-net-build")
+    assert json.loads(result.out)["network"] == {"file": "net.py:build", "sha256": sha256(OWN.encode())}
+    assert run.file(NETWORK_FILE).read_text() == OWN
+    assert run.public_recipe.network.name == "net.py:build"
+    file.unlink()
+    run.file("checkpoint.npz").unlink()  # as if it had been interrupted in its first epoch
+    assert edgecnn("train", "--resume", "--out", run.path).code == 0
+    assert edgecnn("export", run.path, "--format", "tflite", "--int8").code == 0
+    # a network of one's own to start from, by the copy in its run
+    result = edgecnn("train", "--data", "digits", "--init", run.path, *settings, "--out", "second")
+    assert result.code == 0, result.err
+    assert Run(tmp_path / "second").file(INIT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
+
+
+def test_an_own_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path):
+    (tmp_path / "net.py").write_text(OWN.replace("layers.ReLU()(", "layers.LeakyReLU(name='leaky')("))
+    result = edgecnn("train", "--data", "digits", "--network", "net.py:build")
+    assert result.code == NetworkError.exit_code
+    assert "leaky (LeakyReLU) cannot be quantized" in result.err and "--set qat.method=ptq" in result.err
+    assert not (tmp_path / "runs").exists()

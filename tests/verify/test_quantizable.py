@@ -1,0 +1,58 @@
+"""Layers that cannot be quantized are named before training; those that can pass."""
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.errors import NetworkError
+from edgecnn.networks import build_network
+from edgecnn.networks.keras import keras
+from edgecnn.verify.quantizable import check_quantizable, refused_layers
+
+layers = keras.layers
+
+
+def network(*middle):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    for layer in middle:
+        x = layer([x, x]) if isinstance(layer, layers.Multiply) else layer(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_networks_of_the_registry_pass():
+    for name in ("resnet8", "separable_25kb"):
+        model = build_network(name, 16, 16, 3, 4)
+        assert refused_layers(model) == []
+        check_quantizable(model, name, 1 / 128, 0)
+
+
+def test_every_refused_layer_is_named_in_order_and_what_to_do():
+    model = network(
+        layers.BatchNormalization(name="folded"),
+        layers.ReLU(),
+        layers.BatchNormalization(name="alone"),
+        layers.Multiply(name="gate"),
+        layers.Conv2D(4, 3, activation="swish", name="swished"),
+    )
+    assert [layer.name for layer in refused_layers(model)] == ["alone", "gate", "swished"]
+    with pytest.raises(NetworkError) as caught:
+        check_quantizable(model, "net.py:build", 1 / 128, 0)
+    message = str(caught.value)
+    assert "alone (BatchNormalization), gate (Multiply), swished (Conv2D with activation swish) cannot" in message
+    assert message.splitlines()[-1].endswith("--set qat.method=ptq")
+
+
+def test_a_model_within_the_model_is_named():
+    inner = keras.Sequential([keras.Input((6, 6, 4)), layers.Conv2D(4, 3)], name="inner")
+    with pytest.raises(NetworkError, match=r"inner \(a model within the model\) cannot be quantized"):
+        check_quantizable(network(inner), "net.py:build", 1 / 128, 0)
+
+
+def test_a_float_that_the_toolkit_leaves_behind_is_found_too():
+    class Mine(layers.Layer):
+        def call(self, inputs):
+            return inputs * 2.0 + keras.backend.exp(inputs)
+
+    with pytest.raises(NetworkError, match=r"cannot be trained quantization-aware: .*\n.*qat\.method=ptq"):
+        check_quantizable(network(Mine(name="mine")), "net.py:build", 1 / 128, 0)

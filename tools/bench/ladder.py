@@ -1,0 +1,211 @@
+"""Show the ladder: what each network's int8 file is worth for its bytes, from the bundles and cards in models/.
+
+Nothing is measured here: accuracies, agreement and intervals are those of each bundle's own parity report, on the test split of its
+data; the minutes are those on its card. MACs are counted from the network. One table and one plot for each data set.
+
+    float, PTQ, QAT   top-1 accuracy on the test split: float, and TFLite's int8 quantized after training and quantization-aware
+    int8              which of the two ships, how far it is below float (percentage points, with the paired 95 % interval) and how
+                      many of the float model's answers it gives
+    p worse           one-sided exact McNemar test of QAT being worse than PTQ: small where it is
+
+    python tools/bench/ladder.py
+    python tools/bench/ladder.py models/cifar10-resnet8 models/cifar10-resnet_25kb --out /tmp/ladder.json
+"""
+
+import argparse
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.errors import EdgeCNNError
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.report.table import markdown_table, text_table
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "tools" / "bench" / "results" / "ladder.json"
+LADDER = ("resnet_25kb", "separable_25kb", "resnet8", "resnet_300kb", "resnet_1000kb")
+MAX_DROP = 0.3
+MIN_AGREEMENT = 0.985
+MIN_P = 0.05
+HEADINGS = (
+    "model", "float", "PTQ", "QAT", "int8", "drop", "95 % interval", "agreement", "p worse", "bytes", "MACs", "minutes", "goals"
+)  # fmt: skip
+
+
+def main() -> None:
+    """Read the bundles, print a table for each data set, and write the figures and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folders", type=Path, nargs="*", help="folders with a bundle and its card (default: the ladder's in models/)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the figures; the plot goes beside them as PNG")
+    arguments = parser.parse_args()
+    folders = arguments.folders or sorted(path.parent for path in ROOT.glob("models/*/*.edgecnn"))
+    try:
+        models = [model_row(folder) for folder in folders]
+    except EdgeCNNError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    if not arguments.folders:
+        models = [model for model in models if model["network"] in LADDER]
+    if not models:
+        parser.error("no bundle of a ladder's network in models/; name folders")
+    models.sort(key=lambda model: (model["data"], model["bytes"]))
+    for title in dict.fromkeys(model["data"] for model in models):
+        chosen = [model for model in models if model["data"] == title]
+        print(f"{title}, {chosen[0]['n']:,} test images")
+        print((markdown_table if arguments.markdown else text_table)(HEADINGS, [text_row(model) for model in chosen]))
+        print()
+    write_atomic(arguments.out, canonical_json({"bench": "ladder", "models": models}))
+    write_atomic(arguments.out.with_suffix(".png"), plot(models))
+    print(f"{arguments.out}, {arguments.out.with_suffix('.png')}")
+
+
+def model_row(folder: Path) -> dict[str, Any]:
+    """Return the figures of the one bundle in a folder; what a bundle does not say is None.
+
+    Raises:
+        EdgeCNNError: if there is not one bundle that can be read.
+    """
+    paths = sorted(folder.glob("*.edgecnn"))
+    if len(paths) != 1:
+        raise EdgeCNNError(f"{folder} has {len(paths)} bundles, expected one")
+    bundle = read_bundle(paths[0])
+    report = json.loads(bundle.files["parity.json"])
+    card = folder / "card.md"
+    return report_figures(report) | {
+        "name": bundle.manifest.name,
+        "network": bundle.manifest.provenance["recipe"]["network"]["name"],
+        "data": bundle.manifest.title,
+        "bundle_sha256": bundle.sha256,
+        "macs": macs(bundle),
+        "training_s": training_seconds(card.read_text(encoding="utf-8")) if card.is_file() else None,
+    }
+
+
+def report_figures(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a parity report's figures of float and of both ways to int8, and which goals the one that ships meets."""
+    accuracy = {model["name"]: model["accuracy"] for model in report["models"]}
+    interval = {model["name"]: model["accuracy_interval"] for model in report["models"]}
+    (int8,) = (model for model in report["models"] if model["name"] == "tflite-int8")
+    (against,) = (
+        item for item in report["comparisons"] if item["candidate"] == "tflite-int8" and item["kind"] == "quantization"
+    )
+    chosen = report.get("int8") or {}
+    method = chosen.get("method", "qat" if "fake-quantized" in accuracy else "ptq")
+    both = chosen.get("qat_against_ptq") or {}
+    found = {
+        "n": against["n"],
+        "float": accuracy["float"],
+        "float_interval": interval["float"],
+        "ptq": accuracy.get("tflite-int8" if method == "ptq" else "tflite-int8-ptq"),
+        "qat": accuracy.get("tflite-int8" if method == "qat" else "tflite-int8-qat"),
+        "method": method,
+        "int8": int8["accuracy"],
+        "int8_interval": int8["accuracy_interval"],
+        "bytes": int8["size_bytes"],
+        "drop": against["drop"],
+        "drop_interval": against["drop_interval"],
+        "agreement": against["agreement"],
+        "p_worse": both.get("mcnemar_p_worse"),
+    }
+    return found | {"missed": missed(found)}
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the goals that a model misses, or that cannot be told: "drop", "agreement", "PTQ"."""
+    worse = found["p_worse"] is None or found["p_worse"] < MIN_P
+    return [
+        name
+        for name, failed in (
+            ("drop", found["drop"] > MAX_DROP),
+            ("agreement", found["agreement"] < MIN_AGREEMENT),
+            ("PTQ", found["method"] == "qat" and worse),
+        )
+        if failed
+    ]
+
+
+def macs(bundle: Bundle) -> int:
+    """Count a bundle's network's multiply-accumulates for one image."""
+    from edgecnn.networks import build_network
+    from edgecnn.networks.describe import describe
+
+    contract, network = bundle.manifest.input, bundle.manifest.provenance["recipe"]["network"]
+    shape = (contract.height, contract.width, contract.channels)
+    return describe(build_network(network["name"], *shape, len(bundle.manifest.labels), network.get("options"))).macs
+
+
+def training_seconds(card: str) -> float | None:
+    """Read a card's training time in seconds; None where it states none."""
+    found = re.search(r"^Training took ([\d,]+) s\.", card, re.MULTILINE)
+    return float(found[1].replace(",", "")) if found else None
+
+
+def text_row(model: dict[str, Any]) -> tuple[str, ...]:
+    """Return a model's figures as text, under HEADINGS."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2%}"
+
+    low, high = model["drop_interval"]
+    return (
+        model["name"],
+        percent(model["float"]),
+        percent(model["ptq"]),
+        percent(model["qat"]),
+        model["method"].upper(),
+        f"{model['drop']:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        percent(model["agreement"]),
+        "-" if model["p_worse"] is None else f"{model['p_worse']:.3g}",
+        f"{model['bytes']:,}",
+        f"{model['macs']:,}",
+        "-" if model["training_s"] is None else f"{model['training_s'] / 60:.1f}",
+        f"missed: {', '.join(model['missed'])}" if model["missed"] else "met",
+    )
+
+
+def plot(models: Sequence[dict[str, Any]]) -> bytes:
+    """Plot accuracy over bytes, one panel a data set, and return the PNG's bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = list(dict.fromkeys(model["data"] for model in models))
+    figure = Figure(figsize=(6.5 * len(titles), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+        chosen = [model for model in models if model["data"] == title]
+        bytes_ = [model["bytes"] / 1000 for model in chosen]
+        for key, style in (("float", "C0o--"), ("ptq", "C2x:"), ("int8", "C3s-")):
+            points = [
+                (size, 100 * model[key]) for size, model in zip(bytes_, chosen, strict=True) if model[key] is not None
+            ]
+            label = "int8 that ships" if key == "int8" else {"ptq": "int8, PTQ"}.get(key, key)
+            axes.plot([size for size, _ in points], [value for _, value in points], style, label=label)
+        values = [100 * model["int8"] for model in chosen]
+        ends = [[abs(100 * model["int8_interval"][side] - model["int8"] * 100) for model in chosen] for side in (0, 1)]
+        axes.errorbar(bytes_, values, ends, fmt="none", ecolor="C3", capsize=3)
+        for size, model in zip(bytes_, chosen, strict=True):
+            axes.annotate(
+                model["network"], (size, 100 * model["int8"]), (4, -12), textcoords="offset points", fontsize=8
+            )
+        axes.set_xscale("log")
+        axes.set_title(f"{title}: test accuracy, %")
+        axes.set_xlabel("int8 TFLite file, kB (bars: 95 %)")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
