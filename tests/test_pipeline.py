@@ -22,10 +22,10 @@ def again(run, tiny_recipe, reporter, **over):
 
 
 def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
-    before = {path.name: path.read_bytes() for path in own_run.path.iterdir()}
+    before = {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     again(own_run, tiny_recipe, reporter)
     assert [note for note in reporter.notes if SKIPPED not in note] == []
-    assert {path.name: path.read_bytes() for path in own_run.path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):
