@@ -101,7 +101,9 @@ def test_the_head_comes_first_then_all_at_a_lower_rate(started, finished_run):
 
 def test_it_begins_where_the_other_ended(started):
     _, second, *_ = csv.DictReader(started.file(HISTORY).open())
-    assert float(second["validation_accuracy"]) > 0.5, "after two epochs of the head alone, on a body that knows digits"
+    assert float(second["validation_accuracy"]) > 0.25, (
+        "after two epochs of the head alone, on a body that knows digits; chance is 0.1"
+    )
 
 
 def test_the_body_is_frozen_while_the_head_trains(finished_run, tmp_path):
@@ -203,8 +205,8 @@ def test_an_own_network_travels_in_the_run(edgecnn, tmp_path):
 
 
 def test_an_own_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path):
-    (tmp_path / "net.py").write_text(OWN.replace("layers.ReLU()(", "layers.LeakyReLU(name='leaky')("))
+    (tmp_path / "net.py").write_text(OWN.replace("layers.ReLU()(", "layers.Rescaling(2.0, name='twice')("))
     result = edgecnn("train", "--data", "digits", "--network", "net.py:build")
     assert result.code == NetworkError.exit_code
-    assert "leaky (LeakyReLU) cannot be quantized" in result.err and "--set qat.method=ptq" in result.err
+    assert "twice (Rescaling) cannot be quantized" in result.err and "--set qat.method=ptq" in result.err
     assert not (tmp_path / "runs").exists()
