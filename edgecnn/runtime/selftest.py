@@ -148,7 +148,7 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
         images=len(golden),
         largest_difference=0.0,
         unit=entry.tolerance_unit,
-        allowed=entry.tolerance,
+        allowed=allowed(entry, opened.provider),
         top1_changes=0,
         passed=False,
         note="",
@@ -159,7 +159,17 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
         )
     difference = float(np.max(np.abs(outputs.astype(np.float64) - golden.astype(np.float64))))
     changes = int(np.sum(np.argmax(outputs, axis=1) != np.argmax(golden, axis=1)))
-    return row._replace(largest_difference=difference, top1_changes=changes, passed=difference <= entry.tolerance)
+    return row._replace(largest_difference=difference, top1_changes=changes, passed=difference <= row.allowed)
+
+
+def allowed(entry: ModelEntry, provider: str) -> float:
+    """Return the largest difference from a model's golden outputs that is allowed to what computes.
+
+    The bundle's own to the kernels that made them. Others round each layer's sums otherwise, not only ties: one code more. tflite-runtime's
+    built-in kernels were seen two codes from XNNPACK, never three.
+    """
+    other = entry.tolerance_unit == "LSB" and f"({provider})" not in entry.golden_engine
+    return entry.tolerance + (1.0 if other else 0.0)
 
 
 def _empty(entry: ModelEntry, passed: bool | None, note: str, engine: str = "") -> Row:

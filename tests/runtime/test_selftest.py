@@ -1,6 +1,7 @@
 """Golden vectors: what is right passes, what differs by more than is allowed does not, and what was not checked says so."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, SelftestError, UnknownNameError
-from edgecnn.runtime.selftest import require_pass, selftest
+from edgecnn.runtime.selftest import allowed, require_pass, selftest
 
 ENGINE = "litert"
 
@@ -36,7 +37,7 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
             tolerance=tolerance,
             tolerance_unit=unit,
             tolerance_reason="",
-            golden_engine="",
+            golden_engine="fake 1.0 (none)",
         )
         manifest = Manifest(
             name="n", title="t", labels=("a", "b", "c"), input=contract, models=(entry,), defaults={}, provenance={}
@@ -69,6 +70,13 @@ def test_off_by_one_and_never_by_two(replay, right):
     assert not report.passed and report.rows[0].largest_difference == 2
     with pytest.raises(SelftestError, match=r"differs by 2 LSB, 1 is allowed"):
         require_pass(report)
+
+
+def test_other_kernels_are_allowed_one_code_more():
+    entry = SimpleNamespace(tolerance=1.0, tolerance_unit="LSB", golden_engine="litert 2.3.0 (XNNPACK)")
+    assert allowed(entry, "XNNPACK") == 1.0 and allowed(entry, "built-in kernels") == 2.0
+    entry.tolerance_unit = "logit"
+    assert allowed(entry, "built-in kernels") == 1.0
 
 
 def test_differences_are_widened(replay, fake_engine, pixels):
