@@ -75,8 +75,8 @@ TargetError = Annotated[
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
     """Lay the command line over the recipe file over the defaults.
 
-    `flags` are the options that have names of their own; one that is None was not given. A path to the data
-    a teacher, a network of one's own or one to start from is made absolute, so that the run can be used from another folder.
+    `flags` are the options that have names of their own; one that is None was not given. A path to the
+    data, a teacher, a network of one's own or one to start from is made absolute, so that the run can be used from another folder.
     """
     from edgecnn.data import DATASETS
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides

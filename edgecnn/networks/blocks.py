@@ -4,6 +4,7 @@ Every BatchNorm stands right behind its convolution, where quantization folds it
 """
 
 import math
+from collections.abc import Sequence
 
 from edgecnn.networks.keras import keras
 
@@ -60,6 +61,25 @@ def stem(x, filters: int):
     for _ in range(times - 1):
         x = convolution(x, filters // 2, strides=2)
     return convolution(x, filters, strides=2 if times else 1)
+
+
+def residual_network(
+    shape: tuple[int, int, int], num_classes: int, name: str, *, stem_filters: int, blocks: Sequence[tuple[int, int]]
+) -> "keras.Model":
+    """Build a stem and residual blocks, ending in logits.
+
+    Args:
+        shape: (height, width, channels) of the input; any size.
+        num_classes: units of the last layer.
+        name: the model's.
+        stem_filters: filters of the stem.
+        blocks: (filters, strides) of each block.
+    """
+    inputs = keras.Input(shape)
+    x = stem(inputs, stem_filters)
+    for filters, strides in blocks:
+        x = residual(x, filters, strides)
+    return classifier(inputs, x, num_classes, name)
 
 
 def classifier(inputs, x, num_classes: int, name: str) -> "keras.Model":

@@ -1,6 +1,6 @@
 """A residual network of ten wide layers, 1,000 kB as int8: 55 million MACs at 32 x 32 x 3."""
 
-from edgecnn.networks.blocks import classifier, residual, stem
+from edgecnn.networks.blocks import residual_network
 from edgecnn.networks.keras import keras
 
 
@@ -17,11 +17,13 @@ def resnet_1000kb(height: int, width: int, channels: int, num_classes: int) -> "
     Returns:
         A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
     """
-    inputs = keras.Input((height, width, channels))
-    x = stem(inputs, 32)
-    for filters, strides in ((64, 2), (128, 2), (128, 1), (144, 2)):
-        x = residual(x, filters, strides)
-    return classifier(inputs, x, num_classes, "resnet_1000kb")
+    return residual_network(
+        (height, width, channels),
+        num_classes,
+        "resnet_1000kb",
+        stem_filters=32,
+        blocks=((64, 2), (128, 2), (128, 1), (144, 2)),
+    )
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {}

@@ -1,6 +1,6 @@
 """A residual network of six layers, 25 kB as int8: 16,950 parameters and 2.2 million MACs at 32 x 32 x 3 for ten classes."""
 
-from edgecnn.networks.blocks import classifier, residual, stem
+from edgecnn.networks.blocks import residual_network
 from edgecnn.networks.keras import keras
 
 
@@ -16,11 +16,13 @@ def resnet_25kb(height: int, width: int, channels: int, num_classes: int) -> "ke
     Returns:
         A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
     """
-    inputs = keras.Input((height, width, channels))
-    x = stem(inputs, 12)
-    for filters in (16, 28):
-        x = residual(x, filters, 2)
-    return classifier(inputs, x, num_classes, "resnet_25kb")
+    return residual_network(
+        (height, width, channels),
+        num_classes,
+        "resnet_25kb",
+        stem_filters=12,
+        blocks=((16, 2), (28, 2)),
+    )
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {}

@@ -1,6 +1,6 @@
 """A residual network of twelve layers, 300 kB as int8: 20.8 million MACs at 32 x 32 x 3."""
 
-from edgecnn.networks.blocks import classifier, residual, stem
+from edgecnn.networks.blocks import residual_network
 from edgecnn.networks.keras import keras
 
 
@@ -16,11 +16,13 @@ def resnet_300kb(height: int, width: int, channels: int, num_classes: int) -> "k
     Returns:
         A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
     """
-    inputs = keras.Input((height, width, channels))
-    x = stem(inputs, 32)
-    for filters, strides in ((32, 2), (32, 1), (64, 2), (64, 1), (80, 2)):
-        x = residual(x, filters, strides)
-    return classifier(inputs, x, num_classes, "resnet_300kb")
+    return residual_network(
+        (height, width, channels),
+        num_classes,
+        "resnet_300kb",
+        stem_filters=32,
+        blocks=((32, 2), (32, 1), (64, 2), (64, 1), (80, 2)),
+    )
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {}

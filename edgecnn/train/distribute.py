@@ -99,7 +99,10 @@ def local(strategy: Any, variable: Any) -> Any:
 
 
 def stepper(
-    strategy: Any, update: Callable[[Any, Any], tuple[Any, Any]], before: Callable[[Any], Any], after: Callable[[], Any]
+    strategy: Any,
+    update: Callable[[Any, Any], tuple[Any, Any]],
+    before: Callable[[Any], Any],
+    after: Callable[[], Any] = lambda: None,
 ) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
     """Return a training step; with a strategy, each replica gets its slice of the batch.
 

@@ -3,13 +3,13 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgecnn.networks.describe import NetworkCost, describe
 from edgecnn.networks.keras import tf
+from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.head_phase import head_phase, released
@@ -17,7 +17,7 @@ from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.origin import init_weights
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
-from edgecnn.train.train import training_batches
+from edgecnn.train.train import qat_batches, training_batches
 
 WARM_UP = 2
 """Steps that do not count: the first ones trace the graph."""
@@ -95,9 +95,11 @@ def dry_run(
     phases.append(time_phase(phase, batches, train_images, steps))
     if recipe.qat.method != "ptq":
         teacher = to_float32(model, recipe, shape, len(labels))
-        batches = dataclasses.replace(batches, batch_size=min(recipe.qat.batch_size, count), cutout=0, mixup=0.0)
+        batches = qat_batches(recipe, batches)
+        batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
         brief = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, calibration_batches=1))
-        phases.append(time_phase(Qat(brief, teacher, validation, batches).phase, batches, train_images, steps))
+        wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
+        phases.append(time_phase(Qat(brief, teacher, validation, wanted, batches).phase, batches, train_images, steps))
     return DryRun(cost=cost, checkpoint_bytes=checkpoint_bytes, phases=tuple(phases))
 
 
@@ -111,7 +113,7 @@ def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) ->
         steps: how many to time.
     """
     times = []
-    stream = endless(batches, phase.name)
+    stream = batches.endless(phase.name)
     for index in range(WARM_UP + steps):
         started = time.perf_counter()
         images, classes = next(stream)
@@ -130,11 +132,3 @@ def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) ->
         epoch_s=count * step_s,
         total_s=phase.epochs * count * step_s,
     )
-
-
-def endless(batches: Batches, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches, epoch after epoch."""
-    epoch = 0
-    while True:
-        yield from batches.epoch(phase, epoch)
-        epoch += 1

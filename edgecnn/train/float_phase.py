@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
-from edgecnn.recipe import Recipe, TrainRecipe
+from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
 from edgecnn.train import distribute
 from edgecnn.train.loop import Phase
 from edgecnn.train.schedule import learning_rates
@@ -43,9 +44,21 @@ def precision(name: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
+def build_at(name: str, network: NetworkRecipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
+    """Build a recipe's network at a precision: see `precision` and `edgecnn.networks.build_network`."""
+    with precision(name):
+        return build_network(network.name, *shape, num_classes, network.options)
+
+
 def accuracy_on(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, classes: np.ndarray) -> float:
     """Return the share of images whose largest logit is their class."""
     return float(np.mean(np.argmax(predict(images), axis=1) == classes))
+
+
+def right_answers(logits: Any, labels: Any) -> Any:
+    """Return how many logits, a tensor (n, num_classes), are largest at their label: classes (n,) or probabilities (n, num_classes)."""
+    classes = tf.argmax(labels, axis=1) if labels.shape.rank == 2 else labels
+    return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
 def objective(
@@ -102,10 +115,7 @@ def float_phase(
     """
     keras.utils.set_random_seed(recipe.seed)
 
-    def build() -> "keras.Model":
-        with precision(recipe.train.precision):
-            return build_network(recipe.network.name, *shape, num_classes, recipe.network.options)
-
+    build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
     with distribute.scope(strategy):
         model = build()
         if weights is not None:
@@ -133,9 +143,7 @@ def float_phase(
                 loss /= replicas
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        classes = tf.argmax(labels, axis=1) if labels.shape.rank == 2 else labels
-        right = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
-        return loss, right
+        return loss, right_answers(logits, labels)
 
     def average() -> None:
         if not recipe.train.ema:
@@ -167,6 +175,6 @@ def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int]
     """Return the trained network with float32 layers: quantize_model raises TypeError on bfloat16 ones (TFMOT 0.8.1)."""
     if recipe.train.precision == "float32":
         return model
-    float32 = build_network(recipe.network.name, *shape, num_classes, recipe.network.options)
+    float32 = build_at("float32", recipe.network, shape, num_classes)
     float32.set_weights(model.get_weights())
     return float32

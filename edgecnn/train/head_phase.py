@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 
 from edgecnn.errors import NetworkError
-from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_from_bytes, predictor, real_input
 from edgecnn.recipe import Recipe
-from edgecnn.train.float_phase import accuracy_on, build_optimizer, precision
+from edgecnn.train.distribute import stepper
+from edgecnn.train.float_phase import accuracy_on, build_at, build_optimizer, objective, right_answers
 from edgecnn.train.loop import Phase
 from edgecnn.train.schedule import cosine
 
@@ -82,38 +82,29 @@ def head_phase(
         NetworkError: if the bodies differ: see `take_body`.
     """
     keras.utils.set_random_seed(recipe.seed)
-    with precision(recipe.train.precision):
-        model = build_network(recipe.network.name, *shape, num_classes, recipe.network.options)
+    model = build_at(recipe.train.precision, recipe.network, shape, num_classes)
     head = take_body(model, model_from_bytes(weights))
     optimizer = build_optimizer(recipe.train)
     optimizer.build(head.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def train_step(images, labels, learning_rate):
-        optimizer.learning_rate.assign(learning_rate)
+    loss_of = objective(recipe.train, num_classes, None)
+
+    def update(images, labels):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
-        wanted = labels if labels.shape.rank == 2 else tf.one_hot(labels, num_classes)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(head.trainable_variables)
             logits = tf.cast(model(inputs, training=False), tf.float32)
-            losses = keras.losses.categorical_crossentropy(
-                wanted, logits, from_logits=True, label_smoothing=recipe.train.label_smoothing
-            )
-            loss = tf.reduce_mean(losses)
+            loss = loss_of(images, labels, logits)
         optimizer.apply_gradients(
             zip(tape.gradient(loss, head.trainable_variables), head.trainable_variables, strict=True)
         )
-        right = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == tf.argmax(wanted, axis=1), tf.float32))
-        return loss, right
-
-    def step(images: np.ndarray, labels: np.ndarray, learning_rate: float):
-        return train_step(tf.constant(images), tf.constant(labels), tf.constant(learning_rate, tf.float32))
+        return loss, right_answers(logits, labels)
 
     predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
     return model, Phase(
         name=HEAD,
         epochs=recipe.init.frozen_epochs,
-        step=step,
+        step=stepper(None, update, optimizer.learning_rate.assign),
         validate=lambda: accuracy_on(predict, *validation),
         learning_rate=lambda done: recipe.train.learning_rate * cosine(done),
         variables=[*head.variables, *optimizer.variables],

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from edgecnn.runs import HISTORY, Run
 from edgecnn.train.checkpoint import Checkpoint, save_checkpoint
 from edgecnn.train.scalars import ScalarLog
 
+EXAMINED = ("int8_accuracy", "int8_agreement")
+"""What a phase may measure after an epoch, beside `validation_accuracy`."""
+
 HISTORY_COLUMNS = (
     "phase",
     "epoch",
@@ -27,8 +31,7 @@ HISTORY_COLUMNS = (
     "learning_rate",
     "images_per_s",
     "seconds",
-    "int8_accuracy",
-    "int8_agreement",
+    *EXAMINED,
 )
 PROGRESS_SECONDS = 0.25
 
@@ -104,6 +107,10 @@ class Batches:
                 images, labels = mixup(images, one_hot, random, self.mixup)
             yield images, labels
 
+    def endless(self, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield batches as `epoch` does, epoch after epoch."""
+        return itertools.chain.from_iterable(self.epoch(phase, epoch) for epoch in itertools.count())
+
     def _mirrored(self, epoch: int) -> np.ndarray:
         half = np.random.default_rng([self.seed, *b"flip"]).random(len(self.images)) < 0.5
         return half if epoch % 2 else ~half
@@ -124,7 +131,7 @@ class Phase:
 
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
-    after each epoch, counted from 1, and returns `int8_accuracy` and `int8_agreement` or nothing; where `stopped()` is true the
+    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing; where `stopped()` is true the
     phase ends early.
     """
 
@@ -240,7 +247,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
         rate,
         round(speed, 1),
         round(seconds, 3),
-        *(round(validated[column], 6) if column in validated else None for column in HISTORY_COLUMNS[-2:]),
+        *(round(validated[column], 6) if column in validated else None for column in EXAMINED),
     )
     return dict(zip(HISTORY_COLUMNS, values, strict=True))
 

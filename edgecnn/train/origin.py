@@ -71,13 +71,16 @@ def check_scale(recipe: Recipe, source: Run) -> None:
         )
 
 
-def origins(recipe: Recipe, run: Run | None) -> dict[str, Any]:
+def origins(recipe: Recipe, run: Run | None, weights: bytes | None) -> dict[str, Any]:
     """Return what `run.json` records of what comes from elsewhere, by the names of the recipe's tables: the SHA-256 of each.
 
-    It is that of the run's copy where there is one.
+    Args:
+        recipe: the resolved recipe.
+        run: the run folder, whose copy of the network counts where there is one; None for the original.
+        weights: from `init_weights`.
 
     Raises:
-        NetworkError, RunError: if there is no copy, and the original cannot be read.
+        NetworkError: if there is no copy, and the original cannot be read.
     """
     found: dict[str, Any] = {}
     own = own_network(recipe.network.name)
@@ -87,7 +90,6 @@ def origins(recipe: Recipe, run: Run | None) -> dict[str, Any]:
             "file": own.label,
             "sha256": sha256(copy.read_bytes() if copy.exists() else read_source(own)),
         }
-    weights = init_weights(recipe, run)
     if weights is not None:
         found["init"] = {"run": Path(recipe.init.source).name, "sha256": sha256(weights)}
     return found

@@ -13,7 +13,8 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.best import Best, Int8, score
-from edgecnn.train.float_phase import MOMENTUM, accuracy_on
+from edgecnn.train.distribute import stepper
+from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.frozen_norms import norms_in_kernels
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
@@ -66,6 +67,7 @@ class Qat:
         recipe: Recipe,
         teacher: "keras.Model",
         validation: tuple[np.ndarray, np.ndarray],
+        wanted: np.ndarray,
         batches: Batches,
         int8: Int8 | None = None,
     ) -> None:
@@ -75,15 +77,15 @@ class Qat:
             recipe: the whole recipe.
             teacher: the float model, float32; not changed.
             validation: uint8 images (n, height, width, channels) and their classes (n,).
+            wanted: the teacher's logits of the validation images, float32 (n, num_classes).
             batches: the training images, by which ranges are set.
             int8: answers as the student's int8 file does; without it the student itself is asked.
         """
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
-        self._recipe, self._batches = recipe, batches
+        self._recipe, self._batches, self._wanted = recipe, batches, wanted
         self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
         self._logits_range = logits_range(teacher, recipe, batches)
-        self._wanted = predictor(teacher, scale, zero_point)(images)
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
@@ -138,9 +140,7 @@ def distillation(
     optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
     optimizer.build(student.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def train_step(images, classes, learning_rate):
-        optimizer.learning_rate.assign(learning_rate)
+    def update(images, classes):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         with tf.GradientTape() as tape:
@@ -150,10 +150,6 @@ def distillation(
             loss = tf.reduce_mean(losses) * temperature**2
         gradients = tape.gradient(loss, student.trainable_variables)
         optimizer.apply_gradients(zip(gradients, student.trainable_variables, strict=True))
-        right = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
-        return loss, right
+        return loss, right_answers(logits, classes)
 
-    def step(images: np.ndarray, classes: np.ndarray, learning_rate: float):
-        return train_step(tf.constant(images), tf.constant(classes), tf.constant(learning_rate, tf.float32))
-
-    return step, optimizer
+    return stepper(None, update, optimizer.learning_rate.assign), optimizer

@@ -42,8 +42,7 @@ def range_decay(decay: float) -> Iterator[None]:
 
 def calibration_images(recipe: Recipe, batches: Batches) -> Iterator[np.ndarray]:
     """Yield the batches of training images, uint8 (n, height, width, channels), by which ranges are set."""
-    epochs = (batches.epoch("calibration", epoch) for epoch in itertools.count())
-    chosen = itertools.islice(itertools.chain.from_iterable(epochs), recipe.qat.calibration_batches)
+    chosen = itertools.islice(batches.endless("calibration"), recipe.qat.calibration_batches)
     return (images for images, _ in chosen)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from edgecnn.errors import RunError
 from edgecnn.files import sha256
-from edgecnn.networks import build_network
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_from_bytes, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.runs import open_run
-from edgecnn.train.float_phase import precision
+from edgecnn.train.float_phase import build_at
 from edgecnn.train.origin import local_recipe
 
 
@@ -53,8 +52,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     model = model_from_bytes(data)
     if recipe.train.precision != "float32" and not run.imported:
         weights, network = model.get_weights(), local_recipe(run.recipe, run).network
-        with precision(recipe.train.precision):
-            model = build_network(network.name, *shape, len(labels), network.options)
+        model = build_at(recipe.train.precision, network, shape, len(labels))
         model.set_weights(weights)
 
     def logits(images: Any) -> Any:

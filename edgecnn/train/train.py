@@ -86,9 +86,9 @@ def train(
     )
     validation = (splits["validation"].images, splits["validation"].classes)
     num_classes = len(dataset.labels)
-    brought = origins(recipe, run)
-    asked, recipe = recipe, local_recipe(recipe, run)
     weights = init_weights(recipe, run)
+    brought = origins(recipe, run, weights)
+    asked, recipe = recipe, local_recipe(recipe, run)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
     build = partial(
         float_phase, released(recipe), shape, num_classes, validation, guide.logits if guide else None, strategy
@@ -140,16 +140,16 @@ def train(
         teacher = to_float32(model, recipe, shape, num_classes)
         write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
 
+    wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
     best = None
     if recipe.qat.method != "ptq":
-        batches = dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0)
-        qat = Qat(recipe, teacher, validation, batches, int8)
+        batches = qat_batches(recipe, batches)
+        qat = Qat(recipe, teacher, validation, wanted, batches, int8)
         if not float_is_done:
             qat.begin()
         history = run_phase(qat.phase, batches, run, history, checkpoint, report)
         best = qat.best
         write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
-    wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
     logits = int8.post_training(teacher, splits["train"], validation[0]) if int8 else None
     ptq = None if logits is None else score(logits, wanted, validation[1])
     chosen = choice(recipe.qat.method, best, ptq, score(wanted, wanted, validation[1]))
@@ -184,6 +184,11 @@ def training_batches(
         mixup=recipe.train.mixup,
         num_classes=num_classes,
     )
+
+
+def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
+    """Return the quantization-aware phase's batches: mirrored and shifted like the float phase's, neither covered nor mixed."""
+    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0)
 
 
 def begin(run: Run, info: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
 from edgecnn.files import sha256
+from edgecnn.recipe import Recipe
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Engine, open_engine
@@ -57,11 +58,17 @@ class Answers:
 
 def input_contract(run: Run) -> InputContract:
     """Return the input contract of a run's models."""
-    recipe, shape = run.recipe, run.info["input"]
+    shape = run.info["input"]
+    return contract_of(run.recipe, (shape["height"], shape["width"], shape["channels"]))
+
+
+def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
+    """Return the input contract of a recipe's models; `shape` is (height, width, channels)."""
+    height, width, channels = shape
     return InputContract(
-        height=shape["height"],
-        width=shape["width"],
-        channels=shape["channels"],
+        height=height,
+        width=width,
+        channels=channels,
         fit=recipe.data.fit,
         scale=recipe.input_scale,
         zero_point=recipe.input_zero_point,

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Split
 from edgecnn.errors import ExportError
 from edgecnn.export import tflite
@@ -14,6 +13,7 @@ from edgecnn.files import quiet_stderr
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
+from edgecnn.verify.answers import contract_of
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,6 @@ class Int8Files:
         return self._logits(data, images)
 
     def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
-        height, width, channels = images.shape[1:]
-        contract = InputContract(
-            height=height,
-            width=width,
-            channels=channels,
-            fit=self.recipe.data.fit,
-            scale=self.recipe.input_scale,
-            zero_point=self.recipe.input_zero_point,
-        )
         with quiet_stderr():  # LiteRT says that it made a delegate
             engine = open_engine(None, data, "tflite", num_threads=1)
-        return Model(engine, contract).logits(images)
+        return Model(engine, contract_of(self.recipe, images.shape[1:])).logits(images)

@@ -170,6 +170,7 @@ def arm(name: str, network: str, count: int) -> Callable[[], dict[str, Any]]:
 def phase_epochs(recipe: Any, images: np.ndarray, classes: np.ndarray, qat: bool) -> Callable[[], dict[str, Any]]:
     """Return a function that trains an epoch of a phase as `edgecnn.train.train` does."""
     from edgecnn.networks.keras import tf
+    from edgecnn.networks.predict import predictor
     from edgecnn.train.float_phase import float_phase
     from edgecnn.train.loop import Batches, run_epoch
     from edgecnn.train.qat_phase import Qat
@@ -182,7 +183,8 @@ def phase_epochs(recipe: Any, images: np.ndarray, classes: np.ndarray, qat: bool
     )
     model, phase = float_phase(recipe, SHAPE, CLASSES, held_out)
     if qat:
-        job = Qat(recipe, model, held_out, batches, Int8Files(recipe))
+        wanted = predictor(model, recipe.input_scale, recipe.input_zero_point)(held_out[0])
+        job = Qat(recipe, model, held_out, wanted, batches, Int8Files(recipe))
         job.begin()
         phase = job.phase
     inside = 0.0
