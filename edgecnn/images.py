@@ -39,6 +39,9 @@ ROTATIONS = (0, 90, 180, 270)
 PAD = 128
 """Grey level of letterbox bars and of shifted-in borders: real value 0."""
 
+SIGN = np.uint8(128)
+"""The bit that turns a pixel into its code, pixel - 128."""
+
 FORMATS = ("JPEG", "PNG", "BMP", "WebP")
 READERS = (
     (b"\xff\xd8\xff", "JpegImagePlugin", "JpegImageFile"),
@@ -329,7 +332,7 @@ def to_codes(pixels: np.ndarray) -> np.ndarray:
     """
     if pixels.dtype != np.uint8:
         raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
-    return np.bitwise_xor(pixels, np.uint8(128)).view(np.int8)
+    return np.bitwise_xor(pixels, SIGN).view(np.int8)
 
 
 def to_real(pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:

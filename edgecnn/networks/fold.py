@@ -7,7 +7,7 @@ import numpy as np
 from edgecnn.networks.keras import keras
 
 
-def folded(model: "keras.Model") -> "keras.Model":
+def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
     """Return a model that answers as this one does at inference, in fewer passes over its activations.
 
     A convolution and the BatchNorm that alone reads it become one convolution: kernel * g and (bias - mean) * g + beta, where
@@ -15,6 +15,8 @@ def folded(model: "keras.Model") -> "keras.Model":
 
     Args:
         model: a tf_keras functional model; not changed.
+        keep_norms: leave the BatchNorm layers where they are, each of them now the identity. The quantization-aware toolkit wraps a
+            convolution, its BatchNorm and its activation as one, which it does not where another layer stands between.
 
     Returns:
         A model with weights of its own; the model itself where there is nothing to fold.
@@ -27,7 +29,7 @@ def folded(model: "keras.Model") -> "keras.Model":
     convolutions = {before: layer for layer, before in norms.items()}
 
     def clone(layer: Any) -> Any:
-        if layer in norms:
+        if layer in norms and not keep_norms:
             return keras.layers.Activation("linear", name=layer.name)
         config = layer.get_config()
         if layer in convolutions:
@@ -40,7 +42,20 @@ def folded(model: "keras.Model") -> "keras.Model":
             copy.get_layer(layer.name).set_weights(_folded_weights(layer, convolutions[layer]))
         elif layer not in norms and layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
+        elif layer in norms and keep_norms:
+            _make_identity(copy.get_layer(layer.name))
     return copy
+
+
+def _make_identity(norm: Any) -> None:
+    """Give a BatchNorm the weights by which it returns what it reads."""
+    ones = np.ones_like(norm.moving_mean.numpy())
+    norm.moving_mean.assign(0 * ones)
+    norm.moving_variance.assign((1 - norm.epsilon) * ones)
+    if norm.scale:
+        norm.gamma.assign(ones)
+    if norm.center:
+        norm.beta.assign(0 * ones)
 
 
 def _foldable(layer: Any) -> Any:

@@ -1,8 +1,8 @@
 """Images to labels."""
 
-import time
 from os import PathLike
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -103,13 +103,13 @@ class Classifier:
             ImageError: if the image cannot be decoded, or the array is not such a one.
         """
         contract = self.model.contract
-        start = time.perf_counter()
+        start = perf_counter()
         decoded = _decoded(image, contract)
-        after_decode = time.perf_counter()
+        after_decode = perf_counter()
         pixels = images.resize(decoded, contract.height, contract.width, fit or contract.fit, rotation)
-        after_resize = time.perf_counter()
+        after_resize = perf_counter()
         scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
-        end = time.perf_counter()
+        end = perf_counter()
         top, decision = decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold)
         latency_ms = {
             "decode": (after_decode - start) * 1000,
@@ -125,16 +125,12 @@ def _decoded(
     """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
     channels = contract.channels
     if isinstance(image, np.ndarray):
-        depth = image.shape[2:]
-        if (
-            image.dtype != np.uint8
-            or image.size == 0
-            or image.ndim not in (2, 3)
-            or depth not in ((), (1,), (3,), (4,))
-        ):
+        shape = image.shape
+        depth = shape[2:]
+        if image.dtype != np.uint8 or not image.size or len(shape) < 2 or depth not in ((), (1,), (3,), (4,)):
             raise ImageError(
                 "an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); "
-                f"received {image.dtype} {image.shape}"
+                f"received {image.dtype} {shape}"
             )
         if depth == (channels,):
             return image

@@ -38,6 +38,9 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granulari
 
     scheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme(disable_per_axis=granularity == "tensor")
     toolkit = tfmot.quantization.keras
+    if granularity == "tensor":
+        # a BatchNorm behind a quantized kernel gives each channel a scale of its own, which one scale for all cannot hold
+        model = folded(model, keep_norms=True)
     quantized = toolkit.quantize_apply(toolkit.quantize_annotate_model(model), scheme)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.

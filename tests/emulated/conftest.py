@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.bundle.read import read_bundle
 from edgecnn.files import data_folder
+from edgecnn.runtime import Classifier
 from edgecnn.runtime.default import SHIPPED
+from edgecnn.verify.golden import golden_images
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools" / "board"))
@@ -69,17 +71,34 @@ def before_the_camera(image):
     return frame
 
 
+def known_pictures(classifier, count, of_a_class=4):
+    """Return drawn images, uint8 (count, height, width, channels): those that the model is surest of, not too many of one class.
+
+    Drawn by the thousand, since a good network is sure of few drawings, and of those by one class.
+    """
+    contract = classifier.model.contract
+    drawn = np.concatenate([golden_images(contract, seed) for seed in range(100)])
+    logits = classifier.model.logits(drawn)
+    ordered = np.sort(logits, axis=1)
+    taken, classes = [], Counter()
+    for index in np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable"):
+        answer = int(np.argmax(logits[index]))
+        if classes[answer] < of_a_class and len(taken) < count:
+            classes[answer] += 1
+            taken.append(index)
+    return drawn[taken]
+
+
 @pytest.fixture(scope="session")
 def pictures(board):
-    """20 pictures as files of the board: the bundle's golden inputs of whose class it is surest.
+    """20 pictures as files of the board, of at least five classes.
 
     pictures/NN.png, and beside them swapped/NN.png with red and blue swapped.
     """
-    bundle = read_bundle(data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn")
-    entry = next(entry for entry in bundle.manifest.models if entry.file == "models/int8.tflite")
-    sorted_logits = np.sort(bundle.golden_outputs(entry).astype(int), axis=1)
-    surest = np.argsort(sorted_logits[:, -2] - sorted_logits[:, -1], kind="stable")[:20]
-    frames = [before_the_camera(bundle.golden_inputs()[index]) for index in surest]
+    classifier = Classifier.load(
+        data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn", engine="litert", precision="int8"
+    )
+    frames = [before_the_camera(image) for image in known_pictures(classifier, 20)]
     board.put({f"{number:02d}.png": png(frame) for number, frame in enumerate(frames)}, "/root/pictures")
     board.put({f"{number:02d}.png": png(frame[:, :, ::-1]) for number, frame in enumerate(frames)}, "/root/swapped")
     return [f"pictures/{number:02d}.png" for number in range(20)]

@@ -21,9 +21,10 @@ def norms(model):
     return [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def same(model):
+def same(model, keep_norms=False):
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
-    one, other = model(pixels, training=False).numpy(), folded(model)(pixels, training=False).numpy()
+    other = folded(model, keep_norms=keep_norms)(pixels, training=False).numpy()
+    one = model(pixels, training=False).numpy()
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
 
 
@@ -33,6 +34,19 @@ def test_resnet8_answers_the_same_without_batch_norm():
     assert norms(model) and norms(folded(model)) == []
     same(model)
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
+
+
+@pytest.mark.parametrize("network", ["resnet8", "separable_25kb"])
+def test_norms_that_are_kept_compute_nothing(network):
+    model = shaken(build_network(network, 16, 16, 3, 5))
+    copy = folded(model, keep_norms=True)
+    assert norms(copy) == norms(model)
+    for name in norms(copy):
+        values = (
+            np.random.default_rng(1).normal(size=(2, 3, 3, copy.get_layer(name).input_shape[-1])).astype(np.float32)
+        )
+        assert np.array_equal(copy.get_layer(name)(values, training=False), values)
+    same(model, keep_norms=True)
 
 
 def test_a_model_without_batch_norm_is_itself():
