@@ -68,7 +68,7 @@ def test_an_installation_is_small(built, tmp_path):
     """What pip leaves of the base install beside its dependencies: the wheel's files and their bytecode."""
     zipfile.ZipFile(built[0]).extractall(tmp_path)
     assert compileall.compile_dir(tmp_path, quiet=1)
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 4_200_000
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 3_000_000
 
 
 def test_found_from_a_wheel(built, tmp_path):

@@ -13,7 +13,7 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.files import write_atomic
 from edgecnn.pipeline import bundle_path, bundle_stage
 from edgecnn.recipe import build_recipe, load_recipe, to_tables
-from edgecnn.runs import CARD, CONFIDENCE, open_run
+from edgecnn.runs import CARD, CONFIDENCE, open_run, without_folders
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -27,7 +27,7 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
     run = open_run(run_path)
     recipe = build_recipe(load_recipe(MODELS / name / "recipe.toml"))
     bundle = read_bundle(bundle_path(run))
-    if bundle.manifest.provenance["recipe"] != to_tables(recipe):
+    if bundle.manifest.provenance["recipe"] != to_tables(without_folders(recipe)):
         sys.exit(f"{run.path} was not made by models/{name}/recipe.toml")
     shipped, card = MODELS / name / f"{name}.edgecnn", MODELS / name / CARD
     if only:

@@ -11,7 +11,7 @@ from edgecnn.files import data_folder
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
 
 LATEST = Path("runs/latest")
-SHIPPED = "cifar10-article"
+SHIPPED = "cifar10-resnet8"
 
 
 class BundleChoice(NamedTuple):

@@ -33,7 +33,7 @@ def test_the_bundle_that_ships_proves_itself(board):
     report = json.loads(done.out)
     assert report["passed"]
     rows = {row["model"]: row for row in report["rows"] if row["passed"] is not None}
-    assert rows["models/int8.tflite"]["engine"] == "litert" and rows["models/int8.tflite"]["images"] == 32
+    assert rows["models/int8.tflite"]["engine"] == "litert" and rows["models/int8.tflite"]["images"] == 16
 
 
 def test_the_camera_is_listed(board):

@@ -78,20 +78,28 @@ def scales_of_weights(data):
     return [(len(item.inputs[1].scale), item.inputs[1].shape[0]) for item in convolutions]
 
 
-@pytest.mark.parametrize("network", ["article", "resnet8", "separable_25kb"])
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_weights_have_a_scale_for_each_channel_or_one(granularity, network):
-    model, recipe, images = quantized(network, (20, 20, 3), granularity=granularity)
+def test_weights_have_a_scale_for_each_channel_or_one(granularity):
+    model, recipe, images = quantized("article", (20, 20, 3), granularity=granularity)
     set_batch_norm(model, trainable=True)
     calibration = tflite.Calibration(images[:8], recipe.input_scale, recipe.input_zero_point)
     files = {
         "qat": tflite.int8(model),
         "qat, stored": tflite.int8(model_from_bytes(model_bytes(model))),
-        "ptq": tflite.int8_by_calibration(build_network(network, 20, 20, 3, 10), calibration, granularity=granularity),
+        "ptq": tflite.int8_by_calibration(
+            build_network("article", 20, 20, 3, 10), calibration, granularity=granularity
+        ),
     }
     for name, data in files.items():
         for scales, channels in scales_of_weights(data):
             assert scales == (channels if granularity == "channel" else 1), name
+
+
+@pytest.mark.parametrize("network", ["resnet_25kb", "separable_25kb"])
+def test_one_scale_for_all_weights_where_there_is_batch_norm(network):
+    data = tflite.int8(quantized(network, (20, 20, 3), granularity="tensor")[0])
+    assert tflite.float_tensors(data) == []
+    assert {scales for scales, _ in scales_of_weights(data)} == {1}
 
 
 def test_raw_inputs_quantize_to_the_same_code():
