@@ -84,7 +84,7 @@ def test_boards_answer_as_this_machine_does(emulator, bundle, root):
         assert row["versions"]["python"] == "3.13.5-2" and row["qemu"] == "0.0 (fake)"
     require_boards(rows)
     printed = text_table(BOARD_HEADINGS, board_rows(rows))
-    assert "rpi4 (cortex-a72)" in printed and "16 golden" in printed and "0 LSB" in printed
+    assert "rpi4 (cortex-a72)" in printed and "32 golden" in printed and "0 LSB" in printed
 
 
 def test_accuracy_on_a_sample_of_the_test_split(emulator, bundle):
