@@ -65,7 +65,7 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
 
 
 def test_an_installation_is_small(built, tmp_path):
-    """What pip leaves of the base install beside its dependencies: the wheel's files and their bytecode."""
+    """What pip leaves of the base install beside its dependencies: the wheel's files and their bytecode, at most 3 MB."""
     zipfile.ZipFile(built[0]).extractall(tmp_path)
     assert compileall.compile_dir(tmp_path, quiet=1)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 3_000_000

@@ -174,10 +174,12 @@ def test_selftest(command, root):
     result = command("selftest", "--json")
     report = json.loads(result.stdout)
     assert result.returncode == 0 and report["passed"]
-    assert {row["model"] for row in report["rows"]} >= {"models/int8.tflite"}
+    assert {row["model"] for row in report["rows"]} == {"models/int8.tflite", "models/int8.onnx"}
     for name in ("digits", "article-as-written"):
         plain = command("selftest", "--model", root / "models" / name / f"{name}.edgecnn")
-        assert plain.returncode == 0 and b"passed  models/int8.tflite on " in plain.stdout
+        assert plain.returncode == 0
+        for precision in (b"int8", b"float32"):
+            assert b"passed  models/" + precision + b".tflite on " in plain.stdout
 
 
 def test_selftest_that_fails(command, root, folder):
