@@ -86,6 +86,8 @@ class TrainRecipe:
     ema: decay, a step, of the average of the weights that is validated and kept in their place.
     teacher: run folder of a trained network to learn from as well: `teacher_weight` is its share of the loss, the rest is the
         labels', and `teacher_temperature` divides both networks' logits.
+    teacher_views: epochs whose images the teacher is asked about; after them the same images come again, in the same order, with the
+        answers that it gave. They take 4 bytes an image, class and such epoch. At 0 every epoch has images of its own.
     """
 
     epochs: int = limits(10, low=1, high=10_000)
@@ -105,6 +107,7 @@ class TrainRecipe:
     teacher: str = ""
     teacher_temperature: float = limits(2.0, low=0.1, high=100.0)
     teacher_weight: float = limits(0.5, low=0.0, high=1.0)
+    teacher_views: int = limits(0, low=0, high=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,9 @@ class QatRecipe:
 
     `method` is how the int8 models are made: "qat", "ptq" (quantized after training, without this phase) or "auto", the better of the
     two on validation images. `granularity` is what a convolution's weights have one scale for: each output channel, or the whole
-    tensor. `patience` ends the phase after so many epochs without a better one; 0 never does.
+    tensor. `rounding` is how weights become codes: "nearest", or "auto", where the kernels of the best epoch are rounded once more, so
+    that their layers' outputs stay (GPTQ), and that is kept if it is better on validation images. `patience` ends the phase after so many
+    epochs without a better one; 0 never does.
     """
 
     epochs: int = limits(2, low=0, high=10_000)
@@ -123,6 +128,7 @@ class QatRecipe:
     distillation_temperature: float = limits(2.0, low=0.1, high=100.0)
     method: str = limits("auto", choices=("auto", "qat", "ptq"))
     granularity: str = limits("channel", choices=("channel", "tensor"))
+    rounding: str = limits("auto", choices=("auto", "nearest"))
     patience: int = limits(0, low=0, high=10_000)
 
 

@@ -43,7 +43,11 @@ def conversion_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-METHODS = {"qat": "quantization-aware training", "ptq": "post-training quantization"}
+METHODS = {
+    "qat": "quantization-aware training",
+    "qat_nearest": "with weights rounded to the nearest",
+    "ptq": "post-training quantization",
+}
 
 
 def int8_lines(report: Mapping[str, Any]) -> list[str]:
@@ -52,13 +56,20 @@ def int8_lines(report: Mapping[str, Any]) -> list[str]:
     if chosen is None:
         return []
     validation, method = chosen["validation"], chosen["method"]
+    rounded = chosen.get("rounding") == "gptq"
+    named = {
+        "qat": validation["qat"],
+        "qat_nearest": validation["qat_nearest"] if rounded else None,
+        "ptq": validation["ptq"],
+    }
     measured = [
-        f"{METHODS[name]} {validation[name]['accuracy']:.2%}, the float model's answer to {validation[name]['agreement']:.2%}"
-        for name in ("qat", "ptq")
-        if validation[name] is not None
+        f"{METHODS[name]} {found['accuracy']:.2%}, the float model's answer to {found['agreement']:.2%}"
+        for name, found in named.items()
+        if found is not None
     ]
-    epoch = f" (epoch {chosen['epoch']})" if method == "qat" else ""
-    why = "as the better on validation" if chosen["asked"] == "auto" and len(measured) > 1 else "as the recipe says"
+    epoch = f" (epoch {chosen['epoch']}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
+    compared = chosen["asked"] == "auto" and None not in (validation["qat"], validation["ptq"])
+    why = "as the better on validation" if compared else "as the recipe says"
     lines = [
         f"int8 by {METHODS[method]}{epoch}, {why}. Of {validation['n']:,} validation images right: float "
         f"{'; '.join([format(validation['float']['accuracy'], '.2%'), *measured])}."

@@ -30,6 +30,7 @@ STEPS = 8
 class PhaseCost:
     """A phase's epochs and steps an epoch, and what was timed: median seconds a step, images/s, seconds an epoch and the phase.
 
+    Where a teacher's answers are remembered, "float, remembered" is the part of the float phase in which it is not asked.
     Validation and, at the start of a run, the decoding of the images come on top.
     """
 
@@ -92,6 +93,11 @@ def dry_run(
         phases.append(time_phase(head, batches, train_images, steps))
     model, phase = float_phase(released(recipe), shape, len(labels), validation, guide.logits if guide else None)
     cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
+    if guide and 0 < recipe.train.teacher_views < phase.epochs:
+        asked = dataclasses.replace(phase, epochs=recipe.train.teacher_views)
+        phases.append(time_phase(asked, batches, train_images, steps))
+        _, phase = float_phase(released(recipe), shape, len(labels), validation)
+        phase = dataclasses.replace(phase, name="float, remembered", epochs=phase.epochs - asked.epochs)
     phases.append(time_phase(phase, batches, train_images, steps))
     if recipe.qat.method != "ptq":
         teacher = to_float32(model, recipe, shape, len(labels))

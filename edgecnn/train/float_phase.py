@@ -61,16 +61,14 @@ def right_answers(logits: Any, labels: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
-def objective(
-    recipe: TrainRecipe, num_classes: int, teacher: Callable[[Any], Any] | None
-) -> Callable[[Any, Any, Any], Any]:
-    """Return the function from (images, labels, logits) to the mean loss of a batch.
+def objective(recipe: TrainRecipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
+    """Return the function from (labels, logits, the teacher's logits or None) to the mean loss of a batch.
 
     Labels are classes (n,) or probabilities (n, num_classes). With a teacher, its share `teacher_weight` of the loss is the
     cross-entropy between both networks' softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
 
-    def loss(images, labels, logits):
+    def loss(labels, logits, taught):
         losses = keras.losses.categorical_crossentropy(
             labels if labels.shape.rank == 2 else tf.one_hot(labels, num_classes),
             logits,
@@ -78,12 +76,12 @@ def objective(
             label_smoothing=recipe.label_smoothing,
         )
         labelled = tf.reduce_mean(losses)
-        if teacher is None:
+        if taught is None:
             return labelled
         temperature, weight = recipe.teacher_temperature, recipe.teacher_weight
-        wanted = tf.nn.softmax(teacher(images) / temperature)
-        taught = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature))
-        return (1 - weight) * labelled + weight * temperature**2 * taught
+        wanted = tf.nn.softmax(taught / temperature)
+        apart = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature))
+        return (1 - weight) * labelled + weight * temperature**2 * apart
 
     return loss
 
@@ -93,7 +91,7 @@ def float_phase(
     shape: tuple[int, int, int],
     num_classes: int,
     validation: tuple[np.ndarray, np.ndarray],
-    teacher: Callable[[Any], Any] | None = None,
+    teacher: Callable[[Any, Any], Any] | None = None,
     strategy: Any = None,
     weights: Sequence[np.ndarray] | None = None,
 ) -> tuple["keras.Model", Phase]:
@@ -104,7 +102,7 @@ def float_phase(
         shape: (height, width, channels) of the input.
         num_classes: length of the logits.
         validation: uint8 images (n, height, width, channels) and their classes (n,).
-        teacher: from uint8 images to the logits of the network to learn from, in a graph.
+        teacher: `Teacher.logits` of the network to learn from.
         strategy: from `distribute.open_strategy`.
         weights: those to begin with, in the order of Keras's `get_weights`; None for the ones drawn.
 
@@ -128,17 +126,18 @@ def float_phase(
         replicas = strategy.num_replicas_in_sync
     kept = build() if strategy or recipe.train.ema else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
-    loss_of = objective(recipe.train, num_classes, teacher)
+    loss_of = objective(recipe.train, num_classes)
 
     def copy_weights() -> None:
         for mine, variable in pairs:
             mine.assign(distribute.local(strategy, variable))
 
     def update(images, labels):
+        taught = teacher(images, optimizer.iterations) if teacher else None
         with tf.GradientTape() as tape:
             inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
             logits = tf.cast(model(inputs, training=True), tf.float32)
-            loss = loss_of(images, labels, logits)
+            loss = loss_of(labels, logits, taught)
             if replicas > 1:
                 loss /= replicas
         gradients = tape.gradient(loss, model.trainable_variables)

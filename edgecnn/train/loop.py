@@ -68,7 +68,7 @@ class Batches:
 
     A last batch that would be smaller is left out, unless it is the only one. `flip`, `shift` and `cutout` are those of
     `augment`; with `alternating`, the images that are mirrored in one epoch are not in the next, and the others are (Jordan 2024,
-    "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498).
+    "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
     """
 
     images: np.ndarray
@@ -81,6 +81,7 @@ class Batches:
     cutout: int = 0
     mixup: float = 0.0
     num_classes: int = 0
+    views: int = 0
 
     @property
     def count(self) -> int:
@@ -94,6 +95,8 @@ class Batches:
             uint8 images (n, height, width, channels) and int64 classes (n,); with mixup, float32 probabilities
             (n, num_classes) instead of these.
         """
+        if self.views:
+            epoch %= self.views
         random = np.random.default_rng([self.seed, epoch, *phase.encode()])
         order = random.permutation(len(self.images))
         mirrored = self._mirrored(epoch) if self.alternating else None

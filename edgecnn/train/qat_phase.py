@@ -12,12 +12,13 @@ from edgecnn.networks.fold import folded
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
-from edgecnn.train.best import Best, Int8, score
+from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.frozen_norms import norms_in_kernels
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
+from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine
 
 
@@ -63,7 +64,10 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
+
+    `nearest` is the best epoch's score as it was trained, weights rounded to their nearest codes; None before `finish`.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Qat:
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
+        self.nearest: Score | None = None
         step, optimizer = distillation(recipe, folded(teacher), self.student)
         self.phase = Phase(
             name="qat",
@@ -117,9 +122,20 @@ class Qat:
         self.best.offer(epoch, found)
         return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
 
+    @property
+    def rounding(self) -> str:
+        """How the weights of what `finish` returned became codes: "nearest" or "gptq"."""
+        return "nearest" if self.best.score == self.nearest else "gptq"
+
     def finish(self) -> "keras.Model":
-        """Return the student of the best epoch, ready to be stored."""
+        """Return the student of the best epoch, ready to be stored, its kernels rounded as is better."""
         self.best.restore()
+        self.nearest = self.best.score
+        if self._recipe.qat.rounding == "auto":
+            recipe = self._recipe
+            round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
+            self.examine(self.best.epoch)
+            self.best.restore()
         set_logits_range(self.student, *self._logits_range)
         set_batch_norm(self.student, trainable=True)
         return self.student

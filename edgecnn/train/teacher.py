@@ -1,7 +1,7 @@
 """A trained network that another one learns from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from edgecnn.train.origin import local_recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """`logits` maps uint8 images to float32 logits (n, num_classes) in a graph; `described` goes into `run.json`."""
+    """`logits` maps a step's uint8 images, and the count of steps before it, to float32 logits (n, num_classes) in a graph; `described`
+    goes into `run.json`."""
 
-    logits: Callable[[Any], Any]
+    logits: Callable[[Any, Any], Any]
     described: dict[str, str]
 
 
@@ -55,7 +56,35 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
         model = build_at(recipe.train.precision, network, shape, len(labels))
         model.set_weights(weights)
 
-    def logits(images: Any) -> Any:
+    def logits(images: Any, step: Any) -> Any:
         return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
 
     return Teacher(logits=logits, described={"name": run.name, "sha256": sha256(data)})
+
+
+def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
+    """Return a teacher that is asked once about each batch, where the same ones come again and again, and remembers its answers.
+
+    They are not part of a checkpoint: after a resume it is asked once more, and answers the same.
+
+    Args:
+        teacher: the one to ask; on one device, since the answers are kept there.
+        steps: after how many steps the first batch comes again.
+        size: images in a batch.
+        num_classes: length of the logits.
+    """
+    answers = tf.Variable(tf.zeros((steps, size, num_classes)), trainable=False)
+    known = tf.Variable(tf.zeros(steps, tf.bool), trainable=False)
+
+    def logits(images: Any, step: Any) -> Any:
+        place = step % steps
+
+        def ask() -> Any:
+            found = teacher.logits(images, step)
+            answers[place].assign(found)
+            known[place].assign(True)
+            return found
+
+        return tf.cond(tf.gather(known, place), lambda: tf.gather(answers, place), ask)
+
+    return replace(teacher, logits=logits)

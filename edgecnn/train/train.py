@@ -15,14 +15,14 @@ from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
-from edgecnn.train.best import Best, Int8, Score, better_method, score
+from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.head_phase import HEAD, head_phase, released
 from edgecnn.train.loop import Batches, Report, run_phase, write_history
 from edgecnn.train.origin import init_weights, local_recipe, origins
 from edgecnn.train.qat_phase import Qat
-from edgecnn.train.teacher import open_teacher
+from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
@@ -89,7 +89,11 @@ def train(
     weights = init_weights(recipe, run)
     brought = origins(recipe, run, weights)
     asked, recipe = recipe, local_recipe(recipe, run)
+    images, classes = splits["train"].images, splits["train"].classes
+    batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
+    if guide and 0 < batches.views < recipe.train.epochs and not strategy:
+        guide = remembered(guide, batches.views * batches.count, min(batches.batch_size, len(images)), num_classes)
     build = partial(
         float_phase, released(recipe), shape, num_classes, validation, guide.logits if guide else None, strategy
     )
@@ -118,8 +122,6 @@ def train(
     if run:
         begin(run, info)
 
-    images, classes = splits["train"].images, splits["train"].classes
-    batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
     checkpoint = load_checkpoint(run) if run else None
     history = checkpoint.history if checkpoint else ()
     float_is_done = checkpoint is not None and checkpoint.phase == "qat"
@@ -141,18 +143,17 @@ def train(
         write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
 
     wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
-    best = None
+    qat = None
     if recipe.qat.method != "ptq":
         batches = qat_batches(recipe, batches)
         qat = Qat(recipe, teacher, validation, wanted, batches, int8)
         if not float_is_done:
             qat.begin()
         history = run_phase(qat.phase, batches, run, history, checkpoint, report)
-        best = qat.best
         write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
     logits = int8.post_training(teacher, splits["train"], validation[0]) if int8 else None
     ptq = None if logits is None else score(logits, wanted, validation[1])
-    chosen = choice(recipe.qat.method, best, ptq, score(wanted, wanted, validation[1]))
+    chosen = choice(recipe.qat.method, qat, ptq, score(wanted, wanted, validation[1]))
     write_history(run, history)
     info |= {
         "state": "trained",
@@ -183,12 +184,13 @@ def training_batches(
         cutout=recipe.train.cutout,
         mixup=recipe.train.mixup,
         num_classes=num_classes,
+        views=recipe.train.teacher_views if recipe.train.teacher else 0,
     )
 
 
 def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
-    """Return the quantization-aware phase's batches: mirrored and shifted like the float phase's, neither covered nor mixed."""
-    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0)
+    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor mixed nor repeated."""
+    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0, views=0)
 
 
 def begin(run: Run, info: dict[str, Any]) -> None:
@@ -206,28 +208,31 @@ def begin(run: Run, info: dict[str, Any]) -> None:
     run.make_latest()
 
 
-def choice(asked: str, best: Best | None, ptq: Score | None, reference: Score) -> dict[str, Any]:
+def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> dict[str, Any]:
     """Choose how the int8 models are to be made, and return what a run records of it.
 
     Args:
         asked: the recipe's qat.method.
-        best: the quantization-aware phase's best epoch; None without that phase.
+        qat: the quantization-aware phase, finished; None without it.
         ptq: the score of the float model quantized after training; None if it was not measured.
         reference: the float model's own score.
 
     Returns:
         A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
-        phase; `validation`, the figures of float, qat and ptq, null where there are none.
+        phase; `rounding`, how its weights became codes, null without it; `validation`, the figures of float, qat, qat_nearest (with the
+        weights rounded to their nearest codes) and ptq, null where there are none.
     """
-    qat = best.score if best else None
+    best = qat.best.score if qat else None
     return {
         "asked": asked,
-        "method": better_method(asked, qat, ptq),
-        "epoch": best.epoch if best else None,
+        "method": better_method(asked, best, ptq),
+        "epoch": qat.best.epoch if qat else None,
+        "rounding": qat.rounding if qat else None,
         "validation": {
             "n": reference.n,
             "float": reference.figures(),
-            "qat": qat.figures() if qat else None,
+            "qat": best.figures() if best else None,
+            "qat_nearest": qat.nearest.figures() if qat and qat.nearest else None,
             "ptq": ptq.figures() if ptq else None,
         },
     }

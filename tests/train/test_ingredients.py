@@ -1,6 +1,7 @@
 """Cutout, mixup, alternating flips, averaged weights and teachers: what each does, and that all of them resume bit for bit."""
 
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from edgecnn.data import open_dataset
 from edgecnn.data.augment import augment, mixup
 from edgecnn.errors import RunError
 from edgecnn.images import PAD
+from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run, create_run
 from edgecnn.train import train
+from edgecnn.train.dry_run import dry_run
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import learning_rates
+from edgecnn.train.teacher import Teacher, remembered
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,58 @@ def test_a_teacher_is_learned_from(tmp_path, finished_run):
     real = (split.images.astype(np.float32) - 128) / 128
     answers = np.argmax(model_from_bytes(run.read(FLOAT_MODEL, "train"))(real).numpy(), axis=1)
     assert np.mean(answers == (split.classes + 1) % 10) > 0.6
+
+
+def test_a_teacher_is_asked_once_about_images_that_come_again(tmp_path, finished_run, monkeypatch):
+    ingredients = {
+        "teacher": str(finished_run.path),
+        "teacher_views": 1,
+        "epochs": 3,
+        "flip": "alternating",
+        "shift": 2,
+    }
+    remembering = trained(tmp_path / "remembering", **ingredients)
+    resumed = trained(tmp_path / "resumed", stop_after=2, **ingredients)
+    monkeypatch.setattr(import_module("edgecnn.train.train"), "remembered", lambda teacher, *sizes: teacher)
+    asking = trained(tmp_path / "asking", **ingredients)
+    for one, other, third in zip(weights(remembering), weights(resumed), weights(asking), strict=True):
+        assert np.array_equal(one, other) and np.array_equal(one, third)
+
+
+def test_remembered_answers_are_the_first_ones():
+    asked = []
+
+    def logits(images, step):
+        tf.py_function(lambda now: asked.append(int(now)), [step], [])
+        return tf.cast(tf.fill((2, 3), step), tf.float32)
+
+    answer = tf.function(remembered(Teacher(logits=logits, described={}), steps=4, size=2, num_classes=3).logits)
+    found = [answer(tf.zeros((2, 1, 1, 1)), tf.constant(step, tf.int64)).numpy() for step in (0, 1, 2, 3, 4, 5, 10, 3)]
+    assert [array[1, 2] for array in found] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert asked == [0, 1, 2, 3]
+
+
+def test_a_dry_run_times_both_parts(finished_run):
+    """With and without asking the teacher, since only the first epochs ask it."""
+    train = {"epochs": 7, "batch_size": 64, "teacher": str(finished_run.path), "teacher_views": 3}
+    recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "train": train})
+    found = dry_run(recipe, (8, 8, 1), tuple("0123456789"), train_images=1000, mirror=False, steps=1)
+    assert [(phase.phase, phase.epochs) for phase in found.phases] == [
+        ("float", 3),
+        ("float, remembered", 4),
+        ("qat", 2),
+    ]
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_views_are_the_epochs_that_come_again(views):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    batches = Batches(
+        images=images, classes=np.arange(40), batch_size=16, seed=1, flip=True, alternating=True, shift=2, views=views
+    )
+    epochs = [[(image.tobytes(), labels.tobytes()) for image, labels in batches.epoch("float", n)] for n in range(4)]
+    assert epochs[0] != epochs[1]
+    assert [epochs[0] == epochs[2], epochs[1] == epochs[3]] == [bool(views), bool(views)]
 
 
 @pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])

@@ -1,0 +1,145 @@
+"""Kernels rounded so that a layer's outputs stay, instead of each weight to its nearest code.
+
+Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's weights one input after the other and lets those still to
+come make up for the error. Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import real_input
+
+IMAGES = 4096
+"""Training images by whose activations kernels are rounded, at most."""
+
+ROWS = 65_536
+"""Rows of a convolution's inputs by which its kernel is rounded, about: each image gives as many places of the output."""
+
+BATCH = 64
+
+INPUTS = 4096
+"""Inputs of an output, beyond which a kernel is left alone: their moments are a matrix of this size squared."""
+
+DAMPING = 0.01
+"""What is added to the diagonal of the second moments, as a share of its mean. Source: Frantar et al. 2022, section 3."""
+
+CODES = 127
+"""A kernel's codes are -127 to 127."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel that is rounded: its layer, the tensor that the layer reads, the variable, and what a code is worth, float64, for each
+    output channel (outputs,) or for all ()."""
+
+    layer: Any
+    inputs: Any
+    variable: Any
+    step: np.ndarray
+
+
+def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero_point: int, seed: int) -> None:
+    """Replace the kernels of a fake-quantized model by ones of which every weight is a code's.
+
+    Convolutions over all channels and dense layers are rounded. A depthwise convolution is left alone: each of its outputs reads a few
+    weights, among which there is little to make up. So is what reads more than INPUTS at once.
+
+    Args:
+        student: from `fake_quantize`, calibrated; its ranges stay as they are.
+        images: uint8 training images (n, height, width, channels), of which IMAGES are chosen.
+        scale, zero_point: of the input code.
+        seed: draws the images, and the places of a convolution's output.
+    """
+    random = np.random.default_rng([seed, *b"rounding"])
+    images = images[random.permutation(len(images))[:IMAGES]]
+    kernels = find_kernels(student)
+    observe = tf.function(keras.Model(student.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
+    moments = [np.zeros((1, 1)) for _ in kernels]
+    for first in range(0, len(images), BATCH):
+        pixels = tf.constant(images[first : first + BATCH])
+        seen = observe(real_input(pixels, scale, zero_point), training=False)
+        for index, inputs in enumerate(seen if len(kernels) > 1 else [seen]):
+            rows = input_rows(kernels[index].layer, inputs, random, max(1, ROWS // len(images)))
+            moments[index] = moments[index] + rows.T @ rows
+    for kernel, moment in zip(kernels, moments, strict=True):
+        matrix = kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1])
+        codes = round_matrix(matrix, kernel.step, moment)
+        kernel.variable.assign((codes * kernel.step).reshape(kernel.variable.shape).astype(np.float32))
+
+
+def find_kernels(student: "keras.Model") -> list[Kernel]:
+    """Return the kernels of a fake-quantized model that are rounded, in the model's order."""
+    found = []
+    for wrapper in student.layers:
+        layer = getattr(wrapper, "layer", None)
+        if type(layer) not in (keras.layers.Conv2D, keras.layers.Dense) or len(wrapper.inbound_nodes) != 1:
+            continue
+        if type(layer) is keras.layers.Conv2D and (layer.groups > 1 or layer.data_format != "channels_last"):
+            continue
+        for variable, _, ends in wrapper._weight_vars:
+            if np.prod(variable.shape[:-1]) > INPUTS:
+                continue
+            step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
+            found.append(Kernel(layer=layer, inputs=wrapper.input, variable=variable, step=step))
+    return found
+
+
+def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:
+    """Return what a layer multiplies its kernel with.
+
+    Args:
+        layer: a dense layer or a convolution.
+        inputs: float32 tensor, a batch of what it reads.
+        random: draws the places.
+        places: of a convolution's output, for each image; at most all.
+
+    Returns:
+        float64 array, shape (rows, height * width * channels of the kernel).
+    """
+    if type(layer) is keras.layers.Dense:
+        return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
+    patches = tf.image.extract_patches(
+        inputs,
+        sizes=[1, *layer.kernel_size, 1],
+        strides=[1, *layer.strides, 1],
+        rates=[1, *layer.dilation_rate, 1],
+        padding=layer.padding.upper(),
+    ).numpy()
+    patches = patches.reshape(len(patches), -1, patches.shape[-1])
+    chosen = np.argsort(random.random(patches.shape[:2]), axis=1)[:, :places]
+    return (
+        np.take_along_axis(patches, chosen[:, :, np.newaxis], axis=1).reshape(-1, patches.shape[-1]).astype(np.float64)
+    )
+
+
+def round_matrix(matrix: np.ndarray, step: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Choose the codes of a matrix by which inputs are multiplied, so that the products stay.
+
+    Args:
+        matrix: shape (inputs, outputs).
+        step: what a code is worth, for each output (outputs,) or for all ().
+        moments: the inputs' second moments, the sum of x x^T, shape (inputs, inputs).
+
+    Returns:
+        Whole numbers of -127 to 127, float64, same shape as the matrix. Weights at the end of the range stay there, so that a range
+        taken from the rounded kernel is the kernel's.
+    """
+    diagonal = np.diag(moments)
+    order = np.argsort(-diagonal, kind="stable")  # the inputs that weigh most have most weights after them
+    damping = DAMPING * max(float(np.mean(diagonal)), 1e-12)
+    inverse = np.linalg.inv(moments[order][:, order] + damping * np.eye(len(order)))
+    shares = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    left = matrix[order].astype(np.float64)
+    ends = np.abs(left) >= (CODES - 0.5) * step
+    codes = np.empty_like(left)
+    for row, share in enumerate(shares):
+        codes[row] = np.clip(np.rint(left[row] / step), -CODES, CODES)
+        codes[row] = np.where(ends[row], np.sign(matrix[order[row]]) * CODES, codes[row])
+        error = (left[row] - codes[row] * step) / share[row]
+        left[row:] -= np.outer(share[row:], error)
+    result = np.empty_like(codes)
+    result[order] = codes
+    return result

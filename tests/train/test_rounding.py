@@ -1,0 +1,138 @@
+"""Kernels rounded so that outputs stay: the codes, what becomes of outputs, and that only what is better is kept."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+import edgecnn.train.qat_phase as qat_phase
+from edgecnn.data import open_dataset
+from edgecnn.networks import build_network
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import QAT_MODEL, create_run
+from edgecnn.train import train
+from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.ranges import calibrate
+from edgecnn.train.rounding import find_kernels, round_kernels, round_matrix
+from edgecnn.train.train import training_batches
+
+RECIPE = {
+    "data": {"source": "digits"},
+    "network": {"name": "article"},
+    "train": {"epochs": 1},
+    "qat": {"epochs": 0, "calibration_batches": 4},
+}
+
+
+@pytest.mark.parametrize("per_output", [True, False])
+def test_codes_keep_the_products(per_output):
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (5000, 6)) @ random.normal(0, 1, (6, 24)) + random.normal(0, 0.2, (5000, 24))
+    matrix = random.normal(0, 1, (24, 8))
+    step = np.abs(matrix).max(axis=0 if per_output else None) / 15
+    codes = round_matrix(matrix, step, inputs.T @ inputs)
+    assert codes.shape == matrix.shape and np.array_equal(codes, np.rint(codes)) and np.abs(codes).max() <= 127
+
+    def error(rounded):
+        return float(np.mean((inputs @ (rounded * step - matrix)) ** 2))
+
+    assert error(codes) < 0.5 * error(np.rint(matrix / step))
+
+
+def test_the_ends_of_a_range_stay_where_they_are():
+    random = np.random.default_rng(0)
+    matrix = random.normal(0, 1, (30, 12)).astype(np.float32)
+    inputs = np.abs(random.normal(1, 1, (400, 30)))
+    codes = round_matrix(matrix, np.abs(matrix).max(axis=0) / 127, inputs.T @ inputs)
+    largest = np.argmax(np.abs(matrix), axis=0)
+    assert np.array_equal(codes[largest, range(12)], 127 * np.sign(matrix[largest, range(12)]))
+
+
+def test_inputs_that_are_never_there_do_no_harm():
+    matrix = np.random.default_rng(0).normal(0, 1, (10, 4))
+    step = np.abs(matrix).max(axis=0) / 127
+    assert np.array_equal(round_matrix(matrix, step, np.zeros((10, 10))), np.rint(matrix / step))
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """A fake-quantized resnet8 on digits with its float model, training images and recipe."""
+    recipe = build_recipe(RECIPE | {"network": {"name": "resnet8"}})
+    dataset = open_dataset(recipe.data)
+    split = dataset.load(("train",), height=8, width=8, channels=1, stage="train")["train"]
+    keras.utils.set_random_seed(0)
+    model = build_network("resnet8", 8, 8, 1, 10, {})
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(tf.random.uniform(layer.gamma.shape, 0.5, 1.5))
+    student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
+    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False, 10))
+    return recipe, model, student, split.images
+
+
+def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
+    recipe, model, student, images = calibrated
+    answers = {}
+    for name, network in (("float", model), ("nearest", student)):
+        answers[name] = predictor(network, recipe.input_scale, recipe.input_zero_point)(images[:500])
+    before = student.get_weights()
+    kernels = find_kernels(student)
+    assert [kernel.layer.name for kernel in kernels if isinstance(kernel.layer, keras.layers.Dense)] == [
+        model.layers[-1].name
+    ]
+    assert len(kernels) == sum(isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) for layer in model.layers)
+
+    round_kernels(student, images, recipe.input_scale, recipe.input_zero_point, seed=1)
+    try:
+        for kernel in kernels:
+            codes = kernel.variable.numpy() / kernel.step
+            assert np.abs(codes - np.rint(codes)).max() < 1e-3, "every weight is a code's"
+        answers["gptq"] = predictor(student, recipe.input_scale, recipe.input_zero_point)(images[:500])
+        student(tf.constant(images[:8], tf.float32), training=True)  # takes the kernels' ranges from the kernels
+        assert all(
+            np.allclose(kernel.step, again.step) for kernel, again in zip(kernels, find_kernels(student), strict=True)
+        )
+    finally:
+        student.set_weights(before)
+
+    def departed(name):
+        return float(np.std(answers[name] - answers["float"]))
+
+    assert departed("gptq") < departed("nearest")
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_only_what_is_better_is_kept(tmp_path, monkeypatch, harm):
+    """Where rounding spoils the network, the weights are the nearest codes'; "nearest" never rounds."""
+    monkeypatch.chdir(tmp_path)
+    rounded = []
+
+    def spoil(student, *args, **kwargs):
+        rounded.append(student)
+        if harm:
+            for kernel in find_kernels(student):
+                kernel.variable.assign(tf.zeros_like(kernel.variable))
+        else:
+            round_kernels(student, *args, **kwargs)
+
+    monkeypatch.setattr(qat_phase, "round_kernels", spoil)
+    runs = {}
+    for rounding in ("auto", "nearest"):
+        recipe = build_recipe(RECIPE | {"qat": RECIPE["qat"] | {"rounding": rounding}})
+        runs[rounding] = create_run(recipe, tmp_path / rounding)
+        train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
+    assert len(rounded) == 1
+    chosen = runs["auto"].info["int8"]
+    assert runs["nearest"].info["int8"]["rounding"] == "nearest"
+    assert chosen["validation"]["qat_nearest"] == runs["nearest"].info["int8"]["validation"]["qat"]
+    same = [
+        np.array_equal(*pair)
+        for pair in zip(
+            *(model_from_bytes(run.read(QAT_MODEL, "train")).get_weights() for run in runs.values()), strict=True
+        )
+    ]
+    if harm:
+        assert chosen["rounding"] == "nearest"
+    assert all(same) == (chosen["rounding"] == "nearest")
