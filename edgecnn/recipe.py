@@ -116,8 +116,8 @@ class QatRecipe:
 
     `method` is how the int8 models are made: "qat", "ptq" (quantized after training, without this phase) or "auto", the better of the
     two on validation images. `granularity` is what a convolution's weights have one scale for: each output channel, or the whole
-    tensor. `rounding` is how weights become codes: "nearest", or "auto", where the kernels of the best epoch are rounded once more, so
-    that their layers' outputs stay (GPTQ), and that is kept if it is better on validation images. `patience` ends the phase after so many
+    tensor. `rounding` is how the calibrated model's weights become codes: "nearest", or "auto", where they are rounded once more, so that
+    their layers' outputs stay (GPTQ), which is kept if it is better on validation images. `patience` ends the phase after so many
     epochs without a better one; 0 never does.
     """
 

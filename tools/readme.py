@@ -1,4 +1,4 @@
-"""Generate the README's tables: commands from their own help, models from their bundles, speed from tools/bench/results/benchmark.json.
+"""Generate the README's tables: commands from their own help, models from their bundles, speed and the ladder from tools/bench/results/.
 
 `--check` fails if the README has others.
 """
@@ -18,6 +18,7 @@ from edgecnn.report.table import markdown_table
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
+LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 
 
 def command_table() -> str:
@@ -93,6 +94,28 @@ def speed_table() -> str:
     return f"{markdown_table(headings, rows)}\n\n{where}"
 
 
+def ladder_table() -> str:
+    """Return Markdown tables of what `tools/bench/ladder.py` found, one for each data set.
+
+    Raises:
+        ValueError: if it found other bundles than those in models/.
+    """
+    ladder = importlib.import_module("bench.ladder")
+
+    models = json.loads(LADDER.read_text(encoding="utf-8"))["models"]
+    tables = []
+    for title in dict.fromkeys(model["data"] for model in models):
+        chosen = [model for model in models if model["data"] == title]
+        for model in chosen:
+            path = ROOT / "models" / model["name"] / f"{model['name']}.edgecnn"
+            if read_bundle(path).sha256 != model["bundle_sha256"]:
+                raise ValueError(f"{LADDER} is of another {path.name}: python tools/bench/ladder.py")
+        tables.append(
+            f"{title}, n = {chosen[0]['n']:,}:\n\n{markdown_table(ladder.HEADINGS, [ladder.text_row(model) for model in chosen])}"
+        )
+    return "\n\n".join(tables)
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -107,7 +130,12 @@ if __name__ == "__main__":
     parser.add_argument("--check", action="store_true", help="write nothing, fail if the README would change")
     before = README.read_text(encoding="utf-8")
     after = before
-    for section, make in {"commands": command_table, "figures": model_table, "speed": speed_table}.items():
+    for section, make in {
+        "commands": command_table,
+        "figures": model_table,
+        "speed": speed_table,
+        "ladder": ladder_table,
+    }.items():
         after = with_section(after, section, make())
     if parser.parse_args().check:
         sys.exit("README.md is out of date: python tools/readme.py" if after != before else 0)

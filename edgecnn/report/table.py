@@ -45,7 +45,7 @@ def conversion_lines(report: Mapping[str, Any]) -> list[str]:
 
 METHODS = {
     "qat": "quantization-aware training",
-    "qat_nearest": "with weights rounded to the nearest",
+    "qat_nearest": "with every weight at its nearest code",
     "ptq": "post-training quantization",
 }
 

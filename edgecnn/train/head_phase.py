@@ -87,14 +87,14 @@ def head_phase(
     optimizer = build_optimizer(recipe.train)
     optimizer.build(head.trainable_variables)
 
-    loss_of = objective(recipe.train, num_classes, None)
+    loss_of = objective(recipe.train, num_classes)
 
     def update(images, labels):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(head.trainable_variables)
             logits = tf.cast(model(inputs, training=False), tf.float32)
-            loss = loss_of(images, labels, logits)
+            loss = loss_of(labels, logits, None)
         optimizer.apply_gradients(
             zip(tape.gradient(loss, head.trainable_variables), head.trainable_variables, strict=True)
         )

@@ -4,6 +4,7 @@ Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when 
 """
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,7 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
-
-    `nearest` is the best epoch's score as it was trained, weights rounded to their nearest codes; None before `finish`.
-    """
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
 
     def __init__(
         self,
@@ -96,7 +94,7 @@ class Qat:
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
-        self.nearest: Score | None = None
+        self._nearest = tf.Variable(np.zeros(5, np.int64), trainable=False)
         step, optimizer = distillation(recipe, folded(teacher), self.student)
         self.phase = Phase(
             name="qat",
@@ -104,38 +102,52 @@ class Qat:
             step=step,
             validate=lambda: accuracy_on(predict, *validation),
             learning_rate=lambda done: recipe.qat.learning_rate * cosine(done),
-            variables=[*self.student.variables, *optimizer.variables, *self.best.variables],
+            variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._nearest],
             examine=self.examine,
             stopped=self.best.stopped,
         )
 
     def begin(self) -> None:
-        """Set the activations' ranges; what that makes is epoch 0."""
-        calibrate(self.student, self._recipe, self._batches)
-        self.examine(0)
+        """Set the activations' ranges; what that makes is epoch 0, its kernels rounded by their layers' outputs if that is better.
+
+        Training goes on from the kernels as they were: of rounded ones it spoils more than it mends.
+        """
+        recipe = self._recipe
+        calibrate(self.student, recipe, self._batches)
+        self._nearest.assign(astuple(self._offer(0)))
+        if recipe.qat.rounding == "auto":
+            before = [variable.numpy() for variable in self.student.variables]
+            round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
+            self._offer(0)
+            for variable, value in zip(self.student.variables, before, strict=True):
+                variable.assign(value)
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""
+        found = self._offer(epoch)
+        return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
+
+    def _offer(self, epoch: int) -> Score:
         with narrowed(self.student, self._logits_range):
             logits = self._answer()
         found = score(logits, self._wanted, self._classes)
         self.best.offer(epoch, found)
-        return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
+        return found
+
+    @property
+    def nearest(self) -> Score | None:
+        """The best epoch's score with its weights at their nearest codes; None before `begin`."""
+        calibrated = Score(*map(int, self._nearest.numpy()))
+        return calibrated if self.best.epoch == 0 and calibrated.n else self.best.score
 
     @property
     def rounding(self) -> str:
-        """How the weights of what `finish` returned became codes: "nearest" or "gptq"."""
+        """How the weights of the best epoch became codes: "nearest" or "gptq"."""
         return "nearest" if self.best.score == self.nearest else "gptq"
 
     def finish(self) -> "keras.Model":
-        """Return the student of the best epoch, ready to be stored, its kernels rounded as is better."""
+        """Return the student of the best epoch, ready to be stored."""
         self.best.restore()
-        self.nearest = self.best.score
-        if self._recipe.qat.rounding == "auto":
-            recipe = self._recipe
-            round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
-            self.examine(self.best.epoch)
-            self.best.restore()
         set_logits_range(self.student, *self._logits_range)
         set_batch_norm(self.student, trainable=True)
         return self.student

@@ -74,7 +74,7 @@ def find_kernels(student: "keras.Model") -> list[Kernel]:
     """Return the kernels of a fake-quantized model that are rounded, in the model's order."""
     found = []
     for wrapper in student.layers:
-        layer = getattr(wrapper, "layer", None)
+        layer: Any = getattr(wrapper, "layer", None)
         if type(layer) not in (keras.layers.Conv2D, keras.layers.Dense) or len(wrapper.inbound_nodes) != 1:
             continue
         if type(layer) is keras.layers.Conv2D and (layer.groups > 1 or layer.data_format != "channels_last"):

@@ -219,8 +219,8 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
 
     Returns:
         A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
-        phase; `rounding`, how its weights became codes, null without it; `validation`, the figures of float, qat, qat_nearest (with the
-        weights rounded to their nearest codes) and ptq, null where there are none.
+        phase; `rounding`, how its weights became codes, null without it; `validation`, the figures of float, qat, qat_nearest (the same
+        epoch, weights at their nearest codes) and ptq, null where there are none.
     """
     best = qat.best.score if qat else None
     return {
