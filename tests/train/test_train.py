@@ -190,8 +190,9 @@ def test_schedules_start_and_end_where_they_should():
     assert SCHEDULES["constant"](0.7) == 1
 
 
-def scripted(recipe, path, **options):
+def scripted(recipe, path, rounding="nearest", **options):
     """Train with scripted int8 answers; return the run and the script."""
+    recipe = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, rounding=rounding))
     int8 = Scripted(**options)
     int8.run = Run(path)
     return trained(recipe, path, int8=int8), int8
@@ -215,6 +216,22 @@ def test_the_calibrated_start_is_epoch_0(tmp_path):
     run, _ = scripted(tiny(), tmp_path / "run", wrong=[0, 1, 2])
     assert run.info["int8"]["epoch"] == 0
     assert run.info["int8"]["validation"]["qat"]["agreement"] == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "epoch", "rounding"),
+    [([2, 1, 3, 3], 0, "gptq"), ([2, 1, 3, 0], 2, "nearest"), ([1, 2, 3, 3], 0, "nearest")],
+)
+def test_rounded_kernels_are_a_second_start(tmp_path, wrong, epoch, rounding):
+    """Training goes on from the calibrated kernels either way."""
+    run, int8 = scripted(tiny(), tmp_path / "run", rounding="auto", wrong=wrong)
+    chosen = run.info["int8"]
+    assert (chosen["epoch"], chosen["rounding"]) == (epoch, rounding) and len(int8.seen) == 4
+    assert chosen["validation"]["qat"]["agreement"] == 1 - min(wrong) / 206
+    assert chosen["validation"]["qat_nearest"]["agreement"] == 1 - (wrong[0] if epoch == 0 else min(wrong)) / 206
+    plain, _ = scripted(tiny(), tmp_path / "plain", wrong=[wrong[0], *wrong[2:]])
+    losses = [[row["loss"] for row in qat_epochs(one)] for one in (run, plain)]
+    assert losses[0] == losses[1]
 
 
 def test_patience_ends_the_phase(tmp_path):
