@@ -104,8 +104,7 @@ def ladder_table() -> str:
 
     models = json.loads(LADDER.read_text(encoding="utf-8"))["models"]
     tables = []
-    for title in dict.fromkeys(model["data"] for model in models):
-        chosen = [model for model in models if model["data"] == title]
+    for title, chosen in ladder.by_data(models).items():
         for model in chosen:
             path = ROOT / "models" / model["name"] / f"{model['name']}.edgecnn"
             if read_bundle(path).sha256 != model["bundle_sha256"]:

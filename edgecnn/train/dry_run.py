@@ -93,8 +93,8 @@ def dry_run(
         phases.append(time_phase(head, batches, train_images, steps))
     model, phase = float_phase(released(recipe), shape, len(labels), validation, guide.logits if guide else None)
     cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
-    if guide and 0 < recipe.train.teacher_views < phase.epochs:
-        asked = dataclasses.replace(phase, epochs=recipe.train.teacher_views)
+    if batches.views:
+        asked = dataclasses.replace(phase, epochs=batches.views)
         phases.append(time_phase(asked, batches, train_images, steps))
         _, phase = float_phase(released(recipe), shape, len(labels), validation)
         phase = dataclasses.replace(phase, name="float, remembered", epochs=phase.epochs - asked.epochs)

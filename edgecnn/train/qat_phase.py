@@ -116,11 +116,10 @@ class Qat:
         calibrate(self.student, recipe, self._batches)
         self._nearest.assign(astuple(self._offer(0)))
         if recipe.qat.rounding == "auto":
-            before = [variable.numpy() for variable in self.student.variables]
+            before = self.student.get_weights()
             round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
-            for variable, value in zip(self.student.variables, before, strict=True):
-                variable.assign(value)
+            self.student.set_weights(before)
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""

@@ -56,16 +56,18 @@ def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero
     random = np.random.default_rng([seed, *b"rounding"])
     images = images[random.permutation(len(images))[:IMAGES]]
     kernels = find_kernels(student)
+    if not kernels:
+        return
     observe = tf.function(keras.Model(student.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
-    moments = [np.zeros((1, 1)) for _ in kernels]
+    matrices = [kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1]) for kernel in kernels]
+    moments = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
     for first in range(0, len(images), BATCH):
         pixels = tf.constant(images[first : first + BATCH])
-        seen = observe(real_input(pixels, scale, zero_point), training=False)
-        for index, inputs in enumerate(seen if len(kernels) > 1 else [seen]):
-            rows = input_rows(kernels[index].layer, inputs, random, max(1, ROWS // len(images)))
-            moments[index] = moments[index] + rows.T @ rows
-    for kernel, moment in zip(kernels, moments, strict=True):
-        matrix = kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1])
+        seen = tf.nest.flatten(observe(real_input(pixels, scale, zero_point), training=False))
+        for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
+            rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(images)))
+            moment += rows.T @ rows
+    for kernel, matrix, moment in zip(kernels, matrices, moments, strict=True):
         codes = round_matrix(matrix, kernel.step, moment)
         kernel.variable.assign((codes * kernel.step).reshape(kernel.variable.shape).astype(np.float32))
 

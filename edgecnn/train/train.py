@@ -92,7 +92,7 @@ def train(
     images, classes = splits["train"].images, splits["train"].classes
     batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
-    if guide and 0 < batches.views < recipe.train.epochs and not strategy:
+    if guide and batches.views and not strategy:
         guide = remembered(guide, batches.views * batches.count, min(batches.batch_size, len(images)), num_classes)
     build = partial(
         float_phase, released(recipe), shape, num_classes, validation, guide.logits if guide else None, strategy
@@ -173,6 +173,7 @@ def training_batches(
 
     `mirror` is whether classes survive a left-right flip, where the recipe leaves that to the data.
     """
+    views = recipe.train.teacher_views if recipe.train.teacher else 0
     return Batches(
         images=images,
         classes=classes,
@@ -184,7 +185,7 @@ def training_batches(
         cutout=recipe.train.cutout,
         mixup=recipe.train.mixup,
         num_classes=num_classes,
-        views=recipe.train.teacher_views if recipe.train.teacher else 0,
+        views=views if views < recipe.train.epochs else 0,
     )
 
 

@@ -72,6 +72,20 @@ def calibrated():
     return recipe, model, student, split.images
 
 
+@pytest.mark.parametrize(("side", "found"), [(8, 1), (80, 0)])
+def test_a_single_layer_is_rounded_unless_it_is_too_wide(side, found):
+    inputs = keras.Input((side, side, 1))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    student = fake_quantize(model, 1 / 128, 0)
+    images = np.random.default_rng(0).integers(0, 256, (70, side, side, 1), np.uint8)
+    student(tf.constant(images, tf.float32), training=True)
+    before = student.get_weights()
+    assert len(find_kernels(student)) == found
+    round_kernels(student, images, 1 / 128, 0, seed=1)
+    changed = sum(not np.array_equal(one, other) for one, other in zip(before, student.get_weights(), strict=True))
+    assert changed == found
+
+
 def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
     recipe, model, student, images = calibrated
     answers = {}

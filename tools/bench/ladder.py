@@ -58,8 +58,7 @@ def main() -> None:
     if not models:
         parser.error("no bundle of a ladder's network in models/; name folders")
     models.sort(key=lambda model: (model["data"], model["bytes"]))
-    for title in dict.fromkeys(model["data"] for model in models):
-        chosen = [model for model in models if model["data"] == title]
+    for title, chosen in by_data(models).items():
         print(f"{title}, {chosen[0]['n']:,} test images")
         print((markdown_table if arguments.markdown else text_table)(HEADINGS, [text_row(model) for model in chosen]))
         print()
@@ -88,6 +87,12 @@ def model_row(folder: Path) -> dict[str, Any]:
         "macs": macs(bundle),
         "training_s": training_seconds(card.read_text(encoding="utf-8")) if card.is_file() else None,
     }
+
+
+def by_data(models: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the models of each data set by its title, in their order."""
+    titles = dict.fromkeys(model["data"] for model in models)
+    return {title: [model for model in models if model["data"] == title] for title in titles}
 
 
 def report_figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -178,11 +183,10 @@ def plot(models: Sequence[dict[str, Any]]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    titles = list(dict.fromkeys(model["data"] for model in models))
-    figure = Figure(figsize=(6.5 * len(titles), 4.5), layout="constrained")
+    sets = by_data(models)
+    figure = Figure(figsize=(6.5 * len(sets), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
-        chosen = [model for model in models if model["data"] == title]
+    for axes, (title, chosen) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
         bytes_ = [model["bytes"] / 1000 for model in chosen]
         for key, style in (("float", "C0o--"), ("ptq", "C2x:"), ("int8", "C3s-")):
             points = [
