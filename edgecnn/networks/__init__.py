@@ -14,6 +14,7 @@ NETWORKS = {
     "article": "edgecnn.networks.article",
     "resnet8": "edgecnn.networks.resnet8",
     "resnet_25kb": "edgecnn.networks.resnet_25kb",
+    "resnet_100kb": "edgecnn.networks.resnet_100kb",
     "resnet_300kb": "edgecnn.networks.resnet_300kb",
     "resnet_1000kb": "edgecnn.networks.resnet_1000kb",
     "separable_25kb": "edgecnn.networks.separable_25kb",

@@ -127,6 +127,7 @@ def test_expected_bytes_are_near_the_real_ones():
         ("resnet_25kb", 25_000),
         ("separable_25kb", 25_000),
         ("resnet8", 93_000),
+        ("resnet_100kb", 100_000),
         ("resnet_300kb", 300_000),
         ("resnet_1000kb", 1_000_000),
     ],
