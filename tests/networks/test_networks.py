@@ -59,7 +59,13 @@ def test_the_stem_brings_an_input_near_to_32(side, times):
 
 @pytest.mark.parametrize(
     ("name", "macs"),
-    [("resnet_25kb", 2.2e6), ("separable_25kb", 1.3e6), ("resnet_100kb", 21e6), ("resnet_300kb", 21e6), ("resnet_1000kb", 56e6)],
+    [
+        ("resnet_25kb", 2.2e6),
+        ("separable_25kb", 1.3e6),
+        ("resnet_100kb", 21e6),
+        ("resnet_300kb", 21e6),
+        ("resnet_1000kb", 56e6),
+    ],
 )
 def test_the_ladders_networks_cost_about_the_same_for_every_input(name, macs):
     for shape in ((28, 28, 1), (32, 32, 3)):
