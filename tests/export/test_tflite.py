@@ -35,6 +35,13 @@ def quantized(name, shape, options=None, input_range="centred", granularity="cha
     return model, recipe, images
 
 
+def trained(name, shape):
+    """Return a network whose weights are none of them zero, as training leaves them: biases of zero share their bytes in a file."""
+    model = build_network(name, *shape, 10)
+    model.set_weights([array + RANDOM.uniform(0.01, 0.1, array.shape) for array in model.get_weights()])
+    return model
+
+
 def opened(data):
     interpreter = Interpreter(model_content=data, num_threads=1)
     interpreter.allocate_tensors()
@@ -114,19 +121,20 @@ def test_float_in_an_int8_file_is_refused_and_the_operator_named():
         tflite.refuse_float(tflite.float32(model))
 
 
-def test_expected_bytes_are_near_the_real_ones():
-    for name, shape in (("article", (32, 32, 3)), ("resnet8", (32, 32, 3)), ("article", (8, 8, 1))):
-        model, _, _ = quantized(name, shape)
-        expected = describe(build_network(name, *shape, 10)).int8_bytes
-        assert expected == pytest.approx(len(tflite.int8(model)), rel=0.03), name
+@pytest.mark.parametrize(
+    ("name", "shape"), [("article", (32, 32, 3)), ("article", (8, 8, 1)), ("resnet8", (96, 96, 3))]
+)
+def test_expected_bytes_are_near_the_real_ones(name, shape):
+    model = trained(name, shape)
+    assert describe(model).int8_bytes == pytest.approx(len(tflite.int8(fake_quantize(model, 1 / 128, 0))), rel=0.04)
 
 
 @pytest.mark.parametrize(
     ("name", "bytes_"),
     [
-        ("resnet_25kb", 25_000),
-        ("separable_25kb", 25_000),
-        ("resnet8", 93_000),
+        ("resnet_25kb", 27_000),
+        ("separable_25kb", 27_000),
+        ("resnet8", 96_000),
         ("resnet_100kb", 100_000),
         ("resnet_300kb", 300_000),
         ("resnet_1000kb", 1_000_000),
@@ -134,10 +142,10 @@ def test_expected_bytes_are_near_the_real_ones():
 )
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (96, 96, 3), (224, 224, 3)])
 def test_the_ladder_is_int8_throughout_and_as_large_as_it_says(name, bytes_, shape):
-    model = build_network(name, *shape, 10)
+    model = trained(name, shape)
     data = tflite.int8(fake_quantize(model, 1 / 128, 0))
     assert tflite.float_tensors(data) == []
-    assert describe(model).int8_bytes == pytest.approx(len(data), rel=0.05)
+    assert describe(model).int8_bytes == pytest.approx(len(data), rel=0.04)
     # each halving of a stem is one more convolution, which counts in the smallest networks alone
     assert len(data) == pytest.approx(bytes_, rel=0.06 if max(shape) <= 32 else 0.3)
 

@@ -30,7 +30,7 @@ from edgecnn.report.table import markdown_table, text_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "ladder.json"
-LADDER = ("resnet_25kb", "separable_25kb", "resnet8", "resnet_300kb", "resnet_1000kb")
+LADDER = ("resnet_25kb", "separable_25kb", "resnet8", "resnet_100kb", "resnet_300kb", "resnet_1000kb")
 MAX_DROP = 0.3
 MIN_AGREEMENT = 0.985
 MIN_P = 0.05
