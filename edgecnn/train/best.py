@@ -41,6 +41,12 @@ class Score:
     lost: int
     gained: int
 
+    @classmethod
+    def read(cls, counts: np.ndarray) -> "Score | None":
+        """Return the score whose `astuple` a variable holds; None while n is 0, as in one of zeros."""
+        found = cls(*map(int, counts))
+        return found if found.n else None
+
     @property
     def accuracy(self) -> float:
         """Share of right answers, in [0, 1]."""
@@ -141,8 +147,7 @@ class Best:
     @property
     def score(self) -> Score | None:
         """The best epoch's score; None before the first was offered."""
-        found = Score(*map(int, self._state.numpy()[2:]))
-        return found if found.n else None
+        return Score.read(self._state.numpy()[2:])
 
     def offer(self, epoch: int, found: Score) -> None:
         """Keep the model's weights if this epoch is better than the best."""

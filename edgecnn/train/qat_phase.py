@@ -136,8 +136,8 @@ class Qat:
     @property
     def nearest(self) -> Score | None:
         """The best epoch's score with its weights at their nearest codes; None before `begin`."""
-        calibrated = Score(*map(int, self._nearest.numpy()))
-        return calibrated if self.best.epoch == 0 and calibrated.n else self.best.score
+        calibrated = Score.read(self._nearest.numpy())
+        return calibrated if self.best.epoch == 0 and calibrated else self.best.score
 
     @property
     def rounding(self) -> str:

@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
+from edgecnn.networks import NETWORKS
 from edgecnn.report.table import markdown_table, text_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "ladder.json"
-LADDER = ("resnet_25kb", "separable_25kb", "resnet8", "resnet_100kb", "resnet_300kb", "resnet_1000kb")
+LADDER = NETWORKS.keys() - {"article"}
 MAX_DROP = 0.3
 MIN_AGREEMENT = 0.985
 MIN_P = 0.05
