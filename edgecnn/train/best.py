@@ -1,20 +1,22 @@
 """Which int8 model is the better one: of the epochs of the quantization-aware phase, and of it and post-training quantization.
 
-The rule, on validation images and nothing else: of the models that are not less accurate than the float one by more than the paired
-standard error of that difference, the one that gives the float model's answer to most images. Accuracies of a few thousand images
-differ by chance more than the models do; agreement is the sharper figure. Where every model is less accurate than that, the most
-accurate. A tie keeps the earlier epoch, and the quantization-aware model.
+The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
+one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
+than the models do; agreement is the sharper figure. A tie keeps the earlier epoch, and the quantization-aware model.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from math import sqrt
+from math import hypot, sqrt
 from typing import Any, Protocol
 
 import numpy as np
 
 from edgecnn.data import Split
 from edgecnn.networks.keras import keras, tf
+
+CHANCE = 2.0
+"""Standard errors by which two accuracies differ by chance, in 95 % of cases."""
 
 
 class Int8(Protocol):
@@ -62,16 +64,12 @@ class Score:
         """Of the difference in accuracy from the float model, paired: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
 
-    @property
-    def as_accurate(self) -> bool:
-        """Whether it is not less accurate than the float model by more than the standard error."""
-        return (self.lost - self.gained) / self.n <= self.standard_error
-
-    @property
-    def rank(self) -> tuple[bool, int, int]:
-        """What the rule compares, largest first."""
-        first, second = (self.agreed, self.right) if self.as_accurate else (self.right, self.agreed)
-        return self.as_accurate, first, second
+    def better_than(self, other: "Score") -> bool:
+        """Tell whether this model is the better one by the rule. Both scores are beside the same float model."""
+        difference = self.accuracy - other.accuracy
+        if abs(difference) > CHANCE * hypot(self.standard_error, other.standard_error):
+            return difference > 0
+        return (self.agreed, self.right) > (other.agreed, other.right)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures that are recorded."""
@@ -115,7 +113,7 @@ def better_method(asked: str, qat: Score | None, ptq: Score | None) -> str:
         return asked
     if qat is None or ptq is None:
         return "ptq" if qat is None else "qat"
-    return "ptq" if ptq.rank > qat.rank else "qat"
+    return "ptq" if ptq.better_than(qat) else "qat"
 
 
 class Best:
@@ -152,7 +150,7 @@ class Best:
     def offer(self, epoch: int, found: Score) -> None:
         """Keep the model's weights if this epoch is better than the best."""
         best = self.score
-        if best is None or found.rank > best.rank:
+        if best is None or found.better_than(best):
             for kept, variable in zip(self._weights, self.model.variables, strict=True):
                 kept.assign(variable)
             self._state.assign([epoch, epoch, *astuple(found)])

@@ -17,6 +17,7 @@ from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.frozen_norms import norms_in_kernels
+from edgecnn.train.hidden_units import used_well
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
@@ -65,7 +66,10 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
+
+    `source` is the float model of which the student is made: the teacher, or one that answers as it does and quantizes better.
+    """
 
     def __init__(
         self,
@@ -89,8 +93,9 @@ class Qat:
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
         self._recipe, self._batches, self._wanted = recipe, batches, wanted
-        self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
-        self._logits_range = logits_range(teacher, recipe, batches)
+        self.source = used_well(teacher, batches.images, batches.batch_size, scale, zero_point, recipe.seed)
+        self.student = fake_quantize(self.source, scale, zero_point, recipe.qat.granularity)
+        self._logits_range = logits_range(self.source, recipe, batches)
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)

@@ -204,7 +204,8 @@ def compared(
     """Compare two models' answers and hold them to the limits of the comparison's kind.
 
     Outputs are compared as logits, or as scores where one of the models gives scores. Differences in LSB are on the grid of
-    the candidate's quantized output, where it has one of that unit.
+    the candidate's quantized output, where it has one of that unit; logits count up to a constant for each image, but for a file's from the
+    fake-quantized model that it was made of.
     """
     classes = split.classes
     unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"
@@ -213,7 +214,8 @@ def compared(
     drift = confidence_drift(reference.scores, candidate.scores)
     lsb = None
     if candidate.codes is not None and candidate.unit == unit:
-        lsb = lsb_difference(one, candidate.codes, candidate.scale, candidate.zero_point)
+        free = unit == "logit" and kind != "conversion"
+        lsb = lsb_difference(one, candidate.codes, candidate.scale, candidate.zero_point, up_to_constant=free)
     images = np.bincount(classes, minlength=len(labels)).tolist()
     result = {
         "kind": kind,

@@ -176,7 +176,9 @@ def confidence_drift(reference: np.ndarray, candidate: np.ndarray) -> Drift:
     return Drift(float(np.mean(change)), float(np.percentile(change, 95)))
 
 
-def lsb_difference(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> Difference:
+def lsb_difference(
+    logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int, *, up_to_constant: bool = False
+) -> Difference:
     """Return the difference, in codes (LSB), of a quantized output from real logits on the same grid.
 
     |clip(round(logit / scale) + zero_point) - code|, clipped to what the codes' dtype holds.
@@ -185,10 +187,16 @@ def lsb_difference(logits: np.ndarray, codes: np.ndarray, scale: float, zero_poi
         logits: float32, shape (n, num_classes), such as a fake-quantized model's.
         codes: int8, uint8 or int16, same shape.
         scale, zero_point: of the quantized output.
+        up_to_constant: whether what is added to all logits of an image does not count: softmax does not change with it, and a model may
+            have been quantized without. It is the median over the classes whose codes are inside their range.
     """
     limits = np.iinfo(codes.dtype)
-    wanted = np.clip(np.rint(logits / scale) + zero_point, limits.min, limits.max).astype(np.int32)
-    difference = np.abs(wanted - codes.astype(np.int32))
+    found, wanted = codes.astype(np.int32), np.rint(logits / scale) + zero_point
+    if up_to_constant:
+        inside = (found > limits.min) & (found < limits.max)
+        apart = np.ma.median(np.ma.masked_array(found - wanted, ~inside), axis=1)
+        wanted += np.rint(np.ma.filled(apart, 0.0))[:, np.newaxis]
+    difference = np.abs(np.clip(wanted, limits.min, limits.max).astype(np.int32) - found)
     return Difference(float(np.mean(difference)), int(np.max(difference)))
 
 

@@ -28,20 +28,18 @@ def test_a_score_counts_what_two_models_answer():
 
 def test_agreement_decides_where_accuracy_differs_by_chance():
     more_agreement, more_accuracy = scored(990, 5, 3), scored(985, 3, 6)
-    assert more_agreement.as_accurate and more_agreement.rank > more_accuracy.rank
+    assert more_agreement.better_than(more_accuracy) and not more_accuracy.better_than(more_agreement)
 
 
-def test_less_accurate_than_chance_allows_is_worse_than_any_that_is_not():
-    assert not scored(995, 4, 0).as_accurate
-    assert scored(995, 4, 0).rank < scored(950, 20, 20).rank
+def test_accuracy_decides_where_it_differs_by_more():
+    less_accurate, more_accurate = scored(980, 20, 0), scored(950, 20, 20)
+    assert more_accurate.better_than(less_accurate) and not less_accurate.better_than(more_accurate)
 
 
-def test_of_models_that_all_lost_accuracy_the_most_accurate_is_the_best():
-    assert scored(940, 40, 0).rank < scored(900, 30, 0).rank
-
-
-def test_a_model_that_answers_as_the_float_one_is_as_accurate():
-    assert scored(N, 0, 0).as_accurate
+def test_of_two_that_agree_as_often_the_more_accurate_is_better_and_a_tie_is_none():
+    assert scored(985, 3, 6).better_than(scored(985, 5, 3))
+    assert not scored(985, 5, 3).better_than(scored(985, 5, 3))
+    assert scored(N, 0, 0).better_than(scored(N - 1, 0, 0))
 
 
 def test_the_method_is_chosen_only_where_that_was_asked():
@@ -52,6 +50,12 @@ def test_the_method_is_chosen_only_where_that_was_asked():
     assert better_method("qat", qat, ptq) == "qat"
     assert better_method("ptq", None, ptq) == "ptq"
     assert better_method("auto", qat, None) == "qat"
+
+
+def test_a_model_that_changes_more_answers_does_not_win_by_its_larger_standard_error():
+    qat, ptq = scored(983, 15, 8), scored(960, 25, 20)
+    assert better_method("auto", qat, ptq) == "qat", "two images of a thousand are chance"
+    assert better_method("auto", scored(970, 45, 0), ptq) == "ptq", "forty are not"
 
 
 @pytest.fixture

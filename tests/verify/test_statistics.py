@@ -277,5 +277,16 @@ def test_the_lsb_difference_is_counted_on_the_codes_grid(dtype):
     assert largest_lsb(moved, codes, 0.25, zero_point) == 2
 
 
+def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
+    codes = np.array([[10, 20, -30, 5], [127, 0, 3, -128], [127, -128, -128, -128]], np.int8)
+    logits = codes * 0.5
+    logits += np.array([[7.0], [-3.0], [0.0]])  # 14 codes up, 6 down, and none
+    assert lsb_difference(logits, codes, 0.5, 0).largest == 14
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+    logits[0, 3] += 1.5
+    logits[1, 0] += 40  # beyond the range's end, where there is nothing to compare
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(3 / 12, 3)
+
+
 def test_the_largest_difference_of_int8_codes_does_not_wrap_around():
     assert largest_lsb(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0) == 255
