@@ -103,18 +103,32 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
     """
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
-    patches = tf.image.extract_patches(
-        inputs,
-        sizes=[1, *layer.kernel_size, 1],
-        strides=[1, *layer.strides, 1],
-        rates=[1, *layer.dilation_rate, 1],
-        padding=layer.padding.upper(),
-    ).numpy()
-    patches = patches.reshape(len(patches), -1, patches.shape[-1])
-    chosen = np.argsort(random.random(patches.shape[:2]), axis=1)[:, :places]
-    return (
-        np.take_along_axis(patches, chosen[:, :, np.newaxis], axis=1).reshape(-1, patches.shape[-1]).astype(np.float64)
-    )
+    values = inputs.numpy()
+    sides = zip(values.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+    rows, columns = (window(*side, same=layer.padding == "same") for side in sides)
+    drawn = random.random((len(values), len(rows) * len(columns)))
+    chosen = np.argsort(drawn, axis=1)[:, :places]
+    row, column = rows[chosen // len(columns)][..., np.newaxis], columns[chosen % len(columns)][..., np.newaxis, :]
+    image = np.arange(len(values))[:, np.newaxis, np.newaxis, np.newaxis]
+    height, width = values.shape[1:3]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    patches = values[image, row.clip(0, height - 1), column.clip(0, width - 1)] * inside[..., np.newaxis]
+    return patches.reshape(chosen.size, -1).astype(np.float64)
+
+
+def window(length: int, size: int, stride: int, dilation: int, *, same: bool) -> np.ndarray:
+    """Return the rows, or columns, that a convolution reads for each of its output's, int (outputs, size).
+
+    Args:
+        length: of the input.
+        size: of the kernel.
+        stride, dilation: of the convolution.
+        same: whether the input is padded; numbers below 0 and from `length` on are then the padding's.
+    """
+    reach = (size - 1) * dilation + 1
+    outputs = -(-length // stride) if same else (length - reach) // stride + 1
+    before = max((outputs - 1) * stride + reach - length, 0) // 2 if same else 0
+    return np.arange(outputs)[:, np.newaxis] * stride - before + np.arange(size) * dilation
 
 
 def round_matrix(matrix: np.ndarray, step: np.ndarray, moments: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from edgecnn.runs import QAT_MODEL, create_run
 from edgecnn.train import train
 from edgecnn.train.qat_phase import fake_quantize
 from edgecnn.train.ranges import calibrate
-from edgecnn.train.rounding import find_kernels, round_kernels, round_matrix
+from edgecnn.train.rounding import find_kernels, input_rows, round_kernels, round_matrix
 from edgecnn.train.train import training_batches
 
 RECIPE = {
@@ -84,6 +84,23 @@ def test_a_single_layer_is_rounded_unless_it_is_too_wide(side, found):
     round_kernels(student, images, 1 / 128, 0, seed=1)
     changed = sum(not np.array_equal(one, other) for one, other in zip(before, student.get_weights(), strict=True))
     assert changed == found
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+    ("size", "strides", "dilation"), [((3, 3), 1, 1), ((3, 2), 2, 1), ((1, 1), 2, 1), ((3, 5), 1, 2), ((2, 2), 3, 1)]
+)
+def test_what_a_convolution_multiplies_its_kernel_with(padding, size, strides, dilation):
+    """All places of its output: the products are the layer's own."""
+    layer = keras.layers.Conv2D(5, size, strides=strides, padding=padding, dilation_rate=dilation, use_bias=False)
+    inputs = tf.constant(np.random.default_rng(0).normal(0, 1, (3, 12, 13, 4)), tf.float32)
+    outputs = layer(inputs).numpy()
+    rows = input_rows(layer, inputs, np.random.default_rng(1), 10**6)
+    products = rows @ layer.kernel.numpy().reshape(-1, 5)
+    assert rows.dtype == np.float64 and len(rows) == outputs[..., 0].size
+    for image, found in zip(outputs.reshape(3, -1, 5), np.split(products, 3), strict=True):
+        assert np.sort(found, axis=0) == pytest.approx(np.sort(image, axis=0), abs=1e-5)
+    assert len(input_rows(layer, inputs, np.random.default_rng(1), 2)) == 6
 
 
 def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
