@@ -151,7 +151,10 @@ def _converter(model: FloatModel) -> "tf.lite.TFLiteConverter":
     def forward(pixels):
         return {OUTPUT: model(pixels, training=False)}
 
-    return tf.lite.TFLiteConverter.from_concrete_functions([forward.get_concrete_function()], model)
+    # the converter stores what it is given beside the function: of a Keras model every layer is traced, of its variables nothing
+    variables = tf.Module()
+    variables.held = list(model.variables)
+    return tf.lite.TFLiteConverter.from_concrete_functions([forward.get_concrete_function()], variables)
 
 
 def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:

@@ -1,5 +1,6 @@
 """A float model as a frozen TensorFlow graph: the one form in which models that were trained elsewhere are kept."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from edgecnn.networks.keras import tf
@@ -12,6 +13,7 @@ class FloatModel(Protocol):
     """What the exports need of a model: a Keras model, or a `FrozenModel`."""
 
     input_shape: tuple[int | None, ...]
+    variables: Sequence[Any]
 
     def __call__(self, pixels: Any, training: bool = False) -> Any:
         """Map float32 pixels (batch, height, width, channels) to logits (batch, num_classes)."""

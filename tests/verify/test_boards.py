@@ -29,6 +29,9 @@ VERSIONS = {
     "tflite_runtime": "2",
 }
 
+GOLDEN = 16
+"""Golden inputs of the bundle."""
+
 
 @pytest.fixture
 def emulator(tmp_path, monkeypatch):
@@ -79,18 +82,18 @@ def test_boards_answer_as_this_machine_does(emulator, bundle, root):
     for row in rows:
         valid(row, root, "board")
         assert row["passed"] and row["selftest"] is True and row["largest_difference"] == 0
-        assert (row["images"], row["split"], row["accuracy"], row["agreement"]) == (32, "golden", None, 1.0)
+        assert (row["images"], row["split"], row["accuracy"], row["agreement"]) == (GOLDEN, "golden", None, 1.0)
         assert row["engine"].startswith("litert ") and row["against"] == row["engine"]
         assert row["versions"]["python"] == "3.13.5-2" and row["qemu"] == "0.0 (fake)"
     require_boards(rows)
     printed = text_table(BOARD_HEADINGS, board_rows(rows))
-    assert "rpi4 (cortex-a72)" in printed and "32 golden" in printed and "0 LSB" in printed
+    assert "rpi4 (cortex-a72)" in printed and f"{GOLDEN} golden" in printed and "0 LSB" in printed
 
 
 def test_accuracy_on_a_sample_of_the_test_split(emulator, bundle):
     emulator()
-    pixels = np.concatenate([bundle.golden_inputs()] * 2)
-    split = Split(images=pixels, classes=np.zeros(64, np.int64), sources=tuple(map(str, range(64))))
+    pixels = np.concatenate([bundle.golden_inputs()] * 4)
+    split = Split(images=pixels, classes=np.zeros(len(pixels), np.int64), sources=tuple(map(str, range(len(pixels)))))
     (row,) = verify_on_boards(bundle, split, on("rpi4", sample=20, release="bookworm"), lambda *state: None)
     assert (row["images"], row["split"], row["release"]) == (20, "test", "bookworm")
     assert row["accuracy"] == row["accuracy_here"] and 0 <= row["accuracy"] <= 1
