@@ -122,7 +122,7 @@ def rewritten(head: Head, firing: Firing, random: np.random.Generator) -> Head:
       the logits' become smaller.
     - A unit that never fires is emptied.
     - A unit whose activations and weights fill little of their range is scaled up, and what the last layer makes of it down. Source: Nagel
-      et al. 2019, equations 6 to 8 (arXiv:1906.04721).
+      et al. 2019, section 4 (arXiv:1906.04721).
     - The units that would bring most rounding errors into the logits are split: copies of them go where a unit was emptied, and each
       has its share of the outputs. Source: Zhao et al. 2019, section 3 (arXiv:1901.09504). Weights of copies differ by parts of a code,
       so that they are rounded otherwise and their errors do not add up; they are the unit's own on average.

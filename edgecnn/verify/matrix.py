@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -109,8 +110,24 @@ def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, 
     return replace(export, engine=described(opened), values=model.dequantize(outputs), codes=outputs)
 
 
+def find_python(python: Path) -> Path:
+    """Return the absolute path of the Python that --tflite-python names, by a path or by what it is called on PATH.
+
+    Raises:
+        EngineError: if there is none.
+    """
+    found = shutil.which(python)
+    if found is None:
+        raise EngineError(
+            f"--tflite-python {python}: no such program. Give that of an environment with tflite-runtime, as venv/bin/python."
+        )
+    return Path(found).absolute()
+
+
 def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
     """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1.
+
+    `python` is from `find_python`.
 
     Raises:
         EngineError: if it does not run there; the message has the last line that it printed.

@@ -20,6 +20,7 @@ from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.calibration import expected_calibration_error
 from edgecnn.verify.confidence import confidence_figures
 from edgecnn.verify.gate import Gate
+from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.statistics import (
@@ -68,12 +69,16 @@ def verify(
     Raises:
         RunError: if nothing was exported or the test split has changed.
         EmulatorError: if boards were asked for and cannot be emulated here.
+        EngineError: if there is no such Python as `tflite_python`, or the model does not run there.
     """
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
+    # what may be missing is looked for before what takes minutes
     if boards:
-        find_qemu()  # before what takes minutes
+        find_qemu()
+    if tflite_python:
+        tflite_python = find_python(tflite_python)
     test = load_test(run, dataset, progress)
     # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]

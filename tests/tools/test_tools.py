@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import json
 import subprocess
@@ -35,3 +36,15 @@ def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "SPEED", tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"is of another models/.*: python tools/bench/benchmark\.py"):
         readme.speed_table()
+
+
+def test_the_bench_of_verify_has_what_verify_asks_for(root, tmp_path, monkeypatch):
+    """Its parts, on few images: a run without training, then every engine that is here."""
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "verify", raising=False)
+    bench = importlib.import_module("verify")
+    arguments = argparse.Namespace(folder=tmp_path / "resnet8", data="digits", n=64, tflite_python=None)
+    bench.make(arguments)
+    found = bench.verify(arguments)
+    assert len(found["engines"]) >= 4 and found["image_bytes"] == 64 and found["peak_mib"] > 0

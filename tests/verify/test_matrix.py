@@ -1,5 +1,7 @@
 import json
+import os
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,6 +14,7 @@ from edgecnn.export import export_path
 from edgecnn.report.table import matrix_table
 from edgecnn.runtime.engines import open_engine
 from edgecnn.verify import verify
+from edgecnn.verify.matrix import find_python
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +60,26 @@ def test_reference_kernels_are_no_delegate(finished_run):
 
 def test_tflite_python_that_is_none(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
-    with pytest.raises(EngineError, match="cannot be run: No such file"):
+    with pytest.raises(EngineError, match="no such program"):
         verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
+    broken = tmp_path / "python"
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    with pytest.raises(EngineError, match="cannot be run: "):
+        verify(own_run, dataset, matrix=True, tflite_python=broken)
     with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
         verify(own_run, dataset, matrix=True, tflite_python=sys.executable)
+
+
+def test_a_python_is_named_by_a_path_from_here_or_as_on_path(tmp_path, monkeypatch):
+    """The link of a virtual environment stays one: what it points at knows nothing of the environment."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    link = tmp_path / "venv" / "bin" / "python"
+    link.symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert find_python(Path("venv/bin/python")) == find_python(link) == link
+    monkeypatch.setenv("PATH", "venv/bin")
+    assert find_python(Path("python")) == link
 
 
 def test_tflite_runtime_in_its_own_environment(own_run, root):
@@ -69,6 +88,7 @@ def test_tflite_runtime_in_its_own_environment(own_run, root):
         pytest.skip(
             f"no virtual environment {python.parents[1].name}: make test makes it where its Python is installed"
         )
+    python = Path(os.path.relpath(python))
     report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
     (there,) = [item for item in report["matrix"] if item["name"].startswith("tflite_runtime ")]
     assert all(other["agreement"] >= 0.98 for other in there["against"])

@@ -135,7 +135,7 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     run = create_run(recipe, arguments.folder)
     quantized = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
     batches = Batches(
-        images=images[:512], classes=validation.classes[:512], batch_size=128, seed=1, flip=False, shift=0
+        images=images[:512], classes=np.resize(validation.classes, 512), batch_size=128, seed=1, flip=False, shift=0
     )
     calibrate(quantized, recipe, batches)
     set_batch_norm(quantized, trainable=True)
@@ -153,6 +153,8 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 class Repeated:
     """The bench's data: the validation images repeated to n, in the test split's place."""
+
+    name = "validation images, repeated"
 
     def __init__(self, folder: Path, n: int, digest: str) -> None:
         self.folder, self.n, self.hashes = folder, n, {"test": digest}
