@@ -19,9 +19,11 @@ CALIBRATION_DECAY = 0.9
 """Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
 need thousands of steps to reach the activations' real ones."""
 
-SCORE_ERROR = 0.0158
-"""How far an image's scores may depart, root mean square over the images of the distance |scores - true scores|, for the sake of a finer
-grid of the logits."""
+SCORE_ERROR = 0.005
+"""How far the scores may depart, root mean square, for the sake of a finer grid of the logits."""
+
+CLASSES = 10
+"""Classes over which an image's error is spread, at most: of many classes most scores are nothing, and hide what becomes of the others."""
 
 
 @contextlib.contextmanager
@@ -112,10 +114,11 @@ def narrow(logits: np.ndarray) -> tuple[float, float]:
     scores, answers = tf.nn.softmax(logits).numpy(), np.argmax(logits, axis=1)
 
     def departure(low: float, high: float) -> tuple[float, int]:
-        """Return how far the scores depart by a range, root mean square over the images, and how many answers change."""
+        """Return how far the scores depart by a range, root mean square, and how many answers change."""
         found = on_grid(logits, low, high)
         error = tf.nn.softmax(found).numpy() - scores
-        return float(np.sqrt(np.mean(np.sum(error**2, axis=1)))), int(np.sum(np.argmax(found, axis=1) != answers))
+        squared = np.sum(error**2, axis=1) / min(logits.shape[1], CLASSES)
+        return float(np.sqrt(np.mean(squared))), int(np.sum(np.argmax(found, axis=1) != answers))
 
     lowest, highest = min(float(logits.min()), 0.0), max(float(logits.max()), 0.0)
     best = (lowest, highest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import real_input
@@ -103,32 +104,24 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
     """
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
+    sides = list(zip(inputs.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
+    reach = [(size - 1) * dilation + 1 for _, size, _, dilation in sides]
     values = inputs.numpy()
-    sides = zip(values.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
-    rows, columns = (window(*side, same=layer.padding == "same") for side in sides)
-    drawn = random.random((len(values), len(rows) * len(columns)))
-    chosen = np.argsort(drawn, axis=1)[:, :places]
-    row, column = rows[chosen // len(columns)][..., np.newaxis], columns[chosen % len(columns)][..., np.newaxis, :]
-    image = np.arange(len(values))[:, np.newaxis, np.newaxis, np.newaxis]
-    height, width = values.shape[1:3]
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    patches = values[image, row.clip(0, height - 1), column.clip(0, width - 1)] * inside[..., np.newaxis]
-    return patches.reshape(chosen.size, -1).astype(np.float64)
+    if layer.padding == "same":
+        ends = [padding(length, wide, stride) for (length, _, stride, _), wide in zip(sides, reach, strict=True)]
+        values = np.pad(values, ((0, 0), *ends, (0, 0)))
+    (down, right), (tall, wide) = layer.strides, layer.dilation_rate
+    windows = sliding_window_view(values, reach, axis=(1, 2))[:, ::down, ::right, :, ::tall, ::wide]
+    images, height, width = windows.shape[:3]
+    chosen = np.argsort(random.random((images, height * width)), axis=1)[:, :places]
+    patches = windows[np.arange(images)[:, np.newaxis], chosen // width, chosen % width]
+    return np.moveaxis(patches, 2, -1).reshape(chosen.size, -1).astype(np.float64)
 
 
-def window(length: int, size: int, stride: int, dilation: int, *, same: bool) -> np.ndarray:
-    """Return the rows, or columns, that a convolution reads for each of its output's, int (outputs, size).
-
-    Args:
-        length: of the input.
-        size: of the kernel.
-        stride, dilation: of the convolution.
-        same: whether the input is padded; numbers below 0 and from `length` on are then the padding's.
-    """
-    reach = (size - 1) * dilation + 1
-    outputs = -(-length // stride) if same else (length - reach) // stride + 1
-    before = max((outputs - 1) * stride + reach - length, 0) // 2 if same else 0
-    return np.arange(outputs)[:, np.newaxis] * stride - before + np.arange(size) * dilation
+def padding(length: int, reach: int, stride: int) -> tuple[int, int]:
+    """Return how many zeros padding="same" puts before and behind an axis of `length`, for windows that reach so far."""
+    zeros = max((-(-length // stride) - 1) * stride + reach - length, 0)
+    return zeros // 2, zeros - zeros // 2
 
 
 def round_matrix(matrix: np.ndarray, step: np.ndarray, moments: np.ndarray) -> np.ndarray:

@@ -200,17 +200,6 @@ def lsb_difference(
     return Difference(float(np.mean(difference)), int(np.max(difference)))
 
 
-def largest_lsb(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> int:
-    """Return the largest difference, in codes (LSB), of an int8 output from real logits on the same grid.
-
-    Args:
-        logits: float32, shape (n, num_classes), such as a fake-quantized model's.
-        codes: int8, same shape.
-        scale, zero_point: of the int8 output.
-    """
-    return lsb_difference(logits, codes, scale, zero_point).largest
-
-
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of a proportion, such as an accuracy.
 

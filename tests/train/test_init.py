@@ -101,7 +101,7 @@ def test_the_head_comes_first_then_all_at_a_lower_rate(started, finished_run):
 
 def test_it_begins_where_the_other_ended(started):
     _, second, *_ = csv.DictReader(started.file(HISTORY).open())
-    assert float(second["validation_accuracy"]) > 0.25, (
+    assert float(second["validation_accuracy"]) > 0.3, (
         "after two epochs of the head alone, on a body that knows digits; chance is 0.1"
     )
 

@@ -19,7 +19,6 @@ from edgecnn.verify.statistics import (
     confidence_drift,
     discordant,
     flips,
-    largest_lsb,
     lsb_difference,
     mcnemar_exact,
     paired_interval,
@@ -274,7 +273,6 @@ def test_the_lsb_difference_is_counted_on_the_codes_grid(dtype):
     moved[1, 2] -= 0.25
     moved[0, 2] += 100  # saturated: the code can be no larger
     assert lsb_difference(moved, codes, 0.25, zero_point) == Difference(pytest.approx(0.5), 2)
-    assert largest_lsb(moved, codes, 0.25, zero_point) == 2
 
 
 def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
@@ -289,4 +287,4 @@ def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
 
 
 def test_the_largest_difference_of_int8_codes_does_not_wrap_around():
-    assert largest_lsb(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0) == 255
+    assert lsb_difference(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0).largest == 255
