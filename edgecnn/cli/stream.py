@@ -20,7 +20,8 @@ from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
 from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
 from edgecnn.images import ROTATIONS
-from edgecnn.runtime.decision import ABSTAIN, Smoother
+from edgecnn.labels import ABSTAIN, printable
+from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
     from edgecnn.device.keep import UncertainFrames
@@ -255,7 +256,7 @@ def state_text(event: Event) -> str:
     state, score = event.details["state"], event.details["score"]
     if state is None or state == ABSTAIN:
         return f"{state or '-'} ({event.details['reason']})"
-    return f"{state} {score:.2%}"
+    return f"{printable(state)} {score:.2%}"
 
 
 def named(source: str, text: str) -> str:

@@ -11,7 +11,8 @@ from edgecnn.device.feed import Taken
 from edgecnn.device.pictures import encode, folder_name
 from edgecnn.errors import OutputError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.runtime.decision import ABSTAIN, Score
+from edgecnn.labels import ABSTAIN
+from edgecnn.runtime.decision import Score
 
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""

@@ -98,6 +98,14 @@ def test_writes_nothing_that_would_not_read_back(tmp_path, content):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("label", ["abstain", "a\x1b[2Jb"])
+def test_a_label_that_no_class_may_have_is_said_at_once(tmp_path, content, label):
+    manifest, files = content
+    with pytest.raises(BundleError, match=r"^labels\[0\] cannot be the name of a class: ") as error:
+        write_bundle(tmp_path / "a.edgecnn", dataclasses.replace(manifest, labels=(label, "dog")), files)
+    assert "Rename its folder and train again" in str(error.value)
+
+
 def test_limits(content, monkeypatch):
     manifest, files = content
     monkeypatch.setattr("edgecnn.bundle.write.MAX_BYTES", 1000)
