@@ -1,11 +1,13 @@
 """What the two TFLite engines share: they have the same `Interpreter`."""
 
+import sys
 import threading
 from typing import Any
 
 import numpy as np
 
 from edgecnn.errors import EngineError
+from edgecnn.files import quiet_stderr
 from edgecnn.runtime.engines import Tensor
 
 
@@ -33,11 +35,15 @@ class TFLiteEngine:
         Raises:
             EngineError: if the interpreter refuses the model.
         """
-        try:
-            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+        with quiet_stderr() as printed:
+            try:
+                self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+                self._interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+            lines = printed().splitlines(keepends=True)
+        # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
+        sys.stderr.writelines(line for line in lines if not line.startswith("INFO: "))
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
