@@ -7,6 +7,8 @@ import resource
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -114,6 +116,18 @@ def test_quiet_stderr(capfd):
         os.write(2, b"the reason\n")
         raise RuntimeError
     assert capfd.readouterr().err == "the reason\n"
+
+
+def test_quiet_stderr_in_several_threads_gives_standard_error_back(capfd):
+    def quiet(number):
+        with quiet_stderr():
+            os.write(2, b"native noise\n")
+            time.sleep(0.001 * (number % 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(quiet, range(40)))
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
 
 
 def test_data_folder(root, tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
+    Threads may share one: it keeps nothing from one image to the next, and results are copies. Decoding and resizing run side by side. So
+    does inference on ONNX Runtime; LiteRT and tflite-runtime have one interpreter, on which threads take turns under a lock. For inference
+    in parallel on those, give each thread a Classifier of its own.
+
     `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains;
     `model_sha256` is the SHA-256 of the model's file in the bundle.
     """

@@ -1,5 +1,7 @@
 """Choosing and opening engines: what is asked for is what runs, or an error says why not."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError
 from edgecnn.runtime import engines
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, offering, open_engine
+from edgecnn.runtime.engines.tflite import TFLiteEngine
 
 
 @pytest.fixture
@@ -124,6 +127,25 @@ class TestLiteRT:
     def test_no_model(self):
         with pytest.raises(EngineError, match="cannot open the model"):
             open_engine("litert", b"not a model at all", "tflite")
+
+    def test_opening_prints_no_information(self, root):
+        """In a new process, since LiteRT says only once that it made a delegate: in the middle of a progress bar, where there is one."""
+        code = "from edgecnn.runtime import Classifier; print(Classifier.load(engine='litert').about)"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+        assert "XNNPACK" in result.stdout and result.stderr == ""
+
+    def test_what_else_the_engine_prints_is_shown(self, tflite_models, capfd):
+        from ai_edge_litert.interpreter import Interpreter
+
+        class Loud(TFLiteEngine):
+            name, version = "loud", "1"
+
+        def interpreter(**arguments):
+            os.write(2, b"INFO: Created a delegate.\nWARNING: it has a problem.\n")
+            return Interpreter(**arguments)
+
+        Loud(interpreter, tflite_models["int8"], 1)
+        assert capfd.readouterr().err == "WARNING: it has a problem.\n"
 
     def test_compiled_model_is_never_imported(self, tflite_models):
         open_engine("litert", tflite_models["int8"], "tflite")

@@ -1,15 +1,21 @@
 """What the two TFLite engines share: they have the same `Interpreter`."""
 
+import sys
+import threading
 from typing import Any
 
 import numpy as np
 
 from edgecnn.errors import EngineError
+from edgecnn.files import quiet_stderr
 from edgecnn.runtime.engines import Tensor
 
 
 class TFLiteEngine:
     """A TFLite model in an `Interpreter`, one image at a time.
+
+    An interpreter has one input and one output tensor, and refuses to run while another thread is in one of its calls. So a lock is held
+    from writing the input to copying the output: threads take turns, each with its own answer.
 
     A subclass gives `name` and `version`, and imports its interpreter.
     """
@@ -29,35 +35,44 @@ class TFLiteEngine:
         Raises:
             EngineError: if the interpreter refuses the model.
         """
-        try:
-            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+        with quiet_stderr() as printed:
+            try:
+                self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+                self._interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+            lines = printed().splitlines(keepends=True)
+        # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
+        sys.stderr.writelines(line for line in lines if not line.startswith("INFO: "))
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        self._lock = threading.Lock()
         self._input_index, self._output_index = inputs[0]["index"], outputs[0]["index"]
         self.input, self.output = _tensor(inputs[0]), _tensor(outputs[0])
 
     @property
     def provider(self) -> str:
         """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
-        operators = self._interpreter._get_ops_details()  # no public call tells
+        with self._lock:
+            operators = self._interpreter._get_ops_details()  # no public call tells
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on each image of a batch. See `Engine.run`."""
         if len(batch) == 1:
-            self._interpreter.set_tensor(self._input_index, batch)
-            self._interpreter.invoke()
-            return self._interpreter.get_tensor(self._output_index)
+            return self._run_one(batch)
         outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
         for index in range(len(batch)):
-            self._interpreter.set_tensor(self._input_index, batch[index : index + 1])
-            self._interpreter.invoke()
-            outputs[index] = self._interpreter.get_tensor(self._output_index)[0]
+            outputs[index] = self._run_one(batch[index : index + 1])[0]
         return outputs
+
+    def _run_one(self, image: np.ndarray) -> np.ndarray:
+        """Run the model on one image and return a copy of its output, shape (1, num_classes)."""
+        with self._lock:
+            self._interpreter.set_tensor(self._input_index, image)
+            self._interpreter.invoke()
+            return self._interpreter.get_tensor(self._output_index)
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:
