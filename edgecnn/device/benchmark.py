@@ -21,7 +21,7 @@ from edgecnn.device.system import Finished, System
 from edgecnn.errors import EngineError, UnknownNameError, nearest
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.timing import interleave, percentile
 
 BLOCK = 10
@@ -284,7 +284,7 @@ def classifier_of(bundle: Bundle, configuration: Configuration) -> Classifier:
     name, file, _, threads, provider = configuration
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=threads, provider=provider)
-    return Classifier(bundle, Model(engine, bundle.manifest.input))
+    return Classifier(bundle, bundle_model(engine, bundle.manifest))
 
 
 def settle(classifier: Classifier, images: BenchImages, index: int) -> None:

@@ -14,7 +14,7 @@ from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.runtime.decision import Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import Model, bundle_model
 
 
 class Result(NamedTuple):
@@ -82,7 +82,7 @@ class Classifier:
             f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
         about += f"; {remark}" if remark else ""
-        return cls(bundle, Model(opened, bundle.manifest.input), about, bundle.manifest.files[entry.file])
+        return cls(bundle, bundle_model(opened, bundle.manifest), about, bundle.manifest.files[entry.file])
 
     def classify(
         self,

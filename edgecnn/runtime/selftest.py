@@ -11,7 +11,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
 """Codes allowed beyond a bundle's tolerance to kernels other than those that made the golden outputs: tflite-runtime's built-in kernels
@@ -140,7 +140,7 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
     """Replay the golden vectors of one model on one engine. An engine that refuses the model is a failed row, not an error."""
     try:
         opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
-        outputs = Model(opened, bundle.manifest.input).outputs(bundle.golden_inputs())
+        outputs = bundle_model(opened, bundle.manifest).outputs(bundle.golden_inputs())
     except EngineError as error:
         return _empty(entry, False, str(error), engine)
     golden = bundle.golden_outputs(entry)

@@ -26,7 +26,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 from edgecnn.verify.answers import Progress, described
 
 SAMPLE = 1000
@@ -190,7 +190,7 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
         ((name, provider) for name, provider in candidates if name and is_installed(name)), (None, None)
     )
     opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
-    return Answer(described(opened), Model(opened, bundle.manifest.input).outputs(pixels))
+    return Answer(described(opened), bundle_model(opened, bundle.manifest).outputs(pixels))
 
 
 def emulate(

@@ -8,7 +8,8 @@ import numpy as np
 
 from edgecnn.errors import EngineError
 from edgecnn.files import quiet_stderr
-from edgecnn.runtime.engines import Tensor
+from edgecnn.labels import printable
+from edgecnn.runtime.engines import Tensor, refusal
 
 
 class TFLiteEngine:
@@ -35,15 +36,23 @@ class TFLiteEngine:
         Raises:
             EngineError: if the interpreter refuses the model.
         """
+        failed: EngineError | None = None
         with quiet_stderr() as printed:
             try:
-                self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-                self._interpreter.allocate_tensors()
-            except (ValueError, RuntimeError) as error:
-                raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
-            lines = printed().splitlines(keepends=True)
+                self._open(interpreter_class, model, num_threads)
+            except EngineError as error:
+                failed = error
+            except Exception as error:  # noqa: BLE001 - whatever the interpreter raises, it is about the model
+                failed = refusal(f"{self.name} {self.version}", "open", error)
+            lines = printed().splitlines()
+        if failed:
+            raise failed
         # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
-        sys.stderr.writelines(line for line in lines if not line.startswith("INFO: "))
+        sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
+
+    def _open(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
+        self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+        self._interpreter.allocate_tensors()
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
@@ -54,12 +63,21 @@ class TFLiteEngine:
     @property
     def provider(self) -> str:
         """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
-        with self._lock:
-            operators = self._interpreter._get_ops_details()  # no public call tells
+        try:
+            with self._lock:
+                operators = self._interpreter._get_ops_details()  # no public call tells
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "open", error) from None
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on each image of a batch. See `Engine.run`."""
+        try:
+            return self._run(batch)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "run", error) from None
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
         if len(batch) == 1:
             return self._run_one(batch)
         outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
