@@ -24,7 +24,8 @@ def selftest(
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure; the exit code is then 18.
+    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model is opened in a process of its own, which
+    has a minute: one that crashes or hangs its engine is a failure too.
 
     \b
     Examples:
@@ -39,7 +40,7 @@ def selftest(
     choice = find_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
-    report = run_selftest(bundle, engine, threads)
+    report = run_selftest(bundle, engine, threads, apart=True)
     if json:
         rows = [row._asdict() for row in report.rows]
         layers = [layer._asdict() for layer in report.layers]

@@ -18,6 +18,10 @@ OTHER_KERNELS = 2.0
 were seen three codes from XNNPACK on a residual network, two on a plain one."""
 
 
+LIMIT_S = 60.0
+"""Seconds that one model has in a process of its own. A Raspberry Pi takes less than one for the models that ship."""
+
+
 class Row(NamedTuple):
     """One model on one engine.
 
@@ -58,13 +62,14 @@ class Report(NamedTuple):
     layers: tuple[Layer, ...] = ()
 
 
-def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1) -> Report:
+def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
     """Run every model of a bundle on every installed engine that can, over the golden images.
 
     Args:
         bundle: as read.
         engines: names of the engines to use, each of which must be installed; all that are installed by default.
         num_threads: threads of one inference.
+        apart: whether each model is opened in a process of its own, so that one that crashes or hangs its engine is a failed row.
 
     Raises:
         UnknownNameError: for an engine that does not exist.
@@ -74,11 +79,12 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         known_engine(name)
         first_installed([name])
     chosen = list(engines or ENGINES)
+    check = check_apart if apart else check_model
     rows: list[Row] = []
     for model in bundle.manifest.models:
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
-        rows += [check_model(bundle, model, name, num_threads) for name in installed]
+        rows += [check(bundle, model, name, num_threads) for name in installed]
         if not installed:
             lacking = " or ".join(able)
             rows.append(
@@ -134,6 +140,16 @@ def require_pass(report: Report) -> None:
         raise SelftestError(
             "nothing was checked: no engine for any of the bundle's models is installed or was asked for"
         )
+
+
+def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
+    """Do as `check_model`, in a process of its own that has LIMIT_S seconds. A crash is a failed row too."""
+    from edgecnn.runtime.isolated import isolated
+
+    try:
+        return isolated(lambda: check_model(bundle, entry, engine, num_threads), LIMIT_S)
+    except EngineError as error:
+        return _empty(entry, False, str(error), engine)
 
 
 def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:

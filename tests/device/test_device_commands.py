@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -194,6 +195,83 @@ def test_selftest_that_fails(command, root, folder):
     result = command("selftest", "--model", "photos/other.edgecnn")
     assert result.returncode == SelftestError.exit_code
     assert b"FAILED" in result.stdout and b"does not answer as the bundle says" in result.stderr
+
+
+FAKE_ENGINE = {
+    "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "hang": "import time; time.sleep(600)",
+    "leave": "import os; os._exit(0)",
+}
+
+
+@pytest.fixture
+def fake_engine(tmp_path, root):
+    """Make a Python path on which ai_edge_litert does something to its process when a model is opened."""
+
+    def make(what):
+        package = tmp_path / "fake" / "ai_edge_litert"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("__version__ = '0.0'\n")
+        (package / "interpreter.py").write_text(
+            "from enum import Enum\n"
+            "OpResolverType = Enum('OpResolverType', 'BUILTIN_REF BUILTIN_WITHOUT_DEFAULT_DELEGATES')\n"
+            f"def Interpreter(**_):\n    print('noise', flush=True); {FAKE_ENGINE[what]}\n"
+        )
+        return f"{package.parent}{os.pathsep}{root}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("crash", "this model crashes the engine: segmentation fault (SIGSEGV)"),
+        ("hang", "this model hangs the engine: no answer in 0.5 s"),
+        ("leave", "this model ends the engine's process with exit code 0"),
+    ],
+)
+def test_a_model_that_crashes_its_engine_fails_the_selftest(fake_engine, root, folder, what, said):
+    """The command itself lives: it says so, of each model, checks the photos, and exits with the code of a failed self-test."""
+    code = (
+        "import sys; import edgecnn.runtime.selftest as module; from edgecnn.cli import main\n"
+        "module.LIMIT_S = 0.5; sys.argv[0] = 'edgecnn'; main()"
+    )
+    bundle = root / "models" / "digits" / "digits.edgecnn"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "selftest", "--json", "--engine", "litert", "--model", bundle],
+        capture_output=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": fake_engine(what)},
+        timeout=60,
+    )
+    assert result.returncode == SelftestError.exit_code, result.stderr
+    report = json.loads(result.stdout)
+    rows = [row for row in report["rows"] if row["engine"] == "litert"]
+    assert [(row["model"], row["passed"], row["note"]) for row in rows] == [
+        (f"models/{precision}.tflite", False, said) for precision in ("int8", "float32")
+    ]
+    assert [layer["passed"] for layer in report["layers"]] == [True, True]
+    last = result.stderr.decode().splitlines()[-1]
+    assert last.startswith(
+        "edgecnn: error: models/int8.tflite on litert does not answer as the bundle says: this model "
+    )
+
+
+def test_ctrl_c_ends_a_model_that_hangs(fake_engine, root, folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgecnn", "selftest", "--model", root / "models" / "digits" / "digits.edgecnn"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": fake_engine("hang")},
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while process.stderr.readline() != b"noise\n":
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in err
 
 
 def test_targets(command):
