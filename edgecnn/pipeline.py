@@ -12,7 +12,7 @@ from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
-from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables, to_toml
@@ -35,7 +35,7 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
-from edgecnn.train.train import input_shape
+from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
@@ -79,6 +79,8 @@ def train_stage(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
 ) -> dict[str, Any]:
     """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
+    for line in (*dataset.summary(), input_line(recipe, dataset)):
+        reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
@@ -241,9 +243,10 @@ def bundle_stage(
         },
     )
     path = out or bundle_path(run)
-    digest = write_bundle(path, manifest, files | model_files | encoded, force=force)
+    refuse_existing(path, force)
+    # The card first: a command that fails at it leaves no bundle.
     write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, digest
+    return path, write_bundle(path, manifest, files | model_files | encoded, force=force)
 
 
 class Stages:

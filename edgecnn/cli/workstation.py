@@ -222,7 +222,7 @@ def train(
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
-            show_dry_run(resolved, dataset, network_name, json)
+            show_dry_run(resolved, dataset, network_name, reporter, json)
             return
         if cluster and not cluster.first:
             run = None
