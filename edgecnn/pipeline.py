@@ -190,6 +190,8 @@ def bundle_stage(
         RunError: if the run was not verified, not with the exports as they are now, or has no model of a precision.
         ParityError: if the gate did not pass.
     """
+    path = out or bundle_path(run)
+    refuse_existing(path, force)
     report = parity_report(run)
     require_parity(report)
     contract = input_contract(run)
@@ -221,7 +223,7 @@ def bundle_stage(
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
     calibrated = any(needs_calibration(run, model.precision) for model in entries)
     chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
-    encoded, golden_encoded = golden_photos(contract)
+    photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -242,11 +244,9 @@ def bundle_stage(
             **({"confidence": dict(confidence)} if confidence else {}),
         },
     )
-    path = out or bundle_path(run)
-    refuse_existing(path, force)
     # The card first: a command that fails at it leaves no bundle.
     write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, write_bundle(path, manifest, files | model_files | encoded, force=force)
+    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
 
 
 class Stages:
