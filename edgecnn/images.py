@@ -9,9 +9,11 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from PIL import Image
@@ -24,11 +26,14 @@ MAX_PIXELS = 100_000_000
 # Pillow's own limit warns from 89 million pixels on and raises at twice that, which would come before ours with less to say.
 Image.MAX_IMAGE_PIXELS = None
 
+# What Pillow logs of a damaged TIFF would reach standard error; the ImageError says it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest encoded image that is read."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""File names that count as images, in lower case. The content decides how they are decoded."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+"""File names that count as images, in lower case, for training and on the device alike. The content decides how they are decoded."""
 
 FITS = ("crop", "letterbox", "stretch")
 """Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
@@ -42,14 +47,18 @@ PAD = 128
 SIGN = np.uint8(128)
 """The bit that turns a pixel into its code, pixel - 128."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "WebP")
+FORMATS = ("JPEG", "PNG", "BMP", "WebP", "TIFF", "GIF", "AVIF")
 READERS = (
-    (b"\xff\xd8\xff", "JpegImagePlugin", "JpegImageFile"),
-    (b"\x89PNG\r\n\x1a\n", "PngImagePlugin", "PngImageFile"),
-    (b"BM", "BmpImagePlugin", "BmpImageFile"),
-    (b"RIFF", "WebPImagePlugin", "WebPImageFile"),
+    (0, (b"\xff\xd8\xff",), "Jpeg", ".jpg"),
+    (0, (b"\x89PNG\r\n\x1a\n",), "Png", ".png"),
+    (0, (b"BM",), "Bmp", ".bmp"),
+    (0, (b"RIFF",), "WebP", ".webp"),
+    (0, (b"II*\0", b"MM\0*"), "Tiff", ".tif"),
+    (0, (b"GIF87a", b"GIF89a"), "Gif", ".gif"),
+    (4, (b"ftypavif", b"ftypavis"), "Avif", ".avif"),
 )
-"""How each format begins, and Pillow's module and class that reads it: `Image.open` would import them all, at each start."""
+"""Each format's signatures and where they stand, Pillow's plugin that reads it (`Image.open` would import them all, at each start) and
+its usual suffix. Of several images in one file the first is read."""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -62,7 +71,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     leaves most of the work out.
 
     Args:
-        data: a JPEG, PNG, BMP or WebP file's bytes.
+        data: the bytes of a file of one of FORMATS.
         channels: 1 for grey, 3 for RGB.
         least: (height, width) that the image will be resized to; a reduced one keeps at least twice as much. Zeros reduce nothing.
 
@@ -89,18 +98,19 @@ def probe(data: bytes) -> tuple[int, int, int]:
         ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
     """
     with _opened(data) as image:
-        width, height = reversed(image.size) if _turned(image) else image.size
+        # Pillow gives a TIFF's size upright
+        width, height = reversed(image.size) if _turned(image) and image.format != "TIFF" else image.size
         grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
         return height, width, 1 if grey else 3
 
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    kind = next((kind for kind in READERS if data.startswith(kind[0])), None)
-    if kind is None:
+    plugin = next((plugin for start, signatures, plugin, _ in READERS if data.startswith(signatures, start)), None)
+    if plugin is None:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
     try:
-        with _reader(*kind[1:])(io.BytesIO(data)) as image:
+        with _reader(plugin)(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLargeError(
@@ -111,19 +121,48 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise
     except MemoryError as error:
         raise ImageTooLargeError(f"the image is too large to decode: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error) as error:
+    except (
+        OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error
+    ) as error:  # fmt: skip
         # Pillow's decoders raise any of these on damaged files.
         raise ImageError(f"the image is damaged: {error}") from None
 
 
 @functools.cache
-def _reader(plugin: str, name: str) -> Callable[[io.BytesIO], Image.Image]:
-    return getattr(importlib.import_module(f"PIL.{plugin}"), name)
+def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
+    try:
+        module = importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    except ModuleNotFoundError:
+        module = None
+    if module is None or not getattr(module, "SUPPORTED", True):
+        raise ImageError(
+            f"this Pillow cannot read {plugin.upper()}. Convert it to JPEG or PNG, or upgrade: pip install --upgrade Pillow"
+        )
+    return getattr(module, f"{plugin}ImageFile")
 
 
 def _turned(image: Image.Image) -> bool:
     """Whether the EXIF orientation turns the image by a quarter."""
     return image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the usual suffix of an encoded image by how it begins; ".jpg" for one of no known format."""
+    return next((suffix for start, signatures, _, suffix in READERS if data.startswith(signatures, start)), ".jpg")
+
+
+def left_out(names: Collection[str]) -> str:
+    """Return a line about files that stand among images and are not read: how many of which suffix, and what to do; "" for none."""
+    if not names:
+        return ""
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    kinds = Counter(suffix if suffix and suffix.isprintable() else "without a suffix" for suffix in suffixes)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(8))
+    more = f" and {len(kinds) - 8:,} other kinds" if len(kinds) > 8 else ""
+    return (
+        f"{len(names):,} file{'s' if len(names) > 1 else ''} left out ({listed}{more}): only {' '.join(SUFFIXES)} are read. "
+        "Convert photos among them to JPEG or PNG."
+    )
 
 
 def upright(image: Image.Image) -> Image.Image:

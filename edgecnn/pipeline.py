@@ -12,7 +12,7 @@ from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
-from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables, to_toml
@@ -35,7 +35,7 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
-from edgecnn.train.train import input_shape
+from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import fit_confidence, validation_logits
@@ -79,6 +79,8 @@ def train_stage(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
 ) -> dict[str, Any]:
     """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
+    for line in (*dataset.summary(), input_line(recipe, dataset)):
+        reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
@@ -188,6 +190,8 @@ def bundle_stage(
         RunError: if the run was not verified, not with the exports as they are now, or has no model of a precision.
         ParityError: if the gate did not pass.
     """
+    path = out or bundle_path(run)
+    refuse_existing(path, force)
     report = parity_report(run)
     require_parity(report)
     contract = input_contract(run)
@@ -219,7 +223,7 @@ def bundle_stage(
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
     calibrated = any(needs_calibration(run, model.precision) for model in entries)
     chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
-    encoded, golden_encoded = golden_photos(contract)
+    photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -240,10 +244,9 @@ def bundle_stage(
             **({"confidence": dict(confidence)} if confidence else {}),
         },
     )
-    path = out or bundle_path(run)
-    digest = write_bundle(path, manifest, files | model_files | encoded, force=force)
+    # The card first: a command that fails at it leaves no bundle.
     write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, digest
+    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
 
 
 class Stages:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -36,13 +37,47 @@ def corners(image):
 
 
 class TestDecode:
-    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
+    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp", "tiff", "gif", "avif"])
     def test_formats(self, format_):
-        if format_ == "webp" and not features.check("webp"):
-            pytest.skip("this Pillow has no WebP")
+        if format_ in ("webp", "avif") and not features.check(format_):
+            pytest.skip(f"this Pillow cannot read {format_}")
         decoded = images.decode(encoded(quarters(), format_))
         assert (decoded.mode, decoded.size) == ("RGB", (16, 8))
         assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
+
+    @pytest.mark.parametrize("format_", ["gif", "tiff", "avif"])
+    def test_of_several_images_the_first_is_read(self, format_):
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        first, second = quarters(), Image.new("RGB", (16, 8), BLUE)
+        several = encoded(first, format_, save_all=True, append_images=[second])
+        assert corners(images.decode(several)) == corners(first) != corners(second)
+
+    @pytest.mark.parametrize("format_", ["tiff", "avif"])
+    @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+    def test_a_turned_one_is_upright_in_the_header_too(self, format_, compression):
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = 6
+        data = encoded(quarters(), format_, exif=exif, **({"compression": compression} if format_ == "tiff" else {}))
+        decoded = images.decode(data)
+        assert decoded.size == (8, 16) and images.probe(data) == (16, 8, 3)
+        assert corners(decoded) == [BLUE, RED, WHITE, GREEN]
+
+    def test_transparency_of_a_gif_is_laid_over_white(self):
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        image.paste(1, (4, 0, 8, 8))
+        decoded = images.decode(encoded(image, "gif", transparency=0))
+        assert decoded.getpixel((1, 1)) == WHITE and decoded.getpixel((6, 6)) == BLUE
+
+    def test_a_format_that_pillow_lacks_says_what_to_do(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)  # as in Pillow before 11.3
+        images._reader.cache_clear()
+        with pytest.raises(ImageError, match=r"this Pillow cannot read AVIF\. .*pip install --upgrade Pillow"):
+            images.decode(b"\0\0\0\x1cftypavif" + bytes(40))
+        images._reader.cache_clear()
 
     def test_is_what_pillow_opens(self):
         """The plugin is called directly, for speed: same pixels as Image.open."""
@@ -158,8 +193,26 @@ class TestRefused:
             images.probe(data)
 
     def test_another_format_is_named(self):
-        with pytest.raises(ImageError, match="JPEG, PNG, BMP, WebP"):
-            images.decode(encoded(quarters(), "gif"))
+        with pytest.raises(ImageError, match="JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF"):
+            images.decode(encoded(quarters(), "ppm"))
+
+    @pytest.mark.parametrize("format_", ["tiff", "gif", "avif"])
+    def test_what_other_decoders_raise_is_one_error(self, format_, capfd):
+        """Damaged anywhere, they decode to something or raise ImageError; nothing is printed."""
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        whole = encoded(quarters(), format_)
+        random = np.random.default_rng(0)
+        refused = 0
+        for _ in range(300):
+            data = bytearray(whole)
+            data[random.integers(12, len(data))] ^= random.integers(1, 256)
+            try:
+                images.decode(bytes(data))
+            except ImageError:
+                refused += 1
+        assert refused > 10
+        assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
     def test_truncated_anywhere(self, format_):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecnn.errors import RecipeError
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
+from edgecnn.recipe import Recipe, build_recipe, keys, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
 
 
 def test_defaults_are_the_dataclasses():
@@ -99,3 +99,36 @@ def test_shipped_recipes_are_valid(root):
     assert len(recipes) >= 3
     for path in recipes:
         assert build_recipe(load_recipe(path), str(path)).name == path.parent.name
+
+
+def test_every_key_is_listed_with_a_meaning_of_one_line():
+    listed = {key.name: key for key in keys()}
+
+    def names(tables, prefix=""):
+        for name, value in tables.items():
+            if isinstance(value, dict) and name != "options":
+                yield from names(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    assert {name: key.default for name, key in listed.items()} == dict(names(to_tables(Recipe())))
+    for key in listed.values():
+        assert 10 < len(key.meaning) <= 100 and "\n" not in key.meaning and key.meaning.endswith("."), key
+
+
+def test_listed_limits_are_those_that_are_enforced():
+    listed = {key.name: key for key in keys()}
+    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
+    assert listed["qat.method"].limits == "auto, qat, ptq"
+    for key in listed.values():
+        if " to " not in key.limits:
+            continue
+        kind = int if key.type == "whole number" else float
+        low, high = (kind(text.replace(",", "")) for text in key.limits.split(" to "))
+        for value, accepted in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+            tables = nest([(key.name, value)])
+            if accepted:
+                build_recipe(tables)
+            else:
+                with pytest.raises(RecipeError, match="must be between"):
+                    build_recipe(tables)

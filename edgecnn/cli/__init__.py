@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "export",
     "verify": "verify",
     "bundle": "workstation",
-    "run": "workstation",
+    "run": "pipeline",
     "classify": "classify",
     "capture": "capture",
     "selftest": "device",

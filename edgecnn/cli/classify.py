@@ -166,7 +166,7 @@ def classify(
         from edgecnn.device.lines import error_line, file_line
     count = failed = 0
     for outcome in classify_sources(
-        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit
+        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit, note=note
     ):
         count += 1
         failed += outcome.error is not None

@@ -46,11 +46,22 @@ LearningRate = Annotated[
     float | None,
     typer.Option(help="Peak learning rate of the float phase.", show_default="the recipe's, else 0.003"),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH",
+        help="The network's input in pixels, width x height as for cameras, such as 160x120; one number is a square's side.",
+        show_default="the recipe's, else the images' own up to 224, or 96 where they differ or are larger",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights and batches.", show_default="the recipe's, else 1")]
 Setting = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any recipe key, such as train.shift=4; repeat it.", show_default="none"
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any recipe key, such as train.shift=4; repeat it. edgecnn train --keys lists them.",
+        show_default="none",
     ),
 ]
 OutRun = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/DATA-NETWORK")]
@@ -110,16 +121,33 @@ FLAG_KEYS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "seed": "seed",
+    "width": "network.width",
+    "height": "network.height",
     "input_scale": "network.input_scale",
     "input_zero_point": "network.input_zero_point",
 }
 """Options that are short for a recipe key."""
 
 
+def input_size(text: str | None) -> dict[str, int | None]:
+    """Read --size: WIDTHxHEIGHT, or one number for a square, as the flags of `resolve`; None for both without it.
+
+    Raises:
+        typer.BadParameter: a usage error, for anything else.
+    """
+    if text is None:
+        return {"width": None, "height": None}
+    from edgecnn.cli.options import read_size
+
+    width, height = read_size(text, square=True)
+    return {"width": width, "height": height}
+
+
 def train(
     recipe: RecipeArgument = None,
     data: Data = None,
     network: Network = None,
+    size: Size = None,
     init: Init = None,
     epochs: Epochs = None,
     qat_epochs: QatEpochs = None,
@@ -152,6 +180,14 @@ def train(
             show_default="off",
         ),
     ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="List all recipe keys with type, default, limits and meaning; do nothing else.",
+            show_default="off",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a network: a float phase, then a quantization-aware phase.
@@ -161,13 +197,18 @@ def train(
 
     \b
     Examples:
-      edgecnn train --data photos/ --network article --epochs 10
+      edgecnn train --data photos/ --network article --size 128 --epochs 10
       edgecnn train recipe.toml --set train.flip=no
       edgecnn train --dry-run --network resnet8
       edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
     """
+    if keys:
+        from edgecnn.cli.keys import show_keys
+
+        show_keys(json)
+        return
     from edgecnn.workers import read_workers
 
     if worker is not None and workers is None:
@@ -178,6 +219,7 @@ def train(
     flags = {
         "data": data,
         "network": network,
+        **input_size(size),
         "init": None if init is None else str(init),
         "epochs": epochs,
         "qat_epochs": qat_epochs,
@@ -222,7 +264,7 @@ def train(
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
-            show_dry_run(resolved, dataset, network_name, json)
+            show_dry_run(resolved, dataset, network_name, reporter, json)
             return
         if cluster and not cluster.first:
             run = None
@@ -308,64 +350,3 @@ def bundle(
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
         print(confidence_line(confidence).removeprefix("- "))
-
-
-def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
-    data: Data = None,
-    network: Network = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    qat_epochs: QatEpochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    seed: Seed = None,
-    setting: Setting = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
-    max_drop: MaxDrop = 1.0,
-    target_error: TargetError = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Take a recipe through every stage: train, export, verify, bundle.
-
-    A stage whose inputs have not changed is skipped; training that was interrupted goes on.
-
-    \b
-    Example:
-      edgecnn run models/digits/recipe.toml
-    """
-    resolved = resolve(
-        recipe,
-        setting,
-        data=data,
-        network=network,
-        init=None if init is None else str(init),
-        epochs=epochs,
-        qat_epochs=qat_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import RUNS
-
-    path = out or RUNS / (resolved.name or recipe.stem)
-    with ProgressReporter() as reporter:
-        reporter.note(f"run {path}")
-        from edgecnn.pipeline import bundle_path, run_recipe
-
-        try:
-            finished, report = run_recipe(
-                resolved, path, reporter, max_drop=max_drop, target_error=target_error, force=force
-            )
-        except KeyboardInterrupt:
-            note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
-            raise
-    if json:
-        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
-    else:
-        from edgecnn.cli.verify import print_report
-
-        print_report(report)
-        print(f"bundle: {bundle_path(finished)}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgecnn.data.cifar10 import is_cifar10, open_cifar10, read_cifar10
-from edgecnn.data.dataset import Dataset, Duplicate, Split
+from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Split
 from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
@@ -18,7 +18,7 @@ from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe
 
-__all__ = ["DATASETS", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
+__all__ = ["DATASETS", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
 
 DATASETS: Mapping[str, Callable[[Progress | None], Listing]] = {
     "cifar10": open_cifar10,

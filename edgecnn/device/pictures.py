@@ -17,8 +17,6 @@ TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: I
 SHARPNESS_WIDTH = 320
 THUMBNAIL = 32
 
-SUFFIX_OF = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
-
 
 def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
     """Turn a frame clockwise.
@@ -45,7 +43,7 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
         ImageError: if bytes that have to be turned cannot be decoded.
     """
     if isinstance(image, bytes) and not rotation:
-        return image, next((suffix for start, suffix in SUFFIX_OF if image.startswith(start)), ".jpg")
+        return image, images.suffix_of(image)
     upright = turn(image, rotation)
     picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
     buffer = io.BytesIO()

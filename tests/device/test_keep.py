@@ -56,7 +56,7 @@ def test_what_is_unsure(keeper, tmp_path):
     one.offer(taken(jpeg(10), 0), top(score=0.4), "cat")
     one.offer(taken(jpeg(10), 1), top(score=0.5), "cat")
     one.offer(taken(jpeg(10), 2), top("dog", 0.9), ABSTAIN)
-    one.offer(taken(b"\x89PNG", 3), (), ABSTAIN)
+    one.offer(taken(b"\x89PNG\r\n\x1a\n", 3), (), ABSTAIN)
     assert files(tmp_path / "unsure") == [
         "cat/20251125T040000.250000Z-0.jpg",
         "dog/20251125T040000.250000Z-2.jpg",
