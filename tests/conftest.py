@@ -50,6 +50,15 @@ class Silent:
         assert done <= total or not total
 
 
+def pytest_runtest_setup(item):
+    """Skip a test marked `needs` where a program is missing."""
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if shutil.which(program) is None]
+        if missing:
+            package = mark.kwargs.get("package", " ".join(mark.args))
+            pytest.skip(f"{' and '.join(missing)} not on this machine: apt-get install {package}")
+
+
 @pytest.fixture(scope="session")
 def root():
     """The project's root folder."""
