@@ -125,7 +125,7 @@ class UncertainFrames:
         for line in lines:
             size, _, name = line.partition(" ")
             parts = name.split("/")
-            if not size.isdigit() or len(parts) != 2 or any(part in ("", ".", "..") for part in parts):
+            if not size.isdecimal() or len(parts) != 2 or any(part in ("", ".", "..") for part in parts):
                 continue  # a line cut short by a full disk
             with contextlib.suppress(OSError):
                 if os.lstat(self._folder / name).st_size == int(size):

@@ -14,14 +14,15 @@ EPOCHS = 12
 """Of 300 batches each, so that one takes long enough to be interrupted in time on a busy machine."""
 
 
-def start(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "edgecnn", "train", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(spawn, tmp_path):
+    """Start `edgecnn train …`."""
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "edgecnn", "train", *arguments]
+        return spawn(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return call
 
 
 def epochs(folder):
@@ -33,9 +34,9 @@ def epochs(folder):
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(tmp_path, signal_):
+def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, signal_):
     few = ("--data", "digits", "--epochs", str(EPOCHS), "--qat-epochs", "0", "--batch-size", "4")
-    process = start(tmp_path, *few, "--out", "run")
+    process = start(*few, "--out", "run")
     deadline = time.monotonic() + 120
     while len(epochs(tmp_path)) < 3:
         assert process.poll() is None, process.communicate()[1]
@@ -49,7 +50,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(tmp_path, sign
     if signal_ == signal.SIGINT:
         assert process.returncode == 130
         assert "edgecnn train --resume --out run" in err
-    resumed = start(tmp_path, "--resume", "--out", "run")
+    resumed = start("--resume", "--out", "run")
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
     assert epochs(tmp_path) == [("float", number) for number in range(1, EPOCHS + 1)]

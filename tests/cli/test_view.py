@@ -137,14 +137,14 @@ def test_the_cursor_comes_back(terminal):
     assert terminal.getvalue() == HIDE + SHOW
 
 
-def test_in_a_terminal_until_a_signal(root, tmp_path):
+def test_in_a_terminal_until_a_signal(root, tmp_path, spawn):
     pty = pytest.importorskip("pty", reason="there are no terminals here")
     from edgecnn.runtime.engines import engines_for, is_installed
 
     if not any(map(is_installed, engines_for("tflite"))):
         pytest.skip("no TFLite engine is installed")
     terminal, inner = pty.openpty()
-    process = subprocess.Popen(
+    process = spawn(
         [sys.executable, "-m", "edgecnn", "classify", "synthetic:64x48?fps=20", "--warm-up", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"},

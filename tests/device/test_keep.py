@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import time
 
 import numpy as np
 import pytest
@@ -71,7 +72,10 @@ def test_one_a_second_of_a_camera_all_of_others(keeper, tmp_path):
         one = keeper(clock=lambda times=times: next(times))
         for seq in range(9):
             one.offer(taken(jpeg(10), 100 * live + seq, live), top(), ABSTAIN)
-        assert len([name for name in files(tmp_path / "unsure") if ("-10" in name) == live]) == count
+        kept = [name for name in files(tmp_path / "unsure") if ("-10" in name) == live]
+        assert len(kept) == count and (not live or kept[1].endswith("-104.jpg")), (
+            "a second later, not after more than one"
+        )
 
 
 def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
@@ -85,11 +89,13 @@ def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
 
 
 def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
+    written = []
+    monkeypatch.setattr(os, "fsync", written.append)  # the slow part
     one = keeper()
     for seq in range(500):
         one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
     assert len((tmp_path / "unsure" / INDEX).read_text().splitlines()) < 100
+    assert len(written) < 520, "an SD card wears: the index is not written anew at each frame"
     keeper().offer(taken(jpeg(990), 500), top(), ABSTAIN)
     assert len(files(tmp_path / "unsure")) == 1
 
@@ -119,6 +125,36 @@ def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path):
     for seq in range(3):
         one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
     assert victim.exists()
+
+
+def test_an_index_that_was_damaged_or_edited_removes_nothing(keeper, tmp_path):
+    folder = tmp_path / "unsure" / "cat"
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.jpg").write_bytes(jpeg(300))
+    index = "x cat/a.jpg\n² cat/b.jpg\n299 cat/c.jpg\n301 cat/d.jpg\ncat/a.jpg\n\n"
+    (tmp_path / "unsure" / INDEX).write_text(index, encoding="utf-8")
+    one = keeper(cap_bytes=310)
+    one.offer(taken(jpeg(300)), top(), ABSTAIN)
+    assert {f"cat/{name}.jpg" for name in ("a", "b", "c", "d")} < set(files(tmp_path / "unsure"))
+
+
+def test_names_are_of_world_time_and_sort(keeper, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        keeper(wall=lambda: 1764043200.0625).offer(taken(jpeg(10)), top(), ABSTAIN)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert files(tmp_path / "unsure") == ["cat/20251125T040000.062500Z-0.jpg"]
+
+
+def test_a_frame_as_large_as_all(keeper, tmp_path):
+    one = keeper()
+    for seq in range(2):
+        one.offer(taken(jpeg(1000), seq), top(), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["1"]
 
 
 def test_a_frame_larger_than_all(keeper, tmp_path):

@@ -82,9 +82,8 @@ edgecnn.cli.run()
 
 
 @pytest.fixture
-def start(root, tmp_path):
-    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none; it is killed in the end."""
-    processes = []
+def start(root, tmp_path, spawn):
+    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none."""
 
     def call(state, *arguments, **options):
         code = (
@@ -94,13 +93,9 @@ def start(root, tmp_path):
         )
         environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        processes.append(subprocess.Popen([sys.executable, *code], cwd=tmp_path, env=environment, **options))
-        return processes[-1]
+        return spawn([sys.executable, *code], cwd=tmp_path, env=environment, **options)
 
-    yield call
-    for process in processes:
-        process.kill()
-        process.communicate()
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +206,17 @@ def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
     if state in ("classifying", "saving"):
         assert "CLOSED" in err
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_it(start):
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start("classifying", "--json", "--warm-up", "0", **ignore)
+    wait_for(process.stdout, b'"seq"')
+    process.send_signal(signal.SIGHUP)
+    for _ in range(3):
+        wait_for(process.stdout, b'"seq"')
+    process.terminate()
+    finish(process, 143)
 
 
 def test_a_command_at_each_change_and_a_signal_while_it_runs(start, tmp_path):
