@@ -17,8 +17,8 @@ from typing import Any
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.images import FITS
 
-INPUT_RANGES = {"centred": (1 / 128, 0), "raw": (1.0, -128)}
-"""The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, or the pixel."""
+INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
+"""The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
 def key(default: Any, meaning: str, **limits: Any) -> Any:

@@ -7,6 +7,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.workstation import (
+    AcceptConversion,
     BatchSize,
     Data,
     Epochs,
@@ -41,6 +42,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
     max_drop: MaxDrop = 1.0,
     target_error: TargetError = None,
+    accept_conversion: AcceptConversion = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -75,12 +77,22 @@ def run(
 
         try:
             finished, report = run_recipe(
-                resolved, path, reporter, max_drop=max_drop, target_error=target_error, force=force
+                resolved,
+                path,
+                reporter,
+                max_drop=max_drop,
+                target_error=target_error,
+                accept_conversion=accept_conversion,
+                force=force,
             )
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
             raise
     if json:
+        from edgecnn.report.table import warning_lines
+
+        for line in warning_lines(report):
+            note(line)
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
     else:
         from edgecnn.cli.verify import print_report

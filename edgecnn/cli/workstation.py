@@ -82,6 +82,15 @@ TargetError = Annotated[
     ),
 ]
 
+AcceptConversion = Annotated[
+    bool,
+    typer.Option(
+        "--accept-conversion",
+        help="Let int8 files pass that differ from the fake-quantized model by more than the limit; report and card say so.",
+        show_default="off",
+    ),
+]
+
 
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
     """Lay the command line over the recipe file over the defaults.
@@ -123,6 +132,7 @@ FLAG_KEYS = {
     "seed": "seed",
     "width": "network.width",
     "height": "network.height",
+    "input_range": "network.input_range",
     "input_scale": "network.input_scale",
     "input_zero_point": "network.input_zero_point",
 }
@@ -301,7 +311,6 @@ def train(
 def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
-    target_error: TargetError = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -315,33 +324,25 @@ def bundle(
 ) -> None:
     """Put a verified run's models, labels, report and golden vectors into one .edgecnn file.
 
-    A temperature that makes scores what they claim is fitted on validation images, and travels along, as does the
-    threshold of --target-error.
+    The temperature and the threshold that verify chose travel along.
 
     \b
     Examples:
       edgecnn bundle --out cats.edgecnn
-      edgecnn bundle --target-error 0.05
       edgecnn bundle --only int8
     """
-    from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import open_run
 
     opened = open_run(run)
     note(f"run {opened.path}")
-    with ProgressReporter() as reporter:
-        from edgecnn.pipeline import bundle_stage, confidence_stage, parity_report
+    from edgecnn.pipeline import bundle_stage, parity_report, verified_confidence
+    from edgecnn.report.table import warning_lines
 
-        confidence = confidence_stage(opened, target_error, reporter)
-        tested = parity_report(opened)["confidence"]
-        if not tested or (tested["temperature"], tested["threshold"]) != (
-            confidence["temperature"],
-            confidence["threshold"],
-        ):
-            reporter.note(
-                "the parity report has no test figures for these scores. For them: edgecnn verify, then bundle again"
-            )
-        path, digest = bundle_stage(opened, out, confidence=confidence, only=only or (), force=force)
+    path, digest = bundle_stage(opened, out, only=only or (), force=force)
+    report = parity_report(opened)
+    confidence = verified_confidence(opened, report)
+    for line in warning_lines(report):
+        note(line)
     size = path.stat().st_size
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
@@ -349,4 +350,4 @@ def bundle(
         from edgecnn.report.card import confidence_line
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
-        print(confidence_line(confidence).removeprefix("- "))
+        print(confidence_line(confidence))

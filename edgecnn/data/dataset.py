@@ -67,12 +67,13 @@ class Dataset:
         duplicates: images kept out of their split; filled by loading "train".
         conflicts: images that stand in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
+        own_test: whether the source brings a test split.
     """
 
-    def __init__(self, listing: Listing, recipe: DataRecipe):
+    def __init__(self, listing: Listing, recipe: DataRecipe, for_training: bool = True):
         """Divide a listing.
 
-        Raises:
+        Raises, for training:
             DatasetError: if a class has no training image, or validation or test are empty.
         """
         self.name = listing.name
@@ -85,7 +86,9 @@ class Dataset:
         self._recipe = recipe
         self._read = listing.read
         self._items = splits.divide(listing.items, recipe)
-        splits.check(self._items, self.labels, recipe, self.name)
+        self.own_test = any(item.split == "test" for item in listing.items)
+        if for_training:
+            splits.check(self._items, self.labels, recipe, self.name)
         self.sizes = {split: len(items) for split, items in self._items.items()}
         self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self._items.items()}
         self.fingerprint = splits.fingerprint(self._items, self.labels)

@@ -14,7 +14,7 @@ from edgecnn.verify.foreign import is_scores, open_foreign
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.models import verify_models
 
-UNIT = {"scale": 1 / 255, "zero_point": -128}
+UNIT = {"input_range": "unit"}
 """The range 0 to 1, as MLPerf's and many others' models read."""
 
 
@@ -100,7 +100,7 @@ def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, na
 def test_a_wrong_range_shows_in_the_outputs(files, photos):
     right, wrong = (
         verified(files, "float.tflite", "int8.tflite", photos, **given)["comparisons"][0]
-        for given in (UNIT, {"scale": 1 / 128, "zero_point": 0})
+        for given in (UNIT, {"input_range": "centred"})
     )
     # the int8 file's own range begins at 0, so that half of the wrong one is cut off
     assert wrong["largest_lsb"] > 3 * right["largest_lsb"]
