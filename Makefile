@@ -1,6 +1,8 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
+# make docs   the documents as a site, in site/
+# make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 
 # Python's own path, not a link to it, which may go
@@ -16,7 +18,10 @@ TFLITE := .venv-tflite-3.11
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
 DEFAULT := not slow and not emulated and not gpu
 
-.PHONY: demo test test-tools test-emulated lint device-venvs clean
+# its notice about other generators
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo test test-tools test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -39,13 +44,23 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy edgecnn tools
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --quiet
+
+release: $(VENV)/.release
+	$(BIN)/python tools/release.py --python $(PYTHON) --python python3.13
+
 $(VENV)/.train: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev,docs]'
+	touch $@
+
+$(VENV)/.release: $(VENV)/.dev
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[release]'
 	touch $@
 
 device-venvs: $(DEVICE_311)/.done $(if $(PYTHON_313),$(DEVICE_313)/.done) $(TFLITE)/.done
@@ -67,4 +82,4 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* demo dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
