@@ -3,11 +3,14 @@
 import contextlib
 import io
 import struct
+import subprocess
 import sys
 import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, features
 
 from edgecnn import images
@@ -34,6 +37,15 @@ def corners(image):
     pixels = np.asarray(image)
     near = [pixels[y, x] for y in (1, -2) for x in (1, -2)]
     return [tuple(int(value > 127) * 255 for value in pixel) for pixel in near]
+
+
+DAMAGED_EXIF = {
+    "points outside": b"II*\0\xff\xff\xff\xff" + bytes(20),
+    "no header": b"no TIFF at all",
+    "cut": b"II*\0\x08\0\0\0\x05\0\x12\x01\x03\0",
+    "orientation 9": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0" + bytes(4),
+    "orientation is a text": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x03\0\0\0ab\0\0" + bytes(4),
+}
 
 
 class TestDecode:
@@ -111,11 +123,20 @@ class TestDecode:
         assert corners(decoded) == expected
         assert images.probe(data) == (decoded.height, decoded.width, 3)
 
-    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-    def test_broken_exif_is_no_reason_to_fail_otherwise_than_by_image_error(self):
-        data = encoded(quarters(), "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
-        with contextlib.suppress(ImageError):
-            assert images.decode(data).size == (16, 8)
+    @pytest.mark.parametrize("damage", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+    def test_damaged_exif_is_no_reason_to_refuse_a_picture_or_to_print(self, damage, tmp_path, root):
+        (tmp_path / "photo.jpg").write_bytes(encoded(quarters(), "jpeg", exif=b"Exif\0\0" + damage))
+        code = (
+            "import sys; from edgecnn import images; data = images.read_file(sys.argv[1])\n"
+            "print(images.decode(data).size, images.probe(data))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-W", "default", "-c", code, tmp_path / "photo.jpg"],
+            capture_output=True,
+            text=True,
+            cwd=root,
+        )
+        assert (result.stdout, result.stderr) == ("(16, 8) (8, 16, 3)\n", "")
 
     def test_grey(self):
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -152,7 +173,41 @@ class TestDecode:
 
     def test_grey_with_alpha(self):
         pixels = np.array([[[0, 255], [0, 0]]], np.uint8)
-        assert np.array_equal(images.decode(encoded(Image.fromarray(pixels, "LA")), 1), [[0, 255]])
+        data = encoded(Image.fromarray(pixels, "LA"))
+        assert np.array_equal(images.decode(data, 1), [[0, 255]])
+        assert np.asarray(images.decode(data, 3)).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "I", "F", "P", "RGB", "RGBA", "CMYK"])
+    def test_a_picture_without_colour_has_one_channel(self, mode):
+        """By its header, by which training chooses the network's input."""
+        format_ = "tiff" if mode in ("I", "F", "CMYK") else "png"
+        image = Image.fromarray(np.zeros((8, 8), np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8))
+        assert images.probe(encoded(image, format_))[2] == (3 if mode in ("P", "RGB", "RGBA", "CMYK") else 1)
+
+    def test_more_than_16_bits_are_white_and_not_black_again(self):
+        """Beyond 65535 the samples of a 32-bit TIFF would wrap around."""
+        levels = np.array([[-70_000, -1, 0, 32_768, 65_535, 65_536, 131_071, 1_000_000]])
+        expected = [[0, 0, 0, 128, 255, 255, 255, 255]]
+        for dtype in (np.int32, np.float32):
+            data = encoded(Image.fromarray(levels.astype(dtype)), "tiff")
+            assert np.asarray(images.decode(data, 1)).tolist() == expected
+            assert np.asarray(images.decode(data, 3))[:, :, 1].tolist() == expected
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_bands_leave_no_trace(self, mode, channels, monkeypatch):
+        """Large images are converted band by band: same pixels."""
+        noise = np.random.default_rng(0).integers(0, 256, (41, 29, 4), np.uint8)
+        if mode == "I;16":
+            image = Image.fromarray(noise[:, :, :2].copy().view(np.uint16)[:, :, 0])
+        else:
+            image = Image.fromarray(noise, "RGBA").convert(mode)
+        if mode == "P":
+            image.info["transparency"] = 7
+        whole = np.asarray(images.to_mode(image, channels))
+        monkeypatch.setattr("edgecnn.modes.BAND_PIXELS", 100)
+        assert np.array_equal(images.to_mode(image, channels), whole)
+        assert np.array_equal(images.as_array(Image.fromarray(whole)), whole)
 
     def test_palette(self):
         palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
@@ -316,10 +371,34 @@ class TestResize:
             ((101, 100), 10, 10, (0, 0, 100, 100)),
             ((100, 100), 10, 20, (0, 25, 100, 75)),
             ((1000, 1), 10, 10, (499, 0, 500, 1)),
+            ((100, 99), 2, 3, (0, 16, 100, 83)),
+            ((99, 100), 3, 2, (16, 0, 83, 100)),
         ],
     )
     def test_crop_box(self, size, height, width, box):
         assert images.crop_box(size, height, width) == box
+
+    @given(
+        size=st.tuples(st.integers(1, 400), st.integers(1, 400)), height=st.integers(1, 64), width=st.integers(1, 64)
+    )
+    def test_a_crop_is_the_largest_of_its_aspect_and_in_the_middle(self, size, height, width):
+        left, top, right, bottom = images.crop_box(size, height, width)
+        assert abs(left - (size[0] - right)) <= 1 and abs(top - (size[1] - bottom)) <= 1
+        assert min(left, top) >= 0
+        scale = min(size[0] / width, size[1] / height)
+        for side, exact in ((right - left, scale * width), (bottom - top, scale * height)):
+            assert abs(side - exact) <= 0.5 or (side == 1 and exact < 1), "the nearest whole number of pixels"
+
+    @given(size=st.tuples(st.integers(1, 60), st.integers(1, 60)), height=st.integers(1, 40), width=st.integers(1, 40))
+    def test_letterbox_shows_the_whole_image_in_the_middle(self, size, height, width):
+        boxed = images.resize(Image.new("L", size, 255), height, width, "letterbox")[:, :, 0]
+        rows, columns = np.flatnonzero((boxed == 255).any(axis=1)), np.flatnonzero((boxed == 255).any(axis=0))
+        scale = min(width / size[0], height / size[1])
+        for where, length, exact in ((rows, height, size[1] * scale), (columns, width, size[0] * scale)):
+            assert np.array_equal(where, np.arange(where[0], where[-1] + 1))
+            assert abs(where[0] - (length - 1 - where[-1])) <= 1, "bars of one size on both sides"
+            assert abs(len(where) - exact) <= 0.5 or (len(where) == 1 and exact < 1)
+        assert (boxed == 255).sum() == len(rows) * len(columns)
 
     def test_letterbox_keeps_the_aspect_between_grey_bars(self):
         boxed = images.resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
@@ -378,6 +457,14 @@ class TestResize:
         ramp = np.repeat(np.arange(0, 256, 51, dtype=np.uint8)[np.newaxis], 6, axis=0)
         large = images.resize(Image.fromarray(ramp), 48, 48)[24, :, 0].astype(int)
         assert (np.diff(large) >= 0).all() and np.diff(large).max() <= 8
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_enlarged_in_one_direction_and_reduced_in_the_other(self, turned):
+        """Seven levels along eight times as many pixels come out as a ramp, not as seven steps."""
+        ramp = np.repeat(np.arange(0, 256, 42, dtype=np.uint8)[:, np.newaxis], 400, axis=1)
+        small = images.resize(ramp.T if turned else ramp, 56, 56, "stretch")[:, :, 0].astype(int)
+        steps = np.diff(small, axis=1 if turned else 0)
+        assert steps.min() >= 0 and steps.max() <= 42 / 8 + 1
 
     @pytest.mark.parametrize("rotation", images.ROTATIONS)
     def test_rotation_turns_clockwise(self, rotation):
@@ -446,6 +533,25 @@ class TestReducedDecoding:
         whole = images.resize(images.decode(data), 32, 32).astype(int)
         reduced = images.load(data, 32, 32, 3).astype(int)
         assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, and what the JPEG has lost"
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize(("size", "least"), [((160, 640), (16, 64)), ((640, 160), (64, 16))])
+    @pytest.mark.parametrize("fit", images.FITS)
+    def test_no_detail_is_lost_where_input_or_picture_are_not_square(self, size, least, orientation, fit):
+        """A picture, upright of `size`, that was stored turned: decoded too small in one direction, its blotches would run together."""
+        coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
+        upright = Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
+        inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(
+            orientation, images.TURNS.get(orientation)
+        )
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = orientation
+        stored = upright if inverse is None else upright.transpose(inverse)
+        data = encoded(stored, "jpeg", quality=95, subsampling=0, exif=exif.tobytes())
+        expected = images.resize(upright, *least, fit).astype(float)
+        found = images.load(data, *least, 3, fit)
+        assert found.shape == (*least, 3)
+        assert np.sqrt(((found - expected) ** 2).mean()) < 0.12 * expected.std() + 3
 
     def test_truncated_ones_are_refused_too(self):
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
