@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from edgecnn.cli import COMMANDS
+from edgecnn.errors import MissingExtraError
 
 VENVS = (".venv-device-3.11", ".venv-device-3.13", ".venv-tflite-3.11")
 EACH = [pytest.param(name, marks=pytest.mark.needs("python3.13") if "3.13" in name else ()) for name in VENVS]
@@ -61,3 +65,56 @@ def test_it_answers_as_the_first_does(root, photo, tmp_path, name):
     for one, another in zip(first["top"], other["top"], strict=True):
         # one code of the int8 output is worth a few hundredths of a score at most
         assert one["score"] == pytest.approx(another["score"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", "photos"),
+        ("train", "--dry-run", "--data", "photos"),
+        ("networks",),
+        ("run", "digits.toml"),
+        ("export", "--from", "model.keras", "--calibrate", "photos"),
+        ("export",),
+        ("verify",),
+        ("verify", "--layers"),
+        ("bundle",),
+    ],
+    ids=" ".join,
+)
+def test_the_workstations_commands_name_the_extra(root, tmp_path, finished_run, arguments):
+    python = python_of(root, ".venv-device-3.11")
+    shutil.copytree(finished_run.path, tmp_path / "runs" / "latest")
+    for name in ("export", "model-int8.tflite", "parity.json", "confidence.json", "stages.json"):
+        (tmp_path / "runs" / "latest" / name).unlink(missing_ok=True)
+    (tmp_path / "digits.toml").write_text('name = "new"\n[data]\nsource = "digits"\n')
+    (tmp_path / "model.keras").write_bytes(b"a model")
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (12, 12), (number, len(label), ord(label[0]))).save(
+                tmp_path / "photos" / label / f"{number}.png"
+            )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        [python, "-m", "edgecnn", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == MissingExtraError.exit_code, result.stderr
+    assert "Traceback" not in result.stderr
+    first, second = result.stderr.splitlines()[-2:]
+    assert first.startswith("edgecnn: error: this command needs ")
+    assert second.startswith("pip install ") and second.endswith("[train]'")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_needs_the_base_install_alone(root, tmp_path, command):
+    python = python_of(root, ".venv-device-3.11")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        [python, "-m", "edgecnn", command, "--help"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stdout.startswith("Usage: "), result.stderr
+
+
+def test_the_recipe_keys_are_listed_without_the_extra(root, tmp_path):
+    assert len(call(python_of(root, ".venv-device-3.11"), tmp_path, "train", "--keys", "--json")) > 40

@@ -5,6 +5,7 @@ import gc
 # Imports make objects that stay: looking for garbage among them is a tenth of a short command.
 gc.set_threshold(100_000)
 
+import atexit
 import contextlib
 import errno
 import importlib
@@ -104,6 +105,13 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
         sys.stdout.flush()
     except EdgeCNNError as error:
         code = failed(error)
+    except ModuleNotFoundError as error:
+        from edgecnn.cli.extras import missing_extra
+
+        lacking = missing_extra(error)
+        if lacking is None:
+            raise
+        code = failed(lacking)
     except KeyboardInterrupt:
         code = 130
     except OSError as error:
@@ -117,7 +125,11 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
 
 
 def leave_at_once(code: int) -> None:
-    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then."""
+    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then.
+
+    What libraries registered to run at exit still runs: TensorFlow's autograph then deletes its temporary files.
+    """
+    atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # `main` has reported what standard output could not take
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,6 +1,7 @@
 """Ctrl-C and kill -9 in the middle of a real training process, then --resume."""
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -57,3 +58,31 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_pat
     first = next(line for line in err.splitlines() if line.startswith("float epoch"))
     # the checkpoint is written before the history: a kill between the two may leave it one epoch ahead
     assert first.split()[2] in (f"{len(kept) + 1}/{EPOCHS}", f"{len(kept) + 2}/{EPOCHS}")
+
+
+def test_a_training_leaves_nothing_in_the_temporary_folder(tmp_path):
+    """The process ends at once, and yet what libraries delete at exit is deleted."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "edgecnn",
+            "train",
+            "--data",
+            "digits",
+            "--epochs",
+            "1",
+            "--qat-epochs",
+            "1",
+            "--batch-size",
+            "256",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(temporary.iterdir()) == []
