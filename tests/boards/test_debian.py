@@ -170,6 +170,7 @@ def test_what_a_package_depends_on(fake_apt, program):
 @pytest.mark.needs("dpkg-deb", package="dpkg")
 def test_a_package_with_lib_goes_below_usr(tmp_path):
     (tmp_path / "p" / "DEBIAN").mkdir(parents=True)
+    (tmp_path / "p" / "DEBIAN").chmod(0o755)  # or dpkg-deb takes it for damaged, where the umask is strict
     (tmp_path / "p" / "DEBIAN" / "control").write_text(
         "Package: p\nVersion: 1\nArchitecture: arm64\nMaintainer: n <n@n.invalid>\nDescription: d\n"
     )

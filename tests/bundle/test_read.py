@@ -14,7 +14,7 @@ import pytest
 
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_array, read_bundle
-from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack
+from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack, write_bundle
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json, sha256
 
@@ -345,3 +345,16 @@ def test_golden_arrays_of_another_count(content, tmp_path):
         changed = files | {name: npy(array)}
         hashes = {key: sha256(item) for key, item in changed.items()}
         refused(pack(dataclasses.replace(manifest, files=hashes), changed), tmp_path)
+
+
+def test_golden_arrays_without_rows(content, tmp_path):
+    """What proves nothing is no proof: a self-test over no images would pass on any device."""
+    manifest, files = content
+    empty = {
+        "golden/inputs.npy": np.zeros((0, 4, 5, 3), np.uint8),
+        "golden/int8.tflite.npy": np.zeros((0, 2), np.int8),
+        "golden/float32.tflite.npy": np.zeros((0, 2), np.float32),
+    }
+    files |= {name: npy(array) for name, array in empty.items()}
+    with pytest.raises(BundleError, match="the 0 golden images, and at least one"):
+        write_bundle(tmp_path / "a.edgecnn", manifest, files)
