@@ -42,7 +42,8 @@ def command_page(name: str) -> str:
     """Return a command's page: its help's text, usage, arguments and options under their headings, and its examples."""
     command = built_command(name)
     context = command.context_class(command, info_name=f"edgecnn {name}")
-    text, examples = [], []
+    text: list[str] = []
+    examples: list[str] = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if paragraph.startswith("\b"):
             heading, *lines = paragraph.removeprefix("\b\n").splitlines()

@@ -37,7 +37,8 @@ def record(commands: dict[str, int], folder: Path) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     for command, count in commands.items():
         words = [sys.executable, "-m", *shlex.split(command)]
-        lines = subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True).stdout.splitlines()
+        text = subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True).stdout
+        lines = text.replace(f"{folder.resolve()}/", "").splitlines()
         console.print(Text.assemble(("$ ", "green"), (command, "bold")))
         for line in lines[:count]:
             console.print(Text(line, no_wrap=True, overflow="ellipsis"), no_wrap=True, overflow="ellipsis")
