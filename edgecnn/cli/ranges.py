@@ -9,8 +9,8 @@ InputRange = Annotated[
     str | None,
     typer.Option(
         metavar="auto|centred|unit|raw",
-        help="A model from elsewhere reads pixels as -1 to 1, 0 to 1 or 0 to 255. auto takes the range with the most right "
-        "answers on validation images, on training images too where those are few, and names it.",
+        help="A model from elsewhere reads pixels as -1 to 1, 0 to 1 or 0 to 255. auto takes the range that suits best on "
+        "validation images, on training images too where those are few, and names it.",
         show_default="auto",
     ),
 ]

@@ -24,6 +24,9 @@ ENOUGH = 100
 FAR, P = 0.1, 0.001
 """Another range is far better where it has this share of the images more right, and one-sided McNemar's p is below P."""
 
+CLOSE = 0.05
+"""Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -96,8 +99,9 @@ def find_range(
 ) -> InputRange:
     """Choose a model's input range, or hold the one that was given against the usual ones.
 
-    For "auto": the range that a quantized input says, else the one of INPUT_RANGES with the most right answers, of equals the one with the
-    smallest negative log-likelihood.
+    For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
+    take chance, the one with the smallest negative log-likelihood. Right answers alone do not tell: a network of ReLUs with small biases
+    answers the same for 0 to 1 and 0 to 255, and is 255 times as sure.
 
     Args:
         call: takes pixels, scale and zero point and returns logits or scores, float32 (n, num_classes).
@@ -131,8 +135,8 @@ def find_range(
         )
 
     trials = [tried(name, *numbers) for name, numbers in INPUT_RANGES.items()]
-    trials.sort(key=lambda trial: (-trial.accuracy, trial.loss))
-    best = trials[0]
+    top = max(trials, key=lambda trial: trial.accuracy)
+    best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
     if given == AUTO:
         text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
         return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text)
@@ -142,14 +146,18 @@ def find_range(
         own = next((trial for trial in trials if (trial.scale, trial.zero_point) == given), None) or tried(
             "given", *given
         )
-    lost, gained = int(np.sum(own.right & ~best.right)), int(np.sum(~own.right & best.right))
     warning = None
-    if best.accuracy - own.accuracy >= FAR and mcnemar_exact(gained, lost, "greater") < P:
+    if best.accuracy - own.accuracy >= FAR and better(best, own) < P:
         warning = (
             f"the input range is probably wrong: {own.accuracy:.1%} of {images.name} right with {spelled(own.scale, own.zero_point)}, "
             f"{best.accuracy:.1%} with {spelled(best.scale, best.zero_point)}. Try --input-range {best.name}"
         )
     return InputRange(name=own.name, scale=own.scale, zero_point=own.zero_point, text="as given", warning=warning)
+
+
+def better(one: Trial, other: Trial) -> float:
+    """Return McNemar's one-sided p: small where one trial is right more often than the other."""
+    return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
 
 
 def declared(entry: Tensor | None) -> str | None:
@@ -177,4 +185,4 @@ def line(model: str, found: InputRange) -> str:
 
 
 def _figures(trials: Sequence[Trial]) -> str:
-    return ", ".join(f"{trial.name} {trial.accuracy:.1%}" for trial in trials) + " right"
+    return ", ".join(f"{trial.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)
