@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import note
+from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import (
     EngineName,
     Fps,
@@ -172,14 +172,16 @@ def classify(
         failed += outcome.error is not None
         if outcome.result is None or outcome.verdict is None:
             if json:
-                print(error_line(outcome.source, str(outcome.error)), flush=True)
+                emit_line(error_line(outcome.source, str(outcome.error)))
             else:
                 note(f"{outcome.source}: {outcome.error}")
         elif json:
             top, latency_ms = outcome.result.top[:top_k], outcome.result.latency_ms
-            print(file_line(outcome.source, top, *outcome.verdict, latency_ms, classifier.model_sha256), flush=True)
+            emit_line(
+                file_line(outcome.source, top, *outcome.verdict, latency_ms, (classifier.name, classifier.model_sha256))
+            )
         else:
-            print(text_line(outcome, top_k), flush=True)
+            emit_line(text_line(outcome, top_k))
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be classified; each is named above.")
     if not count:

@@ -300,6 +300,7 @@ def bundle(
                 "the parity report has no test figures for these scores. For them: edgecnn verify, then bundle again"
             )
         path, digest = bundle_stage(opened, out, confidence=confidence, only=only or (), force=force)
+    remember(path)
     size = path.stat().st_size
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
@@ -308,6 +309,17 @@ def bundle(
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
         print(confidence_line(confidence).removeprefix("- "))
+
+
+def remember(path: Path) -> None:
+    """Let `edgecnn classify` take this bundle when it is given none; a record that cannot be written is a note, not a failure."""
+    from edgecnn.errors import OutputError
+    from edgecnn.runtime.default import remember_bundle
+
+    try:
+        remember_bundle(path)
+    except OutputError as error:
+        note(f"edgecnn classify needs --model {path}: {error}")
 
 
 def run(
@@ -362,6 +374,7 @@ def run(
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
             raise
+    remember(bundle_path(finished))
     if json:
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
     else:
