@@ -52,7 +52,7 @@ class StreamOptions:
     smooth: str
     on_change: str | None
     save_uncertain: Path | None
-    save_below: float
+    save_margin: float
     save_cap: float
 
 
@@ -179,7 +179,7 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
 
     return UncertainFrames(
         options.save_uncertain,
-        below=options.save_below,
+        margin=options.save_margin,
         cap_bytes=round(options.save_cap * 2**20),
         rotation=options.rotate,
     )
