@@ -66,8 +66,8 @@ def root():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_tuned_setting(tmp_path_factory):
-    """What the developer has tuned is not looked at."""
+def no_state(tmp_path_factory):
+    """What the developer has tuned or bundled is not looked at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -96,6 +96,12 @@ def spawn():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def own_state(no_state, tmp_path_factory, monkeypatch):
+    """What one test tunes or bundles is not looked at in another."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture

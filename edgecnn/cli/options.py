@@ -7,7 +7,7 @@ import typer
 
 Model = Annotated[
     Path | None,
-    typer.Option(help="A bundle.", show_default="that of runs/latest, else the installed one, else the one that ships"),
+    typer.Option(help="A bundle.", show_default="the one made last, else the installed one, else the one that ships"),
 ]
 EngineName = Annotated[
     str | None,

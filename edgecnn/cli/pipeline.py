@@ -23,6 +23,7 @@ from edgecnn.cli.workstation import (
     Size,
     TargetError,
     input_size,
+    remember,
     resolve,
 )
 
@@ -88,6 +89,7 @@ def run(
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
             raise
+    remember(bundle_path(finished))
     if json:
         from edgecnn.report.table import warning_lines
 

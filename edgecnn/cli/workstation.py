@@ -339,6 +339,7 @@ def bundle(
     from edgecnn.report.table import warning_lines
 
     path, digest = bundle_stage(opened, out, only=only or (), force=force)
+    remember(path)
     report = parity_report(opened)
     confidence = verified_confidence(opened, report)
     for line in warning_lines(report):
@@ -351,3 +352,14 @@ def bundle(
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
         print(confidence_line(confidence))
+
+
+def remember(path: Path) -> None:
+    """Let `edgecnn classify` take this bundle when it is given none; a record that cannot be written is a note, not a failure."""
+    from edgecnn.errors import OutputError
+    from edgecnn.runtime.default import remember_bundle
+
+    try:
+        remember_bundle(path)
+    except OutputError as error:
+        note(f"edgecnn classify needs --model {path}: {error}")

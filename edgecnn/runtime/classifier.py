@@ -35,13 +35,14 @@ class Classifier:
     does inference on ONNX Runtime; LiteRT and tflite-runtime have one interpreter, on which threads take turns under a lock. For inference
     in parallel on those, give each thread a Classifier of its own.
 
-    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains;
-    `model_sha256` is the SHA-256 of the model's file in the bundle.
+    `name` is the bundle's; `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the
+    bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle.
     """
 
     def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
         self.bundle = bundle
         self.model = model
+        self.name = bundle.manifest.name
         self.labels = bundle.manifest.labels
         self.temperature = np.float32(bundle.manifest.temperature)
         self.threshold = bundle.manifest.threshold
@@ -78,7 +79,8 @@ class Classifier:
             bundle, engine=engine, provider=provider, precision=precision, num_threads=num_threads
         )
         about = (
-            f"{choice.path} ({choice.reason}), {entry.precision} .{entry.format} on {opened.name} {opened.version} "
+            f"model {bundle.manifest.name}: {choice.path} ({choice.reason}), "
+            f"{entry.precision} .{entry.format} on {opened.name} {opened.version} "
             f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
         about += f"; {remark}" if remark else ""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
 
-FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model_sha256"}
+FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model", "model_sha256"}
 ERROR_KEYS = {"schema", "source", "error"}
 
 
@@ -52,8 +52,10 @@ def test_json_lines(command):
         assert set(line) == FILE_KEYS and line["schema"] == "edgecnn.result/1"
         assert [set(item) for item in line["top"]] == [{"label", "index", "score"}] * 2
         assert line["decision"] == line["top"][0]["label"]
+        assert line["model"] == SHIPPED
         assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
     taken = result.stderr.decode()
+    assert taken.startswith(f"model {SHIPPED}: ")
     assert f"{SHIPPED}.edgecnn (ships with edgecnn), int8 .tflite on " in taken
 
 

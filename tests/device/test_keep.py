@@ -26,8 +26,8 @@ def taken(image, seq=0, live=False):
     return Taken(seq, Frame(seq, 0.0, image), "fake", live)
 
 
-def top(label="cat", score=0.4):
-    return (Score(label, 0, score),)
+def top(label="cat", score=0.4, second=0.0):
+    return (Score(label, 0, score), Score("other", 1, second))
 
 
 def files(folder):
@@ -41,7 +41,7 @@ def keeper(tmp_path):
     def make(**options):
         now = iter(range(10**6))
         options = {
-            "below": 0.5,
+            "margin": 0.5,
             "cap_bytes": 1000,
             "wall": lambda: 1764043200.25,
             "clock": lambda: next(now),
@@ -66,16 +66,31 @@ def test_what_is_unsure(keeper, tmp_path):
     assert (tmp_path / "unsure/cat/20251125T040000.250000Z-0.jpg").read_bytes() == jpeg(10)
 
 
-def test_one_a_second_of_a_camera_all_of_others(keeper, tmp_path):
-    for live, count in ((True, 2), (False, 9)):
-        times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
-        one = keeper(clock=lambda times=times: next(times))
-        for seq in range(9):
-            one.offer(taken(jpeg(10), 100 * live + seq, live), top(), ABSTAIN)
-        kept = [name for name in files(tmp_path / "unsure") if ("-10" in name) == live]
-        assert len(kept) == count and (not live or kept[1].endswith("-104.jpg")), (
-            "a second later, not after more than one"
-        )
+@pytest.mark.parametrize(
+    ("scores", "unsure"),
+    [
+        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin is sure
+        ((0.74, 0.26), True),
+        ((0.5, 0.5), True),
+        ((0.6, 0.05), False),
+        ((0.45, 0.3), True),  # many classes
+        ((1.0,), False),
+        ((0.4,), True),
+    ],
+)
+def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, unsure):
+    classes = tuple(Score(f"class {index}", index, score) for index, score in enumerate(scores))
+    keeper().offer(taken(jpeg(10)), classes, classes[0].label)
+    assert bool(files(tmp_path / "unsure")) == unsure
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_one_a_second_of_a_camera_and_of_a_file(keeper, tmp_path, live):
+    times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
+    one = keeper(clock=lambda: next(times))
+    for seq in range(9):
+        one.offer(taken(jpeg(10), seq, live), top(), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["0", "4"]
 
 
 def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
