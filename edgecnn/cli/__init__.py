@@ -18,6 +18,7 @@ import typer.core
 
 from edgecnn import __version__
 from edgecnn.errors import EdgeCNNError, OutputError
+from edgecnn.labels import printable_lines
 
 COMMANDS = {
     "train": "workstation",
@@ -135,7 +136,7 @@ def run() -> None:
 
 def failed(error: EdgeCNNError) -> int:
     """Print an error and return its exit code."""
-    print(f"edgecnn: error: {error}", file=sys.stderr)
+    print(f"edgecnn: error: {printable_lines(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -4,10 +4,12 @@ import json
 import sys
 from typing import Any
 
+from edgecnn.labels import printable_lines
+
 
 def note(text: str) -> None:
-    """Print a note on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a note on standard error. Names in it that an enemy chose cannot move the cursor."""
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def emit_json(value: Any) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgecnn.labels import printable
+
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
 )  # fmt: skip
@@ -124,7 +126,7 @@ def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
         flips = item["flips"]
         if item["kind"] not in ("conversion", "beside") and flips:
             shown = "; ".join(
-                f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}"
+                printable(f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}")
                 for flip in flips[:most]
             )
             lines.append(f"{len(flips):,} answers of {item['reference']} are others in {item['candidate']}: {shown}")
@@ -181,7 +183,7 @@ def board_rows(boards: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows under headings, the first and last column to the left, the others to the right."""
-    table = [tuple(headings), *map(tuple, rows)]
+    table = [tuple(map(printable, row)) for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
 
     def line(row: Sequence[str]) -> str:
