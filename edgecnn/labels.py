@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return "".join(char.encode("unicode_escape").decode() if unsafe(char) else char for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines without unsafe characters in any of them."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
 def why_not_a_label(label: str) -> str:
     """Return why a class cannot have this name; "" if it can."""
     if not label:

@@ -1,4 +1,6 @@
 import dataclasses
+import math
+import re
 
 import pytest
 from hypothesis import given
@@ -35,6 +37,30 @@ def test_unknown_key_names_the_nearest_valid_one():
 def test_bad_values_say_what_was_received_and_expected(tables, message):
     with pytest.raises(RecipeError, match=message):
         build_recipe(tables, "recipe.toml")
+
+
+LIMITED = [
+    (f"{table.name}.{entry.name}", entry)
+    for table in dataclasses.fields(Recipe)
+    if dataclasses.is_dataclass(table.type)
+    for entry in dataclasses.fields(table.type)
+    if "low" in entry.metadata
+]
+
+
+@pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
+def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
+    """By the nearest number beyond, and the message says both limits and what was received."""
+    low, high = entry.metadata["low"], entry.metadata["high"]
+    for value in (low, high):
+        assert build_recipe(nest([(name, entry.type(value))]))
+    below, above = (
+        (low - 1, high + 1) if entry.type is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+    )
+    for value in (below, above):
+        expected = f"recipe.toml: {name} must be between {low:g} and {high:g}, received {value!r}"
+        with pytest.raises(RecipeError, match=f"^{re.escape(expected)}$"):
+            build_recipe(nest([(name, value)]), "recipe.toml")
 
 
 def test_whole_numbers_do_for_floats():

@@ -19,6 +19,7 @@ import typer.core
 
 from edgecnn import __version__
 from edgecnn.errors import EdgeCNNError, OutputError
+from edgecnn.labels import printable_lines
 
 COMMANDS = {
     "train": "workstation",
@@ -147,7 +148,7 @@ def run() -> None:
 
 def failed(error: EdgeCNNError) -> int:
     """Print an error and return its exit code."""
-    print(f"edgecnn: error: {error}", file=sys.stderr)
+    print(f"edgecnn: error: {printable_lines(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

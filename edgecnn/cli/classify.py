@@ -19,6 +19,7 @@ from edgecnn.cli.options import (
     check_choice,
     option_name,
 )
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.classify import Outcome
@@ -177,7 +178,7 @@ def classify(
             if json:
                 emit_line(error_line(outcome.source, str(outcome.error)))
             else:
-                note(f"{outcome.source}: {outcome.error}")
+                note(f"{printable(outcome.source)}: {outcome.error}")
         elif json:
             top, latency_ms = outcome.result.top[:top_k], outcome.result.latency_ms
             emit_line(
@@ -218,7 +219,7 @@ def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
 
 def text_line(outcome: "Outcome", top_k: int) -> str:
     """Return one image's result for people: the source, then the classes with their scores, or the decision to abstain."""
-    source = outcome.source.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
+    source = printable(outcome.source)
     if outcome.result is None or outcome.verdict is None or outcome.verdict.reason:
         return f"{source}: abstain"
-    return f"{source}: {', '.join(f'{item.label} {item.score:.2%}' for item in outcome.result.top[:top_k])}"
+    return f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top[:top_k])}"

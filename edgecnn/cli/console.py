@@ -6,13 +6,15 @@ import shutil
 import sys
 from typing import Any, BinaryIO, TextIO
 
+from edgecnn.labels import printable_lines
+
 LINE_BYTES = 1 << 20
 """Longest line that is one write: with 10,000 classes a result takes 600 kB."""
 
 
 def note(text: str) -> None:
-    """Print a note on standard error."""
-    sys.stderr.write(f"{text}\n")
+    """Print a note on standard error. Names in it that an enemy chose cannot move the cursor."""
+    sys.stderr.write(f"{printable_lines(text)}\n")
     sys.stderr.flush()
 
 

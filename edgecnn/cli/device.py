@@ -6,6 +6,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Model, Threads
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.runtime.selftest import Row
@@ -58,7 +59,7 @@ def selftest(
             verdict = "passed" if layer.passed else "FAILED"
             print(f"{verdict:7} {layer.layer}: {layer.images} images, {len(layer.differing)} differ (0 allowed)")
         for row in report.rows:
-            print(selftest_line(row))
+            print(printable(selftest_line(row)))
     require_pass(report)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecnn.errors import DatasetError
 from edgecnn.images import SUFFIXES, left_out
+from edgecnn.labels import why_not_a_label
 
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
@@ -78,6 +79,11 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
         raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
     if len(labels) == 1:
         raise DatasetError(f"{where} has one class only, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
+    for label in labels:
+        if why := why_not_a_label(label):
+            raise DatasetError(
+                f"{where}: the class folder {label!r} cannot be a class: {why}.\nRename the folder, for example to 'other'."
+            )
     _require_same_classes(found, where)
     return found, skipped
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.labels import why_not_a_label
 
 JPEG_QUALITY = 95
 """Of frames that a camera gave as pixels; others are kept as they came."""
@@ -95,8 +96,8 @@ LONGEST_NAME = 100
 
 def why_no_folder(label: str) -> str:
     """Return why a label cannot be a class folder that `edgecnn train` reads; "" if it can."""
-    if not label:
-        return "it is empty"
+    if why := why_not_a_label(label):
+        return why
     if label.startswith(".") or label == "__MACOSX":
         return "hidden folders are left out of training"
     if label.lower() in SPLITS:

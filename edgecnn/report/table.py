@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from edgecnn.labels import printable
 from edgecnn.verify.gate import chance_warning, measured
 
 HEADINGS = (
@@ -198,7 +199,7 @@ def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
         flips = item["flips"]
         if item["kind"] not in ("conversion", "beside") and flips:
             shown = "; ".join(
-                f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}"
+                printable(f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}")
                 for flip in flips[:most]
             )
             lines.append(f"{len(flips):,} answers of {item['reference']} are others in {item['candidate']}: {shown}")
@@ -263,7 +264,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
     Where they take more than `width` characters, columns follow in further tables below, each behind the first column, and a cell that
     is too wide by itself is folded.
     """
-    table = [tuple(headings), *map(tuple, rows)]
+    table = [tuple(map(printable, row)) for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     last = len(headings) - 1
     if width is not None:

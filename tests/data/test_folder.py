@@ -49,6 +49,24 @@ def test_a_train_folder_alone_holds_the_classes(tmp_path, fill, pictures):
     assert listing.labels == ("cat", "dog") and len(sources(listing, "train")) == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("abstain", "'abstain' is the answer where the classifier is unsure"),
+        ("cat\x1b[2J", "it holds a control character"),
+        ("cat\n", "it holds a control character"),
+        ("\u202etac", "changes the direction of text"),
+    ],
+)
+def test_a_folder_that_no_class_can_be_called_by(tmp_path, fill, pictures, name, why):
+    """Said before anything is trained: the bundle could not be written."""
+    with pytest.raises(DatasetError) as error:
+        open_folder(fill(tmp_path / "data", pictures(name, 0, 3) | pictures("dog", 9, 3)))
+    text = str(error.value)
+    assert f"the class folder {name!r} cannot be a class: " in text and why in text and "Rename the folder" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_a_class_may_be_called_train(tmp_path, fill, pictures):
     files = pictures("train", 0, 3) | pictures("bus", 9, 3) | pictures("car", 20, 3)
     assert open_folder(fill(tmp_path / "data", files)).labels == ("bus", "car", "train")

@@ -199,6 +199,78 @@ def test_selftest_that_fails(command, root, folder):
     assert b"FAILED" in result.stdout and b"does not answer as the bundle says" in result.stderr
 
 
+def forged(root, folder, change):
+    """Write a bundle as an enemy does, with every hash right, and return its path."""
+    import dataclasses
+
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.write import pack
+    from edgecnn.files import sha256
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    manifest, files = change(bundle.manifest, dict(bundle.files))
+    hashes = {name: sha256(content) for name, content in files.items()}
+    path = folder / "forged.edgecnn"
+    path.write_bytes(pack(dataclasses.replace(manifest, files=hashes), files))
+    return path
+
+
+@pytest.mark.parametrize("count", [9, 11])
+def test_labels_that_are_not_as_many_as_the_outputs(command, root, folder, count):
+    import dataclasses
+    import io
+
+    import numpy as np
+
+    def change(manifest, files):
+        for model in manifest.models:
+            golden = np.load(io.BytesIO(files[model.golden]))
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(np.concatenate([golden, golden], axis=1)[:, :count]))
+            files[model.golden] = buffer.getvalue()
+        return dataclasses.replace(manifest, labels=tuple(map(str, range(count)))), files
+
+    path = forged(root, folder, change)
+    for arguments in (("classify", "photos/b.jpg", "--json"), ("classify", "photos/b.jpg", "--engine", "litert")):
+        result = command(*arguments, "--model", path)
+        assert result.returncode == EngineError.exit_code and b"Traceback" not in result.stderr
+        assert f"outputs of shape (10,), and {count} labels need ({count},)" in result.stderr.decode()
+    result = command("selftest", "--model", path)
+    assert result.returncode == SelftestError.exit_code and f"{count} labels" in result.stdout.decode()
+
+
+@pytest.mark.parametrize("label", ["abstain", "\x1b[2J\x1b[Hphoto.jpg: cat 99.99%", "a\0b"])
+def test_labels_that_no_class_has(command, root, folder, label):
+    import dataclasses
+
+    path = forged(
+        root,
+        folder,
+        lambda manifest, files: (dataclasses.replace(manifest, labels=(label, *map(str, range(9)))), files),
+    )
+    result = command("classify", "photos/b.jpg", "--model", path)
+    assert result.returncode == BundleError.exit_code and result.stdout == b""
+    message = result.stderr.decode()
+    assert "labels[0] cannot be the name of a class" in message and message.rstrip("\n").isprintable()
+
+
+def test_file_names_that_move_the_cursor(command, folder):
+    """On the terminal they are escapes; in JSON they are exact."""
+    good, bad = "\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg", "\x1b[1Abad\u202e.png"
+    (folder / good).write_bytes((folder / "b.jpg").read_bytes())
+    (folder / bad).write_bytes(b"no image")
+    result = command("classify", "photos")
+    for text in (result.stdout.decode(), result.stderr.decode()):
+        assert all(line.isprintable() for line in text.splitlines())
+    assert r"photos/\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg: " in result.stdout.decode()
+    assert r"photos/\x1b[1Abad\u202e.png: not an image" in result.stderr.decode()
+    assert {f"photos/{good}", f"photos/{bad}"} <= {
+        line["source"] for line in json_lines(command("classify", "photos", "--json"))
+    }
+    missing = command("classify", "none\x1b[2J.jpg", "--model", "b\x1b[2J.edgecnn")
+    assert missing.returncode == BundleError.exit_code and missing.stderr.decode().rstrip("\n").isprintable()
+
+
 FAKE_ENGINE = {
     "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "hang": "import time; time.sleep(600)",
