@@ -16,7 +16,8 @@ from edgecnn.cli import COMMANDS, app
 
 UsageError = typer.BadParameter.__base__  # typer carries its own click
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
+PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
 LANGUAGES = {"sh", "text", "toml", "ini", "python", ""}
 """Of a fenced block. Commands stand in `sh` alone; the README has one picture without a language."""
 
@@ -161,7 +162,7 @@ def test_every_line_that_is_not_run_is_listed_once_and_every_entry_is_of_use():
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, finished_run, tiny_recipe):
-    """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, README first."""
+    """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
     from PIL import Image
 
     from edgecnn.data import open_dataset
