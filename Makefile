@@ -48,7 +48,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m mkdocs build --quiet
 
 release: $(VENV)/.release
-	$(BIN)/python tools/release.py --python $(PYTHON) --python python3.13
+	$(BIN)/python tools/release.py --python $(PYTHON) --python $(or $(PYTHON_313),$(error a release is tried on Python 3.13 too: install it, with venv))
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)

@@ -112,7 +112,11 @@ def recipe_limits(metadata: Mapping[str, Any]) -> str:
     """Return the values that a recipe key takes, as text."""
     if "choices" in metadata:
         return ", ".join(f"`{json.dumps(choice)}`" for choice in metadata["choices"])
-    return f"{metadata['low']:g} to {metadata['high']:g}" if metadata.get("low") is not None else "any"
+    if metadata.get("low") is None:
+        return "any"
+    return " to ".join(
+        f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
+    )
 
 
 def error_kinds() -> dict[str, type[errors.EdgeCNNError]]:

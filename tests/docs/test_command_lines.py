@@ -16,7 +16,8 @@ from edgecnn.cli import COMMANDS, app
 
 UsageError = typer.BadParameter.__base__  # typer carries its own click
 ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
+PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
 LANGUAGES = {"sh", "text", "toml", "ini", "python", ""}
 """Of a fenced block. Commands stand in `sh` alone; the README has one picture without a language."""
 
@@ -31,7 +32,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
-    r"edgecnn benchmark|edgecnn benchmark --sustained 10": BENCH + "; tests/device/test_benchmark_command.py measures less",
+    r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--dry-run).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
@@ -46,6 +47,7 @@ NOT_RUN = {
 OTHER_CODES = {
     "edgecnn doctor": (26,),  # a machine may have what doctor calls an error
     "edgecnn bundle --target-error": (23,),  # the tiny model is no good
+    "edgecnn verify --max-drop 0.5 --confident": (14,),
 }
 """How a line begins that may end with another exit code than 0."""
 
@@ -158,9 +160,9 @@ def test_every_line_that_is_not_run_is_listed_once_and_every_entry_is_of_use():
         assert any(re.fullmatch(pattern, text) for text in texts), f"no line is like {pattern!r}: take it out"
 
 
-@pytest.fixture
-def workplace(tmp_path, finished_run, tiny_recipe, monkeypatch):
-    """Return a function that fills the working folder with what a page's lines speak of."""
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, finished_run, tiny_recipe):
+    """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
     from PIL import Image
 
     from edgecnn.data import open_dataset
@@ -168,42 +170,44 @@ def workplace(tmp_path, finished_run, tiny_recipe, monkeypatch):
     from edgecnn.recipe import DataRecipe
     from edgecnn.runs import Run
 
-    def fill(texts: list[str]) -> None:
-        run = Run(tmp_path / "runs" / finished_run.name)
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = Run(folder / "runs" / finished_run.name)
         shutil.copytree(finished_run.path, run.path)
         run.make_latest()
+        for path in (bundle_path(run), *run.path.glob("model-*.*")):
+            path.unlink()
+        shutil.copy(bundle_path(finished_run), "photos.edgecnn")
         shutil.copy(tiny_recipe, "recipe.toml")
-        shutil.copy(ROOT / "docs" / "examples" / "net.py", "net.py")
         dataset = open_dataset(DataRecipe(source="digits"))
         split = dataset.load(("validation",), height=8, width=8, channels=1, stage="demo")["validation"]
-        for index, pixels in enumerate(split.images[:60]):
-            folder = tmp_path / "photos" / ("cat" if index % 2 else "dog")
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[:, :, 0]).resize((64, 64)).save(folder / f"{index}.png")
-        Image.fromarray(split.images[0][:, :, 0]).resize((64, 64)).save("photo.jpg")
+        pictures = [Image.fromarray(pixels[:, :, 0]).resize((64, 64)) for pixels in split.images[:60]]
+        for index, picture in enumerate(pictures):
+            place = Path("photos", "cat" if index % 2 else "dog")
+            place.mkdir(parents=True, exist_ok=True)
+            picture.save(place / f"{index}.png")
         Path("images").mkdir()
-        shutil.copy("photo.jpg", "images/one.jpg")
-        if not any("--out photos.edgecnn" in text for text in texts):
-            shutil.copy(bundle_path(run), "photos.edgecnn")
-        if any(text.startswith("edgecnn bundle") for text in texts):
-            bundle_path(run).unlink()
-        if "edgecnn export --format tflite --int8" in texts:
-            for path in run.path.glob("model-*.*"):
-                path.unlink()
+        for path in ("photo.jpg", "images/one.jpg"):
+            pictures[0].save(path)
+    return folder
 
-    monkeypatch.chdir(tmp_path)
-    return fill
+
+RUN: set[str] = set()
+"""Lines that a page has run: another page's need not be run again."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_lines_of_a_page_run(page, edgecnn, request):
-    lines = lines_of(page.name, page.read_text(encoding="utf-8"))
-    texts = [line.text for line in lines if reason_not_to_run(line.text) is None]
+def test_the_lines_of_a_page_run(page, edgecnn, request, monkeypatch):
+    texts = [line.text for line in lines_of(page.name, page.read_text(encoding="utf-8"))]
+    texts = [text for text in texts if reason_not_to_run(text) is None and text not in RUN]
     if not texts:
-        pytest.skip("it has no line that runs here")
+        pytest.skip("it has no line that runs here and was not run for another page")
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-    request.getfixturevalue("workplace")([line.text for line in lines])
+    monkeypatch.chdir(request.getfixturevalue("workplace"))
     for text in texts:
+        if "--out photos.edgecnn" in text and "--force" not in text:
+            Path("photos.edgecnn").unlink()
         (_, *arguments), *others = programs(text)
         result = edgecnn(*arguments)
         allowed = next((codes for start, codes in OTHER_CODES.items() if text.startswith(start)), ())
@@ -212,3 +216,4 @@ def test_the_lines_of_a_page_run(page, edgecnn, request):
             command = [sys.executable, ROOT / script, *rest]
             done = subprocess.run(command, input=result.out, capture_output=True, text=True)
             assert done.returncode == 0 and done.stdout, f"{page.name}: {text}: {done.stderr}"
+        RUN.add(text)
