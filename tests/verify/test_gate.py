@@ -135,6 +135,21 @@ def test_the_advice_on_a_conversion_names_a_way_through_that_is_recorded(split):
     assert not drop["passed"], "a drop is accepted by --max-drop alone"
 
 
+@pytest.mark.parametrize(("off", "failed"), [(1, []), (2, ["largest_lsb", "agreement"])])
+def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
+    """Half of the answers differ, all by one code, since two classes are as good as equal."""
+    split = of_classes(np.zeros(N, np.int64))
+    codes = np.tile(np.array([[10, 10, 0]], np.int8), (N, 1))
+    values = np.tile(np.array([[10.0, 10.0, 0.0]], np.float32), (N, 1))
+    codes[: N // 2, 1] += off
+    reference = replace(answers("fake", split.classes), values=values)
+    candidate = replace(
+        answers("int8", split.classes), values=codes.astype(np.float32), codes=codes, scale=1.0, zero_point=0
+    )
+    item = compared("conversion", reference, candidate, split, LABELS, Gate())
+    assert (item["agreement"], item["largest_lsb"], item["failed"]) == (0.5, off, failed)
+
+
 def test_confident_has_no_slack():
     """The limit is the interval's upper end, to the last bit."""
     split = of_classes(np.arange(N) % 3)
