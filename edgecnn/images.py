@@ -215,7 +215,14 @@ def resize(
 
     Returns:
         uint8 array, shape (height, width, channels), channels 1 or 3.
+
+    Raises:
+        ValueError: for another fit or rotation.
     """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
+    if rotation not in ROTATIONS:
+        raise ValueError(f"rotation must be one of {', '.join(map(str, ROTATIONS))}, received {rotation!r}")
     if rotation in (90, 270):
         height, width = width, height
     pixels = as_array(image) if isinstance(image, Image.Image) else image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Model
+from edgecnn.cli.options import Model, Provider, check_choice
 
 if TYPE_CHECKING:
     from edgecnn.boards.targets import Target
@@ -33,9 +33,7 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="NAME", help="Measure this engine; repeat it.", show_default="all that are installed"),
     ] = None,
-    provider: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, or cuda (ONNX Runtime only).", show_default="cpu")
-    ] = None,
+    provider: Provider = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Measure this precision; repeat it.", show_default="all in the bundle"),
@@ -97,7 +95,9 @@ def benchmark(
         raise typer.BadParameter("--target belongs to --save.")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.runtime.default import find_bundle
+    from edgecnn.runtime.engines import PROVIDERS
 
+    check_choice("--provider", provider, PROVIDERS)
     choice = find_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")

@@ -12,6 +12,7 @@ from edgecnn.cli.options import (
     EngineName,
     Fps,
     Model,
+    Provider,
     RetryFor,
     Rotate,
     Size,
@@ -48,9 +49,7 @@ def classify(
     ] = False,
     model: Model = None,
     engine: EngineName = None,
-    provider: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, or cuda (ONNX Runtime only).", show_default="cpu")
-    ] = None,
+    provider: Provider = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -134,7 +133,9 @@ def classify(
       edgecnn classify rtsp://door.local/1 --max-fps 5 --json --save-uncertain unsure
     """
     from edgecnn.device.cameras import is_stream
+    from edgecnn.runtime.engines import PROVIDERS
 
+    check_choice("--provider", provider, PROVIDERS)
     check_choice("--fit", fit, ("crop", "letterbox", "stretch"))
     streams = [text for text in source or () if is_stream(text)]
     if camera or streams:

@@ -17,6 +17,14 @@ EngineName = Annotated[
         show_default="the first installed one that runs a model of the bundle",
     ),
 ]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What computes: cpu; cuda (ONNX Runtime); builtin or reference (LiteRT's kernels without XNNPACK).",
+        show_default="cpu",
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, max=256, help="Threads of one inference.")]
 Size = Annotated[str, typer.Option(metavar="WxH", help="Size of a camera's frames.")]
 Fps = Annotated[

@@ -261,7 +261,7 @@ def state_text(event: Event) -> str:
 
 def named(source: str, text: str) -> str:
     """Return a text for people that begins with its source's name, once."""
-    return text if not source or text.startswith(source) else f"{source}: {text}"
+    return text if not source or text.startswith(source) else f"{source.removesuffix(':')}: {text}"
 
 
 def open_text(item: Opened | Lost | Back) -> str:

@@ -123,7 +123,7 @@ def configurations(
         engines: names, each of which must be installed; all that are installed by default.
         precisions: names; all that the bundle has by default.
         threads: by default those of THREADS for which this process has CPUs.
-        provider: "cpu" or "cuda"; each engine's own by default.
+        provider: one of `edgecnn.runtime.engines.PROVIDERS`; each engine's own by default.
 
     Raises:
         UnknownNameError: for an engine or precision that does not exist.

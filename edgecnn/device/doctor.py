@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from edgecnn.device.doctor_cameras import camera_tools, video_devices
+from edgecnn.device.doctor_cameras import cameras
 from edgecnn.device.doctor_engines import bundle, engines, versions
 from edgecnn.device.doctor_machine import (
     architecture,
@@ -33,8 +33,7 @@ CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
     "versions": versions,
     "bundle": bundle,
     "engines": engines,
-    "camera tools": camera_tools,
-    "video devices": video_devices,
+    "cameras": cameras,
 }
 """The checks by name, in the order in which they are made and shown."""
 

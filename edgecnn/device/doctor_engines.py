@@ -1,12 +1,11 @@
 """Checks of the software: versions that do not go together, the bundle, and each engine in a process of its own."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edgecnn.device.finding import Finding, version_tuple
-from edgecnn.device.system import Finished, System
+from edgecnn.device.system import System
 from edgecnn.errors import BundleError, SelftestError
 from edgecnn.runtime.engines import ENGINES
 
@@ -81,11 +80,11 @@ def bundle(system: System) -> Iterator[Finding]:
         mend = "copy it again, or name another: edgecnn doctor --model FILE"
         yield Finding("error", done.said, "nothing can be classified with it", mend)
         return
-    told = _json(done)
+    told = done.table
     if not told:
         means = "it cannot even be read: Python or a package is broken"
         yield Finding(
-            "error", f"the bundle cannot be read: {_how(done)}", means, "pip install --force-reinstall numpy Pillow"
+            "error", f"the bundle cannot be read: {done.failure}", means, "pip install --force-reinstall numpy Pillow"
         )
         return
     yield Finding("ok", f"{told['path']} ({told['reason']}), whole: SHA-256 {told['sha256'][:12]}")
@@ -117,11 +116,11 @@ def _try(system: System, name: str) -> Finding:
         return Finding(
             "error", f"{name}: {done.how}", "the engine crashes here: it is not built for this machine", again
         )
-    told = _json(done)
+    told = done.table
     rows = [row for row in told.get("rows", ()) if row["engine"] == name]
     failed = [row for row in rows if not row["passed"]]
     if done.code not in (0, SelftestError.exit_code) or not told:
-        return Finding("error", f"{name}: {_how(done)}", "the engine does not start", again)
+        return Finding("error", f"{name}: {done.failure}", "the engine does not start", again)
     if not rows:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
     if failed:
@@ -134,16 +133,3 @@ def _try(system: System, name: str) -> Finding:
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
     row = rows[0]
     return Finding("ok", f"{name} {row['version']} ({row['provider']}): {len(rows)} models answer as the bundle says")
-
-
-def _json(done: Finished) -> dict[str, Any]:
-    """Return the JSON object that a process printed, {} if it did not."""
-    try:
-        table = json.loads(done.out)
-    except ValueError:
-        return {}
-    return table if type(table) is dict else {}
-
-
-def _how(done: Finished) -> str:
-    return f"{done.how}: {done.said}" if done.said else done.how

@@ -1,7 +1,7 @@
 """The machine as checks see it: files below a root, commands through a runner, so that a test can play any board."""
 
-import grp
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgecnn.runtime.isolated import signal_words
 
@@ -37,6 +37,20 @@ class Finished(NamedTuple):
         """The last line of standard error that is not empty, without the command's own prefix."""
         lines = [line for line in self.err.splitlines() if line.strip()]
         return lines[-1].removeprefix("edgecnn: error: ").strip() if lines else ""
+
+    @property
+    def failure(self) -> str:
+        """How it ended, and the last thing that it said."""
+        return f"{self.how}: {self.said}" if self.said else self.how
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The JSON object that it printed, {} if it did not."""
+        try:
+            table = json.loads(self.out)
+        except ValueError:
+            return {}
+        return table if type(table) is dict else {}
 
 
 class Space(NamedTuple):
@@ -73,8 +87,6 @@ class System:
     cwd: str = field(default_factory=os.getcwd)
     model: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    uid: int = field(default_factory=os.getuid)
-    groups: frozenset[int] = field(default_factory=lambda: frozenset({os.getgid(), *os.getgroups()}))
 
     def path(self, absolute: str) -> Path:
         """Return where an absolute path of the machine is."""
@@ -106,20 +118,6 @@ class System:
         except OSError as error:
             return Finished(None, "", f"cannot be run: {error.strerror or error}")
         return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
-
-    def may_use(self, absolute: str) -> bool:
-        """Tell whether this user may read and write a file of the machine, by its owner, group and mode."""
-        state = self.path(absolute).stat()
-        shift = 6 if state.st_uid == self.uid else 3 if state.st_gid in self.groups else 0
-        return self.uid == 0 or (state.st_mode >> shift) & 6 == 6
-
-    def group_of(self, absolute: str) -> str:
-        """Return the name of a file's group, or its number."""
-        number = self.path(absolute).stat().st_gid
-        try:
-            return grp.getgrgid(number).gr_name
-        except KeyError:
-            return str(number)
 
     def space(self, absolute: str) -> Space:
         """Return the file system that a path is on, or would be: the nearest folder above it that exists counts."""

@@ -65,7 +65,7 @@ class Classifier:
             path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
                 these four is given, what `edgecnn benchmark --tune` found.
-            provider: "cpu" or "cuda".
+            provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
             precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
             num_threads: threads of one inference, 1 by default.
 
@@ -107,12 +107,13 @@ class Classifier:
 
         Raises:
             ImageError: if the image cannot be decoded, or the array is not such a one.
+            ValueError: for another fit, rotation, top_k or threshold.
         """
         contract = self.model.contract
         start = perf_counter()
         decoded = _decoded(image, contract)
         after_decode = perf_counter()
-        pixels = images.resize(decoded, contract.height, contract.width, fit or contract.fit, rotation)
+        pixels = images.resize(decoded, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
         after_resize = perf_counter()
         scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = perf_counter()

@@ -94,7 +94,7 @@ def choose_model(
     Args:
         manifest: of the bundle.
         engine: one of ENGINES.
-        provider: "cpu" or "cuda".
+        provider: one of `edgecnn.runtime.engines.PROVIDERS`.
         precision: one of PRECISIONS.
 
     Raises:

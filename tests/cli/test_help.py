@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from edgecnn.cli import COMMANDS
+from edgecnn.runtime.engines import ENGINES, PROVIDERS
 
 HEAVY = (
     "tensorflow",
@@ -50,6 +51,17 @@ def test_every_commands_help_has_an_example_and_every_default(edgecnn, command):
     for text in options + [item for item in arguments if item.startswith("  ")]:
         stated = " ".join(text.split())
         assert "--help" in stated or "[default: " in stated or "; required" in stated or "[required]" in stated, stated
+
+
+def test_every_provider_is_documented_wherever_one_is_chosen(edgecnn):
+    documented = 0
+    for command in COMMANDS:
+        text = edgecnn(command, "--help").out
+        if option := re.search(r"--provider .*?(?=\n  -)", text, re.DOTALL):
+            documented += 1
+            assert [name for name in PROVIDERS if not re.search(rf"\b{name}\b", option[0])] == [], command
+    assert documented == 2
+    assert {name for kind in ENGINES.values() for name in kind.providers} == set(PROVIDERS)
 
 
 def test_the_list_of_commands(edgecnn):

@@ -1,13 +1,13 @@
 """`edgecnn doctor` on made-up machines, each with one thing wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from edgecnn.device.cameras.listing import Camera, Listing
 from edgecnn.device.doctor import CHECKS, Diagnosis, examine, require_healthy
 from edgecnn.device.doctor_engines import PACKAGES
 from edgecnn.device.finding import SEVERITIES, Finding, version_tuple
@@ -42,14 +42,25 @@ ROW = {
 }
 ROW |= {"largest_difference": 0.0, "allowed": 1.0, "unit": "LSB"}
 WHOLE = {"path": "/b.edgecnn", "reason": "installed", "sha256": "a" * 64, "wrong_layers": []}
-TOOLS = {name: Finished(0, "", "") for name in ("rpicam-vid", "ffmpeg")}
+WEBCAM = Camera(device="/dev/video0", name="HD Webcam")
+PROGRAMS = {"rpicam-vid": "/usr/bin/rpicam-vid", "libcamera-vid": None, "ffmpeg": "/usr/bin/ffmpeg"}
 
 
-def software(selftest=None, bundle=None):
-    """Answers of Python: of the bundle's check and of `edgecnn selftest`."""
+def software(selftest=None, bundle=None, cameras=None):
+    """Answers of Python: of the bundle's check, of `edgecnn selftest` and of `edgecnn cameras`."""
     bundle = bundle or Finished(0, json.dumps(WHOLE), "")
     selftest = selftest or Finished(0, json.dumps({"rows": [ROW]}), "")
-    return {sys.executable: lambda command: bundle if "edgecnn.device.doctor_bundle" in command else selftest}
+    cameras = cameras or listed(WEBCAM)
+
+    def answer(command):
+        return bundle if "edgecnn.device.doctor_bundle" in command else cameras if "cameras" in command else selftest
+
+    return {sys.executable: answer}
+
+
+def listed(*cameras, programs=PROGRAMS):
+    """The answer of `edgecnn cameras --json` where these are the cameras."""
+    return Finished(0, json.dumps(Listing(cameras=cameras, programs=programs).to_json()), "")
 
 
 @pytest.fixture
@@ -57,9 +68,7 @@ def pi(machine):
     """A Raspberry Pi 4 that is well, but for what is given."""
 
     def make(files=None, answers=None, **settings):
-        return machine(
-            {**PI_4, "dev/video0": "", **(files or {})}, {**TOOLS, **software(), **(answers or {})}, **RIGHT | settings
-        )
+        return machine({**PI_4, **(files or {})}, {**software(), **(answers or {})}, **RIGHT | settings)
 
     return make
 
@@ -88,8 +97,6 @@ def test_everything_that_is_not_right_says_what_it_means(pi):
         python=(3, 9, 2),
         bits=32,
         packages={"tflite-runtime": "2.14.0", "numpy": "2.0", "typer": "0.29.2"},
-        uid=12345,
-        groups=frozenset(),
     )
     diagnosis = examine(wrong)
     assert diagnosis.count("error") >= 4 and diagnosis.count("warning") >= 3
@@ -205,34 +212,43 @@ def test_space_of_a_folder_that_is_not_there_yet(tmp_path):
     assert space.free_bytes > 0 and not space.read_only
 
 
-def test_a_machine_without_a_camera(machine):
-    bare = machine({"proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0"})
-    assert "no camera" in found(bare, "video devices", "note")[0]
-    tools = "\n".join(found(bare, "camera tools", "note"))
-    assert "apt install rpicam-apps-lite" in tools and "apt install ffmpeg" in tools
-    assert len(found(machine({"proc/device-tree/model": ""}), "camera tools", "note")) == 1, (
-        "elsewhere there is no CSI connector"
-    )
-    codec = machine({"dev/video10": "", "sys/class/video4linux/video10/name": "bcm2835-codec-decode\n"})
-    assert "no camera" in found(codec, "video devices", "note")[0], "a codec is no camera"
+def test_a_machine_without_a_camera(pi):
+    bare = listed(programs=dict.fromkeys(PROGRAMS))
+    told = found(pi(None, software(cameras=bare)), "cameras", "note")
+    assert [text.splitlines()[0] for text in told] == ["no rpicam-vid", "no ffmpeg", "no camera that can be used"]
+    assert "apt install rpicam-apps-lite" in told[0] and "apt install ffmpeg" in told[1]
+    assert "no camera is connected" in told[2]
+    elsewhere = pi({"proc/device-tree/model": ""}, software(cameras=bare))
+    assert len(found(elsewhere, "cameras", "note")) == 2, "elsewhere there is no CSI connector"
 
 
-def test_a_camera_that_this_user_may_not_open(pi):
-    files = {"sys/class/video4linux/video0/name": "HD Webcam\n"}
-    system = pi(files, uid=os.getuid())
-    path = system.path("/dev/video0")
-    path.chmod(0o660)
-    assert found(system, "video devices", "ok") == ["/dev/video0 (HD Webcam)\n\n"]
-    state = path.stat()
-    stranger = pi(files, uid=state.st_uid + 12345, groups=frozenset({state.st_gid + 12345}))
-    stranger.path("/dev/video0").chmod(0o660)
-    (text,) = found(stranger, "video devices", "warning")
-    assert "no permission" in text and "sudo usermod -aG" in text
-    member = pi(files, uid=state.st_uid + 12345, groups=frozenset({state.st_gid}))
-    member.path("/dev/video0").chmod(0o660)
-    assert found(member, "video devices", "ok")
-    member.path("/dev/video0").chmod(0o640)
-    assert found(member, "video devices", "warning")
+def test_cameras_are_what_edgecnn_cameras_says(pi):
+    """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
+    part = "a part of a camera's pipeline (driver unicam), no camera by itself. Install rpicam-apps and use --camera."
+    unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
+    forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
+    system = pi(None, software(cameras=listed(unicam)))
+    assert not any("/dev/video" in text for text in found(system, "cameras", "ok"))
+    (text,) = found(system, "cameras", "note")
+    assert "no camera that can be used" in text and f"/dev/video1 is {part}" in text
+    system = pi(None, software(cameras=listed(WEBCAM, unicam, forbidden)))
+    assert found(system, "cameras", "ok")[-1].startswith("/dev/video0 (HD Webcam)")
+    assert found(system, "cameras", "note") == [], "codecs and the like are no news where there is a camera"
+    (text,) = found(system, "cameras", "warning")
+    assert text.startswith("/dev/video2\nit cannot be used: no permission: it belongs to the group video.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Finished(-11, "", ""), "segmentation fault (SIGSEGV)"),
+        (Finished(None, "", "no answer in 60 s"), "no answer in 60 s"),
+        (Finished(1, "", "ImportError: no numpy"), "exit code 1: ImportError: no numpy"),
+    ],
+)
+def test_a_listing_of_cameras_that_fails(pi, answer, text):
+    (told,) = found(pi(None, software(cameras=answer)), "cameras")
+    assert told.startswith(f"cameras cannot be listed: {text}")
 
 
 def test_an_engine_that_crashes_by_sigill(pi):

@@ -88,6 +88,30 @@ def test_waits_grow_to_a_limit_and_do_not_start_again_with_every_frame(feed, fak
     assert one.waits == [*BACKOFF_S, *[BACKOFF_S[-1]] * 3]
 
 
+def test_waits_start_again_once_a_source_was_well_for_a_while(fake):
+    """A camera that is lost now and then over days is back after half a second each time, not after half a minute."""
+    now = [0.0]
+
+    class Minute(fake.Source):
+        """A frame every two seconds, for so many seconds as the script has frames."""
+
+        def read(self, timeout):
+            now[0] += 2
+            return super().read(timeout)
+
+    def waits(frames):
+        waited = []
+        sources = [Minute(*[b"x"] * frames, UNPLUGGED) for _ in range(4)]
+        one = Feed(fake.Opener(*sources, Minute(None)), FeedSettings(), clock=lambda: now[0], sleep=waited.append)
+        one.start()
+        items(one)
+        one.close()
+        return waited
+
+    assert waits(frames=3) == list(BACKOFF_S[:4]), "six seconds are no proof"
+    assert waits(frames=10) == [BACKOFF_S[0]] * 4
+
+
 def test_a_loss_is_told_once_however_often_opening_fails(feed, fake):
     opener = fake.Opener(
         fake.Source(b"a", UNPLUGGED),

@@ -130,6 +130,11 @@ def wait_for(stream, text):
     raise AssertionError(f"{text!r} did not come: {lines}")
 
 
+def test_a_source_without_text_is_named_once(start):
+    _, err = finish(start(None, "synthetic:", "--duration", "0.3"), 0)
+    assert "camera: synthetic: synthetic frames: bars, 640x480" in err
+
+
 def test_a_stream_that_ends(start, parse):
     out, err = finish(
         start(None, "synthetic:64x48?frames=4", "--json", "--top-k", "1", "--rotate", "90", "--smooth", "5"), 0
@@ -300,6 +305,8 @@ def test_a_full_disk_behind_standard_output(start):
         (["synthetic:", "--rotate", "45"], "expected 0, 90, 180, 270"),
         (["synthetic:", "--smooth", "most"], "majority:5"),
         (["synthetic:", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
+        (["synthetic:", "--provider", "cudda"], "received 'cudda', expected cpu, reference, builtin, cuda"),
+        (["photo.jpg", "--provider", "XNNPACK"], "received 'XNNPACK', expected cpu, reference, builtin, cuda"),
         (["synthetic:", "--on-change", "no-such-program"], "no program 'no-such-program'"),
         (["synthetic:", "--on-change", "sh '"], "cannot be split"),
         (["photo.jpg", "--max-age", "5"], "--max-age: is for streams"),

@@ -134,6 +134,20 @@ def test_arrays_that_are_no_image(classifier, array):
         classifier.classify(array)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"fit": "zoom"}, "fit must be one of crop, letterbox, stretch, received 'zoom'"),
+        ({"fit": ""}, "received ''"),
+        ({"rotation": 45}, "rotation must be one of 0, 90, 180, 270, received 45"),
+    ],
+)
+def test_a_fit_or_a_rotation_that_does_not_exist(classifier, picture, wrong, text):
+    for image in (picture, np.zeros((32, 32, 3), np.uint8)):
+        with pytest.raises(ValueError, match=text):
+            classifier.classify(image, **wrong)
+
+
 def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="cannot be read"):
         classifier.classify(tmp_path / "none.jpg")

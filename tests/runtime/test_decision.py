@@ -32,6 +32,15 @@ def test_of_equals_the_first():
     assert [item.index for item in top] == [1, 2, 0]
 
 
+def test_of_many_equals_the_first():
+    """A sort that is not stable keeps the order of a few by chance, and not that of a thousand."""
+    scores = np.array([0.1, 0.3, 0.2, 0.3], np.float32).repeat(250)
+    labels = [f"class {index}" for index in range(1000)]
+    top, decision = decide(scores, labels, top_k=1000)
+    assert [item.index for item in top] == [*range(250, 500), *range(750, 1000), *range(500, 750), *range(250)]
+    assert decision == "class 250"
+
+
 def test_more_than_there_are():
     assert len(decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=99).top) == 3
 
@@ -41,6 +50,16 @@ def test_threshold(threshold, decision):
     result = decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, threshold=threshold)
     assert result.decision == decision
     assert bool(result.top) == (decision != ABSTAIN)
+
+
+def test_a_score_that_is_the_threshold_is_enough_and_the_next_smaller_one_is_not():
+    for threshold in (0.25, 0.5, 0.75):
+        below = np.nextafter(np.float32(threshold), np.float32(0))
+        for score, label in ((np.float32(threshold), "cat"), (below, ABSTAIN)):
+            assert decide(np.array([score, 0, 0], np.float32), LABELS, threshold=threshold).decision == label
+            assert judge([Score("cat", 0, float(score))], threshold).decision == label
+            second = Score("dog", 1, 0.0)
+            assert judge([Score("cat", 0, float(score)), second], margin=threshold).decision == label
 
 
 def test_scores_that_are_not_numbers_abstain():

@@ -28,7 +28,11 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A camera, or a node that looks like one. `device` is the SOURCE argument that opens it; `problem` says why it cannot be used."""
+    """A camera, or a node that looks like one.
+
+    `device` is the SOURCE argument that opens it; `problem` says why it cannot be used. `is_camera` is False for a node that gives no
+    pictures by itself, such as a codec or a part of a camera's pipeline.
+    """
 
     device: str
     name: str = ""
@@ -36,6 +40,7 @@ class Camera:
     names: tuple[str, ...] = ()
     formats: tuple[Format, ...] = ()
     problem: str = ""
+    is_camera: bool = True
     note: str = ""
 
 
@@ -71,7 +76,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
         }
         for item in camera.formats
     ]
-    result = {key: getattr(camera, key) for key in ("device", "name", "driver", "problem", "note")}
+    result = {key: getattr(camera, key) for key in ("device", "name", "driver", "problem", "is_camera", "note")}
     return {**result, "names": list(camera.names), "usable": not camera.problem, "formats": formats}
 
 
@@ -119,9 +124,10 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
     capability = device.capability
     formats: tuple[Format, ...] = ()
     note = ""
-    busy = False
+    busy = no_camera = False
     try:
         problem = device.unusable()
+        no_camera = bool(problem)
         if not problem:
             formats = tuple(
                 Format(
@@ -150,6 +156,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
         names=names,
         formats=formats,
         problem=problem,
+        is_camera=not no_camera,
         note=note,
     )
 

@@ -86,6 +86,10 @@ ENGINES = {
 }
 """The engines by name, in the order in which an automatic choice tries them."""
 
+PROVIDERS = tuple(dict.fromkeys(provider for kind in ENGINES.values() for provider in kind.providers))
+"""What can compute: "cpu", an engine's fast kernels; "cuda" of ONNX Runtime; "reference" and "builtin", LiteRT's own kernels without
+XNNPACK."""
+
 
 def engines_for(format_: str) -> list[str]:
     """Return the names of the engines, installed or not, that run a format: "tflite" or "onnx"."""
@@ -166,7 +170,7 @@ def open_engine(
         model: a TFLite or ONNX file's bytes.
         format_: "tflite" or "onnx".
         num_threads: threads of one inference, at least 1.
-        provider: "cpu" or "cuda"; None for the engine's default.
+        provider: one of PROVIDERS; None for the engine's default.
 
     Raises:
         UnknownNameError: if there is no such engine.

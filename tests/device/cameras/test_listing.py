@@ -52,23 +52,23 @@ def test_a_range_of_sizes_and_an_input_without_a_picture(fake_kernel):
 
 
 @pytest.mark.parametrize(
-    "options, problem",
+    "options, problem, is_camera",
     [
-        ({"open_error": errno.EACCES}, "no permission"),
-        ({"open_error": errno.EBUSY}, "in use"),
-        ({"errors": {abi.VIDIOC_REQBUFS: errno.EBUSY}}, "in use"),
-        ({"errors": {abi.VIDIOC_ENUM_FMT: errno.ENODEV}}, "no such device"),
-        ({"caps": 2}, "does not capture"),
-        ({"driver": "unicam"}, "no camera by itself"),
-        ({"formats": {int.from_bytes(b"H264", "little"): None}}, "Use ffmpeg:/dev/video0"),
+        ({"open_error": errno.EACCES}, "no permission", True),
+        ({"open_error": errno.EBUSY}, "in use", True),
+        ({"errors": {abi.VIDIOC_REQBUFS: errno.EBUSY}}, "in use", True),
+        ({"errors": {abi.VIDIOC_ENUM_FMT: errno.ENODEV}}, "no such device", True),
+        ({"caps": 2}, "does not capture", False),
+        ({"driver": "unicam"}, "no camera by itself", False),
+        ({"formats": {int.from_bytes(b"H264", "little"): None}}, "Use ffmpeg:/dev/video0", True),
     ],
 )
-def test_why_a_node_cannot_be_used(fake_kernel, options, problem):
+def test_why_a_node_cannot_be_used(fake_kernel, options, problem, is_camera):
     kernel = fake_kernel(**{"formats": {abi.YUYV: {VGA: (30,)}}, **options})
     camera = node_camera("/dev/video0", (), kernel)
     assert problem in camera.problem
     assert any(line.startswith("    cannot be used: ") and problem in line for line in camera_lines(camera))
-    assert camera_json(camera)["usable"] is False
+    assert camera_json(camera)["usable"] is False and camera_json(camera)["is_camera"] is is_camera
     assert kernel.open_count == 0
 
 

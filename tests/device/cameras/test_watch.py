@@ -110,6 +110,19 @@ def test_a_folder_that_is_opened_again_misses_and_repeats_nothing(folder):
     silent(source)
 
 
+def test_what_left_the_folder_is_forgotten_and_new_when_it_comes_back(folder, tmp_path):
+    """Else a folder that is watched for months would fill the memory, and a file with a reused inode might be taken for an old one."""
+    source = open_source(f"watch:{folder}", CameraSettings())
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(image(number))
+        assert source.read(10).image == image(number)
+        (folder / f"{number}.jpg").rename(tmp_path / f"{number}.jpg")
+        silent(source)
+    assert len(watch._seen[os.path.realpath(folder)]) == 1, "old.jpg alone"
+    (tmp_path / "1.jpg").rename(folder / "1.jpg")
+    assert source.read(10).image == image(1)
+
+
 def test_a_file_that_goes_before_its_turn_is_passed_over(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
