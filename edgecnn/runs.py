@@ -285,9 +285,10 @@ def _run_of(path: Path) -> Path:
     else:
         from edgecnn.bundle.read import read_bundle
 
+        bundle = read_bundle(path)
         try:
-            tables = read_bundle(path).manifest.provenance["recipe"]
-        except (KeyError, TypeError):
+            tables = dict(bundle.manifest.provenance["recipe"])
+        except (KeyError, TypeError, ValueError):
             raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(RUNS / (recipe.name or path.stem))

@@ -111,8 +111,9 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
         DatasetError: if they have changed, or the bundle does not say which they were.
     """
     contract, said = bundle.manifest.input, bundle.manifest.provenance
-    recipe, hashes = said.get("recipe"), said.get("data", {}).get("split_hashes", {})
-    if not isinstance(recipe, dict) or "test" not in hashes:
+    recipe, data_said = said.get("recipe"), said.get("data")
+    hashes = data_said.get("split_hashes") if isinstance(data_said, dict) else None
+    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or "test" not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
     recipe_data: DataRecipe = build_recipe(merge(recipe, {"data": {"source": data}} if data is not None else {})).data
     dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)

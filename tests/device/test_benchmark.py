@@ -76,6 +76,14 @@ def test_gate_comes_from_the_bundles_report(bundle):
     failing = bundle._replace(files={**bundle.files, "parity.json": json.dumps(report).encode()})
     assert gate(failing) == verdicts | {"models/int8.tflite": False}
     assert gate(bundle._replace(files={})) == {}
+    for hostile in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"comparisons": [{"candidate": [], "passed": 1}]}'):
+        assert gate(bundle._replace(files={"parity.json": hostile})) == {}
+
+
+def test_a_report_of_megabytes_is_not_parsed(bundle, monkeypatch):
+    large = b'{"comparisons": []' + b" " * 9_000_000 + b"}"
+    monkeypatch.setattr("edgecnn.device.benchmark.json.loads", lambda text: pytest.fail("it was parsed"))
+    assert gate(bundle._replace(files={"parity.json": large})) == {}
 
 
 def row(p50, p90, threads=1, gate=True, golden="", engine="litert"):

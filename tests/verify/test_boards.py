@@ -15,7 +15,7 @@ from edgecnn.boards.sysroot import System
 from edgecnn.boards.targets import emulated_targets
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import Split
-from edgecnn.errors import EmulatorError, EngineError, ParityError, UnknownNameError
+from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
 from edgecnn.verify import boards as module
 from edgecnn.verify.boards import Case, OnBoards, differences, drawn, model_for, verify_on_boards
@@ -201,3 +201,15 @@ def test_differences():
     assert found["largest_difference"] == 255 and found["rows_that_differ"] == 2
     assert found["agreement"] == pytest.approx(1 / 3)
     assert (found["accuracy"], found["accuracy_here"]) == (pytest.approx(1 / 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"recipe": {}, "data": "photos"}, {"recipe": {}, "data": {"split_hashes": 3}}, {"recipe": 1}]
+)
+def test_a_bundle_that_says_anything_of_its_images(bundle, said):
+    """What it says of itself is free JSON, which an enemy may have written."""
+    from edgecnn.verify.bundles import test_images as images_of
+
+    forged = bundle._replace(manifest=replace(bundle.manifest, provenance=said))
+    with pytest.raises(DatasetError, match="does not say which images it was verified with"):
+        images_of(forged, None, lambda *state: None)
