@@ -118,12 +118,13 @@ class QatRecipe:
     two on validation images. `granularity` is what a convolution's weights have one scale for: each output channel, or the whole
     tensor. `rounding` is how the calibrated model's weights become codes: "nearest", or "auto", where they are rounded once more, so that
     their layers' outputs stay (GPTQ), which is kept if it is better on validation images. `patience` ends the phase after so many
-    epochs without a better one; 0 never does.
+    epochs without a better one; 0 never does. `learning_rate` is the peak of a cosine; 0 chooses it from how sharply the loss bends at
+    the calibrated model, 0.001 at most.
     """
 
     epochs: int = limits(2, low=0, high=10_000)
     batch_size: int = limits(128, low=1, high=65_536)
-    learning_rate: float = limits(0.01, low=0.0, high=10.0)
+    learning_rate: float = limits(0.0, low=0.0, high=10.0)
     calibration_batches: int = limits(60, low=1, high=10_000)
     distillation_temperature: float = limits(2.0, low=0.1, high=100.0)
     method: str = limits("auto", choices=("auto", "qat", "ptq"))

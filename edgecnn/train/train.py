@@ -222,8 +222,9 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
 
     Returns:
         A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
-        phase; `rounding`, how its weights became codes, null without it; `validation`, the figures of float, qat, qat_nearest (the same
-        epoch, weights at their nearest codes) and ptq, null where there are none.
+        phase; `rounding`, how its weights became codes, null without it; `learning_rate`, the phase's peak, null without
+        it; `validation`, the figures of float, calibrated (epoch 0, before its weights are trained or rounded otherwise), qat,
+        qat_nearest (the epoch kept, weights at their nearest codes) and ptq, null where there are none.
     """
     best = qat.best.score if qat else None
     return {
@@ -231,9 +232,11 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
         "method": better_method(asked, best, ptq),
         "epoch": qat.best.epoch if qat else None,
         "rounding": qat.rounding if qat else None,
+        "learning_rate": qat.learning_rate if qat else None,
         "validation": {
             "n": reference.n,
             "float": reference.figures(),
+            "calibrated": qat.calibrated.figures() if qat and qat.calibrated else None,
             "qat": best.figures() if best else None,
             "qat_nearest": qat.nearest.figures() if qat and qat.nearest else None,
             "ptq": ptq.figures() if ptq else None,
