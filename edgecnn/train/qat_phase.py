@@ -17,7 +17,6 @@ from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.frozen_norms import norms_in_kernels
-from edgecnn.train.hidden_units import used_well
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
@@ -73,10 +72,7 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
-
-    `source` is the float model of which the student is made: the teacher, or one that answers as it does and quantizes better.
-    """
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
 
     def __init__(
         self,
@@ -100,9 +96,8 @@ class Qat:
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
         self._recipe, self._batches, self._wanted = recipe, batches, wanted
-        self.source = used_well(teacher, batches.images, batches.batch_size, scale, zero_point, recipe.seed)
-        self.student = fake_quantize(self.source, scale, zero_point, recipe.qat.granularity)
-        self._logits_range = logits_range(self.source, recipe, batches)
+        self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
+        self._logits_range = logits_range(teacher, recipe, batches)
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
@@ -116,7 +111,13 @@ class Qat:
             step=step,
             validate=lambda: accuracy_on(predict, *validation),
             learning_rate=lambda done: self.learning_rate * cosine(done),
-            variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._calibrated, self._rate],
+            variables=[
+                *self.student.variables,
+                *optimizer.variables,
+                *self.best.variables,
+                self._calibrated,
+                self._rate,
+            ],
             examine=self.examine,
             stopped=self.best.stopped,
         )
@@ -193,9 +194,7 @@ class Qat:
         return self.student
 
 
-def distillation(
-    recipe: Recipe, teacher: "keras.Model", student: "keras.Model"
-) -> Callable[[Any], tuple[Any, Any]]:
+def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
     """Return the loss by which the fake-quantized `student` learns to answer as `teacher` does.
 
     It is the cross-entropy between the two softmaxes at the recipe's temperature T, times T squared.

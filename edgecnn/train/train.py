@@ -13,7 +13,7 @@ from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
-from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, QAT_SOURCE, Run
+from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
@@ -45,11 +45,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to its end, going on from its checkpoint if it has one.
 
-    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, `qat-source.h5` where
-    it is another form of that model which is fake-quantized (see `edgecnn.train.hidden_units`), and `qat.h5` last: the epoch of the
-    quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the int8 models
-    are to be made, and why, stands under "int8" in `run.json`. A user's own network and the one to start from are copied into the run
-    before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
+    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and `qat.h5` last: the
+    epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the
+    int8 models are to be made, and why, stands under "int8" in `run.json`. A user's own network and the one to start from are copied into
+    the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted
+    one.
 
     Args:
         recipe: the resolved recipe.
@@ -147,8 +147,6 @@ def train(
     if recipe.qat.method != "ptq":
         batches = qat_batches(recipe, batches)
         qat = Qat(recipe, teacher, validation, wanted, batches, int8)
-        if qat.source is not teacher:
-            write_atomic(run.file(QAT_SOURCE), model_bytes(qat.source))
         if not float_is_done:
             qat.begin()
         history = run_phase(qat.phase, batches, run, history, checkpoint, report)
