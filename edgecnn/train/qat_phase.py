@@ -16,7 +16,6 @@ from edgecnn.recipe import Recipe
 from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
-from edgecnn.train.frozen_norms import norms_in_kernels
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
@@ -214,8 +213,7 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
     def loss(images):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
-        with norms_in_kernels(student):
-            logits = student(inputs, training=True)
+        logits = student(inputs, training=True)
         losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
         return tf.reduce_mean(losses) * temperature**2, logits
 
