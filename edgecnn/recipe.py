@@ -82,8 +82,6 @@ class TrainRecipe:
 
     warm_up: share of a one-cycle schedule that rises.
     cutout: side, in pixels, of a square of mid-grey at a random place of each image.
-    mixup: alpha of the beta distribution by which pairs of images and their labels are mixed.
-    ema: decay, a step, of the average of the weights that is validated and kept in their place.
     teacher: run folder of a trained network to learn from as well: `teacher_weight` is its share of the loss, the rest is the
         labels', and `teacher_temperature` divides both networks' logits.
     teacher_views: epochs whose images the teacher is asked about; after them the same images come again, in the same order, with the
@@ -102,8 +100,6 @@ class TrainRecipe:
     precision: str = limits("float32", choices=("float32", "bfloat16"))
     warm_up: float = limits(0.2, low=0.0, high=0.9)
     cutout: int = limits(0, low=0, high=512)
-    mixup: float = limits(0.0, low=0.0, high=10.0)
-    ema: float = limits(0.0, low=0.0, high=0.999999)
     teacher: str = ""
     teacher_temperature: float = limits(2.0, low=0.1, high=100.0)
     teacher_weight: float = limits(0.5, low=0.0, high=1.0)

@@ -90,7 +90,7 @@ def train(
     brought = origins(recipe, run, weights)
     asked, recipe = recipe, local_recipe(recipe, run)
     images, classes = splits["train"].images, splits["train"].classes
-    batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
+    batches = training_batches(recipe, images, classes, dataset.mirror)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
     if guide and batches.views and not strategy:
         guide = remembered(guide, batches.views * batches.count, min(batches.batch_size, len(images)), num_classes)
@@ -166,9 +166,7 @@ def train(
     return info
 
 
-def training_batches(
-    recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool, num_classes: int
-) -> Batches:
+def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool) -> Batches:
     """Return the float phase's batches of uint8 images (n, height, width, channels) and their classes (n,).
 
     `mirror` is whether classes survive a left-right flip, where the recipe leaves that to the data.
@@ -183,15 +181,13 @@ def training_batches(
         shift=recipe.train.shift,
         alternating=recipe.train.flip == "alternating",
         cutout=recipe.train.cutout,
-        mixup=recipe.train.mixup,
-        num_classes=num_classes,
         views=views if views < recipe.train.epochs else 0,
     )
 
 
 def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
-    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor mixed nor repeated."""
-    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0, views=0)
+    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor repeated."""
+    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0)
 
 
 def begin(run: Run, info: dict[str, Any]) -> None:
