@@ -27,7 +27,6 @@ from edgecnn.runs import (
     HISTORY,
     PARITY,
     QAT_MODEL,
-    QAT_SOURCE,
     RECIPE,
     Run,
     create_run,
@@ -288,7 +287,7 @@ def run_recipe(
     stages.do(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
-        [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_SOURCE, QAT_MODEL, HISTORY, CURVES)],
+        [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()

@@ -119,18 +119,6 @@ class TrainRecipe:
     cutout: int = key(
         0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
     )
-    mixup: float = key(
-        0.0,
-        "Alpha of the beta distribution by which pairs of images and labels are mixed; 0 for none.",
-        low=0.0,
-        high=10.0,
-    )
-    ema: float = key(
-        0.0,
-        "Decay, a step, of the average of the weights that is validated and kept; 0 for none.",
-        low=0.0,
-        high=0.999999,
-    )
     teacher: str = key("", "Run folder of a trained network to learn from as well; empty for none.")
     teacher_temperature: float = key(
         2.0, "Divides the logits of teacher and network in their loss.", low=0.1, high=100.0
@@ -152,7 +140,12 @@ class QatRecipe:
         2, "Epochs of the quantization-aware phase; 0 calibrates ranges and trains no weight.", low=0, high=10_000
     )
     batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
-    learning_rate: float = key(0.01, "Peak learning rate.", low=0.0, high=10.0)
+    learning_rate: float = key(
+        0.0,
+        "Peak of a cosine; 0 chooses it from how sharply the loss bends at the calibrated model, 0.001 at most.",
+        low=0.0,
+        high=10.0,
+    )
     calibration_batches: int = key(
         60, "Batches that calibrate the activation ranges at the start of the phase.", low=1, high=10_000
     )

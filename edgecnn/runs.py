@@ -26,7 +26,6 @@ EVENTS = "tensorboard/run.tfevents"
 CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
-QAT_SOURCE = "qat-source.h5"
 QAT_MODEL = "qat.h5"
 INIT_MODEL = "init.h5"
 NETWORK_FILE = "network.py"
@@ -89,12 +88,6 @@ class Run:
     def float_model(self) -> str:
         """Name of the float model's file."""
         return FLOAT_GRAPH if self.imported else FLOAT_MODEL
-
-    @property
-    def quantized_model(self) -> str:
-        """Name of the file of the float Keras model whose layers the int8 models have: see `edgecnn.train.hidden_units`."""
-        other = self.int8_method == "qat" and self.file(QAT_SOURCE).exists()
-        return QAT_SOURCE if other else FLOAT_MODEL
 
     def file(self, name: str) -> Path:
         """Return the path of one of the run's files."""

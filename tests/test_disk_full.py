@@ -50,7 +50,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
             assert len(failed) == before + 1
         assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left"
     expected = {
-        ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat-source.h5", ".qat.h5", ".curves.png",
+        ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png",
         ".stages.json", ".model-int8.tflite", ".model-int8-ptq.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx",
         ".parity.json", ".confidence.json", ".run.edgecnn", ".card.md", ".run.tfevents",
     }  # fmt: skip

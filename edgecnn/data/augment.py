@@ -40,25 +40,3 @@ def augment(
         for index, (top, left) in enumerate(corners.tolist()):
             result[index, max(top, 0) : max(top + cutout, 0), max(left, 0) : max(left + cutout, 0)] = PAD
     return result
-
-
-def mixup(
-    images: np.ndarray, labels: np.ndarray, random: np.random.Generator, alpha: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mix each image and its label with another of the batch, all in one proportion drawn from Beta(alpha, alpha).
-
-    Args:
-        images: uint8 array, shape (n, height, width, channels).
-        labels: float32 array, shape (n, num_classes), rows that sum to 1.
-        random: where the choices come from.
-        alpha: of the beta distribution; small values mix little.
-
-    Returns:
-        Images and labels of the same shapes and dtypes.
-
-    Source: Zhang et al. 2018, "mixup" (arXiv:1710.09412).
-    """
-    share = np.float32(random.beta(alpha, alpha))
-    other = random.permutation(len(images))
-    mixed = share * images + (1 - share) * images[other]
-    return np.rint(mixed).astype(np.uint8), share * labels + (1 - share) * labels[other]

@@ -88,6 +88,7 @@ def warning_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 METHODS = {
+    "calibrated": "with ranges calibrated and no weight trained",
     "qat": "quantization-aware training",
     "qat_nearest": "with every weight at its nearest code",
     "ptq": "post-training quantization",
@@ -102,6 +103,7 @@ def int8_lines(report: Mapping[str, Any]) -> list[str]:
     validation, method = chosen["validation"], chosen["method"]
     rounded = chosen.get("rounding") == "gptq"
     named = {
+        "calibrated": validation.get("calibrated") if chosen["epoch"] else None,
         "qat": validation["qat"],
         "qat_nearest": validation["qat_nearest"] if rounded else None,
         "ptq": validation["ptq"],

@@ -102,28 +102,23 @@ def stepper(
     strategy: Any,
     update: Callable[[Any, Any], tuple[Any, Any]],
     before: Callable[[Any], Any],
-    after: Callable[[], Any] = lambda: None,
 ) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
     """Return a training step; with a strategy, each replica gets its slice of the batch.
 
     Args:
         strategy: from `open_strategy`.
-        update: trains on a slice of images and labels, on one replica; returns the slice's share of the mean loss and its
+        update: trains on a slice of images and classes, on one replica; returns the slice's share of the mean loss and its
             count of right answers.
         before: called with the learning rate before each update.
-        after: called after it.
     """
 
     @tf.function(reduce_retracing=True)
-    def train_step(images, labels, learning_rate):
+    def train_step(images, classes, learning_rate):
         before(learning_rate)
         if strategy is None:
-            results = update(images, labels)
-        else:
-            shares = strategy.run(update, (images, labels))
-            results = tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None) for share in shares)
-        after()
-        return results
+            return update(images, classes)
+        shares = strategy.run(update, (images, classes))
+        return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None) for share in shares)
 
     def placed(values: np.ndarray) -> Any:
         if strategy is None:
@@ -136,8 +131,8 @@ def stepper(
 
         return strategy.experimental_distribute_values_from_function(of)
 
-    def step(images: np.ndarray, labels: np.ndarray, learning_rate: float):
-        return train_step(placed(images), placed(labels), tf.constant(learning_rate, tf.float32))
+    def step(images: np.ndarray, classes: np.ndarray, learning_rate: float):
+        return train_step(placed(images), placed(classes), tf.constant(learning_rate, tf.float32))
 
     return step
 

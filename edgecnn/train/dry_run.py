@@ -83,7 +83,7 @@ def dry_run(
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
     images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
     validation = (images[:1], classes[:1])
-    batches = training_batches(recipe, images, classes, mirror, len(labels))
+    batches = training_batches(recipe, images, classes, mirror)
     batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
     weights = init_weights(recipe, None)
     guide = open_teacher(recipe, shape, labels)

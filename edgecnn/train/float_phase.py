@@ -55,22 +55,21 @@ def accuracy_on(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
     return float(np.mean(np.argmax(predict(images), axis=1) == classes))
 
 
-def right_answers(logits: Any, labels: Any) -> Any:
-    """Return how many logits, a tensor (n, num_classes), are largest at their label: classes (n,) or probabilities (n, num_classes)."""
-    classes = tf.argmax(labels, axis=1) if labels.shape.rank == 2 else labels
+def right_answers(logits: Any, classes: Any) -> Any:
+    """Return how many logits, a tensor (n, num_classes), are largest at their class, a tensor (n,)."""
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
 def objective(recipe: TrainRecipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
-    """Return the function from (labels, logits, the teacher's logits or None) to the mean loss of a batch.
+    """Return the function from (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
-    Labels are classes (n,) or probabilities (n, num_classes). With a teacher, its share `teacher_weight` of the loss is the
+    With a teacher, its share `teacher_weight` of the loss is the
     cross-entropy between both networks' softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
 
-    def loss(labels, logits, taught):
+    def loss(classes, logits, taught):
         losses = keras.losses.categorical_crossentropy(
-            labels if labels.shape.rank == 2 else tf.one_hot(labels, num_classes),
+            tf.one_hot(classes, num_classes),
             logits,
             from_logits=True,
             label_smoothing=recipe.label_smoothing,
@@ -108,8 +107,7 @@ def float_phase(
 
     Returns:
         The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
-        trained, but with train.ema, where its weights and BatchNorm statistics are averages of that one's, and with a
-        strategy, where it holds that one's when it is validated.
+        trained, but with a strategy, where it holds that one's weights when it is validated.
     """
     keras.utils.set_random_seed(recipe.seed)
 
@@ -124,7 +122,7 @@ def float_phase(
     if strategy:
         distribute.synchronize_batch_norm(model)
         replicas = strategy.num_replicas_in_sync
-    kept = build() if strategy or recipe.train.ema else model
+    kept = build() if strategy else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     loss_of = objective(recipe.train, num_classes)
 
@@ -132,41 +130,31 @@ def float_phase(
         for mine, variable in pairs:
             mine.assign(distribute.local(strategy, variable))
 
-    def update(images, labels):
+    def update(images, classes):
         taught = teacher(images, optimizer.iterations) if teacher else None
         with tf.GradientTape() as tape:
             inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
             logits = tf.cast(model(inputs, training=True), tf.float32)
-            loss = loss_of(labels, logits, taught)
+            loss = loss_of(classes, logits, taught)
             if replicas > 1:
                 loss /= replicas
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss, right_answers(logits, labels)
-
-    def average() -> None:
-        if not recipe.train.ema:
-            return
-        steps = tf.cast(distribute.local(strategy, optimizer.iterations), tf.float32)
-        decay = tf.minimum(recipe.train.ema, (1 + steps) / (10 + steps))  # the first weights are soon forgotten
-        for mine, variable in pairs:
-            mine.assign(decay * mine + (1 - decay) * distribute.local(strategy, variable))
+        return loss, right_answers(logits, classes)
 
     def validate() -> float:
-        if not recipe.train.ema:
-            copy_weights()
+        copy_weights()
         return accuracy_on(predict, *validation)
 
     copy_weights()
     predict = predictor(kept, recipe.input_scale, recipe.input_zero_point)
-    variables = distribute.copies(strategy, [*model.variables, *optimizer.variables])
     return kept, Phase(
         name="float",
         epochs=recipe.train.epochs,
-        step=distribute.stepper(strategy, update, optimizer.learning_rate.assign, average),
+        step=distribute.stepper(strategy, update, optimizer.learning_rate.assign),
         validate=validate,
         learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
-        variables=[*variables, *(kept.variables if recipe.train.ema else [])],
+        variables=distribute.copies(strategy, [*model.variables, *optimizer.variables]),
     )
 
 

@@ -89,16 +89,16 @@ def head_phase(
 
     loss_of = objective(recipe.train, num_classes)
 
-    def update(images, labels):
+    def update(images, classes):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(head.trainable_variables)
             logits = tf.cast(model(inputs, training=False), tf.float32)
-            loss = loss_of(labels, logits, None)
+            loss = loss_of(classes, logits, None)
         optimizer.apply_gradients(
             zip(tape.gradient(loss, head.trainable_variables), head.trainable_variables, strict=True)
         )
-        return loss, right_answers(logits, labels)
+        return loss, right_answers(logits, classes)
 
     predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
     return model, Phase(

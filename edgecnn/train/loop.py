@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.data.augment import augment, mixup
+from edgecnn.data.augment import augment
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
@@ -79,8 +79,6 @@ class Batches:
     shift: int
     alternating: bool = False
     cutout: int = 0
-    mixup: float = 0.0
-    num_classes: int = 0
     views: int = 0
 
     @property
@@ -92,8 +90,7 @@ class Batches:
         """Yield an epoch's batches.
 
         Yields:
-            uint8 images (n, height, width, channels) and int64 classes (n,); with mixup, float32 probabilities
-            (n, num_classes) instead of these.
+            uint8 images (n, height, width, channels) and int64 classes (n,).
         """
         if self.views:
             epoch %= self.views
@@ -104,11 +101,7 @@ class Batches:
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             flip = self.flip if mirrored is None else mirrored[chosen]
             images = augment(self.images[chosen], random, flip=flip, shift=self.shift, cutout=self.cutout)
-            labels = self.classes[chosen]
-            if self.mixup:
-                one_hot = np.eye(self.num_classes, dtype=np.float32)[labels]
-                images, labels = mixup(images, one_hot, random, self.mixup)
-            yield images, labels
+            yield images, self.classes[chosen]
 
     def endless(self, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield batches as `epoch` does, epoch after epoch."""

@@ -16,12 +16,17 @@ from edgecnn.recipe import Recipe
 from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
-from edgecnn.train.frozen_norms import norms_in_kernels
-from edgecnn.train.hidden_units import used_well
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine
+from edgecnn.train.sharpness import sharpness
+
+HIGHEST_RATE = 0.001
+"""The peak learning rate where the recipe leaves it open, at most."""
+
+STABILITY = 0.2
+"""What that rate times the loss's sharpness is, at most. At 2 (1 + momentum) = 3.8 training would diverge."""
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granularity: str = "channel") -> "keras.Model":
@@ -66,10 +71,7 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
-
-    `source` is the float model of which the student is made: the teacher, or one that answers as it does and quantizes better.
-    """
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
 
     def __init__(
         self,
@@ -93,21 +95,28 @@ class Qat:
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
         self._recipe, self._batches, self._wanted = recipe, batches, wanted
-        self.source = used_well(teacher, batches.images, batches.batch_size, scale, zero_point, recipe.seed)
-        self.student = fake_quantize(self.source, scale, zero_point, recipe.qat.granularity)
-        self._logits_range = logits_range(self.source, recipe, batches)
+        self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
+        self._logits_range = logits_range(teacher, recipe, batches)
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
-        self._nearest = tf.Variable(np.zeros(5, np.int64), trainable=False)
-        step, optimizer = distillation(recipe, folded(teacher), self.student)
+        self._calibrated = tf.Variable(np.zeros(5, np.int64), trainable=False)
+        self._rate = tf.Variable(recipe.qat.learning_rate, trainable=False, dtype=tf.float64)
+        self._loss = distillation(recipe, folded(teacher), self.student)
+        step, optimizer = training_step(recipe, self._loss, self.student)
         self.phase = Phase(
             name="qat",
             epochs=recipe.qat.epochs,
             step=step,
             validate=lambda: accuracy_on(predict, *validation),
-            learning_rate=lambda done: recipe.qat.learning_rate * cosine(done),
-            variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._nearest],
+            learning_rate=lambda done: self.learning_rate * cosine(done),
+            variables=[
+                *self.student.variables,
+                *optimizer.variables,
+                *self.best.variables,
+                self._calibrated,
+                self._rate,
+            ],
             examine=self.examine,
             stopped=self.best.stopped,
         )
@@ -119,12 +128,35 @@ class Qat:
         """
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
-        self._nearest.assign(astuple(self._offer(0)))
+        self._calibrated.assign(astuple(self._offer(0)))
+        if recipe.qat.epochs and not recipe.qat.learning_rate:
+            self._rate.assign(self._safe_rate())
         if recipe.qat.rounding == "auto":
             before = self.student.get_weights()
             round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
             self.student.set_weights(before)
+
+    def _safe_rate(self) -> float:
+        """Return the peak rate for a recipe that leaves it open: HIGHEST_RATE, or less where the loss bends too sharply for it."""
+        before = self.student.get_weights()
+        images = tf.constant(next(self._batches.endless("calibration"))[0])
+        variables = self.student.trainable_variables
+
+        @tf.function
+        def gradients():
+            with tf.GradientTape() as tape:
+                loss, _ = self._loss(images)
+            return tape.gradient(loss, variables)
+
+        bend = sharpness(gradients, variables)
+        self.student.set_weights(before)  # the gradients' forward passes moved the activations' ranges
+        return min(HIGHEST_RATE, STABILITY / bend) if bend else HIGHEST_RATE
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate: the recipe's, or the one that `begin` chose."""
+        return float(self._rate.numpy())
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""
@@ -139,10 +171,14 @@ class Qat:
         return found
 
     @property
+    def calibrated(self) -> Score | None:
+        """The score of epoch 0, the calibrated model with its weights at their nearest codes; None before `begin`."""
+        return Score.read(self._calibrated.numpy())
+
+    @property
     def nearest(self) -> Score | None:
         """The best epoch's score with its weights at their nearest codes; None before `begin`."""
-        calibrated = Score.read(self._nearest.numpy())
-        return calibrated if self.best.epoch == 0 and calibrated else self.best.score
+        return self.calibrated if self.best.epoch == 0 and self.calibrated else self.best.score
 
     @property
     def rounding(self) -> str:
@@ -157,32 +193,43 @@ class Qat:
         return self.student
 
 
-def distillation(
-    recipe: Recipe, teacher: "keras.Model", student: "keras.Model"
-) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
-    """Return the step that trains the fake-quantized `student` to answer as `teacher` does, and its optimizer.
+def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
+    """Return the loss by which the fake-quantized `student` learns to answer as `teacher` does.
 
-    The loss is the cross-entropy between the two softmaxes at the recipe's temperature T, times T squared.
+    It is the cross-entropy between the two softmaxes at the recipe's temperature T, times T squared.
 
     Args:
         recipe: the whole recipe.
         teacher: the float model; not changed.
         student: from `fake_quantize`, calibrated.
 
+    Returns:
+        A function from uint8 images, a tensor (n, height, width, channels), to their mean loss and the student's logits.
+
     Source: Hinton et al. 2015, equation 2 (arXiv:1503.02531).
     """
     temperature = recipe.qat.distillation_temperature
+
+    def loss(images):
+        inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
+        wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
+        logits = student(inputs, training=True)
+        losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
+        return tf.reduce_mean(losses) * temperature**2, logits
+
+    return loss
+
+
+def training_step(
+    recipe: Recipe, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
+) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
+    """Return the step that trains the `student` by a loss from `distillation`, and its optimizer: SGD with momentum."""
     optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
     optimizer.build(student.trainable_variables)
 
     def update(images, classes):
-        inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
-        wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         with tf.GradientTape() as tape:
-            with norms_in_kernels(student):
-                logits = student(inputs, training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
-            loss = tf.reduce_mean(losses) * temperature**2
+            loss, logits = loss_of(images)
         gradients = tape.gradient(loss, student.trainable_variables)
         optimizer.apply_gradients(zip(gradients, student.trainable_variables, strict=True))
         return loss, right_answers(logits, classes)

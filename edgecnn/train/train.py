@@ -13,7 +13,7 @@ from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
-from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, QAT_SOURCE, Run
+from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import load_checkpoint
@@ -67,11 +67,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to its end, going on from its checkpoint if it has one.
 
-    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, `qat-source.h5` where
-    it is another form of that model which is fake-quantized (see `edgecnn.train.hidden_units`), and `qat.h5` last: the epoch of the
-    quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the int8 models
-    are to be made, and why, stands under "int8" in `run.json`. A user's own network and the one to start from are copied into the run
-    before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
+    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and `qat.h5` last: the
+    epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the
+    int8 models are to be made, and why, stands under "int8" in `run.json`. A user's own network and the one to start from are copied into
+    the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted
+    one.
 
     Args:
         recipe: the resolved recipe.
@@ -105,7 +105,7 @@ def train(
     brought = origins(recipe, run, weights)
     asked, recipe = recipe, local_recipe(recipe, run)
     images, classes = splits["train"].images, splits["train"].classes
-    batches = training_batches(recipe, images, classes, dataset.mirror, num_classes)
+    batches = training_batches(recipe, images, classes, dataset.mirror)
     guide = open_teacher(recipe, shape, tuple(dataset.labels))
     if guide and batches.views and not strategy:
         guide = remembered(guide, batches.views * batches.count, min(batches.batch_size, len(images)), num_classes)
@@ -162,8 +162,6 @@ def train(
     if recipe.qat.method != "ptq":
         batches = qat_batches(recipe, batches)
         qat = Qat(recipe, teacher, validation, wanted, batches, int8)
-        if qat.source is not teacher:
-            write_atomic(run.file(QAT_SOURCE), model_bytes(qat.source))
         if not float_is_done:
             qat.begin()
         history = run_phase(qat.phase, batches, run, history, checkpoint, report)
@@ -183,9 +181,7 @@ def train(
     return info
 
 
-def training_batches(
-    recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool, num_classes: int
-) -> Batches:
+def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool) -> Batches:
     """Return the float phase's batches of uint8 images (n, height, width, channels) and their classes (n,).
 
     `mirror` is whether classes survive a left-right flip, where the recipe leaves that to the data.
@@ -200,15 +196,13 @@ def training_batches(
         shift=recipe.train.shift,
         alternating=recipe.train.flip == "alternating",
         cutout=recipe.train.cutout,
-        mixup=recipe.train.mixup,
-        num_classes=num_classes,
         views=views if views < recipe.train.epochs else 0,
     )
 
 
 def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
-    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor mixed nor repeated."""
-    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, mixup=0.0, views=0)
+    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor repeated."""
+    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0)
 
 
 def begin(run: Run, info: dict[str, Any]) -> None:
@@ -237,8 +231,9 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
 
     Returns:
         A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
-        phase; `rounding`, how its weights became codes, null without it; `validation`, the figures of float, qat, qat_nearest (the same
-        epoch, weights at their nearest codes) and ptq, null where there are none.
+        phase; `rounding`, how its weights became codes, null without it; `learning_rate`, the phase's peak, null without
+        it; `validation`, the figures of float, calibrated (epoch 0, before its weights are trained or rounded otherwise), qat,
+        qat_nearest (the epoch kept, weights at their nearest codes) and ptq, null where there are none.
     """
     best = qat.best.score if qat else None
     return {
@@ -246,9 +241,11 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
         "method": better_method(asked, best, ptq),
         "epoch": qat.best.epoch if qat else None,
         "rounding": qat.rounding if qat else None,
+        "learning_rate": qat.learning_rate if qat else None,
         "validation": {
             "n": reference.n,
             "float": reference.figures(),
+            "calibrated": qat.calibrated.figures() if qat and qat.calibrated else None,
             "qat": best.figures() if best else None,
             "qat_nearest": qat.nearest.figures() if qat and qat.nearest else None,
             "ptq": ptq.figures() if ptq else None,

@@ -9,7 +9,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RunError
 from edgecnn.export import export_path
 from edgecnn.images import to_codes, to_real
-from edgecnn.runs import Run
+from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.verify.answers import Progress, input_contract
 
 IMAGES = 200
@@ -105,13 +105,11 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
 
     validation = dataset.load(("validation",), **run.info["input"], stage="layers", progress=progress)["validation"]
     images = validation.images[:IMAGES]
-    model = model_from_bytes(run.read(run.quantized_model, "train"))
+    model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     graph = read(data)
     pairs, unmatched = matched(model, graph)
     if not pairs:
-        raise RunError(
-            f"{path} has no layer of {run.path}/{run.quantized_model} by name. Export it again with --force."
-        )
+        raise RunError(f"{path} has no layer of {run.path}/{FLOAT_MODEL} by name. Export it again with --force.")
     taps = keras.Model(model.inputs, [model.get_layer(pair.layer).output for pair in pairs])
     contract = input_contract(run)
     sums = [Noise(pair.tensor.shape[-1]) for pair in pairs]

@@ -31,8 +31,6 @@ epochs = {EPOCHS}
 batch_size = 32
 optimizer = "sgd"
 learning_rate = 0.05
-ema = 0.9
-mixup = 0.3
 
 [qat]
 epochs = 1

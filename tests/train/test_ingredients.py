@@ -1,4 +1,4 @@
-"""Cutout, mixup, alternating flips, averaged weights and teachers: what each does, and that all of them resume bit for bit."""
+"""Cutout, alternating flips and teachers: what each does, and that all of them resume bit for bit."""
 
 import shutil
 from importlib import import_module
@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data import open_dataset
-from edgecnn.data.augment import augment, mixup
+from edgecnn.data.augment import augment
 from edgecnn.errors import RunError
 from edgecnn.images import PAD
 from edgecnn.networks.keras import tf
@@ -57,7 +57,7 @@ def weights(run, name=FLOAT_MODEL):
 
 def test_all_ingredients_resume_bit_for_bit(tmp_path, finished_run):
     ingredients = {
-        "flip": "alternating", "cutout": 3, "mixup": 0.4, "ema": 0.95, "warm_up": 0.5, "precision": "bfloat16",
+        "flip": "alternating", "cutout": 3, "warm_up": 0.5, "precision": "bfloat16",
         "teacher": str(finished_run.path),
     }  # fmt: skip
     whole = trained(tmp_path / "whole", **ingredients)
@@ -67,15 +67,6 @@ def test_all_ingredients_resume_bit_for_bit(tmp_path, finished_run):
             assert np.array_equal(one, other)
     assert whole.info["teacher"]["name"] == finished_run.name
     assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
-
-
-def test_averaged_weights_are_kept_with_their_statistics(tmp_path):
-    run = trained(tmp_path / "run", ema=0.9)
-    kept = weights(run)
-    plain = weights(trained(tmp_path / "plain"))
-    assert [array.shape for array in kept] == [array.shape for array in plain]
-    changed = [not np.array_equal(one, other) for one, other in zip(kept, plain, strict=True)]
-    assert all(changed), "an average that is the trained weight itself was not averaged"
 
 
 def test_a_teacher_is_learned_from(tmp_path, finished_run):
@@ -178,26 +169,6 @@ def test_cutout_covers_a_square():
     rows, columns = whole.any(1), whole.any(0)
     assert rows.sum() == columns.sum() == 3 and whole[np.ix_(rows, columns)].all()
     assert covered.any((0, 3)).all(), "every pixel is covered in some image"
-
-
-def test_mixup_mixes_images_and_labels_alike():
-    images = np.zeros((4, 2, 2, 1), np.uint8)
-    images[0], images[1] = 200, 100
-    labels = np.eye(4, dtype=np.float32)
-    mixed, targets = mixup(images, labels, np.random.default_rng(3), 1.0)
-    assert mixed.dtype == np.uint8 and targets.dtype == np.float32
-    assert np.allclose(targets.sum(1), 1)
-    assert np.allclose(mixed[:, 0, 0, 0], targets @ [200, 100, 0, 0], atol=0.5)
-    assert ((targets > 0.01) & (targets < 0.99)).any()
-
-
-def test_mixup_yields_probabilities():
-    images = np.random.default_rng(0).integers(0, 256, (32, 4, 4, 1), np.uint8)
-    batches = Batches(
-        images=images, classes=np.arange(32) % 3, batch_size=16, seed=1, flip=False, shift=0, mixup=0.5, num_classes=3
-    )
-    for mixed, labels in batches.epoch("float", 0):
-        assert mixed.shape == (16, 4, 4, 1) and labels.shape == (16, 3) and np.allclose(labels.sum(1), 1)
 
 
 def test_alternating_flips_show_each_image_both_ways_in_two_epochs():

@@ -21,7 +21,7 @@ from edgecnn.train import train
 
 TABLES = {
     "data": {"source": "digits"},
-    "train": {"epochs": 4, "batch_size": 8, "ema": 0.9},
+    "train": {"epochs": 4, "batch_size": 8},
     "qat": {"epochs": 2, "batch_size": 16, "calibration_batches": 4},
 }
 KILLS = 2

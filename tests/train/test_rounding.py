@@ -68,7 +68,7 @@ def calibrated():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.gamma.assign(tf.random.uniform(layer.gamma.shape, 0.5, 1.5))
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
-    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False, 10))
+    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False))
     return recipe, model, student, split.images
 
 

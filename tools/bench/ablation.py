@@ -6,7 +6,7 @@ by the next. Only the float phase is trained. Every run is kept in --runs, so th
 command goes on where it was, in the middle of a run too. The test split is not touched.
 
     python tools/bench/ablation.py models/cifar10-article/recipe.toml --data cifar10-jpeg.zip --set train.epochs=10 --seeds 1 2 3
-    python tools/bench/ablation.py … --only cutout ema --set train.shift=2
+    python tools/bench/ablation.py … --only cutout schedule --set train.shift=2
 """
 
 import argparse
@@ -37,11 +37,9 @@ INGREDIENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "flip": ({"train.flip": "no"}, {"train.flip": "yes"}),
     "shift": ({"train.shift": 0}, {"train.shift": 2}),
     "cutout": ({"train.cutout": 0}, {"train.cutout": 8}),
-    "mixup": ({"train.mixup": 0.0}, {"train.mixup": 0.2}),
     "label smoothing": ({"train.label_smoothing": 0.0}, {"train.label_smoothing": 0.1}),
     "weight decay": ({"train.weight_decay": 0.0}, {"train.weight_decay": 0.01}),
     "schedule": ({"train.schedule": "constant"}, {"train.schedule": "one-cycle"}),
-    "ema": ({"train.ema": 0.0}, {"train.ema": 0.999}),
     "bfloat16": ({"train.precision": "float32"}, {"train.precision": "bfloat16"}),
     "teacher": ({"train.teacher": ""}, {}),
 }

@@ -1,0 +1,171 @@
+"""Quantization-aware training with no option: does any epoch answer worse than the calibrated model that it starts from?
+
+Each network is trained on each data with each seed by the default recipe, but for the float phase's epochs, the input's size and
+batches, and the share of validation images, which are many enough that a point of agreement is several images. Agreement is that of the
+int8 TFLite file with the float model, on validation images: of the calibrated model (epoch 0), of the worst epoch and of the last. A
+fall is what the worst epoch lacks, in percentage points.
+
+    EDGECNN_DATA=<folder of trash-photos.zip and cifar10-jpeg.zip> python tools/bench/qat_safety.py
+    … --data photos --networks resnet_100kb --seeds 1 --full    # all images, photos at 96x96 and 80 epochs
+
+Without --full: 5,000 of CIFAR-10's training images, photos at 64x64, and few epochs.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from few_images import listed, write_zip
+
+from edgecnn.data import open_dataset
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.networks import NETWORKS
+from edgecnn.recipe import build_recipe
+from edgecnn.report.table import text_table
+from edgecnn.runs import create_run
+from edgecnn.train import train
+from edgecnn.verify.int8 import Int8Files
+from edgecnn.versions import library_versions, processor
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "tools" / "bench" / "results" / "qat_safety.json"
+ALLOWED = 1.0
+"""Percentage points that an epoch may fall below the calibrated model."""
+
+PHOTOS, CIFAR = "trash-photos.zip", "cifar10-jpeg.zip"
+BRIEF: dict[str, dict[str, Any]] = {
+    "digits": {"data": {"source": "digits", "validation_fraction": 0.3}, "train": {"epochs": 15, "batch_size": 32}},
+    "photos": {
+        "data": {"source": PHOTOS, "validation_fraction": 0.3},
+        "network": {"height": 64, "width": 64},
+        "train": {"epochs": 15, "batch_size": 32},
+    },
+    "cifar": {"data": {"source": CIFAR, "validation_fraction": 0.2}, "train": {"epochs": 4, "batch_size": 32}},
+}
+FULL: dict[str, dict[str, Any]] = {
+    "digits": {"data": {"source": "digits", "validation_fraction": 0.3}, "train": {"epochs": 40}},
+    "photos": {"data": {"source": PHOTOS, "validation_fraction": 0.3}, "train": {"epochs": 80}},
+    "cifar": {"data": {"source": CIFAR}, "train": {"epochs": 10}},
+}
+IMAGES = 500
+"""Images a class of CIFAR-10, without --full."""
+
+
+def main() -> None:
+    """Train, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=tuple(BRIEF), default=list(BRIEF), help="default: all")
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS), help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("--rate", type=float, help="a qat.learning_rate (default: the recipe's own)")
+    parser.add_argument("--full", action="store_true", help="all images, their usual size, and more epochs")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
+    arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # runs/latest goes there
+        for seed, name, network in itertools.product(arguments.seeds, arguments.data, arguments.networks):
+            case = (FULL if arguments.full else BRIEF)[name]
+            if name == "cifar" and not arguments.full:
+                case = case | {"data": case["data"] | {"source": str(some_of_cifar(Path(folder)))}}
+            result = measure(case, network, seed, arguments.rate)
+            results.append({"data": name, "network": network, "seed": seed} | result)
+            print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
+            report = {
+                "bench": "qat_safety",
+                "machine": f"{processor()}, {os.cpu_count()} CPUs",
+                "system": platform.platform(),
+                "versions": library_versions(),
+                "full": arguments.full,
+                "rate": arguments.rate,
+                "allowed": ALLOWED,
+                "results": results,
+            }
+            write_atomic(arguments.out, canonical_json(report))
+    print(f"{processor()}, {os.cpu_count()} CPUs; {sorted({result['n'] for result in results})} validation images")
+    print(text_table(HEADINGS, [row(result) for result in results]))
+    falls = [result["fall"] for result in results]
+    beyond = sum(fall > ALLOWED for fall in falls)
+    print(
+        f"{beyond} of {len(falls)} trainings fall by more than {ALLOWED:g} point; the largest fall is {max(falls):.2f}"
+    )
+    print(arguments.out)
+
+
+def some_of_cifar(folder: Path) -> Path:
+    """Write a zip of IMAGES images a class of CIFAR-10, unless it is there, and return its path."""
+    path = folder / CIFAR
+    if not path.exists():
+        archive = Path(os.environ.get("EDGECNN_DATA", ".")) / CIFAR
+        members = listed(archive)
+        write_zip(archive, path, members, sorted({name for _, name in members}), IMAGES, seed=0)
+    return path
+
+
+def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None) -> dict[str, Any]:
+    """Train once and return the figures; agreement and accuracy in [0, 1], the fall in percentage points."""
+    tables = {**case, "seed": seed, "network": {**case.get("network", {}), "name": network}}
+    if rate is not None:
+        tables["qat"] = {"learning_rate": rate}
+    recipe = build_recipe(tables)
+    epochs: list[Any] = []
+
+    def report(progress: Any) -> None:
+        if progress.phase == "qat" and progress.int8_agreement is not None:
+            epochs.append(progress)
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = create_run(recipe, Path(folder) / "run")
+        info = train(recipe, open_dataset(recipe.data), run, report, int8=Int8Files(recipe))
+    validation = info["int8"]["validation"]
+    start = validation["calibrated"]["agreement"]
+    agreements = [progress.int8_agreement for progress in epochs]
+    return {
+        "n": validation["n"],
+        "learning_rate": info["int8"]["learning_rate"],
+        "calibrated": start,
+        "lowest": min(agreements),
+        "last": agreements[-1],
+        "fall": 100 * (start - min(agreements)),
+        "accuracy_float": validation["float"]["accuracy"],
+        "accuracy_last": epochs[-1].int8_accuracy,
+        "accuracy_kept": validation["qat"]["accuracy"],
+        "agreement_kept": validation["qat"]["agreement"],
+    }
+
+
+HEADINGS = (
+    "data",
+    "network",
+    "seed",
+    "rate",
+    "calibrated",
+    "lowest",
+    "last",
+    "kept",
+    "fall",
+    "float",
+    "int8, last",
+    "int8, kept",
+)
+
+
+def row(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one training's figures as text."""
+    agreements = (f"{result[key]:.2%}" for key in ("calibrated", "lowest", "last", "agreement_kept"))
+    accuracies = (f"{result[key]:.2%}" for key in ("accuracy_float", "accuracy_last", "accuracy_kept"))
+    return (result["data"], result["network"], str(result["seed"]), f"{result['learning_rate']:.2g}",
+            *agreements, f"{result['fall']:+.2f}", *accuracies)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
