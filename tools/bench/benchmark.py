@@ -1,4 +1,4 @@
-"""Measure the default model for the table of speed in docs/figures.md: `edgecnn benchmark` on one drawn photo, in this interpreter's engines.
+"""Measure the default model for the table of speed in docs/figures.md: `edgecnn benchmark` on one drawn photo, in all engines here.
 
 The photo is drawn with detail at every scale, as photos have, so that its file is about as large as a camera's. Run it on a quiet machine:
 
