@@ -8,6 +8,7 @@ import os
 import warnings
 
 from edgecnn.files import quiet_stderr
+from edgecnn.networks.onednn import guard_conv2d_gradient
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,5 +22,6 @@ with quiet_stderr(), warnings.catch_warnings():
         tf.config.list_logical_devices()  # the last of TensorFlow's start-up notes come with the first device
 
 tf.get_logger().setLevel("ERROR")
+guard_conv2d_gradient()
 
 __all__ = ["keras", "tf"]
