@@ -33,7 +33,7 @@ NOT_RUN = {
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
     r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark_command.py measures less",
-    r"edgecnn train (?!.*--dry-run).*": TRAINING,
+    r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
     r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
@@ -46,7 +46,7 @@ NOT_RUN = {
 
 OTHER_CODES = {
     "edgecnn doctor": (26,),  # a machine may have what doctor calls an error
-    "edgecnn bundle --target-error": (23,),  # the tiny model is no good
+    "edgecnn verify --target-error": (23,),  # the tiny model is no good
     "edgecnn verify --max-drop 0.5 --confident": (14,),
 }
 """How a line begins that may end with another exit code than 0."""
