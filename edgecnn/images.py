@@ -244,7 +244,7 @@ def resize(
 
 KEPT = 2
 """How many times the result's size is left by the coarse steps, a JPEG's reduced decoding and the means of whole blocks: at this, they
-cost no accuracy that was measurable (README, "The resize")."""
+cost no accuracy that was measurable (docs/figures.md, "The resize")."""
 
 
 def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -15,7 +15,6 @@ TO_DO = {
     "edgecnn/cli/benchmark.py",
     "edgecnn/cli/doctor.py",
     "edgecnn/cli/export.py",
-    "edgecnn/cli/verify.py",
     "edgecnn/cli/workstation.py",
     "edgecnn/data/dataset.py",
     "edgecnn/device/cameras/v4l2.py",

@@ -1,4 +1,4 @@
-"""Measure the default model for the README's table of speed: `edgecnn benchmark` on one drawn photo, in the current interpreter's engines.
+"""Measure the default model for the table of speed in docs/figures.md: `edgecnn benchmark` on one drawn photo, in all engines here.
 
 The photo is drawn with detail at every scale, as photos have, so that its file is about as large as a camera's. Run it on a quiet machine:
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="calls of each configuration (default: 1000)")
     parser.add_argument("--cold", type=int, default=15, help="cold starts (default: 15)")
     parser.add_argument(
-        "--out", type=Path, default=RESULT, help="where the figures go (default: where the README looks)"
+        "--out", type=Path, default=RESULT, help="where the figures go (default: where tools/readme.py looks)"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
