@@ -10,7 +10,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import ParityError, RunError, SplitError
 from edgecnn.export import export_path
 from edgecnn.networks.predict import model_bytes, model_from_bytes
-from edgecnn.runs import PARITY, QAT_MODEL
+from edgecnn.runs import CARD, PARITY, QAT_MODEL
 from edgecnn.verify import Gate, require_parity, verify
 
 
@@ -77,6 +77,22 @@ def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
     assert comparison(bad, "quantization", "tflite-int8")["passed"]
     with pytest.raises(ParityError, match="as fake-quantized does: it differs by"):
         require_parity(bad)
+
+
+def test_a_conversion_that_is_accepted_is_on_record_in_report_card_and_bundle(own_run, edgecnn):
+    damage_int8(own_run)
+    refused = edgecnn("verify", own_run.path, "--max-drop", 100)
+    assert refused.code == ParityError.exit_code and "--accept-conversion" in refused.err
+    accepted = edgecnn("verify", own_run.path, "--max-drop", 100, "--accept-conversion")
+    assert accepted.code == 0, accepted.err
+    assert "WARNING: the conversion of tflite-int8 was accepted" in accepted.out
+    report = json.loads(own_run.read(PARITY, "verify"))
+    item = comparison(report, "conversion", "tflite-int8")
+    assert report["accept_conversion"] and report["passed"] and item["accepted"] and item["failed"]
+    assert not comparison(report, "conversion", "onnx-int8")["accepted"]
+    bundled = edgecnn("bundle", own_run.path, "--force")
+    assert bundled.code == 0 and "WARNING: the conversion of tflite-int8 was accepted" in bundled.err
+    assert "the conversion of tflite-int8 was accepted" in own_run.file(CARD).read_text()
 
 
 def test_a_good_model_passes_a_strict_gate_of_its_own_drop(report):
