@@ -145,7 +145,7 @@ def confidence_stage(
     """
     exported = [(*usual, export_path(run, *usual)) for usual in USUAL if export_path(run, *usual).exists()]
     if not exported:
-        raise RunError(f"run {run.path} has no export. First: edgecnn export --format tflite --int8")
+        raise RunError(f"run {run.path} has no export. First: {run.command('export')} --format tflite --int8")
     format_, precision, path = exported[0]
     model = path.read_bytes()
     validation = run.info["data"]["split_hashes"]["validation"]
@@ -207,7 +207,7 @@ def bundle_stage(
     if unknown := sorted(set(only) - verified):
         raise RunError(
             f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
-            "First: edgecnn export, then edgecnn verify"
+            f"First: {run.command('export')}, then {run.command('verify')}"
         )
     carried = frozenset(only) or verified
     models: list[Exported] = []
@@ -216,7 +216,9 @@ def bundle_stage(
             continue
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
-            raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
+            raise RunError(
+                f"{item['name']} of {run.path} has changed since it was verified. First: {run.command('verify')}"
+            )
         models.append(Exported(item["format"], item["precision"], data))
     entries, model_files = golden_models(models, contract, images)
     info = run.info

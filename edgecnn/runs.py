@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,12 +101,13 @@ class Run:
         """Return the path of one of the run's files."""
         return self.path / name
 
-    def read(self, name: str, stage: str) -> bytes:
+    def read(self, name: str, stage: str, options: str = "") -> bytes:
         """Read a file that an earlier stage wrote.
 
         Args:
             name: the file's name.
             stage: the command that writes it, named when the file is missing.
+            options: of that command.
 
         Raises:
             RunError: if the file is not there.
@@ -113,7 +115,13 @@ class Run:
         try:
             return self.file(name).read_bytes()
         except FileNotFoundError:
-            raise RunError(f"run {self.path} has no {name} yet. First: edgecnn {stage}") from None
+            raise RunError(
+                f"run {self.path} has no {name} yet. First: {self.command(stage)} {options}".rstrip()
+            ) from None
+
+    def command(self, stage: str) -> str:
+        """Return the command that takes this run through a stage: for messages. A training that was interrupted goes on."""
+        return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
 
     def require_split(self, split: str, found: str, dataset: str, advice: str) -> None:
         """Check that a split is the one recorded when the run began.
@@ -200,10 +208,10 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     return run
 
 
-def free_path(name: str) -> Path:
-    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken."""
+def free_path(name: str, force: bool = False) -> Path:
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken and is not to be replaced."""
     path, number = RUNS / name, 1
-    while path.exists():
+    while path.exists() and not force:
         number += 1
         path = RUNS / f"{name}-{number}"
     return path
@@ -249,7 +257,7 @@ def trained_run(source: Path) -> Run:
         raise RunError(
             f"{run.path} was trained elsewhere: its graph cannot be trained on. Give a run of edgecnn train."
         )
-    run.read(FLOAT_MODEL, f"train --resume --out {run.path}")
+    run.read(FLOAT_MODEL, "train")
     return run
 
 
@@ -292,8 +300,12 @@ def _run_of(path: Path) -> Path:
     recipe = build_recipe(tables, str(path))
     run = Run(RUNS / (recipe.name or path.stem))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
+        kind = (
+            "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"
+        )
         raise RunError(
-            f"{path} is a recipe, or holds one, but no weights to start from, and {run.path} is no trained run of it.\n"
-            f"Give a run folder, --init runs/NAME; one is made by: edgecnn run recipe.toml"
+            f"cannot start from {path}: {kind}, and {run.path} is not a run of it. Train its network first, then start from that run:\n"
+            f"edgecnn train --data {shlex.quote(recipe.data.source)} --network {shlex.quote(recipe.network.name)} --out {RUNS}/body\n"
+            f"then the same command with --init {RUNS}/body"
         )
     return run.path

@@ -3,6 +3,7 @@ import pytest
 
 from edgecnn.data import Split
 from edgecnn.errors import ParityError
+from edgecnn.report.table import flip_lines
 from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.parity import compared
@@ -66,6 +67,8 @@ def test_every_figure_stands_in_the_comparison(split):
     assert per_class["cat"]["drop"] == pytest.approx(200 / per_class["cat"]["images"])
     assert item["flips"][0] == {"source": "0.png", "true": "ant", "reference": "ant", "candidate": "bee"}
     assert len(item["flips"]) == 8
+    line, *_ = flip_lines({"comparisons": [item]})
+    assert "0.png (label ant): ant, now bee" in line
     assert item["largest_lsb"] is None
 
 
