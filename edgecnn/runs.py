@@ -233,7 +233,9 @@ def open_run(path: Path | None = None) -> Run:
     if not (wanted / RECIPE).is_file():
         if path is None:
             raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
-        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). Runs are made by: edgecnn train --out {path}")
+        runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
+        here = f"Runs here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
+        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). {here}")
     return Run(wanted.resolve() if wanted.is_symlink() else wanted)
 
 
@@ -288,17 +290,19 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_of(path: Path) -> Path:
     """Return the run of a bundle or a recipe file, which carry no weights."""
+    name = path.stem
     if path.suffix == ".toml":
         tables = load_recipe(path)
     else:
         from edgecnn.bundle.read import read_bundle
 
         try:
-            tables = read_bundle(path).manifest.provenance["recipe"]
+            manifest = read_bundle(path).manifest
+            tables, name = manifest.provenance["recipe"], manifest.name
         except (KeyError, TypeError):
             raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
-    run = Run(RUNS / (recipe.name or path.stem))
+    run = Run(RUNS / (recipe.name or name))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
         kind = (
             "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"

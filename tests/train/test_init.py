@@ -14,7 +14,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import bundle_path, resume_or_create
+from edgecnn.pipeline import bundle_path, bundle_stage, resume_or_create
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import (
     FLOAT_MODEL,
@@ -167,6 +167,13 @@ def test_a_source_without_weights_says_what_to_give(own_run, tmp_path):
     for path in (bundle, recipe):
         with pytest.raises(RunError, match=r"cannot start from .*\nedgecnn train .*\nthen .*--init runs/body"):
             trained_run(path)
+
+
+def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_path):
+    recipe = own_run.file("recipe.toml")
+    recipe.write_text(recipe.read_text().replace('name = "tiny"', 'name = ""', 1))
+    bundle, _ = bundle_stage(Run(own_run.path), tmp_path / "other.edgecnn")
+    assert trained_run(bundle).path == Run(own_run.path.relative_to(tmp_path)).path
 
 
 @pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
