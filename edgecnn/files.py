@@ -1,6 +1,7 @@
 """Atomic writes, hashes and the folders that travel with the package."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -37,6 +38,10 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a used-up quota and a file that would be too large."""
+
+
 @contextlib.contextmanager
 def output_errors(path: Path):
     """Turn an OSError raised while writing `path` into an OutputError that names the path and the reason.
@@ -49,9 +54,9 @@ def output_errors(path: Path):
     except OutputError:
         raise
     except OSError as error:
+        advice = "Free some space." if error.errno in NO_SPACE else "Its folder must be one that you can write to."
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. "
-            "Nothing was left half-written; free some space or name another output with --out."
+            f"cannot write {path}: {error.strerror or error}. Nothing was left half-written. {advice}"
         ) from error
 
 
@@ -132,7 +137,7 @@ def _unnamed_file() -> int:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise OutputExistsError if `path` exists and `force` is false."""
     if not force and (path.exists() or path.is_symlink()):
-        raise OutputExistsError(f"{path} exists. Add --force to replace it, or name another output with --out.")
+        raise OutputExistsError(f"{path} exists. Add --force to replace it.")
 
 
 def cache_home() -> Path:

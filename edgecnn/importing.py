@@ -88,7 +88,7 @@ def import_stage(
         height=height, width=width, channels=channels, fit=recipe.data.fit, scale=scale, zero_point=zero_point
     )
     refuse_scores(predictor(model, scale, zero_point)(golden_images(shape)))
-    run = create_run(recipe, out or free_path(path.stem), force=force)
+    run = create_run(recipe, out or free_path(path.stem, force), force=force)
     write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
     run.write_info(
         {

@@ -129,7 +129,7 @@ def verified_confidence(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
     chosen, tested = stored_confidence(run), report["confidence"]
     keys = ("temperature", "threshold")
     if not chosen or not tested or any(chosen[key] != tested[key] for key in keys):
-        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: edgecnn verify")
+        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
     return chosen
 
 
@@ -173,7 +173,7 @@ def bundle_stage(
     if unknown := sorted(set(only) - verified):
         raise RunError(
             f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
-            "First: edgecnn export, then edgecnn verify"
+            f"First: {run.command('export')}, then {run.command('verify')}"
         )
     carried = frozenset(only) or verified
     models: list[Exported] = []
@@ -182,7 +182,9 @@ def bundle_stage(
             continue
         data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
         if sha256(data) != item["sha256"]:
-            raise RunError(f"{item['name']} of {run.path} has changed since it was verified. First: edgecnn verify")
+            raise RunError(
+                f"{item['name']} of {run.path} has changed since it was verified. First: {run.command('verify')}"
+            )
         models.append(Exported(item["format"], item["precision"], data))
     entries, model_files = golden_models(models, contract, images)
     info = run.info

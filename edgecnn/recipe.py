@@ -227,7 +227,9 @@ def _build(kind: type, tables: Mapping[str, Any], where: str, prefix: str) -> An
     values = {}
     for key, value in tables.items():
         if key not in fields:
-            raise RecipeError(f"{where}: unknown key {prefix}{key}. {nearest(key, fields)}")
+            same = [item.name for item in keys() if item.name.rpartition(".")[2] == key]
+            advice = f"Did you mean {' or '.join(same)}?" if same else nearest(key, fields)
+            raise RecipeError(f"{where}: unknown key {prefix}{key}. {advice}")
         expected = types_of[key]
         if dataclasses.is_dataclass(expected):
             if not isinstance(value, Mapping):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,12 +94,13 @@ class Run:
         """Return the path of one of the run's files."""
         return self.path / name
 
-    def read(self, name: str, stage: str) -> bytes:
+    def read(self, name: str, stage: str, options: str = "") -> bytes:
         """Read a file that an earlier stage wrote.
 
         Args:
             name: the file's name.
             stage: the command that writes it, named when the file is missing.
+            options: of that command.
 
         Raises:
             RunError: if the file is not there.
@@ -106,7 +108,13 @@ class Run:
         try:
             return self.file(name).read_bytes()
         except FileNotFoundError:
-            raise RunError(f"run {self.path} has no {name} yet. First: edgecnn {stage}") from None
+            raise RunError(
+                f"run {self.path} has no {name} yet. First: {self.command(stage)} {options}".rstrip()
+            ) from None
+
+    def command(self, stage: str) -> str:
+        """Return the command that takes this run through a stage: for messages. A training that was interrupted goes on."""
+        return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
 
     def require_split(self, split: str, found: str, dataset: str, advice: str) -> None:
         """Check that a split is the one recorded when the run began.
@@ -193,10 +201,10 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     return run
 
 
-def free_path(name: str) -> Path:
-    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken."""
+def free_path(name: str, force: bool = False) -> Path:
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken and is not to be replaced."""
     path, number = RUNS / name, 1
-    while path.exists():
+    while path.exists() and not force:
         number += 1
         path = RUNS / f"{name}-{number}"
     return path
@@ -218,7 +226,9 @@ def open_run(path: Path | None = None) -> Run:
     if not (wanted / RECIPE).is_file():
         if path is None:
             raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
-        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). Runs are made by: edgecnn train --out {path}")
+        runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
+        here = f"Runs here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
+        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). {here}")
     return Run(wanted.resolve() if wanted.is_symlink() else wanted)
 
 
@@ -242,7 +252,7 @@ def trained_run(source: Path) -> Run:
         raise RunError(
             f"{run.path} was trained elsewhere: its graph cannot be trained on. Give a run of edgecnn train."
         )
-    run.read(FLOAT_MODEL, f"train --resume --out {run.path}")
+    run.read(FLOAT_MODEL, "train")
     return run
 
 
@@ -273,6 +283,7 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_of(path: Path) -> Path:
     """Return the run of a bundle or a recipe file, which carry no weights."""
+    name = path.stem
     if path.suffix == ".toml":
         tables = load_recipe(path)
     else:
@@ -280,14 +291,18 @@ def _run_of(path: Path) -> Path:
 
         bundle = read_bundle(path)
         try:
-            tables = dict(bundle.manifest.provenance["recipe"])
+            tables, name = dict(bundle.manifest.provenance["recipe"]), bundle.manifest.name
         except (KeyError, TypeError, ValueError):
             raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
-    run = Run(RUNS / (recipe.name or path.stem))
+    run = Run(RUNS / (recipe.name or name))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
+        kind = (
+            "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"
+        )
         raise RunError(
-            f"{path} is a recipe, or holds one, but no weights to start from, and {run.path} is no trained run of it.\n"
-            f"Give a run folder, --init runs/NAME; one is made by: edgecnn run recipe.toml"
+            f"cannot start from {path}: {kind}, and {run.path} is not a run of it. Train its network first, then start from that run:\n"
+            f"edgecnn train --data {shlex.quote(recipe.data.source)} --network {shlex.quote(recipe.network.name)} --out {RUNS}/body\n"
+            f"then the same command with --init {RUNS}/body"
         )
     return run.path

@@ -46,7 +46,8 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
         try:
             run, _ = run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
         except OutputError as error:
-            assert "No space left on device" in str(error)
+            assert "No space left on device" in str(error) and "Free some space" in str(error)
+            assert "--out" not in str(error), "an option that most commands do not have"
             assert len(failed) == before + 1
         assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left"
     expected = {

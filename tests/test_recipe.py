@@ -19,6 +19,11 @@ def test_unknown_key_names_the_nearest_valid_one():
         build_recipe({"train": {"epoch": 3}})
 
 
+def test_a_key_without_its_table_names_where_it_stands():
+    with pytest.raises(RecipeError, match=r"unknown key epochs\. Did you mean train\.epochs or qat\.epochs\?"):
+        build_recipe(parse_overrides(["epochs=3"]))
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

@@ -40,6 +40,13 @@ def test_no_run(tmp_path, monkeypatch):
         open_run(tmp_path)
 
 
+def test_what_is_no_run_names_the_runs_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_run(RECIPE, free_path("pets")).make_latest()
+    with pytest.raises(RunError, match=r"nope is not a run folder .*Runs here: runs/pets\."):
+        open_run(tmp_path / "nope")
+
+
 def test_damaged_info(tmp_path):
     run = create_run(RECIPE, tmp_path / "run")
     run.file("run.json").write_text("{")

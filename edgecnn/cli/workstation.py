@@ -280,7 +280,7 @@ def train(
             run = None
         elif run is None:
             name = resolved.name or f"{dataset.name}-{own.short if own else network_name}"
-            run = create_run(resolved, out or free_path(name), force=force)
+            run = create_run(resolved, out or free_path(name, force), force=force)
         elif run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
             from edgecnn.errors import RunError
 

@@ -201,7 +201,7 @@ def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
         flips = item["flips"]
         if item["kind"] not in ("conversion", "beside") and flips:
             shown = "; ".join(
-                printable(f"{flip['source']} (a {flip['true']}): {flip['reference']}, now {flip['candidate']}")
+                printable(f"{flip['source']} (label {flip['true']}): {flip['reference']}, now {flip['candidate']}")
                 for flip in flips[:most]
             )
             lines.append(f"{len(flips):,} answers of {item['reference']} are others in {item['candidate']}: {shown}")

@@ -98,7 +98,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     if run.imported:
         raise RunError(f"{run.path} holds a model that was trained elsewhere: it has no Keras layers to compare with.")
     path = export_path(run, "tflite", "int8")
-    data = run.read(path.name, "export --format tflite --int8")
+    data = run.read(path.name, "export", "--format tflite --int8")
     from edgecnn.export.flatbuffer import read
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import model_from_bytes

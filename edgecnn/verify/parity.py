@@ -79,7 +79,7 @@ def verify(
     """
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
-        raise RunError(f"run {run.path} has no export to verify. First: edgecnn export --format tflite --int8")
+        raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
     # what may be missing is looked for before what takes minutes
     if boards:
         find_qemu()

@@ -32,9 +32,8 @@ def time_exports(run: Run, format_: str) -> dict[str, Any]:
     paths = {precision: export_path(run, format_, precision) for precision in PRECISIONS}
     lacking = [precision for precision, path in paths.items() if not path.exists()]
     if lacking:
-        return {
-            "text": f"not timed: no {format_} {lacking[0]} to compare with. First: edgecnn export --format {format_} --{lacking[0]}"
-        }
+        first = f"{run.command('export')} --format {format_} --{lacking[0]}"
+        return {"text": f"not timed: no {format_} {lacking[0]} to compare with. First: {first}"}
     contract = input_contract(run)
     image = golden_images(contract)[:1]
     try:

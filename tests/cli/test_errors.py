@@ -106,8 +106,10 @@ def test_export_before_a_train(edgecnn):
 
 
 def test_an_output_that_exists(edgecnn, own_run, tmp_path):
-    failed(edgecnn("export", own_run.path), errors.OutputExistsError, "--force")
-    failed(edgecnn("bundle", own_run.path), errors.OutputExistsError, "--force")
+    for command in ("export", "bundle"):
+        result = edgecnn(command, own_run.path)
+        failed(result, errors.OutputExistsError, "exists. Add --force to replace it.")
+        assert "--out" not in result.err
     failed(edgecnn("train", "--data", "digits", "--out", own_run.path), errors.OutputExistsError, "--resume")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("dear")
@@ -119,6 +121,29 @@ def test_an_output_that_exists(edgecnn, own_run, tmp_path):
 def test_an_output_that_cannot_be_written(edgecnn, own_run, tmp_path):
     (tmp_path / "file").write_text("")
     failed(edgecnn("bundle", own_run.path, "--out", "file/x.edgecnn"), errors.OutputError, "file/x.edgecnn")
+
+
+def test_an_interrupted_training_is_to_be_resumed(edgecnn, own_run):
+    for name in ("float.h5", "qat.h5", "model-int8.tflite", "model-float32.tflite"):
+        own_run.file(name).unlink()
+    advice = f"First: edgecnn train --resume --out {own_run.path}"
+    failed(edgecnn("export", own_run.path), errors.RunError, advice)
+    failed(edgecnn("train", "--data", "digits", "--init", own_run.path), errors.RunError, advice)
+
+
+def test_the_advice_names_the_run(edgecnn, own_run):
+    own_run.file("parity.json").unlink()
+    failed(
+        edgecnn("bundle", own_run.path, "--out", "x.edgecnn"), errors.RunError, f"First: edgecnn verify {own_run.path}"
+    )
+
+
+def test_a_forced_training_replaces_the_run_before(edgecnn, own_run, tmp_path):
+    few = ("--data", "digits", "--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+    assert edgecnn("train", *few).code == 0
+    assert edgecnn("train", *few, "--set", "seed=5", "--force").code == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-article", "latest", own_run.name]
+    assert "seed = 5\n" in (tmp_path / "runs" / "digits-article" / "recipe.toml").read_text()
 
 
 def test_a_card_that_cannot_be_written_leaves_no_bundle(edgecnn, own_run, tmp_path):

@@ -168,6 +168,17 @@ def test_a_softmax_of_ones_own_is_refused(edgecnn, tmp_path, photos):
     assert not (tmp_path / "runs" / "own").exists()
 
 
+def test_force_replaces_the_import_before(edgecnn, tmp_path, photos):
+    network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "own.h5")
+    start = ("export", "--from", "own.h5", "--calibrate", photos, "--float32")
+    assert edgecnn(*start).code == 0
+    assert edgecnn(*start, "--seed", 9, "--force").code == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "own"]
+    assert "seed = 9\n" in (tmp_path / "runs" / "own" / "recipe.toml").read_text()
+    assert edgecnn(*start).code == 0, "without --force another folder is taken"
+    assert (tmp_path / "runs" / "own-2").exists()
+
+
 def test_layers_that_cannot_be_quantized_are_named(edgecnn, tmp_path, photos):
     model = network(keras2, RANGES["-1..1"][0], softmax="")
     keras2.Model(model.input, tf.cos(model.output)).save(tmp_path / "cosine.h5")

@@ -183,7 +183,8 @@ def test_the_faster_is_named(finished_run, own_run):
     assert timing["text"].startswith(f"{timing['faster']} is faster here") and "one thread" in timing["text"]
     export_path(own_run, "onnx", "float32").unlink()
     assert time_exports(own_run, "onnx") == {
-        "text": "not timed: no onnx float32 to compare with. First: edgecnn export --format onnx --float32"
+        "text": "not timed: no onnx float32 to compare with. "
+        f"First: edgecnn export {own_run.path} --format onnx --float32"
     }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import bundle_path, resume_or_create
+from edgecnn.pipeline import bundle_path, bundle_stage, resume_or_create
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import (
     FLOAT_MODEL,
@@ -164,8 +165,29 @@ def test_a_source_without_weights_says_what_to_give(own_run, tmp_path):
     with pytest.raises(RunError, match=r"float\.h5 yet\. First: edgecnn train --resume --out"):
         trained_run(own_run.path)
     for path in (bundle, recipe):
-        with pytest.raises(RunError, match=r"no weights to start from.*\n.*--init runs/NAME"):
+        with pytest.raises(RunError, match=r"cannot start from .*\nedgecnn train .*\nthen .*--init runs/body"):
             trained_run(path)
+
+
+def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_path):
+    recipe = own_run.file("recipe.toml")
+    recipe.write_text(recipe.read_text().replace('name = "tiny"', 'name = ""', 1))
+    bundle, _ = bundle_stage(Run(own_run.path), tmp_path / "other.edgecnn")
+    assert trained_run(bundle).path == Run(own_run.path.relative_to(tmp_path)).path
+
+
+@pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
+def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
+    """The commands of the message are run as they stand, with fewer epochs."""
+    few = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+    start = ("train", "--data", "digits", *few, "--set", "init.frozen_epochs=1")
+    refused = edgecnn(*start, "--init", root / "models" / "digits" / name)
+    assert refused.code == RunError.exit_code
+    _, first, then = refused.err[refused.err.index("edgecnn: error") :].splitlines()
+    result = edgecnn(*shlex.split(first)[1:], *few)
+    assert result.code == 0, result.err
+    result = edgecnn(*start, *shlex.split(then)[-2:])
+    assert result.code == 0, result.err
 
 
 def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):

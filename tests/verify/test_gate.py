@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from edgecnn.data import Split
 from edgecnn.errors import ParityError
-from edgecnn.report.table import comparison_rows, conversion_lines, warning_lines
+from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
 from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.parity import compared, judged
@@ -78,6 +78,8 @@ def test_every_figure_stands_in_the_comparison(split):
     assert per_class["cat"]["drop"] == pytest.approx(200 / per_class["cat"]["images"])
     assert item["flips"][0] == {"source": "0.png", "true": "ant", "reference": "ant", "candidate": "bee"}
     assert len(item["flips"]) == 8
+    line, *_ = flip_lines({"comparisons": [item]})
+    assert "0.png (label ant): ant, now bee" in line
     assert item["largest_lsb"] is None
 
 
