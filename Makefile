@@ -1,8 +1,13 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
+# make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
+# make docs   the documents as a site, in site/
+# make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Python's own path, not a link to it, which may go
+WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))
+PYTHON ?= $(shell { python3.11 -c '$(WHERE)' || python3 -c '$(WHERE)'; } 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -10,9 +15,13 @@ DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
-PYTHON_313 := $(shell python3.13 -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
+PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
+DEFAULT := not slow and not emulated and not gpu
 
-.PHONY: demo test test-emulated lint device-venvs clean
+# its notice about other generators
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo test test-tools test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -21,7 +30,10 @@ demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
 
 test: lint device-venvs
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not emulated and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(DEFAULT)"
+
+test-tools: $(VENV)/.dev device-venvs
+	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
 
 test-emulated: $(VENV)/.dev
 	$(BIN)/python -m pytest -m emulated tests/emulated tests/verify/test_emulated.py --durations=5
@@ -32,32 +44,42 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy edgecnn tools
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --quiet
+
+release: $(VENV)/.release
+	$(BIN)/python tools/release.py --python $(PYTHON) --python $(or $(PYTHON_313),$(error a release is tried on Python 3.13 too: install it, with venv))
+
 $(VENV)/.train: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev,docs]'
+	touch $@
+
+$(VENV)/.release: $(VENV)/.dev
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[release]'
 	touch $@
 
 device-venvs: $(DEVICE_311)/.done $(if $(PYTHON_313),$(DEVICE_313)/.done) $(TFLITE)/.done
 
 $(DEVICE_311)/.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(DEVICE_311)
+	"$(PYTHON)" -m venv $(DEVICE_311)
 	$(DEVICE_311)/bin/python $(PIP) -c constraints.txt -e .
 	touch $@
 
 $(DEVICE_313)/.done: pyproject.toml constraints.txt
-	$(PYTHON_313) -m venv $(DEVICE_313)
+	"$(PYTHON_313)" -m venv $(DEVICE_313)
 	$(DEVICE_313)/bin/python $(PIP) -c constraints.txt -e .
 	touch $@
 
 $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
-	$(PYTHON) -m venv $(TFLITE)
+	"$(PYTHON)" -m venv $(TFLITE)
 	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
 	$(TFLITE)/bin/python $(PIP) --no-deps -e .
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* demo dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,4 +3,4 @@
 The device imports this package too, so nothing heavy may be imported here.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,5 +1,22 @@
-"""`python -m edgecnn`."""
+"""`python -m edgecnn`, and the console script: the command line, with Ctrl-C quiet from the first import on.
 
-from edgecnn.cli import run
+Nothing else is imported here before the `try`.
+"""
 
-run()
+import os
+
+INTERRUPTED = 130
+
+
+def run() -> None:
+    """Run the command line in a process of its own."""
+    try:
+        from edgecnn.cli import run as run_command
+
+        run_command()
+    except KeyboardInterrupt:  # while modules are imported, or a second one while the process ends
+        os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    run()

@@ -164,6 +164,12 @@ class ClusterError(EdgeCNNError, ConnectionError):
     exit_code = 27
 
 
+class MissingExtraError(EdgeCNNError, ImportError):
+    """A package that an extra of edgecnn brings and this installation lacks."""
+
+    exit_code = 28
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

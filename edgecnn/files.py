@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,31 +89,44 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             raise
 
 
+_redirecting = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet_stderr():
     """Keep what native libraries print on standard error from the user, unless the block fails: then it is shown.
 
-    TensorFlow and its converters write start-up notes past Python's logging, so the file descriptor itself is redirected.
+    TensorFlow, its converters and LiteRT write start-up notes past Python's logging, so the file descriptor itself is redirected: by one
+    thread at a time, since two would restore each other's.
 
     Yields:
         A function that returns what was printed so far.
     """
-    import tempfile
-
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
+    with _redirecting, contextlib.ExitStack() as opened:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        opened.callback(os.close, saved)
+        caught = _unnamed_file()
+        opened.callback(os.close, caught)
+        os.dup2(caught, 2)
         try:
-            yield lambda: os.pread(caught.fileno(), 1 << 20, 0).decode(errors="replace")
+            yield lambda: os.pread(caught, 1 << 20, 0).decode(errors="replace")
         except BaseException:
             os.dup2(saved, 2)
-            caught.seek(0)
-            os.write(2, caught.read())
+            os.write(2, os.pread(caught, 1 << 20, 0))
             raise
         finally:
             os.dup2(saved, 2)
-            os.close(saved)
+
+
+def _unnamed_file() -> int:
+    """Return the descriptor of an empty file without a name: in memory on Linux, since importing `tempfile` takes longer."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("stderr")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def refuse_existing(path: Path, force: bool) -> None:

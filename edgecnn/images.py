@@ -1,22 +1,26 @@
 """The only image-to-tensor code of edgecnn: training, verification and the device all call it.
 
-A pixel is the model's input: the tensor is the resized uint8 image itself, and the int8 code that a
-quantized model reads is `pixel - 128`. Only Pillow decodes and resizes, since its bytes were found
-equal on x86-64 and aarch64.
+A pixel is the model's input: the tensor is the resized uint8 image itself, and the int8 code that a quantized model reads is
+`pixel - 128`. Only Pillow decodes and resizes, since its bytes were found equal on x86-64 and aarch64.
 """
 
 import contextlib
 import functools
 import importlib
 import io
+import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from PIL import Image
 
 from edgecnn.errors import ImageError, ImageTooLargeError
+from edgecnn.memory import SMALL_PIXELS, decoding_bytes, require_memory
+from edgecnn.modes import as_array, to_mode
 
 MAX_PIXELS = 100_000_000
 """Largest width times height that is decoded, read from the header before any pixel is."""
@@ -24,11 +28,15 @@ MAX_PIXELS = 100_000_000
 # Pillow's own limit warns from 89 million pixels on and raises at twice that, which would come before ours with less to say.
 Image.MAX_IMAGE_PIXELS = None
 
+# What Pillow warns and logs of damaged metadata would reach standard error: such an image is upright, or an ImageError says it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest encoded image that is read."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""File names that count as images, in lower case. The content decides how they are decoded."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+"""File names that count as images, in lower case, for training and on the device alike. The content decides how they are decoded."""
 
 FITS = ("crop", "letterbox", "stretch")
 """Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
@@ -42,16 +50,35 @@ PAD = 128
 SIGN = np.uint8(128)
 """The bit that turns a pixel into its code, pixel - 128."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "WebP")
+FORMATS = ("JPEG", "PNG", "BMP", "WebP", "TIFF", "GIF", "AVIF")
 READERS = (
-    (b"\xff\xd8\xff", "JpegImagePlugin", "JpegImageFile"),
-    (b"\x89PNG\r\n\x1a\n", "PngImagePlugin", "PngImageFile"),
-    (b"BM", "BmpImagePlugin", "BmpImageFile"),
-    (b"RIFF", "WebPImagePlugin", "WebPImageFile"),
+    (0, (b"\xff\xd8\xff",), "Jpeg", ".jpg"),
+    (0, (b"\x89PNG\r\n\x1a\n",), "Png", ".png"),
+    (0, (b"BM",), "Bmp", ".bmp"),
+    (0, (b"RIFF",), "WebP", ".webp"),
+    (0, (b"II*\0", b"MM\0*"), "Tiff", ".tif"),
+    (0, (b"GIF87a", b"GIF89a"), "Gif", ".gif"),
+    (4, (b"ftypavif", b"ftypavis"), "Avif", ".avif"),
 )
-"""How each format begins, and Pillow's module and class that reads it: `Image.open` would import them all, at each start."""
+"""Each format's signatures and where they stand, Pillow's plugin that reads it (`Image.open` would import them all, at each start) and
+its usual suffix. Of several images in one file the first is read."""
 
 EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of each EXIF orientation but the first upright; from 5 on width and height change places. EXIF 2.32, tag 274."""
+
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error
+)  # fmt: skip
+"""What Pillow's decoders raise on damaged files."""
 
 
 def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> Image.Image:
@@ -62,7 +89,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     leaves most of the work out.
 
     Args:
-        data: a JPEG, PNG, BMP or WebP file's bytes.
+        data: the bytes of a file of one of FORMATS.
         channels: 1 for grey, 3 for RGB.
         least: (height, width) that the image will be resized to; a reduced one keeps at least twice as much. Zeros reduce nothing.
 
@@ -71,14 +98,21 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
 
     Raises:
         ImageError: if the bytes are not a whole image of a known format.
-        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
+        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels, or decoding would take more memory than it may
+            (`edgecnn.memory.require_memory`).
     """
     with _opened(data) as image:
+        full = image.size
         if all(least):
-            height, width = reversed(least) if _turned(image) else least
+            height, width = reversed(least) if orientation(image) >= 5 else least
             image.draft(None, (KEPT * width, KEPT * height))  # does nothing but for a JPEG
+        if full[0] * full[1] > SMALL_PIXELS:
+            require_memory(decoding_bytes(image, full, channels, data, orientation(image) > 1))
         image.load()
-        return to_mode(upright(image), channels)
+        turn = TURNS.get(orientation(image))
+        decoded = to_mode(image, channels)
+        del image  # what it holds has to go before the turn takes as much
+    return decoded if turn is None else decoded.transpose(turn)
 
 
 def probe(data: bytes) -> tuple[int, int, int]:
@@ -89,18 +123,19 @@ def probe(data: bytes) -> tuple[int, int, int]:
         ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
     """
     with _opened(data) as image:
-        width, height = reversed(image.size) if _turned(image) else image.size
+        # Pillow gives a TIFF's size upright
+        width, height = reversed(image.size) if orientation(image) >= 5 and image.format != "TIFF" else image.size
         grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
         return height, width, 1 if grey else 3
 
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    kind = next((kind for kind in READERS if data.startswith(kind[0])), None)
-    if kind is None:
+    plugin = next((plugin for start, signatures, plugin, _ in READERS if data.startswith(signatures, start)), None)
+    if plugin is None:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
     try:
-        with _reader(*kind[1:])(io.BytesIO(data)) as image:
+        with _reader(plugin)(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLargeError(
@@ -111,42 +146,55 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise
     except MemoryError as error:
         raise ImageTooLargeError(f"the image is too large to decode: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error) as error:
-        # Pillow's decoders raise any of these on damaged files.
+    except DAMAGE as error:
         raise ImageError(f"the image is damaged: {error}") from None
 
 
 @functools.cache
-def _reader(plugin: str, name: str) -> Callable[[io.BytesIO], Image.Image]:
-    return getattr(importlib.import_module(f"PIL.{plugin}"), name)
+def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
+    try:
+        module = importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    except ModuleNotFoundError:
+        module = None
+    if module is None or not getattr(module, "SUPPORTED", True):
+        raise ImageError(
+            f"this Pillow cannot read {plugin.upper()}. Convert it to JPEG or PNG, or upgrade: pip install --upgrade Pillow"
+        )
+    return getattr(module, f"{plugin}ImageFile")
 
 
-def _turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation turns the image by a quarter."""
-    return image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+def orientation(image: Image.Image) -> int:
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, where it has none that can be read."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGE:
+        return 1
+    return value if value in TURNS else 1
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the usual suffix of an encoded image by how it begins; ".jpg" for one of no known format."""
+    return next((suffix for start, signatures, _, suffix in READERS if data.startswith(signatures, start)), ".jpg")
+
+
+def left_out(names: Collection[str]) -> str:
+    """Return a line about files that stand among images and are not read: how many of which suffix, and what to do; "" for none."""
+    if not names:
+        return ""
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    kinds = Counter(suffix if suffix and suffix.isprintable() else "without a suffix" for suffix in suffixes)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(8))
+    more = f" and {len(kinds) - 8:,} other kinds" if len(kinds) > 8 else ""
+    return (
+        f"{len(names):,} file{'s' if len(names) > 1 else ''} left out ({listed}{more}): only {' '.join(SUFFIXES)} are read. "
+        "Convert photos among them to JPEG or PNG."
+    )
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation, if the image has one other than upright."""
-    if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
-        return image
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Convert any Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        samples = np.asarray(image)
-        if samples.dtype.kind != "u" or samples.dtype.itemsize != 2:
-            samples = np.clip(samples, 0, 65535)
-        image = Image.fromarray((samples.astype(np.uint32) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    turn = TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def resize(
@@ -170,7 +218,7 @@ def resize(
     """
     if rotation in (90, 270):
         height, width = width, height
-    pixels = np.asarray(image)
+    pixels = as_array(image) if isinstance(image, Image.Image) else image
     if pixels.ndim == 2:
         pixels = pixels[:, :, np.newaxis]
     rows, columns, _ = pixels.shape
@@ -231,8 +279,8 @@ def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
     rows, columns, channels = pixels.shape
     sums = np.uint16 if count <= 256 else np.uint32  # 256 rows of 255, and a half of 256, are 65,408
     whole = rows // count
-    blocks = pixels[: whole * count].reshape(whole, count, columns * channels)
-    means = _divided(np.add.reduce(blocks, axis=1, dtype=sums), count).reshape(whole, columns, channels)
+    blocks = pixels[: whole * count].reshape(whole, count, columns, channels)  # a view, of a crop too
+    means = _divided(np.add.reduce(blocks, axis=1, dtype=sums), count)
     if whole * count == rows:
         return means
     left = _divided(np.add.reduce(pixels[whole * count :], axis=0, dtype=sums), rows - whole * count)

@@ -15,6 +15,7 @@ from edgecnn.recipe import Recipe
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path
 from edgecnn.train.train import describe_data
 from edgecnn.verify.golden import golden_images
+from edgecnn.verify.ranges import AUTO, find_range, labelled, line, splits_to_try
 from edgecnn.versions import library_versions
 
 IMPORTED = "imported"
@@ -22,7 +23,14 @@ IMPORTED = "imported"
 
 
 def import_stage(
-    path: Path, recipe: Recipe, out: Path | None, reporter: Reporter, *, images: int | None = None, force: bool = False
+    path: Path,
+    recipe: Recipe,
+    out: Path | None,
+    reporter: Reporter,
+    *,
+    images: int | None = None,
+    choose_range: bool = False,
+    force: bool = False,
 ) -> tuple[Run, Dataset]:
     """Make a run of a model that was trained elsewhere; every export, verification and bundle then works as for any other run.
 
@@ -32,6 +40,7 @@ def import_stage(
         out: the run folder; runs/NAME of the model by default.
         reporter: told of progress.
         images: how many images calibrate its int8 and int16x8 exports; 500 by default.
+        choose_range: whether the input range is chosen on validation and training images; else it is the recipe's.
         force: whether a run there is replaced.
 
     Returns:
@@ -54,6 +63,26 @@ def import_stage(
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     recipe = dataclasses.replace(recipe, name=path.stem, network=network)
+    found = find_range(
+        lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
+        None,
+        labelled(
+            dataset.load(
+                splits_to_try(dataset),
+                height=height,
+                width=width,
+                channels=channels,
+                stage="import",
+                progress=reporter.working,
+            )
+        ),
+        AUTO if choose_range else (recipe.input_scale, recipe.input_zero_point),
+    )
+    if choose_range:
+        recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=found.name))
+    reporter.note(line(path.name, found))
+    if found.warning:
+        reporter.note(f"WARNING: {path.name}: {found.warning}")
     scale, zero_point = recipe.input_scale, recipe.input_zero_point
     shape = InputContract(
         height=height, width=width, channels=channels, fit=recipe.data.fit, scale=scale, zero_point=zero_point
@@ -67,7 +96,12 @@ def import_stage(
             "data": describe_data(dataset, {}),
             "input": {"height": height, "width": width, "channels": channels},
             "parameters": model.count_params(),
-            "imported": {"file": path.name, "format": what, "softmax_cut": softmax_cut},
+            "imported": {
+                "file": path.name,
+                "format": what,
+                "softmax_cut": softmax_cut,
+                "range": line(path.name, found),
+            },
             "calibration": {"images": images or IMAGES, "seed": recipe.seed},
             "versions": library_versions(),
         }

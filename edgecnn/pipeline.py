@@ -12,7 +12,7 @@ from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
 from edgecnn.export.calibration import needs_calibration
-from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables, to_toml
@@ -34,10 +34,10 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
-from edgecnn.train.train import input_shape
+from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
-from edgecnn.verify.confidence import fit_confidence, validation_logits
+from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.quantizable import check_quantizable
@@ -78,6 +78,8 @@ def train_stage(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
 ) -> dict[str, Any]:
     """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
+    for line in (*dataset.summary(), input_line(recipe, dataset)):
+        reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
         reporter.note(
@@ -118,56 +120,23 @@ def default_model(report: Mapping[str, Any], format_: str, precisions: Collectio
     return f"models/{passed[0]['precision']}.{format_}" if passed else None
 
 
-def confidence_stage(
-    run: Run, target_error: float | None, reporter: Reporter, dataset: Dataset | None = None
-) -> dict[str, Any]:
-    """Choose a run's temperature and threshold on validation images, and write `confidence.json`.
-
-    Both are chosen with the model that most devices will run: the first of USUAL that there is, TFLite's int8. Nothing is done
-    where the model, the images and the target are those of the last time.
-
-    Args:
-        run: a run with an export.
-        target_error: largest error among answered images, in (0, 1); None for no threshold.
-        reporter: told of progress.
-        dataset: the run's data, if they are open.
-
-    Returns:
-        The content of `confidence.json`: as `verify.confidence.fit_confidence` returns, with `model`, `model_sha256` and
-        `validation_sha256`.
+def verified_confidence(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's temperature and threshold, with which its report measured the scores.
 
     Raises:
-        ThresholdError: if no threshold keeps the target.
-        RunError: if nothing was exported, or the data have changed.
+        RunError: if there are none, or the report has no figures for them.
     """
-    exported = [(*usual, export_path(run, *usual)) for usual in USUAL if export_path(run, *usual).exists()]
-    if not exported:
-        raise RunError(f"run {run.path} has no export. First: edgecnn export --format tflite --int8")
-    format_, precision, path = exported[0]
-    model = path.read_bytes()
-    validation = run.info["data"]["split_hashes"]["validation"]
-
-    def work() -> None:
-        data = dataset or open_dataset(run.recipe.data, progress=reporter.working)
-        logits, classes = validation_logits(run, data, model, format_, reporter.working)
-        found = fit_confidence(logits, classes, target_error)
-        origin = {
-            "model": f"models/{precision}.{format_}",
-            "model_sha256": sha256(model),
-            "validation_sha256": validation,
-        }
-        write_atomic(run.file(CONFIDENCE), canonical_json(found | origin))
-
-    inputs = {"model": sha256(model), "validation": validation, "target_error": target_error}
-    Stages(run, reporter.note).do("confidence", inputs, [run.file(CONFIDENCE)], work)
-    return json.loads(run.read(CONFIDENCE, "bundle"))
+    chosen, tested = stored_confidence(run), report["confidence"]
+    keys = ("temperature", "threshold")
+    if not chosen or not tested or any(chosen[key] != tested[key] for key in keys):
+        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: edgecnn verify")
+    return chosen
 
 
 def bundle_stage(
     run: Run,
     out: Path | None = None,
     *,
-    confidence: Mapping[str, Any] | None = None,
     only: Collection[str] = (),
     force: bool = False,
 ) -> tuple[Path, str]:
@@ -176,7 +145,6 @@ def bundle_stage(
     Args:
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
-        confidence: from `confidence_stage`: its temperature and threshold go into the manifest.
         only: precisions of the models that it carries, such as "int8"; all that were verified by default.
         force: whether an existing file is replaced.
 
@@ -184,11 +152,14 @@ def bundle_stage(
         The bundle's path and SHA-256.
 
     Raises:
-        RunError: if the run was not verified, not with the exports as they are now, or has no model of a precision.
+        RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
         ParityError: if the gate did not pass.
     """
+    path = out or bundle_path(run)
+    refuse_existing(path, force)
     report = parity_report(run)
     require_parity(report)
+    confidence = verified_confidence(run, report)
     contract = input_contract(run)
     images = golden_images(contract)
     files = {
@@ -217,8 +188,7 @@ def bundle_stage(
     info = run.info
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
     calibrated = any(needs_calibration(run, model.precision) for model in entries)
-    chosen = {key: confidence[key] for key in ("temperature", "threshold")} if confidence else {}
-    encoded, golden_encoded = golden_photos(contract)
+    photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
         title=info["data"]["title"],
@@ -227,7 +197,8 @@ def bundle_stage(
         models=entries,
         defaults={format_: file for format_, file in defaults.items() if file},
         golden_images=golden_encoded,
-        **chosen,
+        temperature=confidence["temperature"],
+        threshold=confidence["threshold"],
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
@@ -236,13 +207,12 @@ def bundle_stage(
             **({"imported": info["imported"]} if run.imported else {}),
             **{key: info[key] for key in ("network", "init", "int8") if key in info},
             **({"calibration": info["calibration"]} if calibrated else {}),
-            **({"confidence": dict(confidence)} if confidence else {}),
+            "confidence": confidence,
         },
     )
-    path = out or bundle_path(run)
-    digest = write_bundle(path, manifest, files | model_files | encoded, force=force)
+    # The card first: a command that fails at it leaves no bundle.
     write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, digest
+    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
 
 
 class Stages:
@@ -284,6 +254,7 @@ def run_recipe(
     *,
     max_drop: float,
     target_error: float | None = None,
+    accept_conversion: bool = False,
     force: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Take a recipe through every stage: train, all exports, verify, bundle.
@@ -295,7 +266,8 @@ def run_recipe(
         path: the run folder.
         reporter: told of progress.
         max_drop: the gate, in percentage points.
-        target_error: chooses the bundle's threshold: see `confidence_stage`.
+        target_error: chooses the bundle's threshold: see `verify`.
+        accept_conversion: see `Gate`.
         force: whether a run there that was made by another recipe or of other data is replaced.
 
     Returns:
@@ -311,7 +283,7 @@ def run_recipe(
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)
-    versions, gate = library_versions(), Gate(max_drop=max_drop)
+    versions, gate = library_versions(), Gate(max_drop=max_drop, accept_conversion=accept_conversion)
     stages.do(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
@@ -332,33 +304,33 @@ def run_recipe(
         )
     exports = hashes([export_path(run, format_, precision) for format_, precision in wanted])
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
-    confidence = confidence_stage(run, target_error, reporter, dataset)
     stages.do(
         "verify",
         {
-            "confidence": confidence,
+            "target_error": target_error,
             "models": models,
             "exports": exports,
+            "validation": dataset.hashes["validation"],
             "test": dataset.hashes["test"],
             "gate": vars(gate),
             "versions": versions,
         },
-        [run.file(PARITY)],
-        lambda: verify(run, dataset, gate=gate, progress=reporter.working),
+        [run.file(PARITY), run.file(CONFIDENCE)],
+        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
     report = parity_report(run)
     require_parity(report)
     stages.do(
         "bundle",
         {
-            "confidence": confidence,
+            "confidence": sha256_file(run.file(CONFIDENCE)),
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
             "versions": versions,
         },
         [bundle_path(run), run.file(CARD)],
-        lambda: bundle_stage(run, confidence=confidence, force=True),
+        lambda: bundle_stage(run, force=True),
     )
     return run, report
 

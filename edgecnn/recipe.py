@@ -1,6 +1,6 @@
 """Recipes: everything that decides a model, as data.
 
-A recipe is a TOML file whose tables are the frozen dataclasses below; a field's metadata holds its limits.
+A recipe is a TOML file whose tables are the frozen dataclasses below; a field's metadata holds its meaning and its limits.
 Defaults are overridden by the recipe, and the recipe by the command line.
 """
 
@@ -17,124 +17,162 @@ from typing import Any
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.images import FITS
 
-INPUT_RANGES = {"centred": (1 / 128, 0), "raw": (1.0, -128)}
-"""The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, or the pixel."""
+INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
+"""The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
-def limits(default: Any, **metadata: Any) -> Any:
-    """Return a dataclass field with a default and the limits that `check` enforces: low, high (inclusive), choices."""
-    return field(default=default, metadata=metadata)
+def key(default: Any, meaning: str, **limits: Any) -> Any:
+    """Return a recipe key: a dataclass field with its default, what it means, and the limits that `_check` enforces.
+
+    Args:
+        default: the value where a recipe has none.
+        meaning: one line, for `edgecnn train --keys`.
+        limits: low and high (inclusive), or choices.
+    """
+    return field(default=default, metadata={"meaning": meaning, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Where the images come from and how they are divided.
+    """Where the images come from and how they are divided."""
 
-    `source` is a dataset's name, a folder, a zip file, or such a path below $EDGECNN_DATA. `title` is what cards and
-    reports call the data. The fractions are of the training images; `test_fraction` counts only where the
-    source has no test split of its own.
-    """
-
-    source: str = "cifar10"
-    title: str = ""
-    validation_fraction: float = limits(0.1, low=0.01, high=0.5)
-    test_fraction: float = limits(0.2, low=0.01, high=0.5)
-    fit: str = limits("crop", choices=FITS)
+    source: str = key("cifar10", "A dataset's name, or a folder or zip of images, as it stands or below $EDGECNN_DATA.")
+    title: str = key("", "What cards and reports call the data; empty for the dataset's own title.")
+    validation_fraction: float = key(
+        0.1, "Share of the training images for validation, where the data bring no such split.", low=0.01, high=0.5
+    )
+    test_fraction: float = key(
+        0.2, "Share of the training images for test, where the data bring no such split.", low=0.01, high=0.5
+    )
+    fit: str = key(
+        "crop", "How an image of another aspect is fitted: centre crop, grey bars, or stretched.", choices=FITS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRecipe:
-    """Which network, for which input: its name, or FILE.py:FUNCTION for one of your own.
+    """Which network, for which input."""
 
-    Zero takes the data's own height, width or channels, and the scale of `input_range`. With an `input_scale` the network's
-    real input is input_scale * (pixel - 128 - input_zero_point).
-    """
-
-    name: str = "article"
-    height: int = limits(0, low=0, high=1024)
-    width: int = limits(0, low=0, high=1024)
-    channels: int = limits(0, choices=(0, 1, 3))
-    input_range: str = limits("centred", choices=tuple(INPUT_RANGES))
-    input_scale: float = limits(0.0, low=0.0, high=1e6)
-    input_zero_point: int = limits(0, low=-128, high=127)
-    options: Mapping[str, str] = field(default_factory=dict)
+    name: str = key("article", "A network's name, or FILE.py:FUNCTION for one of your own.")
+    height: int = key(
+        0,
+        "Rows of the input; 0 for the images' own up to 224, or 96 where they differ or are larger.",
+        low=0,
+        high=1024,
+    )
+    width: int = key(0, "Columns of the input; 0 as for height.", low=0, high=1024)
+    channels: int = key(0, "1 for grey, 3 for RGB; 0 for what the images have.", choices=(0, 1, 3))
+    input_range: str = key(
+        "centred",
+        "What the network reads of a pixel: (pixel - 128) / 128, or the pixel itself.",
+        choices=tuple(INPUT_RANGES),
+    )
+    input_scale: float = key(
+        0.0,
+        "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); 0 for input_range.",
+        low=0.0,
+        high=1e6,
+    )
+    input_zero_point: int = key(0, "See input_scale; it counts only where that is set.", low=-128, high=127)
+    options: Mapping[str, str] = field(
+        default_factory=dict, metadata={"meaning": "The network's own options, such as pooling of article."}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitRecipe:
-    """A trained network to start from, for few images: its body is taken over, its head is drawn anew.
+    """A trained network to start from, for few images: its body is taken over, its head is drawn anew."""
 
-    `source` is a run folder; none where it is empty, and the other keys then change nothing. The head alone is trained for
-    `frozen_epochs`, at the float phase's learning rate; then the float phase trains all, at `body_rate` times that rate.
-    """
-
-    source: str = ""
-    frozen_epochs: int = limits(10, low=0, high=10_000)
-    body_rate: float = limits(0.1, low=1e-4, high=1.0)
+    source: str = key("", "Run folder of the trained network to start from; empty for none.")
+    frozen_epochs: int = key(
+        10, "Epochs in which only the new head is trained, before the float phase.", low=0, high=10_000
+    )
+    body_rate: float = key(
+        0.1, "The float phase's learning rate after that, as a share of train.learning_rate.", low=1e-4, high=1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """The float phase.
+    """The float phase."""
 
-    `flip` auto mirrors half of the images where the dataset says that classes survive it, as yes does anyway; alternating mirrors
-    one half in every other epoch and the other half in the rest. The keys below change nothing unless set:
-
-    warm_up: share of a one-cycle schedule that rises.
-    cutout: side, in pixels, of a square of mid-grey at a random place of each image.
-    teacher: run folder of a trained network to learn from as well: `teacher_weight` is its share of the loss, the rest is the
-        labels', and `teacher_temperature` divides both networks' logits.
-    teacher_views: epochs whose images the teacher is asked about; after them the same images come again, in the same order, with the
-        answers that it gave. They take 4 bytes an image, class and such epoch. At 0 every epoch has images of its own.
-    """
-
-    epochs: int = limits(10, low=1, high=10_000)
-    batch_size: int = limits(128, low=1, high=65_536)
-    optimizer: str = limits("adam", choices=("adam", "sgd"))
-    learning_rate: float = limits(0.003, low=1e-8, high=100.0)
-    schedule: str = limits("one-cycle", choices=("one-cycle", "cosine", "constant"))
-    weight_decay: float = limits(0.01, low=0.0, high=1.0)
-    label_smoothing: float = limits(0.05, low=0.0, high=0.5)
-    flip: str = limits("auto", choices=("auto", "yes", "no", "alternating"))
-    shift: int = limits(1, low=0, high=64)
-    precision: str = limits("float32", choices=("float32", "bfloat16"))
-    warm_up: float = limits(0.2, low=0.0, high=0.9)
-    cutout: int = limits(0, low=0, high=512)
-    teacher: str = ""
-    teacher_temperature: float = limits(2.0, low=0.1, high=100.0)
-    teacher_weight: float = limits(0.5, low=0.0, high=1.0)
-    teacher_views: int = limits(0, low=0, high=10_000)
+    epochs: int = key(10, "Epochs of the float phase.", low=1, high=10_000)
+    batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
+    optimizer: str = key("adam", "Adam with decoupled weight decay, or SGD with momentum.", choices=("adam", "sgd"))
+    learning_rate: float = key(0.003, "Peak learning rate.", low=1e-8, high=100.0)
+    schedule: str = key(
+        "one-cycle",
+        "How the learning rate moves: it rises, then falls; it falls; or it stays.",
+        choices=("one-cycle", "cosine", "constant"),
+    )
+    weight_decay: float = key(
+        0.01, "Weight decay: each step takes this times the learning rate off a weight.", low=0.0, high=1.0
+    )
+    label_smoothing: float = key(0.05, "Share of each label that is spread over all classes.", low=0.0, high=0.5)
+    flip: str = key(
+        "auto", "Mirror half of the images: where the dataset allows it, always, never, or the halves in turn.",
+        choices=("auto", "yes", "no", "alternating"),
+    )  # fmt: skip
+    shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
+    precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
+    warm_up: float = key(0.2, "Share of a one-cycle schedule in which the rate rises.", low=0.0, high=0.9)
+    cutout: int = key(
+        0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
+    )
+    teacher: str = key("", "Run folder of a trained network to learn from as well; empty for none.")
+    teacher_temperature: float = key(
+        2.0, "Divides the logits of teacher and network in their loss.", low=0.1, high=100.0
+    )
+    teacher_weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
+    teacher_views: int = key(
+        0,
+        "Epochs whose images the teacher is asked about; later epochs repeat them. 0 asks in every epoch.",
+        low=0,
+        high=10_000,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QatRecipe:
-    """The quantization-aware phase. No epochs means that ranges are calibrated and no weight is trained.
+    """The quantization-aware phase."""
 
-    `method` is how the int8 models are made: "qat", "ptq" (quantized after training, without this phase) or "auto", the better of the
-    two on validation images. `granularity` is what a convolution's weights have one scale for: each output channel, or the whole
-    tensor. `rounding` is how the calibrated model's weights become codes: "nearest", or "auto", where they are rounded once more, so that
-    their layers' outputs stay (GPTQ), which is kept if it is better on validation images. `patience` ends the phase after so many
-    epochs without a better one; 0 never does. `learning_rate` is the peak of a cosine; 0 chooses it from how sharply the loss bends at
-    the calibrated model, 0.001 at most.
-    """
-
-    epochs: int = limits(2, low=0, high=10_000)
-    batch_size: int = limits(128, low=1, high=65_536)
-    learning_rate: float = limits(0.0, low=0.0, high=10.0)
-    calibration_batches: int = limits(60, low=1, high=10_000)
-    distillation_temperature: float = limits(2.0, low=0.1, high=100.0)
-    method: str = limits("auto", choices=("auto", "qat", "ptq"))
-    granularity: str = limits("channel", choices=("channel", "tensor"))
-    rounding: str = limits("auto", choices=("auto", "nearest"))
-    patience: int = limits(0, low=0, high=10_000)
+    epochs: int = key(
+        2, "Epochs of the quantization-aware phase; 0 calibrates ranges and trains no weight.", low=0, high=10_000
+    )
+    batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
+    learning_rate: float = key(
+        0.0, "Peak learning rate; 0 chooses one by how sharply the loss bends, at most 0.001.", low=0.0, high=10.0
+    )
+    calibration_batches: int = key(
+        60, "Batches that calibrate the activation ranges at the start of the phase.", low=1, high=10_000
+    )
+    distillation_temperature: float = key(
+        2.0, "Divides the logits of the float and the quantized network in their loss.", low=0.1, high=100.0
+    )
+    method: str = key(
+        "auto", "How int8 models are made: what validates better, quantization-aware, or after training.",
+        choices=("auto", "qat", "ptq"),
+    )  # fmt: skip
+    granularity: str = key(
+        "channel", "What a convolution's weights have one scale for: an output channel or the tensor.",
+        choices=("channel", "tensor"),
+    )  # fmt: skip
+    rounding: str = key(
+        "auto",
+        "How weights become codes: by GPTQ where that validates better, or the nearest.",
+        choices=("auto", "nearest"),
+    )
+    patience: int = key(
+        0, "Ends the phase after so many epochs without a better one; 0 never does.", low=0, high=10_000
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole recipe. `name` names the run folder and the bundle."""
+    """A whole recipe."""
 
-    name: str = ""
-    seed: int = limits(1, low=0, high=2**31 - 1)
+    name: str = key("", "Names the run folder and the bundle; empty for DATA-NETWORK.")
+    seed: int = key(1, "Seed of weights and batches.", low=0, high=2**31 - 1)
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     init: InitRecipe = field(default_factory=InitRecipe)
@@ -220,6 +258,44 @@ def _check(value: Any, expected: Any, metadata: Mapping[str, Any], what: str) ->
 _NAMES = {str: "a string", int: "a whole number", float: "a number"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A recipe key for people: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
+
+    name: str
+    type: str
+    default: Any
+    limits: str
+    meaning: str
+
+
+def keys(kind: type = Recipe, prefix: str = "") -> list[Key]:
+    """Return every key of a recipe, in the order of the dataclasses."""
+    types_of = typing.get_type_hints(kind)
+    found = []
+    for entry in dataclasses.fields(kind):
+        expected, name = types_of[entry.name], f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(expected):
+            found += keys(typing.cast(type, expected), f"{name}.")
+            continue
+        meta = entry.metadata
+        limits = ", ".join(map(str, meta["choices"])) if "choices" in meta else ""
+        if "low" in meta:
+            low, high = meta["low"], meta["high"]
+            limits = f"{low:g} to {high:g}" if expected is float else f"{low:,} to {high:,}"
+        table = entry.default is dataclasses.MISSING
+        found.append(
+            Key(
+                name=name,
+                type="table of strings" if table else _NAMES[expected].removeprefix("a "),
+                default={} if table else entry.default,
+                limits=limits,
+                meaning=meta["meaning"],
+            )
+        )
+    return found
+
+
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is taken as a string.
 
@@ -255,6 +331,18 @@ def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
                 raise RecipeError(f"{key}: {part} was already set to a value")
         table[last] = value
     return tables
+
+
+def known(tables: Mapping[str, Any], kind: type = Recipe) -> dict[str, Any]:
+    """Return those of a recipe's tables that recipes have today: a bundle holds the recipe of the version that made it."""
+    types_of = typing.get_type_hints(kind)
+    return {
+        key: known(value, types_of[key])
+        if dataclasses.is_dataclass(types_of[key]) and isinstance(value, Mapping)
+        else value
+        for key, value in tables.items()
+        if key in types_of
+    }
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

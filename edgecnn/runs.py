@@ -13,7 +13,7 @@ from typing import Any
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_toml
+from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, to_toml
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -279,8 +279,8 @@ def _run_of(path: Path) -> Path:
         from edgecnn.bundle.read import read_bundle
 
         try:
-            tables = read_bundle(path).manifest.provenance["recipe"]
-        except (KeyError, TypeError):
+            tables = known(read_bundle(path).manifest.provenance["recipe"])
+        except (KeyError, TypeError, AttributeError):
             raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(RUNS / (recipe.name or path.stem))

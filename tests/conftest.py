@@ -1,6 +1,10 @@
 """Fixtures for all tests: one tiny real run, made once a session by the real pipeline, and the command line."""
 
+import contextlib
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +50,15 @@ class Silent:
         assert done <= total or not total
 
 
+def pytest_runtest_setup(item):
+    """Skip a test marked `needs` where a program is missing."""
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if shutil.which(program) is None]
+        if missing:
+            package = mark.kwargs.get("package", " ".join(mark.args))
+            pytest.skip(f"{' and '.join(missing)} not on this machine: apt-get install {package}")
+
+
 @pytest.fixture(scope="session")
 def root():
     """The project's root folder."""
@@ -53,11 +66,42 @@ def root():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_tuned_setting(tmp_path_factory):
-    """What the developer has tuned is not looked at."""
+def no_state(tmp_path_factory):
+    """What the developer has tuned or bundled is not looked at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """A process that a test starts can be interrupted, also where nohup or a shell's `&` has this one ignore SIGINT."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def spawn():
+    """Start a process as `subprocess.Popen` does, in a session of its own; what still runs of it at the test's end is killed."""
+    processes = []
+
+    def start(command, **options):
+        processes.append(subprocess.Popen(command, start_new_session=True, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def own_state(no_state, tmp_path_factory, monkeypatch):
+    """What one test tunes or bundles is not looked at in another."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture

@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.cli import COMMANDS
+from edgecnn.errors import MissingExtraError
+
 VENVS = (".venv-device-3.11", ".venv-device-3.13", ".venv-tflite-3.11")
+EACH = [pytest.param(name, marks=pytest.mark.needs("python3.13") if "3.13" in name else ()) for name in VENVS]
 
 
 def python_of(root, name):
@@ -36,7 +41,7 @@ def call(python, folder, *arguments):
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", VENVS)
+@pytest.mark.parametrize("name", EACH)
 def test_it_is_the_base_install(root, name):
     code = (
         "import importlib.util as u; print([n for n in ('tensorflow', 'onnx', 'sklearn', 'scipy') if u.find_spec(n)])"
@@ -45,7 +50,7 @@ def test_it_is_the_base_install(root, name):
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", VENVS)
+@pytest.mark.parametrize("name", EACH)
 def test_selftest_passes(root, name, tmp_path):
     report = call(python_of(root, name), tmp_path, "selftest", "--json")
     assert report["passed"]
@@ -53,16 +58,63 @@ def test_selftest_passes(root, name, tmp_path):
     assert checked == {"tflite_runtime" if "tflite" in name else "litert"}
 
 
-def test_all_answer_the_same(root, photo, tmp_path):
-    answers = {}
-    for name in VENVS:
-        if (root / name / "bin" / "python").exists():
-            answers[name] = call(root / name / "bin" / "python", tmp_path, "classify", photo, "--json")
-    if len(answers) < 2:
-        pytest.skip("fewer than two of the virtual environments are there: make test makes them")
-    first = next(iter(answers.values()))
-    for answer in answers.values():
-        assert [item["label"] for item in answer["top"]] == [item["label"] for item in first["top"]]
-        for one, other in zip(answer["top"], first["top"], strict=True):
-            # one code of the int8 output is worth a few hundredths of a score at most
-            assert one["score"] == pytest.approx(other["score"], abs=0.05)
+@pytest.mark.parametrize("name", EACH[1:])
+def test_it_answers_as_the_first_does(root, photo, tmp_path, name):
+    first, other = (call(python_of(root, one), tmp_path, "classify", photo, "--json") for one in (VENVS[0], name))
+    assert [item["label"] for item in other["top"]] == [item["label"] for item in first["top"]]
+    for one, another in zip(first["top"], other["top"], strict=True):
+        # one code of the int8 output is worth a few hundredths of a score at most
+        assert one["score"] == pytest.approx(another["score"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", "photos"),
+        ("train", "--dry-run", "--data", "photos"),
+        ("networks",),
+        ("run", "digits.toml"),
+        ("export", "--from", "model.keras", "--calibrate", "photos"),
+        ("export",),
+        ("verify",),
+        ("verify", "--layers"),
+        ("bundle",),
+    ],
+    ids=" ".join,
+)
+def test_the_workstations_commands_name_the_extra(root, tmp_path, finished_run, arguments):
+    python = python_of(root, ".venv-device-3.11")
+    shutil.copytree(finished_run.path, tmp_path / "runs" / "latest")
+    for name in ("export", "model-int8.tflite", "parity.json", "confidence.json", "stages.json"):
+        (tmp_path / "runs" / "latest" / name).unlink(missing_ok=True)
+    (tmp_path / "digits.toml").write_text('name = "new"\n[data]\nsource = "digits"\n')
+    (tmp_path / "model.keras").write_bytes(b"a model")
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (12, 12), (number, len(label), ord(label[0]))).save(
+                tmp_path / "photos" / label / f"{number}.png"
+            )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        [python, "-m", "edgecnn", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == MissingExtraError.exit_code, result.stderr
+    assert "Traceback" not in result.stderr
+    first, second = result.stderr.splitlines()[-2:]
+    assert first.startswith("edgecnn: error: this command needs ")
+    assert second.startswith("pip install ") and second.endswith("[train]'")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_needs_the_base_install_alone(root, tmp_path, command):
+    python = python_of(root, ".venv-device-3.11")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        [python, "-m", "edgecnn", command, "--help"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stdout.startswith("Usage: "), result.stderr
+
+
+def test_the_recipe_keys_are_listed_without_the_extra(root, tmp_path):
+    assert len(call(python_of(root, ".venv-device-3.11"), tmp_path, "train", "--keys", "--json")) > 40

@@ -7,6 +7,8 @@ import resource
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,11 +18,29 @@ from edgecnn.files import canonical_json, data_folder, output_errors, quiet_stde
 
 
 def test_writes_bytes_and_text(tmp_path):
-    write_atomic(tmp_path / "new" / "a", b"\0\1")
+    write_atomic(tmp_path / "new" / "folder" / "a", b"\0\1")
     write_atomic(tmp_path / "b", "ü\n")
-    assert (tmp_path / "new" / "a").read_bytes() == b"\0\1"
+    assert (tmp_path / "new" / "folder" / "a").read_bytes() == b"\0\1"
     assert (tmp_path / "b").read_bytes() == "ü\n".encode()
     assert {path.name for path in tmp_path.iterdir()} == {"new", "b"}
+
+
+def test_the_name_is_given_to_bytes_that_are_on_the_disk(tmp_path, monkeypatch):
+    """A power cut after the rename finds them. Until then a glob finds nothing new, and the rename stays on one file system."""
+    seen = []
+
+    def fsync(descriptor):
+        seen.append(("on the disk", os.fstat(descriptor).st_size))
+
+    def replace(source, target):
+        seen.append(("renamed", os.path.dirname(source), os.path.basename(source).startswith(".")))
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "replace", replace)
+    write_atomic(tmp_path / "a", bytes(5000))
+    assert seen == [("on the disk", 5000), ("renamed", str(tmp_path), True)]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
@@ -100,12 +120,21 @@ def test_hashes(tmp_path):
 
 
 def test_canonical_json():
-    assert canonical_json({"b": 1, "a": [1.5, "ü"]}) == canonical_json({"a": [1.5, "ü"], "b": 1})
+    assert canonical_json({"b": 1, "a": [1.5, "ü"]}) == '{\n "a": [\n  1.5,\n  "ü"\n ],\n "b": 1\n}\n'
     with pytest.raises(ValueError):
         canonical_json(float("nan"))
 
 
+def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/pi")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.cache_home() == tmp_path / "edgecnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert str(files.cache_home()) == "/home/pi/.cache/edgecnn"
+
+
 def test_quiet_stderr(capfd):
+    before = os.listdir("/proc/self/fd")
     with quiet_stderr() as printed:
         os.write(2, b"native noise\n")
         assert printed() == "native noise\n"
@@ -114,6 +143,19 @@ def test_quiet_stderr(capfd):
         os.write(2, b"the reason\n")
         raise RuntimeError
     assert capfd.readouterr().err == "the reason\n"
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_quiet_stderr_in_several_threads_gives_standard_error_back(capfd):
+    def quiet(number):
+        with quiet_stderr():
+            os.write(2, b"native noise\n")
+            time.sleep(0.001 * (number % 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(quiet, range(40)))
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
 
 
 def test_data_folder(root, tmp_path, monkeypatch):

@@ -3,10 +3,14 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, features
 
 from edgecnn import images
@@ -35,14 +39,57 @@ def corners(image):
     return [tuple(int(value > 127) * 255 for value in pixel) for pixel in near]
 
 
+DAMAGED_EXIF = {
+    "points outside": b"II*\0\xff\xff\xff\xff" + bytes(20),
+    "no header": b"no TIFF at all",
+    "cut": b"II*\0\x08\0\0\0\x05\0\x12\x01\x03\0",
+    "orientation 9": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0" + bytes(4),
+    "orientation is a text": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x03\0\0\0ab\0\0" + bytes(4),
+}
+
+
 class TestDecode:
-    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
+    @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp", "tiff", "gif", "avif"])
     def test_formats(self, format_):
-        if format_ == "webp" and not features.check("webp"):
-            pytest.skip("this Pillow has no WebP")
+        if format_ in ("webp", "avif") and not features.check(format_):
+            pytest.skip(f"this Pillow cannot read {format_}")
         decoded = images.decode(encoded(quarters(), format_))
         assert (decoded.mode, decoded.size) == ("RGB", (16, 8))
         assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
+
+    @pytest.mark.parametrize("format_", ["gif", "tiff", "avif"])
+    def test_of_several_images_the_first_is_read(self, format_):
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        first, second = quarters(), Image.new("RGB", (16, 8), BLUE)
+        several = encoded(first, format_, save_all=True, append_images=[second])
+        assert corners(images.decode(several)) == corners(first) != corners(second)
+
+    @pytest.mark.parametrize("format_", ["tiff", "avif"])
+    @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+    def test_a_turned_one_is_upright_in_the_header_too(self, format_, compression):
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = 6
+        data = encoded(quarters(), format_, exif=exif, **({"compression": compression} if format_ == "tiff" else {}))
+        decoded = images.decode(data)
+        assert decoded.size == (8, 16) and images.probe(data) == (16, 8, 3)
+        assert corners(decoded) == [BLUE, RED, WHITE, GREEN]
+
+    def test_transparency_of_a_gif_is_laid_over_white(self):
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        image.paste(1, (4, 0, 8, 8))
+        decoded = images.decode(encoded(image, "gif", transparency=0))
+        assert decoded.getpixel((1, 1)) == WHITE and decoded.getpixel((6, 6)) == BLUE
+
+    def test_a_format_that_pillow_lacks_says_what_to_do(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)  # as in Pillow before 11.3
+        images._reader.cache_clear()
+        with pytest.raises(ImageError, match=r"this Pillow cannot read AVIF\. .*pip install --upgrade Pillow"):
+            images.decode(b"\0\0\0\x1cftypavif" + bytes(40))
+        images._reader.cache_clear()
 
     def test_is_what_pillow_opens(self):
         """The plugin is called directly, for speed: same pixels as Image.open."""
@@ -76,11 +123,20 @@ class TestDecode:
         assert corners(decoded) == expected
         assert images.probe(data) == (decoded.height, decoded.width, 3)
 
-    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-    def test_broken_exif_is_no_reason_to_fail_otherwise_than_by_image_error(self):
-        data = encoded(quarters(), "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
-        with contextlib.suppress(ImageError):
-            assert images.decode(data).size == (16, 8)
+    @pytest.mark.parametrize("damage", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+    def test_damaged_exif_is_no_reason_to_refuse_a_picture_or_to_print(self, damage, tmp_path, root):
+        (tmp_path / "photo.jpg").write_bytes(encoded(quarters(), "jpeg", exif=b"Exif\0\0" + damage))
+        code = (
+            "import sys; from edgecnn import images; data = images.read_file(sys.argv[1])\n"
+            "print(images.decode(data).size, images.probe(data))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-W", "default", "-c", code, tmp_path / "photo.jpg"],
+            capture_output=True,
+            text=True,
+            cwd=root,
+        )
+        assert (result.stdout, result.stderr) == ("(16, 8) (8, 16, 3)\n", "")
 
     def test_grey(self):
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -117,7 +173,41 @@ class TestDecode:
 
     def test_grey_with_alpha(self):
         pixels = np.array([[[0, 255], [0, 0]]], np.uint8)
-        assert np.array_equal(images.decode(encoded(Image.fromarray(pixels, "LA")), 1), [[0, 255]])
+        data = encoded(Image.fromarray(pixels, "LA"))
+        assert np.array_equal(images.decode(data, 1), [[0, 255]])
+        assert np.asarray(images.decode(data, 3)).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "I", "F", "P", "RGB", "RGBA", "CMYK"])
+    def test_a_picture_without_colour_has_one_channel(self, mode):
+        """By its header, by which training chooses the network's input."""
+        format_ = "tiff" if mode in ("I", "F", "CMYK") else "png"
+        image = Image.fromarray(np.zeros((8, 8), np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8))
+        assert images.probe(encoded(image, format_))[2] == (3 if mode in ("P", "RGB", "RGBA", "CMYK") else 1)
+
+    def test_more_than_16_bits_are_white_and_not_black_again(self):
+        """Beyond 65535 the samples of a 32-bit TIFF would wrap around."""
+        levels = np.array([[-70_000, -1, 0, 32_768, 65_535, 65_536, 131_071, 1_000_000]])
+        expected = [[0, 0, 0, 128, 255, 255, 255, 255]]
+        for dtype in (np.int32, np.float32):
+            data = encoded(Image.fromarray(levels.astype(dtype)), "tiff")
+            assert np.asarray(images.decode(data, 1)).tolist() == expected
+            assert np.asarray(images.decode(data, 3))[:, :, 1].tolist() == expected
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_bands_leave_no_trace(self, mode, channels, monkeypatch):
+        """Large images are converted band by band: same pixels."""
+        noise = np.random.default_rng(0).integers(0, 256, (41, 29, 4), np.uint8)
+        if mode == "I;16":
+            image = Image.fromarray(noise[:, :, :2].copy().view(np.uint16)[:, :, 0])
+        else:
+            image = Image.fromarray(noise, "RGBA").convert(mode)
+        if mode == "P":
+            image.info["transparency"] = 7
+        whole = np.asarray(images.to_mode(image, channels))
+        monkeypatch.setattr("edgecnn.modes.BAND_PIXELS", 100)
+        assert np.array_equal(images.to_mode(image, channels), whole)
+        assert np.array_equal(images.as_array(Image.fromarray(whole)), whole)
 
     def test_palette(self):
         palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
@@ -158,8 +248,26 @@ class TestRefused:
             images.probe(data)
 
     def test_another_format_is_named(self):
-        with pytest.raises(ImageError, match="JPEG, PNG, BMP, WebP"):
-            images.decode(encoded(quarters(), "gif"))
+        with pytest.raises(ImageError, match="JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF"):
+            images.decode(encoded(quarters(), "ppm"))
+
+    @pytest.mark.parametrize("format_", ["tiff", "gif", "avif"])
+    def test_what_other_decoders_raise_is_one_error(self, format_, capfd):
+        """Damaged anywhere, they decode to something or raise ImageError; nothing is printed."""
+        if format_ == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow cannot read AVIF")
+        whole = encoded(quarters(), format_)
+        random = np.random.default_rng(0)
+        refused = 0
+        for _ in range(300):
+            data = bytearray(whole)
+            data[random.integers(12, len(data))] ^= random.integers(1, 256)
+            try:
+                images.decode(bytes(data))
+            except ImageError:
+                refused += 1
+        assert refused > 10
+        assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
     def test_truncated_anywhere(self, format_):
@@ -263,10 +371,34 @@ class TestResize:
             ((101, 100), 10, 10, (0, 0, 100, 100)),
             ((100, 100), 10, 20, (0, 25, 100, 75)),
             ((1000, 1), 10, 10, (499, 0, 500, 1)),
+            ((100, 99), 2, 3, (0, 16, 100, 83)),
+            ((99, 100), 3, 2, (16, 0, 83, 100)),
         ],
     )
     def test_crop_box(self, size, height, width, box):
         assert images.crop_box(size, height, width) == box
+
+    @given(
+        size=st.tuples(st.integers(1, 400), st.integers(1, 400)), height=st.integers(1, 64), width=st.integers(1, 64)
+    )
+    def test_a_crop_is_the_largest_of_its_aspect_and_in_the_middle(self, size, height, width):
+        left, top, right, bottom = images.crop_box(size, height, width)
+        assert abs(left - (size[0] - right)) <= 1 and abs(top - (size[1] - bottom)) <= 1
+        assert min(left, top) >= 0
+        scale = min(size[0] / width, size[1] / height)
+        for side, exact in ((right - left, scale * width), (bottom - top, scale * height)):
+            assert abs(side - exact) <= 0.5 or (side == 1 and exact < 1), "the nearest whole number of pixels"
+
+    @given(size=st.tuples(st.integers(1, 60), st.integers(1, 60)), height=st.integers(1, 40), width=st.integers(1, 40))
+    def test_letterbox_shows_the_whole_image_in_the_middle(self, size, height, width):
+        boxed = images.resize(Image.new("L", size, 255), height, width, "letterbox")[:, :, 0]
+        rows, columns = np.flatnonzero((boxed == 255).any(axis=1)), np.flatnonzero((boxed == 255).any(axis=0))
+        scale = min(width / size[0], height / size[1])
+        for where, length, exact in ((rows, height, size[1] * scale), (columns, width, size[0] * scale)):
+            assert np.array_equal(where, np.arange(where[0], where[-1] + 1))
+            assert abs(where[0] - (length - 1 - where[-1])) <= 1, "bars of one size on both sides"
+            assert abs(len(where) - exact) <= 0.5 or (len(where) == 1 and exact < 1)
+        assert (boxed == 255).sum() == len(rows) * len(columns)
 
     def test_letterbox_keeps_the_aspect_between_grey_bars(self):
         boxed = images.resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
@@ -325,6 +457,14 @@ class TestResize:
         ramp = np.repeat(np.arange(0, 256, 51, dtype=np.uint8)[np.newaxis], 6, axis=0)
         large = images.resize(Image.fromarray(ramp), 48, 48)[24, :, 0].astype(int)
         assert (np.diff(large) >= 0).all() and np.diff(large).max() <= 8
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_enlarged_in_one_direction_and_reduced_in_the_other(self, turned):
+        """Seven levels along eight times as many pixels come out as a ramp, not as seven steps."""
+        ramp = np.repeat(np.arange(0, 256, 42, dtype=np.uint8)[:, np.newaxis], 400, axis=1)
+        small = images.resize(ramp.T if turned else ramp, 56, 56, "stretch")[:, :, 0].astype(int)
+        steps = np.diff(small, axis=1 if turned else 0)
+        assert steps.min() >= 0 and steps.max() <= 42 / 8 + 1
 
     @pytest.mark.parametrize("rotation", images.ROTATIONS)
     def test_rotation_turns_clockwise(self, rotation):
@@ -393,6 +533,25 @@ class TestReducedDecoding:
         whole = images.resize(images.decode(data), 32, 32).astype(int)
         reduced = images.load(data, 32, 32, 3).astype(int)
         assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, and what the JPEG has lost"
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize(("size", "least"), [((160, 640), (16, 64)), ((640, 160), (64, 16))])
+    @pytest.mark.parametrize("fit", images.FITS)
+    def test_no_detail_is_lost_where_input_or_picture_are_not_square(self, size, least, orientation, fit):
+        """A picture, upright of `size`, that was stored turned: decoded too small in one direction, its blotches would run together."""
+        coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
+        upright = Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
+        inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(
+            orientation, images.TURNS.get(orientation)
+        )
+        exif = Image.Exif()
+        exif[images.EXIF_ORIENTATION] = orientation
+        stored = upright if inverse is None else upright.transpose(inverse)
+        data = encoded(stored, "jpeg", quality=95, subsampling=0, exif=exif.tobytes())
+        expected = images.resize(upright, *least, fit).astype(float)
+        found = images.load(data, *least, 3, fit)
+        assert found.shape == (*least, 3)
+        assert np.sqrt(((found - expected) ** 2).mean()) < 0.12 * expected.std() + 3
 
     def test_truncated_ones_are_refused_too(self):
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))

@@ -41,20 +41,19 @@ def found(folder, python=sys.executable):
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    package, targets, bundle = result.stdout.split()
+    package, targets, bundle = result.stdout.splitlines()
     return package, int(targets), bundle
 
 
 def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_else(built, root):
     names = set(zipfile.ZipFile(built[0]).namelist())
-    tracked = subprocess.run(
-        ["git", "ls-files", "edgecnn"], cwd=root, capture_output=True, text=True, check=True
-    ).stdout.split()
+    package = {path for path in (root / "edgecnn").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    source = {str(path.relative_to(root)) for path in package}
     targets = {f"edgecnn/_data/targets/{path.name}" for path in (root / "targets").glob("*.toml")}
     default = {f"edgecnn/_data/models/{SHIPPED}/{name}" for name in ("recipe.toml", "card.md", f"{SHIPPED}.edgecnn")}
     metadata = {name for name in names if ".dist-info/" in name}
-    schemas = {name for name in tracked if name.endswith(".schema.json")}
-    assert names - metadata == {*tracked, *targets, *default} - schemas
+    schemas = {name for name in source if name.endswith(".schema.json")}
+    assert names - metadata == {*source, *targets, *default} - schemas
     assert {name.rsplit("/", 1)[1] for name in metadata} == {
         "METADATA",
         "WHEEL",
@@ -108,7 +107,7 @@ def test_found_from_an_editable_install(root, tmp_path):
     )
     if result.returncode and "No module named 'edgecnn'" in result.stderr:
         pytest.skip("edgecnn is not installed in this interpreter: make test installs it")
-    package, targets, bundle = result.stdout.split()
+    package, targets, bundle = result.stdout.splitlines()
     assert package == str(root / "edgecnn/__init__.py")
     assert int(targets) == 7
     assert bundle == str(root / f"models/{SHIPPED}/{SHIPPED}.edgecnn")

@@ -1,11 +1,13 @@
 import dataclasses
+import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecnn.errors import RecipeError
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
+from edgecnn.recipe import Recipe, build_recipe, keys, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
 
 
 def test_defaults_are_the_dataclasses():
@@ -35,6 +37,30 @@ def test_unknown_key_names_the_nearest_valid_one():
 def test_bad_values_say_what_was_received_and_expected(tables, message):
     with pytest.raises(RecipeError, match=message):
         build_recipe(tables, "recipe.toml")
+
+
+LIMITED = [
+    (f"{table.name}.{entry.name}", entry)
+    for table in dataclasses.fields(Recipe)
+    if dataclasses.is_dataclass(table.type)
+    for entry in dataclasses.fields(table.type)
+    if "low" in entry.metadata
+]
+
+
+@pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
+def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
+    """By the nearest number beyond, and the message says both limits and what was received."""
+    low, high = entry.metadata["low"], entry.metadata["high"]
+    for value in (low, high):
+        assert build_recipe(nest([(name, entry.type(value))]))
+    below, above = (
+        (low - 1, high + 1) if entry.type is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+    )
+    for value in (below, above):
+        expected = f"recipe.toml: {name} must be between {low:g} and {high:g}, received {value!r}"
+        with pytest.raises(RecipeError, match=f"^{re.escape(expected)}$"):
+            build_recipe(nest([(name, value)]), "recipe.toml")
 
 
 def test_whole_numbers_do_for_floats():
@@ -99,3 +125,36 @@ def test_shipped_recipes_are_valid(root):
     assert len(recipes) >= 3
     for path in recipes:
         assert build_recipe(load_recipe(path), str(path)).name == path.parent.name
+
+
+def test_every_key_is_listed_with_a_meaning_of_one_line():
+    listed = {key.name: key for key in keys()}
+
+    def names(tables, prefix=""):
+        for name, value in tables.items():
+            if isinstance(value, dict) and name != "options":
+                yield from names(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    assert {name: key.default for name, key in listed.items()} == dict(names(to_tables(Recipe())))
+    for key in listed.values():
+        assert 10 < len(key.meaning) <= 100 and "\n" not in key.meaning and key.meaning.endswith("."), key
+
+
+def test_listed_limits_are_those_that_are_enforced():
+    listed = {key.name: key for key in keys()}
+    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
+    assert listed["qat.method"].limits == "auto, qat, ptq"
+    for key in listed.values():
+        if " to " not in key.limits:
+            continue
+        kind = int if key.type == "whole number" else float
+        low, high = (kind(text.replace(",", "")) for text in key.limits.split(" to "))
+        for value, accepted in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+            tables = nest([(key.name, value)])
+            if accepted:
+                build_recipe(tables)
+            else:
+                with pytest.raises(RecipeError, match="must be between"):
+                    build_recipe(tables)

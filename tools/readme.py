@@ -1,37 +1,31 @@
-"""Generate the README's tables: commands from their own help, models from their bundles, speed and the ladder from tools/bench/results/.
+"""Generate the figures of README.md and docs/figures.md: models from their bundles, speed and the ladder from tools/bench/results/.
 
-`--check` fails if the README has others.
+`--check` fails if a page has others.
 """
 
 import argparse
 import importlib
-import inspect
 import json
 import re
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.cli import COMMANDS
 from edgecnn.report.table import markdown_table
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 
 
-def command_table() -> str:
-    """Return a Markdown table: each command and the first sentence of its help."""
-    lines = ["| command | what it does |", "| --- | --- |"]
-    for name, module in COMMANDS.items():
-        function = getattr(importlib.import_module(f"edgecnn.cli.{module}"), name)
-        lines.append(f"| `edgecnn {name}` | {(inspect.getdoc(function) or '').splitlines()[0]} |")
-    return "\n".join(lines)
+def model_table(models_folder: str) -> str:
+    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle.
 
-
-def model_table() -> str:
-    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle."""
+    Args:
+        models_folder: the path of models/ from the page.
+    """
     rows = []
     machines = set()
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
@@ -43,7 +37,7 @@ def model_table() -> str:
         against_float = quantization["tflite-int8"]
         rows.append(
             (
-                f"[`{bundle.manifest.name}`](models/{path.parent.name}/card.md)",
+                f"[`{bundle.manifest.name}`]({models_folder}/{path.parent.name}/card.md)",
                 f"{report['data']['title']}, n = {report['data']['test_images']:,}",
                 f"{models['float']['accuracy']:.2%}",
                 f"{int8['accuracy']:.2%}",
@@ -54,7 +48,8 @@ def model_table() -> str:
             )
         )
         versions = report["versions"]
-        machines.add(f"{report['machine']}; LiteRT {versions['ai-edge-litert']}; {report['timing']}")
+        timing = report["timing"].split(";")[0]  # the rest is about TensorFlow
+        machines.add(f"{report['machine']}; LiteRT {versions['ai-edge-litert']}; {timing}")
     headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms", "float32 ms")
     where = "\n".join(f"Times of the TFLite files: {machine}." for machine in sorted(machines))
     return f"{markdown_table(headings, rows)}\n\n{where}"
@@ -87,18 +82,18 @@ def speed_table() -> str:
     where = (
         f"`{report['bundle']['name']}` on {report['hardware']}, load average {report['load_average']:.1f} before; "
         f"Python {versions['python']}, numpy {versions['numpy']}, Pillow {versions['pillow']};\n{report['images']['about']}; "
-        f"n = {first['whole']['n']:,}, by turns, after {report['warmup']} calls of warm-up; cold start: median of {cold} of an\n"
+        f"n = {first['whole']['n']:,}, interleaved, after {report['warmup']} warm-up calls; cold start: median of {cold} of an\n"
         f"engine's fastest configuration. Of the whole, decoding takes {first['decode']['p50_ms']:.3f} ms and resizing "
-        f"{first['preprocess']['p50_ms']:.3f} ms (medians).\nAgain: `python tools/bench/benchmark.py && python tools/readme.py`."
+        f"{first['preprocess']['p50_ms']:.3f} ms (medians).\nTo measure again: `python tools/bench/benchmark.py && python tools/readme.py`."
     )
     return f"{markdown_table(headings, rows)}\n\n{where}"
 
 
 def ladder_table() -> str:
-    """Return Markdown tables of what `tools/bench/ladder.py` found, one for each data set.
+    """Return Markdown tables of what `tools/bench/ladder.py` measured, one for each data set.
 
     Raises:
-        ValueError: if it found other bundles than those in models/.
+        ValueError: if it measured other bundles than those in models/.
     """
     ladder = importlib.import_module("bench.ladder")
 
@@ -119,23 +114,30 @@ def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
     if start not in text or end not in text:
-        raise ValueError(f"the README has no section {section!r}")
+        raise ValueError(f"there is no section {section!r}")
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     return pattern.sub(lambda _: f"{start}\n{content}\n{end}", text)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the README would change")
-    before = README.read_text(encoding="utf-8")
-    after = before
-    for section, make in {
-        "commands": command_table,
-        "figures": model_table,
+PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"figures": partial(model_table, "models")},
+    ROOT / "docs" / "figures.md": {
+        "figures": partial(model_table, "../models"),
         "speed": speed_table,
         "ladder": ladder_table,
-    }.items():
-        after = with_section(after, section, make())
-    if parser.parse_args().check:
-        sys.exit("README.md is out of date: python tools/readme.py" if after != before else 0)
-    README.write_text(after, encoding="utf-8")
+    },
+}
+"""Each page's sections and what makes them."""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a page would change")
+    check = parser.parse_args().check
+    for page, sections in PAGES.items():
+        before = after = page.read_text(encoding="utf-8")
+        for section, make in sections.items():
+            after = with_section(after, section, make())
+        if check and after != before:
+            sys.exit(f"{page.relative_to(ROOT)} is out of date: python tools/readme.py")
+        if after != before:
+            page.write_text(after, encoding="utf-8")

@@ -4,7 +4,6 @@ With --only, the bundle carries the models of those precisions alone.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.files import write_atomic
 from edgecnn.pipeline import bundle_path, bundle_stage
 from edgecnn.recipe import build_recipe, load_recipe, to_tables
-from edgecnn.runs import CARD, CONFIDENCE, open_run, without_folders
+from edgecnn.runs import CARD, open_run, without_folders
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -31,7 +30,7 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
         sys.exit(f"{run.path} was not made by models/{name}/recipe.toml")
     shipped, card = MODELS / name / f"{name}.edgecnn", MODELS / name / CARD
     if only:
-        bundle_stage(run, shipped, confidence=json.loads(run.read(CONFIDENCE, "bundle")), only=only, force=True)
+        bundle_stage(run, shipped, only=only, force=True)
     else:
         write_atomic(shipped, bundle_path(run).read_bytes())
     write_atomic(card, run.read(CARD, "bundle"))

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.images import FITS
+from edgecnn.labels import unsafe, why_not_a_label
 
 SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
@@ -25,6 +27,20 @@ HEX_DIGITS = frozenset("0123456789abcdef")
 NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 MAX_SIDE = 4096
 """Largest height and width of an input, in pixels."""
+
+MAX_MANIFEST_BYTES = 512 * 1024
+"""Largest manifest that is read: 1,000 classes with names of 40 characters take a tenth of it. It is checked before JSON is parsed, which
+takes up to 30 times the memory of the text."""
+
+MAX_DEPTH = 20
+"""Most levels of `provenance`: canonical JSON indents each line by its level."""
+
+SCALES = (1e-9, 1e9)
+TEMPERATURES = (1e-3, 1e3)
+"""Limits of the input's scale and of the temperature: float32 holds what they are multiplied with and divided by."""
+
+MAX_LSB = 8
+"""Largest tolerance of a model that answers in codes. Kernels were seen three codes apart (`runtime.selftest.OTHER_KERNELS`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +135,15 @@ class Manifest:
         Raises:
             BundleError: for what is not JSON, an unknown or missing key, a wrong type or a value out of range.
         """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{MANIFEST} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
         try:
             table = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON: {error}") from None
         if type(table) is dict and table.get("schema", SCHEMA) != SCHEMA:
             raise BundleError(
-                f"the bundle's schema is {table['schema']!r}, this edgecnn reads {SCHEMA!r}. "
+                f"the bundle's schema is {_short(table['schema'])}, this edgecnn reads {SCHEMA!r}. "
                 "Install the edgecnn that made it, or bundle again."
             )
         values = _checked(OPTIONAL | table if type(table) is dict else table, Manifest, MANIFEST)
@@ -198,14 +216,14 @@ def _check_values(manifest: Manifest) -> None:
         )
     _require(contract.channels in (1, 3), "input: channels must be 1 or 3", contract.channels)
     _require(contract.fit in FITS, f"input: fit must be one of {', '.join(FITS)}", contract.fit)
-    _require(0 < contract.scale < math.inf, "input: scale must be positive and finite", contract.scale)
+    _within(contract.scale, SCALES, "input: scale")
     _require(-128 <= contract.zero_point <= 127, "input: zero_point must be between -128 and 127", contract.zero_point)
-    labels = manifest.labels
-    _require(all(type(label) is str and label for label in labels), "labels must be strings that are not empty", labels)
-    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, each once", labels)
-    _require(0 < manifest.temperature < math.inf, "temperature must be positive and finite", manifest.temperature)
-    _require(0 <= manifest.threshold <= 1, "threshold must be between 0 and 1", manifest.threshold)
+    check_labels(manifest.labels)
+    _within(manifest.temperature, TEMPERATURES, "temperature")
+    _within(manifest.threshold, (0.0, 1.0), "threshold")
     _require(bool(manifest.name), "name must not be empty", manifest.name)
+    _require_plain({"name": manifest.name, "title": manifest.title})
+    _require(not _deeper(manifest.provenance, MAX_DEPTH), f"provenance must have at most {MAX_DEPTH} levels", "more")
     _require(bool(manifest.models), "models must hold a model", manifest.models)
     for index, model in enumerate(manifest.models):
         where = f"models[{index}]: "
@@ -218,7 +236,11 @@ def _check_values(manifest: Manifest) -> None:
             f"{where}tolerance_unit must be one of {', '.join(UNITS)}",
             model.tolerance_unit,
         )
+        if model.tolerance_unit == "LSB":
+            whole = model.tolerance in range(MAX_LSB + 1)
+            _require(whole, f"{where}tolerance must be a whole number of codes from 0 to {MAX_LSB}", model.tolerance)
         _require(0 <= model.tolerance < math.inf, f"{where}tolerance must be finite and not negative", model.tolerance)
+        _require_plain({f"{where}{name}": text for name, text in vars(model).items() if type(text) is str})
     files = [model.file for model in manifest.models]
     _require(len(files) == len(set(files)), "models must name each file once", files)
     for format_, file in manifest.defaults.items():
@@ -227,13 +249,43 @@ def _check_values(manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         _require(safe_name(name), "files: names must be plain relative paths", name)
         _require(_is_sha256(digest), f"files: {name} must have a SHA-256", digest)
+    encoded = [image.file for image in manifest.golden_images]
+    _require(len(encoded) == len(set(encoded)), "golden_images must name each file once", encoded)
     for image in manifest.golden_images:
         for digest in (image.decoded_sha256, image.resized_sha256):
             _require(_is_sha256(digest), f"golden_images: {_short(image.file)} must have two SHA-256", digest)
-    encoded = (image.file for image in manifest.golden_images)
     referred = {manifest.golden_inputs, *files, *encoded, *(model.golden for model in manifest.models)}
     lacking = sorted(name for name in referred if name not in manifest.files)
     _require(not lacking, "files must list every file that the manifest names; lacking", lacking)
+
+
+def check_labels(labels: Sequence[Any]) -> None:
+    """Check that names can be those of a model's classes.
+
+    Raises:
+        BundleError: if one is not a string that a class may be called, one stands twice, or there are fewer than two.
+    """
+    for index, label in enumerate(labels):
+        why = why_not_a_label(label) if type(label) is str else "it is not a string"
+        if why:
+            raise BundleError(f"labels[{index}] cannot be the name of a class: {why}, received {_short(label)}")
+    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, each once", labels)
+
+
+def _within(value: float, limits: tuple[float, float], name: str) -> None:
+    low, high = limits
+    _require(low <= value <= high, f"{name} must be between {low:g} and {high:g}", value)
+
+
+def _require_plain(texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        _require(text.isprintable() or not any(map(unsafe, text)), f"{name} must hold no control characters", text)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Tell whether a JSON value has more than so many levels of objects and arrays."""
+    inner = value.values() if type(value) is dict else value if type(value) is list else ()
+    return levels < 1 or any(_deeper(item, levels - 1) for item in inner if type(item) in (dict, list))
 
 
 def safe_name(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Read a bundle, and refuse what cannot be proved whole."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -7,10 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.bundle.manifest import MANIFEST, Manifest, ModelEntry
+from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry
 from edgecnn.bundle.write import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pack, pieces
 from edgecnn.errors import BundleError
 from edgecnn.files import sha256
+
+MAX_GOLDEN = 1000
+"""Most golden images of a bundle: the self-test runs every model on all of them."""
+
+MAX_RELATIVE_TOLERANCE = 0.5
+"""Largest tolerance of float outputs, as a share of the largest golden one or of 1."""
 
 
 class Entries(Mapping[str, bytes]):
@@ -70,6 +77,8 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         with path.open("rb") as file:
+            with _refused(path):
+                _check_beginning(file.peek())  # before the whole file takes memory
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BundleError(
@@ -88,12 +97,11 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
     Raises:
         BundleError: as `read_bundle` does.
     """
-    try:
+    with _refused(path):
         if len(data) > MAX_BYTES:
             raise BundleError(f"it has more than {MAX_BYTES:,} bytes")
+        _check_beginning(data)
         spans = _stored_entries(data)
-        if next(iter(spans), None) != MANIFEST:
-            raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
         manifest = Manifest.from_json(data[spans.pop(MANIFEST)])
         files = Entries(data, spans)
         views = files.views()
@@ -101,11 +109,29 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
             raise BundleError("it is damaged, or was packed by something else than edgecnn")
         bundle = Bundle(path, manifest, files)
         _check_files(bundle, views)
+    return bundle
+
+
+@contextlib.contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say of a bundle's error which bundle it is, and what to do."""
+    try:
+        yield
     except BundleError as error:
         raise BundleError(
             f"the bundle {path} is refused: {error}. Copy it again, or make it again with: edgecnn bundle"
         ) from None
-    return bundle
+
+
+def _check_beginning(data: bytes) -> None:
+    """Check by its first bytes that a file begins with a manifest of a size that is read."""
+    if len(data) < LOCAL_HEADER.size or data[LOCAL_HEADER.size :][: len(MANIFEST)] != MANIFEST.encode():
+        raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
+    magic, *_, size, name_length, _ = LOCAL_HEADER.unpack_from(data)
+    if magic != LOCAL_MAGIC or name_length != len(MANIFEST):
+        raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
 
 
 def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
@@ -144,10 +170,21 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
         if sha256(content) != manifest.files[name]:
             raise BundleError(f"{name} does not have the SHA-256 that the manifest gives")
     count = len(bundle.golden_inputs())
+    if not 1 <= count <= MAX_GOLDEN:
+        raise BundleError(f"{manifest.golden_inputs} holds {count:,} images, expected 1 to {MAX_GOLDEN:,}")
     for model in manifest.models:
-        if len(bundle.golden_outputs(model)) != count or not count:
+        outputs = bundle.golden_outputs(model)
+        if len(outputs) != count:
+            raise BundleError(f"{model.golden} must hold one row for each of the {count} golden images")
+        floats = outputs.dtype == np.float32
+        if floats != (model.tolerance_unit == "logit"):
             raise BundleError(
-                f"{model.golden} must hold one row for each of the {count} golden images, and at least one"
+                f"{model.file}: codes are compared in LSB and floats in logits, received {model.tolerance_unit}"
+            )
+        if floats and not model.tolerance <= MAX_RELATIVE_TOLERANCE * max(1.0, float(np.abs(outputs).max())) < math.inf:
+            raise BundleError(
+                f"{model.file}: tolerance must be at most {MAX_RELATIVE_TOLERANCE:.0%} of the largest golden output, "
+                f"received {model.tolerance:g}"
             )
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgecnn.bundle.manifest import MANIFEST, Manifest, safe_name
+from edgecnn.bundle.manifest import MANIFEST, Manifest, check_labels, safe_name
 from edgecnn.errors import BundleError
 from edgecnn.files import refuse_existing, sha256, write_atomic
 
@@ -53,14 +53,13 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], for
     from edgecnn.bundle.read import parse_bundle
 
     refuse_existing(path, force)
+    try:
+        check_labels(manifest.labels)
+    except BundleError as error:
+        raise BundleError(f"{error}. Rename its folder and train again.") from None
     hashes = {name: sha256(content) for name, content in files.items()}
     data = pack(dataclasses.replace(manifest, files=hashes), files)
     bundle = parse_bundle(data, path)
-    for model in manifest.models:
-        if (bundle.golden_outputs(model).dtype == "f4") != (model.tolerance_unit == "logit"):
-            raise BundleError(
-                f"{model.file}: codes are compared in LSB and floats in logits, received {model.tolerance_unit}"
-            )
     write_atomic(path, data)
     return bundle.sha256
 

@@ -5,6 +5,7 @@ import gc
 # Imports make objects that stay: looking for garbage among them is a tenth of a short command.
 gc.set_threshold(100_000)
 
+import atexit
 import contextlib
 import errno
 import importlib
@@ -18,13 +19,14 @@ import typer.core
 
 from edgecnn import __version__
 from edgecnn.errors import EdgeCNNError, OutputError
+from edgecnn.labels import printable_lines
 
 COMMANDS = {
     "train": "workstation",
     "export": "export",
     "verify": "verify",
     "bundle": "workstation",
-    "run": "workstation",
+    "run": "pipeline",
     "classify": "classify",
     "capture": "capture",
     "selftest": "device",
@@ -104,6 +106,13 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
         sys.stdout.flush()
     except EdgeCNNError as error:
         code = failed(error)
+    except ModuleNotFoundError as error:
+        from edgecnn.cli.extras import missing_extra
+
+        lacking = missing_extra(error)
+        if lacking is None:
+            raise
+        code = failed(lacking)
     except KeyboardInterrupt:
         code = 130
     except OSError as error:
@@ -117,7 +126,11 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
 
 
 def leave_at_once(code: int) -> None:
-    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then."""
+    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then.
+
+    What libraries registered to run at exit still runs: TensorFlow's autograph then deletes its temporary files.
+    """
+    atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # `main` has reported what standard output could not take
         sys.stdout.flush()
         sys.stderr.flush()
@@ -135,7 +148,7 @@ def run() -> None:
 
 def failed(error: EdgeCNNError) -> int:
     """Print an error and return its exit code."""
-    print(f"edgecnn: error: {error}", file=sys.stderr)
+    print(f"edgecnn: error: {printable_lines(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

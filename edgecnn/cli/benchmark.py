@@ -219,17 +219,15 @@ def print_sustained(
     """Run one configuration for minutes and print what became of it."""
     from edgecnn.device.sustained import sustain
     from edgecnn.device.system import System
-    from edgecnn.files import quiet_stderr
     from edgecnn.runtime.classifier import Classifier
 
-    with quiet_stderr():  # LiteRT says that it made a delegate
-        classifier = Classifier.load(
-            bundle.path,
-            engine=asked["engine"],
-            provider=provider,
-            precision=asked["precision"],
-            num_threads=asked["threads"],
-        )
+    classifier = Classifier.load(
+        bundle.path,
+        engine=asked["engine"],
+        provider=provider,
+        precision=asked["precision"],
+        num_threads=asked["threads"],
+    )
     note(classifier.about)
     system = System(packages={})
     done = sustain(

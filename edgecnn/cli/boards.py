@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.console import emit_json, note, terminal_width
 
 if TYPE_CHECKING:
     from edgecnn.verify.boards import OnBoards
@@ -78,5 +78,5 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     else:
         images = f"a sample of {report['data']['title']}'s test split" if report["data"] else "golden images"
         print(f"{report['bundle']}, {images}")
-        print(text_table(BOARD_HEADINGS, board_rows(report["boards"])))
+        print(text_table(BOARD_HEADINGS, board_rows(report["boards"]), terminal_width()))
     require_boards(report["boards"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import note
+from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import Fps, RetryFor, Rotate, Size, WarmUp
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def show(shot: "Shot", json: bool) -> None:
             "sharpness": None if shot.sharpness is None else round(shot.sharpness, 2),
             "change": None if shot.change is None else round(shot.change, 2),
         }
-        print(json_module.dumps(line), flush=True)
+        emit_line(json_module.dumps(line))
     elif shot.path is not None:
-        print(shot.path, flush=True)
+        emit_line(str(shot.path))
     elif shot.sharpness is None:
         note("skipped: damaged")
     elif shot.change is None:

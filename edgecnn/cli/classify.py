@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import note
+from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import (
     EngineName,
     Fps,
@@ -19,6 +19,7 @@ from edgecnn.cli.options import (
     check_choice,
     option_name,
 )
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.classify import Outcome
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 STREAM_OPTIONS = (
     "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
-    "save_below", "save_cap",
+    "save_margin", "save_cap",
 )  # fmt: skip
 """Parameters of `classify` that say something about streams alone."""
 
@@ -107,8 +108,11 @@ def classify(
             metavar="DIR", help="Keep unsure frames as DIR/GUESS/*, one a second at most.", show_default="none"
         ),
     ] = None,
-    save_below: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Unsure is an abstention, or a best score below.")
+    save_margin: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Unsure is an abstention, or a best score that leads the second by less than this."
+        ),
     ] = 0.5,
     save_cap: Annotated[float, typer.Option(min=0.1, metavar="MIB", help="Most to keep; the oldest go first.")] = 100.0,
 ) -> None:
@@ -153,7 +157,7 @@ def classify(
             source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
             retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
             max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
-            save_below=save_below, save_cap=save_cap,
+            save_margin=save_margin, save_cap=save_cap,
         )  # fmt: skip
         classify_stream(options, load)
         return
@@ -166,20 +170,22 @@ def classify(
         from edgecnn.device.lines import error_line, file_line
     count = failed = 0
     for outcome in classify_sources(
-        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit
+        classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit, note=note
     ):
         count += 1
         failed += outcome.error is not None
         if outcome.result is None or outcome.verdict is None:
             if json:
-                print(error_line(outcome.source, str(outcome.error)), flush=True)
+                emit_line(error_line(outcome.source, str(outcome.error)))
             else:
-                note(f"{outcome.source}: {outcome.error}")
+                note(f"{printable(outcome.source)}: {outcome.error}")
         elif json:
             top, latency_ms = outcome.result.top[:top_k], outcome.result.latency_ms
-            print(file_line(outcome.source, top, *outcome.verdict, latency_ms, classifier.model_sha256), flush=True)
+            emit_line(
+                file_line(outcome.source, top, *outcome.verdict, latency_ms, (classifier.name, classifier.model_sha256))
+            )
         else:
-            print(text_line(outcome, top_k), flush=True)
+            emit_line(text_line(outcome, top_k))
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be classified; each is named above.")
     if not count:
@@ -213,7 +219,7 @@ def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
 
 def text_line(outcome: "Outcome", top_k: int) -> str:
     """Return one image's result for people: the source, then the classes with their scores, or the decision to abstain."""
-    source = outcome.source.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
+    source = printable(outcome.source)
     if outcome.result is None or outcome.verdict is None or outcome.verdict.reason:
         return f"{source}: abstain"
-    return f"{source}: {', '.join(f'{item.label} {item.score:.2%}' for item in outcome.result.top[:top_k])}"
+    return f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top[:top_k])}"

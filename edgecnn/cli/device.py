@@ -6,6 +6,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Model, Threads
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.runtime.selftest import Row
@@ -24,7 +25,8 @@ def selftest(
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure; the exit code is then 18.
+    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model is opened in a process of its own, which
+    has a minute: one that crashes or hangs its engine is a failure too.
 
     \b
     Examples:
@@ -39,7 +41,7 @@ def selftest(
     choice = find_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
-    report = run_selftest(bundle, engine, threads)
+    report = run_selftest(bundle, engine, threads, apart=True)
     if json:
         rows = [row._asdict() for row in report.rows]
         layers = [layer._asdict() for layer in report.layers]
@@ -57,7 +59,7 @@ def selftest(
             verdict = "passed" if layer.passed else "FAILED"
             print(f"{verdict:7} {layer.layer}: {layer.images} images, {len(layer.differing)} differ (0 allowed)")
         for row in report.rows:
-            print(selftest_line(row))
+            print(printable(selftest_line(row)))
     require_pass(report)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from edgecnn.cli.console import emit_json
 from edgecnn.cli.options import Model
+from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
     from edgecnn.device.finding import Finding
@@ -35,7 +36,7 @@ def doctor(
     else:
         for name, finding in diagnosis.findings:
             if not quiet or finding.severity != "ok":
-                print(text(name, finding))
+                print(printable_lines(text(name, finding)))
         print(", ".join(f"{diagnosis.count(severity)} {severity}" for severity in ("ok", "note", "warning", "error")))
     require_healthy(diagnosis)
 

@@ -1,31 +1,42 @@
 """`edgecnn train --dry-run`: what a training would cost."""
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from edgecnn.cli.console import emit_json
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
+    from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
 
 
-def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, as_json: bool) -> None:
-    """Time a few steps and print parameters, MACs, bytes and an estimate of the time.
+def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "Reporter", as_json: bool) -> None:
+    """Decode the images as training does, time a few steps, and print parameters, MACs, bytes and an estimate of the time.
 
     Args:
         recipe: the resolved recipe.
-        dataset: its images; none is decoded.
+        dataset: its images.
         network: what the network is called.
+        reporter: told about the data and of progress.
         as_json: whether to print one JSON document.
+
+    Raises:
+        DatasetError: for images that training would refuse.
     """
     from edgecnn.cli.progress import clock
     from edgecnn.report.table import text_table
     from edgecnn.train.dry_run import dry_run
-    from edgecnn.train.train import input_shape
+    from edgecnn.train.train import input_shape, load_splits
 
+    for line in dataset.summary():
+        reporter.note(line)
+    started = time.perf_counter()
+    images = {name: len(split.classes) for name, split in load_splits(recipe, dataset, reporter.working).items()}
+    decoding_s = time.perf_counter() - started
     shape = input_shape(recipe, dataset)
-    found = dry_run(recipe, shape, tuple(dataset.labels), dataset.sizes["train"], dataset.mirror)
+    found = dry_run(recipe, shape, tuple(dataset.labels), images["train"], dataset.mirror)
     if as_json:
         emit_json(
             {
@@ -33,20 +44,19 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, as_json: bo
                 "data": dataset.title,
                 "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
                 "classes": len(dataset.labels),
-                "images": dict(dataset.sizes),
+                "images": dict(dataset.sizes) | images,
                 "parameters": found.cost.parameters,
                 "macs": found.cost.macs,
                 "int8_bytes": found.cost.int8_bytes,
                 "checkpoint_bytes": found.checkpoint_bytes,
                 "precision": recipe.train.precision,
                 "phases": [dataclasses.asdict(phase) for phase in found.phases],
+                "decoding_s": decoding_s,
                 "seconds": found.total_s,
             }
         )
         return
-    print(
-        f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {dataset.sizes['train']:,} images"
-    )
+    print(f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {images['train']:,} images")
     print(
         f"{found.cost.parameters:,} parameters  {found.cost.macs:,} MACs  {found.cost.int8_bytes:,} bytes as int8 (expected)  "
         f"{found.checkpoint_bytes:,} bytes a checkpoint"
@@ -64,4 +74,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, as_json: bo
         for phase in found.phases
     ]
     print(text_table(("phase", "epochs", "steps", "ms a step", "images/s", "an epoch", "the phase"), rows))
-    print(f"about {clock(found.total_s)} in all, validation and decoding apart. Nothing was trained or written.")
+    print(
+        f"about {clock(found.total_s)} in all, and {decoding_s:.1f} s to decode the images; validation comes on top. "
+        "Nothing was trained or written."
+    )

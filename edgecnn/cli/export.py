@@ -6,12 +6,10 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.ranges import InputRange, InputScale, InputZeroPoint, stated_range
 from edgecnn.cli.workstation import Force, Json, RunArgument, resolve
 
-CENTRED = (1 / 128, 0)
-"""Scale and zero point of a model that reads pixels as -1 to 1."""
-
-IMPORTING = "--calibrate, --calibrate-images, --input-scale, --input-zero-point, --seed and --out belong to --from"
+IMPORTING = "--calibrate, --calibrate-images, --input-range, --input-scale, --input-zero-point, --seed and --out belong to --from"
 
 
 def flag(name: str, text: str, default: str = "off") -> typer.models.OptionInfo:
@@ -53,19 +51,9 @@ def export(
         int | None,
         typer.Option(min=1, metavar="N", help="With --from: how many training images.", show_default="500"),
     ] = None,
-    input_scale: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6,
-            max=1e6,
-            metavar="S",
-            help="With --from: it reads S * (pixel - 128 - Z).",
-            show_default="0.0078125, which is 1/128",
-        ),
-    ] = None,
-    input_zero_point: Annotated[
-        int | None, typer.Option(min=-128, max=127, metavar="Z", help="With --from: see S.", show_default="0")
-    ] = None,
+    input_range: InputRange = None,
+    input_scale: InputScale = None,
+    input_zero_point: InputZeroPoint = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="With --from: draws the calibration images.", show_default="1")
     ] = None,
@@ -81,7 +69,7 @@ def export(
 
     With --from, the model comes from elsewhere and is quantized after training. A softmax at its end is cut off. Its
     outputs must be the classes of the data in alphabetical order. Give only files that you trust: they can hold code.
-    Pixels of 0 to 1 are --input-scale 0.00392157 --input-zero-point -128; raw ones 1 and -128; -1 to 1 is the default.
+    The input range is named, and a warning says where another of the usual ones is far better.
 
     \b
     Examples:
@@ -106,11 +94,14 @@ def export(
         raise typer.BadParameter(f"--io is int8, uint8 or float32, received {io!r}.")
     if (format_, precision) == ("onnx", "int16x8"):
         raise typer.BadParameter("--int16x8 is for --format tflite.")
-    importing = (calibrate, calibrate_images, input_scale, input_zero_point, seed, out)
+    importing = (calibrate, calibrate_images, input_range, input_scale, input_zero_point, seed, out)
     if from_ is None and any(value is not None for value in importing):
         raise typer.BadParameter(f"{IMPORTING}.")
     if from_ is not None and (calibrate is None or run is not None):
         raise typer.BadParameter("--from takes --calibrate DATA, and --out in place of a run folder.")
+    from edgecnn.recipe import INPUT_RANGES
+
+    given = stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES))
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.export import export as export_model
     from edgecnn.runs import open_run
@@ -123,15 +114,19 @@ def export(
         else:
             from edgecnn.importing import import_stage
 
+            scale, zero_point = given if isinstance(given, tuple) else (None, None)
             recipe = resolve(
                 None,
                 None,
                 data=calibrate,
                 seed=seed,
-                input_scale=input_scale or CENTRED[0],
-                input_zero_point=input_zero_point or CENTRED[1],
+                input_range=given if given in INPUT_RANGES else None,
+                input_scale=scale,
+                input_zero_point=zero_point,
             )
-            opened, dataset = import_stage(from_, recipe, out, reporter, images=calibrate_images, force=force)
+            opened, dataset = import_stage(
+                from_, recipe, out, reporter, images=calibrate_images, choose_range=given == "auto", force=force
+            )
         note(f"run {opened.path}")
         result = export_model(
             opened,

@@ -72,6 +72,7 @@ def datasets(json: Json = False) -> None:
       edgecnn datasets
     """
     from edgecnn.data import DATASETS
+    from edgecnn.images import FORMATS
 
     described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
     if json:
@@ -79,4 +80,4 @@ def datasets(json: Json = False) -> None:
         return
     for name, text in described.items():
         print(f"{name:15} {text}")
-    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: JPEG, PNG, BMP, WebP.")
+    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: {', '.join(FORMATS)}.")

@@ -7,7 +7,7 @@ import typer
 
 Model = Annotated[
     Path | None,
-    typer.Option(help="A bundle.", show_default="that of runs/latest, else the installed one, else the one that ships"),
+    typer.Option(help="A bundle.", show_default="the one made last, else the installed one, else the one that ships"),
 ]
 EngineName = Annotated[
     str | None,
@@ -56,13 +56,16 @@ def check_choice(option: str, value: object, choices: tuple[object, ...]) -> Non
         raise typer.BadParameter(f"received {value!r}, expected {', '.join(map(str, choices))}.", param_hint=option)
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT.
+def read_size(text: str, square: bool = False) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT; with `square` also one number, the side of a square.
 
     Raises:
         typer.BadParameter: a usage error, for anything else.
     """
-    width, _, height = text.lower().partition("x")
+    width, x, height = text.lower().partition("x")
+    if square and not x:
+        height = width
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 16384 for part in (width, height)):
-        raise typer.BadParameter(f"received {text!r}, expected WIDTHxHEIGHT, such as 640x480.", param_hint="--size")
+        expected = "WIDTHxHEIGHT or one number, such as 160x120 or 128" if square else "WIDTHxHEIGHT, such as 640x480"
+        raise typer.BadParameter(f"received {text!r}, expected {expected}.", param_hint="--size")
     return int(width), int(height)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from edgecnn.labels import printable, printable_lines
+
 if TYPE_CHECKING:
     from edgecnn.train.loop import TrainProgress
 
@@ -30,7 +32,7 @@ class ProgressReporter:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, markup=False)
+        self.console.print(printable_lines(text), markup=False)
 
     def training(self, progress: "TrainProgress") -> None:
         """Show an epoch's loss, accuracy, images/s and the phase's time left; a line stays when the epoch is done."""
@@ -56,7 +58,12 @@ class ProgressReporter:
     def _show(self, description: str, done: int, total: int, state: str) -> None:
         finished = bool(total) and done >= total
         self.bars.update(
-            self.task, description=description, completed=done, total=total or None, state=state, visible=not finished
+            self.task,
+            description=printable(description),
+            completed=done,
+            total=total or None,
+            state=state,
+            visible=not finished,
         )
 
 

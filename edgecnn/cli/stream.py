@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from edgecnn.cli import drop_output
-from edgecnn.cli.console import note
+from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import check_choice, read_size
 from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.ends import Ends, Stopped, reader_gone, takes_output
@@ -20,7 +20,8 @@ from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
 from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
 from edgecnn.images import ROTATIONS
-from edgecnn.runtime.decision import ABSTAIN, Smoother
+from edgecnn.labels import ABSTAIN, printable
+from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
     from edgecnn.device.keep import UncertainFrames
@@ -52,7 +53,7 @@ class StreamOptions:
     smooth: str
     on_change: str | None
     save_uncertain: Path | None
-    save_below: float
+    save_margin: float
     save_cap: float
 
 
@@ -96,7 +97,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             check=ends.check,
             interruptible=ends.interruptible,
         )
-        with make_sink(options.json, classifier.model_sha256) as sink, stopping_output():
+        with make_sink(options.json, classifier) as sink, stopping_output():
             try:
                 stream.run(sink)
             except Stopped:
@@ -117,14 +118,14 @@ def stopping_output() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def make_sink(json: bool, model_sha256: str) -> Iterator[Sink]:
+def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
     """Yield who tells: JSON lines, a drawing in a terminal, or plain lines."""
     if json:
-        yield JsonLines(model_sha256)
+        yield JsonLines((classifier.name, classifier.model_sha256))
     elif sys.stdout.isatty():
         from edgecnn.cli.view import View
 
-        with View() as view:
+        with View(model=classifier.name) as view:
             yield view
     else:
         yield TextLines()
@@ -179,7 +180,7 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
 
     return UncertainFrames(
         options.save_uncertain,
-        below=options.save_below,
+        margin=options.save_margin,
         cap_bytes=round(options.save_cap * 2**20),
         rotation=options.rotate,
     )
@@ -211,17 +212,17 @@ class Reader:
 class JsonLines:
     """A JSON line for each frame and event."""
 
-    def __init__(self, model_sha256: str) -> None:
-        self._model_sha256 = model_sha256
+    def __init__(self, model: tuple[str, str]) -> None:
+        self._model = model
         self._reader = Reader()
 
     def result(self, result: FrameResult) -> None:
         """Print a frame's result."""
-        print(result_line(result, self._model_sha256), flush=True)
+        emit_line(result_line(result, self._model))
 
     def event(self, event: Event) -> None:
         """Print an event."""
-        print(event_line(event), flush=True)
+        emit_line(event_line(event))
 
     def idle(self) -> None:
         """Look for the reader."""
@@ -241,7 +242,7 @@ class TextLines:
     def event(self, event: Event) -> None:
         """Print a change of the state, or a note."""
         if event.kind == "state_changed":
-            print(f"{rfc3339(event.ts)} {state_text(event)}", flush=True)
+            emit_line(f"{rfc3339(event.ts)} {state_text(event)}")
         else:
             note(event_text(event))
 
@@ -255,7 +256,7 @@ def state_text(event: Event) -> str:
     state, score = event.details["state"], event.details["score"]
     if state is None or state == ABSTAIN:
         return f"{state or '-'} ({event.details['reason']})"
-    return f"{state} {score:.2%}"
+    return f"{printable(state)} {score:.2%}"
 
 
 def named(source: str, text: str) -> str:

@@ -28,6 +28,7 @@ class View:
         self,
         out: TextIO | None = None,
         *,
+        model: str,
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], tuple[int, int]] = lambda: tuple(shutil.get_terminal_size()),  # type: ignore[assignment,return-value]
     ) -> None:
@@ -35,10 +36,12 @@ class View:
 
         Args:
             out: the terminal; standard output by default.
+            model: the name of the model whose answers are shown.
             clock: monotonic seconds.
             size: columns and lines of the terminal.
         """
         self._out = out or sys.stdout
+        self._model = model
         self._clock = clock
         self._size = size
         self._last: FrameResult | None = None
@@ -96,8 +99,9 @@ class View:
         for item in result.top:
             bar = self._bar * round(item.score * width)
             text.append(self._fitted(f"{item.label[:20]:20} {item.score:7.2%}  {bar}"))
+        rate = len(self._times) / RATE_OVER_S
         text.append(
-            self._fitted(f"{len(self._times) / RATE_OVER_S:.1f} frames/s  {latency:.1f} ms  {result.dropped:,} dropped")
+            self._fitted(f"{rate:.1f} frames/s  {latency:.1f} ms  {result.dropped:,} dropped  model {self._model}")
         )
         return text
 

@@ -46,11 +46,22 @@ LearningRate = Annotated[
     float | None,
     typer.Option(help="Peak learning rate of the float phase.", show_default="the recipe's, else 0.003"),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH",
+        help="The network's input in pixels, width x height as for cameras, such as 160x120; one number is a square's side.",
+        show_default="the recipe's, else the images' own up to 224, or 96 where they differ or are larger",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights and batches.", show_default="the recipe's, else 1")]
 Setting = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any recipe key, such as train.shift=4; repeat it.", show_default="none"
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any recipe key, such as train.shift=4; repeat it. edgecnn train --keys lists them.",
+        show_default="none",
     ),
 ]
 OutRun = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/DATA-NETWORK")]
@@ -68,6 +79,15 @@ TargetError = Annotated[
         help="Abstain below the smallest threshold that keeps the error among answered images at most this (a fraction), "
         "with 95 % confidence, on validation images.",
         show_default="no threshold",
+    ),
+]
+
+AcceptConversion = Annotated[
+    bool,
+    typer.Option(
+        "--accept-conversion",
+        help="Let int8 files pass that differ from the fake-quantized model by more than the limit; report and card say so.",
+        show_default="off",
     ),
 ]
 
@@ -110,16 +130,34 @@ FLAG_KEYS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "seed": "seed",
+    "width": "network.width",
+    "height": "network.height",
+    "input_range": "network.input_range",
     "input_scale": "network.input_scale",
     "input_zero_point": "network.input_zero_point",
 }
 """Options that are short for a recipe key."""
 
 
+def input_size(text: str | None) -> dict[str, int | None]:
+    """Read --size: WIDTHxHEIGHT, or one number for a square, as the flags of `resolve`; None for both without it.
+
+    Raises:
+        typer.BadParameter: a usage error, for anything else.
+    """
+    if text is None:
+        return {"width": None, "height": None}
+    from edgecnn.cli.options import read_size
+
+    width, height = read_size(text, square=True)
+    return {"width": width, "height": height}
+
+
 def train(
     recipe: RecipeArgument = None,
     data: Data = None,
     network: Network = None,
+    size: Size = None,
     init: Init = None,
     epochs: Epochs = None,
     qat_epochs: QatEpochs = None,
@@ -152,6 +190,14 @@ def train(
             show_default="off",
         ),
     ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="List all recipe keys with type, default, limits and meaning; do nothing else.",
+            show_default="off",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a network: a float phase, then a quantization-aware phase.
@@ -161,13 +207,18 @@ def train(
 
     \b
     Examples:
-      edgecnn train --data photos/ --network article --epochs 10
+      edgecnn train --data photos/ --network article --size 128 --epochs 10
       edgecnn train recipe.toml --set train.flip=no
       edgecnn train --dry-run --network resnet8
       edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
     """
+    if keys:
+        from edgecnn.cli.keys import show_keys
+
+        show_keys(json)
+        return
     from edgecnn.workers import read_workers
 
     if worker is not None and workers is None:
@@ -178,6 +229,7 @@ def train(
     flags = {
         "data": data,
         "network": network,
+        **input_size(size),
         "init": None if init is None else str(init),
         "epochs": epochs,
         "qat_epochs": qat_epochs,
@@ -222,7 +274,7 @@ def train(
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
-            show_dry_run(resolved, dataset, network_name, json)
+            show_dry_run(resolved, dataset, network_name, reporter, json)
             return
         if cluster and not cluster.first:
             run = None
@@ -259,7 +311,6 @@ def train(
 def bundle(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
-    target_error: TargetError = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -273,33 +324,26 @@ def bundle(
 ) -> None:
     """Put a verified run's models, labels, report and golden vectors into one .edgecnn file.
 
-    A temperature that makes scores what they claim is fitted on validation images, and travels along, as does the
-    threshold of --target-error.
+    The temperature and the threshold that verify chose travel along.
 
     \b
     Examples:
       edgecnn bundle --out cats.edgecnn
-      edgecnn bundle --target-error 0.05
       edgecnn bundle --only int8
     """
-    from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import open_run
 
     opened = open_run(run)
     note(f"run {opened.path}")
-    with ProgressReporter() as reporter:
-        from edgecnn.pipeline import bundle_stage, confidence_stage, parity_report
+    from edgecnn.pipeline import bundle_stage, parity_report, verified_confidence
+    from edgecnn.report.table import warning_lines
 
-        confidence = confidence_stage(opened, target_error, reporter)
-        tested = parity_report(opened)["confidence"]
-        if not tested or (tested["temperature"], tested["threshold"]) != (
-            confidence["temperature"],
-            confidence["threshold"],
-        ):
-            reporter.note(
-                "the parity report has no test figures for these scores. For them: edgecnn verify, then bundle again"
-            )
-        path, digest = bundle_stage(opened, out, confidence=confidence, only=only or (), force=force)
+    path, digest = bundle_stage(opened, out, only=only or (), force=force)
+    remember(path)
+    report = parity_report(opened)
+    confidence = verified_confidence(opened, report)
+    for line in warning_lines(report):
+        note(line)
     size = path.stat().st_size
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
@@ -307,65 +351,15 @@ def bundle(
         from edgecnn.report.card import confidence_line
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
-        print(confidence_line(confidence).removeprefix("- "))
+        print(confidence_line(confidence))
 
 
-def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
-    data: Data = None,
-    network: Network = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    qat_epochs: QatEpochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    seed: Seed = None,
-    setting: Setting = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
-    max_drop: MaxDrop = 1.0,
-    target_error: TargetError = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Take a recipe through every stage: train, export, verify, bundle.
+def remember(path: Path) -> None:
+    """Let `edgecnn classify` take this bundle when it is given none; a record that cannot be written is a note, not a failure."""
+    from edgecnn.errors import OutputError
+    from edgecnn.runtime.default import remember_bundle
 
-    A stage whose inputs have not changed is skipped; training that was interrupted goes on.
-
-    \b
-    Example:
-      edgecnn run models/digits/recipe.toml
-    """
-    resolved = resolve(
-        recipe,
-        setting,
-        data=data,
-        network=network,
-        init=None if init is None else str(init),
-        epochs=epochs,
-        qat_epochs=qat_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import RUNS
-
-    path = out or RUNS / (resolved.name or recipe.stem)
-    with ProgressReporter() as reporter:
-        reporter.note(f"run {path}")
-        from edgecnn.pipeline import bundle_path, run_recipe
-
-        try:
-            finished, report = run_recipe(
-                resolved, path, reporter, max_drop=max_drop, target_error=target_error, force=force
-            )
-        except KeyboardInterrupt:
-            note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
-            raise
-    if json:
-        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
-    else:
-        from edgecnn.cli.verify import print_report
-
-        print_report(report)
-        print(f"bundle: {bundle_path(finished)}")
+    try:
+        remember_bundle(path)
+    except OutputError as error:
+        note(f"edgecnn classify needs --model {path}: {error}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgecnn.data.cifar10 import is_cifar10, open_cifar10, read_cifar10
-from edgecnn.data.dataset import Dataset, Duplicate, Split
+from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Split
 from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
@@ -18,7 +18,7 @@ from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe
 
-__all__ = ["DATASETS", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
+__all__ = ["DATASETS", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
 
 DATASETS: Mapping[str, Callable[[Progress | None], Listing]] = {
     "cifar10": open_cifar10,
@@ -28,7 +28,7 @@ DATASETS: Mapping[str, Callable[[Progress | None], Listing]] = {
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
 
-def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None) -> Dataset:
+def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_training: bool = True) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
     `recipe.source` is a name of DATASETS, or the path, as it stands or below $EDGECNN_DATA, of a folder or zip of
@@ -38,6 +38,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None) -> Dat
     Args:
         recipe: the source, its title, the fractions that are divided off, and how images are fitted.
         progress: called as progress(what, done, total) while it works.
+        for_training: whether every class must have a training image, and every split images. Without, a test split may stand alone.
 
     Returns:
         The dataset; `Dataset.load` decodes its splits.
@@ -49,7 +50,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None) -> Dat
         DownloadError, OutputError: if a download fails or cannot be written.
     """
     if recipe.source in DATASETS:
-        return Dataset(DATASETS[recipe.source](progress), recipe)
+        return Dataset(DATASETS[recipe.source](progress), recipe, for_training)
     path = _find(recipe.source)
     if path is None:
         home = data_home()
@@ -59,7 +60,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None) -> Dat
             f"{nearest(recipe.source, DATASETS)}"
         )
     read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
-    return Dataset(read(path, progress), recipe)
+    return Dataset(read(path, progress), recipe, for_training)
 
 
 def _find(source: str) -> Path | None:

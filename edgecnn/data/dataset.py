@@ -1,7 +1,8 @@
 """A dataset: divided, fingerprinted, and decoded split by split on request."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.listing import Item, Listing, Meter, Progress, unreadable
+from edgecnn.data.listing import NAMED, Item, Listing, Meter, Progress, unreadable
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe
@@ -41,6 +42,16 @@ class Duplicate:
     of_split: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A file whose content stands under another label too: one of the two labels is wrong."""
+
+    source: str
+    label: str
+    other_source: str
+    other_label: str
+
+
 class Dataset:
     """Labelled images, listed, hashed and divided; `open_dataset` makes one.
 
@@ -54,13 +65,15 @@ class Dataset:
         hashes: SHA-256 of each split's labels and content hashes.
         fingerprint: SHA-256 of all splits, labels and content hashes.
         duplicates: images kept out of their split; filled by loading "train".
+        conflicts: images that stand in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
+        own_test: whether the source brings a test split.
     """
 
-    def __init__(self, listing: Listing, recipe: DataRecipe):
+    def __init__(self, listing: Listing, recipe: DataRecipe, for_training: bool = True):
         """Divide a listing.
 
-        Raises:
+        Raises, for training:
             DatasetError: if a class has no training image, or validation or test are empty.
         """
         self.name = listing.name
@@ -73,10 +86,37 @@ class Dataset:
         self._recipe = recipe
         self._read = listing.read
         self._items = splits.divide(listing.items, recipe)
-        splits.check(self._items, self.labels, recipe, self.name)
+        self.own_test = any(item.split == "test" for item in listing.items)
+        if for_training:
+            splits.check(self._items, self.labels, recipe, self.name)
         self.sizes = {split: len(items) for split, items in self._items.items()}
         self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self._items.items()}
         self.fingerprint = splits.fingerprint(self._items, self.labels)
+        self.conflicts = find_conflicts(self._items, self.labels)
+
+    def summary(self) -> list[str]:
+        """Return lines for people: images, classes and splits, then what was left out and what has two labels."""
+        counts = Counter(item.label for items in self._items.values() for item in items)
+        classes = sorted(range(len(self.labels)), key=lambda index: (counts[index], index))
+        small, large = classes[0], classes[-1]
+        lines = [
+            f"{self.name}: {sum(counts.values()):,} images in {len(self.labels)} classes, {counts[small]:,} ({self.labels[small]}) to "
+            f"{counts[large]:,} ({self.labels[large]}) per class; {self.sizes['train']:,} for training, "
+            f"{self.sizes['validation']:,} for validation, {self.sizes['test']:,} for test"
+        ]
+        outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
+        if outside:
+            lines.append(f"{self.name}: {len(outside):,} images left out, outside of the class folders: {outside[0]}")
+        if others := [path for path in self.skipped if path not in outside]:
+            lines.append(f"{self.name}: {images.left_out(others)}")
+        if self.conflicts:
+            named = "; ".join(f"{item.source} and {item.other_source}" for item in self.conflicts[:NAMED])
+            more = f"; and {len(self.conflicts) - NAMED:,} more" if len(self.conflicts) > NAMED else ""
+            lines.append(
+                f"{self.name}: {len(self.conflicts):,} images have two labels: {named}{more}. Each is used with both; "
+                "remove it from the wrong class."
+            )
+        return lines
 
     def load(
         self,
@@ -177,3 +217,27 @@ class Dataset:
         if sha256(data) != item.hash:
             raise ImageError("it changed after it was listed")
         return images.load(data, height, width, channels, self._recipe.fit)
+
+
+def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:
+    """Find identical files under different labels: each item whose content was seen before under another label.
+
+    Args:
+        divided: items by split.
+        labels: class names.
+    """
+    first: dict[str, Item] = {}
+    conflicts = []
+    for items in divided.values():
+        for item in items:
+            other = first.setdefault(item.hash, item)
+            if other.label != item.label:
+                conflicts.append(
+                    Conflict(
+                        source=item.source,
+                        label=labels[item.label],
+                        other_source=other.source,
+                        other_label=labels[other.label],
+                    )
+                )
+    return tuple(conflicts)

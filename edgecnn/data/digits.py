@@ -3,7 +3,6 @@
 import numpy as np
 
 from edgecnn.data.listing import Listing, Progress, array_items, held
-from edgecnn.errors import DatasetError
 
 FULL = 16
 """The source's white: 64 pixels of 0..16, each the count of ink in a 4x4 block."""
@@ -13,16 +12,9 @@ def open_digits(progress: Progress | None = None) -> Listing:
     """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download.
 
     Values 0..16 become round(value * 255 / 16). There is no test split: one is divided off.
-
-    Raises:
-        DatasetError: if scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DatasetError(
-            "the dataset 'digits' comes with scikit-learn, which is not installed: pip install 'edgecnn[train]'."
-        ) from None
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / FULL)).astype(np.uint8)[..., np.newaxis]
     return Listing(

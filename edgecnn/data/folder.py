@@ -86,12 +86,12 @@ def open_folder(path: Path, progress: Progress | None = None) -> Listing:
 
 
 def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str) -> tuple[int, int, int]:
-    """Return the (height, width, channels) that suits the images, by the headers of a sample of the training ones.
+    """Return the (height, width, channels) that suits the images, by the headers of a sample of the training ones, or of all.
 
     Raises:
         DatasetError: if none of the sample has a header that can be read.
     """
-    training = (item for item in items if item.split == "train")
+    training = [item for item in items if item.split == "train"] or items
     sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
     shapes: set[tuple[int, int, int]] = set()
     broken: list[tuple[str, str]] = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
+from edgecnn.labels import printable
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
@@ -100,7 +101,7 @@ def unreadable(broken: Sequence[tuple[str, str]], total: int, where: str) -> Dat
         total: how many images were looked at.
         where: the dataset.
     """
-    named = "; ".join(f"{source} ({reason})" for source, reason in broken[:NAMED])
+    named = "; ".join(f"{printable(source)} ({reason})" for source, reason in broken[:NAMED])
     more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     return DatasetError(
         f"{where}: {len(broken):,} of {total:,} images cannot be read: {named}{more}.\n"

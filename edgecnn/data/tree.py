@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecnn.errors import DatasetError
-from edgecnn.images import SUFFIXES
+from edgecnn.images import SUFFIXES, left_out
+from edgecnn.labels import why_not_a_label
 
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
@@ -54,7 +55,8 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
         The images (split "train" where the layout has no splits), and the paths of files that are not images.
 
     Raises:
-        DatasetError: if no layout fits, a class folder is empty, or there are fewer than two classes.
+        DatasetError: if no layout fits, a class folder is empty, there are fewer than two classes, or validation or test have a class
+            that train lacks.
     """
     prefix = ""
     if len(root.folders) == 1 and not root.images:
@@ -77,7 +79,33 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
         raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
     if len(labels) == 1:
         raise DatasetError(f"{where} has one class only, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
+    for label in labels:
+        if why := why_not_a_label(label):
+            raise DatasetError(
+                f"{where}: the class folder {label!r} cannot be a class: {why}.\nRename the folder, for example to 'other'."
+            )
+    _require_same_classes(found, where)
     return found, skipped
+
+
+def _require_same_classes(found: list[Found], where: str) -> None:
+    """Raise DatasetError if validation or test have a class that the training folder, where there is one, does not have."""
+    classes: dict[str, set[str]] = {}
+    for image in found:
+        classes.setdefault(image.split, set()).add(image.label)
+    training = classes.get("train", set())
+    for split, labels in classes.items():
+        if training and (unknown := labels - training):
+            missing = training - labels
+            raise DatasetError(
+                f"{where}: {split} has classes that train does not have: {_quoted(unknown)}"
+                + (f"; and train has classes that {split} does not have: {_quoted(missing)}" if missing else "")
+                + ".\nGive all splits the same class folders."
+            )
+
+
+def _quoted(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 def _collect(folder: Folder, split: str, prefix: str, where: str, found: list[Found], skipped: list[str]) -> None:
@@ -90,9 +118,9 @@ def _collect(folder: Folder, split: str, prefix: str, where: str, found: list[Fo
                 f"{where}: {place} should hold images, and holds the folder {min(inner.folders)!r}. {LAYOUT}"
             )
         if not images:
+            reason = left_out(inner.files) or f"images end in {' '.join(SUFFIXES)}."
             raise DatasetError(
-                f"{where}: the class folder {place} has no images ({', '.join(SUFFIXES)}). "
-                "Add some, or remove the folder."
+                f"{where}: the class folder {place} has no images: {reason}\nAdd some, or remove the folder."
             )
         found += [Found(split=split, label=label, path=place + name, handle=inner.files[name]) for name in images]
         skipped += [place + name for name in sorted(set(inner.files).difference(images))]

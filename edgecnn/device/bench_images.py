@@ -65,7 +65,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     total = 0
-    for source, error in expand(sources, sys.stdin.buffer):
+    for source, error in expand(sources, sys.stdin.buffer, note):
         if len(items) == most or total > MOST_BYTES:
             note(
                 f"the first {len(items)} images are taken: {total / 2**20:.1f} MiB, at most {most} images and 64 MiB are held"

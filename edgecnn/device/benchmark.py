@@ -19,10 +19,9 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.device.bench_images import BenchImages
 from edgecnn.device.system import Finished, System
 from edgecnn.errors import EngineError, UnknownNameError, nearest
-from edgecnn.files import quiet_stderr
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.timing import interleave, percentile
 
 BLOCK = 10
@@ -261,8 +260,7 @@ def measure(
     progress: Callable[[str, int, int], object],
 ) -> None:
     """Time configurations in this process, in blocks by turns, into `times`: milliseconds of each call by part."""
-    with quiet_stderr():  # LiteRT says that it made a delegate
-        classifiers = {item: classifier_of(bundle, item) for item in wanted}
+    classifiers = {item: classifier_of(bundle, item) for item in wanted}
     for number, classifier in enumerate(classifiers.values()):
         progress("warming up", number, len(wanted))
         for index in range(warmup):
@@ -286,7 +284,7 @@ def classifier_of(bundle: Bundle, configuration: Configuration) -> Classifier:
     name, file, _, threads, provider = configuration
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=threads, provider=provider)
-    return Classifier(bundle, Model(engine, bundle.manifest.input))
+    return Classifier(bundle, bundle_model(engine, bundle.manifest))
 
 
 def settle(classifier: Classifier, images: BenchImages, index: int) -> None:

@@ -1,6 +1,6 @@
 """The loop over images given as files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from edgecnn.device.sources import expand
@@ -27,6 +27,7 @@ def classify_sources(
     threshold: float | None = None,
     margin: float = 0.0,
     fit: str | None = None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Outcome]:
     """Classify the images that SOURCE arguments stand for, one at a time. A broken image is an outcome, and the loop goes on.
 
@@ -37,10 +38,11 @@ def classify_sources(
         top_k: how many classes of a result are wanted, at least.
         threshold, margin: as in `edgecnn.runtime.decision.judge`; the bundle's threshold by default.
         fit: as in `Classifier.classify`.
+        note: as in `expand`.
     """
     threshold = classifier.threshold if threshold is None else threshold
     top_k = max(top_k, 2)
-    for source, error in expand(sources, stdin):
+    for source, error in expand(sources, stdin, note):
         result = verdict = None
         if error is None:
             try:

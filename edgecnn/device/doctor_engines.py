@@ -129,7 +129,8 @@ def _try(system: System, name: str) -> Finding:
         what = (
             row["note"] or f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
         )
-        means = "it cannot run the bundle's model" if row["note"] else "it does not answer as the bundle says"
+        cannot = "it cannot run the bundle's model: that is damaged, or the engine is not built for this machine"
+        means = cannot if row["note"] else "it does not answer as the bundle says"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
     row = rows[0]
     return Finding("ok", f"{name} {row['version']} ({row['provider']}): {len(rows)} models answer as the bundle says")

@@ -20,7 +20,7 @@ class Ends:
     """While entered, a signal is noted, and raised as Stopped by `check` or within `interruptible`, nowhere else.
 
     So a signal finds locks and files as a program leaves them between two steps; what may take long stands within `interruptible`.
-    Python lets the main thread alone do this.
+    A signal that was ignored stays ignored: SIGHUP under nohup. Python lets the main thread alone do this.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,8 @@ class Ends:
 
     def __enter__(self) -> "Ends":
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,13 +11,14 @@ from edgecnn.device.feed import Taken
 from edgecnn.device.pictures import encode, folder_name
 from edgecnn.errors import OutputError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.runtime.decision import ABSTAIN, Score
+from edgecnn.labels import ABSTAIN
+from edgecnn.runtime.decision import Score
 
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
 
 LEAST_INTERVAL_S = 1.0
-"""Between two frames of a live source that are kept: those of one second are much the same picture."""
+"""Between two frames that are kept, of a camera or a file: those of one second are much the same picture."""
 
 NO_GUESS = "unknown"
 
@@ -28,7 +29,8 @@ MOST_STALE = 64
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
 
-    Unsure is a frame on which the classifier abstains, or whose best score is below `below`; the guess is the best class. When the files
+    Unsure is a frame on which the classifier abstains, or whose best score leads the second by less than `margin`: that means the same for
+    two classes, whose best score is never below a half, as for a thousand. The guess is the best class. When the files
     take more than `cap_bytes`, the oldest go: those that were written here, by this or an earlier run, and still are where they were
     written with the same size. What was moved to another folder, or put here by others, is never removed.
     """
@@ -37,7 +39,7 @@ class UncertainFrames:
         self,
         folder: Path,
         *,
-        below: float,
+        margin: float,
         cap_bytes: int,
         rotation: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -47,7 +49,7 @@ class UncertainFrames:
 
         Args:
             folder: made when the first frame is kept.
-            below: best scores below it are unsure, in [0, 1].
+            margin: a smaller lead of the best score over the second is unsure, in [0, 1].
             cap_bytes: most that the files may take.
             rotation: clockwise degrees by which frames are turned.
             clock, wall: monotonic seconds, and seconds since the epoch.
@@ -56,7 +58,7 @@ class UncertainFrames:
             OutputError: if the folder's index cannot be read.
         """
         self._folder = folder
-        self._below = below
+        self._margin = margin
         self._cap_bytes = cap_bytes
         self._rotation = rotation
         self._clock = clock
@@ -71,16 +73,16 @@ class UncertainFrames:
 
         Args:
             taken: the frame.
-            top: its best classes, best first.
+            top: its best classes, best first, two of them where there are two.
             decision: a label or ABSTAIN.
 
         Raises:
             OutputError: if it cannot be written; nothing is left half-written.
         """
-        if decision != ABSTAIN and not top[0].score < self._below:
+        if decision != ABSTAIN and not lead(top) < self._margin:
             return
         now = self._clock()
-        if taken.live and self._last is not None and now - self._last < LEAST_INTERVAL_S:
+        if self._last is not None and now - self._last < LEAST_INTERVAL_S:
             return
         self._last = now
         data, suffix = encode(taken.frame.image, self._rotation)
@@ -124,9 +126,14 @@ class UncertainFrames:
         for line in lines:
             size, _, name = line.partition(" ")
             parts = name.split("/")
-            if not size.isdigit() or len(parts) != 2 or any(part in ("", ".", "..") for part in parts):
+            if not size.isdecimal() or len(parts) != 2 or any(part in ("", ".", "..") for part in parts):
                 continue  # a line cut short by a full disk
             with contextlib.suppress(OSError):
                 if os.lstat(self._folder / name).st_size == int(size):
                     files.append((name, int(size)))
         return files
+
+
+def lead(top: Sequence[Score]) -> float:
+    """Return by how much the best score exceeds the second, in [0, 1]; a single class leads by its own score."""
+    return top[0].score - (top[1].score if len(top) > 1 else 0.0)

@@ -15,12 +15,15 @@ def file_line(
     decision: str,
     reason: str | None,
     latency_ms: dict[str, float],
-    model_sha256: str,
+    model: tuple[str, str],
 ) -> str:
-    """Return a file's result as a JSON line: that of a frame without what makes no sense for a file."""
+    """Return a file's result as a JSON line: that of a frame without what makes no sense for a file.
+
+    `model` is the name of the bundle and the SHA-256 of its model's file.
+    """
     return (
         f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(top)}, "decision": {quote(decision)}, '
-        f'"reason": {text_json(reason)}, "latency_ms": {latency_json(latency_ms)}, "model_sha256": "{model_sha256}"}}'
+        f'"reason": {text_json(reason)}, "latency_ms": {latency_json(latency_ms)}, {model_json(model)}}}'
     )
 
 
@@ -38,6 +41,12 @@ def top_json(top: Sequence[Score]) -> str:
 def text_json(text: str | None) -> str:
     """Return a text as a JSON string, None as null."""
     return "null" if text is None else quote(text)
+
+
+def model_json(model: tuple[str, str]) -> str:
+    """Return a model's name and its file's SHA-256 as the fields of a JSON object."""
+    name, sha256 = model
+    return f'"model": {quote(name)}, "model_sha256": "{sha256}"'
 
 
 def latency_json(latency_ms: dict[str, float]) -> str:

@@ -75,8 +75,8 @@ class OnChange:
                     stdout=2,
                     start_new_session=True,
                 )
-            except OSError as error:
-                failures.append(f"{self.arguments[0]}: {error.strerror or error}")
+            except (OSError, ValueError) as error:  # ValueError: a zero in a label, which no environment can hold
+                failures.append(f"{self.arguments[0]}: {getattr(error, 'strerror', None) or error}")
             self._started = self._clock()
         return failures
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.labels import why_not_a_label
 
 JPEG_QUALITY = 95
 """Of frames that a camera gave as pixels; others are kept as they came."""
@@ -16,8 +17,6 @@ TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: I
 
 SHARPNESS_WIDTH = 320
 THUMBNAIL = 32
-
-SUFFIX_OF = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
 
 
 def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
@@ -45,7 +44,7 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
         ImageError: if bytes that have to be turned cannot be decoded.
     """
     if isinstance(image, bytes) and not rotation:
-        return image, next((suffix for start, suffix in SUFFIX_OF if image.startswith(start)), ".jpg")
+        return image, images.suffix_of(image)
     upright = turn(image, rotation)
     picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
     buffer = io.BytesIO()
@@ -97,8 +96,8 @@ LONGEST_NAME = 100
 
 def why_no_folder(label: str) -> str:
     """Return why a label cannot be a class folder that `edgecnn train` reads; "" if it can."""
-    if not label:
-        return "it is empty"
+    if why := why_not_a_label(label):
+        return why
     if label.startswith(".") or label == "__MACOSX":
         return "hidden folders are left out of training"
     if label.lower() in SPLITS:

@@ -14,7 +14,7 @@ from edgecnn.device.bench_images import bench_images
 from edgecnn.errors import EdgeCNNError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.selftest import check_model
 
 CALLS = 3
@@ -26,7 +26,7 @@ def main() -> None:
     bundle = read_bundle(Path(path))
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads), provider=provider or None)
-    classifier = Classifier(bundle, Model(engine, bundle.manifest.input))
+    classifier = Classifier(bundle, bundle_model(engine, bundle.manifest))
     for item in image or bench_images(bundle).items:
         for _ in range(CALLS):
             classifier.classify(item)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgecnn.device.lines import SCHEMA, latency_json, quote, text_json, top_json
+from edgecnn.device.lines import SCHEMA, latency_json, model_json, quote, text_json, top_json
 from edgecnn.runtime.decision import Score
 
 
@@ -42,14 +42,14 @@ def rfc3339(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
 
 
-def result_line(result: FrameResult, model_sha256: str) -> str:
-    """Return a frame's result as a JSON line."""
+def result_line(result: FrameResult, model: tuple[str, str]) -> str:
+    """Return a frame's result as a JSON line; `model` is as in `lines.file_line`."""
     since = "null" if result.state_since is None else f'"{rfc3339(result.state_since)}"'
     return (
         f'{{"schema": "{SCHEMA}", "seq": {result.seq}, "ts": "{rfc3339(result.ts)}", "age_ms": {result.age_ms:.3f}, '
         f'"source": {quote(result.source)}, "top": {top_json(result.top)}, "decision": {quote(result.decision)}, '
         f'"reason": {text_json(result.reason)}, "state": {text_json(result.state)}, "state_since": {since}, '
-        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, "model_sha256": "{model_sha256}"}}'
+        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model)}}}'
     )
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from edgecnn.runtime.isolated import signal_words
 
 
 class Finished(NamedTuple):
@@ -28,8 +29,7 @@ class Finished(NamedTuple):
         if self.code is None:
             return self.err
         if self.code < 0:
-            name = signal.Signals(-self.code).name
-            return f"{(signal.strsignal(-self.code) or 'signal').lower()} ({name})"
+            return signal_words(-self.code)
         return f"exit code {self.code}"
 
     @property

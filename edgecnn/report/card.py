@@ -14,11 +14,13 @@ from edgecnn.report.table import (
     int8_lines,
     markdown_table,
     parity_rows,
+    score_lines,
+    warning_lines,
 )
 from edgecnn.runs import Run
 
 
-def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | None = None) -> str:
+def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> str:
     """Return a run's model card as Markdown.
 
     Every figure comes from the run's own files: `run.json` and the parity report.
@@ -26,7 +28,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
     Args:
         run: a trained run.
         report: its parity report.
-        confidence: its temperature and threshold, with what they are worth on validation; None where it has none.
+        confidence: its temperature and threshold, with what they are worth on validation.
     """
     info, recipe = run.info, run.recipe
     data, shape = info["data"], info["input"]
@@ -38,6 +40,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
         origin = [
             f"Trained elsewhere ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
+            + (f" {info['imported']['range']}." if "range" in info["imported"] else "")
         ]
     else:
         origin = [
@@ -59,13 +62,13 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any] | No
         f"On the test split of {report['data']['title']}, {report['data']['test_images']:,} images, used once. Drop (percentage "
         "points) and agreement are against the float model.",
         "",
+        *(part for line in warning_lines(report) for part in (f"**{line.replace(chr(10), ' ')}**", "")),
         markdown_table(HEADINGS, parity_rows(report)),
         "",
         markdown_table(COMPARISON_HEADINGS, comparison_rows(report)),
         "",
         *(f"- {line}" for line in (*int8_lines(report), *conversion_lines(report))),
-        *([confidence_line(confidence)] if confidence else []),
-        *([tested_line(report["confidence"])] if report["confidence"] else []),
+        *(f"- {line}" for line in (confidence_line(confidence), *score_lines(report))),
         f"- Times: {report['timing']}; {report['machine']}.",
         f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
         "",
@@ -96,25 +99,21 @@ def boards_section(boards: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## On emulated boards", "", text, "", markdown_table(BOARD_HEADINGS, board_rows(boards)), ""]
 
 
-def tested_line(tested: Mapping[str, Any]) -> str:
-    """Return a line on what a temperature and threshold chosen on validation are worth on the test split."""
-    error = "no image" if tested["error"] is None else f"{tested['error']:.2%} errors"
-    return (
-        f"- Scores on the test split ({tested['model']}): calibration error {tested['calibration_error_after']:.2%}, "
-        f"{tested['calibration_error']:.2%} without the temperature; at the threshold of {tested['threshold']:.2f} "
-        f"{tested['share_answered']:.2%} answered with {error}."
-    )
-
-
 def confidence_line(confidence: Mapping[str, Any]) -> str:
     """Return a line on a bundle's temperature and threshold, measured on validation images."""
     figures, choice = confidence["validation"], confidence["choice"]
-    text = (
-        f"- Scores: logits are divided by {confidence['temperature']:.3f}; on {figures['n']:,} validation images this took the "
-        f"calibration error from {figures['calibration_error']:.2%} to {figures['calibration_error_after']:.2%}."
-    )
+    if confidence["not_fitted"]:
+        text = (
+            f"Scores: no temperature was fitted ({confidence['not_fitted']}); the calibration error on validation images is "
+            f"{figures['calibration_error']:.2%}."
+        )
+    else:
+        text = (
+            f"Scores: logits are divided by {confidence['temperature']:.3f}; on {figures['n']:,} validation images this took the "
+            f"calibration error from {figures['calibration_error']:.2%} to {figures['calibration_error_after']:.2%}."
+        )
     if choice is None:
-        return text
+        return f"{text} It never abstains (no --target-error)."
     return (
         f"{text} Below a score of {confidence['threshold']:.2f} it abstains: it answers {choice['share_answered']:.2%} of them "
         f"with {choice['error']:.2%} errors, at most {choice['bound']:.2%} with {choice['confidence']:.0%} confidence."

@@ -14,7 +14,7 @@ from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.runtime.decision import Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import Model, bundle_model
 
 
 class Result(NamedTuple):
@@ -31,13 +31,18 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the bundle abstains;
-    `model_sha256` is the SHA-256 of the model's file in the bundle.
+    Threads may share one: it keeps nothing from one image to the next, and results are copies. Decoding and resizing run side by side. So
+    does inference on ONNX Runtime; LiteRT and tflite-runtime have one interpreter, on which threads take turns under a lock. For inference
+    in parallel on those, give each thread a Classifier of its own.
+
+    `name` is the bundle's; `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the
+    bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle.
     """
 
     def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
         self.bundle = bundle
         self.model = model
+        self.name = bundle.manifest.name
         self.labels = bundle.manifest.labels
         self.temperature = np.float32(bundle.manifest.temperature)
         self.threshold = bundle.manifest.threshold
@@ -74,11 +79,12 @@ class Classifier:
             bundle, engine=engine, provider=provider, precision=precision, num_threads=num_threads
         )
         about = (
-            f"{choice.path} ({choice.reason}), {entry.precision} .{entry.format} on {opened.name} {opened.version} "
+            f"model {bundle.manifest.name}: {choice.path} ({choice.reason}), "
+            f"{entry.precision} .{entry.format} on {opened.name} {opened.version} "
             f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
         about += f"; {remark}" if remark else ""
-        return cls(bundle, Model(opened, bundle.manifest.input), about, bundle.manifest.files[entry.file])
+        return cls(bundle, bundle_model(opened, bundle.manifest), about, bundle.manifest.files[entry.file])
 
     def classify(
         self,

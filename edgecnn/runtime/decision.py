@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ABSTAIN = "abstain"
-"""The decision where no score reaches the threshold, or two are too near each other."""
+from edgecnn.labels import ABSTAIN
 
 BELOW_THRESHOLD = "below_threshold"
 BELOW_MARGIN = "below_margin"

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
-from edgecnn.files import data_folder
+from edgecnn.files import data_folder, write_atomic
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
+LAST_BUNDLE = "last-bundle"
 
 
 class BundleChoice(NamedTuple):
@@ -24,27 +25,55 @@ class BundleChoice(NamedTuple):
 def find_bundle(path: Path | None = None) -> BundleChoice:
     """Find the bundle to use.
 
-    The one asked for; else that of the last run (`runs/latest` below the working directory); else the installed one
-    (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share); else the one that ships with edgecnn.
+    The one asked for; else the one that this user made last, in whatever folder (`remember_bundle`), or a newer one of the last run
+    (`runs/latest` below the working directory); else the installed one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share);
+    else the one that ships with edgecnn. If the one made last is gone, the reason says so.
 
     Raises:
         BundleError: if there is none.
     """
     if path is not None:
         return BundleChoice(path, "asked for")
-    last = sorted(LATEST.glob("*.edgecnn"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    if last:
-        return BundleChoice(last[-1], "of the last run")
+    last, since_ns = _remembered()
+    made = last if last is not None and last.is_file() else None
+    gone = f"; the bundle made last, {last}, is no longer there" if last is not None and made is None else ""
+    of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
+    if of_run is not None and (made is None or _changed(of_run)[0] > since_ns):
+        return BundleChoice(of_run, f"of the last run{gone}")
+    if made is not None:
+        return BundleChoice(made, "made last")
     installed = Path(
         os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn"
     )
     if installed.is_file():
-        return BundleChoice(installed, "installed")
+        return BundleChoice(installed, f"installed{gone}")
     try:
         shipped = data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
     except FileNotFoundError as error:
         raise BundleError(f"no bundle in {LATEST}, none installed, and {error}") from None
-    return BundleChoice(shipped, "ships with edgecnn")
+    return BundleChoice(shipped, f"ships with edgecnn{gone}")
+
+
+def remember_bundle(path: Path) -> None:
+    """Record that a bundle is the one that this user made last: what `find_bundle` takes when nobody says.
+
+    Raises:
+        OutputError: if the record, edgecnn/last-bundle in $XDG_STATE_HOME or ~/.local/state, cannot be written.
+    """
+    write_atomic(Path(_state_file(LAST_BUNDLE)), os.fsencode(path.resolve()))
+
+
+def _remembered() -> tuple[Path | None, int]:
+    """Return the path on record, None if there is none that can be read, and when it was recorded, in ns."""
+    try:
+        with open(_state_file(LAST_BUNDLE), "rb") as file:
+            return Path(os.fsdecode(file.read())), os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None, 0
+
+
+def _changed(file: Path) -> tuple[int, str]:
+    return file.stat().st_mtime_ns, file.name
 
 
 class ModelChoice(NamedTuple):
@@ -141,6 +170,8 @@ def open_model(
 
 def tuned_file() -> str:
     """Return where tuned settings are kept: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
-    return os.path.join(
-        os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", "tuned.json"
-    )
+    return _state_file("tuned.json")
+
+
+def _state_file(name: str) -> str:
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", name)

@@ -2,24 +2,34 @@
 
 import numpy as np
 
-from edgecnn.bundle.manifest import InputContract
+from edgecnn.bundle.manifest import InputContract, Manifest
 from edgecnn.errors import EngineError, ImageError
 from edgecnn.images import to_codes, to_real
 from edgecnn.runtime.engines import Engine
 
 
+def bundle_model(engine: Engine, manifest: Manifest) -> "Model":
+    """Put a bundle's opened model behind the bundle's contract: its input, and one output for each label.
+
+    Raises:
+        EngineError: as `Model` does.
+    """
+    return Model(engine, manifest.input, len(manifest.labels))
+
+
 class Model:
     """An opened model that reads pixels."""
 
-    def __init__(self, engine: Engine, contract: InputContract) -> None:
+    def __init__(self, engine: Engine, contract: InputContract, num_classes: int | None = None) -> None:
         """Check that a model reads what the contract says.
 
         Args:
             engine: the opened model. Its input is int8 (codes), uint8 (pixels) or float32 (real values).
             contract: shape and meaning of the pixels.
+            num_classes: labels of the bundle; None takes as many as the model has outputs.
 
         Raises:
-            EngineError: if the model's input has another shape, type, scale or zero point.
+            EngineError: if the model's input has another shape, type, scale or zero point, or its output is not one value a class.
         """
         self.engine = engine
         self.contract = contract
@@ -38,6 +48,11 @@ class Model:
                 )
         if engine.output.dtype != np.float32 and not engine.output.scale > 0:
             raise EngineError(f"the model's {engine.output.dtype} output has no scale")
+        self._num_classes = num_classes
+        if num_classes is not None and engine.output.shape[1:] != (num_classes,):
+            raise EngineError(
+                f"the model gives outputs of shape {engine.output.shape[1:]}, and {num_classes} labels need ({num_classes},)"
+            )
         self._scale, self._zero_point = np.float32(engine.output.scale), np.float32(engine.output.zero_point)
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
@@ -51,17 +66,24 @@ class Model:
 
         Raises:
             ImageError: if the dtype is not uint8.
-            EngineError: if the shape is not the contract's.
+            EngineError: if the shape is not the contract's, the engine cannot run the model, or the output is not `num_classes`
+                for each image.
         """
         if pixels.shape[1:] != self._shape:
             raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, self._shape))})")
         if pixels.dtype != np.uint8:
             raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
         if self.engine.input.dtype == np.uint8:
-            return self.engine.run(pixels)
-        if self.engine.input.dtype == np.int8:
-            return self.engine.run(to_codes(pixels))
-        return self.engine.run(to_real(pixels, self.contract.scale, self.contract.zero_point))
+            outputs = self.engine.run(pixels)
+        elif self.engine.input.dtype == np.int8:
+            outputs = self.engine.run(to_codes(pixels))
+        else:
+            outputs = self.engine.run(to_real(pixels, self.contract.scale, self.contract.zero_point))
+        if self._num_classes is not None and outputs.shape != (len(pixels), self._num_classes):
+            raise EngineError(
+                f"the model gave outputs of shape {outputs.shape} for {len(pixels)} images, expected {self._num_classes} for each"
+            )
+        return outputs
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
         """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""

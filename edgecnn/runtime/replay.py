@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     bundle = read_bundle(Path(bundle_path))
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads))
-    np.save(outputs, Model(engine, bundle.manifest.input).outputs(np.load(pixels, allow_pickle=False)))
+    np.save(outputs, bundle_model(engine, bundle.manifest).outputs(np.load(pixels, allow_pickle=False)))
     print(json.dumps({"name": engine.name, "version": engine.version, "provider": engine.provider}))
 
 

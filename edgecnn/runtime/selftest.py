@@ -11,11 +11,15 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
 """Codes allowed beyond a bundle's tolerance to kernels other than those that made the golden outputs: tflite-runtime's built-in kernels
 were seen three codes from XNNPACK on a residual network, two on a plain one."""
+
+
+LIMIT_S = 60.0
+"""Seconds that one model has in a process of its own. A Raspberry Pi takes less than one for the models that ship."""
 
 
 class Row(NamedTuple):
@@ -58,13 +62,14 @@ class Report(NamedTuple):
     layers: tuple[Layer, ...] = ()
 
 
-def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1) -> Report:
+def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
     """Run every model of a bundle on every installed engine that can, over the golden images.
 
     Args:
         bundle: as read.
         engines: names of the engines to use, each of which must be installed; all that are installed by default.
         num_threads: threads of one inference.
+        apart: whether each model is opened in a process of its own, so that one that crashes or hangs its engine is a failed row.
 
     Raises:
         UnknownNameError: for an engine that does not exist.
@@ -74,11 +79,12 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         known_engine(name)
         first_installed([name])
     chosen = list(engines or ENGINES)
+    check = check_apart if apart else check_model
     rows: list[Row] = []
     for model in bundle.manifest.models:
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
-        rows += [check_model(bundle, model, name, num_threads) for name in installed]
+        rows += [check(bundle, model, name, num_threads) for name in installed]
         if not installed:
             lacking = " or ".join(able)
             rows.append(
@@ -136,11 +142,21 @@ def require_pass(report: Report) -> None:
         )
 
 
+def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
+    """Do as `check_model`, in a process of its own that has LIMIT_S seconds. A crash is a failed row too."""
+    from edgecnn.runtime.isolated import isolated
+
+    try:
+        return isolated(lambda: check_model(bundle, entry, engine, num_threads), LIMIT_S)
+    except EngineError as error:
+        return _empty(entry, False, str(error), engine)
+
+
 def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:
     """Replay the golden vectors of one model on one engine. An engine that refuses the model is a failed row, not an error."""
     try:
         opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
-        outputs = Model(opened, bundle.manifest.input).outputs(bundle.golden_inputs())
+        outputs = bundle_model(opened, bundle.manifest).outputs(bundle.golden_inputs())
     except EngineError as error:
         return _empty(entry, False, str(error), engine)
     golden = bundle.golden_outputs(entry)

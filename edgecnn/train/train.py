@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.data import Dataset
+from edgecnn.data import Dataset, Split
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
@@ -32,6 +32,28 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
     network = recipe.network
     height, width, channels = dataset.shape
     return network.height or height, network.width or width, network.channels or channels
+
+
+def input_line(recipe: Recipe, dataset: Dataset) -> str:
+    """Return a line on the network's input, and where its size comes from."""
+    height, width, channels = input_shape(recipe, dataset)
+    network = recipe.network
+    origin = (
+        ""
+        if network.height and network.width
+        else ", chosen from the images; network.width and network.height change it"
+    )
+    return f"input: {width}x{height} pixels (width x height), {channels} channel{'s' if channels > 1 else ''}{origin}"
+
+
+def load_splits(
+    recipe: Recipe, dataset: Dataset, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, Split]:
+    """Decode the training and validation images at the network's size. Raises DatasetError as `Dataset.load` does."""
+    height, width, channels = input_shape(recipe, dataset)
+    return dataset.load(
+        ("train", "validation"), height=height, width=width, channels=channels, stage="train", progress=progress
+    )
 
 
 def train(
@@ -76,14 +98,7 @@ def train(
     if workers and recipe.init.source:
         raise RecipeError("init.source and --workers: one machine is enough for few images. Leave one of the two out.")
     shape = input_shape(recipe, dataset)
-    splits = dataset.load(
-        ("train", "validation"),
-        height=shape[0],
-        width=shape[1],
-        channels=shape[2],
-        stage="train",
-        progress=data_progress,
-    )
+    splits = load_splits(recipe, dataset, data_progress)
     validation = (splits["validation"].images, splits["validation"].classes)
     num_classes = len(dataset.labels)
     weights = init_weights(recipe, run)
@@ -250,4 +265,5 @@ def describe_data(dataset: Dataset, used: dict[str, int]) -> dict[str, Any]:
         "split_sizes": dict(dataset.sizes),
         "used": used,
         "duplicates": [vars(duplicate) for duplicate in dataset.duplicates],
+        "conflicts": [vars(conflict) for conflict in dataset.conflicts],
     }

@@ -26,7 +26,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import bundle_model
 from edgecnn.verify.answers import Progress, described
 
 SAMPLE = 1000
@@ -128,8 +128,9 @@ def verify_on_boards(
                     progress(f"emulated {jobs[job].cpu}: {jobs[job].engine}", done + 1, len(jobs))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+    emulator = {"qemu": qemu_version()}
     return [
-        entry(target, case, systems[case], bundle.manifest, found[case], here[case.engine], sample)
+        entry(target, case, systems[case], bundle.manifest, found[case], here[case.engine], sample) | emulator
         for target in boards.targets
         for case in chosen[target.name]
     ]
@@ -190,7 +191,7 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
         ((name, provider) for name, provider in candidates if name and is_installed(name)), (None, None)
     )
     opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
-    return Answer(described(opened), Model(opened, bundle.manifest.input).outputs(pixels))
+    return Answer(described(opened), bundle_model(opened, bundle.manifest).outputs(pixels))
 
 
 def emulate(
@@ -242,7 +243,7 @@ def entry(
     here: Answer,
     sample: Split | None,
 ) -> dict[str, Any]:
-    """Return a board's entry in the report: what was found there, held against this machine's answers."""
+    """Return a board's entry in the report, but for the emulator's version: what was found there, held against this machine's answers."""
     model = model_for(manifest, case.engine)
     selftest = found["selftest"]
     result: dict[str, Any] = {
@@ -265,7 +266,6 @@ def entry(
         "error": found["error"],
         "versions": {"python": system.versions[f"libpython{system.python}-minimal"]}
         | {name: system.versions[name] for name in SHOWN if name in system.versions},
-        "qemu": qemu_version(),
     }
     outputs = found["outputs"]
     if outputs is not None:

@@ -115,7 +115,7 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     if not isinstance(recipe, dict) or "test" not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
     recipe_data: DataRecipe = build_recipe(merge(recipe, {"data": {"source": data}} if data is not None else {})).data
-    dataset: Dataset = open_dataset(recipe_data, progress=progress)
+    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(
             f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."

@@ -15,6 +15,13 @@ BINS = 15
 TEMPERATURES = (0.05, 20.0)
 """Limits of the temperature."""
 
+FEWEST = 100
+"""Validation images below which no temperature is fitted.
+
+Where no temperature was needed, one fitted on 100 images cost 0.006 nats of negative log-likelihood on average and 0.15 at most; one
+fitted on 50 up to 0.84, one fitted on 20 up to 2.4 (1,000 draws each with two and with ten classes: `tools/bench/small_validation.py`).
+"""
+
 THRESHOLDS = tuple(index / 100 for index in range(100))
 """The thresholds tried, 0.00 to 0.99. The grid is fixed before the data are seen: the correction counts all of it."""
 

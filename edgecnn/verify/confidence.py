@@ -1,17 +1,21 @@
 """What a bundle says of its confidences: temperature and threshold, chosen on validation images and nothing else."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.runs import Run
+from edgecnn.export import export_path
+from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.runs import CONFIDENCE, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.verify.answers import Progress, in_chunks, input_contract
 from edgecnn.verify.calibration import (
+    FEWEST,
     answered_at,
     choose_threshold,
     expected_calibration_error,
@@ -55,14 +59,20 @@ def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float 
         target_error: largest error among answered images, in (0, 1); None for no threshold.
 
     Returns:
-        A JSON object: `temperature`, `threshold`, `choice` (`calibration.Choice`'s fields; None without a target) and
-        `validation`, the figures there. Without an error on validation the data set no temperature, and it is 1.
+        A JSON object: `temperature`, `not_fitted`, `threshold`, `choice` (`calibration.Choice`'s fields; None without a target) and
+        `validation`, the figures there. `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among
+        them, so that the data set none; None where it was fitted.
 
     Raises:
         ThresholdError: if no threshold keeps the target.
     """
     right = np.argmax(logits, axis=1) == classes
-    temperature = 1.0 if right.all() else fit_temperature(logits, classes)
+    not_fitted = None
+    if len(classes) < FEWEST:
+        not_fitted = f"{len(classes)} validation images, at least {FEWEST} are needed"
+    elif right.all():
+        not_fitted = "no error on validation images"
+    temperature = 1.0 if not_fitted else fit_temperature(logits, classes)
     threshold, choice = 0.0, None
     if target_error is not None:
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
@@ -70,6 +80,7 @@ def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float 
         threshold, choice = chosen.threshold, asdict(chosen)
     return {
         "temperature": temperature,
+        "not_fitted": not_fitted,
         "threshold": threshold,
         "choice": choice,
         "validation": confidence_figures(logits, classes, temperature, threshold),
@@ -87,8 +98,56 @@ def validation_logits(
     Raises:
         RunError: if the data have changed since the run began.
     """
-    advice = "Bundle on the same data, or train again."
+    advice = "Verify on the same data, or train again."
     run.require_split("validation", dataset.hashes["validation"], dataset.name, advice)
-    split = dataset.load(("validation",), **run.info["input"], stage="bundle", progress=progress)["validation"]
+    split = dataset.load(("validation",), **run.info["input"], stage="verify", progress=progress)["validation"]
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
     return in_chunks(opened.logits, split.images, "validation", progress), split.classes
+
+
+def choose_confidence(
+    run: Run, dataset: Dataset, format_: str, precision: str, target_error: float | None, progress: Progress
+) -> dict[str, Any]:
+    """Choose a run's temperature and threshold on validation images and write `confidence.json`.
+
+    Nothing is done where the file holds the choice for this model, these images and this target.
+
+    Args:
+        run: a trained run.
+        dataset: the run's data.
+        format_, precision: of the export to choose with.
+        target_error: largest error among answered images, in (0, 1); None for no threshold.
+        progress: told of the images done.
+
+    Returns:
+        The content of `confidence.json`: as `fit_confidence` returns, with `model`, `model_sha256` and `validation_sha256`.
+
+    Raises:
+        ThresholdError: if no threshold keeps the target.
+        RunError: if the data have changed since the run began.
+    """
+    model = export_path(run, format_, precision).read_bytes()
+    origin = {
+        "model": f"models/{precision}.{format_}",
+        "model_sha256": sha256(model),
+        "validation_sha256": dataset.hashes["validation"],
+    }
+    stored = stored_confidence(run)
+    if stored and {key: stored.get(key) for key in origin} == origin:
+        target = stored["choice"]["target_error"] if stored["choice"] else None
+        if target == target_error:
+            return stored
+    logits, classes = validation_logits(run, dataset, model, format_, progress)
+    found = fit_confidence(logits, classes, target_error) | origin
+    write_atomic(run.file(CONFIDENCE), canonical_json(found))
+    return found
+
+
+def stored_confidence(run: Run) -> dict[str, Any] | None:
+    """Return the content of a run's `confidence.json`; None if there is none, or it cannot be used."""
+    try:
+        found = json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    needed = {"temperature", "not_fitted", "threshold", "choice", "validation"}
+    return found if isinstance(found, dict) and needed <= found.keys() else None

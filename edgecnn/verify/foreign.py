@@ -58,6 +58,10 @@ class Foreign:
         codes = np.rint(to_real(pixels, scale, zero_point) / np.float32(self.input.scale)) + self.input.zero_point
         return self.run(np.clip(codes, limits.min, limits.max).astype(dtype))
 
+    def values(self, pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+        """Return logits or scores for pixels, float32: `outputs`, dequantized."""
+        return self.dequantize(self.outputs(pixels, scale, zero_point))
+
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
         """Convert raw outputs to float32: scale * (code - zero_point), or the outputs themselves."""
         values = outputs.astype(np.float32)

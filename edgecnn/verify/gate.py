@@ -12,7 +12,13 @@ MAX_DROP = 1.0
 MAX_LSB = 1
 MIN_AGREEMENT = 0.99
 """An int8 file must be within MAX_LSB of the fake-quantized model everywhere, or agree with it on this share of the images:
-one code of rounding is allowed, another answer on more than one image in a hundred is not."""
+one code of rounding is allowed, another answer on more than one image in a hundred is not.
+
+A conversion fails only where the images are evidence that the agreement is below this: where its one-sided 95 % upper bound is. Two
+answers of 172 may differ by chance where one of a hundred does; nine of 400 do so once in fifty times.
+
+Source of the bound: Clopper and Pearson 1934, Biometrika 26, 404-413; see `statistics.clopper_pearson`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,26 +26,27 @@ class Gate:
     """What a candidate may lose against its reference.
 
     `max_drop` is in percentage points; with `confident` the upper end of the drop's 95 % interval must be within it too,
-    so that a small test split proves nothing. `min_agreement` is a share of the images in [0, 1], None for no limit.
+    and no model may be at chance level, so that a small test split proves nothing. `min_agreement` is a share of the images in
+    [0, 1], None for no limit; it is compared with the measured share. With `accept_conversion` a conversion beyond its limit passes, and
+    the report says so.
     """
 
     max_drop: float = MAX_DROP
     confident: bool = False
     min_agreement: float | None = None
+    accept_conversion: bool = False
 
     def failed(self, comparison: Mapping[str, Any]) -> list[str]:
         """Return the names of a comparison's figures that are beyond their limits: its keys.
 
         A comparison of kind "beside" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
-        MAX_LSB or MIN_AGREEMENT, whatever the gate: a drop may be accepted, a
-        wrong conversion may not.
+        MAX_LSB or MIN_AGREEMENT, whatever `max_drop` is.
         """
-        agreement = comparison["agreement"]
         if comparison["kind"] == "beside":
             return []
         if comparison["kind"] == "conversion":
             lsb = comparison["largest_lsb"]
-            if agreement >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
+            if comparison["agreement_upper"] >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
                 return []
             return ["agreement"] if lsb is None else ["largest_lsb", "agreement"]
         failed = []
@@ -47,16 +54,20 @@ class Gate:
             failed.append("drop")
         if self.confident and comparison["drop_interval"][1] > self.max_drop:
             failed.append("drop_interval")
-        if self.min_agreement is not None and agreement < self.min_agreement:
+        if self.min_agreement is not None and comparison["agreement"] < self.min_agreement:
             failed.append("agreement")
         return failed
+
+    def accepts(self, kind: str) -> bool:
+        """Tell whether a comparison of a kind passes although figures of it are beyond their limits."""
+        return kind == "conversion" and self.accept_conversion
 
     def limit(self, kind: str) -> str:
         """Return what comparisons of a kind are held to, in words."""
         if kind == "beside":
             return "none, does not ship"
         if kind == "conversion":
-            return f"at most {MAX_LSB} LSB, or agreement of at least {MIN_AGREEMENT:.0%}"
+            return f"at most {MAX_LSB} LSB, or no evidence of agreement below {MIN_AGREEMENT:.0%}"
         whole = " with its whole 95 % interval" if self.confident else ""
         agreement = "" if self.min_agreement is None else f", agreement of at least {self.min_agreement:.2%}"
         return f"drop of at most {self.max_drop:.2f} points{whole}{agreement}"
@@ -69,21 +80,29 @@ def measured(comparison: Mapping[str, Any], figure: str) -> str:
     if figure == "drop_interval":
         return f"may drop by as much as {comparison['drop_interval'][1]:.2f} points (upper end of the 95 % interval)"
     if figure == "agreement":
-        return f"agrees on {comparison['agreement']:.2%}"
+        share = f"agrees on {comparison['agreement']:.2%}"
+        if comparison["kind"] != "conversion":
+            return share
+        return (
+            f"{share} of {comparison['n']:,} images (at most {comparison['agreement_upper']:.2%} with 95 % confidence)"
+        )
     return f"differs by {comparison[figure]} LSB"
 
 
 ADVICE = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn verify --layers",
-    "conversion": "The file is not what was trained: export it again with --force.",
-    "models": "Check that both read the same range (--input-scale, --input-zero-point) and channel order, or accept more "
-    "with --max-drop.",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Else the converter or the engine rounds "
+    "otherwise; worst layers: edgecnn verify --layers. To ship it all the same, on record: --accept-conversion",
+    "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
 }
 """What to do about a failed comparison, by its kind."""
 
 
 def require_parity(report: Mapping[str, Any]) -> None:
-    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`."""
+    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`.
+
+    With `confident` in the report, a model at chance level is an error too.
+    """
     comparisons: Sequence[Mapping[str, Any]] = report["comparisons"]
     failed = [comparison for comparison in comparisons if not comparison["passed"]]
     if failed:
@@ -93,7 +112,27 @@ def require_parity(report: Mapping[str, Any]) -> None:
             f"{first['candidate']} does not answer as {first['reference']} does: it {found} (limit: {first['limit']}); "
             f"{len(failed)} of {len(comparisons)} comparisons failed. {ADVICE[first['kind']]}"
         )
+    if report.get("confident") and (warning := chance_warning(report)):
+        raise ParityError(warning)
     require_boards(report.get("boards", ()))
+
+
+def chance_warning(report: Mapping[str, Any]) -> str | None:
+    """Return in words which models of a report are not shown to be better than chance, and what to do; None where all are."""
+    chance = report.get("chance")
+    if not chance or not chance["not_better"]:
+        return None
+    models = {item["name"]: item for item in report["models"]}
+    figures = ", ".join(
+        "{} {:.2%} ({:.0%} to {:.0%})".format(name, models[name]["accuracy"], *models[name]["accuracy_interval"])
+        for name in chance["not_better"][:2]
+    )
+    more = f" and {len(chance['not_better']) - 2} more" if len(chance["not_better"]) > 2 else ""
+    return (
+        f"not shown to be better than chance: {figures}{more}. To answer {chance['label']!r} always is right for "
+        f"{chance['accuracy']:.2%} of these {report['data']['test_images']:,} images.\n"
+        "Parity of such models proves little. Use more images, train longer, or check labels and input range."
+    )
 
 
 def require_boards(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from edgecnn.data import Split
 from edgecnn.errors import ExportError
 from edgecnn.export import tflite
 from edgecnn.export.calibration import IMAGES, balanced
-from edgecnn.files import quiet_stderr
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
@@ -50,6 +49,5 @@ class Int8Files:
         return self._logits(data, images)
 
     def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
-        with quiet_stderr():  # LiteRT says that it made a delegate
-            engine = open_engine(None, data, "tflite", num_threads=1)
+        engine = open_engine(None, data, "tflite", num_threads=1)
         return Model(engine, contract_of(self.recipe, images.shape[1:])).logits(images)

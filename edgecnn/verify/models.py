@@ -1,5 +1,6 @@
 """Parity of any two models on any images: no run is needed."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
 from edgecnn.verify.foreign import Foreign, is_scores, open_foreign
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import SCHEMA, compared, judged
+from edgecnn.verify.ranges import AUTO, Labelled, find_range, labelled, splits_to_try
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
@@ -22,8 +24,7 @@ def verify_models(
     data: str,
     *,
     split: str = "test",
-    scale: float = 1 / 128,
-    zero_point: int = 0,
+    input_range: str | tuple[float, int] = AUTO,
     gate: Gate = Gate(),
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -33,8 +34,9 @@ def verify_models(
         reference, candidate: files as of `open_foreign`.
         data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
         split: "test", or "all" of the images.
-        scale, zero_point: the real value that both read for a pixel is scale * (pixel - 128 - zero_point); a file's own
-            quantization turns it into codes.
+        input_range: a name of INPUT_RANGES, or a scale and a zero point: the real value that both read for a pixel is
+            scale * (pixel - 128 - zero_point); a file's own quantization turns it into codes. "auto" chooses for each model, on
+            validation and training images: see `ranges.find_range`.
         gate: the limits.
         progress: told of the images done.
 
@@ -43,20 +45,30 @@ def verify_models(
 
     Raises:
         EngineError: if a file cannot be opened.
-        DatasetError: if the images make no dataset, or their classes are not as many as a model's outputs.
+        DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
     """
     paths, opened = (reference, candidate), [open_foreign(reference), open_foreign(candidate)]
-    dataset = open_dataset(DataRecipe(source=data), progress=progress)
+    dataset = open_dataset(DataRecipe(source=data), progress=progress, for_training=False)
+    if not sum(dataset.sizes[name] for name in SPLITS[split]):
+        raise DatasetError(
+            f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split. "
+            "Compare on all of them: --split all"
+        )
     for path, model in zip(paths, opened, strict=True):
         if model.output.shape[1] != len(dataset.labels):
             raise DatasetError(
                 f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
                 f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order."
             )
-    splits = in_both(*(images_for(model, dataset, split, progress) for model in opened))
+    (one, one_labelled), (other, other_labelled) = (images_for(model, dataset, split, progress) for model in opened)
+    splits = in_both(one, other)
+    ranges = [
+        find_range(model.values, model.input, images, input_range)
+        for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
+    ]
     answers = [
-        foreign_answers(name, model, images, scale, zero_point, progress)
-        for name, model, images in zip(names(*paths), opened, splits, strict=True)
+        foreign_answers(name, model, images, found.scale, found.zero_point, progress)
+        for name, model, images, found in zip(names(*paths), opened, splits, ranges, strict=True)
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
@@ -68,9 +80,14 @@ def verify_models(
             "title": dataset.title,
             "split": split,
             "test_images": len(splits[0].classes),
+            "images": sum(dataset.sizes.values()),
+            "own_test": dataset.own_test,
             "test_sha256": dataset.hashes["test"] if split == "test" else dataset.fingerprint,
         },
-        **judged(gate, answers, [comparison], splits[0]),
+        **judged(gate, answers, [comparison], splits[0], dataset.labels),
+        "input_ranges": [
+            {"model": item.name, **dataclasses.asdict(found)} for item, found in zip(answers, ranges, strict=True)
+        ],
         "matrix": [],
         "boards": [],
         "confidence": None,
@@ -86,19 +103,26 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
     return f"{reference.name} (reference)", f"{candidate.name} (candidate)"
 
 
-def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress) -> Split:
-    """Load the images at a model's input size, the data's own where the file leaves it open."""
+def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
+    """Load the images of a comparison, and those to try input ranges on.
+
+    They have the model's input size, the data's own where the file leaves it open.
+    """
     height, width, channels = (
         own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
     )
+    tried = splits_to_try(dataset)
+    wanted = dict.fromkeys((*SPLITS[split], *tried))
     loaded = dataset.load(
-        SPLITS[split], height=height, width=width, channels=channels, stage="verify", progress=progress
+        tuple(wanted), height=height, width=width, channels=channels, stage="verify", progress=progress
     )
-    return Split(
-        images=np.concatenate([part.images for part in loaded.values()]),
-        classes=np.concatenate([part.classes for part in loaded.values()]),
-        sources=tuple(source for part in loaded.values() for source in part.sources),
+    parts = [loaded[name] for name in SPLITS[split]]
+    compared_images = Split(
+        images=np.concatenate([part.images for part in parts]),
+        classes=np.concatenate([part.classes for part in parts]),
+        sources=tuple(source for part in parts for source in part.sources),
     )
+    return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:

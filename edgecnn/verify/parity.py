@@ -1,6 +1,5 @@
 """Parity: a run's exports beside its float and fake-quantized models on the test split, as one report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,19 @@ from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, beside, export_path
 from edgecnn.files import canonical_json, write_atomic
-from edgecnn.runs import CONFIDENCE, PARITY, Run
+from edgecnn.runs import PARITY, Run
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
 from edgecnn.verify.boards import OnBoards
 from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.calibration import expected_calibration_error
-from edgecnn.verify.confidence import confidence_figures
+from edgecnn.verify.confidence import choose_confidence, confidence_figures
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.statistics import (
+    chance_level,
+    clopper_pearson,
     compare,
     confidence_drift,
     discordant,
@@ -44,20 +45,24 @@ def verify(
     dataset: Dataset,
     *,
     gate: Gate = Gate(),
+    target_error: float | None = None,
     matrix: bool = False,
     tflite_python: Path | None = None,
     boards: OnBoards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Compare a run's exports with its float and fake-quantized models and write `parity.json`.
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`, and `confidence.json` before it.
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured beside, and held to nothing.
+    Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
+    there is, and measured on the test split.
 
     Args:
         run: a trained run with at least one export.
         dataset: the run's data.
         gate: the limits.
+        target_error: largest error among answered images, in (0, 1), which chooses the threshold; None for no threshold.
         matrix: whether every engine that can run the int8 models is compared with every other.
         tflite_python: the Python of an environment with tflite-runtime, for the matrix.
         boards: emulated boards that the exports are run on.
@@ -67,7 +72,8 @@ def verify(
         The report, as written; its form is `parity.schema.json` beside this module.
 
     Raises:
-        RunError: if nothing was exported or the test split has changed.
+        RunError: if nothing was exported, or the validation or test split has changed.
+        ThresholdError: if no threshold keeps the target error; the test split is not read then.
         EmulatorError: if boards were asked for and cannot be emulated here.
         EngineError: if there is no such Python as `tflite_python`, or the model does not run there.
     """
@@ -79,6 +85,7 @@ def verify(
         find_qemu()
     if tflite_python:
         tflite_python = find_python(tflite_python)
+    chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
     test = load_test(run, dataset, progress)
     # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
@@ -109,11 +116,15 @@ def verify(
             "test_images": len(test.classes),
             "test_sha256": dataset.hashes["test"],
         },
-        **judged(gate, (float_, *fakes, *answers), comparisons, test),
+        **judged(gate, (float_, *fakes, *answers), comparisons, test, labels),
         "int8": int8_methods(run, answers, test),
         "matrix": rows,
         "boards": on_boards,
-        "confidence": confidence(run, candidates, test.classes),
+        "confidence": {
+            "model": candidates[0].name,
+            **{key: chosen[key] for key in ("temperature", "not_fitted", "choice")},
+            **confidence_figures(candidates[0].values, test.classes, chosen["temperature"], chosen["threshold"]),
+        },
     }
     report["passed"] = report["passed"] and all(row["passed"] for row in on_boards)
     write_atomic(run.file(PARITY), canonical_json(report))
@@ -159,26 +170,26 @@ def int8_methods(run: Run, answers: Sequence[Answers], split: Split) -> dict[str
     }
 
 
-def confidence(run: Run, candidates: Sequence[Answers], classes: np.ndarray) -> dict[str, Any] | None:
-    """Return what the run's temperature and threshold are worth on the test split; None where none were chosen for an export as it is."""
-    if not run.file(CONFIDENCE).exists():
-        return None
-    chosen = json.loads(run.read(CONFIDENCE, "bundle"))
-    for item in candidates:
-        if item.sha256 == chosen["model_sha256"]:
-            figures = confidence_figures(item.values, classes, chosen["temperature"], chosen["threshold"])
-            return {"model": item.name, "temperature": chosen["temperature"], **figures}
-    return None
-
-
 def judged(
-    gate: Gate, answers: Sequence[Answers], comparisons: Sequence[dict[str, Any]], split: Split
+    gate: Gate,
+    answers: Sequence[Answers],
+    comparisons: Sequence[dict[str, Any]],
+    split: Split,
+    labels: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the part of a report that all kinds of comparison share."""
+    """Return the part of a report that all kinds of comparison share.
+
+    A model is at chance level where the 95 % interval of its accuracy does not lie wholly above the share of the most frequent class.
+    """
+    models = [model_figures(item, split.classes) for item in answers]
+    top, share = chance_level(split.classes)
+    gated = {item[side] for item in comparisons if item["kind"] != "beside" for side in ("reference", "candidate")}
+    not_better = [item["name"] for item in models if item["name"] in gated and item["accuracy_interval"][0] <= share]
     return {
         **asdict(gate),
-        "passed": all(comparison["passed"] for comparison in comparisons),
-        "models": [model_figures(item, split.classes) for item in answers],
+        "passed": all(comparison["passed"] for comparison in comparisons) and not (gate.confident and not_better),
+        "chance": {"label": labels[top], "accuracy": share, "not_better": not_better},
+        "models": models,
         "comparisons": list(comparisons),
         "timing": f"median of {REPEATS} calls with one image, one thread, interleaved; tensorflow as it comes",
         "machine": processor(),
@@ -217,6 +228,7 @@ def compared(
     one, other = (item.values if item.unit == unit else item.scores for item in (reference, candidate))
     lost, gained = discordant(one, other, classes)
     drift = confidence_drift(reference.scores, candidate.scores)
+    flipped = flips(one, other, classes)
     lsb = None
     if candidate.codes is not None and candidate.unit == unit:
         free = unit == "logit" and kind != "conversion"
@@ -227,6 +239,7 @@ def compared(
         "reference": reference.name,
         "candidate": candidate.name,
         **asdict(compare(one, other, classes)),
+        "agreement_upper": clopper_pearson(len(classes) - len(flipped), len(classes), side="upper").high,
         "unit": unit,
         "drop_interval": list(paired_interval(lost, gained, len(classes))),
         "lost": lost,
@@ -246,8 +259,10 @@ def compared(
                 "reference": labels[flip.reference],
                 "candidate": labels[flip.candidate],
             }
-            for flip in flips(one, other, classes)
+            for flip in flipped
         ],
     }
     failed = gate.failed(result)
-    return result | {"limit": gate.limit(kind), "failed": failed, "passed": not failed}
+    accepted = bool(failed) and gate.accepts(kind)
+    verdict = {"failed": failed, "accepted": accepted, "passed": accepted or not failed}
+    return result | {"limit": gate.limit(kind), **verdict}

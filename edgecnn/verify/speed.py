@@ -5,7 +5,6 @@ from typing import Any
 
 from edgecnn.errors import EngineError
 from edgecnn.export import export_path
-from edgecnn.files import quiet_stderr
 from edgecnn.runs import Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
@@ -39,10 +38,7 @@ def time_exports(run: Run, format_: str) -> dict[str, Any]:
     contract = input_contract(run)
     image = golden_images(contract)[:1]
     try:
-        with quiet_stderr():  # LiteRT says that it made a delegate
-            engines = {
-                name: open_engine(None, path.read_bytes(), format_, num_threads=1) for name, path in paths.items()
-            }
+        engines = {name: open_engine(None, path.read_bytes(), format_, num_threads=1) for name, path in paths.items()}
         calls = {name: partial(Model(engine, contract).logits, image) for name, engine in engines.items()}
     except EngineError as error:
         return {"text": f"not timed: {error}"}

@@ -200,6 +200,20 @@ def lsb_difference(
     return Difference(float(np.mean(difference)), int(np.max(difference)))
 
 
+def chance_level(classes: np.ndarray) -> tuple[int, float]:
+    """Return the most frequent class, and its share of the images: the accuracy of always answering it.
+
+    Args:
+        classes: int array, shape (n,), the true classes, n at least 1.
+
+    Returns:
+        The class, the smallest of those that are as frequent, and a fraction in (0, 1].
+    """
+    count = np.bincount(classes)
+    top = int(np.argmax(count))
+    return top, int(count[top]) / len(classes)
+
+
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of a proportion, such as an accuracy.
 

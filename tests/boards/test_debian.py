@@ -1,15 +1,11 @@
 """Debian's packages: the host's sources for another release, and an apt that keeps to its folder."""
 
-import shutil
 import subprocess
 
 import pytest
 
 from edgecnn.boards import debian
 from edgecnn.errors import EmulatorError
-
-needs_apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="apt-get is not on this machine")
-needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is not on this machine")
 
 ONE_LINE = """
 # deb http://archive.invalid/debian sid main
@@ -34,7 +30,7 @@ Enabled: no
 """
 
 
-@needs_apt
+@pytest.mark.needs("apt-get", package="apt")
 def test_the_hosts_sources_of_both_styles_with_another_release(tmp_path, monkeypatch):
     folder = tmp_path / "etc"
     folder.mkdir()
@@ -171,9 +167,10 @@ def test_what_a_package_depends_on(fake_apt, program):
     assert debian.depends("linux", "trixie", fake_apt.cache) == ["linux-1.2", "b"]
 
 
-@needs_dpkg
+@pytest.mark.needs("dpkg-deb", package="dpkg")
 def test_a_package_with_lib_goes_below_usr(tmp_path):
     (tmp_path / "p" / "DEBIAN").mkdir(parents=True)
+    (tmp_path / "p" / "DEBIAN").chmod(0o755)  # or dpkg-deb takes it for damaged, where the umask is strict
     (tmp_path / "p" / "DEBIAN" / "control").write_text(
         "Package: p\nVersion: 1\nArchitecture: arm64\nMaintainer: n <n@n.invalid>\nDescription: d\n"
     )

@@ -40,6 +40,14 @@ def test_is_readable_json_with_sorted_keys(manifest):
     assert table["labels"] == ["cat", "dög"]
 
 
+def nested(levels):
+    """Return so many lists within each other."""
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -59,16 +67,32 @@ def test_is_readable_json_with_sorted_keys(manifest):
         (["input", "width"], 5000, "between 1 and 4096"),
         (["input", "channels"], 2, "1 or 3"),
         (["input", "fit"], "squeeze", "crop, letterbox, stretch"),
-        (["input", "scale"], -0.5, "positive"),
+        (["input", "scale"], -0.5, "scale must be between 1e-09 and 1e+09"),
+        (["input", "scale"], 1e-45, "scale must be between"),
+        (["input", "height"], -1, "between 1 and 4096"),
+        (["input", "height"], 10**400, "between 1 and 4096"),
         (["input", "zero_point"], 128, "between -128 and 127"),
         (["labels"], ["cat", "cat"], "each once"),
         (["labels"], ["cat"], "two or more"),
-        (["labels"], ["cat", 1], "strings"),
-        (["labels"], ["cat", ""], "not empty"),
+        (["labels"], ["cat", 1], "labels[1] cannot be the name of a class: it is not a string"),
+        (["labels"], ["cat", ""], "it is empty"),
+        (["labels"], ["cat", "abstain"], "'abstain' is the answer where the classifier is unsure"),
+        (["labels"], ["cat", "é" * 128], "longer than 255 bytes"),
+        (["temperature"], 0.0, "temperature must be between 0.001 and 1000"),
+        (["temperature"], 1e-45, "temperature must be between"),
+        (["temperature"], 1e39, "temperature must be between"),
+        (["threshold"], 1.5, "threshold must be between 0 and 1"),
+        (["title"], "a\x1b[2J", "title must hold no control characters"),
+        (["models", 0, "tolerance_reason"], "a\nb", "tolerance_reason must hold no control characters"),
+        (["provenance"], {"x": nested(20)}, "provenance must have at most 20 levels"),
         (["name"], "", "name must not be empty"),
         (["models", 0, "format"], "pt", "tflite, onnx"),
         (["models", 0, "precision"], "int4", "int8, float32"),
-        (["models", 0, "tolerance"], -1.0, "not negative"),
+        (["models", 0, "tolerance"], -1.0, "a whole number of codes from 0 to 8"),
+        (["models", 0, "tolerance"], 9.0, "a whole number of codes from 0 to 8"),
+        (["models", 0, "tolerance"], 0.5, "a whole number of codes from 0 to 8"),
+        (["models", 0, "tolerance"], 1e300, "a whole number of codes from 0 to 8"),
+        (["models", 1, "tolerance"], -1.0, "not negative"),
         (["models", 0, "tolerance_unit"], "apples", "LSB, logit"),
         (["models", 1, "file"], "models/int8.tflite", "each file once"),
         (["defaults"], {"onnx": "models/int8.tflite"}, "must name a model of that format"),
@@ -84,6 +108,48 @@ def test_refuses(manifest, path, value, message):
     with pytest.raises(BundleError) as error:
         Manifest.from_json(changed(manifest, path, value))
     assert message in str(error.value)
+
+
+UNSAFE = {
+    "escape code": "\x1b[2J",
+    "zero": "\0",
+    "newline": "\n",
+    "delete": "\x7f",
+    "one-byte escape code": "\x9b",
+    "line separator": "\u2028",
+    "right to left": "\u202e",
+    "isolate": "\u2067",
+    "mark": "\u200f",
+}
+
+
+@pytest.mark.parametrize("character", UNSAFE.values(), ids=UNSAFE)
+def test_a_label_that_does_not_stay_on_its_line(manifest, character):
+    with pytest.raises(BundleError, match=r"labels\[1\] cannot be the name of a class: it holds a control") as error:
+        Manifest.from_json(changed(manifest, ["labels"], ["cat", f"do{character}g"]))
+    assert str(error.value).isascii() and str(error.value).isprintable()
+
+
+def test_a_label_that_is_no_text(manifest):
+    """JSON can spell half of a surrogate pair; it cannot be written to a terminal, a file or an environment."""
+    with pytest.raises(BundleError, match="labels"):
+        Manifest.from_json(manifest.to_json().replace(b'"cat"', b'"c\\ud800t"'))
+
+
+def test_labels_of_people(manifest):
+    """What a folder is called in any language, 1,000 of them, is a label."""
+    for label in ("dög", "Katze 2", "猫", "قط", "חתול", "T-shirt/top", "👩\u200d🚀", "it's", "Abstain", "e\u0301"):
+        assert Manifest.from_json(changed(manifest, ["labels"], ["x", label])).labels[1] == label
+    names = [f"{number:04d} {'name of forty characters or so' * 2}" for number in range(1000)]
+    assert len(Manifest.from_json(changed(manifest, ["labels"], names)).labels) == 1000
+    assert Manifest.from_json(changed(manifest, ["provenance"], {"x": nested(19)}))
+
+
+def test_a_photo_is_named_once(manifest):
+    photo = {"file": "recipe.toml", "decoded_sha256": "0" * 64, "resized_sha256": "0" * 64}
+    assert Manifest.from_json(changed(manifest, ["golden_images"], [photo]))
+    with pytest.raises(BundleError, match="each file once"):
+        Manifest.from_json(changed(manifest, ["golden_images"], [photo, photo]))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import json
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from typing import cast
@@ -12,9 +14,9 @@ import pytest
 
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_array, read_bundle
-from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack
+from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack, write_bundle
 from edgecnn.errors import BundleError
-from edgecnn.files import sha256
+from edgecnn.files import canonical_json, sha256
 
 
 @pytest.fixture
@@ -149,6 +151,126 @@ def test_sizes_that_lie(data, bundle_path):
     refused(data[: -END.size] + zip64 + locator + data[-END.size :], bundle_path)
 
 
+class Forged:
+    """A manifest of any text: what an enemy writes, who can recompute every hash."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def to_json(self):
+        return self.text
+
+
+def forged(content, change):
+    """Return a canonical bundle with right hashes whose manifest's table was changed; `change` may return another text instead."""
+    manifest, files = content
+    table = json.loads(
+        dataclasses.replace(manifest, files={name: sha256(data) for name, data in files.items()}).to_json()
+    )
+    text = change(table) or canonical_json(table).encode()
+    return pack(cast(Manifest, Forged(text)), files)
+
+
+def long_list(table):
+    table["provenance"] = {"x": [[]] * 400_000}
+
+
+def long_labels(table):
+    table["labels"] = [f"{number:07d}" for number in range(120_000)]
+
+
+def deep(table):
+    return b'{"provenance": ' + b"[" * 700_000 + b"]" * 700_000 + b"}"
+
+
+@pytest.mark.parametrize("change", [long_list, long_labels, deep])
+def test_a_manifest_of_megabytes_is_refused_by_its_size(content, tmp_path, change):
+    """Before JSON is parsed and before the file is in memory: 5 MB took 4 s, 120 MB took 95 s and 3.9 GB."""
+    path = tmp_path / "large.edgecnn"
+    path.write_bytes(forged(content, change))
+    assert path.stat().st_size > 1_000_000
+    tracemalloc.start()
+    with pytest.raises(BundleError, match=r"manifest\.json has .* bytes; at most 524,288 are read"):
+        read_bundle(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    refused(path.read_bytes(), path)
+
+
+def wide(table):
+    """As many values as the largest manifest holds, nested as deep as it may be: its canonical form would be 20 times as long."""
+    value = [0] * 200_000
+    for _ in range(18):
+        value = [value]
+    table["provenance"] = {"x": value}
+    return json.dumps(table, separators=(",", ":"), sort_keys=True).encode()
+
+
+def too_deep(table):
+    value = [0] * 200_000
+    for _ in range(900):
+        value = [value]
+    table["provenance"] = {"x": value}
+    return json.dumps(table, separators=(",", ":"), sort_keys=True).encode()
+
+
+@pytest.mark.parametrize("change", [wide, too_deep])
+def test_what_the_largest_manifest_costs(content, tmp_path, change):
+    """Indented by 900 levels, 200,000 numbers would be 180 MB of spaces."""
+    data = forged(content, change)
+    tracemalloc.start()
+    refused(data, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60_000_000
+
+
+@pytest.mark.parametrize("tolerance", [1e300, 1.5, float(2**70)])
+def test_a_tolerance_that_proves_nothing(content, tmp_path, tolerance):
+    def change(table):
+        table["models"][1]["tolerance"] = tolerance
+
+    assert "models/float32.tflite: tolerance must be" in refused(forged(content, change), tmp_path)
+
+
+def test_codes_that_are_compared_as_logits(content, tmp_path):
+    def change(table):
+        table["models"][0] |= {"tolerance_unit": "logit", "tolerance": 200.0}
+
+    assert "codes are compared in LSB" in refused(forged(content, change), tmp_path)
+
+
+def test_no_golden_image_proves_nothing(content, tmp_path):
+    """All golden arrays without a row: everything agrees, and nothing was compared."""
+    manifest, files = content
+    empty = files | {
+        "golden/inputs.npy": npy(np.zeros((0, 4, 5, 3), np.uint8)),
+        "golden/int8.tflite.npy": npy(np.zeros((0, 2), np.int8)),
+        "golden/float32.tflite.npy": npy(np.zeros((0, 2), np.float32)),
+    }
+    assert "golden/inputs.npy holds 0 images, expected 1 to 1,000" in refused(
+        forged((manifest, empty), lambda table: None), tmp_path
+    )
+
+
+def test_more_golden_images_than_anyone_waits_for(content, tmp_path):
+    manifest, files = content
+    many = files | {
+        "golden/inputs.npy": npy(np.zeros((1001, 4, 5, 3), np.uint8)),
+        "golden/int8.tflite.npy": npy(np.zeros((1001, 2), np.int8)),
+        "golden/float32.tflite.npy": npy(np.zeros((1001, 2), np.float32)),
+    }
+    assert "holds 1,001 images" in refused(forged((manifest, many), lambda table: None), tmp_path)
+
+
+def test_golden_outputs_that_are_no_numbers(content, tmp_path):
+    manifest, files = content
+    for value in (np.nan, np.inf):
+        odd = files | {"golden/float32.tflite.npy": npy(np.full((2, 2), value, np.float32))}
+        assert "models/float32.tflite: tolerance" in refused(forged((manifest, odd), lambda table: None), tmp_path)
+
+
 def test_very_many_entries(bundle_path):
     header = LOCAL_HEADER.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, 0, 0, 0, 4, 0)
     refused(b"".join(header + b"%04d" % number for number in range(10_000)), bundle_path)
@@ -164,12 +286,7 @@ def test_manifest_that_is_not_canonical(content, bundle_path):
     whole = dataclasses.replace(manifest, files={name: sha256(item) for name, item in files.items()})
     text = whole.to_json()
     for other in (text + b" ", text.replace(b'"name": "small"', b'"name": "other",\n "name": "small"')):
-
-        class Spelled:
-            def to_json(self, other=other):
-                return other
-
-        refused(pack(cast(Manifest, Spelled()), files), bundle_path)
+        refused(pack(cast(Manifest, Forged(other)), files), bundle_path)
 
 
 def test_hash_that_is_not_the_files(content, bundle_path):
@@ -228,3 +345,16 @@ def test_golden_arrays_of_another_count(content, tmp_path):
         changed = files | {name: npy(array)}
         hashes = {key: sha256(item) for key, item in changed.items()}
         refused(pack(dataclasses.replace(manifest, files=hashes), changed), tmp_path)
+
+
+def test_golden_arrays_without_rows(content, tmp_path):
+    """What proves nothing is no proof: a self-test over no images would pass on any device."""
+    manifest, files = content
+    empty = {
+        "golden/inputs.npy": np.zeros((0, 4, 5, 3), np.uint8),
+        "golden/int8.tflite.npy": np.zeros((0, 2), np.int8),
+        "golden/float32.tflite.npy": np.zeros((0, 2), np.float32),
+    }
+    files |= {name: npy(array) for name, array in empty.items()}
+    with pytest.raises(BundleError, match="the 0 golden images, and at least one"):
+        write_bundle(tmp_path / "a.edgecnn", manifest, files)

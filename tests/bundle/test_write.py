@@ -78,6 +78,13 @@ def test_does_not_replace_unless_forced(bundle_path, content):
     assert read_bundle(bundle_path).manifest.title == "Other"
 
 
+def with_unit(manifest, index, unit):
+    """Return the manifest with another unit of one model's tolerance."""
+    models = list(manifest.models)
+    models[index] = dataclasses.replace(models[index], tolerance_unit=unit)
+    return dataclasses.replace(manifest, models=tuple(models))
+
+
 def test_writes_nothing_that_would_not_read_back(tmp_path, content):
     manifest, files = content
     path = tmp_path / "a.edgecnn"
@@ -88,25 +95,39 @@ def test_writes_nothing_that_would_not_read_back(tmp_path, content):
         (manifest, files | {MANIFEST: b"{}"}),
         (manifest, files | {"golden/int8.tflite.npy": b"x"}),
         (dataclasses.replace(manifest, labels=("cat", "dog", "bird")), files),
-        (
-            dataclasses.replace(manifest, models=(dataclasses.replace(manifest.models[0], tolerance_unit="logit"),)),
-            files,
-        ),
+        (with_unit(manifest, 0, "logit"), files),
+        (with_unit(manifest, 1, "LSB"), files),
     ]:
         with pytest.raises(BundleError):
             write_bundle(path, wrong_manifest, wrong_files)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("label", ["abstain", "a\x1b[2Jb"])
+def test_a_label_that_no_class_may_have_is_said_at_once(tmp_path, content, label):
+    manifest, files = content
+    with pytest.raises(BundleError, match=r"^labels\[0\] cannot be the name of a class: ") as error:
+        write_bundle(tmp_path / "a.edgecnn", dataclasses.replace(manifest, labels=(label, "dog")), files)
+    assert "Rename its folder and train again" in str(error.value)
+
+
 def test_limits(content, monkeypatch):
     manifest, files = content
-    monkeypatch.setattr("edgecnn.bundle.write.MAX_BYTES", 1000)
-    with pytest.raises(BundleError, match="at most 1,000"):
-        pack(manifest, files)
-    monkeypatch.setattr("edgecnn.bundle.write.MAX_BYTES", 10**9)
-    monkeypatch.setattr("edgecnn.bundle.write.MAX_FILES", 3)
-    with pytest.raises(BundleError, match="files"):
-        pack(manifest, files)
+    whole = pack(manifest, files)
+    held = len(manifest.to_json()) + sum(map(len, files.values()))
+    for name, at_most in (("MAX_BYTES", held), ("MAX_FILES", len(files) + 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"edgecnn.bundle.write.{name}", at_most)
+            assert pack(manifest, files) == whole
+            patch.setattr(f"edgecnn.bundle.write.{name}", at_most - 1)
+            with pytest.raises(BundleError, match=rf"at most .*{at_most - 1:,}"):
+                pack(manifest, files)
+
+
+def test_the_manifest_is_no_other_entry(content):
+    manifest, files = content
+    with pytest.raises(BundleError, match=r"'manifest\.json' cannot be the name"):
+        pack(manifest, files | {MANIFEST: b"{}"})
 
 
 def test_unwritable_folder_leaves_nothing(tmp_path, content):

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the models are TFLite files")
 
-from edgecnn.errors import BundleError, EmulatorError, ParityError, UnknownNameError
+from edgecnn.errors import BundleError, DatasetError, EmulatorError, ParityError, UnknownNameError
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.verify import bundles
 
@@ -65,11 +65,12 @@ def test_a_bundle_with_its_test_images(edgecnn, emulated, root):
     assert "Handwritten digits" in result.out and "rpi-zero2w (cortex-a53)" in result.out
 
 
-def test_other_images_than_the_bundles_are_refused(edgecnn, root):
+def test_other_images_than_the_bundles_are_refused(edgecnn, emulated, root):
     result = edgecnn(
         "verify", "--on", "rpi4", "--model", root / f"models/{SHIPPED}/{SHIPPED}.edgecnn", "--data", "digits"
     )
-    assert result.code != 0 and f"are not those that {SHIPPED}.edgecnn was verified with" in result.err
+    assert result.code == DatasetError.exit_code
+    assert f"are not those that {SHIPPED}.edgecnn was verified with" in result.err
 
 
 def test_the_gate(edgecnn, emulated, root):

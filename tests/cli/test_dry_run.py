@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.errors import DatasetError
 from edgecnn.networks import build_network
 from edgecnn.networks.describe import describe
 
@@ -39,3 +41,22 @@ def test_it_is_printed_with_units(edgecnn, tmp_path):
 
 def test_it_resumes_nothing(edgecnn):
     assert edgecnn("train", "--dry-run", "--resume").code == 2
+
+
+def test_it_refuses_the_photos_that_training_refuses(edgecnn, tmp_path):
+    for label, level in (("cat", 0), ("dog", 100)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (12, 12), (level, number, 7)).save(tmp_path / "photos" / label / f"{number}.png")
+    whole = tmp_path / "photos" / "cat" / "0.png"
+    (whole.parent / "broken.png").write_bytes(whole.read_bytes()[:50])
+    dry, real = (edgecnn("train", "--data", "photos", *flags) for flags in (("--dry-run",), ()))
+    assert dry.code == real.code == DatasetError.exit_code
+    assert dry.err[dry.err.index("edgecnn: error") :] == real.err[real.err.index("edgecnn: error") :]
+    assert "cat/broken.png" in dry.err
+
+
+def test_it_says_how_the_images_are_divided(edgecnn):
+    result = edgecnn("train", "--dry-run", "--data", "digits")
+    assert "digits: 1,797 images in 10 classes, " in result.err and " for validation" in result.err
+    assert "to decode the images" in result.out

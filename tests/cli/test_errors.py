@@ -121,6 +121,19 @@ def test_an_output_that_cannot_be_written(edgecnn, own_run, tmp_path):
     failed(edgecnn("bundle", own_run.path, "--out", "file/x.edgecnn"), errors.OutputError, "file/x.edgecnn")
 
 
+def test_a_card_that_cannot_be_written_leaves_no_bundle(edgecnn, own_run, tmp_path):
+    own_run.file("card.md").unlink()
+    own_run.file("card.md").mkdir()
+    failed(edgecnn("bundle", own_run.path, "--out", "new.edgecnn"), errors.OutputError, "card.md")
+    assert not (tmp_path / "new.edgecnn").exists()
+
+
+def test_a_bundle_that_exists_keeps_its_card(edgecnn, own_run, tmp_path):
+    own_run.file("card.md").write_text("mine")
+    failed(edgecnn("bundle", own_run.path), errors.OutputExistsError, "--force")
+    assert own_run.file("card.md").read_text() == "mine"
+
+
 def test_usage_errors(edgecnn):
     assert edgecnn("export", "--int8", "--float32").code == 2
     assert edgecnn("export", "--format", "onx").code == 2

@@ -29,7 +29,9 @@ def terminal():
 
 @pytest.fixture
 def view(terminal):
-    with View(terminal, clock=lambda: terminal.now, size=lambda: (terminal.columns, terminal.rows)) as one:
+    with View(
+        terminal, model="pets", clock=lambda: terminal.now, size=lambda: (terminal.columns, terminal.rows)
+    ) as one:
         yield one
 
 
@@ -74,7 +76,7 @@ def test_the_state_bars_and_figures(view, terminal):
     assert lines[0] == "cat 50.00%"
     assert lines[1].startswith("cat ") and lines[1].endswith("50.00%  " + "█" * 14)
     assert lines[2].startswith("dog ") and lines[2].endswith("25.00%  " + "█" * 7)
-    assert lines[3] == "2.5 frames/s  3.5 ms  1,234 dropped" and lines[4:] == [""]
+    assert lines[3] == "2.5 frames/s  3.5 ms  1,234 dropped  model pets" and lines[4:] == [""]
 
 
 def test_it_is_drawn_ten_times_a_second_at_most(view, terminal):
@@ -126,25 +128,25 @@ def test_labels_that_would_move_the_cursor(view, terminal):
 
 def test_terminals_without_unicode(terminal):
     terminal.encoding = "ascii"
-    with View(terminal, clock=lambda: terminal.now, size=lambda: (60, 24)) as view:
+    with View(terminal, model="pets", clock=lambda: terminal.now, size=lambda: (60, 24)) as view:
         view.result(result(label="Kätzchen"))
     assert "K?tzchen" in terminal.getvalue() and "#######" in terminal.getvalue() and terminal.getvalue().isascii()
 
 
 def test_the_cursor_comes_back(terminal):
-    with pytest.raises(KeyboardInterrupt), View(terminal, size=lambda: (60, 24)):
+    with pytest.raises(KeyboardInterrupt), View(terminal, model="pets", size=lambda: (60, 24)):
         raise KeyboardInterrupt
     assert terminal.getvalue() == HIDE + SHOW
 
 
-def test_in_a_terminal_until_a_signal(root, tmp_path):
+def test_in_a_terminal_until_a_signal(root, tmp_path, spawn):
     pty = pytest.importorskip("pty", reason="there are no terminals here")
     from edgecnn.runtime.engines import engines_for, is_installed
 
     if not any(map(is_installed, engines_for("tflite"))):
         pytest.skip("no TFLite engine is installed")
     terminal, inner = pty.openpty()
-    process = subprocess.Popen(
+    process = spawn(
         [sys.executable, "-m", "edgecnn", "classify", "synthetic:64x48?fps=20", "--warm-up", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"},

@@ -49,6 +49,24 @@ def test_a_train_folder_alone_holds_the_classes(tmp_path, fill, pictures):
     assert listing.labels == ("cat", "dog") and len(sources(listing, "train")) == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("abstain", "'abstain' is the answer where the classifier is unsure"),
+        ("cat\x1b[2J", "it holds a control character"),
+        ("cat\n", "it holds a control character"),
+        ("\u202etac", "changes the direction of text"),
+    ],
+)
+def test_a_folder_that_no_class_can_be_called_by(tmp_path, fill, pictures, name, why):
+    """Said before anything is trained: the bundle could not be written."""
+    with pytest.raises(DatasetError) as error:
+        open_folder(fill(tmp_path / "data", pictures(name, 0, 3) | pictures("dog", 9, 3)))
+    text = str(error.value)
+    assert f"the class folder {name!r} cannot be a class: " in text and why in text and "Rename the folder" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_a_class_may_be_called_train(tmp_path, fill, pictures):
     files = pictures("train", 0, 3) | pictures("bus", 9, 3) | pictures("car", 20, 3)
     assert open_folder(fill(tmp_path / "data", files)).labels == ("bus", "car", "train")
@@ -61,19 +79,73 @@ def test_hidden_entries_are_left_out_and_other_files_are_named(tmp_path, fill, p
         "__MACOSX/cat/x.png": picture(51),
         "cat/.hidden.png": picture(52),
         "cat/Thumbs.db": b"thumbs",
-        "dog/moving.gif": b"GIF89a",
+        "dog/phone.heic": b"ftypheic",
         "stray.png": picture(53),
     }
     listing = open_folder(fill(tmp_path / "data", files))
     assert len(listing.items) == 4
-    assert listing.skipped == ("stray.png", "cat/Thumbs.db", "dog/moving.gif")
+    assert listing.skipped == ("stray.png", "cat/Thumbs.db", "dog/phone.heic")
+
+
+def test_a_class_may_be_absent_from_test(tmp_path, fill, pictures):
+    files = {**pictures("train/cat", 0, 3), **pictures("train/dog", 9, 3), **pictures("test/cat", 20, 3)}
+    assert open_folder(fill(tmp_path / "data", files)).labels == ("cat", "dog")
+
+
+def test_every_format_that_people_have_is_listed(tmp_path, fill, picture, pictures):
+    kinds = {
+        ".jpe": "JPEG",
+        ".jfif": "JPEG",
+        ".TIFF": "TIFF",
+        ".tif": "TIFF",
+        ".gif": "GIF",
+        ".webp": "WEBP",
+        ".bmp": "BMP",
+    }
+    files = {f"cat/{n}{suffix}": picture(n, format=kind) for n, (suffix, kind) in enumerate(kinds.items())}
+    listing = open_folder(fill(tmp_path / "data", files | pictures("dog", 50, 3)))
+    assert len(listing.items) == 10 and listing.skipped == ()
+
+
+def test_the_summary_names_sizes_and_what_is_left_out(tmp_path, fill, pictures, picture):
+    files = pictures("cat", 0, 40) | pictures("dog", 100, 60)
+    files |= {"cat/a.heic": b"x", "cat/b.HEIC": b"y", "dog/notes.txt": b"z", "stray.png": picture(999)}
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+    first, stray, others = dataset.summary()
+    sizes = dataset.sizes
+    assert first == (
+        "pets: 100 images in 2 classes, 40 (cat) to 60 (dog) per class; "
+        f"{sizes['train']} for training, {sizes['validation']} for validation, {sizes['test']} for test"
+    )
+    assert "1 images left out" in stray and "stray.png" in stray
+    assert "3 files left out (2 .heic, 1 .txt)" in others and "Convert photos among them to JPEG or PNG." in others
+
+
+def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
+    cats = pictures("cat", 0, 40)
+    twice = {path.replace("cat/", "dog/same-"): data for path, data in list(cats.items())[:10]}
+    again = {"cat/again.png": cats["cat/0.png"]}  # twice in one class is no conflict
+    dataset = open_dataset(
+        DataRecipe(source=str(fill(tmp_path / "pets", cats | again | pictures("dog", 100, 40) | twice)))
+    )
+    assert {item.source for item in dataset.conflicts} | {item.other_source for item in dataset.conflicts} >= set(twice)
+    assert len(dataset.conflicts) == 10
+    assert {(item.label, item.other_label) for item in dataset.conflicts} <= {("cat", "dog"), ("dog", "cat")}
+    line = dataset.summary()[-1]
+    assert (
+        "10 images have two labels: " in line and "; and 5 more." in line and "remove it from the wrong class" in line
+    )
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat/0.png", "dog/"], r"the class folder dog/ has no images (.jpg, .jpeg, .png, .bmp, .webp)"),
-        (["cat/0.png", "dog/a.gif"], r"the class folder dog/ has no images"),
+        (["cat/0.png", "dog/"], r"the class folder dog/ has no images: images end in .jpg .jpeg .jpe"),
+        (["cat/0.png", "dog/a.heic"], r"the class folder dog/ has no images: 1 file left out (1 .heic)"),
+        (
+            ["train/cat/0.png", "train/dog/1.png", "train/fox/2.png", "test/cat/3.png", "test/dgo/4.png"],
+            "test has classes that train does not have: 'dgo'; and train has classes that test does not have: 'dog', 'fox'.",
+        ),
         (["train/cat/0.png", "train/dog/0.png", "val/dog/"], r"the class folder val/dog/ has no images"),
         (["cat/0.png", "cat/1.png"], r"has one class only, 'cat'"),
         (["train/cat/0.png", "test/cat/1.png"], r"has one class only, 'cat'"),

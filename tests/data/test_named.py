@@ -69,12 +69,6 @@ def test_digits_larger_and_in_colour():
     assert (train.images[..., 0] == train.images[..., 2]).all()
 
 
-def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DatasetError, match=r"scikit-learn, which is not installed: pip install 'edgecnn\[train\]'"):
-        open_dataset(DataRecipe(source="digits"))
-
-
 def test_importing_the_data_room_imports_neither_scikit_learn_nor_tensorflow():
     heavy = ("sklearn", "tensorflow", "tf_keras", "keras")
     code = f"import sys, edgecnn.data; sys.exit(any(name in sys.modules for name in {heavy}))"

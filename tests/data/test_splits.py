@@ -34,6 +34,15 @@ def test_the_hash_decides_by_the_stated_formula():
     assert 430 < len(divided["validation"]) < 570
 
 
+def test_the_fractions_are_upper_bounds():
+    recipe = DataRecipe(validation_fraction=0.5, test_fraction=0.25)
+    first = {"test": "0" * 64, "validation": f"4{'0' * 63}", "train": f"c{'0' * 63}"}
+    last = {"test": f"3{'f' * 9}{'0' * 54}", "validation": f"b{'f' * 9}{'0' * 54}", "train": f"{'f' * 10}{'0' * 54}"}
+    for hashes in (first, last):
+        items = (dataclasses.replace(item(0), hash=hash_, source=split) for split, hash_ in hashes.items())
+        assert all(source == split for source, split in where(divide(items, recipe)).items())
+
+
 def test_more_images_move_none():
     before = where(divide(map(item, range(1000)), DataRecipe()))
     after = where(divide(map(item, range(3000)), DataRecipe()))
@@ -127,8 +136,10 @@ def test_the_fractions_count_in_the_fingerprint(pets):
     assert open_dataset(recipe).fingerprint != open_dataset(other).fingerprint
 
 
-def test_a_class_without_training_images_says_how_many_are_needed(tmp_path, fill, pictures):
-    files = {**pictures("train/cat", 0, 9), **pictures("train/dog", 100, 9), **pictures("test/fox", 200, 3)}
+def test_a_class_without_training_images_says_how_many_are_needed(tmp_path, fill, picture, pictures):
+    to_validation = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 < 0.2)
+    foxes = {f"train/fox/{n}.png": picture(next(to_validation)) for n in range(3)}
+    files = {**pictures("train/cat", 0, 9), **pictures("train/dog", 100, 9), **pictures("test/fox", 20_000, 3), **foxes}
     with pytest.raises(DatasetError, match=r"no training images for 'fox'.*\n.*at least 10 training images"):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files)), validation_fraction=0.3))
 
@@ -137,4 +148,18 @@ def test_an_empty_validation_split_says_how_many_are_needed(tmp_path, fill, pict
     seeds = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 > 0.5)
     files = {f"{label}/{n}.png": picture(next(seeds)) for label in ("cat", "dog") for n in range(3)}
     with pytest.raises(DatasetError, match=r"no image fell to validation, which takes 10%.*\n.*about 66 in all"):
+        open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+
+
+def test_an_empty_test_split_says_how_many_are_needed(tmp_path, fill, picture):
+    places = {seed: int(sha256(picture(seed))[:16], 16) / 2**64 for seed in range(100)}
+    kept = [seed for seed, place in places.items() if place > 0.5]
+    validation = [seed for seed, place in places.items() if 0.2 < place < 0.3]
+    files = {
+        f"{label}/{seed}.png": picture(seed)
+        for label, seeds in (("cat", kept[::2]), ("dog", kept[1::2]))
+        for seed in seeds
+    }
+    files |= {f"cat/{seed}.png": picture(seed) for seed in validation}
+    with pytest.raises(DatasetError, match=r"no image fell to test, which takes 20%.*\n.*about 31 in all"):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))

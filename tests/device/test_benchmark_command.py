@@ -86,7 +86,7 @@ def test_nonsense(edgecnn, digits, monkeypatch):
     assert result.code == UnknownNameError.exit_code and "Did you mean 'rpi4'" in result.err
 
 
-def test_ctrl_c(root, digits, engine, tmp_path):
+def test_ctrl_c(root, digits, engine, spawn):
     command = [
         sys.executable,
         "-m",
@@ -99,10 +99,8 @@ def test_ctrl_c(root, digits, engine, tmp_path):
         "--n",
         "1000000",
     ]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = spawn(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "measuring" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

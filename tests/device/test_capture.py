@@ -1,5 +1,6 @@
 """Pictures for training: what is kept, what is skipped and why, and never over another."""
 
+import fcntl
 import io
 import json
 import os
@@ -175,18 +176,18 @@ def test_the_command(edgecnn, tmp_path):
 
 
 @pytest.mark.parametrize("end", [b"q", b"\x03"])
-def test_keys_in_a_terminal_which_is_set_back(root, tmp_path, end):
+def test_keys_in_a_terminal_which_is_set_back(root, tmp_path, spawn, end):
     """Space, then the end: by q, by Ctrl-C."""
     terminal, inner = pty.openpty()
     before = termios.tcgetattr(inner)
-    process = subprocess.Popen(
+    process = spawn(
         [sys.executable, "-m", "edgecnn", "capture", "synthetic:64x48?fps=50&pattern=noise", "--label", "cat"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root)},
         stdin=inner,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: (os.setsid(), __import__("fcntl").ioctl(0, termios.TIOCSCTTY, 0)),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     try:
         while b"synthetic frames" not in process.stderr.readline():
@@ -202,7 +203,5 @@ def test_keys_in_a_terminal_which_is_set_back(root, tmp_path, end):
         assert b"1 pictures kept" in err and b"Traceback" not in err
         assert termios.tcgetattr(inner) == before
     finally:
-        process.kill()
-        process.communicate()
         os.close(terminal)
         os.close(inner)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
 
-FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model_sha256"}
+FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model", "model_sha256"}
 ERROR_KEYS = {"schema", "source", "error"}
 
 
@@ -51,8 +52,10 @@ def test_json_lines(command):
         assert set(line) == FILE_KEYS and line["schema"] == "edgecnn.result/1"
         assert [set(item) for item in line["top"]] == [{"label", "index", "score"}] * 2
         assert line["decision"] == line["top"][0]["label"]
+        assert line["model"] == SHIPPED
         assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
     taken = result.stderr.decode()
+    assert taken.startswith(f"model {SHIPPED}: ")
     assert f"{SHIPPED}.edgecnn (ships with edgecnn), int8 .tflite on " in taken
 
 
@@ -194,6 +197,155 @@ def test_selftest_that_fails(command, root, folder):
     result = command("selftest", "--model", "photos/other.edgecnn")
     assert result.returncode == SelftestError.exit_code
     assert b"FAILED" in result.stdout and b"does not answer as the bundle says" in result.stderr
+
+
+def forged(root, folder, change):
+    """Write a bundle as an enemy does, with every hash right, and return its path."""
+    import dataclasses
+
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.write import pack
+    from edgecnn.files import sha256
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    manifest, files = change(bundle.manifest, dict(bundle.files))
+    hashes = {name: sha256(content) for name, content in files.items()}
+    path = folder / "forged.edgecnn"
+    path.write_bytes(pack(dataclasses.replace(manifest, files=hashes), files))
+    return path
+
+
+@pytest.mark.parametrize("count", [9, 11])
+def test_labels_that_are_not_as_many_as_the_outputs(command, root, folder, count):
+    import dataclasses
+    import io
+
+    import numpy as np
+
+    def change(manifest, files):
+        for model in manifest.models:
+            golden = np.load(io.BytesIO(files[model.golden]))
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(np.concatenate([golden, golden], axis=1)[:, :count]))
+            files[model.golden] = buffer.getvalue()
+        return dataclasses.replace(manifest, labels=tuple(map(str, range(count)))), files
+
+    path = forged(root, folder, change)
+    for arguments in (("classify", "photos/b.jpg", "--json"), ("classify", "photos/b.jpg", "--engine", "litert")):
+        result = command(*arguments, "--model", path)
+        assert result.returncode == EngineError.exit_code and b"Traceback" not in result.stderr
+        assert f"outputs of shape (10,), and {count} labels need ({count},)" in result.stderr.decode()
+    result = command("selftest", "--model", path)
+    assert result.returncode == SelftestError.exit_code and f"{count} labels" in result.stdout.decode()
+
+
+@pytest.mark.parametrize("label", ["abstain", "\x1b[2J\x1b[Hphoto.jpg: cat 99.99%", "a\0b"])
+def test_labels_that_no_class_has(command, root, folder, label):
+    import dataclasses
+
+    path = forged(
+        root,
+        folder,
+        lambda manifest, files: (dataclasses.replace(manifest, labels=(label, *map(str, range(9)))), files),
+    )
+    result = command("classify", "photos/b.jpg", "--model", path)
+    assert result.returncode == BundleError.exit_code and result.stdout == b""
+    message = result.stderr.decode()
+    assert "labels[0] cannot be the name of a class" in message and message.rstrip("\n").isprintable()
+
+
+def test_file_names_that_move_the_cursor(command, folder):
+    """On the terminal they are escapes; in JSON they are exact."""
+    good, bad = "\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg", "\x1b[1Abad\u202e.png"
+    (folder / good).write_bytes((folder / "b.jpg").read_bytes())
+    (folder / bad).write_bytes(b"no image")
+    result = command("classify", "photos")
+    for text in (result.stdout.decode(), result.stderr.decode()):
+        assert all(line.isprintable() for line in text.splitlines())
+    assert r"photos/\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg: " in result.stdout.decode()
+    assert r"photos/\x1b[1Abad\u202e.png: not an image" in result.stderr.decode()
+    assert {f"photos/{good}", f"photos/{bad}"} <= {
+        line["source"] for line in json_lines(command("classify", "photos", "--json"))
+    }
+    missing = command("classify", "none\x1b[2J.jpg", "--model", "b\x1b[2J.edgecnn")
+    assert missing.returncode == BundleError.exit_code and missing.stderr.decode().rstrip("\n").isprintable()
+
+
+FAKE_ENGINE = {
+    "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "hang": "import time; time.sleep(600)",
+    "leave": "import os; os._exit(0)",
+}
+
+
+@pytest.fixture
+def fake_engine(tmp_path, root):
+    """Make a Python path on which ai_edge_litert does something to its process when a model is opened."""
+
+    def make(what):
+        package = tmp_path / "fake" / "ai_edge_litert"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("__version__ = '0.0'\n")
+        (package / "interpreter.py").write_text(
+            "from enum import Enum\n"
+            "OpResolverType = Enum('OpResolverType', 'BUILTIN_REF BUILTIN_WITHOUT_DEFAULT_DELEGATES')\n"
+            f"def Interpreter(**_):\n    print('noise', flush=True); {FAKE_ENGINE[what]}\n"
+        )
+        return f"{package.parent}{os.pathsep}{root}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("crash", "this model crashes the engine: segmentation fault (SIGSEGV)"),
+        ("hang", "this model hangs the engine: no answer in 0.5 s"),
+        ("leave", "this model ends the engine's process with exit code 0"),
+    ],
+)
+def test_a_model_that_crashes_its_engine_fails_the_selftest(fake_engine, root, folder, what, said):
+    """The command itself lives: it says so, of each model, checks the photos, and exits with the code of a failed self-test."""
+    code = (
+        "import sys; import edgecnn.runtime.selftest as module; from edgecnn.cli import main\n"
+        "module.LIMIT_S = 0.5; sys.argv[0] = 'edgecnn'; main()"
+    )
+    bundle = root / "models" / "digits" / "digits.edgecnn"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "selftest", "--json", "--engine", "litert", "--model", bundle],
+        capture_output=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": fake_engine(what)},
+        timeout=60,
+    )
+    assert result.returncode == SelftestError.exit_code, result.stderr
+    report = json.loads(result.stdout)
+    rows = [row for row in report["rows"] if row["engine"] == "litert"]
+    assert [(row["model"], row["passed"], row["note"]) for row in rows] == [
+        (f"models/{precision}.tflite", False, said) for precision in ("int8", "float32")
+    ]
+    assert [layer["passed"] for layer in report["layers"]] == [True, True]
+    last = result.stderr.decode().splitlines()[-1]
+    assert last.startswith(
+        "edgecnn: error: models/int8.tflite on litert does not answer as the bundle says: this model "
+    )
+
+
+def test_ctrl_c_ends_a_model_that_hangs(fake_engine, root, folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgecnn", "selftest", "--model", root / "models" / "digits" / "digits.edgecnn"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": fake_engine("hang")},
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while process.stderr.readline() != b"noise\n":
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in err
 
 
 def test_targets(command):

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import time
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def taken(image, seq=0, live=False):
     return Taken(seq, Frame(seq, 0.0, image), "fake", live)
 
 
-def top(label="cat", score=0.4):
-    return (Score(label, 0, score),)
+def top(label="cat", score=0.4, second=0.0):
+    return (Score(label, 0, score), Score("other", 1, second))
 
 
 def files(folder):
@@ -40,7 +41,7 @@ def keeper(tmp_path):
     def make(**options):
         now = iter(range(10**6))
         options = {
-            "below": 0.5,
+            "margin": 0.5,
             "cap_bytes": 1000,
             "wall": lambda: 1764043200.25,
             "clock": lambda: next(now),
@@ -56,7 +57,7 @@ def test_what_is_unsure(keeper, tmp_path):
     one.offer(taken(jpeg(10), 0), top(score=0.4), "cat")
     one.offer(taken(jpeg(10), 1), top(score=0.5), "cat")
     one.offer(taken(jpeg(10), 2), top("dog", 0.9), ABSTAIN)
-    one.offer(taken(b"\x89PNG", 3), (), ABSTAIN)
+    one.offer(taken(b"\x89PNG\r\n\x1a\n", 3), (), ABSTAIN)
     assert files(tmp_path / "unsure") == [
         "cat/20251125T040000.250000Z-0.jpg",
         "dog/20251125T040000.250000Z-2.jpg",
@@ -65,13 +66,31 @@ def test_what_is_unsure(keeper, tmp_path):
     assert (tmp_path / "unsure/cat/20251125T040000.250000Z-0.jpg").read_bytes() == jpeg(10)
 
 
-def test_one_a_second_of_a_camera_all_of_others(keeper, tmp_path):
-    for live, count in ((True, 2), (False, 9)):
-        times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
-        one = keeper(clock=lambda times=times: next(times))
-        for seq in range(9):
-            one.offer(taken(jpeg(10), 100 * live + seq, live), top(), ABSTAIN)
-        assert len([name for name in files(tmp_path / "unsure") if ("-10" in name) == live]) == count
+@pytest.mark.parametrize(
+    ("scores", "unsure"),
+    [
+        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin is sure
+        ((0.74, 0.26), True),
+        ((0.5, 0.5), True),
+        ((0.6, 0.05), False),
+        ((0.45, 0.3), True),  # many classes
+        ((1.0,), False),
+        ((0.4,), True),
+    ],
+)
+def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, unsure):
+    classes = tuple(Score(f"class {index}", index, score) for index, score in enumerate(scores))
+    keeper().offer(taken(jpeg(10)), classes, classes[0].label)
+    assert bool(files(tmp_path / "unsure")) == unsure
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_one_a_second_of_a_camera_and_of_a_file(keeper, tmp_path, live):
+    times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
+    one = keeper(clock=lambda: next(times))
+    for seq in range(9):
+        one.offer(taken(jpeg(10), seq, live), top(), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["0", "4"]
 
 
 def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
@@ -85,11 +104,13 @@ def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
 
 
 def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
+    written = []
+    monkeypatch.setattr(os, "fsync", written.append)  # the slow part
     one = keeper()
     for seq in range(500):
         one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
     assert len((tmp_path / "unsure" / INDEX).read_text().splitlines()) < 100
+    assert len(written) < 520, "an SD card wears: the index is not written anew at each frame"
     keeper().offer(taken(jpeg(990), 500), top(), ABSTAIN)
     assert len(files(tmp_path / "unsure")) == 1
 
@@ -119,6 +140,36 @@ def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path):
     for seq in range(3):
         one.offer(taken(jpeg(300), seq), top(), ABSTAIN)
     assert victim.exists()
+
+
+def test_an_index_that_was_damaged_or_edited_removes_nothing(keeper, tmp_path):
+    folder = tmp_path / "unsure" / "cat"
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.jpg").write_bytes(jpeg(300))
+    index = "x cat/a.jpg\n² cat/b.jpg\n299 cat/c.jpg\n301 cat/d.jpg\ncat/a.jpg\n\n"
+    (tmp_path / "unsure" / INDEX).write_text(index, encoding="utf-8")
+    one = keeper(cap_bytes=310)
+    one.offer(taken(jpeg(300)), top(), ABSTAIN)
+    assert {f"cat/{name}.jpg" for name in ("a", "b", "c", "d")} < set(files(tmp_path / "unsure"))
+
+
+def test_names_are_of_world_time_and_sort(keeper, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        keeper(wall=lambda: 1764043200.0625).offer(taken(jpeg(10)), top(), ABSTAIN)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert files(tmp_path / "unsure") == ["cat/20251125T040000.062500Z-0.jpg"]
+
+
+def test_a_frame_as_large_as_all(keeper, tmp_path):
+    one = keeper()
+    for seq in range(2):
+        one.offer(taken(jpeg(1000), seq), top(), ABSTAIN)
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["1"]
 
 
 def test_a_frame_larger_than_all(keeper, tmp_path):
@@ -175,7 +226,9 @@ def test_turning_bytes_is_turning_pixels(rotation):
         ("..", "hidden", "_.."),
         ("a/b", "slash", "_a_b"),
         ("a\\b", "slash", "_a_b"),
-        ("a\nb", "printed", "_a_b"),
+        ("a\nb", "control character", "_a_b"),
+        ("a\u200db", "printed", "_a_b"),
+        ("abstain", "unsure", "_abstain"),
         (" a", "space", "_a"),
         ("Val", "splits", "_Val"),
         ("ü" * 99, "longer", "_" + "ü" * 49),

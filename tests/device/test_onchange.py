@@ -25,6 +25,15 @@ def settle(command):
     return failures
 
 
+def test_a_state_that_no_environment_can_hold_is_a_failure_and_no_end(tmp_path):
+    on_change = OnChange("true")
+    on_change.change("a\0b", None, 0.5)
+    assert on_change.poll() == ["true: embedded null byte"]
+    on_change.change("a", None, 0.5)
+    assert on_change.poll() == []
+    assert on_change.finish(5.0) == []
+
+
 def test_the_state_is_in_its_environment(tmp_path):
     command = OnChange(SAY)
     command.change("red fox", None, 0.75)

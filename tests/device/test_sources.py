@@ -28,6 +28,16 @@ def test_folder_is_sorted_and_recursive_without_what_is_hidden():
     assert listed("photos") == [("photos/A.PNG", None), ("photos/b.jpg", None), ("photos/sub/c.bmp", None)]
 
 
+def test_files_of_a_folder_that_are_not_read_are_counted(folder):
+    for name in ("c.heic", "sub/d.HEIC", "e.tif", "f.gif", "g.jfif"):
+        (folder / name).write_bytes(b"x")
+    notes = []
+    found = [path for path, _ in expand(["photos"], (), notes.append)]
+    assert [path.rpartition("/")[2] for path in found] == ["A.PNG", "b.jpg", "e.tif", "f.gif", "g.jfif", "c.bmp"]
+    (note,) = notes
+    assert note.startswith("photos: 3 files left out (2 .heic, 1 .txt)")
+
+
 def test_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     ((path, error),) = listed("empty")

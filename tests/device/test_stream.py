@@ -73,7 +73,8 @@ def lines(valid):
 
     def parsed(sink):
         return [
-            valid(event_line(line) if isinstance(line, Event) else result_line(line, "0" * 64)) for line in sink.lines
+            valid(event_line(line) if isinstance(line, Event) else result_line(line, ("pets", "0" * 64)))
+            for line in sink.lines
         ]
 
     return parsed
@@ -295,7 +296,7 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
 
 def test_lines_of_files(valid):
     top = (Score('a "cat"\n', 0, 0.123456789), Score("\udcff", 7, 0.0))
-    line = valid(file_line("p/\udcff.jpg", top, "abstain", "below_threshold", LATENCY, "a" * 64))
+    line = valid(file_line("p/\udcff.jpg", top, "abstain", "below_threshold", LATENCY, ("pets", "a" * 64)))
     assert line["top"] == [
         {"label": 'a "cat"\n', "index": 0, "score": 0.123457},
         {"label": "\udcff", "index": 7, "score": 0},
@@ -305,7 +306,7 @@ def test_lines_of_files(valid):
 
 
 def test_the_schema_refuses_other_lines(valid):
-    line = json.loads(file_line("a.jpg", (), "abstain", "no_score", LATENCY, "a" * 64))
+    line = json.loads(file_line("a.jpg", (), "abstain", "no_score", LATENCY, ("pets", "a" * 64)))
     for change in ({"schema": "edgecnn.result/2"}, {"seq": 1}, {"reason": "mood"}, {"event": "ended"}, {"error": "no"}):
         with pytest.raises(jsonschema.ValidationError):
             valid(json.dumps({**line, **change}))

@@ -82,9 +82,8 @@ edgecnn.cli.run()
 
 
 @pytest.fixture
-def start(root, tmp_path):
-    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none; it is killed in the end."""
-    processes = []
+def start(root, tmp_path, spawn):
+    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none."""
 
     def call(state, *arguments, **options):
         code = (
@@ -94,13 +93,9 @@ def start(root, tmp_path):
         )
         environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        processes.append(subprocess.Popen([sys.executable, *code], cwd=tmp_path, env=environment, **options))
-        return processes[-1]
+        return spawn([sys.executable, *code], cwd=tmp_path, env=environment, **options)
 
-    yield call
-    for process in processes:
-        process.kill()
-        process.communicate()
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +143,7 @@ def test_a_stream_that_ends(start, parse):
 def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
     unsure = ("--threshold", "1", "--save-uncertain", "unsure")
     out, err = finish(start(None, "synthetic:64x48?frames=4", "--smooth", "4", *unsure), 0)
-    assert len(list((tmp_path / "unsure").glob("*/*.jpg"))) == 4
+    assert len(list((tmp_path / "unsure").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
     (line,) = out.decode().splitlines()
     assert line[:2] == "20" and line.endswith("Z abstain (below_threshold)")
     assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
@@ -196,7 +191,7 @@ def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
         "--json",
         "--warm-up",
         "0",
-        *(["--save-uncertain", "unsure", "--save-below", "1"] if state == "saving" else []),
+        *(["--save-uncertain", "unsure", "--save-margin", "1"] if state == "saving" else []),
     )
     if state in ("classifying", "closing"):
         wait_for(process.stdout, b'"seq"')
@@ -211,6 +206,17 @@ def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
     if state in ("classifying", "saving"):
         assert "CLOSED" in err
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_it(start):
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start("classifying", "--json", "--warm-up", "0", **ignore)
+    wait_for(process.stdout, b'"seq"')
+    process.send_signal(signal.SIGHUP)
+    for _ in range(3):
+        wait_for(process.stdout, b'"seq"')
+    process.terminate()
+    finish(process, 143)
 
 
 def test_a_command_at_each_change_and_a_signal_while_it_runs(start, tmp_path):
@@ -238,7 +244,7 @@ def test_the_last_state_of_a_stream_that_ends_is_still_told(start, tmp_path):
 def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
     """Files limited to 100 bytes: an event, and the loop goes on."""
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))}
-    arguments = ("--save-uncertain", "unsure", "--save-below", "1", "--json")
+    arguments = ("--save-uncertain", "unsure", "--save-margin", "1", "--json")
     out, _ = finish(start(None, "synthetic:64x48?frames=20", *arguments, **limit), 0)
     lines = parse(out)
     (failed,) = (line for line in lines if line.get("event") == "save_failed")

@@ -67,10 +67,16 @@ def network(keras, real, *, softmax):
 
 
 RANGES = {
-    "0..255": (lambda pixel: pixel, ("--input-scale", 1, "--input-zero-point", -128)),
+    "0..255": (lambda pixel: pixel, ()),
     "-128..127": (lambda pixel: pixel - 128, ("--input-scale", 1)),
-    "0..1": (lambda pixel: pixel / 255, ("--input-scale", 1 / 255, "--input-zero-point", -128)),
-    "-1..1": (lambda pixel: pixel / 128 - 1, ()),
+    "0..1": (lambda pixel: pixel / 255, ("--input-range", "auto")),
+    "-1..1": (lambda pixel: pixel / 128 - 1, ("--input-range", "centred")),
+}
+READ_AS = {
+    "0..255": "0 to 255 (raw)",
+    "0..1": "0 to 1 (unit)",
+    "-1..1": "-1 to 0.9922 (centred)",
+    "-128..127": "-128 to 127 (given)",
 }
 
 MODELS = [
@@ -92,6 +98,9 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     )  # fmt: skip
     assert result.code == 0, result.err
     assert ("softmax cut off" in result.err) == bool(softmax)
+    assert f"{name} reads pixels as {READ_AS[range_]}, " in result.err
+    assert ("the best of the usual ones on" in result.err) == (options in ((), ("--input-range", "auto")))
+    assert "WARNING" not in result.err
     run = tmp_path / "runs" / path.stem
     info = json.loads((run / "run.json").read_text())
     assert info["calibration"]["split"] == "train" and info["calibration"]["drawn"] == 30
@@ -112,10 +121,29 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     assert all(item["agreement"] >= 0.97 for item in report["comparisons"]), report["comparisons"]
 
     assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    assert f"{name} reads pixels as {READ_AS[range_]}, " in (run / "card.md").read_text()
     assert selftest(read_bundle(tmp_path / "out.edgecnn")).passed
     classifier = Classifier.load(tmp_path / "out.edgecnn", precision="int8")
     random = np.random.default_rng(1)
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
+
+
+def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, photos):
+    network(keras2, RANGES["0..255"][0], softmax="").save(tmp_path / "raw.h5")
+    for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
+        result = edgecnn("export", "--from", "raw.h5", "--calibrate", photos, *given, "--out", "runs/wrong", "--force")
+        assert result.code == 0, result.err
+        (warning,) = [line for line in result.err.splitlines() if line.startswith("WARNING")]
+        assert "the input range is probably wrong" in warning and warning.endswith("Try --input-range raw")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--input-range", "imagenet"), ("--input-range", "unit", "--input-scale", 1), ("--input-zero-point", 3)],
+)
+def test_ranges_that_say_nothing_are_refused(edgecnn, tmp_path, photos, options):
+    (tmp_path / "raw.h5").write_text("not read")
+    assert edgecnn("export", "--from", "raw.h5", "--calibrate", photos, *options).code == 2
 
 
 def test_a_cut_softmax_leaves_the_logits(tmp_path):

@@ -61,16 +61,27 @@ def with_larger_weights(model):
 def trained_quantized(name, shape, options=None, lowest=None):
     """Return the int8 TFLite file of a calibrated fake-quantized network of random weights; `lowest` starts all its ranges."""
     keras.utils.set_random_seed(4)
+    model = calibrated(with_larger_weights(build_network(name, *shape, 10, options)), shape)
+    if lowest is not None:
+        assign_range(model, "post_activation_min:0", lowest)
+    return tflite_int8(model)
+
+
+def calibrated(model, shape):
+    """Return a network's fake-quantized form, its ranges calibrated on 64 images."""
     recipe = build_recipe({"qat": {"calibration_batches": 10}})
     images = images_of(shape)
     data = Batches(images=images, classes=np.zeros(len(images), np.int64), batch_size=16, seed=1, flip=False, shift=0)
-    model = with_larger_weights(build_network(name, *shape, 10, options))
     model = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
     calibrate(model, recipe, data)
-    for variable in model.variables if lowest is not None else ():
-        if variable.name.endswith("post_activation_min:0"):
-            variable.assign(lowest)
-    return tflite_int8(model)
+    return model
+
+
+def assign_range(model, ending, value):
+    """Let the variables whose name ends so, an end of activations' ranges, be a value."""
+    for variable in model.variables:
+        if variable.name.endswith(ending):
+            variable.assign(value)
 
 
 def clips(tflite):
@@ -263,6 +274,26 @@ def test_softmax_inside_and_uint8_outside():
         for data, format_ in ((onnx_export.int8(tflite), "onnx"), (tflite, "tflite"))
     )
     assert np.abs(ours - theirs).max() <= 1
+
+
+def test_relu6_ends_at_6_where_its_codes_reach_further():
+    """Its range ends at 9, and activations go beyond 6: without the bound, or with another, outputs are others."""
+    shape = (12, 12, 3)
+    model = small(lambda x: layers.GlobalAveragePooling2D()(layers.ReLU(6.0)(layers.Conv2D(8, 3)(x))), shape)
+    kernel = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D)).kernel
+    kernel.assign(12 * kernel)
+    model = calibrated(model, shape)
+    assign_range(model, "re_lu/output_max:0", 9.0)
+    tflite = tflite_int8(model)
+    (clip,) = clips(tflite)
+    (bound,) = [
+        int(onnx.numpy_helper.to_array(item))
+        for item in onnx.load_from_string(onnx_export.int8(tflite)).graph.initializer
+        if item.name == clip.input[2]
+    ]
+    assert bound == round(6 / 9 * 255)
+    _, difference = compared(tflite, images_of(shape))
+    assert difference.max() <= 1
 
 
 def test_relu_is_free_where_the_smallest_code_is_zero_and_a_clip_elsewhere():

@@ -1,6 +1,7 @@
 """Which bundle, model and engine are taken when nobody says."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import BundleError, EngineError, ProviderError, UnknownNameError
-from edgecnn.runtime.default import SHIPPED, choose_model, find_bundle
+from edgecnn.runtime.default import SHIPPED, choose_model, find_bundle, remember_bundle
 
 
 @pytest.fixture
@@ -39,6 +40,33 @@ def test_order(empty):
     assert (choice.path.name, choice.reason) == ("a.edgecnn", "of the last run")
     other = empty / "other.edgecnn"
     assert find_bundle(other) == (other, "asked for"), "even if it is not there: no silent fallback"
+
+
+def test_the_bundle_made_last_is_taken_wherever_it_is(empty, monkeypatch):
+    touch(empty / "data" / "edgecnn" / "model.edgecnn")
+    of_run = touch(empty / "work" / "runs" / "one" / "one.edgecnn", 2000)
+    (empty / "work" / "runs" / "latest").symlink_to("one")
+    made = touch(empty / "elsewhere" / "photos.edgecnn", 1000)
+    monkeypatch.chdir(empty / "elsewhere")
+    remember_bundle(Path("photos.edgecnn"))
+    monkeypatch.chdir(empty / "work")
+    assert find_bundle() == (made, "made last"), "later than that of the last run, whatever the files' dates"
+    monkeypatch.chdir(empty)
+    assert find_bundle() == (made, "made last"), "in a folder without runs"
+    monkeypatch.chdir(empty / "work")
+    os.utime(of_run, (4e9, 4e9))
+    assert find_bundle().path.name == "one.edgecnn", "made later by a program of one's own"
+
+
+def test_a_bundle_made_last_that_is_gone_is_named(empty):
+    made = touch(empty / "photos.edgecnn")
+    remember_bundle(made)
+    made.rename(empty / "moved.edgecnn")
+    choice = find_bundle()
+    assert choice.path.name == f"{SHIPPED}.edgecnn"
+    assert choice.reason == f"ships with edgecnn; the bundle made last, {made}, is no longer there"
+    installed = touch(empty / "data" / "edgecnn" / "model.edgecnn")
+    assert find_bundle() == (installed, f"installed; the bundle made last, {made}, is no longer there")
 
 
 def test_run_without_a_bundle_is_passed_over(empty):

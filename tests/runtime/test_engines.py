@@ -1,5 +1,7 @@
 """Choosing and opening engines: what is asked for is what runs, or an error says why not."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError
 from edgecnn.runtime import engines
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, offering, open_engine
+from edgecnn.runtime.engines.tflite import TFLiteEngine
 
 
 @pytest.fixture
@@ -125,6 +128,58 @@ class TestLiteRT:
         with pytest.raises(EngineError, match="cannot open the model"):
             open_engine("litert", b"not a model at all", "tflite")
 
+    def test_opening_prints_no_information(self, root):
+        """In a new process, since LiteRT says only once that it made a delegate: in the middle of a progress bar, where there is one."""
+        code = "from edgecnn.runtime import Classifier; print(Classifier.load(engine='litert').about)"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+        assert "XNNPACK" in result.stdout and result.stderr == ""
+
+    def test_what_else_the_engine_prints_is_shown(self, tflite_models, capfd):
+        from ai_edge_litert.interpreter import Interpreter
+
+        class Loud(TFLiteEngine):
+            name, version = "loud", "1"
+
+        def interpreter(**arguments):
+            os.write(2, b"INFO: Created a delegate.\nWARNING: it has a problem.\n")
+            return Interpreter(**arguments)
+
+        Loud(interpreter, tflite_models["int8"], 1)
+        assert capfd.readouterr().err == "WARNING: it has a problem.\n"
+
+    def test_a_name_that_is_not_utf_8(self, tflite_models, capfd):
+        model = tflite_models["int8"]
+        with pytest.raises(EngineError, match="cannot open the model: it is damaged: a name in it is not UTF-8"):
+            open_engine("litert", model.replace(b"images", b"im\xffges"), "tflite").provider  # noqa: B018 - it is read
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_name_that_moves_the_cursor(self, tflite_models, capfd):
+        """An operator that nobody knows is named by the interpreter, in the error and on standard error."""
+        import flatbuffers
+        from tensorflow.lite.python import schema_py_generated as schema
+
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(tflite_models["float32"], 0))
+        model.operatorCodes[0].builtinCode = model.operatorCodes[0].deprecatedBuiltinCode = 32  # CUSTOM
+        model.operatorCodes[0].customCode = b"\x1b[2J\nedgecnn: all is well"
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        with pytest.raises(EngineError, match="cannot open the model") as error:
+            open_engine("litert", bytes(builder.Output()), "tflite")
+        assert str(error.value).isprintable() and "[2J" in str(error.value)
+        assert capfd.readouterr() == ("", "")
+
+    def test_what_fails_while_it_runs(self, tflite_models, pixels, monkeypatch):
+        engine = open_engine("litert", tflite_models["uint8"], "tflite")
+        for error in (RuntimeError("Node number 3 (ADD) failed to invoke."), ValueError("oh"), MemoryError()):
+
+            def invoke(error=error):
+                raise error
+
+            monkeypatch.setattr(engine._interpreter, "invoke", invoke)
+            for batch in (pixels, pixels[:1]):
+                with pytest.raises(EngineError, match=r"^litert .* cannot run the model: ."):
+                    engine.run(batch)
+
     def test_compiled_model_is_never_imported(self, tflite_models):
         open_engine("litert", tflite_models["int8"], "tflite")
         assert not [name for name in sys.modules if name.startswith("ai_edge_litert") and "compiled" in name]
@@ -165,6 +220,52 @@ class TestONNXRuntime:
         with pytest.raises(EngineError, match="reads 4 images at a time"):
             open_engine("onnxruntime", make_onnx(batch=4), "onnx")
 
+    def test_damaged_models_print_nothing(self, make_onnx, capfd):
+        """ONNX Runtime's own fallback printed four lines on standard output, where results are."""
+        model = make_onnx()
+        for damaged in (model.replace(b"pixels", b"pix\xffls"), model.replace(b"Transpose", b"Tr\xffnspose")):
+            assert damaged != model
+            with pytest.raises(EngineError, match="not UTF-8"):
+                open_engine("onnxruntime", damaged, "onnx")
+        assert capfd.readouterr() == ("", "")
+
+    def test_what_fails_while_it_runs(self, pixels, capfd):
+        """A reshape that cannot be: nobody knows before the batch has come."""
+        onnx = pytest.importorskip("onnx", reason="test models are made with onnx")
+        from onnx import TensorProto, helper, numpy_helper
+
+        graph = helper.make_graph(
+            [helper.make_node("Reshape", ["pixels", "shape"], ["logits"])],
+            "impossible",
+            [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 8, 8, 3])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, 5])],
+            [numpy_helper.from_array(np.array([-1, 5]), "shape")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.checker.check_model(model)
+        engine = open_engine("onnxruntime", model.SerializeToString(), "onnx")
+        with pytest.raises(EngineError, match=r"^onnxruntime .* cannot run the model: .*Reshape") as error:
+            engine.run(pixels.astype(np.float32))
+        assert len(str(error.value).splitlines()) == 1
+        assert capfd.readouterr() == ("", "")
+
+    def test_whatever_it_raises(self, make_onnx, monkeypatch):
+        """Its exceptions have no base of their own but Exception."""
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+        assert len(kinds) >= 10
+        for kind in [*kinds, RuntimeError, IndexError, MemoryError]:
+
+            def session(*_, kind=kind, **__):
+                raise kind("oh")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(onnxruntime, "InferenceSession", session)
+                with pytest.raises(EngineError, match="cannot open the model: oh"):
+                    open_engine("onnxruntime", make_onnx(), "onnx")
+
     def test_type_that_no_pixel_has(self, make_onnx, monkeypatch):
         from edgecnn.runtime.engines import onnxruntime as module
 
@@ -188,7 +289,7 @@ class TestONNXRuntime:
 
         real = onnxruntime.InferenceSession
 
-        def session(model, options, providers):
+        def session(model, options, providers, **kwargs):
             assert providers == ["CUDAExecutionProvider"]
             os.write(2, b"libcublasLt.so.12: cannot open shared object file\n")
             return real(model, options, providers=["CPUExecutionProvider"])

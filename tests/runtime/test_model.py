@@ -66,6 +66,25 @@ def test_model_that_does_not_keep_the_contract(fake_engine, contract, engine, me
         Model(fake_engine(**engine), contract)
 
 
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_as_many_labels_as_outputs(fake_engine, contract, num_classes):
+    assert Model(fake_engine(), contract, 3)
+    with pytest.raises(
+        EngineError, match=rf"outputs of shape \(3,\), and {num_classes} labels need \({num_classes},\)"
+    ):
+        Model(fake_engine(), contract, num_classes)
+
+
+def test_outputs_of_another_shape_than_the_model_says(fake_engine, contract, pixels):
+    """An ONNX file may say (batch, 3) and give (batch, 2)."""
+    engine = fake_engine()
+    model = Model(engine, contract, 3)
+    for shape in ((6, 2), (6, 3, 1), (5, 3)):
+        engine.run = lambda batch, shape=shape: np.zeros(shape, np.int8)
+        with pytest.raises(EngineError, match="expected 3 for each"):
+            model.logits(pixels)
+
+
 def test_pixels_that_are_none(fake_engine, contract, pixels):
     model = Model(fake_engine(), contract)
     with pytest.raises(ImageError, match="uint8, received float64"):

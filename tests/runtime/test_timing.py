@@ -16,6 +16,19 @@ def test_by_turns():
     assert 0 <= timings["a"].p50_ms <= timings["a"].p90_ms
 
 
+def test_what_counts(monkeypatch):
+    """A first call of 99 ms warms up; the others take 1 to 10 ms, the last one first."""
+    durations = iter([0.099, *(number / 1000 for number in range(10, 0, -1))])
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += next(durations)
+
+    timing = measure_interleaved({"a": call}, warmup=1, repeats=10)["a"]
+    assert (timing.p50_ms, timing.p90_ms, timing.n) == (pytest.approx(5.5), pytest.approx(9.1), 10)
+
+
 def test_milliseconds():
     timing = measure_interleaved({"sleep": lambda: time.sleep(0.005)}, warmup=0, repeats=5)["sleep"]
     assert 5 <= timing.p50_ms < 500
@@ -38,5 +51,6 @@ def test_turns_are_blocks_in_orders_drawn_anew():
     assert [(len(calls), calls[0]) for _, calls in turns] == [(10, 0)] * 3 + [(10, 10)] * 3 + [(5, 20)] * 3
     rounds = [[name for name, _ in turns[start : start + 3]] for start in (0, 3, 6)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert turns == list(interleave(["a", "b", "c"], 25, 10)), "the same seed draws the same orders"
     many = {tuple(name for name, _ in interleave(["a", "b", "c"], 1, 1, seed)) for seed in range(50)}
     assert len(many) == 6, "every order comes up"

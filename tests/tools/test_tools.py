@@ -7,6 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
+from edgecnn.runtime import Classifier
+from edgecnn.runtime.default import SHIPPED
+
 
 def test_the_readmes_tables_are_those_of_the_commands_and_the_bundles(root):
     result = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=root, capture_output=True, text=True)
@@ -24,6 +27,33 @@ def test_write_images(root, tmp_path):
     assert len(names) == 3 and all(name[3].isdigit() for name in names)
     with Image.open(tmp_path / names[0]) as image:
         assert image.size == (8, 8) and image.mode == "L"
+
+
+@pytest.mark.parametrize("name", ["digits", SHIPPED])
+def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, monkeypatch, name):
+    """Its parts, on few and small images."""
+    pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "runtime", raising=False)
+    bench = importlib.import_module("runtime")
+    monkeypatch.setattr(bench, "PHOTO", (400, 300))
+    monkeypatch.setattr(bench, "WARMUP", 1)
+    arguments = {"model": root / "models" / name / f"{name}.edgecnn", "n": 2, "photos": 2, "folder_n": 1, "data": None}
+    report = bench.measure(argparse.Namespace(**arguments, mediapipe_python=None))
+    assert all(way["p50_ms"] > 0 for part in ("frame", "photo", "folder") for way in report[part]["ways"].values())
+
+
+def test_the_accuracy_of_the_bench_of_the_runtime_is_the_bundles_own(root, monkeypatch):
+    pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
+    pytest.importorskip("sklearn", reason="the digits come with it")
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "runtime", raising=False)
+    bench = importlib.import_module("runtime")
+    monkeypatch.setattr(bench, "FRAME", (160, 120))
+    classifier = Classifier.load(root / "models" / "digits" / "digits.edgecnn", engine="litert", precision="int8")
+    shares, count = bench.accuracy(classifier, "digits")
+    assert count == 385 and shares["the images themselves"] > 0.95
+    assert all(share > 0.9 for share in shares.values())
 
 
 def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):

@@ -49,12 +49,17 @@ def addresses():
     return ",".join(found)
 
 
-def start(folder, cluster, worker, *arguments):
-    command = [sys.executable, "-m", "edgecnn", "train", *arguments, "--workers", cluster, "--worker", str(worker)]
-    with (folder / f"worker-{worker}.err").open("w") as err:
-        return subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        )
+@pytest.fixture
+def start(spawn, tmp_path):
+    """Start a worker of a cluster."""
+
+    def call(cluster, worker, *arguments):
+        command = [sys.executable, "-m", "edgecnn", "train", *arguments, "--workers", cluster, "--worker", str(worker)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        with (tmp_path / f"worker-{worker}.err").open("w") as err:
+            return spawn(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=err, env=environment)
+
+    return call
 
 
 def errors(folder, worker):
@@ -79,21 +84,16 @@ def wait_for_an_epoch(folder, processes):
 
 
 @pytest.fixture
-def started(tmp_path):
-    """Two workers that have finished an epoch; whatever of them is left is ended."""
+def started(start, tmp_path):
+    """Two workers that have finished an epoch."""
     (tmp_path / "recipe.toml").write_text(RECIPE)
     cluster = addresses()
-    processes = [start(tmp_path, cluster, worker, "recipe.toml", "--out", "run") for worker in (0, 1)]
-    try:
-        wait_for_an_epoch(tmp_path, processes)
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    processes = [start(cluster, worker, "recipe.toml", "--out", "run") for worker in (0, 1)]
+    wait_for_an_epoch(tmp_path, processes)
+    return processes
 
 
-def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, monkeypatch, started):
+def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, monkeypatch, start, started):
     started[1].kill()
     assert started[0].wait(ENDED) == ClusterError.exit_code, errors(tmp_path, 0)
     message = errors(tmp_path, 0).partition("edgecnn: error: ")[2]
@@ -103,8 +103,8 @@ def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, mon
 
     cluster = addresses()
     processes = [
-        start(tmp_path, cluster, 0, "--resume", "--out", "run"),
-        start(tmp_path, cluster, 1, "recipe.toml", "--out", "other"),
+        start(cluster, 0, "--resume", "--out", "run"),
+        start(cluster, 1, "recipe.toml", "--out", "other"),
     ]
     assert processes[1].wait(ENDED) == 0, errors(tmp_path, 1)
     assert processes[0].wait(ENDED) == 0, errors(tmp_path, 0)

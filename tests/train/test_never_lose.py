@@ -41,7 +41,7 @@ def equal(one, other):
     )
 
 
-def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch):
+def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn):
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(TABLES)
     whole = create_run(recipe, tmp_path / "whole")
@@ -53,7 +53,7 @@ def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "edgecnn", "train", "--resume", "--out", "killed"]
     for _ in range(KILLS):
         started = time.time()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while not killed.file(INFO).exists() or killed.file(INFO).stat().st_mtime < started:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)

@@ -1,6 +1,7 @@
 """Bundles on boards: an emulator that is a shell script runs this machine's own Python, so that all but the processor is real."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 
@@ -50,7 +51,8 @@ def emulator(tmp_path, monkeypatch):
     def put(script=""):
         path = folder / "qemu-aarch64"
         path.write_text(
-            "#!/bin/sh\n" + QEMU.replace("SCRIPT", script and script + ";").replace("@PYTHON", sys.executable)
+            "#!/bin/sh\n"
+            + QEMU.replace("SCRIPT", script and script + ";").replace("@PYTHON", shlex.quote(sys.executable))
         )
         path.chmod(0o755)
         return made

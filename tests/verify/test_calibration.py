@@ -87,6 +87,13 @@ def test_the_calibration_error_equals_its_definition(seed, bins, n):
     )
 
 
+def test_a_score_at_the_edge_of_a_bin_belongs_to_the_bin_below():
+    """In (0, 0.5] 0.5 is right and in (0.5, 1] 0.75 wrong: they do not make up for each other."""
+    scores = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
+    assert expected_calibration_error(scores, np.array([0, 1]), 2) == pytest.approx((0.5 + 0.75) / 2)
+    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0]), 2) == 0, "1 is in the last bin"
+
+
 def test_the_calibration_error_of_known_scores():
     certain = np.tile(np.array([[1.0, 0.0]], np.float32), (10, 1))
     assert expected_calibration_error(certain, np.zeros(10, int)) == 0

@@ -13,11 +13,13 @@ from edgecnn.bundle.read import parse_bundle, read_bundle
 from edgecnn.bundle.write import pack
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
-from edgecnn.pipeline import bundle_path, confidence_stage
-from edgecnn.runs import CONFIDENCE
+from edgecnn.pipeline import bundle_path
+from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
-from edgecnn.verify.confidence import confidence_figures, fit_confidence
+from edgecnn.verify import verify
+from edgecnn.verify.calibration import FEWEST
+from edgecnn.verify.confidence import choose_confidence, confidence_figures, fit_confidence
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):
@@ -41,9 +43,29 @@ def test_temperature_and_threshold_are_right_where_the_truth_is_known():
 
 
 def test_without_an_error_the_data_set_no_temperature():
-    logits = 0.1 * np.eye(3, dtype=np.float32)[[0, 1, 2] * 20]
-    found = fit_confidence(logits, np.array([0, 1, 2] * 20))
+    logits = 0.1 * np.eye(3, dtype=np.float32)[[0, 1, 2] * 40]
+    found = fit_confidence(logits, np.array([0, 1, 2] * 40))
     assert (found["temperature"], found["threshold"], found["choice"]) == (1.0, 0.0, None)
+    assert found["not_fitted"] == "no error on validation images"
+
+
+def test_no_temperature_is_fitted_on_few_images():
+    logits, classes = drawn(FEWEST)
+    assert fit_confidence(logits, classes)["temperature"] > 1.5
+    assert fit_confidence(logits, classes)["not_fitted"] is None
+    few = fit_confidence(logits[:-1], classes[:-1])
+    assert few["temperature"] == 1.0
+    assert few["not_fitted"] == "99 validation images, at least 100 are needed"
+
+
+def test_a_run_with_few_validation_images_says_that_no_temperature_was_fitted(own_run, edgecnn, monkeypatch):
+    monkeypatch.setattr("edgecnn.verify.confidence.FEWEST", 1000)
+    own_run.file(CONFIDENCE).unlink()
+    why = "no temperature was fitted (206 validation images, at least 1000 are needed)"
+    assert why in edgecnn("verify", own_run.path).out
+    assert why in edgecnn("bundle", own_run.path, "--force").out
+    assert why in own_run.file(CARD).read_text()
+    assert read_bundle(bundle_path(own_run)).manifest.temperature == 1.0
 
 
 def test_a_target_that_cannot_be_proved_is_refused():
@@ -52,14 +74,19 @@ def test_a_target_that_cannot_be_proved_is_refused():
 
 
 def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, edgecnn):
-    result = edgecnn("bundle", own_run.path, "--target-error", 0.2, "--force", "--json")
+    result = edgecnn("verify", own_run.path, "--target-error", 0.2)
+    assert result.code == 0, result.err
+    assert "does not count that the epoch was chosen on the same validation images" in result.out
+    result = edgecnn("bundle", own_run.path, "--force", "--json")
     assert result.code == 0, result.err
     chosen = json.loads(result.out)["confidence"]
     manifest = read_bundle(bundle_path(own_run)).manifest
     assert (manifest.temperature, manifest.threshold) == (chosen["temperature"], chosen["threshold"])
     assert manifest.provenance["confidence"] == chosen and chosen["model"] == "models/int8.tflite"
     assert chosen["choice"]["error"] <= chosen["choice"]["bound"] <= 0.2
-    assert "Scores: logits are divided by" in own_run.read("card.md", "bundle").decode()
+    card = own_run.file(CARD).read_text()
+    assert "Scores: logits are divided by" in card
+    assert "does not count that the epoch was chosen on the same validation images" in card
 
     split = open_dataset(own_run.recipe.data).load(("validation",), **own_run.info["input"], stage="bundle")[
         "validation"
@@ -79,23 +106,69 @@ def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, 
     assert np.mean(scores < threshold) > 0.4
 
 
-def test_the_choice_is_kept_and_needs_the_images_once(own_run, reporter):
-    first = confidence_stage(own_run, None, reporter)
-    own_run.file("recipe.toml").write_text(
-        own_run.file("recipe.toml").read_text().replace('source = "digits"', 'source = "moved"')
-    )
-    assert confidence_stage(own_run, None, reporter) == first
+@pytest.mark.parametrize("options", [(), ("--target-error", 0.2)])
+def test_train_export_verify_bundle_is_enough(own_run, edgecnn, options):
+    """The README's order: the bundle's report has the test figures of the bundle's own scores, without a second verify."""
+    for name in (CONFIDENCE, PARITY, "stages.json"):
+        own_run.file(name).unlink()
+    bundle_path(own_run).unlink()
+    assert edgecnn("verify", own_run.path, *options).code == 0
+    result = edgecnn("bundle", own_run.path)
+    assert result.code == 0, result.err
+    assert result.err.splitlines() == [f"run {own_run.path}"], "nothing is left to do"
+    bundle = read_bundle(bundle_path(own_run))
+    tested = json.loads(bundle.files["parity.json"])["confidence"]
+    assert (tested["temperature"], tested["threshold"]) == (bundle.manifest.temperature, bundle.manifest.threshold)
+    assert (tested["choice"] is not None) == bool(options)
+
+
+@pytest.mark.parametrize("damage", [None, b"{", b'{"temperature": 2.0}', "other"])
+def test_scores_that_were_not_verified_are_not_bundled(own_run, edgecnn, tmp_path, damage):
+    chosen = json.loads(own_run.file(CONFIDENCE).read_text())
     own_run.file(CONFIDENCE).unlink()
-    with pytest.raises(LookupError, match="moved"):
-        confidence_stage(own_run, None, reporter)
+    if damage == "other":
+        own_run.file(CONFIDENCE).write_text(json.dumps({**chosen, "temperature": chosen["temperature"] + 1}))
+    elif damage is not None:
+        own_run.file(CONFIDENCE).write_bytes(damage)
+    result = edgecnn("bundle", own_run.path, "--out", "out.edgecnn")
+    assert result.code == RunError.exit_code and "First: edgecnn verify" in result.err
+    assert not (tmp_path / "out.edgecnn").exists()
 
 
-def test_other_validation_images_are_refused(own_run, reporter):
+def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
+    dataset = open_dataset(own_run.recipe.data)
+    counted = []
+
+    def chosen(target_error=None):
+        counted.clear()
+        found = choose_confidence(
+            own_run, dataset, "tflite", "int8", target_error, lambda what, done, total: counted.append(what)
+        )
+        return found, bool(counted)
+
+    first = json.loads(own_run.file(CONFIDENCE).read_text())
+    assert chosen() == (first, False)
+    found, worked = chosen(0.2)
+    assert worked and found["choice"]["target_error"] == 0.2
+    assert chosen(0.2) == (found, False)
+    own_run.file(CONFIDENCE).write_bytes(b"damaged")
+    assert chosen() == (first, True)
+
+
+def test_a_target_that_cannot_be_kept_leaves_the_test_split_alone(own_run, edgecnn):
+    before = own_run.file(PARITY).read_bytes()
+    result = edgecnn("verify", own_run.path, "--target-error", 0.001)
+    assert result.code == ThresholdError.exit_code and "answered images would do" in result.err
+    assert own_run.file(PARITY).read_bytes() == before
+
+
+def test_other_validation_images_are_refused(own_run):
     info = own_run.info
     info["data"]["split_hashes"]["validation"] = "0" * 64
     own_run.write_info(info)
-    with pytest.raises(RunError, match="Bundle on the same data"):
-        confidence_stage(own_run, None, reporter)
+    own_run.file(CONFIDENCE).unlink()
+    with pytest.raises(RunError, match="Verify on the same data"):
+        verify(own_run, open_dataset(own_run.recipe.data))
 
 
 def test_the_manifest_leaves_out_what_changes_nothing(finished_run):

@@ -76,7 +76,7 @@ def colours(network, photos, tmp_path):
     def compare(change):
         model, _ = network
         paths = (changed(model, tmp_path / name, how) for name, how in (("a.h5", lambda same: same), ("b.h5", change)))
-        report = verify_models(*paths, str(photos), scale=1 / 255, zero_point=-128, split="all")
+        report = verify_models(*paths, str(photos), input_range="unit", split="all")
         return report, report["comparisons"][0]
 
     return compare
@@ -190,7 +190,7 @@ def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
     reference = changed(model, tmp_path / "a.h5", lambda same: same)
     zeroed = changed(model, tmp_path / "b.h5", lambda weights: [weights[0], np.zeros_like(weights[1])])
     gate = Gate(max_drop=100.0, min_agreement=0.985)
-    report = verify_models(reference, zeroed, str(brightness), scale=1 / 255, zero_point=-128, split="all", gate=gate)
+    report = verify_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
     (item,) = report["comparisons"]
     assert item["failed"] == ["agreement"], "the drop was allowed"
     assert item["drop"] == 50.0

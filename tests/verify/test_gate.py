@@ -1,11 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+pytest.importorskip("scipy", reason="the workstation side needs the train extra")
+
+from scipy.stats import binom
+
 from edgecnn.data import Split
 from edgecnn.errors import ParityError
+from edgecnn.report.table import comparison_rows, conversion_lines, warning_lines
 from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate, require_parity
-from edgecnn.verify.parity import compared
+from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.statistics import chance_level, paired_interval
 
 LABELS = ("ant", "bee", "cat")
 N = 400
@@ -20,10 +28,14 @@ def answers(name, top, **fields):
     )
 
 
+def of_classes(classes):
+    n = len(classes)
+    return Split(images=np.zeros((n, 1, 1, 1), np.uint8), classes=classes, sources=tuple(f"{i}.png" for i in range(n)))
+
+
 @pytest.fixture
 def split():
-    classes = np.arange(N) % 3
-    return Split(images=np.zeros((N, 1, 1, 1), np.uint8), classes=classes, sources=tuple(f"{i}.png" for i in range(N)))
+    return of_classes(np.arange(N) % 3)
 
 
 def with_lost(split, lost, gained=0):
@@ -81,8 +93,118 @@ def test_lsb_are_on_the_candidates_grid(split):
 
 
 def test_a_conversion_has_its_own_limit(split):
-    item = compared("conversion", *with_lost(split, 5), split, LABELS, Gate(max_drop=100.0))
+    item = compared("conversion", *with_lost(split, 12), split, LABELS, Gate(max_drop=100.0))
+    assert item["failed"] == ["agreement"] and not item["passed"] and not item["accepted"]
+
+
+@pytest.mark.parametrize(("n", "allowed"), [(20, 1), (50, 2), (172, 4), (400, 8), (1000, 15), (10_000, 117)])
+def test_a_conversion_fails_only_on_evidence_of_less_agreement_than_99_percent(n, allowed):
+    """`allowed` answers of n may differ: more would be rarer than one in twenty where one answer of a hundred differs."""
+    assert binom.sf(allowed, n, 0.01) < 0.05 <= binom.sf(allowed - 1, n, 0.01)
+    split = of_classes(np.arange(n) % 3)
+    for differ, failed in ((0, []), (allowed, []), (allowed + 1, ["agreement"])):
+        item = compared("conversion", *with_lost(split, differ), split, LABELS, Gate())
+        assert item["failed"] == failed, (differ, item["agreement_upper"])
+
+
+def test_two_of_172_images_are_no_evidence_and_a_users_own_limit_is_compared_as_it_is():
+    split = of_classes(np.arange(172) % 3)
+    models = with_lost(split, 2)
+    assert compared("conversion", *models, split, LABELS, Gate(min_agreement=0.99))["passed"]
+    item = compared("quantization", *models, split, LABELS, Gate(max_drop=100, min_agreement=0.99))
     assert item["failed"] == ["agreement"]
+    exact = compared("quantization", *models, split, LABELS, Gate(max_drop=100, min_agreement=170 / 172))
+    assert exact["passed"], "a share at the limit passes"
+
+
+def test_the_advice_on_a_conversion_names_a_way_through_that_is_recorded(split):
+    models = with_lost(split, 12)
+    refused = compared("conversion", *models, split, LABELS, Gate())
+    with pytest.raises(ParityError, match=r"97\.00% of 400 images \(at most 98\.2\d% with 95 % confidence\)") as error:
+        require_parity({"comparisons": [refused]})
+    assert "--accept-conversion" in str(error.value)
+    accepted = compared("conversion", *models, split, LABELS, Gate(accept_conversion=True))
+    assert (accepted["passed"], accepted["accepted"], accepted["failed"]) == (True, True, ["agreement"])
+    require_parity({"comparisons": [accepted]})
+    assert "ACCEPTED by --accept-conversion" in conversion_lines({"comparisons": [accepted]})[0]
+    (warning,) = warning_lines({"comparisons": [accepted]})
+    assert "the conversion of int8 was accepted: it agrees on 97.00%" in warning
+    good = compared("conversion", *with_lost(split, 0), split, LABELS, Gate(accept_conversion=True))
+    assert good["passed"] and not good["accepted"], "nothing had to be accepted"
+    drop = compared("quantization", *models, split, LABELS, Gate(accept_conversion=True))
+    assert not drop["passed"], "a drop is accepted by --max-drop alone"
+
+
+@pytest.mark.parametrize(("off", "failed"), [(1, []), (2, ["largest_lsb", "agreement"])])
+def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
+    """Half of the answers differ, all by one code, since two classes are as good as equal."""
+    split = of_classes(np.zeros(N, np.int64))
+    codes = np.tile(np.array([[10, 10, 0]], np.int8), (N, 1))
+    values = np.tile(np.array([[10.0, 10.0, 0.0]], np.float32), (N, 1))
+    codes[: N // 2, 1] += off
+    reference = replace(answers("fake", split.classes), values=values)
+    candidate = replace(
+        answers("int8", split.classes), values=codes.astype(np.float32), codes=codes, scale=1.0, zero_point=0
+    )
+    item = compared("conversion", reference, candidate, split, LABELS, Gate())
+    assert (item["agreement"], item["largest_lsb"], item["failed"]) == (0.5, off, failed)
+
+
+def test_confident_has_no_slack():
+    """The limit is the interval's upper end, to the last bit."""
+    split = of_classes(np.arange(N) % 3)
+    models = with_lost(split, 3, 1)
+    high = paired_interval(3, 1, N).high
+    assert high > 100 * 2 / N
+    at, below = Gate(max_drop=high, confident=True), Gate(max_drop=np.nextafter(high, 0), confident=True)
+    assert compared("quantization", *models, split, LABELS, at)["failed"] == []
+    assert compared("quantization", *models, split, LABELS, below)["failed"] == ["drop_interval"]
+
+
+def at_chance(classes, right, **gate):
+    """A report on two models that answer `right` of the images of these classes, the first ones, as they are."""
+    split = of_classes(classes)
+    top = split.classes.copy()
+    top[right:] = (top[right:] + 1) % 3
+    models = answers("float", top), answers("int8", top)
+    models = [replace(model, ms_per_image=1.0) for model in models]
+    item = compared("quantization", *models, split, LABELS, Gate(**gate))
+    data = {"test_images": len(classes)}
+    return {"data": data, "matrix": [], "int8": None} | judged(Gate(**gate), models, [item], split, LABELS)
+
+
+def test_a_model_at_chance_level_is_not_passed_in_silence():
+    two = np.array([0, 1] * 45 + [1] * 10)
+    report = at_chance(two, 60)  # 60 of 100 right, 50 to 69; always 1 would be right for 55
+    assert report["chance"] == {"label": "bee", "accuracy": 0.55, "not_better": ["float", "int8"]}
+    assert report["passed"], "parity is what the gate asks for"
+    require_parity(report)
+    (warning,) = warning_lines(report)
+    assert warning.startswith("WARNING: not shown to be better than chance: float 60.00% (50% to 69%)")
+    assert "To answer 'bee' always is right for 55.00% of these 100 images" in warning
+    assert comparison_rows(report)[0][-1].startswith("AT CHANCE LEVEL: ")
+    strict = at_chance(two, 60, confident=True, max_drop=5.0)
+    assert not strict["passed"]
+    with pytest.raises(ParityError, match="not shown to be better than chance"):
+        require_parity(strict)
+
+
+def test_a_model_above_chance_raises_no_alarm():
+    two = np.array([0, 1] * 45 + [1] * 10)
+    report = at_chance(two, 80, confident=True, max_drop=5.0)
+    assert report["chance"]["not_better"] == [] and report["passed"]
+    assert warning_lines(report) == []
+    assert comparison_rows(report)[0][-1].startswith("passed: ")
+    require_parity(report)
+
+
+def test_chance_is_the_share_of_the_most_frequent_class():
+    assert chance_level(np.array([2, 0, 2, 1])) == (2, 0.5)
+    assert chance_level(np.array([1, 0])) == (0, 0.5)
+    mostly = np.array([0] * 90 + [1] * 10)
+    assert at_chance(mostly, 90)["chance"]["not_better"] == ["float", "int8"], (
+        "90 % is chance where 90 % are of one class"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,26 @@
 """Any two models: three that plain TensorFlow made, with softmax inside, other input types and other ranges."""
 
 import json
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.data import open_dataset
 from edgecnn.errors import DatasetError, EngineError
-from edgecnn.networks.keras import tf
+from edgecnn.networks.keras import keras, tf
+from edgecnn.recipe import DataRecipe, build_recipe, to_tables
+from edgecnn.report.table import range_lines, warning_lines
+from edgecnn.verify.bundles import test_images as images_of_bundle
 from edgecnn.verify.foreign import is_scores, open_foreign
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.models import verify_models
 
-UNIT = {"scale": 1 / 255, "zero_point": -128}
+UNIT = {"input_range": "unit"}
 """The range 0 to 1, as MLPerf's and many others' models read."""
 
 
@@ -100,11 +106,133 @@ def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, na
 def test_a_wrong_range_shows_in_the_outputs(files, photos):
     right, wrong = (
         verified(files, "float.tflite", "int8.tflite", photos, **given)["comparisons"][0]
-        for given in (UNIT, {"scale": 1 / 128, "zero_point": 0})
+        for given in (UNIT, {"input_range": "centred"})
     )
     # the int8 file's own range begins at 0, so that half of the wrong one is cut off
     assert wrong["largest_lsb"] > 3 * right["largest_lsb"]
     assert wrong["confidence_drift"]["mean"] > 3 * right["confidence_drift"]["mean"]
+
+
+LEVELS = {"dark": 40, "light": 210, "middle": 128}
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """A folder of images whose classes differ in brightness alone."""
+    folder, random = tmp_path_factory.mktemp("levels") / "levels", np.random.default_rng(7)
+    for label, level in LEVELS.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(60):
+            noise = random.normal(0, 30, (12, 12, 3)) + random.normal(0, 12)
+            Image.fromarray(np.clip(level + noise, 0, 255).astype(np.uint8)).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nearest(tmp_path_factory):
+    """Networks that answer the level nearest to the mean pixel, each for its own range: under any other one they are wrong."""
+    folder = tmp_path_factory.mktemp("nearest")
+    for name, real in {
+        "centred": lambda pixel: (pixel - 128) / 128,
+        "unit": lambda pixel: pixel / 255,
+        "raw": lambda pixel: pixel,
+        "codes": lambda pixel: pixel - 128,
+    }.items():
+        levels = np.array([real(LEVELS[label]) for label in sorted(LEVELS)], np.float64)
+        spread = real(140.0) - real(128.0)
+        inputs = keras.Input((12, 12, 3))
+        last = keras.layers.Dense(3)
+        model = keras.Model(inputs, last(keras.layers.GlobalAveragePooling2D()(inputs)))
+        last.set_weights([np.tile(levels, (3, 1)) / 3 / spread**2, -(levels**2) / 2 / spread**2])
+        model.save(folder / f"{name}.h5")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["centred", "unit", "raw"])
+def test_the_input_range_is_chosen_and_named(nearest, grey, name):
+    other = "unit" if name == "raw" else "raw"  # two models may read two ranges
+    report = verify_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
+    assert [item["name"] for item in report["input_ranges"]] == [name, other]
+    assert report["comparisons"][0]["accuracy_reference"] > 0.8 and report["comparisons"][0]["agreement"] == 1.0
+    first, second = range_lines(report)
+    assert first.startswith(f"{name}.h5 reads ") and f"({name}), the best of the usual ones on" in first
+    assert f"({other})" in second and warning_lines(report) == []
+
+
+@pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
+def test_a_quantized_input_says_its_range(files, photos, name):
+    report = verify_models(files / "saved", files / name, str(photos))
+    item = report["input_ranges"][1]
+    assert (item["name"], item["text"]) == ("unit", "as its input's quantization says")
+
+
+def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, grey):
+    """The comparison of 11 % with 12.5 %: both read another range than they were made for, and agree."""
+    two = ("verify", "--reference", nearest / "unit.h5", "--candidate", nearest / "raw.h5", "--data", grey)
+    for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
+        for json_ in ((), ("--json",)):
+            result = edgecnn(*two, *given, "--split", "all", "--max-drop", 100, *json_)
+            assert result.code == 0, result.err
+            lines = (result.err if json_ else result.out).splitlines()
+            for name in ("unit", "raw"):
+                (warning,) = [line for line in lines if line.startswith(f"WARNING: {name}.h5: the input range")]
+                assert warning.endswith(f"Try --input-range {name}")
+    right = edgecnn(*two[:4], nearest / "unit.h5", *two[5:], "--input-range", "unit", "--split", "all")
+    assert "WARNING" not in right.out
+
+
+def test_a_range_that_is_none_of_the_usual_ones_is_taken_as_given(nearest, grey):
+    report = verify_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
+    assert report["comparisons"][0]["accuracy_reference"] > 0.8
+    assert {item["name"] for item in report["input_ranges"]} == {"given"} and warning_lines(report) == []
+
+
+def folder_of(photos, folder, layout):
+    """Link images of each class into folder/PREFIX/class; `layout` has each prefix's slice of the 60."""
+    for prefix, part in layout.items():
+        for label in sorted(path.name for path in photos.iterdir()):
+            place = folder / prefix / label
+            place.mkdir(parents=True)
+            for image in sorted((photos / label).iterdir())[part]:
+                (place / image.name).symlink_to(image)
+    return folder
+
+
+def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, photos, tmp_path):
+    data = folder_of(photos, tmp_path / "only", {"test": slice(0, 15)})
+    result = edgecnn("verify", "--reference", files / "saved", "--candidate", files / "float.tflite", "--data", data)
+    assert result.code == 0, result.err
+    assert "only, 45 of 45 images (its own test split)" in result.out
+    assert "of the compared images, for there are no others" in result.out
+
+
+def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, tmp_path):
+    two = ("verify", "--reference", files / "saved", "--candidate", files / "float.tflite", "--data")
+    report = json.loads(edgecnn(*two, photos, "--json").out)
+    data = report["data"]
+    assert (data["images"], data["own_test"]) == (180, False) and 20 < data["test_images"] < 60
+    first = edgecnn(*two, photos).out.splitlines()[0]
+    assert f"colours, {data['test_images']} of 180 images (a test split, divided off by content; --split all" in first
+    assert "colours, all 180 images" in edgecnn(*two, photos, "--split", "all").out
+    own = folder_of(photos, tmp_path / "own", {"train": slice(0, 40), "test": slice(40, 60)})
+    result = edgecnn(*two, own)
+    assert "own, 60 of 180 images (its own test split)" in result.out
+    assert "validation and training images" in result.out, "the range is not chosen on test images"
+
+
+def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
+    whole = folder_of(photos, tmp_path / "whole", {"train": slice(0, 40), "test": slice(40, 60)})
+    alone = folder_of(photos, tmp_path / "alone", {"test": slice(40, 60)})
+    manifest = SimpleNamespace(
+        input=SimpleNamespace(height=12, width=12, channels=3),
+        provenance={
+            "recipe": to_tables(build_recipe({"data": {"source": str(whole)}})),
+            "data": {"split_hashes": open_dataset(DataRecipe(source=str(whole))).hashes},
+        },
+    )
+    bundle = SimpleNamespace(manifest=manifest, path=tmp_path / "whole.edgecnn")
+    split, described = images_of_bundle(bundle, str(alone), lambda what, done, total: None)
+    assert len(split.classes) == described["test_images"] == 60
 
 
 def test_scores_are_told_from_logits():

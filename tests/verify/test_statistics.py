@@ -273,6 +273,32 @@ def test_drift_follows_the_score_of_the_references_answer():
         confidence_drift(reference, candidate[:5])
 
 
+def test_drift_is_of_the_references_class_and_its_p95_the_95th_percentile():
+    reference = np.tile(np.array([[0.7, 0.2, 0.1]]), (101, 1))
+    candidate = reference.copy()
+    candidate[:, 0] -= np.arange(101) / 200  # from the reference's class, to 0.2 in steps of 0.005
+    candidate[:, 1] += np.arange(101) / 400  # half to each other class, so that the largest score changes by less
+    candidate[:, 2] += np.arange(101) / 400
+    drift = confidence_drift(reference, candidate)
+    assert drift.mean == pytest.approx(0.25)
+    assert drift.p95 == pytest.approx(95 / 200)
+
+
+def test_halves_of_a_code_are_rounded_to_even():
+    """As numpy and IEEE 754 do: 0.5 and 2.5 are 0 and 2 codes, 1.5 is 2."""
+    logits = np.array([[0.25, 0.75, 1.25, -0.25, -0.75]], np.float32)
+    assert lsb_difference(logits, np.array([[0, 2, 2, 0, -2]], np.int8), 0.5, 0) == Difference(0.0, 0)
+
+
+def test_saturated_codes_say_nothing_of_the_constant_between_two_models():
+    """Three of four codes stand at the range's end; the one inside it says that all logits are 4 codes up."""
+    codes = np.array([[127, 127, 127, 5]], np.int8)
+    logits = np.array([[300.0, 250.0, 200.0, 9.0]]) * 0.5
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+    other = np.array([[-128, -128, -128, 5]], np.int8)
+    assert lsb_difference(-logits + 9.0, other, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16])
 def test_the_lsb_difference_is_counted_on_the_codes_grid(dtype):
     limits = np.iinfo(dtype)

@@ -39,6 +39,8 @@ from edgecnn.versions import library_versions, processor
 
 FRAME = (640, 480)
 PHOTO = (4000, 3000)
+WARMUP = 50
+"""Rounds of a frame that do not count."""
 
 FOLDER_SCRIPT = """\
 import os
@@ -51,14 +53,15 @@ from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
 interpreter.allocate_tensors()
 read, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-height, width = read["shape"][1:3]
+_, height, width, channels = read["shape"]
+mode = "L" if channels == 1 else "RGB"
 labels = open(sys.argv[3]).read().split("\\n")
 scale, zero_point = answer["quantization"]
 for name in sorted(os.listdir(sys.argv[2])):
-    image = Image.open(os.path.join(sys.argv[2], name)).convert("RGB")
+    image = Image.open(os.path.join(sys.argv[2], name)).convert(mode)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    interpreter.set_tensor(read["index"], (np.asarray(image) ^ 128).view(np.int8)[np.newaxis])
+    interpreter.set_tensor(read["index"], (np.asarray(image) ^ 128).view(np.int8).reshape(read["shape"]))
     interpreter.invoke()
     logits = (interpreter.get_tensor(answer["index"])[0].astype(np.float32) - zero_point) * scale
     scores = np.exp(logits - logits.max())
@@ -160,10 +163,11 @@ def table(times: dict[str, Timing], n: int) -> dict[str, Any]:
 def by_hand(classifier: Classifier) -> Callable[[Image.Image | np.ndarray], int]:
     """Return a function from the model's input pixels to a class, by the interpreter's own calls."""
     interpreter = classifier.model.engine._interpreter
-    read, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    read, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]["index"]
+    index, shape = read["index"], tuple(read["shape"])
 
     def label(small: Image.Image | np.ndarray) -> int:
-        interpreter.set_tensor(read, (np.asarray(small) ^ 128).view(np.int8)[np.newaxis])
+        interpreter.set_tensor(index, (np.asarray(small) ^ 128).view(np.int8).reshape(shape))
         interpreter.invoke()
         return int(np.argmax(interpreter.get_tensor(answer)[0]))
 
@@ -176,10 +180,10 @@ def plain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def frame(classifier: Classifier, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time a camera's frame, an array, to a label."""
+    """Time a camera's frame, an array in the model's channels, to a label."""
     contract = classifier.model.contract
     height, width = contract.height, contract.width
-    pixels = np.asarray(drawing(FRAME))
+    pixels = np.asarray(images.to_mode(drawing(FRAME), contract.channels))
     small = images.resize(pixels, height, width)
     label = by_hand(classifier)
     ways: dict[str, Callable[[], Any]] = {
@@ -190,7 +194,7 @@ def frame(classifier: Classifier, arguments: argparse.Namespace) -> dict[str, An
         "network alone": lambda: label(small),
     }
     if not arguments.mediapipe_python:
-        return table(measure_interleaved(ways, warmup=50, repeats=arguments.n), arguments.n)
+        return table(measure_interleaved(ways, warmup=WARMUP, repeats=arguments.n), arguments.n)
     with tempfile.TemporaryDirectory() as name:
         script, array = Path(name, "mediapipe_.py"), Path(name, "frame.npy")
         script.write_text(MEDIAPIPE_SCRIPT)
@@ -215,10 +219,10 @@ def frame(classifier: Classifier, arguments: argparse.Namespace) -> dict[str, An
                     pixels
                 )  # so that the next in turn does not pay for what this process forgot meanwhile
 
-            times = measure_interleaved(ways | {"": ask}, warmup=50, repeats=arguments.n)
+            times = measure_interleaved(ways | {"": ask}, warmup=WARMUP, repeats=arguments.n)
             requests.close()
     del times[""]  # it has the pipe's time in it
-    kept = theirs[50:]
+    kept = theirs[WARMUP:]
     times[f"MediaPipe {version}"] = Timing(percentile(kept, 50), percentile(kept, 90), len(kept))
     return table(times, arguments.n)
 
@@ -229,10 +233,14 @@ def photo(classifier: Classifier, n: int) -> dict[str, Any]:
     height, width = contract.height, contract.width
     data = jpeg(drawing(PHOTO, 1), quality=90)
     label = by_hand(classifier)
+
+    def whole() -> Image.Image:
+        return images.decode(data, contract.channels)
+
     ways = {
         "edgecnn": lambda: classifier.classify(data),
-        "whole decoding, same resize": lambda: label(images.resize(images.decode(data), height, width, contract.fit)),
-        "whole decoding, plain": lambda: label(plain(images.decode(data), (width, height))),
+        "whole decoding, same resize": lambda: label(images.resize(whole(), height, width, contract.fit)),
+        "whole decoding, plain": lambda: label(plain(whole(), (width, height))),
     }
     return table(measure_interleaved(ways, warmup=3, repeats=n), n)
 

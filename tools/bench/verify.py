@@ -152,25 +152,28 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class Repeated:
-    """The bench's data: the validation images repeated to n, in the test split's place."""
+    """The bench's data: the validation images, and the same repeated to n in the test split's place."""
 
     name = "validation images, repeated"
 
-    def __init__(self, folder: Path, n: int, digest: str) -> None:
-        self.folder, self.n, self.hashes = folder, n, {"test": digest}
+    def __init__(self, folder: Path, n: int, hashes: dict[str, str]) -> None:
+        self.folder, self.n, self.hashes = folder, n, hashes
 
     def load(self, wanted: Any, **_: Any) -> dict[str, Any]:
-        """Return the repeated images as the split asked for."""
+        """Return the images, repeated for "test" alone."""
         from edgecnn.data import Split
 
         images = np.load(self.folder.with_suffix(".images.npy"))
         classes = np.load(self.folder.with_suffix(".classes.npy"))
-        split = Split(
-            images=np.resize(images, (self.n, *images.shape[1:])),
-            classes=np.resize(classes, self.n),
-            sources=tuple(f"validation[{index}]" for index in range(self.n)),
-        )
-        return dict.fromkeys(wanted, split)
+
+        def repeated(count: int) -> Split:
+            return Split(
+                images=np.resize(images, (count, *images.shape[1:])),
+                classes=np.resize(classes, count),
+                sources=tuple(f"validation[{index}]" for index in range(count)),
+            )
+
+        return {name: repeated(self.n if name == "test" else len(images)) for name in wanted}
 
 
 def verify(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +183,7 @@ def verify(arguments: argparse.Namespace) -> dict[str, Any]:
     from edgecnn.verify import verify as verify_run
 
     run = Run(arguments.folder)
-    data: Any = Repeated(arguments.folder, arguments.n, run.info["data"]["split_hashes"]["test"])
+    data: Any = Repeated(arguments.folder, arguments.n, run.info["data"]["split_hashes"])
     with ProgressReporter() as reporter:
         report = verify_run(run, data, matrix=True, tflite_python=arguments.tflite_python, progress=reporter.working)
     shape = run.info["input"]

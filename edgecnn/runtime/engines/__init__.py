@@ -6,9 +6,14 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+MAX_REASON = 300
+"""Most characters of an engine's own words in an error."""
 
 
 class Tensor(NamedTuple):
@@ -135,6 +140,20 @@ def first_installed(names: list[str]) -> str:
     if sys.maxsize < 2**32 and all(ENGINES[name].format == "tflite" for name in names):
         raise EngineError(f"{what} installed, and none has a package for a 32-bit system. Install a 64-bit one.")
     raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
+
+
+def refusal(engine: str, doing: str, error: Exception) -> EngineError:
+    """Return the error for what an engine raised about a model, in one line without control characters: a model's names are in it.
+
+    Args:
+        engine: its name and version.
+        doing: what failed: "open" or "run".
+        error: what it raised. Engines have exceptions of their own, and raise UnicodeDecodeError where their own message cannot be read.
+    """
+    reason = " ".join(printable(line) for line in str(error).splitlines()[:3]).strip()
+    if isinstance(error, UnicodeDecodeError):
+        reason = "it is damaged: a name in it is not UTF-8"
+    return EngineError(f"{engine} cannot {doing} the model: {reason[:MAX_REASON] or type(error).__name__}")
 
 
 def open_engine(

@@ -4,11 +4,10 @@ import platform
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.files import quiet_stderr
-from edgecnn.runtime.engines import Tensor
+from edgecnn.runtime.engines import Tensor, refusal
 from edgecnn.runtime.engines.onnx_graph import Graph
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -17,17 +16,8 @@ TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(float)": np.dtype(np.float32),
 }
-REFUSALS = (
-    state.Fail,
-    state.InvalidArgument,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NotImplemented,
-    state.RuntimeException,
-)
-"""What ONNX Runtime raises for a model that it cannot run; none derives from a builtin error but Exception."""
-
-ONLY_ERRORS = 3
+ONLY_FATAL = 4
+"""A session's log severity: errors are raised, and are no news on standard error as well."""
 
 WITHOUT_SATURATION = "session.x64quantprecision"
 """The session entry that turns int8 weights into uint8. Beside uint8 activations int8 ones saturate on x86 processors without VNNI
@@ -59,22 +49,32 @@ class ONNXRuntime:
         """
         self.provider = provider
         self._session = _session(model, num_threads, provider)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-        graph = Graph(model)
-        self.input = _tensor(inputs[0], graph.input_quantization(inputs[0].name))
-        self.output = _tensor(outputs[0], graph.output_quantization(outputs[0].name))
+        try:
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            if len(inputs) != 1 or len(outputs) != 1:
+                raise EngineError(
+                    f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each"
+                )
+            graph = Graph(model)
+            self.input = _tensor(inputs[0], graph.input_quantization(inputs[0].name))
+            self.output = _tensor(outputs[0], graph.output_quantization(outputs[0].name))
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is raised here is about the model
+            raise refusal(f"onnxruntime {self.version}", "open", error) from None
         if self.input.shape[0] not in (-1, 1):
             raise EngineError(f"the model reads {self.input.shape[0]} images at a time, expected 1 or any number")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on a batch, image by image where the model takes one at a time. See `Engine.run`."""
         step = len(batch) if self.input.shape[0] == -1 and len(batch) else 1
-        outputs = [
-            self._session.run([self.output.name], {self.input.name: batch[start : start + step]})[0]
-            for start in range(0, len(batch), step)
-        ]
+        try:
+            outputs = [
+                self._session.run([self.output.name], {self.input.name: batch[start : start + step]})[0]
+                for start in range(0, len(batch), step)
+            ]
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"onnxruntime {self.version}", "run", error) from None
         if not outputs:
             return np.empty((0, *self.output.shape[1:]), self.output.dtype)
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
@@ -90,15 +90,19 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ONLY_ERRORS
+    options.log_severity_level = ONLY_FATAL
     if sums_saturate():
         options.add_session_config_entry(WITHOUT_SATURATION, "1")
+    failed: EngineError | None = None
     with quiet_stderr() as printed:
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[wanted])
-        except REFUSALS as error:
-            raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {error}") from None
+            # by its own fallback it would print on standard output, and open the model a second time
+            session = onnxruntime.InferenceSession(model, options, providers=[wanted], enable_fallback=0)
+        except Exception as error:  # noqa: BLE001 - as above
+            failed = refusal(f"onnxruntime {onnxruntime.__version__}", "open", error)
         said = printed()
+    if failed:
+        raise failed
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
         raise ProviderError(
             f"{wanted} was asked for, the session runs on {', '.join(session.get_providers())}. "

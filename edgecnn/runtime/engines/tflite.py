@@ -1,15 +1,22 @@
 """What the two TFLite engines share: they have the same `Interpreter`."""
 
+import sys
+import threading
 from typing import Any
 
 import numpy as np
 
 from edgecnn.errors import EngineError
-from edgecnn.runtime.engines import Tensor
+from edgecnn.files import quiet_stderr
+from edgecnn.labels import printable
+from edgecnn.runtime.engines import Tensor, refusal
 
 
 class TFLiteEngine:
     """A TFLite model in an `Interpreter`, one image at a time.
+
+    An interpreter has one input and one output tensor, and refuses to run while another thread is in one of its calls. So a lock is held
+    from writing the input to copying the output: threads take turns, each with its own answer.
 
     A subclass gives `name` and `version`, and imports its interpreter.
     """
@@ -29,35 +36,61 @@ class TFLiteEngine:
         Raises:
             EngineError: if the interpreter refuses the model.
         """
-        try:
-            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(f"{self.name} {self.version} cannot open the model: {error}") from None
+        failed: EngineError | None = None
+        with quiet_stderr() as printed:
+            try:
+                self._open(interpreter_class, model, num_threads)
+            except EngineError as error:
+                failed = error
+            except Exception as error:  # noqa: BLE001 - whatever the interpreter raises, it is about the model
+                failed = refusal(f"{self.name} {self.version}", "open", error)
+            lines = printed().splitlines()
+        if failed:
+            raise failed
+        # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
+        sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
+
+    def _open(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
+        self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+        self._interpreter.allocate_tensors()
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        self._lock = threading.Lock()
         self._input_index, self._output_index = inputs[0]["index"], outputs[0]["index"]
         self.input, self.output = _tensor(inputs[0]), _tensor(outputs[0])
 
     @property
     def provider(self) -> str:
         """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
-        operators = self._interpreter._get_ops_details()  # no public call tells
+        try:
+            with self._lock:
+                operators = self._interpreter._get_ops_details()  # no public call tells
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "open", error) from None
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on each image of a batch. See `Engine.run`."""
+        try:
+            return self._run(batch)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "run", error) from None
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
         if len(batch) == 1:
-            self._interpreter.set_tensor(self._input_index, batch)
-            self._interpreter.invoke()
-            return self._interpreter.get_tensor(self._output_index)
+            return self._run_one(batch)
         outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
         for index in range(len(batch)):
-            self._interpreter.set_tensor(self._input_index, batch[index : index + 1])
-            self._interpreter.invoke()
-            outputs[index] = self._interpreter.get_tensor(self._output_index)[0]
+            outputs[index] = self._run_one(batch[index : index + 1])[0]
         return outputs
+
+    def _run_one(self, image: np.ndarray) -> np.ndarray:
+        """Run the model on one image and return a copy of its output, shape (1, num_classes)."""
+        with self._lock:
+            self._interpreter.set_tensor(self._input_index, image)
+            self._interpreter.invoke()
+            return self._interpreter.get_tensor(self._output_index)
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:

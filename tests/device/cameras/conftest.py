@@ -5,6 +5,7 @@ import io
 import mmap
 import os
 import select
+import shlex
 import struct
 import sys
 import textwrap
@@ -57,17 +58,22 @@ def cards():
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Return a function that puts a Python script under a name into the only folder on PATH. The script has `jpeg` and `out`."""
+    """Return a function that puts a Python script under a name into the only folder on PATH. The script has `jpeg` and `out`.
+
+    A shell starts it: the kernel takes no interpreter whose path has a space.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     (tmp_path / "card.jpg").write_bytes(jpeg())
     monkeypatch.setenv("PATH", str(folder))
 
     def put(name, body):
-        start = f"#!{sys.executable} -SE\nimport os, signal, sys, time\nout = sys.stdout.buffer\n"
+        start = "import os, signal, sys, time\nout = sys.stdout.buffer\n"
         start += f"jpeg = open({str(tmp_path / 'card.jpg')!r}, 'rb').read()\n"
+        script = tmp_path / f"{name}.py"
+        script.write_text(start + textwrap.dedent(body))
         path = folder / name
-        path.write_text(start + textwrap.dedent(body))
+        path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-SE", str(script)])} "$@"\n')
         path.chmod(0o755)
         return path
 

@@ -1,7 +1,6 @@
 import contextlib
 import os
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -21,11 +20,8 @@ from edgecnn.errors import CameraError
 pytestmark = pytest.mark.usefixtures("leaks_nothing")
 
 OWN = CameraSettings(width=0, height=0)
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg (apt install ffmpeg)")
-needs_server = pytest.mark.skipif(
-    not (shutil.which("vlc-wrapper") and shutil.which("setpriv")),
-    reason="needs VLC as an RTSP server (apt install vlc-bin vlc-plugin-base)",
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg")
+needs_server = pytest.mark.needs("vlc-wrapper", "setpriv", package="vlc-bin vlc-plugin-base util-linux")
 
 FAKE = """
 open({args!r}, "w").write("\\n".join(sys.argv[1:]))

@@ -1,6 +1,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -249,15 +251,21 @@ def test_a_csi_camera_that_cannot_be_asked_for(program, text, message):
         open_source(text, SETTINGS)
 
 
+DIES = """
+import os, signal
+from edgecnn.device.cameras import open_source
+from edgecnn.device.cameras.source import CameraSettings
+source = open_source("exec:camera", CameraSettings())
+source.read(10)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_an_orphan_ends_at_its_next_frame(program, tmp_path):
     """Where we die without closing, the process meets a closed pipe."""
     program("camera", f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + FOREVER)
-    child = os.fork()
-    if not child:
-        source = open_source("exec:camera", SETTINGS)
-        source.read(10)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    ended = subprocess.run([sys.executable, "-c", DIES], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     process = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
     while alive(process) and time.monotonic() < deadline:

@@ -1,6 +1,5 @@
 import ctypes.util
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -80,7 +79,10 @@ def test_layouts_put_each_field_where_it_was_recorded():
             )
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None or not HEADER.exists(), reason="needs gcc and linux-libc-dev")
+@pytest.mark.needs("gcc")
+@pytest.mark.skipif(
+    not HEADER.exists(), reason="the kernel's header is not on this machine: apt-get install linux-libc-dev"
+)
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="layouts are those of 64-bit systems")
 def test_layouts_and_numbers_are_those_of_the_kernels_header(tmp_path):
     lines = []

@@ -1,0 +1,4 @@
+from edgecnn.runtime import Classifier
+
+classifier = Classifier.load("photos.edgecnn")
+print(classifier.classify("photo.jpg").decision)

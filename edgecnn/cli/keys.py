@@ -1,0 +1,28 @@
+"""`edgecnn train --keys`: what a recipe can say."""
+
+import dataclasses
+import json
+
+from edgecnn.cli.console import emit_json
+
+
+def show_keys(as_json: bool) -> None:
+    """Print every recipe key with its type, default, limits and meaning.
+
+    Args:
+        as_json: whether to print one JSON document, an array of objects.
+    """
+    from edgecnn.recipe import keys
+
+    found = keys()
+    if as_json:
+        emit_json([dataclasses.asdict(key) for key in found])
+        return
+    width = max(len(key.name) for key in found)
+    for key in found:
+        limits = f"; {key.limits}" if key.limits else ""
+        print(f"{key.name:{width}}  {key.type}, default {json.dumps(key.default)}{limits}")
+        print(f"    {key.meaning}")
+    print(
+        "\nIn a recipe file the part before the dot is a table: [train] with epochs = 20. On the command line: --set train.epochs=20."
+    )

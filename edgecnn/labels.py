@@ -1,0 +1,41 @@
+"""Names that somebody else chose: what a class may be called, and how any name is printed on a terminal."""
+
+ABSTAIN = "abstain"
+"""The decision where no score reaches the threshold, or two are too near each other. No class may have this name."""
+
+MAX_LABEL_BYTES = 255
+"""Longest label, in UTF-8: the longest name that a folder can have."""
+
+LINES_AND_DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""The line and paragraph separators, and Unicode's Bidi_Control characters."""
+
+
+def unsafe(character: str) -> bool:
+    """Tell whether a character can move a terminal's cursor, begin a line or turn its direction, or is a surrogate, which is no text."""
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or character in LINES_AND_DIRECTIONS
+
+
+def printable(text: str) -> str:
+    """Return a name so that a terminal shows it on one line: each unsafe character as its escape, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(char.encode("unicode_escape").decode() if unsafe(char) else char for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines without unsafe characters in any of them."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def why_not_a_label(label: str) -> str:
+    """Return why a class cannot have this name; "" if it can."""
+    if not label:
+        return "it is empty"
+    if label == ABSTAIN:
+        return f"{ABSTAIN!r} is the answer where the classifier is unsure"
+    if not label.isprintable() and any(map(unsafe, label)):
+        return "it holds a control character, or one that changes the direction of text"
+    if len(label.encode()) > MAX_LABEL_BYTES:
+        return f"it is longer than {MAX_LABEL_BYTES} bytes"
+    return ""

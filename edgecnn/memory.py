@@ -1,0 +1,125 @@
+"""What decoding an image takes in memory, and what it may take on this machine."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from PIL import Image
+
+from edgecnn.errors import ImageTooLargeError
+
+MEMORY_LIMIT = "EDGECNN_IMAGE_MIB"
+"""The environment variable that says how many MiB decoding an image may take."""
+
+SHARE = 0.5
+"""Of what is available, the share that decoding an image may take where nobody says."""
+
+SMALL_PIXELS = 1_500_000
+"""An image of no more is decoded on any machine, without a look at its memory: that takes 33 MB at most."""
+
+PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+"""What Pillow stores of a pixel, in bytes, by mode; 4 of all others, RGB and LA among them."""
+
+DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
+"""What a decoder takes next to Pillow's image, in bytes a pixel. Measured with Pillow 13.0.0 on images of 12 million pixels."""
+
+
+def require_memory(needed: int) -> None:
+    """Check that decoding an image may take so many bytes: as $EDGECNN_IMAGE_MIB says, else half of what is available.
+
+    Raises:
+        ImageTooLargeError: if it may not; the message says how to allow it.
+    """
+    text = os.environ.get(MEMORY_LIMIT, "")
+    if text.isascii() and text.isdigit():
+        allowed, source = int(text) << 20, f"${MEMORY_LIMIT}"
+    else:
+        available = available_bytes()
+        if available is None:
+            return
+        allowed, source = int(SHARE * available), f"{SHARE:.0%} of what is available"
+    if needed > allowed:
+        mib = -(-needed >> 20)
+        raise ImageTooLargeError(
+            f"decoding it would take about {mib:,} MiB, and {allowed >> 20:,} are allowed ({source}). "
+            f"Make it smaller, or set {MEMORY_LIMIT}={mib}"
+        )
+
+
+def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, data: bytes, turned: bool) -> int:
+    """Return about how much memory decoding an image and resizing it takes at its most, without the encoded file.
+
+    Args:
+        image: opened, its header read; a JPEG after `draft`.
+        full: (width, height) before `draft`.
+        channels: 1 for grey, 3 for RGB.
+        data: the encoded file.
+        turned: whether its EXIF orientation turns or mirrors it.
+    """
+    stored = PIXEL_BYTES.get(image.mode, 4)
+    mode, result = ("L", 1) if channels == 1 else ("RGB", 4)
+    converting = stored + (0 if image.mode == mode else result)
+    pixel = max(
+        DECODER_BYTES.get(image.format or "", 0) + stored, converting, 2 * result if turned else 0, result + channels
+    )
+    coefficients = 0
+    if image.format == "JPEG" and not in_one_scan(data):
+        coefficients = 2 * len(image.getbands()) * full[0] * full[1]  # of the whole image, however small the result
+    return image.width * image.height * pixel + coefficients
+
+
+def in_one_scan(data: bytes) -> bool:
+    """Tell whether a JPEG is decoded line by line: a baseline one whose first scan has all of its components."""
+    position, components = 2, 0
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in (0xC0, 0xC1):
+            components = data[position + 9]
+        elif marker == 0xDA:
+            return components == data[position + 4]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def available_bytes(root: str = "/") -> int | None:
+    """Return the bytes that can be had without swapping: MemAvailable, or less where a control group's limit is lower.
+
+    A group's limit is taken as a whole, whatever its processes use of it already: most of that is cache, which makes room.
+
+    Args:
+        root: where the file system begins; another one in tests.
+
+    Returns:
+        The bytes; None where the system does not say, as on macOS.
+    """
+    known = [*_free(root), *_limits(root)]
+    return min(known, default=None)
+
+
+def _free(root: str) -> Iterator[int]:
+    for line in _lines(root, "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _limits(root: str) -> Iterator[int]:
+    """Yield the limits of this process's control group and of those above it, version 2 or 1."""
+    for line in _lines(root, "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, name = "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        groups = path.strip("/").split("/")
+        for depth in range(len(groups) + 1):
+            for text in _lines(root, os.path.join(base, *groups[:depth], name)):
+                if text.isdigit():  # "max" is none
+                    yield int(text)
+
+
+def _lines(root: str, path: str) -> list[str]:
+    with contextlib.suppress(OSError), open(os.path.join(root, path), encoding="ascii", errors="replace") as file:
+        return file.read().splitlines()
+    return []

@@ -1,0 +1,53 @@
+"""Pillow images in the two forms that a model reads, 8-bit grey and RGB, and as arrays."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+BAND_PIXELS = 500_000
+"""A larger image is converted in bands of so many pixels: otherwise both forms of all of it, and those in between, would be in memory."""
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    if image.width * image.height <= BAND_PIXELS:
+        return _converted(image, mode)
+    result = Image.new(mode, image.size)
+    for top, bottom in _bands(image):
+        box = (0, top, image.width, bottom)
+        result.paste(_converted(image.crop(box), mode), box)
+    return result
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        samples = np.asarray(image)
+        if samples.dtype.kind != "u" or samples.dtype.itemsize != 2:
+            samples = np.clip(samples, 0, 65535)
+        image = Image.fromarray((samples.astype(np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """Return an image's pixels: uint8, shape (rows, columns) or (rows, columns, 3)."""
+    if image.width * image.height <= BAND_PIXELS:
+        return np.asarray(image)  # takes the pixels twice for a moment
+    shape = (image.height, image.width)
+    pixels = np.empty(shape if image.mode == "L" else (*shape, 3), np.uint8)
+    for top, bottom in _bands(image):
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """Yield (top, bottom) of bands of whole rows that cover an image."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, min(top + rows, image.height)

@@ -1,0 +1,188 @@
+"""The input range of a model that edgecnn did not make: which real value it reads for a pixel, tried on labelled images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.data import Dataset, Split
+from edgecnn.export.calibration import balanced
+from edgecnn.recipe import INPUT_RANGES
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import Tensor
+from edgecnn.verify.calibration import nll
+from edgecnn.verify.foreign import is_scores
+from edgecnn.verify.statistics import mcnemar_exact
+
+AUTO = "auto"
+IMAGES = 200
+"""Images that ranges are tried on, as many of each class as there are."""
+
+ENOUGH = 100
+"""Validation images that do without training images."""
+
+FAR, P = 0.1, 0.001
+"""Another range is far better where it has this share of the images more right, and one-sided McNemar's p is below P."""
+
+CLOSE = 0.05
+"""Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A model's answers under one input range: which are right, and their mean negative log-likelihood in nats."""
+
+    name: str
+    scale: float
+    zero_point: int
+    right: np.ndarray
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the images with a right answer."""
+        return float(np.mean(self.right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRange:
+    """The range that a model is given: real = scale * (pixel - 128 - zero_point). `text` says why; `warning` is None or what is wrong."""
+
+    name: str
+    scale: float
+    zero_point: int
+    text: str
+    warning: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Images to try ranges on, and what to call them."""
+
+    images: np.ndarray
+    classes: np.ndarray
+    name: str
+
+
+def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
+    """Draw IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH.
+
+    Args:
+        splits: validation and training images, as far as there are any; neither has to be there with `compared`.
+        compared: the images of the comparison, taken where there are no others.
+    """
+    loaded = {name: split for name, split in splits.items() if len(split.classes)}
+    name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
+    if not loaded:
+        assert compared is not None
+        loaded, name = {"test": compared}, "of the compared images, for there are no others"
+    whole = Split(
+        images=np.concatenate([split.images for split in loaded.values()]),
+        classes=np.concatenate([split.classes for split in loaded.values()]),
+        sources=(),
+    )
+    chosen = balanced(whole, IMAGES, 1)
+    return Labelled(images=whole.images[chosen], classes=whole.classes[chosen], name=f"{len(chosen)} {name}")
+
+
+def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
+    """Return the splits that ranges are tried on: never the test split."""
+    wanted = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
+    return tuple(split for split in wanted if dataset.sizes[split])
+
+
+def find_range(
+    call: Callable[[np.ndarray, float, int], np.ndarray],
+    entry: Tensor | None,
+    images: Labelled,
+    given: str | tuple[float, int] = AUTO,
+) -> InputRange:
+    """Choose a model's input range, or hold the one that was given against the usual ones.
+
+    For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
+    take chance, the one with the smallest negative log-likelihood. Right answers alone do not tell: a network of ReLUs with small biases
+    answers the same for 0 to 1 and 0 to 255, and is 255 times as sure.
+
+    Args:
+        call: takes pixels, scale and zero point and returns logits or scores, float32 (n, num_classes).
+        entry: the input of a model file; None where it is float.
+        images: to try ranges on.
+        given: "auto", a name of INPUT_RANGES, or a scale and a zero point.
+
+    Returns:
+        The range, with a warning where it was given and another one is far better.
+    """
+    if (
+        entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale
+    ):  # `Foreign.outputs` gives it codes
+        zero_point = -128 if entry.dtype == np.uint8 else 0
+        return InputRange(
+            name="codes", scale=1.0, zero_point=zero_point, text=f"for its input is {entry.dtype} without a scale"
+        )
+    if given == AUTO and (name := declared(entry)):
+        scale, zero_point = INPUT_RANGES[name]
+        return InputRange(name=name, scale=scale, zero_point=zero_point, text="as its input's quantization says")
+
+    def tried(name: str, scale: float, zero_point: int) -> Trial:
+        values = call(images.images, scale, zero_point)
+        scores = values if is_scores(values, 0.0) else softmax(values)
+        return Trial(
+            name=name,
+            scale=scale,
+            zero_point=zero_point,
+            right=np.argmax(values, axis=1) == images.classes,
+            loss=nll(np.log(np.clip(scores, 1e-7, 1)), images.classes),
+        )
+
+    trials = [tried(name, *numbers) for name, numbers in INPUT_RANGES.items()]
+    top = max(trials, key=lambda trial: trial.accuracy)
+    best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
+    if given == AUTO:
+        text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
+        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text)
+    if isinstance(given, str):
+        own = next(trial for trial in trials if trial.name == given)
+    else:
+        own = next((trial for trial in trials if (trial.scale, trial.zero_point) == given), None) or tried(
+            "given", *given
+        )
+    warning = None
+    if best.accuracy - own.accuracy >= FAR and better(best, own) < P:
+        warning = (
+            f"the input range is probably wrong: {own.accuracy:.1%} of {images.name} right with {spelled(own.scale, own.zero_point)}, "
+            f"{best.accuracy:.1%} with {spelled(best.scale, best.zero_point)}. Try --input-range {best.name}"
+        )
+    return InputRange(name=own.name, scale=own.scale, zero_point=own.zero_point, text="as given", warning=warning)
+
+
+def better(one: Trial, other: Trial) -> float:
+    """Return McNemar's one-sided p: small where one trial is right more often than the other."""
+    return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
+
+
+def declared(entry: Tensor | None) -> str | None:
+    """Return the usual range that a quantized input can hold and no more; None where it is float, or holds another."""
+    if entry is None or not entry.scale or not np.issubdtype(entry.dtype, np.integer):
+        return None
+    limits = np.iinfo(entry.dtype)
+    ends = entry.scale * (np.array([limits.min, limits.max], np.float64) - entry.zero_point)
+    room = 0.05 * (ends[1] - ends[0])
+    for name, (scale, zero_point) in INPUT_RANGES.items():
+        if np.all(np.abs(scale * (np.array([-128.0, 127.0]) - zero_point) - ends) <= room):
+            return name
+    return None
+
+
+def spelled(scale: float, zero_point: int) -> str:
+    """Return a range as the real values of a black and a white pixel."""
+    low, high = (scale * (code - zero_point) for code in (-128, 127))
+    return f"{low:.4g} to {high:.4g}"
+
+
+def line(model: str, found: InputRange) -> str:
+    """Return in words which range a model is given, and why."""
+    return f"{model} reads pixels as {spelled(found.scale, found.zero_point)} ({found.name}), {found.text}"
+
+
+def _figures(trials: Sequence[Trial]) -> str:
+    return ", ".join(f"{trial.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)

@@ -1,0 +1,99 @@
+"""Lines on standard output are whole, whatever interrupts them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from edgecnn.runtime.engines import engines_for, is_installed
+
+UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+needs_engine = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+
+def messages(command, **options):
+    """Run a command whose standard output is a socket that keeps writes apart; return what each write held."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, subprocess.Popen(command, stdout=theirs, env=UNBUFFERED, **options) as process:
+        theirs.close()
+        ours.settimeout(60)
+        writes = []
+        while data := ours.recv(1 << 20):
+            writes.append(data)
+    assert process.returncode == 0
+    return writes
+
+
+@needs_engine
+@pytest.mark.parametrize("source", ["synthetic:64x48?frames=20", "photo.png"])
+@pytest.mark.parametrize("json_", [True, False])
+def test_each_line_is_one_write(tmp_path, root, source, json_):
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), (9, 99, 199)).save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "edgecnn", "classify", source, *(["--json"] if json_ else [])]
+    writes = messages(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    assert writes
+    for data in writes:
+        assert data.endswith(b"\n") and data.count(b"\n") == 1
+        if json_:
+            json.loads(data)
+
+
+@pytest.mark.parametrize("command", ["targets", "cameras"])
+def test_a_document_is_one_write(command):
+    (data,) = messages([sys.executable, "-m", "edgecnn", command, "--json"])
+    json.loads(data)
+
+
+INTERRUPTED = """
+import signal, sys
+from edgecnn.cli.console import emit_line
+
+class Stop(Exception): pass
+
+def stop(number, frame):
+    raise Stop
+
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+try:
+    emit_line('"' + "a" * 500_000 + '"')
+except Stop:
+    sys.stderr.write("stopped\\n")
+    sys.stderr.flush()
+emit_line('"the next one"')
+"""
+
+
+def test_a_long_line_that_a_signal_interrupts_is_finished_before_the_next(tmp_path):
+    """The pipe holds 64 KiB: the write waits for its reader when the signal comes."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=UNBUFFERED
+    )
+    assert process.stderr.readline() == b"stopped\n"
+    out, _ = process.communicate(timeout=60)
+    assert [len(json.loads(line)) for line in out.splitlines()] == [500_000, 12]
+
+
+@needs_engine
+def test_every_line_of_a_stream_that_is_ended_parses(tmp_path):
+    for number in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgecnn", "classify", "synthetic:64x48", "--json"],
+            cwd=tmp_path, env=UNBUFFERED, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        lines = [process.stdout.readline() for _ in range(2 + 5 * number)]
+        process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+        lines += process.communicate(timeout=60)[0].splitlines(keepends=True)
+        assert process.returncode == (130 if number % 2 else 143)
+        for line in lines:
+            assert line.endswith(b"\n") and json.loads(line)
+        assert json.loads(lines[-1])["event"] == "ended"

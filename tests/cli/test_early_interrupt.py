@@ -1,0 +1,78 @@
+"""Ctrl-C while a command starts: a real SIGINT at the import of one module after the other."""
+
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+from edgecnn.runtime.engines import engines_for, is_installed
+
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+INTERRUPT = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.stderr.write("now\\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["edgecnn", *{arguments!r}]
+{start}
+"""
+AS_MODULE = 'runpy.run_module("edgecnn", run_name="__main__", alter_sys=True)'
+
+
+@pytest.fixture(scope="module")
+def as_script(root):
+    """What an installed `edgecnn` runs."""
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["edgecnn"].partition(":")
+    return f"from {module} import {function}\nsys.exit({function}())"
+
+
+@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize(
+    "module", ["edgecnn.cli", "typer", "typer.core", "edgecnn.errors", "edgecnn.cli.classify", "edgecnn.runtime.classifier",
+               "numpy", "PIL.Image", "ai_edge_litert"]
+)  # fmt: skip
+def test_ctrl_c_while_it_starts_is_quiet(tmp_path, as_script, module, script):
+    if module == "ai_edge_litert" and not is_installed("litert"):
+        pytest.skip("LiteRT is not installed")
+    code = INTERRUPT.format(
+        module=module,
+        arguments=["classify", "synthetic:64x48?frames=1", "--json"],
+        start=as_script if script else AS_MODULE,
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.startswith("now\n")
+    assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["targets"], ["train", "--help"], ["classify", "synthetic:64x48"]])
+def test_ctrl_c_at_a_moment_that_nobody_chose(tmp_path, arguments):
+    """From the first line of `edgecnn` on; what Python does before is not ours."""
+    code = "import sys; from edgecnn.__main__ import run; print('ready', file=sys.stderr, flush=True); run()"
+    for delay in (0.002, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr.readline() == "ready\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert "Traceback" not in err and "KeyboardInterrupt" not in err, (delay, err)
+        assert process.returncode in ((130,) if arguments[0] == "classify" else (130, 0)), delay

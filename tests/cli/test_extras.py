@@ -1,0 +1,78 @@
+"""A package that an extra brings and is not there is one line; a broken import of edgecnn's own keeps its traceback."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+
+from edgecnn.cli.extras import TRAIN, installed_from, missing_extra
+from edgecnn.errors import MissingExtraError
+
+CODE = """
+import sys
+from edgecnn.cli import main
+sys.modules[{module!r}] = None
+sys.argv = ["edgecnn", "networks"]
+main()
+"""
+
+
+def networks_without(root, module):
+    code = CODE.format(module=module)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["tensorflow", "tf_keras"])
+def test_a_missing_package_of_an_extra_names_the_extra(root, module):
+    result = networks_without(root, module)
+    assert result.returncode == MissingExtraError.exit_code == 28
+    assert "Traceback" not in result.stderr
+    assert f"needs {module}, which the base installation leaves out" in result.stderr
+    assert result.stderr.rstrip().endswith("[train]'")
+
+
+@pytest.mark.parametrize("module", ["edgecnn.networks", "edgecnn.report.table"])
+def test_any_other_missing_module_keeps_its_traceback(root, module):
+    result = networks_without(root, module)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "ModuleNotFoundError" in result.stderr
+
+
+def test_all_of_the_extra_is_known(root):
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extra]
+    modules = {"scikit-learn": "sklearn"}
+    assert list(TRAIN) == [modules.get(name, name.replace("-", "_")) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, "'edgecnn[train]'"),
+        ('{"url": "https://example.org/edgecnn.whl", "archive_info": {}}', "'edgecnn[train]'"),
+        ('{"url": "file:///home/me/my%20edgecnn", "dir_info": {}}', "'/home/me/my edgecnn[train]'"),
+        ('{"url": "file:///src/edgecnn", "dir_info": {"editable": true}}', "-e '/src/edgecnn[train]'"),
+        (
+            '{"url": "file:///dist/edgecnn-1-py3-none-any.whl", "archive_info": {}}',
+            "'/dist/edgecnn-1-py3-none-any.whl[train]'",
+        ),
+    ],
+)
+def test_the_advice_installs_from_where_this_one_came(monkeypatch, origin, expected):
+    class Installed:
+        def read_text(self, name):
+            return origin if name == "direct_url.json" else None
+
+    monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
+    assert installed_from() == expected
+
+
+def test_only_modules_of_the_extra_count():
+    assert missing_extra(ModuleNotFoundError(name="tensorflow.python")) is not None
+    assert missing_extra(ModuleNotFoundError(name="edgecnn.train")) is None
+    assert missing_extra(ModuleNotFoundError()) is None

@@ -1,0 +1,219 @@
+"""Every command line in the README and the documents names options that exist, and is run, or listed with the reason why not."""
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+from edgecnn.cli import COMMANDS, app
+
+UsageError = typer.BadParameter.__base__  # typer carries its own click
+ROOT = Path(__file__).parent.parent.parent
+FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
+PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
+LANGUAGES = {"sh", "text", "toml", "ini", "python", ""}
+"""Of a fenced block. Commands stand in `sh` alone; the README has one picture without a language."""
+
+TRAINING = "minutes of training; the run of the session's fixture is a real one"
+CAMERA = "needs a camera, a network stream or a video; tests/device/cameras has fakes of each"
+QEMU = "needs QEMU and Debian's packages; tests/verify/test_emulated.py runs it"
+INSTALL = "installs from a network; make test and make release do"
+BENCH = "minutes of measuring"
+REPOSITORY = "writes into the repository, or is what runs these tests"
+NOT_RUN = {
+    r"pip install .*": INSTALL,
+    r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
+    r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
+    r"python tools/bench/.*": BENCH,
+    r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark_command.py measures less",
+    r"edgecnn train (?!.*--dry-run).*": TRAINING,
+    r"edgecnn (classify|capture) .*--camera.*": CAMERA,
+    r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
+    r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
+    r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
+    r"edgecnn verify --on .*": QEMU,
+    r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
+    r"edgecnn export --from .*|edgecnn verify --reference .*": "needs models of other programs; tests/export and tests/verify make them",
+}  # fmt: skip
+"""Lines that no test here runs, as regular expressions of whole lines, and why."""
+
+OTHER_CODES = {
+    "edgecnn doctor": (26,),  # a machine may have what doctor calls an error
+    "edgecnn bundle --target-error": (23,),  # the tiny model is no good
+    "edgecnn verify --max-drop 0.5 --confident": (14,),
+}
+"""How a line begins that may end with another exit code than 0."""
+
+
+class Line(NamedTuple):
+    """A command line of a page."""
+
+    page: str
+    number: int
+    text: str
+
+
+def lines_of(page: str, text: str) -> list[Line]:
+    """Return the command lines of a page: those in its blocks marked sh, without comments."""
+    lines, language = [], None
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = re.match(r" *```(.*)$", line)
+        if fence:
+            assert language is not None or fence[1] in LANGUAGES, (
+                f"{page}:{number}: a block of unknown language {fence[1]!r}"
+            )
+            language = fence[1] if language is None else None
+        elif language == "sh" and line.strip():
+            lines.append(Line(page, number, line.strip()))
+    return lines
+
+
+def documented() -> list[Line]:
+    return [line for page in PAGES for line in lines_of(page.name, page.read_text(encoding="utf-8"))]
+
+
+def examples_in_help() -> list[Line]:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        pages = importlib.import_module("docs")
+    finally:
+        sys.path.pop(0)
+    return [line for name in COMMANDS for line in lines_of(f"edgecnn {name} --help", pages.command_page(name))]
+
+
+def reason_not_to_run(text: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, text)), None)
+
+
+def built(name: str):
+    return typer.main.get_command(app).get_command(None, name)
+
+
+def parse(words: list[str]) -> None:
+    """Parse one program's command line as the program itself does, without running it."""
+    program, *arguments = words
+    if program == "edgecnn":
+        name, *arguments = arguments
+        assert name in COMMANDS, f"there is no command {name}"
+        built(name).make_context(f"edgecnn {name}", arguments)
+    elif program in ("python", ".venv/bin/python"):
+        script = ROOT / arguments[0]
+        if arguments[0] == "-m":
+            assert arguments[1] == "pytest"
+            script = ROOT / arguments[-1]
+            arguments = []
+        assert script.is_file(), f"there is no {script}"
+        source = script.read_text(encoding="utf-8")
+        for option in [item for item in arguments if item.startswith("--")]:
+            assert f'"{option}"' in source, f"{script.name} has no {option}"
+    elif program == "make":
+        for target in arguments:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"no target {target}"
+    elif program == "pip":
+        for name in re.findall(r"\.\[([a-z,]+)\]", " ".join(arguments)):
+            assert f"\n{name} = [" in (ROOT / "pyproject.toml").read_text(), f"there is no extra {name}"
+    else:
+        assert program == "find", f"{program} is a program that this test does not know"
+
+
+def programs(text: str) -> list[list[str]]:
+    return [shlex.split(part) for part in text.split(" | ")]
+
+
+@pytest.mark.parametrize("line", documented() + examples_in_help(), ids=lambda line: f"{line.page}:{line.number}")
+def test_a_command_line_is_one_that_the_program_takes(line):
+    for words in programs(line.text):
+        try:
+            parse(words)
+        except UsageError as error:
+            pytest.fail(f"{line.page}:{line.number}: {line.text}: {error.format_message()}")
+
+
+def test_an_option_that_does_not_exist_is_noticed():
+    for wrong in ("edgecnn verify --max-dorp 1", "edgecnn train --epochs many", "edgecnn capture --camera"):
+        with pytest.raises(UsageError):
+            parse(wrong.split())
+    for wrong in ("edgecnn verfy", "python tools/readme.py --chek", "make tset", "pip install .[trian]"):
+        with pytest.raises(AssertionError):
+            parse(wrong.split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_running_text_exist(page):
+    for span in re.findall(r"`(edgecnn [a-z][^`]*)`", page.read_text(encoding="utf-8")):
+        name, *words = span.split()[1:]
+        assert name in COMMANDS, span
+        known = {option for parameter in built(name).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, span
+
+
+def test_every_line_that_is_not_run_is_listed_once_and_every_entry_is_of_use():
+    texts = {line.text for line in documented()}
+    for pattern in NOT_RUN:
+        assert any(re.fullmatch(pattern, text) for text in texts), f"no line is like {pattern!r}: take it out"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, finished_run, tiny_recipe):
+    """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
+    from PIL import Image
+
+    from edgecnn.data import open_dataset
+    from edgecnn.pipeline import bundle_path
+    from edgecnn.recipe import DataRecipe
+    from edgecnn.runs import Run
+
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = Run(folder / "runs" / finished_run.name)
+        shutil.copytree(finished_run.path, run.path)
+        run.make_latest()
+        for path in (bundle_path(run), *run.path.glob("model-*.*")):
+            path.unlink()
+        shutil.copy(bundle_path(finished_run), "photos.edgecnn")
+        shutil.copy(tiny_recipe, "recipe.toml")
+        dataset = open_dataset(DataRecipe(source="digits"))
+        split = dataset.load(("validation",), height=8, width=8, channels=1, stage="demo")["validation"]
+        pictures = [Image.fromarray(pixels[:, :, 0]).resize((64, 64)) for pixels in split.images[:60]]
+        for index, picture in enumerate(pictures):
+            place = Path("photos", "cat" if index % 2 else "dog")
+            place.mkdir(parents=True, exist_ok=True)
+            picture.save(place / f"{index}.png")
+        Path("images").mkdir()
+        for path in ("photo.jpg", "images/one.jpg"):
+            pictures[0].save(path)
+    return folder
+
+
+RUN: set[str] = set()
+"""Lines that a page has run: another page's need not be run again."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_lines_of_a_page_run(page, edgecnn, request, monkeypatch):
+    texts = [line.text for line in lines_of(page.name, page.read_text(encoding="utf-8"))]
+    texts = [text for text in texts if reason_not_to_run(text) is None and text not in RUN]
+    if not texts:
+        pytest.skip("it has no line that runs here and was not run for another page")
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    monkeypatch.chdir(request.getfixturevalue("workplace"))
+    for text in texts:
+        if "--out photos.edgecnn" in text and "--force" not in text:
+            Path("photos.edgecnn").unlink()
+        (_, *arguments), *others = programs(text)
+        result = edgecnn(*arguments)
+        allowed = next((codes for start, codes in OTHER_CODES.items() if text.startswith(start)), ())
+        assert result.code in (0, *allowed), f"{page.name}: {text}: exit code {result.code}\n{result.err}"
+        for _, script, *rest in others:
+            command = [sys.executable, ROOT / script, *rest]
+            done = subprocess.run(command, input=result.out, capture_output=True, text=True)
+            assert done.returncode == 0 and done.stdout, f"{page.name}: {text}: {done.stderr}"
+        RUN.add(text)

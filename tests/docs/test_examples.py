@@ -1,0 +1,66 @@
+"""The programs in docs/examples run, and the README's is one of them."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.runtime.default import SHIPPED
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+LINES = (
+    '{"event": "state_changed", "ts": "T1", "previous": null, "state": "cat"}\n{"seq": 4}\n'
+    '{"event": "camera_lost", "ts": "T2"}\n'
+)
+PRINTS = {
+    "first.py": r"(airplane|automobile|bird|cat|deer|dog|frog|horse|ship|truck|abstain)\n",
+    "folder.py": r"images/damaged\.jpg,,.+\nimages/one\.jpg,[a-z]+,[01]\.\d{4}\n",
+    "unsure.py": r"ask a person\n|[a-z]+\n",
+    "frame.py": r"\[\('[a-z]+', [\d.]+\), \('[a-z]+', [\d.]+\)\]\n\{'decode': .*\}\n",
+    "states.py": r"T1  None -> cat\nT2  camera_lost\n",
+    "net.py": "",
+}
+"""What each example prints, as a regular expression."""
+
+
+def test_every_example_is_known():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == PRINTS.keys()
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_an_example_runs(name, tmp_path):
+    if name == "net.py":
+        pytest.importorskip("tf_keras", reason="the workstation side needs the train extra")
+    shutil.copy(ROOT / "models" / SHIPPED / f"{SHIPPED}.edgecnn", tmp_path / "photos.edgecnn")
+    (tmp_path / "images").mkdir()
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8))
+    picture.save(tmp_path / "photo.jpg")
+    picture.save(tmp_path / "images" / "one.jpg")
+    (tmp_path / "images" / "damaged.jpg").write_bytes(b"no image")
+    command = [sys.executable, EXAMPLES / name]
+    done = subprocess.run(command, cwd=tmp_path, input=LINES, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(PRINTS[name], done.stdout), done.stdout
+
+
+def test_the_network_of_the_examples_is_one_that_trains(monkeypatch):
+    pytest.importorskip("tf_keras", reason="the workstation side needs the train extra")
+    from edgecnn.networks import build_network
+
+    model = build_network(f"{EXAMPLES / 'net.py'}:build", 16, 16, 3, 4)
+    assert model.output_shape == (None, 4)
+
+
+def test_python_in_the_pages_is_an_example():
+    """The README repeats the first; the site's pages include the files themselves. `docs/style.md` shows a docstring."""
+    readme = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert readme == [(EXAMPLES / "first.py").read_text(encoding="utf-8")]
+    for page in set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "style.md"}:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert re.fullmatch(r'\s*--8<-- "docs/examples/\w+\.py"\s*', block), page.name

@@ -1,0 +1,104 @@
+"""The site builds without a warning, fetches nothing, and has what the code has."""
+
+import dataclasses
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgecnn import errors
+from edgecnn.cli import COMMANDS
+from edgecnn.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def hook():
+    """tools/docs.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")
+        yield importlib.import_module("docs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built with --strict: a broken link, anchor or generated part fails."""
+    pytest.importorskip("mkdocs", reason="the site needs the docs extra")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_has_a_page_for_each_command_and_model(site):
+    assert {path.stem for path in (site / "commands").glob("*.html")} == set(COMMANDS)
+    assert {path.stem for path in (site / "models").glob("*.html")} == {
+        path.parent.name for path in (ROOT / "models").glob("*/card.md")
+    }
+    assert {path.name for path in (site / "schemas").iterdir()} == {"result.schema.json", "parity.schema.json"}
+
+
+def test_no_page_fetches_anything_from_a_network(site):
+    fetched = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//"""
+    )
+    inside = re.compile(r"url\([\"']?(?:https?:)?//|@import")
+    for path in site.rglob("*"):
+        if path.suffix == ".html":
+            assert not fetched.search(path.read_text(encoding="utf-8")), path
+        if path.suffix in (".css", ".svg"):
+            assert not inside.search(path.read_text(encoding="utf-8")), path
+
+
+def test_no_marker_is_left_and_every_page_has_its_text(site):
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "<!-- generate" not in text and "--8&lt;--" not in text, path
+    python = (site / "python.html").read_text(encoding="utf-8")
+    assert "Load a bundle and open one of its models" in python
+
+
+def test_every_error_has_a_section_that_says_what_to_do(hook):
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n\n<!-- generate: error \1 -->\n\n(.+)$", page, re.MULTILINE))
+    kinds = hook.error_kinds()
+    assert kinds.pop("EdgeCNNError") is errors.EdgeCNNError
+    assert list(sections) == list(kinds), "in the order of their exit codes"
+    table = hook.error_table()
+    for name, kind in kinds.items():
+        assert f"| {kind.exit_code} | [`{name}`](#{name.lower()}) |" in table
+
+
+def test_every_recipe_key_is_in_the_page_on_recipes(hook):
+    page = hook.recipe_keys()
+
+    def keys(kind, prefix=""):
+        for entry in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(entry.type):
+                yield from keys(entry.type, f"{prefix}{entry.name}.")
+            else:
+                yield f"{prefix}{entry.name}"
+
+    assert len(list(keys(Recipe))) > 30
+    for key in keys(Recipe):
+        assert f"| `{key}` |" in page, key
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_page_has_every_option(hook, command):
+    page = hook.command_page(command)
+    for parameter in hook.built_command(command).params:
+        for option in parameter.opts if parameter.param_type_name == "option" else ():
+            assert option in page
+    assert f"](commands/{command}.md)" in hook.command_table()
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130

@@ -1,0 +1,190 @@
+"""What decoding an image takes is known before it is decoded, and must fit the machine."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from edgecnn import images, memory
+from edgecnn.errors import ImageTooLargeError
+
+MIB = 1 << 20
+PHOTO = (4000, 3000)
+"""12 million pixels, as telephones take them."""
+
+
+def encoded(mode, format_, size=PHOTO, orientation=1, **options):
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    image = Image.fromarray(np.zeros(size[::-1], np.uint16)) if mode == "I;16" else Image.new(mode, size)
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options, **({"exif": exif} if orientation > 1 else {}))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """Make this machine one that has so many MiB available."""
+    monkeypatch.delenv(memory.MEMORY_LIMIT, raising=False)
+    return lambda mib: monkeypatch.setattr(memory, "available_bytes", lambda: None if mib is None else mib * MIB)
+
+
+PHOTOS = {
+    "JPEG": ("RGB", "jpeg", {}),
+    "progressive JPEG": ("RGB", "jpeg", {"progressive": True, "subsampling": "4:4:4"}),
+    "turned JPEG": ("RGB", "jpeg", {"orientation": 6}),
+    "PNG": ("RGB", "png", {}),
+    "PNG with transparency": ("RGBA", "png", {}),
+    "turned PNG": ("RGBA", "png", {"orientation": 8}),
+    "16-bit PNG": ("I;16", "png", {}),
+}
+
+
+@pytest.mark.parametrize("kind", PHOTOS)
+def test_a_photo_of_12_megapixels_is_classified_on_a_board_of_512_mb(board, kind):
+    """A Raspberry Pi Zero 2 W has about 290 MiB available, and 230 once edgecnn and the file are in memory."""
+    board(230)
+    mode, format_, options = PHOTOS[kind]
+    assert images.load(encoded(mode, format_, **options), 96, 96, 3).shape == (96, 96, 3)
+
+
+BOMBS = {
+    "WebP": ("RGB", "webp", (10_000, 9_000)),
+    "one-bit PNG": ("1", "png", (10_000, 10_000)),
+    "PNG": ("RGB", "png", (6_000, 4_000)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_that_takes_more_than_the_board_has(board, kind):
+    mode, format_, size = BOMBS[kind]
+    if format_ == "webp" and not features.check("webp"):
+        pytest.skip("this Pillow has no WebP")
+    if format_ == "webp":  # encoding 90 megapixels would take long: the header of a small one says so
+        data = bytearray(encoded(mode, format_, (16, 16), lossless=True))
+        start = data.index(b"VP8L") + 9
+        data[start : start + 4] = ((size[0] - 1) | (size[1] - 1) << 14).to_bytes(4, "little")
+        data = bytes(data)
+    else:
+        data = encoded(mode, format_, size)
+    assert len(data) < 200_000
+    board(290)
+    with pytest.raises(ImageTooLargeError, match=r"would take about [\d,]+ MiB, and 145 are allowed \(50% of what is"):
+        images.load(data, 96, 96, 3)
+    assert images.probe(data) == (size[1], size[0], 1 if mode == "1" else 3), "the header alone takes nothing"
+
+
+def test_the_message_says_how_to_allow_it(board, monkeypatch):
+    data = encoded("RGB", "png", (3000, 2000))
+    board(50)
+    with pytest.raises(ImageTooLargeError) as error:
+        images.decode(data)
+    setting = str(error.value).rpartition(" ")[2]
+    name, _, value = setting.partition("=")
+    assert name == "EDGECNN_IMAGE_MIB" and 40 <= int(value) <= 60
+    monkeypatch.setenv(name, value)
+    assert images.decode(data).size == (3000, 2000)
+    monkeypatch.setenv(name, str(int(value) - 1))
+    with pytest.raises(ImageTooLargeError, match=r"\$EDGECNN_IMAGE_MIB"):
+        images.decode(data)
+
+
+def test_a_machine_that_does_not_say_what_it_has(board):
+    board(None)
+    assert images.decode(encoded("L", "png", (2000, 2000)), 1).size == (2000, 2000)
+
+
+def test_small_images_need_no_look_at_the_memory(monkeypatch):
+    """A frame is decoded thirty times a second."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: pytest.fail("it was looked at"))
+    images.load(encoded("RGB", "jpeg", (1280, 960)), 32, 32, 3)
+    images.load(encoded("RGBA", "png", (640, 480)), 32, 32, 3)
+
+
+PEAK = """
+import json, sys
+from PIL import Image
+from edgecnn import images, memory
+
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+data = images.read_file(sys.argv[1])
+least = (224, 224)
+with images._opened(data) as image:  # imports the decoder
+    full = image.size
+    image.draft(None, (448, 448))
+    foretold = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak begins anew
+before = status("VmRSS")
+images.load(data, *least, 3)
+print(json.dumps([foretold, status("VmHWM") - before]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux gives it")
+@pytest.mark.parametrize("kind", ["progressive JPEG", "JPEG", "PNG", "turned PNG", "16-bit PNG", "grey PNG", "WebP"])
+def test_what_is_foretold_is_what_it_takes(tmp_path, root, kind):
+    """At most a tenth and 16 MB more (bands and the decoder's own), and not less than a third of it: no photo is refused for nothing."""
+    mode, format_, options = {**PHOTOS, "grey PNG": ("L", "png", {}), "WebP": ("RGB", "webp", {"method": 0})}[kind]
+    if format_ == "webp" and not features.check("webp"):
+        pytest.skip("this Pillow has no WebP")
+    path = tmp_path / "photo"
+    path.write_bytes(encoded(mode, format_, **options))
+    result = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, cwd=root, check=True)
+    foretold, taken = json.loads(result.stdout)
+    assert taken <= 1.1 * foretold + 16e6 and foretold <= 3 * taken + 16e6, (foretold / 1e6, taken / 1e6)
+
+
+class TestScans:
+    @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+    def test_baseline(self, mode):
+        assert memory.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))
+        assert not memory.in_one_scan(encoded(mode, "jpeg", (64, 64), progressive=True))
+
+    def test_a_scan_for_each_colour_takes_as_much_as_a_progressive_one(self):
+        data = bytearray(encoded("RGB", "jpeg", (64, 64)))
+        data[data.index(b"\xff\xda") + 4] = 1
+        assert not memory.in_one_scan(bytes(data))
+
+    def test_what_cannot_be_followed_is_taken_for_the_worst(self):
+        data = encoded("RGB", "jpeg", (64, 64))
+        for damaged in (b"", data[:30], data[:2] + b"\0" + data[2:], b"\xff\xd8" + b"\xff\xc0\0\0" * 4):
+            assert not memory.in_one_scan(damaged)
+
+
+class TestAvailable:
+    @pytest.fixture
+    def machine(self, tmp_path):
+        def make(files):
+            for name, text in {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n", **files}.items():
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_text(text)
+            return memory.available_bytes(str(tmp_path))
+
+        return make
+
+    def test_what_linux_says(self, machine):
+        assert machine({}) == 4000 * 1024
+        assert memory.available_bytes() is None or memory.available_bytes() > 0
+
+    def test_a_system_that_says_nothing(self, tmp_path):
+        assert memory.available_bytes(str(tmp_path)) is None
+
+    def test_a_service_with_a_limit(self, machine):
+        group = {"proc/self/cgroup": "0::/system.slice/edgecnn.service\n"}
+        limit = "sys/fs/cgroup/system.slice/edgecnn.service/memory.max"
+        assert machine({**group, limit: "max\n"}) == 4000 * 1024
+        assert machine({**group, limit: "1000000\n"}) == 1_000_000
+        assert machine({**group, limit: "max\n", "sys/fs/cgroup/system.slice/memory.max": "2000\n"}) == 2000
+
+    def test_a_container_with_a_limit(self, machine):
+        assert machine({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "3000\n"}) == 3000
+        old = {"proc/self/cgroup": "4:cpu:/\n3:memory:/docker/12ab\n"}
+        assert machine({**old, "sys/fs/cgroup/memory/memory.limit_in_bytes": "1234\n"}) == 1234

@@ -1,0 +1,43 @@
+"""A release is the same bytes twice, and holds what the last commit holds."""
+
+import importlib
+import tarfile
+import zipfile
+
+import pytest
+
+pytest.importorskip("hatchling", reason="building needs the dev extra")
+
+from edgecnn import __version__
+
+
+@pytest.fixture(scope="module")
+def release(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "tools")
+        yield importlib.import_module("release")
+
+
+def test_two_builds_from_clean_copies_have_the_same_bytes(release, tmp_path, capsys):
+    (tmp_path / "dist").mkdir()
+    files = release.build_twice(tmp_path / "dist")
+    assert [path.name for path in files] == [f"edgecnn-{__version__}-py3-none-any.whl", f"edgecnn-{__version__}.tar.gz"]
+    assert capsys.readouterr().out.count("the same twice") == 2
+    epoch = int(release.git("log", "-1", "--format=%ct"))
+    with tarfile.open(next(path for path in files if path.name.endswith(".tar.gz"))) as archive:
+        assert {member.mtime for member in archive} == {epoch}
+        assert any(member.name.endswith("docs/tutorial.md") for member in archive)
+    assert zipfile.ZipFile(next(path for path in files if path.suffix == ".whl")).testzip() is None
+
+
+def test_builds_that_differ_are_no_release(release, tmp_path, monkeypatch):
+    builds = iter([{"a.whl": b"1", "b.tar.gz": b"2"}, {"a.whl": b"1", "b.tar.gz": b"3"}])
+    monkeypatch.setattr(release, "build", lambda out: next(builds))
+    with pytest.raises(SystemExit, match=r"two builds differ: b\.tar\.gz"):
+        release.build_twice(tmp_path)
+
+
+def test_what_is_not_committed_is_not_released(release, monkeypatch):
+    monkeypatch.setattr(release, "git", lambda *arguments: b" M edgecnn/__init__.py\n")
+    with pytest.raises(SystemExit, match="not committed"):
+        release.release(["python3"])

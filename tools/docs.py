@@ -1,0 +1,314 @@
+"""The hook by which MkDocs builds the site: pages and tables that come from the code are made at build time, so that none can be stale.
+
+A page holds `<!-- generate: NAME ARGUMENTS -->` where a function of GENERATORS writes Markdown; each command, the models' cards,
+CONTRIBUTING.md, CHANGELOG.md and the JSON schemas become pages of their own.
+"""
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecnn import errors
+from edgecnn.boards.targets import list_targets
+from edgecnn.cli import COMMANDS, app
+from edgecnn.recipe import Recipe
+from edgecnn.report.table import markdown_table
+from edgecnn.runtime.engines import ENGINES
+
+ROOT = Path(__file__).parent.parent
+SCHEMAS = {
+    "result": ROOT / "edgecnn" / "device" / "result.schema.json",
+    "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
+}
+LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
+MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
+
+
+def built_command(name: str) -> Any:
+    """Return a command as the command line builds it: a click command."""
+    import typer
+
+    group: Any = typer.main.get_command(app)
+    return group.get_command(None, name)
+
+
+def command_page(name: str) -> str:
+    """Return a command's page: its help's text, usage, arguments and options under their headings, and its examples."""
+    command = built_command(name)
+    context = command.context_class(command, info_name=f"edgecnn {name}")
+    text: list[str] = []
+    examples: list[str] = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        if paragraph.startswith("\b"):
+            heading, *lines = paragraph.removeprefix("\b\n").splitlines()
+            kept = examples if heading.startswith("Example") else text
+            kept.append("```sh\n" + "\n".join(line.strip() for line in lines) + "\n```")
+        else:
+            text.append(escaped(" ".join(paragraph.split())))
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record:
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+    parts = [f"# edgecnn {name}", *text, f"```text\n{command.get_usage(context)}\n```"]
+    for title, records in groups.items():
+        rows = [(f"`{names}`".replace("|", "\\|"), escaped(" ".join(about.split()))) for names, about in records]
+        parts += [f"## {title}", markdown_table(("name", "meaning"), rows)]
+    if examples:
+        parts += ["## Examples", *examples]
+    return "\n\n".join(parts) + "\n"
+
+
+def command_table() -> str:
+    """Return a table of the commands: each with the first sentence of its help, and a link to its page."""
+    rows = [
+        (f"[`edgecnn {name}`](commands/{name}.md)", escaped(inspect.cleandoc(built_command(name).help).splitlines()[0]))
+        for name in COMMANDS
+    ]
+    return markdown_table(("command", "what it does"), rows)
+
+
+def recipe_keys() -> str:
+    """Return a table for each table of a recipe: every key with its type, default, limits and meaning."""
+    return "\n\n".join(recipe_tables(Recipe, ""))
+
+
+def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
+    """Yield the Markdown of a recipe's dataclass, then of those within it."""
+    types = typing.get_type_hints(kind)
+    rows: list[tuple[str, ...]] = []
+    inner = []
+    for entry in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(types[entry.name]):
+            inner.append((types[entry.name], f"{prefix}{entry.name}."))
+            continue
+        default = {} if entry.default is dataclasses.MISSING else entry.default
+        rows.append(
+            (
+                f"`{prefix}{entry.name}`",
+                getattr(types[entry.name], "__name__", "table of strings").replace("Mapping", "table of strings"),
+                f"`{json.dumps(default)}`",
+                recipe_limits(entry.metadata),
+                escaped(entry.metadata.get("meaning", "")),
+            )
+        )
+    title = f"## `[{prefix.rstrip('.')}]`" if prefix else "## Top level"
+    headings = ("key", "type", "default", "allowed", "meaning")
+    columns = 5 if any(row[-1] for row in rows) else 4  # without meanings of the fields, the docstring above has them
+    about = re.sub(r"(?m)^(\w+): ", r"- `\1`: ", inspect.getdoc(kind) or "")
+    yield f"{title}\n\n{escaped(about)}\n\n{markdown_table(headings[:columns], [row[:columns] for row in rows])}"
+    for item, path in inner:
+        yield from recipe_tables(item, path)
+
+
+def recipe_limits(metadata: Mapping[str, Any]) -> str:
+    """Return the values that a recipe key takes, as text."""
+    if "choices" in metadata:
+        return ", ".join(f"`{json.dumps(choice)}`" for choice in metadata["choices"])
+    if metadata.get("low") is None:
+        return "any"
+    return " to ".join(
+        f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
+    )
+
+
+def error_kinds() -> dict[str, type[errors.EdgeCNNError]]:
+    """Return the kinds of errors by name, in the order of their exit codes."""
+    kinds = [item for item in vars(errors).values() if inspect.isclass(item) and issubclass(item, errors.EdgeCNNError)]
+    return {kind.__name__: kind for kind in sorted(kinds, key=lambda kind: kind.exit_code)}
+
+
+def error_table() -> str:
+    """Return a table of the exit codes, each with a link to the section of the same page that says what to do."""
+    rows = [
+        (
+            str(kind.exit_code),
+            f"[`{name}`](#{name.lower()})",
+            ", ".join(base.__name__ for base in kind.__bases__),
+            escaped(first_line(kind)),
+        )
+        for name, kind in error_kinds().items()
+        if kind is not errors.EdgeCNNError
+    ]
+    return markdown_table(("exit code", "kind", "inherits", "meaning"), rows)
+
+
+def error_line(name: str) -> str:
+    """Return what stands below an error's heading in the page on troubleshooting: its exit code and its meaning."""
+    kind = error_kinds()[name]
+    return f"**Exit code {kind.exit_code}.** {escaped(first_line(kind))}"
+
+
+def first_line(item: object) -> str:
+    """Return the first line of a docstring."""
+    return (inspect.getdoc(item) or "").splitlines()[0]
+
+
+def target_table() -> str:
+    """Return a table of the boards in targets/."""
+    rows = [
+        (
+            f"`{target.name}`",
+            target.title,
+            target.arch,
+            target.cpu_model,
+            target.engine + (f" ({target.provider})" if target.provider != "cpu" else ""),
+            f"{target.memory_mib:,} MiB" if target.memory_mib else "-",
+            target.emulator.cpu if target.emulator else "-",
+        )
+        for target in list_targets()
+    ]
+    return markdown_table(("target", "board", "architecture", "processor", "engine", "memory", "emulated as"), rows)
+
+
+def engine_table() -> str:
+    """Return a table of the inference engines, in the order in which an automatic choice tries them."""
+    rows = [
+        (f"`{name}`", f".{kind.format}", ", ".join(f"`{item}`" for item in kind.providers), f"`{kind.install}`")
+        for name, kind in ENGINES.items()
+    ]
+    return markdown_table(("engine", "models", "providers, the default first", "install"), rows)
+
+
+def network_table() -> str:
+    """Return a table of the networks that edgecnn has, from the first line of each one's module; nothing is imported."""
+    tree = ast.parse((ROOT / "edgecnn" / "networks" / "__init__.py").read_text(encoding="utf-8"))
+    assigned = {
+        item.targets[0].id: item.value
+        for item in tree.body
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name)
+    }
+    rows = []
+    for name, module in ast.literal_eval(assigned["NETWORKS"]).items():
+        path = (ROOT / module.replace(".", "/")).with_suffix(".py")
+        about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
+        rows.append((f"`{name}`", escaped(about)))
+    return markdown_table(("network", "what it is"), rows)
+
+
+def schema_tables(name: str) -> str:
+    """Return the tables of a JSON schema: each object's fields with types and meanings."""
+    schema = json.loads(SCHEMAS[name].read_text(encoding="utf-8"))
+    parts = [escaped(schema["description"])]
+    for title, node in schema_objects(schema):
+        fields = {**node.get("properties", {})}
+        about = node.get("description", "")
+        rows = [(f"`{key}`", schema_type(item), escaped(described(item, schema))) for key, item in fields.items()]
+        parts.append(f"### {title}\n\n{escaped(about)}\n\n{markdown_table(('field', 'type', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
+def schema_objects(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every object with fields in a schema: the whole, those within it, and the definitions, each with its name."""
+
+    def within(title: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        if "properties" in node:
+            yield title, node
+        for key, item in node.get("properties", {}).items():
+            yield from within(key if title == schema["title"] else f"{title}.{key}", item)
+        for item in (node.get("items"), *node.get("oneOf", ())):
+            if isinstance(item, dict) and "$ref" not in item:
+                yield from within(title, item)
+
+    yield from within(schema["title"], schema)
+    for key, node in schema.get("$defs", {}).items():
+        yield from within(key, node)
+
+
+def schema_type(node: dict[str, Any]) -> str:
+    """Return a field's type as Markdown."""
+    if "$ref" in node:
+        return node["$ref"].rsplit("/", 1)[-1]
+    if "const" in node:
+        return f"`{json.dumps(node['const'])}`"
+    if "enum" in node:
+        return ", ".join(f"`{json.dumps(item)}`" for item in node["enum"])
+    if "oneOf" in node:
+        return " or ".join(schema_type(item) for item in node["oneOf"])
+    kind = node.get("type", "object")
+    if kind == "array":
+        return f"array of {schema_type(node['items'])}" if isinstance(node.get("items"), dict) else "array"
+    return " or ".join(kind) if isinstance(kind, list) else kind
+
+
+def described(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    """Return a field's description: its own, else that of the definition it refers to."""
+    if "description" in node:
+        return node["description"]
+    return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]].get("description", "") if "$ref" in node else ""
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is: help and docstrings hold <, *, | and paths that are no markup."""
+    return re.sub(r"(`[^`]*`)|([<>*|_\[\]])", lambda found: found[1] or f"\\{found[2]}", text)
+
+
+GENERATORS: Mapping[str, Callable[..., str]] = {
+    "commands": command_table,
+    "recipe-keys": recipe_keys,
+    "errors": error_table,
+    "error": error_line,
+    "targets": target_table,
+    "engines": engine_table,
+    "networks": network_table,
+    "schema": schema_tables,
+}
+"""What a marker in a page may name."""
+
+
+def with_generated(markdown: str) -> str:
+    """Return a page with every marker replaced by what it names."""
+
+    def made(found: re.Match[str]) -> str:
+        name, *arguments = found[1].split()
+        return GENERATORS[name](*arguments)
+
+    return MARKER.sub(made, markdown)
+
+
+def generated_pages() -> dict[str, str]:
+    """Return the pages that no file in docs/ holds: path in the site's sources to content."""
+    cards = {f"models/{path.parent.name}.md": path for path in sorted((ROOT / "models").glob("*/card.md"))}
+    copies = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHANGELOG.md", **cards}
+    copies |= {f"schemas/{path.name}": path for path in SCHEMAS.values()}
+    return {
+        **{f"commands/{name}.md": command_page(name) for name in COMMANDS},
+        **{path: file.read_text(encoding="utf-8") for path, file in copies.items()},
+    }
+
+
+def on_config(config: Any) -> Any:
+    """Fill the navigation's lists of commands and models."""
+    for item in config.nav:
+        if "Commands" in item:
+            item["Commands"] += [{f"edgecnn {name}": f"commands/{name}.md"} for name in COMMANDS]
+        if "Models" in item:
+            item["Models"] += [path for path in generated_pages() if path.startswith("models/")]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the site's files."""
+    from mkdocs.structure.files import File
+
+    for path, content in generated_pages().items():
+        files.append(File.generated(config, path, content=content))
+    files.append(File.generated(config, "assets/ladder.png", abs_src_path=str(LADDER)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill a page's markers, and turn links to files of the repository that are pages here into links to those."""
+    text = with_generated(markdown)
+    text = re.sub(r"\]\((?:\.\./)*models/([\w-]+)/card\.md\)", r"](models/\1.md)", text)
+    text = text.replace("](../tools/bench/results/ladder.png)", "](assets/ladder.png)")
+    if page.file.src_uri in ("contributing.md", "changelog.md"):
+        text = re.sub(r"\]\(docs/", "](", text)
+    return text
