@@ -36,6 +36,7 @@ mixup = 0.3
 
 [qat]
 epochs = 1
+rounding = "nearest"
 calibration_batches = 4
 """
 ENDED = 240
