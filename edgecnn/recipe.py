@@ -141,10 +141,7 @@ class QatRecipe:
     )
     batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
     learning_rate: float = key(
-        0.0,
-        "Peak of a cosine; 0 chooses it from how sharply the loss bends at the calibrated model, 0.001 at most.",
-        low=0.0,
-        high=10.0,
+        0.0, "Peak learning rate; 0 chooses one by how sharply the loss bends, at most 0.001.", low=0.0, high=10.0
     )
     calibration_batches: int = key(
         60, "Batches that calibrate the activation ranges at the start of the phase.", low=1, high=10_000
@@ -336,6 +333,18 @@ def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
                 raise RecipeError(f"{key}: {part} was already set to a value")
         table[last] = value
     return tables
+
+
+def known(tables: Mapping[str, Any], kind: type = Recipe) -> dict[str, Any]:
+    """Return those of a recipe's tables that recipes have today: a bundle holds the recipe of the version that made it."""
+    types_of = typing.get_type_hints(kind)
+    return {
+        key: known(value, types_of[key])
+        if dataclasses.is_dataclass(types_of[key]) and isinstance(value, Mapping)
+        else value
+        for key, value in tables.items()
+        if key in types_of
+    }
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

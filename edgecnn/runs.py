@@ -14,7 +14,7 @@ from typing import Any
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_toml
+from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, to_toml
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -291,8 +291,9 @@ def _run_of(path: Path) -> Path:
 
         bundle = read_bundle(path)
         try:
-            tables, name = dict(bundle.manifest.provenance["recipe"]), bundle.manifest.name
-        except (KeyError, TypeError, ValueError):
+            provenance = dict(bundle.manifest.provenance)
+            tables, name = known(provenance["recipe"]), bundle.manifest.name
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(RUNS / (recipe.name or name))

@@ -6,8 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecnn.errors import RecipeError
-from edgecnn.recipe import Recipe, build_recipe, keys, load_recipe, merge, nest, parse_overrides, to_tables, to_toml
+from edgecnn.errors import RecipeError, RunError
+from edgecnn.recipe import (
+    Recipe,
+    build_recipe,
+    keys,
+    known,
+    load_recipe,
+    merge,
+    nest,
+    parse_overrides,
+    to_tables,
+    to_toml,
+)
+from edgecnn.runs import trained_run
 
 
 def test_defaults_are_the_dataclasses():
@@ -163,3 +175,12 @@ def test_listed_limits_are_those_that_are_enforced():
             else:
                 with pytest.raises(RecipeError, match="must be between"):
                     build_recipe(tables)
+
+
+def test_a_bundles_recipe_may_have_keys_that_recipes_no_longer_have(root, tmp_path, monkeypatch):
+    """The bundles that ship hold the recipe of the version that made them."""
+    monkeypatch.chdir(tmp_path)  # no runs here
+    with pytest.raises(RunError, match=r"cifar10-resnet8\.edgecnn"):
+        trained_run(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn")
+    tables = {"seed": 2, "gone": 1, "train": {"epochs": 3, "ema": 0.9}, "network": {"options": {"padding": "same"}}}
+    assert known(tables) == {"seed": 2, "train": {"epochs": 3}, "network": {"options": {"padding": "same"}}}
