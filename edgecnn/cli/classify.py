@@ -23,8 +23,7 @@ from edgecnn.cli.options import (
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from edgecnn.device.classify import Outcome
-    from edgecnn.runtime.classifier import Classifier
+    from edgecnn.runtime.classifier import Classifier, Result
 
 STREAM_OPTIONS = (
     "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
@@ -175,18 +174,16 @@ def classify(
     ):
         count += 1
         failed += outcome.error is not None
-        if outcome.result is None or outcome.verdict is None:
+        result = outcome.result
+        if result is None:
             if json:
                 emit_line(error_line(outcome.source, str(outcome.error)))
             else:
                 note(f"{printable(outcome.source)}: {outcome.error}")
         elif json:
-            top, latency_ms = outcome.result.top[:top_k], outcome.result.latency_ms
-            emit_line(
-                file_line(outcome.source, top, *outcome.verdict, latency_ms, (classifier.name, classifier.model_sha256))
-            )
+            emit_line(file_line(outcome.source, result, (classifier.name, classifier.model_sha256)))
         else:
-            emit_line(text_line(outcome, top_k))
+            emit_line(text_line(outcome.source, result))
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be classified; each is named above.")
     if not count:
@@ -218,9 +215,8 @@ def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
     return classifier
 
 
-def text_line(outcome: "Outcome", top_k: int) -> str:
+def text_line(source: str, result: "Result") -> str:
     """Return one image's result for people: the source, then the classes with their scores, or the decision to abstain."""
-    source = printable(outcome.source)
-    if outcome.result is None or outcome.verdict is None or outcome.verdict.reason:
-        return f"{source}: abstain"
-    return f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top[:top_k])}"
+    if result.reason:
+        return f"{printable(source)}: abstain"
+    return f"{printable(source)}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in result.top)}"
