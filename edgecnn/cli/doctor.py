@@ -9,7 +9,7 @@ from edgecnn.cli.options import Json, Model
 from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
-    from edgecnn.device.finding import Finding
+    from edgecnn.device.doctor.finding import Finding
 
 
 def doctor(

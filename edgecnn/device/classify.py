@@ -6,15 +6,13 @@ from typing import NamedTuple
 from edgecnn.device.sources import expand
 from edgecnn.errors import ImageError
 from edgecnn.runtime.classifier import Classifier, Result
-from edgecnn.runtime.decision import Verdict, judge
 
 
 class Outcome(NamedTuple):
-    """One image's result, at least two classes of it where there are two, and verdict; or the error that it met."""
+    """One image's result, or the error that kept it from being classified."""
 
     source: str
     result: Result | None
-    verdict: Verdict | None
     error: ImageError | None
 
 
@@ -35,19 +33,14 @@ def classify_sources(
         classifier: as loaded.
         sources: files, folders, globs, or `-`. See `edgecnn.device.sources.expand`.
         stdin: lines of paths for `-`.
-        top_k: how many classes of a result are wanted, at least.
-        threshold, margin: as in `edgecnn.runtime.decision.judge`; the bundle's threshold by default.
-        fit: as in `Classifier.classify`.
+        top_k, threshold, margin, fit: as in `Classifier.classify`.
         note: as in `expand`.
     """
-    threshold = classifier.threshold if threshold is None else threshold
-    top_k = max(top_k, 2)
     for source, error in expand(sources, stdin, note):
-        result = verdict = None
+        result = None
         if error is None:
             try:
-                result = classifier.classify(source, top_k, 0.0, fit)
-                verdict = judge(result.top, threshold, margin)
+                result = classifier.classify(source, top_k, threshold, margin, fit)
             except ImageError as caught:
                 error = caught
-        yield Outcome(source, result, verdict, error)
+        yield Outcome(source, result, error)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from edgecnn.device.feed import Taken
@@ -12,7 +12,7 @@ from edgecnn.device.pictures import encode, folder_name
 from edgecnn.errors import OutputError
 from edgecnn.files import output_errors, write_atomic
 from edgecnn.labels import ABSTAIN
-from edgecnn.runtime.decision import Score
+from edgecnn.runtime.classifier import Result
 
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
@@ -68,18 +68,17 @@ class UncertainFrames:
         self._files: deque[tuple[str, int]] = deque(self._read_index())
         self._bytes = sum(size for _, size in self._files)
 
-    def offer(self, taken: Taken, top: Sequence[Score], decision: str) -> None:
+    def offer(self, taken: Taken, result: Result) -> None:
         """Keep a frame, if it is one to keep.
 
         Args:
             taken: the frame.
-            top: its best classes, best first, two of them where there are two.
-            decision: a label or ABSTAIN.
+            result: what it was classified as.
 
         Raises:
             OutputError: if it cannot be written; nothing is left half-written.
         """
-        if decision != ABSTAIN and not lead(top) < self._margin:
+        if result.decision != ABSTAIN and result.lead >= self._margin:
             return
         now = self._clock()
         if self._last is not None and now - self._last < LEAST_INTERVAL_S:
@@ -88,7 +87,7 @@ class UncertainFrames:
         data, suffix = encode(taken.frame.image, self._rotation)
         if len(data) > self._cap_bytes:
             raise OutputError(f"a frame of {len(data):,} bytes is more than all that may be kept: see --save-cap.")
-        guess = folder_name(top[0].label) if top else NO_GUESS
+        guess = folder_name(result.top[0].label) if result.top else NO_GUESS
         wall = self._wall()
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1e6) % 1_000_000:06d}Z"
         name = f"{guess}/{stamp}-{taken.seq}{suffix}"
@@ -132,8 +131,3 @@ class UncertainFrames:
                 if os.lstat(self._folder / name).st_size == int(size):
                     files.append((name, int(size)))
         return files
-
-
-def lead(top: Sequence[Score]) -> float:
-    """Return by how much the best score exceeds the second, in [0, 1]; a single class leads by its own score."""
-    return top[0].score - (top[1].score if len(top) > 1 else 0.0)

@@ -2,28 +2,26 @@
 
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
+from typing import TYPE_CHECKING
 
 from edgecnn.runtime.decision import Score
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Result
 
 SCHEMA = "edgecnn.result/1"
 """The form of the lines: `result.schema.json`."""
 
 
-def file_line(
-    source: str,
-    top: Sequence[Score],
-    decision: str,
-    reason: str | None,
-    latency_ms: dict[str, float],
-    model: tuple[str, str],
-) -> str:
+def file_line(source: str, result: "Result", model: tuple[str, str]) -> str:
     """Return a file's result as a JSON line: that of a frame without what makes no sense for a file.
 
     `model` is the name of the bundle and the SHA-256 of its model's file.
     """
     return (
-        f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(top)}, "decision": {quote(decision)}, '
-        f'"reason": {text_json(reason)}, "latency_ms": {latency_json(latency_ms)}, {model_json(model)}}}'
+        f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
+        f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
+        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model)}}}'
     )
 
 

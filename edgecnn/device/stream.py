@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from edgecnn.device.feed import Back, Damaged, Ended, Feed, Lost, Opened, Taken
 from edgecnn.device.results import Event, FrameResult
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
-from edgecnn.runtime.decision import Score, Smoother, judge
+from edgecnn.runtime.decision import Smoother
 
 TICK_S = 0.1
 """Longest wait for a frame between looks at signals, commands and time limits."""
@@ -40,7 +40,7 @@ class Sink(Protocol):
 class Keeper(Protocol):
     """Keeps frames that the classifier is unsure of."""
 
-    def offer(self, taken: Taken, top: Sequence[Score], decision: str) -> None:
+    def offer(self, taken: Taken, result: Result) -> None:
         """Keep the frame, if it is one to keep. Raises OutputError."""
 
 
@@ -54,19 +54,14 @@ class Command(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
-    """How a stream is classified.
+    """How fast and how long a stream is classified.
 
     Attributes:
-        top_k: classes in a result.
-        threshold, margin: as in `runtime.decision.judge`.
         max_age_s: older frames of a live source are dropped.
         max_fps: most results a second; 0 for no limit.
         duration_s: seconds after which the loop ends; 0 for no limit.
     """
 
-    top_k: int = 3
-    threshold: float = 0.0
-    margin: float = 0.0
     max_age_s: float = 1.0
     max_fps: float = 0.0
     duration_s: float = 0.0
@@ -82,7 +77,7 @@ class Stream:
     def __init__(
         self,
         feed: Feed,
-        look: Callable[[bytes | np.ndarray], Result],
+        classify: Callable[[bytes | np.ndarray], Result],
         settings: StreamSettings,
         smoother: Smoother,
         *,
@@ -97,8 +92,9 @@ class Stream:
 
         Args:
             feed: where frames come from; the loop starts and closes it.
-            look: classifies an image without a threshold; its result holds at least two classes where there are two.
-            settings, smoother: how results become decisions, and decisions a state.
+            classify: classifies an image, as `Classifier.classify` does.
+            settings: see there.
+            smoother: turns the decisions into a state.
             keeper, command: told about unsure frames, and about changes of the state.
             check: called often; raises to end the loop.
             interruptible: entered around what may block: telling, saving.
@@ -107,7 +103,7 @@ class Stream:
         self.frames = 0
         self.damaged = 0
         self._feed = feed
-        self._look = look
+        self._classify = classify
         self._settings = settings
         self._smoother = smoother
         self._keeper = keeper
@@ -171,7 +167,7 @@ class Stream:
             else:
                 item = self._feed.take(wait)
             if isinstance(item, Taken):
-                if self._classify(item, sink) and max_fps:
+                if self._handle(item, sink) and max_fps:
                     due = max(due + 1 / max_fps, now)
             elif isinstance(item, Ended):
                 return END_OF_SOURCE
@@ -185,7 +181,7 @@ class Stream:
             else:
                 self._source_changed(item, sink)
 
-    def _classify(self, taken: Taken, sink: Sink) -> bool:
+    def _handle(self, taken: Taken, sink: Sink) -> bool:
         """Classify a frame and tell; False if it was too old or damaged."""
         if taken.live and self._clock() - taken.frame.monotonic > self._settings.max_age_s:
             self._too_old += 1
@@ -195,17 +191,16 @@ class Stream:
         try:
             image = taken.frame.image  # a camera's pixels may be converted now
             converted_ms = (time.perf_counter() - start) * 1000
-            seen = self._look(image)
+            seen = self._classify(image)
         except ImageError as error:
             self._count_damaged(taken, str(error), sink)
             return False
         self._damaged_in_a_row = 0
         self.frames += 1
-        decision, reason = judge(seen.top, self._settings.threshold, self._settings.margin)
         age = max(0.0, self._clock() - taken.frame.monotonic)
         ts = self._wall() - age
         previous = self._smoother.state
-        changed = self._smoother.update(decision)
+        changed = self._smoother.update(seen.decision)
         if changed:
             self._state_since = ts
         result = FrameResult(
@@ -213,9 +208,9 @@ class Stream:
             ts=ts,
             age_ms=age * 1000,
             source=self._source,
-            top=seen.top[: self._settings.top_k],
-            decision=decision,
-            reason=reason,
+            top=seen.top,
+            decision=seen.decision,
+            reason=seen.reason,
             state=self._smoother.state,
             state_since=self._state_since,
             latency_ms={**seen.latency_ms, "decode": seen.latency_ms["decode"] + converted_ms},
@@ -224,9 +219,9 @@ class Stream:
         with self._interruptible:
             sink.result(result)
         if changed:
-            self._state_changed(sink, previous, seen.top[0].score if seen.top else None, reason, taken.seq)
+            self._state_changed(sink, previous, seen.top[0].score if seen.top else None, seen.reason, taken.seq)
         if self._keeper:
-            self._keep(self._keeper, taken, seen, decision, sink)
+            self._keep(self._keeper, taken, seen, sink)
         return True
 
     def _count_damaged(self, taken: Taken, text: str, sink: Sink) -> None:
@@ -237,10 +232,10 @@ class Stream:
             self._feed.refuse(f"{self._damaged_in_a_row} frames in a row cannot be decoded; the last: {text}.")
             self._damaged_in_a_row = 0
 
-    def _keep(self, keeper: Keeper, taken: Taken, seen: Result, decision: str, sink: Sink) -> None:
+    def _keep(self, keeper: Keeper, taken: Taken, seen: Result, sink: Sink) -> None:
         try:
             with self._interruptible:
-                keeper.offer(taken, seen.top, decision)
+                keeper.offer(taken, seen)
         except OutputError as error:
             self._tell_seldom(sink, "save_failed", SAVE_FAILED_EVERY_S, message=str(error), seq=taken.seq)
 

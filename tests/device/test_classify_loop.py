@@ -11,21 +11,24 @@ def test_a_broken_image_is_an_outcome_and_the_loop_goes_on(fake_classifier, fold
         classify_sources(fake_classifier, ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"], [], top_k=2, threshold=0.5)
     )
     assert [outcome.source for outcome in outcomes] == ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"]
-    assert [outcome.verdict and outcome.verdict.decision for outcome in outcomes] == ["cat", None, None, "cat"]
+    assert [outcome.result and outcome.result.decision for outcome in outcomes] == ["cat", None, None, "cat"]
     assert [type(outcome.error) for outcome in outcomes] == [type(None), ImageError, ImageError, type(None)]
-    assert fake_classifier.calls == [("b.jpg", 2, 0.0), ("broken.jpg", 2, 0.0), ("A.PNG", 2, 0.0)]
+    assert fake_classifier.calls == [(name, 2, 0.5, 0.0) for name in ("b.jpg", "broken.jpg", "A.PNG")]
 
 
-def test_verdicts(fake_classifier, folder, monkeypatch):
+def test_decisions(fake_classifier, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    for options, verdict in (
+    for options, decision in (
         ({"threshold": 0.75}, ("cat", None)),
         ({"threshold": 0.76}, ("abstain", "below_threshold")),
+        ({"threshold": 0.0, "margin": 0.5}, ("cat", None)),
+        ({"threshold": 0.0, "margin": 0.51}, ("abstain", "below_margin")),
         ({}, ("abstain", "below_threshold")),
     ):
         fake_classifier.threshold = 0.8  # the bundle's
         (outcome,) = classify_sources(fake_classifier, ["b.jpg"], [], **options)
-        assert outcome.verdict == verdict and outcome.result.top[0].label == "cat"
+        assert (outcome.result.decision, outcome.result.reason) == decision
+        assert [item.label for item in outcome.result.top] == ["cat", "dog"]
 
 
 def test_outcomes_come_one_by_one(fake_classifier, folder, monkeypatch):

@@ -1,11 +1,13 @@
 """The loop over frames: what is told, what is dropped, and how it ends."""
 
+import functools
 import json
 import threading
 import time
 from collections import Counter
 
 import jsonschema
+import numpy as np
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost
@@ -15,31 +17,35 @@ from edgecnn.device.results import Event, FrameResult, event_line, result_line, 
 from edgecnn.device.stream import MANY_DAMAGED, SIGNAL, Stream, StreamSettings
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
-from edgecnn.runtime.decision import Score, Smoother
+from edgecnn.runtime.decision import Score, Smoother, decide
 
 LATENCY = {"decode": 0.1, "preprocess": 0.25, "infer": 0.5}
 UNPLUGGED = CameraLost("unplugged", "the device went away")
 
 
-def look(image):
+LABELS = ("cat", "dog")
+
+
+def classify(image, **options):
     """A frame is the class and its score: b"cat 0.75"; the other class has the rest."""
     if image == b"broken":
         raise ImageError("the image is damaged: no end")
-    if image == b"nan":
-        return Result((), "abstain", LATENCY)
-    label, score = image.decode().split()
-    other = "dog" if label == "cat" else "cat"
-    return Result((Score(label, 0, float(score)), Score(other, 1, round(1 - float(score), 6))), label, LATENCY)
+    scores = np.full(2, np.nan)
+    if image != b"nan":
+        label, score = image.decode().split()
+        scores = np.array([float(score) if item == label else round(1 - float(score), 6) for item in LABELS])
+    return Result(*decide(scores, LABELS, **options), LATENCY)
 
 
 @pytest.fixture
 def loop(fake):
     """Run a loop over sources and return what was told, checked against the schema."""
 
-    def run(*sources, smooth="1", feed=None, raises=None, gate=None, parts=None, **settings):
+    def run(*sources, smooth="1", feed=None, raises=None, gate=None, parts=None, options=None, **settings):
         feed = feed or Feed(fake.Opener(*sources), FeedSettings(warm_up=0), name="camera", sleep=lambda wait: None)
         sink = fake.Recorder(gate)
-        stream = Stream(feed, look, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
+        looking = functools.partial(classify, **(options or {}))
+        stream = Stream(feed, looking, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
         if raises:
             with pytest.raises(raises):
                 stream.run(sink)
@@ -82,7 +88,9 @@ def lines(valid):
 
 def test_each_frame_is_a_line(loop, fake, lines):
     before = time.time()
-    opened, first, changed, second, ended = lines(loop(fake.Source(b"cat 0.75", b"cat 0.875", None), top_k=1))
+    opened, first, changed, second, ended = lines(
+        loop(fake.Source(b"cat 0.75", b"cat 0.875", None), options={"top_k": 1})
+    )
     assert opened["event"] == "camera_opened" and (opened["about"], opened["live"]) == ("a script", False)
     assert first["top"] == [{"label": "cat", "index": 0, "score": 0.75}]
     assert (first["seq"], first["decision"], first["reason"], first["source"]) == (0, "cat", None, "fake")
@@ -99,7 +107,11 @@ def test_each_frame_is_a_line(loop, fake, lines):
 
 def test_abstentions_have_a_reason_and_keep_their_scores(loop, fake, lines):
     told = lines(
-        loop(fake.Source(b"cat 0.9", b"cat 0.65", b"cat 0.55", b"nan", None), threshold=0.6, margin=0.4, smooth="9")
+        loop(
+            fake.Source(b"cat 0.9", b"cat 0.65", b"cat 0.55", b"nan", None),
+            options={"threshold": 0.6, "margin": 0.4},
+            smooth="9",
+        )
     )
     frames = [line for line in told if "seq" in line and "event" not in line]
     assert [(line["decision"], line["reason"], len(line["top"])) for line in frames] == [
@@ -141,11 +153,11 @@ def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
     feed = Feed(fake.Opener(fake.Source(*frames)), FeedSettings())
     sink = fake.Recorder()
 
-    def slow_look(image):
+    def slowly(image):
         now[0] += 0.3
-        return look(image)
+        return classify(image)
 
-    Stream(feed, slow_look, StreamSettings(), Smoother(), clock=lambda: now[0]).run(sink)
+    Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]).run(sink)
     told = lines(sink)
     damaged = [line for line in told if line.get("event") == "frame_damaged"]
     assert [(line["seq"], line["count"]) for line in damaged] == [(0, 1), (4, 4), (8, 3)]
@@ -167,7 +179,7 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     def paced(image):
         read.wait(1)
         read.clear()
-        return look(image)
+        return classify(image)
 
     read = threading.Event()
     original = bad.read
@@ -191,7 +203,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
     feed = Feed(fake.Opener(source), FeedSettings(warm_up=0))
     sink = fake.Recorder()
     stream = Stream(
-        feed, lambda image: (feed._thread.join(10), look(image))[1], StreamSettings(max_age_s=60), Smoother()
+        feed, lambda image: (feed._thread.join(10), classify(image))[1], StreamSettings(max_age_s=60), Smoother()
     )
     stream.run(sink)
     results = [line for line in sink.lines if isinstance(line, FrameResult)]
@@ -205,7 +217,7 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         feed = Feed(fake.Opener(fake.Source(b"cat 0.9", None, live=live)), FeedSettings(warm_up=0))
         sink = fake.Recorder()
         late = time.monotonic() + 100
-        stream = Stream(feed, look, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
+        stream = Stream(feed, classify, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
         stream.run(sink)
         assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
         assert ("cat" in sink.kinds) != live
@@ -236,7 +248,11 @@ def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
     times = []
     sink.result = lambda result: times.append(now[0])
     Stream(
-        Patient(fake.Opener(source), FeedSettings()), look, StreamSettings(max_fps=2), Smoother(), clock=lambda: now[0]
+        Patient(fake.Opener(source), FeedSettings()),
+        classify,
+        StreamSettings(max_fps=2),
+        Smoother(),
+        clock=lambda: now[0],
     ).run(sink)
     assert times == pytest.approx([number / 2 for number in range(10)], abs=1e-6)
 
@@ -266,7 +282,7 @@ def test_whatever_is_raised_closes_the_source(loop, fake):
         count = iter(range(1000))
         check = (lambda count=count: next(count) > 3 and gone()) if part == "check" else bool
         with pytest.raises(BrokenPipeError):
-            Stream(feed, look, StreamSettings(), Smoother(), check=check).run(sink)
+            Stream(feed, classify, StreamSettings(), Smoother(), check=check).run(sink)
         assert source.closed.is_set()
         feed._thread.join(10)
         assert not feed._thread.is_alive()
@@ -281,14 +297,14 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
     class Full:
         offered = 0
 
-        def offer(self, taken, top, decision):
+        def offer(self, taken, result):
             self.offered += 1
             raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
 
     keeper = Full()
-    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.4"] * 20, None)), FeedSettings())
+    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.6"] * 20, None)), FeedSettings())
     sink = fake.Recorder()
-    Stream(feed, look, StreamSettings(), Smoother(), keeper=keeper).run(sink)
+    Stream(feed, classify, StreamSettings(), Smoother(), keeper=keeper).run(sink)
     failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
     assert keeper.offered == 20 and [line["count"] for line in failed] == [1]
     assert "No space left" in failed[0]["message"] and sink.kinds.count("cat") == 20
@@ -296,7 +312,8 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
 
 def test_lines_of_files(valid):
     top = (Score('a "cat"\n', 0, 0.123456789), Score("\udcff", 7, 0.0))
-    line = valid(file_line("p/\udcff.jpg", top, "abstain", "below_threshold", LATENCY, ("pets", "a" * 64)))
+    result = Result(top, "abstain", "below_threshold", 0.1, LATENCY)
+    line = valid(file_line("p/\udcff.jpg", result, ("pets", "a" * 64)))
     assert line["top"] == [
         {"label": 'a "cat"\n', "index": 0, "score": 0.123457},
         {"label": "\udcff", "index": 7, "score": 0},
@@ -306,7 +323,7 @@ def test_lines_of_files(valid):
 
 
 def test_the_schema_refuses_other_lines(valid):
-    line = json.loads(file_line("a.jpg", (), "abstain", "no_score", LATENCY, ("pets", "a" * 64)))
+    line = json.loads(file_line("a.jpg", Result((), "abstain", "no_score", 0.0, LATENCY), ("pets", "a" * 64)))
     for change in ({"schema": "edgecnn.result/2"}, {"seq": 1}, {"reason": "mood"}, {"event": "ended"}, {"error": "no"}):
         with pytest.raises(jsonschema.ValidationError):
             valid(json.dumps({**line, **change}))

@@ -69,7 +69,7 @@ classifier = Classifier.load()
 feed = Feed(open_it, FeedSettings(), sleep=lambda wait: None)
 sink = Sink()
 before = time.monotonic()
-stream = Stream(feed, lambda image: classifier.classify(image, 3, 0.0), StreamSettings(), Smoother.parse("majority:5"))
+stream = Stream(feed, classifier.classify, StreamSettings(), Smoother.parse("majority:5"))
 stream.run(sink)
 seconds = time.monotonic() - before
 feed._thread.join(10)
