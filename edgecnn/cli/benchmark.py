@@ -12,9 +12,10 @@ from edgecnn.cli.options import Model, Provider, check_choice
 if TYPE_CHECKING:
     from edgecnn.boards.targets import Target
     from edgecnn.bundle.read import Bundle
-    from edgecnn.device.bench_images import BenchImages
-    from edgecnn.device.benchmark import Configuration, Row, Sweep
-    from edgecnn.device.sustained import Sustained, Window
+    from edgecnn.device.benchmark.configurations import Configuration
+    from edgecnn.device.benchmark.figures import Row, Sweep
+    from edgecnn.device.benchmark.images import BenchImages
+    from edgecnn.device.benchmark.sustained import Sustained, Window
 
 INTERRUPTED = 130
 
@@ -105,7 +106,7 @@ def benchmark(
         print_untune(bundle.sha256, json)
         return
     saving = save_target(bundle, target) if save or save_to else None
-    from edgecnn.device.bench_images import bench_images
+    from edgecnn.device.benchmark.images import bench_images
 
     images = bench_images(bundle, source or (), n, note)
     note(f"images: {images.about}")
@@ -120,7 +121,8 @@ def benchmark(
     note_load()
     if n < 100:
         note(f"of {n} calls p99 is about the slowest one: --n 100 or more tells more")
-    from edgecnn.device.benchmark import configurations, sweep
+    from edgecnn.device.benchmark.configurations import configurations
+    from edgecnn.device.benchmark.sweep import sweep
 
     wanted = configurations(
         bundle.manifest, engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider
@@ -129,7 +131,7 @@ def benchmark(
     for item, reason in measured.failed.items():
         note(f"{item.name} cannot run here: {reason}")
     if json:
-        from edgecnn.device.benchmark_report import document
+        from edgecnn.device.benchmark.report import document
 
         emit_json(document(bundle, images, measured, warmup))
     else:
@@ -173,7 +175,7 @@ def note_load() -> None:
 
 def print_table(measured: "Sweep") -> None:
     """Print configurations as rows, the fastest first."""
-    from edgecnn.device.benchmark import ELIGIBLE, RULE, winner
+    from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, winner
     from edgecnn.runtime.tuned import hardware
 
     if not measured.rows:
@@ -203,8 +205,8 @@ def table_line(row: "Row") -> str:
     figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in part[:3])
     cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
     verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
-    here = f"; GOLDEN VECTORS FAILED: {row.opened.golden}" if row.opened.golden else ""
-    return f"{row.configuration.name:34}{figures}{row.opened.peak_mib:7.0f}{cold}  {verdict}{here}"
+    here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
+    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}{cold}  {verdict}{here}"
 
 
 def print_sustained(
@@ -217,7 +219,7 @@ def print_sustained(
     json: bool,
 ) -> None:
     """Run one configuration for minutes and print what became of it."""
-    from edgecnn.device.sustained import sustain
+    from edgecnn.device.benchmark.sustained import sustain
     from edgecnn.device.system import System
     from edgecnn.runtime.classifier import Classifier
 
@@ -239,7 +241,7 @@ def print_sustained(
         report=lambda window: note(window_line(window)),
     )
     if json:
-        from edgecnn.device.benchmark_report import sustained_document
+        from edgecnn.device.benchmark.report import sustained_document
 
         emit_json(sustained_document(bundle, images, classifier.about, done))
     else:
@@ -279,7 +281,7 @@ def sustained_line(done: "Sustained") -> str:
 
 def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
     """Keep the winner for `edgecnn classify`."""
-    from edgecnn.device.benchmark_report import tuned_winner
+    from edgecnn.device.benchmark.report import tuned_winner
     from edgecnn.runtime.tuned import store
 
     tuned = tuned_winner(measured)
@@ -331,7 +333,7 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
     reference = Reference(
         model=f"{bundle.manifest.name} {found[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
         hardware=hardware(),
-        versions={**versions, target.engine: found[0].opened.version},
+        versions={**versions, target.engine: found[0].probed.version},
         n=infer.n,
         p50_ms=round(infer.p50_ms, 4),
         p90_ms=round(infer.p90_ms, 4),

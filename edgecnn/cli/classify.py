@@ -162,12 +162,12 @@ def classify(
         classify_stream(options, load)
         return
 
-    from edgecnn.device.classify import classify_sources
+    from edgecnn.device.stream.files import classify_sources
     from edgecnn.errors import PartialFailure
 
     classifier = load()
     if json:
-        from edgecnn.device.lines import error_line, file_line
+        from edgecnn.device.stream.lines import error_line, file_line
     count = failed = 0
     for outcome in classify_sources(
         classifier, source or (), sys.stdin.buffer, top_k=top_k, threshold=threshold, margin=margin, fit=fit, note=note

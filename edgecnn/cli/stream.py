@@ -15,17 +15,17 @@ from edgecnn.cli import drop_output
 from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import check_choice, read_size
 from edgecnn.device.cameras.source import CameraSettings, Source
-from edgecnn.device.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
-from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
-from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
+from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
+from edgecnn.device.stream.feed import Back, Feed, FeedSettings, Lost, Opened
+from edgecnn.device.stream.loop import SIGNAL, Sink, Stream, StreamSettings
+from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.images import ROTATIONS
 from edgecnn.labels import ABSTAIN, printable
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
-    from edgecnn.device.keep import UncertainFrames
-    from edgecnn.device.onchange import OnChange
+    from edgecnn.device.stream.keep import UncertainFrames
+    from edgecnn.device.stream.onchange import OnChange
     from edgecnn.runtime.classifier import Classifier
 
 READER_EVERY_S = 1.0
@@ -164,7 +164,7 @@ def make_command(command: str | None) -> "OnChange | None":
     """
     if command is None:
         return None
-    from edgecnn.device.onchange import OnChange
+    from edgecnn.device.stream.onchange import OnChange
 
     try:
         return OnChange(command)
@@ -180,7 +180,7 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
     """
     if options.save_uncertain is None:
         return None
-    from edgecnn.device.keep import UncertainFrames
+    from edgecnn.device.stream.keep import UncertainFrames
 
     return UncertainFrames(
         options.save_uncertain,
