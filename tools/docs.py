@@ -24,7 +24,7 @@ from edgecnn.runtime.engines import ENGINES
 
 ROOT = Path(__file__).parent.parent
 SCHEMAS = {
-    "result": ROOT / "edgecnn" / "device" / "result.schema.json",
+    "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
 }
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"

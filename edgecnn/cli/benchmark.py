@@ -14,9 +14,10 @@ from edgecnn.cli.options import Json, Model, Provider, check_choice
 if TYPE_CHECKING:
     from edgecnn.boards.targets import Target
     from edgecnn.bundle.read import Bundle
-    from edgecnn.device.bench_images import BenchImages
-    from edgecnn.device.benchmark import Configuration, Row, Sweep
-    from edgecnn.device.sustained import Sustained, Window
+    from edgecnn.device.benchmark.configurations import Configuration
+    from edgecnn.device.benchmark.figures import Row, Sweep
+    from edgecnn.device.benchmark.images import BenchImages
+    from edgecnn.device.benchmark.sustained import Sustained, Window
 
 INTERRUPTED = 130
 CALLS, WINNER = "Calls", "The winner"
@@ -170,7 +171,7 @@ def benchmark(
         print_untune(bundle.sha256, json)
         return
     saving = save_target(bundle, target) if saves else None
-    from edgecnn.device.bench_images import bench_images
+    from edgecnn.device.benchmark.images import bench_images
 
     images = bench_images(bundle, source or (), n, note)
     note(f"images: {images.about}")
@@ -205,7 +206,8 @@ def measure(
     bundle: "Bundle", images: "BenchImages", chosen: Choice, *, n: int, warmup: int, cold: int, json: bool
 ) -> "Sweep":
     """Measure the chosen configurations, and print the result."""
-    from edgecnn.device.benchmark import configurations, sweep
+    from edgecnn.device.benchmark.configurations import configurations
+    from edgecnn.device.benchmark.sweep import sweep
 
     note_load()
     if n < 100:
@@ -221,7 +223,7 @@ def measure(
     for item, reason in measured.failed.items():
         note(f"{item.name} cannot run here: {reason}")
     if json:
-        from edgecnn.device.benchmark_report import document
+        from edgecnn.device.benchmark.report import document
 
         emit_json(document(bundle, images, measured, warmup))
     else:
@@ -261,7 +263,7 @@ def note_load() -> None:
 
 def print_table(measured: "Sweep") -> None:
     """Print configurations as rows, the fastest first."""
-    from edgecnn.device.benchmark import ELIGIBLE, RULE, winner
+    from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, winner
     from edgecnn.runtime.tuned import hardware
 
     if not measured.rows:
@@ -291,15 +293,15 @@ def table_line(row: "Row") -> str:
     figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in part[:3])
     cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
     verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
-    here = f"; GOLDEN VECTORS FAILED: {row.opened.golden}" if row.opened.golden else ""
-    return f"{row.configuration.name:34}{figures}{row.opened.peak_mib:7.0f}{cold}  {verdict}{here}"
+    here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
+    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}{cold}  {verdict}{here}"
 
 
 def print_sustained(
     bundle: "Bundle", images: "BenchImages", chosen: Choice, minutes: float, warmup: int, json: bool
 ) -> None:
     """Run one configuration for minutes, and print how its speed developed."""
-    from edgecnn.device.sustained import sustain
+    from edgecnn.device.benchmark.sustained import sustain
     from edgecnn.device.system import System
     from edgecnn.runtime.classifier import Classifier
 
@@ -321,7 +323,7 @@ def print_sustained(
         report=lambda window: note(window_line(window)),
     )
     if json:
-        from edgecnn.device.benchmark_report import sustained_document
+        from edgecnn.device.benchmark.report import sustained_document
 
         emit_json(sustained_document(bundle, images, classifier.about, done))
     else:
@@ -361,7 +363,7 @@ def sustained_line(done: "Sustained") -> str:
 
 def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
     """Keep the winner for `edgecnn classify`."""
-    from edgecnn.device.benchmark_report import tuned_winner
+    from edgecnn.device.benchmark.report import tuned_winner
     from edgecnn.runtime.tuned import store
 
     tuned = tuned_winner(measured)
@@ -413,7 +415,7 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
     reference = Reference(
         model=f"{bundle.manifest.name} {rows[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
         hardware=hardware(),
-        versions={**versions, target.engine: rows[0].opened.version},
+        versions={**versions, target.engine: rows[0].probed.version},
         n=infer.n,
         p50_ms=round(infer.p50_ms, 4),
         p90_ms=round(infer.p90_ms, 4),

@@ -15,8 +15,8 @@ from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp
 
 if TYPE_CHECKING:
-    from edgecnn.device.capture import Shot
-    from edgecnn.device.feed import Back, Lost, Opened
+    from edgecnn.device.stream.capture import Shot
+    from edgecnn.device.stream.feed import Back, Lost, Opened
 
 PICTURES = "Pictures"
 """Heading of options in the help."""
@@ -95,9 +95,9 @@ def capture(
     """
     from edgecnn.cli.stream import make_feed, open_text, stopping_output
     from edgecnn.device.cameras import is_stream
-    from edgecnn.device.capture import Capture, CaptureSettings, Shot
-    from edgecnn.device.ends import Ends
-    from edgecnn.device.pictures import why_no_folder
+    from edgecnn.device.stream.capture import Capture, CaptureSettings, Shot
+    from edgecnn.device.stream.ends import Ends
+    from edgecnn.device.stream.pictures import why_no_folder
 
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
@@ -158,7 +158,7 @@ def keyboard(interval: float) -> Iterator[Callable[[], str | None] | None]:
     Yields:
         The function that returns the key that was pressed, without waiting; None where there is no terminal.
     """
-    from edgecnn.device.capture import QUIT, TAKE
+    from edgecnn.device.stream.capture import QUIT, TAKE
 
     if not sys.stdin.isatty():
         yield None

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.device.classify import classify_sources
+from edgecnn.device.stream.files import classify_sources
 from edgecnn.errors import PartialFailure
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from edgecnn.device.classify import Outcome
+    from edgecnn.device.stream.files import Outcome
     from edgecnn.runtime.classifier import Classifier
 
 
@@ -24,12 +24,12 @@ def classify_files(
         sources: files, folders, globs, or - for the paths on standard input.
         top_k: how many classes to print.
         json: whether to print JSON lines.
-        **decision: `threshold`, `margin` and `fit` of `edgecnn.device.classify.classify_sources`.
+        **decision: `threshold`, `margin` and `fit` of `edgecnn.device.stream.files.classify_sources`.
 
     Raises:
         PartialFailure: if an image could not be classified, or standard input named none.
     """
-    show = json_printer(classifier, top_k) if json else text_printer(top_k)
+    show = json_printer(classifier) if json else show_text
     count = failed = 0
     for outcome in classify_sources(classifier, sources, sys.stdin.buffer, top_k=top_k, note=note, **decision):
         count += 1
@@ -41,33 +41,27 @@ def classify_files(
         raise PartialFailure("standard input named no image.")
 
 
-def json_printer(classifier: "Classifier", top_k: int) -> Callable[["Outcome"], None]:
+def json_printer(classifier: "Classifier") -> Callable[["Outcome"], None]:
     """Return what prints an outcome as a JSON line."""
-    from edgecnn.device.lines import error_line, file_line
+    from edgecnn.device.stream.lines import error_line, file_line
 
     model = (classifier.name, classifier.model_sha256)
 
     def show(outcome: "Outcome") -> None:
-        if outcome.result is None or outcome.verdict is None:
+        if outcome.result is None:
             emit_line(error_line(outcome.source, str(outcome.error)))
         else:
-            top, latency_ms = outcome.result.top[:top_k], outcome.result.latency_ms
-            emit_line(file_line(outcome.source, top, *outcome.verdict, latency_ms, model))
+            emit_line(file_line(outcome.source, outcome.result, model))
 
     return show
 
 
-def text_printer(top_k: int) -> Callable[["Outcome"], None]:
-    """Return what prints an outcome for people: the source, then the classes with their scores, or the decision to abstain."""
-
-    def show(outcome: "Outcome") -> None:
-        source = printable(outcome.source)
-        if outcome.result is None or outcome.verdict is None:
-            note(f"{source}: {outcome.error}")
-        elif outcome.verdict.reason:
-            emit_line(f"{source}: abstain")
-        else:
-            top = (f"{printable(item.label)} {item.score:.2%}" for item in outcome.result.top[:top_k])
-            emit_line(f"{source}: {', '.join(top)}")
-
-    return show
+def show_text(outcome: "Outcome") -> None:
+    """Print an outcome for people: the source, then the classes with their scores, or the decision to abstain."""
+    source = printable(outcome.source)
+    if outcome.result is None:
+        note(f"{source}: {outcome.error}")
+    elif outcome.result.reason:
+        emit_line(f"{source}: abstain")
+    else:
+        emit_line(f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top)}")

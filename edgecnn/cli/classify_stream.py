@@ -1,6 +1,7 @@
 """`edgecnn classify` for a stream: options to the loop's parts, and lines to standard output."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import typer
 
 from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.stream import event_text, make_feed, state_text, stopping_output
-from edgecnn.device.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.results import Event, FrameResult, event_line, result_line, rfc3339
-from edgecnn.device.stream import SIGNAL, Sink, Stream, StreamSettings
+from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
+from edgecnn.device.stream.loop import SIGNAL, Sink, Stream, StreamSettings
+from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
-    from edgecnn.device.keep import UncertainFrames
-    from edgecnn.device.onchange import OnChange
-    from edgecnn.runtime.classifier import Classifier, Result
+    from edgecnn.device.stream.keep import UncertainFrames
+    from edgecnn.device.stream.onchange import OnChange
+    from edgecnn.runtime.classifier import Classifier
 
 READER_EVERY_S = 1.0
 """How often a command that seldom prints checks whether its reader is still there."""
@@ -75,16 +75,20 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
     with Ends() as ends:
         classifier = load()
         settings = StreamSettings(
-            top_k=options.top_k,
-            threshold=classifier.threshold if options.threshold is None else options.threshold,
-            margin=options.margin,
             max_age_s=options.max_age / 1000,
             max_fps=options.max_fps,
             duration_s=options.duration,
         )
         stream = Stream(
             feed,
-            looker(classifier, options.top_k, options.fit, options.rotate),
+            functools.partial(
+                classifier.classify,
+                top_k=options.top_k,
+                threshold=options.threshold,
+                margin=options.margin,
+                fit=options.fit,
+                rotation=options.rotate,
+            ),
             settings,
             smoother,
             keeper=make_keeper(options),
@@ -123,7 +127,7 @@ def make_command(command: str | None) -> "OnChange | None":
     """
     if command is None:
         return None
-    from edgecnn.device.onchange import OnChange
+    from edgecnn.device.stream.onchange import OnChange
 
     try:
         return OnChange(command)
@@ -139,7 +143,7 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
     """
     if options.save_uncertain is None:
         return None
-    from edgecnn.device.keep import UncertainFrames
+    from edgecnn.device.stream.keep import UncertainFrames
 
     return UncertainFrames(
         options.save_uncertain,
@@ -147,14 +151,6 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
         cap_bytes=round(options.save_cap * 2**20),
         rotation=options.rotate,
     )
-
-
-def looker(
-    classifier: "Classifier", top_k: int, fit: str | None, rotation: int
-) -> Callable[[bytes | np.ndarray], "Result"]:
-    """Return the function that classifies a frame, turned upright, without a threshold."""
-    count = max(top_k, 2)
-    return lambda image: classifier.classify(image, count, 0.0, fit, rotation)
 
 
 class Reader:

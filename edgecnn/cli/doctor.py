@@ -9,7 +9,7 @@ from edgecnn.cli.options import Json, Model
 from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
-    from edgecnn.device.finding import Finding
+    from edgecnn.device.doctor.finding import Finding
 
 
 def doctor(
@@ -29,7 +29,7 @@ def doctor(
       edgecnn doctor
       edgecnn doctor --quiet --model cats.edgecnn
     """
-    from edgecnn.device.doctor import examine, require_healthy
+    from edgecnn.device.doctor.checks import examine, require_healthy
     from edgecnn.device.system import System
 
     diagnosis = examine(System(model=str(model or "")))

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from edgecnn.cli import drop_output
 from edgecnn.cli.options import check_choice, read_size
 from edgecnn.device.cameras.source import CameraSettings, Source
-from edgecnn.device.ends import Stopped, takes_output
-from edgecnn.device.feed import Back, Feed, FeedSettings, Lost, Opened
-from edgecnn.device.results import Event
+from edgecnn.device.stream.ends import Stopped, takes_output
+from edgecnn.device.stream.feed import Back, Feed, FeedSettings, Lost, Opened
+from edgecnn.device.stream.results import Event
 from edgecnn.images import ROTATIONS
 from edgecnn.labels import ABSTAIN, printable
 

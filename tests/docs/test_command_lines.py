@@ -32,7 +32,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
-    r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark_command.py measures less",
+    r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
