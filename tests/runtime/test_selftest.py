@@ -43,7 +43,7 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
             name="n", title="t", labels=("a", "b", "c"), input=contract, models=(entry,), defaults={}, provenance={}
         )
         files = {"models/m": b"", "g": npy(golden), manifest.golden_inputs: npy(pixels)}
-        return selftest(Bundle(tmp_path, manifest, files), engines)
+        return selftest(Bundle(tmp_path, manifest, files, data=b""), engines)
 
     return call
 
