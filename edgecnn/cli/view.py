@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from edgecnn.cli.stream import event_text, state_text
-from edgecnn.device.results import Event, FrameResult
+from edgecnn.device.stream.results import Event, FrameResult
 
 DRAW_EVERY_S = 0.1
 """Least seconds between two drawings."""

@@ -18,13 +18,16 @@ from edgecnn.runtime.model import Model, bundle_model
 
 
 class Result(NamedTuple):
-    """An image's best classes, best first, the decision (a label, or "abstain" with no classes), and what took how long.
+    """What an image was classified as, and how long each step took.
 
-    `latency_ms` has the keys decode, preprocess and infer.
+    `top`, `decision`, `reason` and `lead` are as in `edgecnn.runtime.decision.Decision`: the ranked classes are there also when the
+    decision is "abstain". `latency_ms` has the keys decode, preprocess and infer.
     """
 
     top: tuple[Score, ...]
     decision: str
+    reason: str | None
+    lead: float
     latency_ms: dict[str, float]
 
 
@@ -91,6 +94,7 @@ class Classifier:
         image: str | PathLike[str] | bytes | np.ndarray | Image.Image,
         top_k: int = 3,
         threshold: float | None = None,
+        margin: float = 0.0,
         fit: str | None = None,
         rotation: int = 0,
     ) -> Result:
@@ -100,14 +104,14 @@ class Classifier:
             image: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
                 Pillow image. Any size: it is fitted to the model's input as the bundle says.
             top_k: how many classes to return, at least 1.
-            threshold: if the best score is below, the decision is "abstain" and no class is returned; in [0, 1]. The bundle's own
-                by default.
+            threshold: if the best score is below, the decision is "abstain"; in [0, 1]. The bundle's own by default.
+            margin: if the best score leads the second by less, the decision is "abstain"; in [0, 1].
             fit: one of `edgecnn.images.FITS`; the bundle's own by default.
             rotation: one of `edgecnn.images.ROTATIONS`, for a camera that is mounted otherwise than upright.
 
         Raises:
             ImageError: if the image cannot be decoded, or the array is not such a one.
-            ValueError: for another fit, rotation, top_k or threshold.
+            ValueError: for another fit or rotation, or a top_k, threshold or margin out of range.
         """
         contract = self.model.contract
         start = perf_counter()
@@ -117,13 +121,13 @@ class Classifier:
         after_resize = perf_counter()
         scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = perf_counter()
-        top, decision = decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold)
+        decision = decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
         latency_ms = {
             "decode": (after_decode - start) * 1000,
             "preprocess": (after_resize - after_decode) * 1000,
             "infer": (end - after_resize) * 1000,
         }
-        return Result(top, decision, latency_ms)
+        return Result(*decision, latency_ms)
 
 
 def _decoded(

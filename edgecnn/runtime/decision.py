@@ -13,7 +13,7 @@ BELOW_THRESHOLD = "below_threshold"
 BELOW_MARGIN = "below_margin"
 NO_SCORE = "no_score"
 REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE)
-"""Why a classifier abstains: the best score is too low, the second is too near, the model gave no numbers."""
+"""Why a classifier abstains: the best score is below the threshold, it leads the second by less than the margin, or it is not a number."""
 
 
 @dataclass(slots=True)
@@ -26,10 +26,17 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, and the decision: the first one's label, or ABSTAIN and no classes."""
+    """The best classes, best first, and what to make of them.
+
+    `top` is kept when the decision is to abstain; it is empty only where the scores are not numbers. `decision` is the first class's
+    label, or ABSTAIN; `reason` is then one of REASONS, else None. `lead` is by how much the best score exceeds the second, in [0, 1]; a
+    single class leads by its own score.
+    """
 
     top: tuple[Score, ...]
     decision: str
+    reason: str | None
+    lead: float
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -49,49 +56,37 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return scores
 
 
-def decide(scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold: float = 0.0) -> Decision:
-    """Take the best classes, or abstain.
+def decide(
+    scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold: float = 0.0, margin: float = 0.0
+) -> Decision:
+    """Rank the classes and take the best one, or abstain.
 
     Args:
         scores: float32, shape (num_classes,).
-        labels: one a class.
-        top_k: how many classes, at least 1; of equal scores the lower index comes first.
-        threshold: if the best score is below, the decision is ABSTAIN.
+        labels: one for each class.
+        top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
+        threshold: the least score of the best class, in [0, 1].
+        margin: the least lead of the best score over the second, in [0, 1].
 
     Raises:
-        ValueError: if `top_k` is less than 1 or `threshold` is not in [0, 1].
+        ValueError: if `top_k` is less than 1, or `threshold` or `margin` is not in [0, 1].
     """
-    if top_k < 1 or not 0 <= threshold <= 1:
-        raise ValueError(f"top_k must be at least 1 and threshold in [0, 1], received {top_k} and {threshold}")
-    order = (-scores).argsort(kind="stable")[:top_k]
-    top = tuple([Score(labels[index], index, scores.item(index)) for index in order.tolist()])
-    if not top[0].score >= threshold:
-        return Decision((), ABSTAIN)
-    return Decision(top, top[0].label)
-
-
-class Verdict(NamedTuple):
-    """A label, or ABSTAIN and one of REASONS."""
-
-    decision: str
-    reason: str | None
-
-
-def judge(top: Sequence[Score], threshold: float = 0.0, margin: float = 0.0) -> Verdict:
-    """Decide by the two best classes.
-
-    Args:
-        top: the best classes, best first, two of them where there are two; none where the scores are no numbers.
-        threshold: least score of the first, in [0, 1].
-        margin: least distance of the first's score to the second's, in [0, 1].
-    """
-    if not top:
-        return Verdict(ABSTAIN, NO_SCORE)
-    if not top[0].score >= threshold:
-        return Verdict(ABSTAIN, BELOW_THRESHOLD)
-    if margin and len(top) > 1 and not top[0].score - top[1].score >= margin:
-        return Verdict(ABSTAIN, BELOW_MARGIN)
-    return Verdict(top[0].label, None)
+    if top_k < 1 or not 0 <= threshold <= 1 or not 0 <= margin <= 1:
+        raise ValueError(
+            "top_k must be at least 1, threshold and margin in [0, 1]; "
+            f"received top_k {top_k}, threshold {threshold} and margin {margin}"
+        )
+    order = (-scores).argsort(kind="stable")[: max(top_k, 2)].tolist()
+    best = scores.item(order[0])
+    if best != best:  # not a number; argsort puts those last, so all of them are
+        return Decision((), ABSTAIN, NO_SCORE, 0.0)
+    top = tuple([Score(labels[index], index, scores.item(index)) for index in order[:top_k]])
+    lead = best - scores.item(order[1]) if len(order) > 1 else best
+    if best < threshold:
+        return Decision(top, ABSTAIN, BELOW_THRESHOLD, lead)
+    if lead < margin:
+        return Decision(top, ABSTAIN, BELOW_MARGIN, lead)
+    return Decision(top, top[0].label, None, lead)
 
 
 class Smoother:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from edgecnn.cli.view import HIDE, SHOW, WHOLE_SCREEN, View
-from edgecnn.device.results import Event, FrameResult
+from edgecnn.device.stream.results import Event, FrameResult
 from edgecnn.runtime.decision import Score
 
 

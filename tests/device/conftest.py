@@ -16,22 +16,24 @@ from edgecnn.device.cameras.source import CameraLost, Frame
 from edgecnn.device.system import Finished, Space, System
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.classifier import Result
-from edgecnn.runtime.decision import Score
+from edgecnn.runtime.decision import decide
 
 
 class FakeClassifier:
-    """Says cat, and fails for names with "broken" in them. It keeps what it was asked."""
+    """Says cat with a score of 0.75, and fails for names with "broken" in them. It keeps what it was asked."""
 
     threshold = 0.0
 
     def __init__(self):
         self.calls = []
 
-    def classify(self, image, top_k=3, threshold=0.0, fit=None, rotation=0):
-        self.calls.append((image, top_k, threshold))
+    def classify(self, image, top_k=3, threshold=None, margin=0.0, fit=None, rotation=0):
+        self.calls.append((image, top_k, threshold, margin))
         if "broken" in image:
             raise ImageError("the image is damaged: no end")
-        return Result((Score("cat", 0, 0.75),), "cat", {})
+        scores = np.array([0.75, 0.25], np.float32)
+        threshold = self.threshold if threshold is None else threshold
+        return Result(*decide(scores, ("cat", "dog"), top_k, threshold, margin), {})
 
 
 @pytest.fixture

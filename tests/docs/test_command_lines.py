@@ -32,7 +32,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
-    r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark_command.py measures less",
+    r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
@@ -40,7 +40,7 @@ NOT_RUN = {
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
-    r"edgecnn export --from .*|edgecnn verify --reference .*": "needs models of other programs; tests/export and tests/verify make them",
+    r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
 }  # fmt: skip
 """Lines that no test here runs, as regular expressions of whole lines, and why."""
 

@@ -94,8 +94,10 @@ def test_a_result_is_a_copy(classifier, picture):
 
 
 def test_abstains(classifier, picture):
-    result = classifier.classify(picture, threshold=1.0)
-    assert (result.top, result.decision) == ((), ABSTAIN)
+    sure = classifier.classify(picture, threshold=0.0)
+    for options, reason in (({"threshold": 1.0}, "below_threshold"), ({"margin": 1.0}, "below_margin")):
+        result = classifier.classify(picture, **{"threshold": 0.0, **options})
+        assert (result.top, result.decision, result.reason) == (sure.top, ABSTAIN, reason)
 
 
 def test_latency_is_told(classifier, picture):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgecnn.runtime.decision import ABSTAIN, Score, Smoother, decide, judge, softmax
+from edgecnn.runtime.decision import ABSTAIN, Smoother, decide, softmax
 
 LABELS = ("cat", "dog", "bird")
 
@@ -21,14 +21,14 @@ def test_softmax_of_extremes():
 
 
 def test_best_first():
-    top, decision = decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=2)
+    top, decision, reason, lead = decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=2)
     assert [(item.label, item.index) for item in top] == [("dog", 1), ("bird", 2)]
     assert top[0].score == pytest.approx(0.5) and type(top[0].score) is float
-    assert decision == "dog"
+    assert (decision, reason) == ("dog", None) and lead == pytest.approx(0.2)
 
 
 def test_of_equals_the_first():
-    top, _ = decide(np.array([0.3, 0.4, 0.4], np.float32), LABELS)
+    top, *_ = decide(np.array([0.3, 0.4, 0.4], np.float32), LABELS)
     assert [item.index for item in top] == [1, 2, 0]
 
 
@@ -36,7 +36,7 @@ def test_of_many_equals_the_first():
     """A sort that is not stable keeps the order of a few by chance, and not that of a thousand."""
     scores = np.array([0.1, 0.3, 0.2, 0.3], np.float32).repeat(250)
     labels = [f"class {index}" for index in range(1000)]
-    top, decision = decide(scores, labels, top_k=1000)
+    top, decision, *_ = decide(scores, labels, top_k=1000)
     assert [item.index for item in top] == [*range(250, 500), *range(750, 1000), *range(500, 750), *range(250)]
     assert decision == "class 250"
 
@@ -49,7 +49,8 @@ def test_more_than_there_are():
 def test_threshold(threshold, decision):
     result = decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, threshold=threshold)
     assert result.decision == decision
-    assert bool(result.top) == (decision != ABSTAIN)
+    assert result.reason == (None if decision == "dog" else "below_threshold")
+    assert [item.label for item in result.top] == ["dog", "bird", "cat"]
 
 
 def test_a_score_that_is_the_threshold_is_enough_and_the_next_smaller_one_is_not():
@@ -57,23 +58,25 @@ def test_a_score_that_is_the_threshold_is_enough_and_the_next_smaller_one_is_not
         below = np.nextafter(np.float32(threshold), np.float32(0))
         for score, label in ((np.float32(threshold), "cat"), (below, ABSTAIN)):
             assert decide(np.array([score, 0, 0], np.float32), LABELS, threshold=threshold).decision == label
-            assert judge([Score("cat", 0, float(score))], threshold).decision == label
-            second = Score("dog", 1, 0.0)
-            assert judge([Score("cat", 0, float(score)), second], margin=threshold).decision == label
+            assert decide(np.array([score, 0, 0], np.float32), LABELS, margin=threshold).decision == label
 
 
 def test_scores_that_are_not_numbers_abstain():
-    assert decide(np.full(3, np.nan, np.float32), LABELS).decision == ABSTAIN
+    assert decide(np.full(3, np.nan, np.float32), LABELS) == ((), ABSTAIN, "no_score", 0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"top_k": 0}, *({name: value} for name in ("threshold", "margin") for value in (1.5, -0.1, float("nan")))],
+)
 def test_out_of_range(wrong):
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, **wrong)
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize(
-    ("scores", "threshold", "margin", "verdict"),
+    ("scores", "threshold", "margin", "decision"),
     [
         ((0.5, 0.3), 0.5, 0.2, ("cat", None)),
         ((0.5, 0.3), 0.51, 0.2, (ABSTAIN, "below_threshold")),
@@ -81,12 +84,13 @@ def test_out_of_range(wrong):
         ((0.5, 0.375), 0.0, 0.125, ("cat", None)),
         ((0.5, 0.5), 0.0, 0.0, ("cat", None)),
         ((1.0,), 1.0, 1.0, ("cat", None)),
-        ((), 0.0, 0.0, (ABSTAIN, "no_score")),
     ],
 )
-def test_judge(scores, threshold, margin, verdict):
-    top = [Score(label, index, score) for index, (label, score) in enumerate(zip(LABELS, scores, strict=False))]
-    assert judge(top, threshold, margin) == verdict
+def test_threshold_and_margin(scores, threshold, margin, decision, top_k):
+    """The margin is to the second class, also where one class is requested; the classes are kept where the decision is to abstain."""
+    result = decide(np.array(scores), LABELS, top_k, threshold, margin)
+    assert (result.decision, result.reason) == decision
+    assert [item.label for item in result.top] == list(LABELS[: min(top_k, len(scores))])
 
 
 def states(smoother, decisions):

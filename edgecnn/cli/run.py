@@ -1,0 +1,102 @@
+"""`edgecnn run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json
+from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.workstation_options import (
+    AcceptConversion,
+    BatchSize,
+    Data,
+    Epochs,
+    Force,
+    Init,
+    LearningRate,
+    MaxDrop,
+    Network,
+    QatEpochs,
+    Seed,
+    Setting,
+    Size,
+    TargetError,
+)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
+    data: Data = None,
+    network: Network = None,
+    size: Size = None,
+    init: Init = None,
+    epochs: Epochs = None,
+    qat_epochs: QatEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    setting: Setting = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder to write.", show_default="runs/NAME, as in the recipe")
+    ] = None,
+    max_drop: MaxDrop = 1.0,
+    target_error: TargetError = None,
+    accept_conversion: AcceptConversion = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Run every stage of a recipe: train, export, verify, bundle.
+
+    A stage whose inputs have not changed is skipped, and interrupted training continues. Options override the recipe, which
+    overrides the defaults below.
+
+    \b
+    Example:
+      edgecnn run models/digits/recipe.toml
+    """
+    resolved = resolve(
+        recipe,
+        setting,
+        data=data,
+        network=network,
+        **input_size(size),
+        init=None if init is None else str(init),
+        epochs=epochs,
+        qat_epochs=qat_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    from edgecnn.cli.bundles import remember
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import RUNS
+
+    path = out or RUNS / (resolved.name or recipe.stem)
+    with ProgressReporter() as reporter:
+        reporter.note(f"run {path}")
+        from edgecnn.pipeline import bundle_path, run_recipe
+
+        try:
+            finished, report = run_recipe(
+                resolved,
+                path,
+                reporter,
+                max_drop=max_drop,
+                target_error=target_error,
+                accept_conversion=accept_conversion,
+                force=force,
+            )
+        except KeyboardInterrupt:
+            note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")
+            raise
+    remember(bundle_path(finished))
+    from edgecnn.cli.parity import note_warnings, print_report
+
+    if json:
+        note_warnings(report)
+        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
+    else:
+        print_report(report)
+        print(f"bundle: {bundle_path(finished)}")

@@ -1,0 +1,77 @@
+"""`edgecnn selftest`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json, Model
+from edgecnn.labels import printable
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.selftest import Row
+
+
+def selftest(
+    model: Model = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Check only this engine. May be repeated.", show_default="all that are installed"
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one inference.")] = 1,
+    json: Json = False,
+) -> None:
+    """Replay a bundle's golden vectors on this device's engines.
+
+    A difference larger than the bundle allows is a failure, and the exit code is then 18. Each model runs in a process of its own for a
+    minute at most, so a model that crashes or hangs its engine is a failure too.
+
+    \b
+    Examples:
+      edgecnn selftest
+      edgecnn selftest --model cats.edgecnn --engine litert --json
+    """
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.runtime.default import find_bundle
+    from edgecnn.runtime.selftest import require_pass
+    from edgecnn.runtime.selftest import selftest as run_selftest
+
+    choice = find_bundle(model)
+    bundle = read_bundle(choice.path)
+    note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
+    report = run_selftest(bundle, engine, threads, apart=True)
+    if json:
+        rows = [row._asdict() for row in report.rows]
+        layers = [layer._asdict() for layer in report.layers]
+        emit_json(
+            {
+                "bundle": str(choice.path),
+                "sha256": bundle.sha256,
+                "passed": report.passed,
+                "layers": layers,
+                "rows": rows,
+            }
+        )
+    else:
+        for layer in report.layers:
+            verdict = "passed" if layer.passed else "FAILED"
+            print(f"{verdict:7} {layer.layer}: {layer.images} images, {len(layer.differing)} differ (0 allowed)")
+        for row in report.rows:
+            print(printable(selftest_line(row)))
+    require_pass(report)
+
+
+def selftest_line(row: "Row") -> str:
+    """Return one model's check on one engine for people."""
+    verdict = {True: "passed", False: "FAILED", None: "-"}[row.passed]
+    where = (
+        f" on {row.engine} {row.version} ({row.provider})" if row.version else f" on {row.engine}" if row.engine else ""
+    )
+    if row.note:
+        return f"{verdict:7} {row.model}{where}: {row.note}"
+    return (
+        f"{verdict:7} {row.model}{where}: {row.images} images, largest difference {row.largest_difference:.3g} {row.unit} "
+        f"({row.allowed:.3g} allowed), top-1 changes {row.top1_changes}"
+    )

@@ -1,0 +1,76 @@
+"""What there is to measure: a bundle's models on the installed engines, with several numbers of threads."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgecnn.bundle.manifest import PRECISIONS, Manifest
+from edgecnn.errors import EngineError, UnknownNameError, nearest
+from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
+
+THREADS = (1, 2, 4)
+
+
+class Configuration(NamedTuple):
+    """What is opened: an engine, a model file of the bundle and its precision, threads of one inference, the provider asked for."""
+
+    engine: str
+    file: str
+    precision: str
+    threads: int
+    provider: str | None
+
+    @property
+    def name(self) -> str:
+        """The configuration for people."""
+        provider = f" {self.provider}" if self.provider else ""
+        return f"{self.engine}{provider} {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+def configurations(
+    manifest: Manifest,
+    *,
+    engines: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    threads: Sequence[int] = (),
+    provider: str | None = None,
+) -> list[Configuration]:
+    """List what there is to measure: each engine with each of the bundle's models and each number of threads.
+
+    Args:
+        manifest: of the bundle.
+        engines: names, each of which must be installed; all that are installed by default.
+        precisions: names; all that the bundle has by default.
+        threads: by default those of THREADS for which this process has CPUs.
+        provider: one of `edgecnn.runtime.engines.PROVIDERS`; each engine's own by default.
+
+    Raises:
+        UnknownNameError: for an engine or precision that does not exist.
+        EngineError: if nothing is left to measure, or an engine that was asked for is not installed.
+        ProviderError: if no engine offers the provider.
+    """
+    for name in engines:
+        known_engine(name)
+        first_installed([name])
+    for name in precisions:
+        if name not in PRECISIONS:
+            raise UnknownNameError(f"no precision {name!r}. {nearest(name, PRECISIONS)}")
+    offered = offering(list(dict.fromkeys(engines)) or list(ENGINES), provider)
+    chosen = [name for name in offered if is_installed(name)]
+    if not chosen:
+        first_installed(offered)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = sorted(set(threads)) or [count for count in THREADS if count <= cpus]
+    found = [
+        Configuration(name, model.file, model.precision, count, provider)
+        for name in chosen
+        for model in manifest.models
+        if model.format == ENGINES[name].format and (not precisions or model.precision in precisions)
+        for count in counts
+    ]
+    if not found:
+        has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
+        raise EngineError(
+            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}. See --engine and --precision."
+        )
+    return found

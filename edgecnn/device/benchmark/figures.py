@@ -1,0 +1,112 @@
+"""What a benchmark measured, and which configuration wins."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.device.benchmark.configurations import Configuration
+from edgecnn.runtime.timing import percentile
+
+PARTS = ("decode", "preprocess", "infer", "whole")
+TIE = 0.02
+RULE = "smallest p50 of infer; within 2 % of it the smaller p90, then fewer threads"
+ELIGIBLE = "only models that passed the bundle's gate and, here, its golden vectors"
+
+
+class Percentiles(NamedTuple):
+    """Wall time of `n` calls in milliseconds."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    n: int
+
+
+class Probed(NamedTuple):
+    """What a configuration's own process found: see `edgecnn.device.benchmark.probe`."""
+
+    version: str
+    computes: str
+    peak_mib: float
+    golden: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One configuration's figures. `gate` is the bundle's own verdict on the model, None where it has no report on it; `cold` as
+    `cold_starts` measures, None where that was not done."""
+
+    configuration: Configuration
+    probed: Probed
+    parts: Mapping[str, Percentiles]
+    gate: bool | None
+    cold: Percentiles | None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be chosen: right by the bundle's gate, and right here."""
+        return bool(self.gate) and not self.probed.golden
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain JSON values."""
+        return {
+            **self.configuration._asdict(),
+            **self.probed._asdict(),
+            **{part: figures._asdict() for part, figures in self.parts.items()},
+            "gate": self.gate,
+            "eligible": self.eligible,
+            "cold_start": self.cold._asdict() if self.cold else None,
+        }
+
+
+class Sweep(NamedTuple):
+    """What was measured, fastest first, what could not run and why, whether it was interrupted, and how busy the machine was before."""
+
+    rows: tuple[Row, ...]
+    failed: Mapping[Configuration, str]
+    interrupted: bool
+    load_average: float
+
+
+def percentiles(values: list[float]) -> Percentiles:
+    """Return the percentiles of at least one value."""
+    return Percentiles(percentile(values, 50), percentile(values, 90), percentile(values, 99), len(values))
+
+
+def winner(rows: Sequence[Row]) -> Row | None:
+    """Return the row to use by RULE; None if none may be chosen."""
+    return next(iter(ranked([row for row in rows if row.eligible])), None)
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by RULE's order: those within TIE of the smallest p50 by p90 and threads, then the others by p50."""
+    best = min((row.parts["infer"].p50_ms for row in rows), default=0.0)
+
+    def key(row: Row) -> tuple[float, float, int]:
+        infer = row.parts["infer"]
+        tied = infer.p50_ms <= best * (1 + TIE)
+        return (0.0 if tied else infer.p50_ms, infer.p90_ms, row.configuration.threads)
+
+    return sorted(rows, key=key)
+
+
+MAX_REPORT_BYTES = 8 * 1024 * 1024
+"""Largest parity report that is parsed. Those that ship have 70 kB at most."""
+
+
+def gate(bundle: Bundle) -> dict[str, bool]:
+    """Return, for each model file that the bundle's parity report speaks of, whether all of its comparisons passed the gate."""
+    report = bundle.files.get("parity.json", b"")
+    if len(report) > MAX_REPORT_BYTES:
+        return {}
+    try:
+        comparisons = json.loads(report)["comparisons"]
+        passed: dict[str, list[bool]] = {}
+        for item in comparisons:
+            passed.setdefault(item["candidate"], []).append(bool(item["passed"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    names = {f"{model.format}-{model.precision}": model.file for model in bundle.manifest.models}
+    return {names[name]: all(verdicts) for name, verdicts in passed.items() if name in names}

@@ -1,0 +1,67 @@
+"""Open one configuration in a process of its own: `python -m edgecnn.device.benchmark.probe BUNDLE ENGINE FILE THREADS PROVIDER [IMAGE]`.
+
+What it costs in memory is then its own, and an engine that crashes takes only this process with it. Prints a JSON object with
+`version`, `computes`, `peak_mib` and `golden`: "" where the golden vectors' outputs are right, else what is wrong.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.device.benchmark.images import bench_images
+from edgecnn.errors import EdgeCNNError
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import bundle_model
+from edgecnn.runtime.selftest import check_model
+
+CALLS = 3
+
+
+def main() -> None:
+    """Open the model, classify, look at the memory, then replay the golden vectors."""
+    path, name, file, threads, provider, *image = sys.argv[1:]
+    bundle = read_bundle(Path(path))
+    entry = bundle.manifest.model(file)
+    engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads), provider=provider or None)
+    classifier = Classifier(bundle, bundle_model(engine, bundle.manifest))
+    for item in image or bench_images(bundle).items:
+        for _ in range(CALLS):
+            classifier.classify(item)
+    peak = peak_mib()
+    row = check_model(bundle, entry, name, int(threads), provider or None)
+    wrong = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
+    print(
+        json.dumps(
+            {
+                "version": engine.version,
+                "computes": engine.provider,
+                "peak_mib": peak,
+                "golden": "" if row.passed else wrong,
+            }
+        )
+    )
+
+
+def peak_mib() -> float:
+    """Return the largest resident set that this process had, in MiB.
+
+    Linux's VmHWM, since ru_maxrss begins with what the parent held; elsewhere ru_maxrss, which is in bytes on macOS.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest / 2**20 if sys.platform == "darwin" else largest / 1024
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeCNNError as error:
+        print(f"edgecnn: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

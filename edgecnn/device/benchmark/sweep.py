@@ -1,0 +1,169 @@
+"""Measure a bundle on this machine: engines, precisions and threads interleaved."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.device.benchmark.cold import cold_starts
+from edgecnn.device.benchmark.configurations import Configuration
+from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, Sweep, gate, percentiles, ranked
+from edgecnn.device.benchmark.images import BenchImages
+from edgecnn.device.system import System
+from edgecnn.errors import EngineError
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import bundle_model
+from edgecnn.runtime.timing import interleave
+
+BLOCK = 10
+"""Calls of one turn. Before them come calls that do not count, until SETTLE_S has passed: for the caches, and for threads of
+other turns that still spin."""
+
+SETTLE_S = 0.005
+PROBE_TIMEOUT_S = 300.0
+
+
+def probe(
+    bundle: Bundle, configuration: Configuration, largest: str = "", system: System | None = None
+) -> Probed | str:
+    """Open a configuration in a process of its own.
+
+    Args:
+        bundle: as read.
+        configuration: what to open.
+        largest: path of the image to classify there; the bundle's own images by default.
+        system: runs the process.
+
+    Returns:
+        What it measured; or why it could not, such as "illegal instruction (SIGILL)".
+    """
+    command = [sys.executable, "-m", "edgecnn.device.benchmark.probe", str(bundle.path), configuration.engine]
+    command += [configuration.file, str(configuration.threads), configuration.provider or ""]
+    command += [largest] if largest else []
+    done = (system or System(packages={})).run(command, PROBE_TIMEOUT_S)
+    return done.failure if done.code else Probed(**json.loads(done.out.splitlines()[-1]))
+
+
+def sweep(
+    bundle: Bundle,
+    images: BenchImages,
+    chosen: Sequence[Configuration],
+    *,
+    n: int,
+    warmup: int,
+    cold: int,
+    progress: Callable[[str, int, int], object],
+) -> Sweep:
+    """Measure configurations, interleaved. An interruption (Ctrl-C) ends it with what was measured so far.
+
+    Args:
+        bundle: as read, from a file.
+        images: each call takes the next one, the same for every configuration.
+        chosen: from `configurations`.
+        n: calls of each that count.
+        warmup: calls of each before.
+        cold: cold starts for the fastest configuration of each engine.
+        progress: called with the step, how much of it is done, and how much there is.
+
+    Raises:
+        EngineError: if none of the configurations can run.
+    """
+    failed: dict[Configuration, str] = {}
+    probed: dict[Configuration, Probed] = {}
+    times: dict[Configuration, dict[str, list[float]]] = {}
+    starts: dict[Configuration, Percentiles] = {}
+    interrupted = False
+    load = os.getloadavg()[0]
+    try:
+        for number, item in enumerate(chosen):
+            progress("opening", number, len(chosen))
+            result = probe(bundle, item, images.largest)
+            if isinstance(result, str):
+                failed[item] = result
+            else:
+                probed[item] = result
+        if not probed:
+            reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. More: edgecnn doctor")
+        measure(bundle, images, list(probed), n, warmup, times, progress)
+        rows = ranked([_row(item, probed[item], times[item], None, None) for item in probed])
+        fastest = {row.configuration.engine: row.configuration for row in reversed(rows)}
+        starts = cold_starts(bundle, images, list(fastest.values()), cold, failed, progress)
+    except KeyboardInterrupt:
+        interrupted = True
+    verdicts = gate(bundle)
+    rows = [
+        _row(item, probed[item], parts, verdicts.get(item.file), starts.get(item))
+        for item, parts in times.items()
+        if parts["whole"]
+    ]
+    return Sweep(tuple(ranked(rows)), failed, interrupted, load)
+
+
+def measure(
+    bundle: Bundle,
+    images: BenchImages,
+    chosen: Sequence[Configuration],
+    n: int,
+    warmup: int,
+    times: dict[Configuration, dict[str, list[float]]],
+    progress: Callable[[str, int, int], object],
+) -> None:
+    """Time configurations in this process, in interleaved blocks, into `times`: milliseconds of each call by part."""
+    classifiers = {item: classifier_of(bundle, item) for item in chosen}
+    for number, classifier in enumerate(classifiers.values()):
+        progress("warming up", number, len(chosen))
+        for index in range(warmup):
+            classifier.classify(images.at(index))
+    by_name = {item.name: item for item in chosen}
+    times.update({item: {part: [] for part in PARTS} for item in chosen})
+    done = 0
+    for name, calls in interleave(list(by_name), n, BLOCK):
+        item = by_name[name]
+        progress("measuring", done, n * len(chosen))
+        settle(classifiers[item], images, calls[0])
+        for index in calls:
+            for part, value in time_call(classifiers[item], images.at(index)).items():
+                times[item][part].append(value)
+        done += len(calls)
+    progress("measuring", done, done)
+
+
+def classifier_of(bundle: Bundle, configuration: Configuration) -> Classifier:
+    """Open a configuration in this process."""
+    name, file, _, threads, provider = configuration
+    entry = bundle.manifest.model(file)
+    engine = open_engine(name, bundle.files[file], entry.format, num_threads=threads, provider=provider)
+    return Classifier(bundle, bundle_model(engine, bundle.manifest))
+
+
+def settle(classifier: Classifier, images: BenchImages, index: int) -> None:
+    """Call at least once, and until SETTLE_S has passed, without counting."""
+    start = time.perf_counter()
+    while True:
+        classifier.classify(images.at(index))
+        if time.perf_counter() - start >= SETTLE_S:
+            return
+
+
+def time_call(classifier: Classifier, image: bytes | np.ndarray) -> dict[str, float]:
+    """Classify one image and return the milliseconds of each of PARTS; the whole has the decision in it too."""
+    start = time.perf_counter()
+    result = classifier.classify(image)
+    return {**result.latency_ms, "whole": (time.perf_counter() - start) * 1000}
+
+
+def _row(
+    item: Configuration,
+    probed: Probed,
+    times: Mapping[str, list[float]],
+    verdict: bool | None,
+    cold: Percentiles | None,
+) -> Row:
+    parts = {part: percentiles(values) for part, values in times.items()}
+    return Row(configuration=item, probed=probed, parts=parts, gate=verdict, cold=cold)

@@ -1,0 +1,1 @@
+"""What is wrong with this machine, as far as edgecnn is concerned."""

@@ -1,0 +1,32 @@
+"""Find and prove the bundle in a process of its own: `python -m edgecnn.device.doctor.bundle [BUNDLE]`.
+
+A damaged installation then ends this process, not the doctor. Prints a JSON object with `path`, `reason`, `sha256` and
+`wrong_layers`: "decode" and "resize" where the golden photos came out as other bytes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.errors import EdgeCNNError
+from edgecnn.runtime.default import find_bundle
+from edgecnn.runtime.selftest import check_layers
+
+
+def main() -> None:
+    """Find the bundle that was named, or the default, and look at it."""
+    choice = find_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
+    bundle = read_bundle(choice.path)
+    wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]
+    print(
+        json.dumps({"path": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256, "wrong_layers": wrong})
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeCNNError as error:
+        print(f"edgecnn: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,217 @@
+"""Checks of the machine itself: Python, architecture, C library, processor, memory, clock, disk, power, temperature."""
+
+import datetime
+import posixpath
+from collections.abc import Iterator
+
+from edgecnn.device.doctor.finding import Finding, version_tuple
+from edgecnn.device.sensors import temperature as read_temperature
+from edgecnn.device.sensors import throttle_words
+from edgecnn.device.sensors import throttled as read_throttled
+from edgecnn.device.system import System
+
+PYTHONS = ((3, 11), (3, 14))
+"""From the first, below the second: as in pyproject.toml."""
+
+RELEASE_YEAR = 2026
+SIXTY_FOUR = ("aarch64", "arm64", "x86_64", "amd64")
+NEEDS_GLIBC = {
+    ("LiteRT", "aarch64"): (2, 27),
+    ("LiteRT", "x86_64"): (2, 27),
+    ("tflite-runtime", "aarch64"): (2, 34),
+    ("tflite-runtime", "x86_64"): (2, 17),
+    ("ONNX Runtime", "aarch64"): (2, 28),
+    ("ONNX Runtime", "x86_64"): (2, 28),
+}
+"""The glibc that the engines' wheels are tagged for: ai-edge-litert 2.3.0, tflite-runtime 2.14.0, onnxruntime 1.32.0."""
+
+LITTLE_MEMORY_MIB = 96
+LITTLE_SPACE_MIB = 50
+NO_SPACE_MIB = 1
+HOT_CELSIUS = 80.0
+MIB = 2**20
+NEW_SYSTEM = "install the 64-bit Raspberry Pi OS (Bookworm or later) with rpi-imager"
+
+
+def python(system: System) -> Iterator[Finding]:
+    """Is this a Python that edgecnn is made for?"""
+    version = ".".join(map(str, system.python))
+    first, below = (".".join(map(str, item)) for item in PYTHONS)
+    if PYTHONS[0] <= system.python[:2] < PYTHONS[1]:
+        yield Finding("ok", f"Python {version}")
+    else:
+        means = f"edgecnn is made for Python {first} and later, below {below}: engines have no wheels for others"
+        yield Finding(
+            "error", f"Python {version}", means, "python3.11 -m venv venv (or 3.12, 3.13), and install edgecnn there"
+        )
+
+
+def architecture(system: System) -> Iterator[Finding]:
+    """Is there an engine for this architecture? A 32-bit user land may run under a 64-bit kernel."""
+    board = f"{system.board}, " if system.board else ""
+    machine = system.machine.lower()
+    if machine not in SIXTY_FOUR:
+        found = f"{board}{system.bits}-bit Python, {system.machine} kernel"
+        mend = "on a Raspberry Pi 3 or later, " + NEW_SYSTEM if machine.startswith("arm") else ""
+        yield Finding("error", found, "no inference engine has a wheel for this architecture", mend)
+    elif system.bits == 32:
+        found = f"{board}32-bit Python under a 64-bit kernel ({system.machine})"
+        yield Finding("error", found, "the user land is 32-bit, and no inference engine has a wheel for it", NEW_SYSTEM)
+    else:
+        yield Finding("ok", f"{board}{system.machine}, 64-bit")
+
+
+def glibc(system: System) -> Iterator[Finding]:
+    """Is the C library new enough for the engines' wheels?"""
+    name, version = system.libc
+    needs = {engine: needed for (engine, machine), needed in NEEDS_GLIBC.items() if machine == system.machine}
+    if not needs or system.bits == 32:
+        return  # the architecture says enough
+    if name != "glibc":
+        means = "the engines' wheels are built for glibc; a musl system such as Alpine cannot load them"
+        yield Finding("error", "no glibc", means, "use a system with glibc, such as Raspberry Pi OS, Debian or Ubuntu")
+        return
+    lacking = {engine: needed for engine, needed in needs.items() if version_tuple(version) < needed}
+    told = ", ".join(f"{engine} needs {'.'.join(map(str, needed))}" for engine, needed in lacking.items())
+    if not lacking:
+        yield Finding("ok", f"glibc {version}")
+    elif "LiteRT" in lacking:
+        means = f"the engines' wheels need a newer one: {told}"
+        yield Finding("error", f"glibc {version}", means, "upgrade the system: Debian 11, Ubuntu 20.04 or later")
+    else:
+        means = f"LiteRT's wheel works here; not those of others: {told}"
+        yield Finding("note", f"glibc {version}", means, "pip install ai-edge-litert")
+
+
+def processor(system: System) -> Iterator[Finding]:
+    """Has the processor what fast and right int8 needs?"""
+    flags, machine = system.cpu_flags, system.machine.lower()
+    if not flags or machine not in SIXTY_FOUR:
+        return
+    if machine in ("x86_64", "amd64"):
+        if flags & {"avx512_vnni", "avx_vnni"}:
+            yield Finding("ok", "VNNI: int8 sums are exact and fast")
+        else:
+            means = (
+                "ONNX Runtime's sums of uint8 times int8 saturate on such a processor; edgecnn sets session.x64quantprecision, which "
+                "makes them right and slower"
+            )
+            yield Finding("note", "no VNNI", means, "prefer LiteRT for int8: --engine litert")
+        return
+    if "atomics" not in flags:
+        means = (
+            "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1 end with an illegal instruction there, "
+            "such as ONNX Runtime 1.21 and LiteRT's CompiledModel, which edgecnn does not use"
+        )
+        yield Finding("note", "no LSE atomics", means)
+    if "asimddp" not in flags:
+        yield Finding(
+            "note", "no dot-product instructions (asimddp)", "int8 gains less over float32 here: edgecnn benchmark"
+        )
+    if {"atomics", "asimddp"} <= flags:
+        yield Finding("ok", "LSE atomics and dot-product instructions")
+
+
+def memory(system: System) -> Iterator[Finding]:
+    """Is there memory for a process that classifies?"""
+    table = {}
+    for line in system.read("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        digits = value.split()[:1]
+        if digits and digits[0].isdigit():
+            table[name] = int(digits[0]) // 1024
+    if "MemAvailable" not in table:
+        return
+    found = f"{table['MemAvailable']:,} MiB available of {table.get('MemTotal', 0):,} MiB"
+    if table["MemAvailable"] >= LITTLE_MEMORY_MIB:
+        yield Finding("ok", found)
+    else:
+        means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may end edgecnn, which holds about 50 MiB with LiteRT and more with ONNX Runtime"
+        yield Finding(
+            "warning", found, means, "end what is not needed (ps aux --sort=-rss | head), or boot without a desktop"
+        )
+
+
+def clock(system: System) -> Iterator[Finding]:
+    """Is the clock set? A Raspberry Pi has none that runs without power."""
+    now = datetime.datetime.fromtimestamp(system.now(), datetime.UTC)
+    found = f"{now:%Y-%m-%d %H:%M} UTC"
+    if now.year < RELEASE_YEAR:
+        means = (
+            f"the clock is not set (it is before {RELEASE_YEAR}): TLS connections fail, and results have wrong times"
+        )
+        yield Finding("error", found, means, "sudo timedatectl set-ntp true; or: sudo date -s '2026-11-25 12:00'")
+        return
+    if system.which("timedatectl"):
+        answer = system.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
+        if answer.code == 0 and answer.out.strip() == "no":
+            means = "it is not synchronized: times may be off, by as long as the board was without power"
+            yield Finding("note", found, means, "sudo timedatectl set-ntp true")
+            return
+    yield Finding("ok", found)
+
+
+def disk(system: System) -> Iterator[Finding]:
+    """Is there space, and may it be written, where results, state and temporary files go?"""
+    home = system.environ.get("HOME", "/")
+    state = system.environ.get("XDG_STATE_HOME") or posixpath.join(home, ".local/state")
+    places = {"results": system.cwd, "state": state, "temporary files": system.environ.get("TMPDIR") or "/tmp"}
+    for purpose, path in places.items():
+        space = system.space(path)
+        free = space.free_bytes / MIB
+        found = f"{path} ({purpose}): {free:,.0f} MiB free"
+        if space.read_only:
+            means = f"the file system is read-only: {purpose} cannot be written there"
+            mend = "sudo mount -o remount,rw / (if it comes back read-only, the card is failing: dmesg | grep mmc)"
+            yield Finding("warning", f"{path} ({purpose}): read-only", means, mend)
+        elif free < LITTLE_SPACE_MIB:
+            severity = "error" if free < NO_SPACE_MIB else "warning"
+            means = (
+                f"there is no space for {purpose}" if severity == "error" else f"there is little space for {purpose}"
+            )
+            yield Finding(severity, found, means, "sudo apt clean; see what is large: du -xh / | sort -h | tail")
+        else:
+            yield Finding("ok", found)
+
+
+def power(system: System) -> Iterator[Finding]:
+    """Does a Raspberry Pi say that it lacks voltage, or was slowed down?"""
+    bits = read_throttled(system)
+    if bits is None:
+        if system.is_pi:
+            yield Finding(
+                "note",
+                "the board does not tell",
+                "vcgencmd is not there or may not be used",
+                "sudo usermod -aG video $USER",
+            )
+        return
+    now, since = throttle_words(bits)
+    if not now and not since:
+        yield Finding("ok", f"neither under-voltage nor throttling (0x{bits:x})")
+        return
+    parts = [f"now: {', '.join(now)}"] if now else []
+    parts += [f"since the start: {', '.join(since)}"] if since else []
+    weak = "under-voltage" in (*now, *since)
+    means = "the board slows its clock down: it is slower than it could be, and measurements drift"
+    if weak:
+        means += "; with too little voltage it may also crash, and lose files"
+    mend = (
+        "use the board's own power supply and a short, thick cable"
+        if weak
+        else "cool it: a heat sink, a fan, an open case"
+    )
+    yield Finding("warning" if now or weak else "note", f"{'; '.join(parts)} (0x{bits:x})", means, mend)
+
+
+def temperature(system: System) -> Iterator[Finding]:
+    """Is the processor so hot that it will be slowed down?"""
+    celsius = read_temperature(system)
+    if celsius is None:
+        return
+    if celsius < HOT_CELSIUS:
+        yield Finding("ok", f"{celsius:.1f} °C")
+    else:
+        means = f"from about {HOT_CELSIUS:.0f} °C on a board slows its clock down"
+        mend = "cool it: a heat sink, a fan, an open case; then: edgecnn benchmark --sustained 10"
+        yield Finding("warning", f"{celsius:.1f} °C", means, mend)

@@ -1,0 +1,133 @@
+"""Frames that the classifier is unsure of, kept for training in a folder of limited size."""
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from edgecnn.device.stream.feed import Taken
+from edgecnn.device.stream.pictures import encode, folder_name
+from edgecnn.errors import OutputError
+from edgecnn.files import output_errors, write_atomic
+from edgecnn.labels import ABSTAIN
+from edgecnn.runtime.classifier import Result
+
+INDEX = ".edgecnn-saved"
+"""In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
+
+LEAST_INTERVAL_S = 1.0
+"""Between two frames that are kept, of a camera or a file: those of one second are much the same picture."""
+
+NO_GUESS = "unknown"
+
+MOST_STALE = 64
+"""Lines of the index whose files are gone, at least, before it is written anew."""
+
+
+class UncertainFrames:
+    """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
+
+    Unsure is a frame on which the classifier abstains, or whose best score leads the second by less than `margin`: that means the same for
+    two classes, whose best score is never below a half, as for a thousand. The guess is the best class. When the files
+    take more than `cap_bytes`, the oldest go: those that were written here, by this or an earlier run, and still are where they were
+    written with the same size. What was moved to another folder, or put here by others, is never removed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        margin: float,
+        cap_bytes: int,
+        rotation: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Read what earlier runs wrote.
+
+        Args:
+            folder: made when the first frame is kept.
+            margin: a smaller lead of the best score over the second is unsure, in [0, 1].
+            cap_bytes: most that the files may take.
+            rotation: clockwise degrees by which frames are turned.
+            clock, wall: monotonic seconds, and seconds since the epoch.
+
+        Raises:
+            OutputError: if the folder's index cannot be read.
+        """
+        self._folder = folder
+        self._margin = margin
+        self._cap_bytes = cap_bytes
+        self._rotation = rotation
+        self._clock = clock
+        self._wall = wall
+        self._last: float | None = None
+        self._stale = 0
+        self._files: deque[tuple[str, int]] = deque(self._read_index())
+        self._bytes = sum(size for _, size in self._files)
+
+    def offer(self, taken: Taken, result: Result) -> None:
+        """Keep a frame, if it is one to keep.
+
+        Args:
+            taken: the frame.
+            result: what it was classified as.
+
+        Raises:
+            OutputError: if it cannot be written; nothing is left half-written.
+        """
+        if result.decision != ABSTAIN and result.lead >= self._margin:
+            return
+        now = self._clock()
+        if self._last is not None and now - self._last < LEAST_INTERVAL_S:
+            return
+        self._last = now
+        data, suffix = encode(taken.frame.image, self._rotation)
+        if len(data) > self._cap_bytes:
+            raise OutputError(f"a frame of {len(data):,} bytes is more than all that may be kept: see --save-cap.")
+        guess = folder_name(result.top[0].label) if result.top else NO_GUESS
+        wall = self._wall()
+        stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1e6) % 1_000_000:06d}Z"
+        name = f"{guess}/{stamp}-{taken.seq}{suffix}"
+        self._make_room(len(data))
+        write_atomic(self._folder / name, data)
+        self._files.append((name, len(data)))
+        self._bytes += len(data)
+        with output_errors(self._folder / INDEX), (self._folder / INDEX).open("a", encoding="utf-8") as index:
+            index.write(f"{len(data)} {name}\n")
+
+    def _make_room(self, size: int) -> None:
+        while self._files and self._bytes + size > self._cap_bytes:
+            name, expected = self._files.popleft()
+            self._bytes -= expected
+            path = self._folder / name
+            with output_errors(path), contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_size == expected:
+                    path.unlink()
+            self._stale += 1
+        if self._stale > max(
+            MOST_STALE, len(self._files)
+        ):  # lines of what is gone do no harm: the index is written anew now and then
+            self._stale = 0
+            write_atomic(self._folder / INDEX, "".join(f"{size} {name}\n" for name, size in self._files))
+
+    def _read_index(self) -> list[tuple[str, int]]:
+        """Return (path below the folder, size) of the files that earlier runs wrote and that are still there, oldest first."""
+        files = []
+        try:
+            lines = (self._folder / INDEX).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to begin anew.") from None
+        for line in lines:
+            size, _, name = line.partition(" ")
+            parts = name.split("/")
+            if not size.isdecimal() or len(parts) != 2 or any(part in ("", ".", "..") for part in parts):
+                continue  # a line cut short by a full disk
+            with contextlib.suppress(OSError):
+                if os.lstat(self._folder / name).st_size == int(size):
+                    files.append((name, int(size)))
+        return files

@@ -1,0 +1,55 @@
+"""JSON lines of files, and what they share with those of frames. Written by hand: `json.dumps` costs more than a decision."""
+
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quote
+from typing import TYPE_CHECKING
+
+from edgecnn.runtime.decision import Score
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Result
+
+SCHEMA = "edgecnn.result/1"
+"""The form of the lines: `result.schema.json`."""
+
+
+def file_line(source: str, result: "Result", model: tuple[str, str]) -> str:
+    """Return a file's result as a JSON line: that of a frame without what makes no sense for a file.
+
+    `model` is the name of the bundle and the SHA-256 of its model's file.
+    """
+    return (
+        f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
+        f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
+        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model)}}}'
+    )
+
+
+def error_line(source: str, error: str) -> str:
+    """Return a file that could not be classified as a JSON line."""
+    return f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "error": {quote(error)}}}'
+
+
+def top_json(top: Sequence[Score]) -> str:
+    """Return classes as a JSON array."""
+    items = [f'{{"label": {quote(item.label)}, "index": {item.index}, "score": {item.score:.6f}}}' for item in top]
+    return f"[{', '.join(items)}]"
+
+
+def text_json(text: str | None) -> str:
+    """Return a text as a JSON string, None as null."""
+    return "null" if text is None else quote(text)
+
+
+def model_json(model: tuple[str, str]) -> str:
+    """Return a model's name and its file's SHA-256 as the fields of a JSON object."""
+    name, sha256 = model
+    return f'"model": {quote(name)}, "model_sha256": "{sha256}"'
+
+
+def latency_json(latency_ms: dict[str, float]) -> str:
+    """Return milliseconds by stage as a JSON object."""
+    return (
+        f'{{"decode": {latency_ms["decode"]:.3f}, "preprocess": {latency_ms["preprocess"]:.3f}, '
+        f'"infer": {latency_ms["infer"]:.3f}}}'
+    )

@@ -1,0 +1,217 @@
+"""The sweep over configurations, with the digits model that is in the repository."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.device.benchmark import sweep as sweep_module
+from edgecnn.device.benchmark.configurations import Configuration, configurations
+from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, gate, winner
+from edgecnn.device.benchmark.images import bench_images
+from edgecnn.device.benchmark.sweep import probe, sweep
+from edgecnn.device.system import Finished, System
+from edgecnn.errors import EngineError, ImageError, ProviderError, UnknownNameError
+from edgecnn.runtime.engines import engines_for, first_installed, is_installed
+
+needs_engine = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(root):
+    return read_bundle(root / "models" / "digits" / "digits.edgecnn")
+
+
+@pytest.fixture
+def only(monkeypatch):
+    def set_(*names):
+        for module in ("edgecnn.device.benchmark.configurations", "edgecnn.runtime.engines"):
+            monkeypatch.setattr(f"{module}.is_installed", lambda name: name in names)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+
+    return set_
+
+
+def test_configurations(bundle, only):
+    only("litert", "onnxruntime")
+    found = configurations(bundle.manifest)
+    assert {(item.engine, item.precision, item.threads) for item in found} == {
+        (engine, precision, threads)
+        for engine in ("litert", "onnxruntime")
+        for precision in ("int8", "float32")
+        for threads in (1, 2)
+    }
+    (one,) = configurations(bundle.manifest, engines=["litert"], precisions=["int8"], threads=[8])
+    assert one == ("litert", "models/int8.tflite", "int8", 8, None)
+    assert {item.engine for item in configurations(bundle.manifest, provider="cuda")} == {"onnxruntime"}
+
+
+def test_nonsense_is_refused(bundle, only):
+    only("litert")
+    with pytest.raises(UnknownNameError, match="Did you mean 'litert'"):
+        configurations(bundle.manifest, engines=["litrt"])
+    with pytest.raises(UnknownNameError, match="Did you mean 'int8'"):
+        configurations(bundle.manifest, precisions=["int9"])
+    with pytest.raises(EngineError, match="pip install onnxruntime"):
+        configurations(bundle.manifest, engines=["onnxruntime"])
+    with pytest.raises(EngineError, match=r"nothing to measure on litert: it has int8 \.tflite"):
+        configurations(bundle.manifest, precisions=["float16"])
+    with pytest.raises(ProviderError):
+        configurations(bundle.manifest, engines=["litert"], provider="cuda")
+    only()
+    with pytest.raises(EngineError, match="pip install ai-edge-litert"):
+        configurations(bundle.manifest)
+
+
+def test_gate_comes_from_the_bundles_report(bundle):
+    verdicts = gate(bundle)
+    assert verdicts == dict.fromkeys(
+        ["models/int8.tflite", "models/float32.tflite", "models/int8.onnx", "models/float32.onnx"], True
+    )
+    report = json.loads(bundle.files["parity.json"])
+    next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")["passed"] = False
+    failing = dataclasses.replace(bundle, files={**bundle.files, "parity.json": json.dumps(report).encode()})
+    assert gate(failing) == verdicts | {"models/int8.tflite": False}
+    assert gate(dataclasses.replace(bundle, files={})) == {}
+    for hostile in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"comparisons": [{"candidate": [], "passed": 1}]}'):
+        assert gate(dataclasses.replace(bundle, files={"parity.json": hostile})) == {}
+
+
+def test_a_report_of_megabytes_is_not_parsed(bundle, monkeypatch):
+    large = b'{"comparisons": []' + b" " * 9_000_000 + b"}"
+    monkeypatch.setattr("edgecnn.device.benchmark.figures.json.loads", lambda text: pytest.fail("it was parsed"))
+    assert gate(dataclasses.replace(bundle, files={"parity.json": large})) == {}
+
+
+def row(p50, p90, threads=1, gate=True, golden="", engine="litert"):
+    infer = Percentiles(p50, p90, 2 * p90, 100)
+    return Row(
+        configuration=Configuration(engine, "f", "int8", threads, None),
+        probed=Probed("1", "XNNPACK", 40.0, golden),
+        parts=dict.fromkeys(PARTS, infer),
+        gate=gate,
+        cold=None,
+    )
+
+
+def test_winner():
+    fast, slow = row(1.0, 2.0), row(1.1, 1.2)
+    assert winner([slow, fast]) is fast
+    near = row(1.019, 1.5, threads=4)
+    assert winner([fast, near]) is near, "within 2 % the smaller p90 wins"
+    assert winner([row(1.0, 2.0, threads=2), fast]) is fast, "then fewer threads"
+    assert winner([dataclasses.replace(fast, gate=False), slow]) is slow
+    assert winner([dataclasses.replace(fast, gate=None), row(1, 1, golden="differs by 2 LSB")]) is None
+    assert winner([]) is None
+
+
+class Crashing(System):
+    """A machine on which processes are ended by SIGILL."""
+
+    def run(self, command, timeout=10.0):
+        crash = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+        return super().run([sys.executable, "-c", crash], timeout)
+
+
+def test_an_engine_that_crashes_is_a_reason(bundle, monkeypatch):
+    configuration = Configuration("onnxruntime", "models/int8.onnx", "int8", 1, None)
+    assert probe(bundle, configuration, system=Crashing(packages={})) == "illegal instruction (SIGILL)"
+    monkeypatch.setattr(sweep_module, "System", Crashing)
+    with pytest.raises(EngineError, match=r"onnxruntime: illegal instruction \(SIGILL\)"):
+        sweep(bundle, bench_images(bundle), [configuration], n=10, warmup=1, cold=0, progress=lambda *_: None)
+
+
+def test_how_a_process_ended():
+    assert Finished(-9, "", "").how == "killed (SIGKILL)"
+    assert Finished(3, "", "a\nedgecnn: error: no such thing\n\n").said == "no such thing"
+    system = System(packages={})
+    assert system.run([sys.executable, "-c", "import sys; sys.exit(7)"]).how == "exit code 7"
+    assert system.run(["/none/such"]).how.startswith("cannot be run: No such file")
+    assert system.run([sys.executable, "-c", "input(); import time; time.sleep(60)"]).code == 1, (
+        "standard input is empty"
+    )
+    assert system.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.2).how == "no answer in 0.2 s"
+
+
+@needs_engine
+def test_sweep(bundle):
+    engine = first_installed(engines_for("tflite"))
+    wanted = configurations(bundle.manifest, engines=[engine], threads=[1])
+    steps = []
+    done = sweep(
+        bundle, bench_images(bundle), wanted, n=13, warmup=1, cold=1, progress=lambda *step: steps.append(step)
+    )
+    assert {item.configuration for item in done.rows} == set(wanted) and not done.failed and not done.interrupted
+    for item in done.rows:
+        assert item.gate and item.eligible and item.probed.golden == "" and item.probed.peak_mib > 10
+        assert set(item.parts) == set(PARTS)
+        for figures in item.parts.values():
+            assert figures.n == 13 and 0 <= figures.p50_ms <= figures.p90_ms <= figures.p99_ms
+        assert item.parts["whole"].p50_ms > item.parts["infer"].p50_ms
+        json.dumps(item.to_json())
+    assert [bool(item.cold) for item in done.rows] == [True, False], "cold starts are those of the fastest"
+    assert {step[0] for step in steps} == {"opening", "warming up", "measuring", "starting"}
+
+
+@needs_engine
+def test_an_interruption_keeps_what_was_measured(bundle, monkeypatch):
+    monkeypatch.setattr(sweep_module, "probe", lambda *_: Probed("1", "XNNPACK", 40.0, ""))
+    engine = first_installed(engines_for("tflite"))
+    wanted = configurations(bundle.manifest, engines=[engine], threads=[1])
+
+    def progress(step, done, total):
+        if step == "measuring" and done >= 30:
+            raise KeyboardInterrupt
+
+    done = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, cold=1, progress=progress)
+    assert done.interrupted and sorted(item.parts["whole"].n for item in done.rows) == [10, 20]
+    before = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, cold=1, progress=interrupt)
+    assert before.interrupted and before.rows == ()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@needs_engine
+def test_golden_vectors_that_fail_here_are_told(bundle, tmp_path):
+    from edgecnn.bundle.write import write_bundle
+
+    inputs = bundle.files[bundle.manifest.golden_inputs]
+    files = {**bundle.files, bundle.manifest.golden_inputs: inputs[:-64] + bytes(64)}
+    write_bundle(tmp_path / "other.edgecnn", bundle.manifest, files)
+    engine = first_installed(engines_for("tflite"))
+    found = probe(read_bundle(tmp_path / "other.edgecnn"), Configuration(engine, "models/int8.tflite", "int8", 1, None))
+    assert not isinstance(found, str) and found.golden.startswith("it differs by ")
+
+
+def test_images(bundle, folder):
+    notes = []
+    golden = bench_images(bundle)
+    assert golden.about == "the bundle's golden photos, 8 images of 64x96 to 751x1003 pixels"
+    assert golden.at(9) == golden.items[1]
+    (folder / "cut.jpg").write_bytes((folder / "b.jpg").read_bytes()[:100])
+    given = bench_images(bundle, [str(folder), "none.jpg"], note=notes.append)
+    assert given.about == "given, 3 images of 12x9 pixels" and given.largest == given.names[0]
+    damaged, left_out, missing = notes
+    assert (
+        "cut.jpg: the image is damaged" in damaged
+        and "1 file left out (1 .txt)" in left_out
+        and missing.startswith("none.jpg: ")
+    )
+    first = bench_images(bundle, [str(folder)], most=1, note=notes.append)
+    assert len(first.items) == 1 and "the first 1 images are taken" in notes[-1]
+    with pytest.raises(ImageError, match=r"none of 'none.jpg' is an image"):
+        bench_images(bundle, ["none.jpg"])
+
+
+def test_images_of_a_bundle_without_photos(bundle):
+    manifest = dataclasses.replace(bundle.manifest, golden_images=())
+    images = bench_images(dataclasses.replace(bundle, manifest=manifest), most=5)
+    assert len(images.items) == 5 and isinstance(images.items[0], np.ndarray)
+    assert "nothing to decode" in images.about

@@ -1,0 +1,346 @@
+"""`edgecnn doctor` on made-up machines, each with one thing wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from edgecnn.device.cameras.listing import Camera, Listing
+from edgecnn.device.doctor.checks import CHECKS, Diagnosis, examine, require_healthy
+from edgecnn.device.doctor.engines import PACKAGES
+from edgecnn.device.doctor.finding import SEVERITIES, Finding, version_tuple
+from edgecnn.device.system import Finished, Space, System, packages
+from edgecnn.errors import BundleError, DoctorError
+from edgecnn.runtime.engines import ENGINES, is_installed
+
+PI_4 = {
+    "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+    "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\n",
+    "proc/meminfo": "MemTotal:        3884360 kB\nMemAvailable:    3400000 kB\n",
+    "sys/class/thermal/thermal_zone0/temp": "48686",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal",
+    "sys/devices/platform/soc/soc:firmware/get_throttled": "0",
+}
+RIGHT = {
+    "python": (3, 11, 2),
+    "machine": "aarch64",
+    "bits": 64,
+    "libc": ("glibc", "2.36"),
+    "packages": {"numpy": "2.4.6", "ai-edge-litert": "2.3.0", "typer": "0.28.0"},
+    "environ": {"HOME": "/home/pi"},
+    "cwd": "/home/pi",
+}
+ROW = {
+    "engine": "litert",
+    "model": "models/int8.tflite",
+    "version": "2.3.0",
+    "provider": "XNNPACK",
+    "passed": True,
+    "note": "",
+}
+ROW |= {"largest_difference": 0.0, "allowed": 1.0, "unit": "LSB"}
+WHOLE = {"path": "/b.edgecnn", "reason": "installed", "sha256": "a" * 64, "wrong_layers": []}
+WEBCAM = Camera(device="/dev/video0", name="HD Webcam")
+PROGRAMS = {"rpicam-vid": "/usr/bin/rpicam-vid", "libcamera-vid": None, "ffmpeg": "/usr/bin/ffmpeg"}
+
+
+def software(selftest=None, bundle=None, cameras=None):
+    """Answers of Python: of the bundle's check, of `edgecnn selftest` and of `edgecnn cameras`."""
+    bundle = bundle or Finished(0, json.dumps(WHOLE), "")
+    selftest = selftest or Finished(0, json.dumps({"rows": [ROW]}), "")
+    cameras = cameras or listed(WEBCAM)
+
+    def answer(command):
+        return bundle if "edgecnn.device.doctor.bundle" in command else cameras if "cameras" in command else selftest
+
+    return {sys.executable: answer}
+
+
+def listed(*cameras, programs=PROGRAMS):
+    """The answer of `edgecnn cameras --json` where these are the cameras."""
+    return Finished(0, json.dumps(Listing(cameras=cameras, programs=programs).to_json()), "")
+
+
+@pytest.fixture
+def pi(machine):
+    """A Raspberry Pi 4 that is well, but for what is given."""
+
+    def make(files=None, answers=None, **settings):
+        return machine({**PI_4, **(files or {})}, {**software(), **(answers or {})}, **RIGHT | settings)
+
+    return make
+
+
+def found(system, check, severity=None):
+    """Return the findings of a check as text: found, means, mend."""
+    return ["\n".join(item[1:]) for item in CHECKS[check](system) if severity in (None, item.severity)]
+
+
+def test_a_board_that_is_well(pi):
+    seen = []
+    diagnosis = examine(pi(), seen.append)
+    assert seen == list(CHECKS)
+    wrong = [(name, item) for name, item in diagnosis.findings if item.severity in ("warning", "error")]
+    assert wrong == []
+    require_healthy(diagnosis)
+    notes = [item.found for _, item in diagnosis.findings if item.severity == "note"]
+    assert notes == ["no LSE atomics", "no dot-product instructions (asimddp)"]
+
+
+def test_everything_that_is_not_right_says_what_it_means(pi):
+    """On a board with a dozen things wrong: no finding without its meaning, no error without what mends it."""
+    wrong = pi(
+        {"sys/devices/platform/soc/soc:firmware/get_throttled": "f000f", "proc/meminfo": "MemAvailable: 1000 kB\n"},
+        software(Finished(-4, "", ""), Finished(BundleError.exit_code, "", "edgecnn: error: the bundle is refused")),
+        python=(3, 9, 2),
+        bits=32,
+        packages={"tflite-runtime": "2.14.0", "numpy": "2.0", "typer": "0.29.2"},
+    )
+    diagnosis = examine(wrong)
+    assert diagnosis.count("error") >= 4 and diagnosis.count("warning") >= 3
+    for name, item in diagnosis.findings:
+        assert item.severity in SEVERITIES
+        assert item.severity == "ok" or item.means, (name, item)
+        assert item.severity not in ("warning", "error") or item.mend, (name, item)
+    with pytest.raises(DoctorError, match="errors, of: python, architecture, versions, bundle"):
+        require_healthy(diagnosis)
+
+
+def test_a_pi_3_with_32_bit_user_land(pi):
+    model = {"proc/device-tree/model": "Raspberry Pi 3 Model B Rev 1.2\0"}
+    (text,) = found(pi(model, bits=32, libc=("glibc", "2.31")), "architecture", "error")
+    assert (
+        "Raspberry Pi 3" in text
+        and "32-bit Python under a 64-bit kernel (aarch64)" in text
+        and "64-bit Raspberry Pi OS" in text
+    )
+    (text,) = found(pi(machine="armv7l", bits=32), "architecture", "error")
+    assert "no inference engine has a wheel" in text and "64-bit Raspberry Pi OS" in text
+    assert found(pi(bits=32), "glibc") == [], "said once"
+    assert found(pi(), "architecture", "ok")
+
+
+@pytest.mark.parametrize(
+    ("libc", "severity", "text"),
+    [
+        (("glibc", "2.36"), "ok", "2.36"),
+        (("glibc", "2.31"), "note", "tflite-runtime needs 2.34"),
+        (("glibc", "2.24"), "error", "LiteRT needs 2.27"),
+        (("", ""), "error", "musl"),
+    ],
+)
+def test_c_library(pi, libc, severity, text):
+    (told,) = found(pi(libc=libc), "glibc", severity)
+    assert text in told
+
+
+@pytest.mark.parametrize(
+    ("python", "severity"), [((3, 10, 9), "error"), ((3, 11, 0), "ok"), ((3, 13, 5), "ok"), ((3, 14, 0), "error")]
+)
+def test_python(pi, python, severity):
+    assert found(pi(python=python), "python", severity)
+
+
+def test_processors(pi):
+    assert found(pi({"proc/cpuinfo": "Features : atomics asimddp\n"}), "processor", "ok")
+    x86 = {"machine": "x86_64"}
+    (text,) = found(pi({"proc/cpuinfo": "flags : sse2 avx2\n"}, **x86), "processor", "note")
+    assert "session.x64quantprecision" in text
+    assert found(pi({"proc/cpuinfo": "flags : avx2 avx_vnni\n"}, **x86), "processor", "ok")
+    assert found(pi({"proc/cpuinfo": ""}), "processor") == []
+
+
+def test_numpy_2_beside_tflite_runtime(pi):
+    both = {"numpy": "2.0.1", "tflite-runtime": "2.14.0"}
+    (text,) = found(pi(packages=both), "versions", "error")
+    assert "numpy 2.0.1 beside tflite-runtime 2.14.0" in text and "pip install 'numpy<2'" in text
+    assert found(pi(packages=both | {"numpy": "1.26.4"}), "versions", "ok")
+
+
+def test_onnxruntime_that_dies_on_a_pi_4_alone(pi):
+    old = {"onnxruntime": "1.21.1"}
+    (text,) = found(pi(packages=old), "versions", "error")
+    assert "illegal instruction" in text and "onnxruntime>=1.22" in text
+    assert found(pi({"proc/cpuinfo": "Features : atomics\n"}, packages=old), "versions", "ok")
+    assert found(pi(packages={"onnxruntime": "1.22.0"}), "versions", "ok")
+    assert found(pi(packages={"typer": "0.29.0"}), "versions", "warning")
+
+
+def test_an_under_volted_pi_4(pi):
+    (text,) = found(pi({"sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n"}), "power", "warning")
+    assert "now: under-voltage, throttled; since the start: under-voltage, throttled (0x50005)" in text
+    assert "power supply" in text
+    (text,) = found(pi({"sys/devices/platform/soc/soc:firmware/get_throttled": "80000"}), "power", "note")
+    assert "since the start: soft temperature limit" in text and "cool it" in text
+
+
+def test_a_pi_that_does_not_tell_its_power(machine):
+    assert found(machine({"proc/device-tree/model": "Raspberry Pi 5\0"}), "power", "note")
+    assert found(machine({}), "power") == [], "other machines have no such flags"
+
+
+def test_heat_memory_and_clock(pi):
+    assert found(pi({"sys/class/thermal/thermal_zone0/temp": "84000"}), "temperature", "warning")
+    (text,) = found(pi({"proc/meminfo": "MemTotal: 437000 kB\nMemAvailable:   50000 kB\n"}), "memory", "warning")
+    assert "48 MiB available of 426 MiB" in text
+    (text,) = found(pi(seconds=0.0), "clock", "error")
+    assert "1970-01-01" in text and "TLS" in text and "timedatectl" in text
+    assert found(pi(), "clock", "ok")
+    assert "not synchronized" in found(pi(None, {"timedatectl": Finished(0, "no\n", "")}), "clock", "note")[0]
+    assert found(pi(None, {"timedatectl": Finished(0, "yes\n", "")}), "clock", "ok")
+
+
+@pytest.mark.parametrize(
+    ("space", "severity", "text"),
+    [
+        (Space(2**30, False), "ok", "1,024 MiB"),
+        (Space(2**30, True), "warning", "remount,rw"),
+        (Space(2**24, False), "warning", "little"),
+        (Space(100, False), "error", "no space"),
+    ],
+)
+def test_disks(pi, space, severity, text):
+    told = found(pi(disk=space), "disk", severity)
+    assert len(told) == 3 and all(text in item for item in told)
+    assert [item.split()[0] for item in told] == ["/home/pi", "/home/pi/.local/state", "/tmp"]
+
+
+def test_space_of_a_folder_that_is_not_there_yet(tmp_path):
+    space = System(root=tmp_path, packages={}).space("/not/yet")
+    assert space.free_bytes > 0 and not space.read_only
+
+
+def test_a_machine_without_a_camera(pi):
+    bare = listed(programs=dict.fromkeys(PROGRAMS))
+    told = found(pi(None, software(cameras=bare)), "cameras", "note")
+    assert [text.splitlines()[0] for text in told] == ["no rpicam-vid", "no ffmpeg", "no camera that can be used"]
+    assert "apt install rpicam-apps-lite" in told[0] and "apt install ffmpeg" in told[1]
+    assert "no camera is connected" in told[2]
+    elsewhere = pi({"proc/device-tree/model": ""}, software(cameras=bare))
+    assert len(found(elsewhere, "cameras", "note")) == 2, "elsewhere there is no CSI connector"
+
+
+def test_cameras_are_what_edgecnn_cameras_says(pi):
+    """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
+    part = "a part of a camera's pipeline (driver unicam), no camera by itself. Install rpicam-apps and use --camera."
+    unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
+    forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
+    system = pi(None, software(cameras=listed(unicam)))
+    assert not any("/dev/video" in text for text in found(system, "cameras", "ok"))
+    (text,) = found(system, "cameras", "note")
+    assert "no camera that can be used" in text and f"/dev/video1 is {part}" in text
+    system = pi(None, software(cameras=listed(WEBCAM, unicam, forbidden)))
+    assert found(system, "cameras", "ok")[-1].startswith("/dev/video0 (HD Webcam)")
+    assert found(system, "cameras", "note") == [], "codecs and the like are no news where there is a camera"
+    (text,) = found(system, "cameras", "warning")
+    assert text.startswith("/dev/video2\nit cannot be used: no permission: it belongs to the group video.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Finished(-11, "", ""), "segmentation fault (SIGSEGV)"),
+        (Finished(None, "", "no answer in 60 s"), "no answer in 60 s"),
+        (Finished(1, "", "ImportError: no numpy"), "exit code 1: ImportError: no numpy"),
+    ],
+)
+def test_a_listing_of_cameras_that_fails(pi, answer, text):
+    (told,) = found(pi(None, software(cameras=answer)), "cameras")
+    assert told.startswith(f"cameras cannot be listed: {text}")
+
+
+def test_an_engine_that_crashes_by_sigill(pi):
+    """The engine's process really kills itself."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    crash = System(packages={}).run([sys.executable, "-c", code])
+    assert crash.code == -signal.SIGILL
+    (text,) = found(pi(None, software(crash)), "engines", "error")
+    assert "litert: illegal instruction (SIGILL)" in text and "pip install ai-edge-litert" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "text"),
+    [
+        (Finished(None, "", "no answer in 120 s"), "error", "no answer in 120 s"),
+        (
+            Finished(1, "", "Traceback\nImportError: libfoo.so: cannot open"),
+            "error",
+            "exit code 1: ImportError: libfoo.so",
+        ),
+        (
+            Finished(18, json.dumps({"rows": [ROW | {"passed": False, "largest_difference": 3.0}]}), "x"),
+            "error",
+            "differs by 3 LSB, 1 is",
+        ),
+        (
+            Finished(18, json.dumps({"rows": [ROW | {"passed": False, "note": "refused"}]}), "x"),
+            "error",
+            "cannot run the bundle's model",
+        ),
+        (Finished(18, json.dumps({"rows": [ROW | {"engine": ""}]}), ""), "note", "no model for it"),
+        (Finished(15, "", "edgecnn: error: damaged"), "note", "not tried"),
+        (Finished(0, json.dumps({"rows": [ROW]}), ""), "ok", "litert 2.3.0 (XNNPACK)"),
+    ],
+)
+def test_what_an_engine_can_do(pi, answer, severity, text):
+    (told,) = found(pi(None, software(answer)), "engines", severity)
+    assert text in told
+
+
+def test_no_engine(pi):
+    (text,) = found(pi(packages={}), "engines", "error")
+    assert "pip install ai-edge-litert" in text
+
+
+def test_bundles(pi):
+    assert "installed" in found(pi(), "bundle", "ok")[0]
+    refused = Finished(BundleError.exit_code, "", "edgecnn: error: the bundle x is refused: it is truncated.")
+    assert "it is truncated" in found(pi(None, software(bundle=refused)), "bundle", "error")[0]
+    broken = Finished(1, "", "ImportError: no numpy")
+    assert "ImportError: no numpy" in found(pi(None, software(bundle=broken)), "bundle", "error")[0]
+    other = Finished(0, json.dumps(WHOLE | {"wrong_layers": ["decode"]}), "")
+    assert "golden photos fail at decode" in found(pi(None, software(bundle=other)), "bundle", "error")[0]
+
+
+def test_every_engine_is_known():
+    assert PACKAGES.keys() == ENGINES.keys()
+    here = packages()
+    for name, names in PACKAGES.items():
+        assert is_installed(name) == any(item in here for item in names)
+
+
+def test_versions_are_compared_by_numbers():
+    assert version_tuple("1.21.0rc1") == (1, 21, 0) and version_tuple("2.14") == (2, 14) and version_tuple("dev") == ()
+    assert version_tuple("1.9") < version_tuple("1.21")
+
+
+def test_one_error_is_one_error():
+    with pytest.raises(DoctorError, match=r"^1 error, of: disk\. "):
+        require_healthy(Diagnosis((("disk", Finding("error", "full")), ("disk", Finding("ok", "fine")))))
+
+
+needs_engine = pytest.mark.skipif(not any(map(is_installed, ENGINES)), reason="no engine is installed")
+
+
+@needs_engine
+def test_command(root, edgecnn, tmp_path):
+    result = edgecnn("doctor", "--json", "--model", root / "models" / "digits" / "digits.edgecnn")
+    report = json.loads(result.out)
+    tried = [item for item in report["findings"] if item["check"] == "engines"]
+    assert [item["severity"] for item in tried] == ["ok"] * sum(map(is_installed, ENGINES))
+    assert result.code == (DoctorError.exit_code if report["counts"]["error"] else 0)
+    (tmp_path / "bad.edgecnn").write_bytes(b"PK\x03\x04 no")
+    result = edgecnn("doctor", "--quiet", "--model", "bad.edgecnn")
+    assert result.code == DoctorError.exit_code and "error    bundle" in result.out and "fix: " in result.out
+    assert "\nok " not in result.out and "edgecnn: error: 1 error, of: bundle." in result.err
+
+
+def test_it_needs_neither_numpy_nor_an_engine_in_its_own_process(root):
+    code = (
+        "import sys; from edgecnn.device.doctor.checks import CHECKS; import edgecnn.cli.doctor\n"
+        "print([name for name in ('numpy', 'PIL', 'ai_edge_litert', 'onnxruntime') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,268 @@
+"""A source is drained, lost, opened again with longer and longer waits, and given up."""
+
+import threading
+
+import pytest
+
+from edgecnn.device.cameras.source import CameraLost
+from edgecnn.device.stream.feed import BACKOFF_S, Back, Damaged, Ended, Feed, FeedSettings, Lost, Opened, Taken
+from edgecnn.errors import CameraError
+
+UNPLUGGED = CameraLost("unplugged", "the device went away")
+
+
+def items(feed, count=None):
+    """Take until the end, or so many items."""
+    taken = []
+    while not (taken and isinstance(taken[-1], Ended)) and len(taken) != count:
+        item = feed.take(10)
+        assert item is not None, f"nothing came after {taken}"
+        taken.append(item)
+    return taken
+
+
+@pytest.fixture
+def feed():
+    """Make a feed that does not wait between openings, and close it in the end; `waits` holds what it would have waited."""
+    made = []
+
+    def make(opener, **settings):
+        waits = []
+        made.append(Feed(opener, FeedSettings(**settings), name="camera", sleep=waits.append))
+        made[-1].waits = waits
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+        assert not one._thread.is_alive()
+
+
+def test_a_source_that_waits_gives_every_frame(feed, fake):
+    source = fake.Source(*[bytes([number]) for number in range(50)], None)
+    opened, *taken, ended = items(feed(fake.Opener(source)))
+    assert opened == Opened("fake", "a script", False) and ended == Ended()
+    assert [item.frame.image[0] for item in taken] == [item.seq for item in taken] == list(range(50))
+    assert source.closed.is_set()
+
+
+def test_of_a_live_source_the_newest_is_given(feed, fake):
+    source = fake.Source(*[bytes([number]) for number in range(50)], None, live=True)
+    one = feed(fake.Opener(source), warm_up=0)
+    one._thread.join(10)
+    opened, taken, _ = items(one)
+    assert opened.live and taken.frame.image == bytes([49]) and taken.seq == 49
+    assert one.replaced == 49
+
+
+def test_warm_up(feed, fake):
+    def first(live, **settings):
+        gate = threading.Semaphore(8)
+        one = feed(fake.Opener(fake.Source(*[b"x"] * 8, None, live=live, gate=gate)), **settings)
+        one._thread.join(0.2 if not live else 10)
+        return one.replaced, items(one)[1].seq
+
+    assert first(False) == (0, 0)
+    assert first(True) == (2, 7), "five are discarded, two replaced, one is left"
+    assert first(False, warm_up=3) == (0, 3)
+
+
+def test_lost_and_back(feed, fake):
+    opener = fake.Opener(
+        fake.Source(b"a", b"b", UNPLUGGED), CameraError("busy"), CameraError("busy"), fake.Source(b"c", None)
+    )
+    one = feed(opener)
+    opened, a, b, lost, back, c, ended = items(one)
+    assert isinstance(opened, Opened) and isinstance(ended, Ended)
+    assert lost == Lost("fake", "unplugged", "the device went away")
+    assert isinstance(back, Back) and back.attempts == 3 and back.after_s >= 0
+    assert [item.seq for item in (a, b, c)] == [0, 1, 2], "numbers go on over openings"
+    assert one.waits == list(BACKOFF_S[:3])
+
+
+def test_waits_grow_to_a_limit_and_do_not_start_again_with_every_frame(feed, fake):
+    opener = fake.Opener(*[fake.Source(b"a", UNPLUGGED) for _ in range(10)], fake.Source(None))
+    one = feed(opener)
+    assert sum(isinstance(item, Lost) for item in items(one)) == 10
+    assert one.waits == [*BACKOFF_S, *[BACKOFF_S[-1]] * 3]
+
+
+def test_waits_start_again_once_a_source_was_well_for_a_while(fake):
+    """A camera that is lost now and then over days is back after half a second each time, not after half a minute."""
+    now = [0.0]
+
+    class Minute(fake.Source):
+        """A frame every two seconds, for so many seconds as the script has frames."""
+
+        def read(self, timeout):
+            now[0] += 2
+            return super().read(timeout)
+
+    def waits(frames):
+        waited = []
+        sources = [Minute(*[b"x"] * frames, UNPLUGGED) for _ in range(4)]
+        one = Feed(fake.Opener(*sources, Minute(None)), FeedSettings(), clock=lambda: now[0], sleep=waited.append)
+        one.start()
+        items(one)
+        one.close()
+        return waited
+
+    assert waits(frames=3) == list(BACKOFF_S[:4]), "six seconds are no proof"
+    assert waits(frames=10) == [BACKOFF_S[0]] * 4
+
+
+def test_a_loss_is_told_once_however_often_opening_fails(feed, fake):
+    opener = fake.Opener(
+        fake.Source(b"a", UNPLUGGED),
+        CameraError("busy"),
+        fake.Source(CameraLost("io_error", "EIO")),
+        fake.Source(b"b", None),
+    )
+    kinds = [type(item) for item in items(feed(opener))]
+    assert kinds == [Opened, Taken, Lost, Back, Taken, Ended]
+
+
+def test_a_camera_that_cannot_be_opened_at_the_start_is_an_error(feed, fake):
+    for first in (CameraError("busy, by process 7"), fake.Source(CameraLost("io_error", "busy, by process 7"))):
+        opener = fake.Opener(first)
+        one = feed(opener)
+        with pytest.raises(CameraError, match="busy, by process 7"):
+            while one.take(10):
+                pass
+        assert opener.calls == 1
+
+
+def test_retry_for_at_the_start(feed, fake):
+    opener = fake.Opener(CameraError("busy"), CameraError("busy"), fake.Source(b"a", None))
+    lost, opened, taken, _ = items(feed(opener, retry_for_s=60))
+    assert lost == Lost("camera", "unavailable", "busy") and isinstance(opened, Opened) and taken.frame.image == b"a"
+
+
+def test_retry_for_is_over(fake):
+    now = [0.0]
+    source = fake.Source(b"a", UNPLUGGED)
+    opener = fake.Opener(source)
+    one = Feed(
+        opener, FeedSettings(retry_for_s=20), clock=lambda: now[0], sleep=lambda wait: now.__setitem__(0, now[0] + wait)
+    )
+    one.start()
+    assert [type(item) for item in items(one, 3)] == [Opened, Taken, Lost]
+    with pytest.raises(CameraError, match="Gave up after 32 s and 6 attempts; see --retry-for"):
+        one.take(10)
+    one.close()
+
+
+def test_silence_is_a_stall_and_short_ones_are_not(fake):
+    now = [0.0]
+
+    class Slow(fake.Source):
+        def read(self, timeout):
+            now[0] += timeout
+            return super().read(0)
+
+    stall = CameraLost("stall", "fake: no frame for 0.2 s; it said: hm")
+    opener = fake.Opener(Slow(*[stall] * 70, b"a", *[stall] * 20, b"b", *[stall] * 26), fake.Source(None))
+    one = Feed(opener, FeedSettings(), clock=lambda: now[0], sleep=lambda wait: None)
+    one.start()
+    _, a, b, lost, _ = items(one)
+    assert (a.frame.image, b.frame.image) == (b"a", b"b")
+    assert (
+        lost.reason == "stall"
+        and lost.text.startswith("fake: no frame for 5.")
+        and lost.text.endswith(" s; it said: hm")
+    )
+    one.close()
+
+
+def test_damaged_frames_are_counted_over_openings(feed, fake):
+    opener = fake.Opener(fake.Source(b"a", 2, 5, b"b", UNPLUGGED), fake.Source(1, b"c", None))
+    found = items(feed(opener))
+    assert sum(item.frames for item in found if isinstance(item, Damaged)) == 6
+
+
+def test_a_source_that_is_patient_never_stalls(feed, fake):
+    now = iter(range(0, 10**6, 10))
+    source = fake.Source(*[CameraLost("stall", "")] * 20, b"a", None)
+    source.patient = True
+    one = Feed(fake.Opener(source), FeedSettings(), clock=lambda: float(next(now)))
+    one.start()
+    assert [type(item) for item in items(one)] == [Opened, Taken, Ended]
+    one.close()
+
+
+def test_errors_of_the_system_are_losses(feed, fake):
+    opener = fake.Opener(fake.Source(b"a", OSError(5, "Input/output error")), fake.Source(None))
+    lost = items(feed(opener))[2]
+    assert lost == Lost("fake", "io_error", "fake: Input/output error")
+
+
+def test_refused_frames_have_the_source_opened_again(feed, fake):
+    gate = threading.Semaphore(1)
+    first = fake.Source(b"a", b"b", b"c", gate=gate)
+    one = feed(fake.Opener(first, fake.Source(b"d", None)))
+    items(one, 2)
+    one.refuse("no picture")
+    gate.release()
+    lost, _, d, _ = items(one)
+    assert lost == Lost("fake", "garbage", "no picture") and d.frame.image == b"d"
+    assert first.closed.is_set()
+
+
+def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
+    first = fake.Source(b"a", UNPLUGGED, live=True)
+    one = feed(fake.Opener(first, fake.Source(None)), warm_up=0)
+    one._thread.join(10)
+    assert [type(item) for item in items(one)] == [Opened, Lost, Ended]
+    assert one.replaced == 1
+
+
+def test_closing_does_not_wait_for_a_thread_that_is_stuck(fake):
+    stuck, free = threading.Event(), threading.Event()
+
+    class Stuck(fake.Source):
+        def read(self, timeout):
+            stuck.set()
+            free.wait(60)
+
+        def close(self):
+            super().close()
+            free.wait(60)
+
+    source = Stuck()
+    one = Feed(fake.Opener(source), FeedSettings())
+    one.start()
+    assert stuck.wait(10)
+    one.close()
+    assert source.closed.is_set() and one._thread.is_alive() and one._thread.daemon
+    free.set()
+    one._thread.join(10)
+
+
+def test_closing_ends_every_wait(fake):
+    waiting = Feed(fake.Opener(fake.Source(b"a", UNPLUGGED)), FeedSettings())
+    waiting.start()
+    items(waiting, 3)
+    full = Feed(fake.Opener(fake.Source(*[b"a"] * 9)), FeedSettings())
+    full.start()
+    silent = Feed(fake.Opener(fake.Source()), FeedSettings())
+    silent.start()
+    for one in (waiting, full, silent, Feed(fake.Opener(), FeedSettings())):
+        one.close()
+        one.close()
+        assert not one._thread.is_alive()
+
+
+def test_take_without_frames_gives_the_news_alone(feed, fake):
+    one = feed(fake.Opener(fake.Source(b"a", b"b", None)))
+    assert isinstance(items(one, 1)[0], Opened)
+    assert one.take(0.01, frames=False) is None
+    assert [type(item) for item in items(one)] == [Taken, Taken, Ended]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_died_of_a_fault(feed, fake):
+    one = feed(fake.Opener(fake.Source(KeyError("a fault"))))
+    with pytest.raises(CameraError, match="an error of its own"):
+        while one.take(10):
+            pass

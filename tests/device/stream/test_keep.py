@@ -1,0 +1,250 @@
+"""Unsure frames in a folder of limited size, and a disk that is full."""
+
+import errno
+import io
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.device.cameras.source import Frame
+from edgecnn.device.stream.feed import Taken
+from edgecnn.device.stream.keep import INDEX, UncertainFrames
+from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
+from edgecnn.errors import OutputError
+from edgecnn.runtime.classifier import Result
+from edgecnn.runtime.decision import ABSTAIN, BELOW_THRESHOLD, NO_SCORE, Score, decide
+
+
+def jpeg(size):
+    """Bytes that begin as a JPEG does."""
+    return b"\xff\xd8\xff" + bytes(size - 3)
+
+
+def taken(image, seq=0, live=False):
+    return Taken(seq, Frame(seq, 0.0, image), "fake", live)
+
+
+def result(label="cat", score=0.4, reason=None):
+    """What a classifier of two classes made of a frame whose other class has no score."""
+    top = (Score(label, 0, score), Score("other", 1, 0.0))
+    return Result(top, ABSTAIN if reason else label, reason, score, {})
+
+
+def unsure(label="cat"):
+    return result(label, reason=BELOW_THRESHOLD)
+
+
+NO_NUMBERS = Result((), ABSTAIN, NO_SCORE, 0.0, {})
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != INDEX)
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    """Make a keeper of 1,000 bytes whose clock goes a second each time it is asked."""
+
+    def make(**options):
+        now = iter(range(10**6))
+        options = {
+            "margin": 0.5,
+            "cap_bytes": 1000,
+            "wall": lambda: 1764043200.25,
+            "clock": lambda: next(now),
+            **options,
+        }
+        return UncertainFrames(tmp_path / "unsure", **options)
+
+    return make
+
+
+def test_what_is_unsure(keeper, tmp_path):
+    one = keeper()
+    one.offer(taken(jpeg(10), 0), result(score=0.4))
+    one.offer(taken(jpeg(10), 1), result(score=0.5))
+    one.offer(taken(jpeg(10), 2), result("dog", 0.9, BELOW_THRESHOLD))
+    one.offer(taken(b"\x89PNG\r\n\x1a\n", 3), NO_NUMBERS)
+    assert files(tmp_path / "unsure") == [
+        "cat/20251125T040000.250000Z-0.jpg",
+        "dog/20251125T040000.250000Z-2.jpg",
+        "unknown/20251125T040000.250000Z-3.png",
+    ]
+    assert (tmp_path / "unsure/cat/20251125T040000.250000Z-0.jpg").read_bytes() == jpeg(10)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin is sure
+        ((0.74, 0.26), True),
+        ((0.5, 0.5), True),
+        ((0.6, 0.05), False),
+        ((0.45, 0.3), True),  # many classes
+        ((1.0,), False),
+        ((0.4,), True),
+    ],
+)
+def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, kept):
+    labels = [f"class {index}" for index in range(len(scores))]
+    keeper().offer(taken(jpeg(10)), Result(*decide(np.array(scores), labels), {}))
+    assert bool(files(tmp_path / "unsure")) == kept
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_one_a_second_of_a_camera_and_of_a_file(keeper, tmp_path, live):
+    times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
+    one = keeper(clock=lambda: next(times))
+    for seq in range(9):
+        one.offer(taken(jpeg(10), seq, live), unsure())
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["0", "4"]
+
+
+def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
+    one = keeper()
+    for seq in range(9):
+        one.offer(taken(jpeg(300), seq), unsure("ab"[seq % 2]))
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["6", "8", "7"]
+    again = keeper()
+    again.offer(taken(jpeg(700), 9), unsure("a"))
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["8", "9"], "files of an earlier run count and go too"
+
+
+def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(os, "fsync", written.append)  # the slow part
+    one = keeper()
+    for seq in range(500):
+        one.offer(taken(jpeg(300), seq), unsure())
+    assert len((tmp_path / "unsure" / INDEX).read_text().splitlines()) < 100
+    assert len(written) < 520, "an SD card wears: the index is not written anew at each frame"
+    keeper().offer(taken(jpeg(990), 500), unsure())
+    assert len(files(tmp_path / "unsure")) == 1
+
+
+def test_files_of_others_stay(keeper, tmp_path):
+    folder = tmp_path / "unsure"
+    one = keeper()
+    for seq in range(3):
+        one.offer(taken(jpeg(300), seq), unsure())
+    (folder / "dog").mkdir()
+    (folder / "dog/mine.jpg").write_bytes(jpeg(5000))
+    (folder / "cat/20251125T040000.250000Z-0.jpg").rename(folder / "dog/sorted.jpg")
+    (folder / "cat/20251125T040000.250000Z-1.jpg").write_bytes(b"edited")
+    for seq in range(3, 9):
+        one.offer(taken(jpeg(300), seq), unsure())
+    names = files(folder)
+    assert "dog/sorted.jpg" in names and "dog/mine.jpg" in names and "cat/20251125T040000.250000Z-1.jpg" in names
+    assert len(names) == 6
+
+
+def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path):
+    victim = tmp_path / "victim.jpg"
+    victim.write_bytes(jpeg(300))
+    (tmp_path / "unsure").mkdir()
+    (tmp_path / "unsure" / INDEX).write_text("300 ../victim.jpg\n300 cat/../../victim.jpg\n30")
+    one = keeper(cap_bytes=310)
+    for seq in range(3):
+        one.offer(taken(jpeg(300), seq), unsure())
+    assert victim.exists()
+
+
+def test_an_index_that_was_damaged_or_edited_removes_nothing(keeper, tmp_path):
+    folder = tmp_path / "unsure" / "cat"
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.jpg").write_bytes(jpeg(300))
+    index = "x cat/a.jpg\n² cat/b.jpg\n299 cat/c.jpg\n301 cat/d.jpg\ncat/a.jpg\n\n"
+    (tmp_path / "unsure" / INDEX).write_text(index, encoding="utf-8")
+    one = keeper(cap_bytes=310)
+    one.offer(taken(jpeg(300)), unsure())
+    assert {f"cat/{name}.jpg" for name in ("a", "b", "c", "d")} < set(files(tmp_path / "unsure"))
+
+
+def test_names_are_of_world_time_and_sort(keeper, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        keeper(wall=lambda: 1764043200.0625).offer(taken(jpeg(10)), unsure())
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert files(tmp_path / "unsure") == ["cat/20251125T040000.062500Z-0.jpg"]
+
+
+def test_a_frame_as_large_as_all(keeper, tmp_path):
+    one = keeper()
+    for seq in range(2):
+        one.offer(taken(jpeg(1000), seq), unsure())
+    assert [name[-5] for name in files(tmp_path / "unsure")] == ["1"]
+
+
+def test_a_frame_larger_than_all(keeper, tmp_path):
+    with pytest.raises(OutputError, match="--save-cap"):
+        keeper().offer(taken(jpeg(1001)), unsure())
+    assert not (tmp_path / "unsure").exists()
+
+
+def test_a_full_disk(keeper, tmp_path, monkeypatch):
+    one = keeper()
+    one.offer(taken(jpeg(10), 0), unsure())
+    with monkeypatch.context() as patch:
+
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            one.offer(taken(jpeg(10), 1), unsure())
+    assert len(files(tmp_path / "unsure")) == 1, "nothing is left half-written"
+    one.offer(taken(jpeg(10), 2), unsure())
+    assert len(files(tmp_path / "unsure")) == 2
+
+
+def test_pixels_are_kept_as_jpeg_and_upright(keeper, tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30] = 255
+    keeper(cap_bytes=10**6, rotation=90).offer(taken(pixels), unsure())
+    (name,) = files(tmp_path / "unsure")
+    kept = np.asarray(Image.open(tmp_path / "unsure" / name))
+    assert kept.shape == (60, 40, 3), "train reads it as it stands"
+    assert kept[:30, 20:].mean() > 250 and kept[30:].mean() < 5, "the upper left is now the upper right"
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_turning_bytes_is_turning_pixels(rotation):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    turned = np.rot90(pixels, -rotation // 90)
+    assert np.array_equal(np.asarray(turn(buffer.getvalue(), rotation)), turned)
+    assert np.array_equal(turn(pixels, rotation), turned)
+    data, suffix = encode(buffer.getvalue(), rotation)
+    assert (suffix, data == buffer.getvalue()) == ((".png", True) if not rotation else (".jpg", False))
+
+
+@pytest.mark.parametrize(
+    ("label", "why", "folder"),
+    [
+        ("red fox", "", "red fox"),
+        ("Füchse", "", "Füchse"),
+        ("", "empty", "_"),
+        (".git", "hidden", "_.git"),
+        ("..", "hidden", "_.."),
+        ("a/b", "slash", "_a_b"),
+        ("a\\b", "slash", "_a_b"),
+        ("a\nb", "control character", "_a_b"),
+        ("a\u200db", "printed", "_a_b"),
+        ("abstain", "unsure", "_abstain"),
+        (" a", "space", "_a"),
+        ("Val", "splits", "_Val"),
+        ("ü" * 99, "longer", "_" + "ü" * 49),
+    ],
+)
+def test_labels_as_folders(label, why, folder):
+    assert why in why_no_folder(label) and bool(why) == bool(why_no_folder(label))
+    assert folder_name(label) == folder
+    assert not why_no_folder(folder)

@@ -1,0 +1,334 @@
+"""The loop over frames: what is told, what is dropped, and how it ends."""
+
+import functools
+import json
+import threading
+import time
+from collections import Counter
+
+import jsonschema
+import numpy as np
+import pytest
+
+from edgecnn.device.cameras.source import CameraLost
+from edgecnn.device.stream.feed import Feed, FeedSettings
+from edgecnn.device.stream.lines import error_line, file_line
+from edgecnn.device.stream.loop import MANY_DAMAGED, SIGNAL, Stream, StreamSettings
+from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
+from edgecnn.errors import CameraError, ImageError, OutputError
+from edgecnn.runtime.classifier import Result
+from edgecnn.runtime.decision import Score, Smoother, decide
+
+LATENCY = {"decode": 0.1, "preprocess": 0.25, "infer": 0.5}
+UNPLUGGED = CameraLost("unplugged", "the device went away")
+
+
+LABELS = ("cat", "dog")
+
+
+def classify(image, **options):
+    """A frame is the class and its score: b"cat 0.75"; the other class has the rest."""
+    if image == b"broken":
+        raise ImageError("the image is damaged: no end")
+    scores = np.full(2, np.nan)
+    if image != b"nan":
+        label, score = image.decode().split()
+        scores = np.array([float(score) if item == label else round(1 - float(score), 6) for item in LABELS])
+    return Result(*decide(scores, LABELS, **options), LATENCY)
+
+
+@pytest.fixture
+def loop(fake):
+    """Run a loop over sources and return what was told, checked against the schema."""
+
+    def run(*sources, smooth="1", feed=None, raises=None, gate=None, parts=None, options=None, **settings):
+        feed = feed or Feed(fake.Opener(*sources), FeedSettings(warm_up=0), name="camera", sleep=lambda wait: None)
+        sink = fake.Recorder(gate)
+        looking = functools.partial(classify, **(options or {}))
+        stream = Stream(feed, looking, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
+        if raises:
+            with pytest.raises(raises):
+                stream.run(sink)
+        else:
+            stream.run(sink)
+        feed._thread.join(10)
+        sink.stream = stream
+        return sink
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def valid(root):
+    """Check a JSON line by the schema, and return it parsed."""
+    schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    def check(line):
+        value = json.loads(line)
+        validator.validate(value)
+        return value
+
+    return check
+
+
+@pytest.fixture
+def lines(valid):
+    """The lines of a sink, checked and parsed."""
+
+    def parsed(sink):
+        return [
+            valid(event_line(line) if isinstance(line, Event) else result_line(line, ("pets", "0" * 64)))
+            for line in sink.lines
+        ]
+
+    return parsed
+
+
+def test_each_frame_is_a_line(loop, fake, lines):
+    before = time.time()
+    opened, first, changed, second, ended = lines(
+        loop(fake.Source(b"cat 0.75", b"cat 0.875", None), options={"top_k": 1})
+    )
+    assert opened["event"] == "camera_opened" and (opened["about"], opened["live"]) == ("a script", False)
+    assert first["top"] == [{"label": "cat", "index": 0, "score": 0.75}]
+    assert (first["seq"], first["decision"], first["reason"], first["source"]) == (0, "cat", None, "fake")
+    assert first["state"] == second["state"] == "cat"
+    assert first["latency_ms"] == pytest.approx(LATENCY, abs=50)
+    assert first["ts"] == first["state_since"] == second["state_since"] >= rfc3339(before - 1)
+    assert first["dropped"] == 0 and 0 <= first["age_ms"] < 10_000 and first["model_sha256"] == "0" * 64
+    assert {key: changed[key] for key in ("event", "state", "previous", "score", "reason", "seq")} == {
+        "event": "state_changed", "state": "cat", "previous": None, "score": 0.75, "reason": None, "seq": 0,
+    }  # fmt: skip
+    assert second["seq"] == 1
+    assert (ended["event"], ended["reason"], ended["frames"], ended["damaged"]) == ("ended", "end_of_source", 2, 0)
+
+
+def test_abstentions_have_a_reason_and_keep_their_scores(loop, fake, lines):
+    told = lines(
+        loop(
+            fake.Source(b"cat 0.9", b"cat 0.65", b"cat 0.55", b"nan", None),
+            options={"threshold": 0.6, "margin": 0.4},
+            smooth="9",
+        )
+    )
+    frames = [line for line in told if "seq" in line and "event" not in line]
+    assert [(line["decision"], line["reason"], len(line["top"])) for line in frames] == [
+        ("cat", None, 2),
+        ("abstain", "below_margin", 2),
+        ("abstain", "below_threshold", 2),
+        ("abstain", "no_score", 0),
+    ]
+    assert {line["state"] for line in frames} == {None}
+
+
+def test_a_state_that_does_not_flicker(loop, fake):
+    frames = [b"cat 0.9", b"cat 0.9", b"dog 0.8", b"cat 0.9", b"dog 0.7", b"dog 0.7", b"dog 0.7", None]
+    sink = loop(fake.Source(*frames), smooth="2")
+    states = [line.state for line in sink.lines if isinstance(line, FrameResult)]
+    assert states == [None, "cat", "cat", "cat", "cat", "dog", "dog"]
+    changes = [line.details for line in sink.lines if isinstance(line, Event) and line.kind == "state_changed"]
+    assert [(change["state"], change["previous"], change["seq"]) for change in changes] == [
+        ("cat", None, 1),
+        ("dog", "cat", 5),
+    ]
+
+
+def test_a_lost_camera_is_told_and_the_state_is_unknown(loop, fake, lines):
+    sink = loop(fake.Source(b"cat 0.9", UNPLUGGED), fake.Source(b"cat 0.9", None))
+    assert sink.kinds == [
+        "camera_opened", "cat", "state_changed", "camera_lost", "state_changed", "camera_back", "cat", "state_changed", "ended",
+    ]  # fmt: skip
+    told = lines(sink)
+    assert (told[3]["reason"], told[3]["message"]) == ("unplugged", "the device went away")
+    assert (told[4]["state"], told[4]["previous"], told[4]["reason"]) == (None, "cat", "camera_lost")
+    assert told[5]["attempts"] == 1
+    assert [line["seq"] for line in told if "state_since" in line] == [0, 1]
+
+
+def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
+    now = [time.monotonic()]
+    frames = [b"broken"] * 5 + [b"cat 0.9"] + [b"broken"] * 3 + [None]
+    feed = Feed(fake.Opener(fake.Source(*frames)), FeedSettings())
+    sink = fake.Recorder()
+
+    def slowly(image):
+        now[0] += 0.3
+        return classify(image)
+
+    Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]).run(sink)
+    told = lines(sink)
+    damaged = [line for line in told if line.get("event") == "frame_damaged"]
+    assert [(line["seq"], line["count"]) for line in damaged] == [(0, 1), (4, 4), (8, 3)]
+    assert (told[-1]["damaged"], told[-1]["frames"]) == (8, 1)
+    assert "no end" in damaged[0]["message"]
+
+
+def test_frames_that_the_camera_left_out_are_told(loop, fake, lines):
+    told = lines(loop(fake.Source(b"cat 0.9", 3, b"cat 0.9", None)))
+    (damaged,) = (line for line in told if line.get("event") == "frame_damaged")
+    assert (damaged["seq"], damaged["count"]) == (None, 3) and told[-1]["damaged"] == 3
+
+
+def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
+    gate = threading.Semaphore(10_000)
+    good = fake.Source(b"cat 0.9", None)
+    bad = fake.Source(b"dog 0.9", *[b"broken"] * (MANY_DAMAGED * 1000), live=True)
+
+    def paced(image):
+        read.wait(1)
+        read.clear()
+        return classify(image)
+
+    read = threading.Event()
+    original = bad.read
+    bad.read = lambda timeout: (read.set(), time.sleep(0.0005), original(timeout))[2]
+    feed = Feed(fake.Opener(bad, good), FeedSettings(warm_up=0), sleep=lambda wait: None)
+    sink = fake.Recorder(gate)
+    Stream(feed, paced, StreamSettings(), Smoother()).run(sink)
+    lost = next(line for line in sink.lines if isinstance(line, Event) and line.kind == "camera_lost")
+    assert lost.details["reason"] == "garbage" and f"{MANY_DAMAGED} frames in a row" in lost.details["message"]
+    assert bad.closed.is_set() and sink.kinds[-4:] == ["camera_back", "cat", "state_changed", "ended"]
+
+
+def test_broken_files_in_a_row_are_not_a_lost_camera(loop, fake):
+    kinds = Counter(loop(fake.Source(*[b"broken"] * 100, b"cat 0.9", None)).kinds)
+    assert kinds["camera_lost"] == 0 and kinds["cat"] == 1
+
+
+def test_while_one_is_classified_the_newest_waits(loop, fake):
+    """The classifier is held until the source has given all its frames."""
+    source = fake.Source(*[b"cat 0.75"] * 40, b"dog 0.75", None, live=True)
+    feed = Feed(fake.Opener(source), FeedSettings(warm_up=0))
+    sink = fake.Recorder()
+    stream = Stream(
+        feed, lambda image: (feed._thread.join(10), classify(image))[1], StreamSettings(max_age_s=60), Smoother()
+    )
+    stream.run(sink)
+    results = [line for line in sink.lines if isinstance(line, FrameResult)]
+    assert results[-1].decision == "dog" and results[-1].seq == 40
+    assert results[-1].dropped == 41 - len(results) == stream.dropped
+    assert len(results) <= 2
+
+
+def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
+    for live in (True, False):
+        feed = Feed(fake.Opener(fake.Source(b"cat 0.9", None, live=live)), FeedSettings(warm_up=0))
+        sink = fake.Recorder()
+        late = time.monotonic() + 100
+        stream = Stream(feed, classify, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
+        stream.run(sink)
+        assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
+        assert ("cat" in sink.kinds) != live
+
+
+def test_frames_passed_over_for_max_fps_are_not_dropped(loop, fake):
+    source = fake.Source(*[b"cat 0.9"] * 1000, None, live=True)
+    original = source.read
+    source.read = lambda timeout: (time.sleep(0.001), original(timeout))[1]
+    sink = loop(source, max_fps=10.0)
+    results = [line for line in sink.lines if isinstance(line, FrameResult)]
+    assert 1 <= len(results) <= 200
+    assert sink.stream.dropped <= 500
+
+
+def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
+    """By a clock that only the waits move: ten frames at 2 a second take 4.5 seconds."""
+    now = [0.0]
+    source = fake.Source(*[b"cat 0.9"] * 10, None)
+
+    class Patient(Feed):
+        def take(self, timeout, frames=True):
+            if not frames:
+                now[0] += timeout
+            return super().take(0.001 if not frames else timeout, frames)
+
+    sink = fake.Recorder()
+    times = []
+    sink.result = lambda result: times.append(now[0])
+    Stream(
+        Patient(fake.Opener(source), FeedSettings()),
+        classify,
+        StreamSettings(max_fps=2),
+        Smoother(),
+        clock=lambda: now[0],
+    ).run(sink)
+    assert times == pytest.approx([number / 2 for number in range(10)], abs=1e-6)
+
+
+def test_duration(loop, fake):
+    sink = loop(fake.Source(b"cat 0.9"), duration_s=0.05)
+    assert sink.lines[-1].details["reason"] == "duration"
+
+
+def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
+    sink = loop(CameraError("no camera found"), raises=CameraError)
+    (ended,) = lines(sink)
+    assert (ended["reason"], ended["frames"], ended["source"]) == ("camera_lost", 0, "camera")
+
+
+def test_whatever_is_raised_closes_the_source(loop, fake):
+    for part in ("check", "sink"):
+        source = fake.Source(*[b"cat 0.9"] * 10)
+        feed = Feed(fake.Opener(source), FeedSettings())
+        sink = fake.Recorder()
+
+        def gone(*_):
+            raise BrokenPipeError
+
+        if part == "sink":
+            sink.result = gone
+        count = iter(range(1000))
+        check = (lambda count=count: next(count) > 3 and gone()) if part == "check" else bool
+        with pytest.raises(BrokenPipeError):
+            Stream(feed, classify, StreamSettings(), Smoother(), check=check).run(sink)
+        assert source.closed.is_set()
+        feed._thread.join(10)
+        assert not feed._thread.is_alive()
+
+
+def test_the_event_of_a_signal(loop, fake, valid):
+    sink = loop(fake.Source(b"cat 0.9", None))
+    assert valid(event_line(sink.stream.ended(SIGNAL)))["reason"] == "signal"
+
+
+def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
+    class Full:
+        offered = 0
+
+        def offer(self, taken, result):
+            self.offered += 1
+            raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
+
+    keeper = Full()
+    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.6"] * 20, None)), FeedSettings())
+    sink = fake.Recorder()
+    Stream(feed, classify, StreamSettings(), Smoother(), keeper=keeper).run(sink)
+    failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
+    assert keeper.offered == 20 and [line["count"] for line in failed] == [1]
+    assert "No space left" in failed[0]["message"] and sink.kinds.count("cat") == 20
+
+
+def test_lines_of_files(valid):
+    top = (Score('a "cat"\n', 0, 0.123456789), Score("\udcff", 7, 0.0))
+    result = Result(top, "abstain", "below_threshold", 0.1, LATENCY)
+    line = valid(file_line("p/\udcff.jpg", result, ("pets", "a" * 64)))
+    assert line["top"] == [
+        {"label": 'a "cat"\n', "index": 0, "score": 0.123457},
+        {"label": "\udcff", "index": 7, "score": 0},
+    ]
+    assert line["source"] == "p/\udcff.jpg"
+    assert valid(error_line("x", "no such file or folder"))["error"] == "no such file or folder"
+
+
+def test_the_schema_refuses_other_lines(valid):
+    line = json.loads(file_line("a.jpg", Result((), "abstain", "no_score", 0.0, LATENCY), ("pets", "a" * 64)))
+    for change in ({"schema": "edgecnn.result/2"}, {"seq": 1}, {"reason": "mood"}, {"event": "ended"}, {"error": "no"}):
+        with pytest.raises(jsonschema.ValidationError):
+            valid(json.dumps({**line, **change}))
+
+
+def test_times():
+    assert rfc3339(1764043200.0004) == "2025-11-25T04:00:00.000Z"
+    assert rfc3339(1764043199.9996) == "2025-11-25T04:00:00.000Z"

@@ -1,0 +1,112 @@
+"""A user's command: one at a time, the newest state last, never waited for."""
+
+import time
+
+import pytest
+
+from edgecnn.device.stream.onchange import LIMIT_S, OnChange
+
+SAY = "sh -c 'echo \"$EDGECNN_STATE,$EDGECNN_PREVIOUS,$EDGECNN_SCORE\" >> said'"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def settle(command):
+    """Poll until nothing runs; return what failed."""
+    failures = command.poll()
+    deadline = time.monotonic() + 20
+    while command._process is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+        failures += command.poll()
+    return failures
+
+
+def test_a_state_that_no_environment_can_hold_is_a_failure_and_no_end(tmp_path):
+    on_change = OnChange("true")
+    on_change.change("a\0b", None, 0.5)
+    assert on_change.poll() == ["true: embedded null byte"]
+    on_change.change("a", None, 0.5)
+    assert on_change.poll() == []
+    assert on_change.finish(5.0) == []
+
+
+def test_the_state_is_in_its_environment(tmp_path):
+    command = OnChange(SAY)
+    command.change("red fox", None, 0.75)
+    assert settle(command) == []
+    command.change(None, "red fox", None)
+    assert command.finish(10) == []
+    assert (tmp_path / "said").read_text() == "red fox,,0.750000\n,red fox,\n"
+
+
+def test_there_is_no_shell(tmp_path):
+    command = OnChange("touch 'a b' $HOME ;")
+    command.change("cat", None, 1.0)
+    settle(command)
+    assert {path.name for path in tmp_path.iterdir()} == {"a b", "$HOME", ";"}
+
+
+def test_while_one_runs_the_newest_state_waits(tmp_path):
+    command = OnChange("sh -c 'while [ ! -e go ]; do sleep 0.01; done; echo $EDGECNN_STATE >> said'")
+    command.change("0", None, 1.0)
+    command.poll()
+    for number in range(1, 100):
+        command.change(str(number), None, 1.0)
+        assert command.poll() == []
+    (tmp_path / "go").touch()
+    settle(command)
+    assert (tmp_path / "said").read_text() == "0\n99\n"
+
+
+@pytest.mark.parametrize(("text", "why"), [("false", "exit code 1"), ("sh -c 'kill -9 $$'", "ended by SIGKILL")])
+def test_its_failure_is_told(text, why):
+    command = OnChange(text)
+    command.change("cat", None, 1.0)
+    (failure,) = settle(command)
+    assert why in failure
+
+
+def test_a_program_that_went_away(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    command = OnChange(str(program))
+    program.unlink()
+    command.change("cat", None, 1.0)
+    assert command.poll() == [f"{program}: No such file or directory"]
+
+
+def test_one_that_never_ends_is_ended(tmp_path):
+    now = [0.0]
+    command = OnChange("sleep 1000", clock=lambda: now[0])
+    command.change("cat", None, 1.0)
+    command.poll()
+    process = command._process
+    now[0] = LIMIT_S - 1
+    assert command.poll() == [] and process.poll() is None
+    now[0] = LIMIT_S
+    assert command.poll() == [f"sleep: still ran after {LIMIT_S:.0f} s, and was ended"]
+    assert process.returncode == -15
+
+
+def test_the_end_ends_what_it_started_too(tmp_path):
+    command = OnChange("sh -c 'trap \"\" TERM; sleep 1000 & echo $! > pid; touch up; wait'")
+    command.change("cat", None, 1.0)
+    command.poll()
+    while not (tmp_path / "up").exists():
+        time.sleep(0.005)
+    command.change("dog", "cat", 1.0)
+    process = command._process
+    started = time.monotonic()
+    assert command.finish(0) == [] and command._process is None
+    assert process.returncode == -9 and time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("text", ["", "   ", "no-such-program x", "sh '"])
+def test_what_cannot_be_run(text):
+    with pytest.raises(ValueError, match=r"no program|cannot be split"):
+        OnChange(text)

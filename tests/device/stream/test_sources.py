@@ -1,0 +1,94 @@
+"""What SOURCE arguments stand for."""
+
+import os
+
+import pytest
+
+from edgecnn.device.stream.sources import expand
+
+
+def listed(*sources, stdin=()):
+    """Return (path, error or None) of what the sources stand for."""
+    return [(path, str(error) if error else None) for path, error in expand(sources, stdin)]
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+
+
+def test_file_is_taken_whatever_its_name():
+    assert listed("photos/notes.txt", "photos/.hidden.jpg") == [
+        ("photos/notes.txt", None),
+        ("photos/.hidden.jpg", None),
+    ]
+
+
+def test_folder_is_sorted_and_recursive_without_what_is_hidden():
+    assert listed("photos") == [("photos/A.PNG", None), ("photos/b.jpg", None), ("photos/sub/c.bmp", None)]
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted(folder):
+    for name in ("c.heic", "sub/d.HEIC", "e.tif", "f.gif", "g.jfif"):
+        (folder / name).write_bytes(b"x")
+    notes = []
+    found = [path for path, _ in expand(["photos"], (), notes.append)]
+    assert [path.rpartition("/")[2] for path in found] == ["A.PNG", "b.jpg", "e.tif", "f.gif", "g.jfif", "c.bmp"]
+    (note,) = notes
+    assert note.startswith("photos: 3 files left out (2 .heic, 1 .txt)")
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "empty").mkdir()
+    ((path, error),) = listed("empty")
+    assert path == "empty" and "no images in this folder; they end in .jpg" in error
+
+
+def test_folder_that_cannot_be_read(monkeypatch):
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{top}/secret"))
+        yield top, [], ["b.jpg"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert listed("photos") == [("photos/b.jpg", None), ("photos/secret", "cannot be read: Permission denied")]
+
+
+def test_glob():
+    assert listed("photos/*.jpg") == [("photos/b.jpg", None)]
+    assert listed("photos/**/*.bmp") == [("photos/sub/c.bmp", None)]
+    assert listed("photos/s*") == [("photos/sub/c.bmp", None)]
+    assert listed("photos/*.gif") == [("photos/*.gif", "the pattern matches nothing")]
+
+
+def test_file_with_the_name_of_a_glob(folder):
+    (folder / "b[1].jpg").write_bytes(b"x")
+    assert listed("photos/b[1].jpg") == [("photos/b[1].jpg", None)]
+
+
+def test_missing_is_an_item_and_the_rest_goes_on():
+    assert listed("none.jpg", "photos/b.jpg") == [("none.jpg", "no such file or folder"), ("photos/b.jpg", None)]
+    assert listed("a\0b") == [("a\0b", "no such file or folder")]
+
+
+def test_broken_link_is_left_to_the_reader(tmp_path):
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    assert listed("link.jpg") == [("link.jpg", None)]
+
+
+def test_standard_input():
+    lines = [b"photos/b.jpg\n", b"\n", b"none.jpg\r\n", b"photos/sub", b"\xff.jpg\n"]
+    assert listed("-", stdin=lines) == [
+        ("photos/b.jpg", None),
+        ("none.jpg", "no such file or folder"),
+        ("photos/sub/c.bmp", None),
+        ("\udcff.jpg", "no such file or folder"),
+    ]
+    assert listed("-") == []
+
+
+def test_standard_input_is_read_line_by_line():
+    def lines():
+        yield b"photos/b.jpg\n"
+        raise AssertionError("the first image must be given out before the second line is read")
+
+    assert next(expand(["-"], lines())) == ("photos/b.jpg", None)

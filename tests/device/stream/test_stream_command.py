@@ -1,0 +1,321 @@
+"""`edgecnn classify` of streams as a process: its lines, its ends, and the faults that may befall it."""
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import jsonschema
+import pytest
+
+from edgecnn.errors import CameraError
+from edgecnn.runtime.default import SHIPPED
+from edgecnn.runtime.engines import engines_for, is_installed
+
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+FAKE = """
+import os, sys, time
+import numpy as np
+import edgecnn.cli
+from edgecnn.device import cameras
+from edgecnn.device.cameras.source import CameraLost, Frame
+from edgecnn.errors import CameraError
+
+state = {state!r}
+opened = 0
+
+class Fake:
+    name, about, live, patient = "fake", "a fake camera", True, False
+    count = damaged = 0
+
+    def read(self, timeout):
+        if state == "reading":
+            say()
+            time.sleep(1000)  # in the driver, deaf to the timeout
+        if self.count == 3 and state in ("backoff", "unplugged"):
+            raise CameraLost("unplugged", "the device went away")
+        time.sleep(0.01)
+        self.count += 1
+        frame = np.full((48, 64, 3), 60, np.uint8)
+        return Frame(self.count - 1, time.monotonic(), frame if state != "truncated" or self.count != 3 else b"\\xff\\xd8\\xff")
+
+    def close(self):
+        if state == "closing":
+            time.sleep(1000)
+        os.write(2, b"CLOSED\\n")
+
+def say():
+    os.write(2, b"READY\\n")
+
+def open_source(text, settings):
+    global opened
+    opened += 1
+    if state == "opening":
+        say()
+        time.sleep(1000)
+    if state == "busy":
+        raise CameraError("fake: busy, in use by process 7 (motion).")
+    if state == "forbidden":
+        raise CameraError("fake: no permission. Add yourself to the group video.")
+    if state == "backoff" and opened > 1:
+        say()
+        raise CameraError("fake: not there.")
+    return Fake()
+
+cameras.open_source = open_source
+if state == "saving":
+    def fsync(descriptor):
+        say()
+        time.sleep(1000)
+    os.fsync = fsync
+sys.argv = ["edgecnn", "classify", "/dev/video9", "--duration", "40", *{arguments!r}]
+edgecnn.cli.console_script()
+"""
+
+
+@pytest.fixture
+def start(root, tmp_path, spawn):
+    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none."""
+
+    def call(state, *arguments, **options):
+        code = (
+            ["-c", FAKE.format(state=state, arguments=arguments)]
+            if state
+            else ["-m", "edgecnn", "classify", *arguments]
+        )
+        environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return spawn([sys.executable, *code], cwd=tmp_path, env=environment, **options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def parse(root):
+    """Check JSON lines by the schema, and return them parsed."""
+    validator = jsonschema.Draft202012Validator(
+        json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+    )
+
+    def lines(output):
+        parsed = [json.loads(line) for line in output.splitlines()]
+        for line in parsed:
+            validator.validate(line)
+        return parsed
+
+    return lines
+
+
+def finish(process, code):
+    """Wait for the end; return standard output and error."""
+    out, err = process.communicate(timeout=60)
+    assert b"Traceback" not in err and b"Exception ignored" not in err, err.decode()
+    assert process.returncode == code, err.decode()
+    return out, err.decode()
+
+
+def wait_for(stream, text):
+    """Read lines until one has the text; return all of them."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"{text!r} did not come: {lines}")
+
+
+def test_a_source_without_text_is_named_once(start):
+    _, err = finish(start(None, "synthetic:", "--duration", "0.3"), 0)
+    assert "camera: synthetic: synthetic frames: bars, 640x480" in err
+
+
+def test_a_stream_that_ends(start, parse):
+    out, err = finish(
+        start(None, "synthetic:64x48?frames=4", "--json", "--top-k", "1", "--rotate", "90", "--smooth", "5"), 0
+    )
+    lines = parse(out)
+    assert [line.get("event") for line in lines] == ["camera_opened", None, None, None, None, "ended"]
+    assert len(lines[1]["top"]) == 1 and lines[-1]["frames"] == 4
+    assert f"{SHIPPED}.edgecnn" in err
+
+
+def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
+    unsure = ("--threshold", "1", "--save-uncertain", "unsure")
+    out, err = finish(start(None, "synthetic:64x48?frames=4", "--smooth", "4", *unsure), 0)
+    assert len(list((tmp_path / "unsure").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
+    (line,) = out.decode().splitlines()
+    assert line[:2] == "20" and line.endswith("Z abstain (below_threshold)")
+    assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
+
+
+@pytest.mark.parametrize("state", ["busy", "forbidden"])
+def test_a_camera_that_cannot_be_had(start, parse, state):
+    out, err = finish(start(state, "--json"), CameraError.exit_code)
+    assert [line["event"] for line in parse(out)] == ["ended"]
+    assert "edgecnn: error: fake: " + ("busy" if state == "busy" else "no permission") in err
+
+
+def test_no_camera(start):
+    _, err = finish(start(None, "--camera"), CameraError.exit_code)
+    assert "edgecnn: error: no camera found" in err
+
+
+def test_unplugged_and_plugged_in_again(start, parse):
+    process = start("unplugged", "--json", "--warm-up", "0")
+    wait_for(process.stdout, b"camera_back")
+    process.terminate()
+    out, err = finish(process, 143)
+    assert parse(out)[-1]["event"] == "ended" and parse(out)[-1]["reason"] == "signal"
+    assert err.count("CLOSED") >= 2
+
+
+def test_a_truncated_frame_is_an_event(start, parse):
+    out, _ = finish(start("truncated", "--json", "--warm-up", "0", "--duration", "0.5"), 0)
+    kinds = [line.get("event") for line in parse(out)]
+    assert "frame_damaged" in kinds and "camera_lost" not in kinds and kinds[-1] == "ended"
+    assert parse(out)[-1]["damaged"] == 1 and parse(out)[-1]["reason"] == "duration"
+
+
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        *((state, signal.SIGTERM) for state in ("opening", "reading", "backoff", "classifying", "closing", "saving")),
+        ("saving", signal.SIGINT),
+        ("classifying", signal.SIGHUP),
+    ],
+)
+def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
+    process = start(
+        state,
+        "--json",
+        "--warm-up",
+        "0",
+        *(["--save-uncertain", "unsure", "--save-margin", "1"] if state == "saving" else []),
+    )
+    if state in ("classifying", "closing"):
+        wait_for(process.stdout, b'"seq"')
+    else:
+        wait_for(process.stderr, b"READY")
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, err = finish(process, 128 + number)
+    took = time.monotonic() - sent
+    print(f"{state}: {took:.2f} s")
+    assert took < 5, "a second, and what a busy machine takes"
+    if state in ("classifying", "saving"):
+        assert "CLOSED" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_it(start):
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start("classifying", "--json", "--warm-up", "0", **ignore)
+    wait_for(process.stdout, b'"seq"')
+    process.send_signal(signal.SIGHUP)
+    for _ in range(3):
+        wait_for(process.stdout, b'"seq"')
+    process.terminate()
+    finish(process, 143)
+
+
+def test_a_command_at_each_change_and_a_signal_while_it_runs(start, tmp_path):
+    say = 'sh -c \'echo "$EDGECNN_STATE $EDGECNN_PREVIOUS" >> said; echo $$ > pid; [ -z "$EDGECNN_STATE" ] || exec sleep 1000\''
+    process = start("classifying", "--json", "--warm-up", "0", "--on-change", say)
+    wait_for(process.stdout, b"state_changed")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    finish(process, 143)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert len((tmp_path / "said").read_text().splitlines()) == 1
+
+
+def test_the_last_state_of_a_stream_that_ends_is_still_told(start, tmp_path):
+    say = "sh -c 'echo \"$EDGECNN_STATE\" >> said; exit 7'"
+    out, _ = finish(start(None, "synthetic:64x48?frames=2", "--on-change", say, "--json"), 0)
+    assert len((tmp_path / "said").read_text().splitlines()) >= 1
+    assert '"command_failed"' in out.decode() and "exit code 7" in out.decode()
+
+
+def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
+    """Files limited to 100 bytes: an event, and the loop goes on."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))}
+    arguments = ("--save-uncertain", "unsure", "--save-margin", "1", "--json")
+    out, _ = finish(start(None, "synthetic:64x48?frames=20", *arguments, **limit), 0)
+    lines = parse(out)
+    (failed,) = (line for line in lines if line.get("event") == "save_failed")
+    assert "cannot write unsure" in failed["message"] and lines[-1]["frames"] == 20
+    assert not [path for path in (tmp_path / "unsure").rglob("*") if path.is_file()]
+
+
+def until_full(reading):
+    """Wait until nothing more comes into a pipe."""
+    before, since = -1, time.monotonic()
+    while time.monotonic() < since + 0.3:
+        held = int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if held != before or not held:
+            before, since = held, time.monotonic()
+        time.sleep(0.02)
+
+
+def test_a_signal_while_nobody_reads_standard_output(start):
+    """The pipe is full: the line that waits for its reader does not keep the process."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    process = start("classifying", "--json", "--warm-up", "0", stdout=writing)
+    os.close(writing)
+    until_full(reading)
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    os.close(reading)
+    assert process.returncode == 143 and b"CLOSED" in err and b"Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_a_reader_that_went_away(start, arguments):
+    process = start("classifying", *arguments)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, err = finish(process, 141)
+    assert "CLOSED" in err
+
+
+def test_a_full_disk_behind_standard_output(start):
+    with open("/dev/full", "wb") as full:
+        _, err = finish(start("classifying", "--json", stdout=full), 19)
+    assert "cannot write standard output" in err and "CLOSED" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--camera", "photo.jpg"], "stands alone"),
+        (["/dev/video0", "photo.jpg"], "stands alone"),
+        (["synthetic:", "--size", "big"], "expected WIDTHxHEIGHT"),
+        (["synthetic:", "--rotate", "45"], "expected 0, 90, 180, 270"),
+        (["synthetic:", "--smooth", "most"], "majority:5"),
+        (["synthetic:", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
+        (["synthetic:", "--provider", "cudda"], "received 'cudda', expected cpu, reference, builtin, cuda"),
+        (["photo.jpg", "--provider", "XNNPACK"], "received 'XNNPACK', expected cpu, reference, builtin, cuda"),
+        (["synthetic:", "--on-change", "no-such-program"], "no program 'no-such-program'"),
+        (["synthetic:", "--on-change", "sh '"], "cannot be split"),
+        (["photo.jpg", "--max-age", "5"], "--max-age: is for streams"),
+        (["photo.jpg", "--smooth", "1"], "is for streams"),
+        ([], "--camera"),
+    ],
+)
+def test_usage_errors(edgecnn, arguments, text):
+    result = edgecnn("classify", *arguments)
+    assert result.code == 2 and text in result.err
