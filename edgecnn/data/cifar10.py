@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from edgecnn.data.download import Remote, fetch
-from edgecnn.data.listing import Item, Listing, Meter, Progress, array_items, held
+from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items, held
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
 from edgecnn.files import cache_home, sha256, sha256_file
@@ -39,7 +39,7 @@ RECORD_BYTES = 1 + 3 * SIDE * SIDE
 OFFLINE = f"Without a network: put {ARCHIVE} (or {FOLDER}/, unpacked) into a folder and set {VARIABLE} to that folder."
 
 
-def open_cifar10(progress: Progress | None = None) -> Listing:
+def open_cifar10(progress: Progress | None = None) -> LabelledImages:
     """CIFAR-10: 60,000 colour photographs of 32x32 pixels in 10 classes; a download of 162 MiB.
 
     The archive or its unpacked folder is read from $EDGECNN_DATA or the cache; where neither has it, the archive is downloaded.
@@ -62,7 +62,7 @@ def is_cifar10(path: Path) -> bool:
     return (path.name == ARCHIVE and path.is_file()) or (path / "data_batch_1.bin").is_file()
 
 
-def read_cifar10(path: Path, progress: Progress | None = None) -> Listing:
+def read_cifar10(path: Path, progress: Progress | None = None) -> LabelledImages:
     """List CIFAR-10 from its archive or its unpacked folder.
 
     Raises:
@@ -84,7 +84,7 @@ def read_cifar10(path: Path, progress: Progress | None = None) -> Listing:
     missing = [name for name in BATCHES if name not in batches]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(missing)}. Replace it with a whole copy of {URL}.")
-    return Listing(
+    return LabelledImages(
         name="cifar10",
         title="CIFAR-10",
         labels=LABELS,
