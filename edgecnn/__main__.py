@@ -11,9 +11,9 @@ INTERRUPTED = 130
 def run() -> None:
     """Run the command line in a process of its own."""
     try:
-        from edgecnn.cli import run as run_command
+        from edgecnn.cli import console_script
 
-        run_command()
+        console_script()
     except KeyboardInterrupt:  # while modules are imported, or a second one while the process ends
         os._exit(INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""The stage that begins a run with a model that was trained elsewhere."""
+"""The stage that begins a run with a model that edgecnn did not train."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,14 @@ from edgecnn.errors import ExportError
 from edgecnn.export.calibration import IMAGES
 from edgecnn.export.elsewhere import read_model, refuse_scores
 from edgecnn.files import write_atomic
+from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.predict import predictor
 from edgecnn.pipeline import Reporter
 from edgecnn.recipe import Recipe
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path
 from edgecnn.train.train import describe_data
 from edgecnn.verify.golden import golden_images
-from edgecnn.verify.ranges import AUTO, find_range, labelled, line, splits_to_try
+from edgecnn.verify.ranges import AUTO, InputRange, find_range, labelled, line, splits_to_try
 from edgecnn.versions import library_versions
 
 IMPORTED = "imported"
@@ -31,24 +32,24 @@ def import_stage(
     images: int | None = None,
     choose_range: bool = False,
     force: bool = False,
-) -> tuple[Run, Dataset]:
-    """Make a run of a model that was trained elsewhere; every export, verification and bundle then works as for any other run.
+) -> Run:
+    """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
 
     Args:
         path: the model; see `edgecnn.export.elsewhere.read_model`.
         recipe: says where the images are and what the model's input means. Its outputs are the labels in their order.
         out: the run folder; runs/NAME of the model by default.
-        reporter: told of progress.
-        images: how many images calibrate its int8 and int16x8 exports; 500 by default.
-        choose_range: whether the input range is chosen on validation and training images; else it is the recipe's.
-        force: whether a run there is replaced.
+        reporter: hears of progress.
+        images: how many images calibrate the int8 and int16x8 exports; 500 by default.
+        choose_range: whether validation and training images choose the input range; otherwise it is the recipe's.
+        force: whether an existing run is replaced.
 
     Returns:
-        The run and its data.
+        The run.
 
     Raises:
-        ExportError: if the model cannot be read, has another number of outputs than there are labels, or ends in a softmax
-            that cannot be cut off.
+        ExportError: if the model cannot be read, the number of its outputs is not that of the labels, or it ends in a softmax
+            that cannot be removed.
         OutputExistsError, OutputError, DatasetError: as the parts do.
     """
     reporter.note(f"reading {path}")
@@ -57,37 +58,19 @@ def import_stage(
     classes = model.output_shape[1]
     if classes != len(dataset.labels):
         raise ExportError(
-            f"{path} has {classes} outputs and {dataset.name} {len(dataset.labels)} classes: "
-            f"{', '.join(dataset.labels[:8])} … Expected one output a class, in this order."
+            f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
+            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order."
         )
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    found = find_range(
-        lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
-        None,
-        labelled(
-            dataset.load(
-                splits_to_try(dataset),
-                height=height,
-                width=width,
-                channels=channels,
-                stage="import",
-                progress=reporter.working,
-            )
-        ),
-        AUTO if choose_range else (recipe.input_scale, recipe.input_zero_point),
-    )
+    reading = read_pixels(model, recipe, dataset, reporter, choose_range)
     if choose_range:
-        recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=found.name))
-    reporter.note(line(path.name, found))
-    if found.warning:
-        reporter.note(f"WARNING: {path.name}: {found.warning}")
-    scale, zero_point = recipe.input_scale, recipe.input_zero_point
-    shape = InputContract(
-        height=height, width=width, channels=channels, fit=recipe.data.fit, scale=scale, zero_point=zero_point
-    )
-    refuse_scores(predictor(model, scale, zero_point)(golden_images(shape)))
+        recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=reading.name))
+    reporter.note(line(path.name, reading))
+    if reading.warning:
+        reporter.note(f"WARNING: {path.name}: {reading.warning}")
+    require_logits(model, recipe)
     run = create_run(recipe, out or free_path(path.stem, force), force=force)
     write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
     run.write_info(
@@ -100,13 +83,45 @@ def import_stage(
                 "file": path.name,
                 "format": what,
                 "softmax_cut": softmax_cut,
-                "range": line(path.name, found),
+                "range": line(path.name, reading),
             },
             "calibration": {"images": images or IMAGES, "seed": recipe.seed},
             "versions": library_versions(),
         }
     )
     run.make_latest()
-    cut = ", its softmax cut off" if softmax_cut else ""
-    reporter.note(f"{path.name}: {what}, input ({height}, {width}, {channels}), {classes} classes{cut}")
-    return run, dataset
+    return run
+
+
+def read_pixels(
+    model: FrozenModel, recipe: Recipe, dataset: Dataset, reporter: Reporter, choose_range: bool
+) -> InputRange:
+    """Try the usual input ranges on images that are not the test split's, to choose one or to check the recipe's."""
+    images = dataset.load(
+        splits_to_try(dataset),
+        height=recipe.network.height,
+        width=recipe.network.width,
+        channels=recipe.network.channels,
+        stage="import",
+        progress=reporter.working,
+    )
+    return find_range(
+        lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
+        None,
+        labelled(images),
+        AUTO if choose_range else (recipe.input_scale, recipe.input_zero_point),
+    )
+
+
+def require_logits(model: FrozenModel, recipe: Recipe) -> None:
+    """Raise ExportError if a model's outputs are scores rather than logits."""
+    scale, zero_point = recipe.input_scale, recipe.input_zero_point
+    contract = InputContract(
+        height=recipe.network.height,
+        width=recipe.network.width,
+        channels=recipe.network.channels,
+        fit=recipe.data.fit,
+        scale=scale,
+        zero_point=zero_point,
+    )
+    refuse_scores(predictor(model, scale, zero_point)(golden_images(contract)))

@@ -32,6 +32,16 @@ calibration_batches = 10
 """
 
 
+TINY_NETWORK = """
+from tf_keras import Input, Model, layers
+
+def build(height, width, channels, num_classes):
+    inputs = Input((height, width, channels))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(inputs)))
+    return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
+"""
+
+
 class Silent:
     """A pipeline's Reporter that keeps what it is told."""
 
@@ -117,6 +127,14 @@ def tiny_recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory):
+    """A network of one convolution, for what is the same whatever the network: the large ones take seconds to build."""
+    path = tmp_path_factory.mktemp("network") / "net.py"
+    path.write_text(TINY_NETWORK)
+    return f"{path}:build"
 
 
 @pytest.fixture(scope="session")

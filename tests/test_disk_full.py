@@ -23,7 +23,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
             "name": "full",
             "data": {"source": "digits"},
             "train": {"epochs": 1, "batch_size": 256},
-            "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4},
+            "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4, "rounding": "nearest"},
         }
     )
     real = os.fsync

@@ -50,7 +50,7 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
     package = {path for path in (root / "edgecnn").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     source = {str(path.relative_to(root)) for path in package}
     targets = {f"edgecnn/_data/targets/{path.name}" for path in (root / "targets").glob("*.toml")}
-    default = {f"edgecnn/_data/models/{SHIPPED}/{name}" for name in ("recipe.toml", "card.md", f"{SHIPPED}.edgecnn")}
+    default = {f"edgecnn/_data/models/{SHIPPED}/{SHIPPED}.edgecnn"}
     metadata = {name for name in names if ".dist-info/" in name}
     schemas = {name for name in source if name.endswith(".schema.json")}
     assert names - metadata == {*source, *targets, *default} - schemas

@@ -17,6 +17,7 @@ from typing import Any
 from edgecnn import errors
 from edgecnn.boards.targets import list_targets
 from edgecnn.cli import COMMANDS, app
+from edgecnn.cli.help import sections
 from edgecnn.recipe import Recipe
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
@@ -51,14 +52,8 @@ def command_page(name: str) -> str:
             kept.append("```sh\n" + "\n".join(line.strip() for line in lines) + "\n```")
         else:
             text.append(escaped(" ".join(paragraph.split())))
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record:
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
     parts = [f"# edgecnn {name}", *text, f"```text\n{command.get_usage(context)}\n```"]
-    for title, records in groups.items():
+    for title, records in sections(command, context).items():
         rows = [(f"`{names}`".replace("|", "\\|"), escaped(" ".join(about.split()))) for names, about in records]
         parts += [f"## {title}", markdown_table(("name", "meaning"), rows)]
     if examples:

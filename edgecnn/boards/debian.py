@@ -70,13 +70,7 @@ class _Index(NamedTuple):
 
 
 def fetch(
-    packages: Sequence[str],
-    release: str,
-    cache: Path,
-    progress: Progress = lambda what, done, total: None,
-    *,
-    dependencies: bool = True,
-    architecture: str = ARCHITECTURE,
+    packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
     """Download packages, and what they depend on, from Debian's archive; those that are in the cache stay.
 
@@ -84,9 +78,7 @@ def fetch(
         packages: names, such as "python3.13-minimal"; versions are the archive's own.
         release: one of RELEASES.
         cache: a folder for lists and packages, made if need be.
-        progress: told of the packages downloaded, in percent.
-        dependencies: whether what the packages depend on is downloaded too (what they only recommend is not).
-        architecture: Debian's name of the board's.
+        progress: receives the share of the packages that is downloaded, in percent.
 
     Returns:
         The .deb files, named NAME_VERSION_ARCHITECTURE.deb.
@@ -94,45 +86,8 @@ def fetch(
     Raises:
         EmulatorError: if the host has no apt or no sources of Debian, or the archive has no such package.
     """
-    with _private(release, cache, architecture, progress) as apt:
-        chosen = apt.resolve(packages)
-        if not dependencies:
-            chosen = [package for package in chosen if package.name in packages]
-        apt.download(chosen, progress)
-        return [apt.archives / package.file for package in chosen]
-
-
-def resolve(
-    packages: Sequence[str],
-    release: str,
-    cache: Path,
-    progress: Progress = lambda what, done, total: None,
-    *,
-    architecture: str = ARCHITECTURE,
-) -> list[Package]:
-    """Return packages and all that they depend on, with the archive's present versions; nothing but lists is downloaded.
-
-    Args and errors: as of `fetch`.
-    """
-    with _private(release, cache, architecture, progress) as apt:
-        return apt.resolve(packages)
-
-
-def depends(
-    package: str,
-    release: str,
-    cache: Path,
-    progress: Progress = lambda what, done, total: None,
-    *,
-    architecture: str = ARCHITECTURE,
-) -> list[str]:
-    """Return the names of the packages that a package depends on directly: how linux-image-arm64 names the present kernel.
-
-    Args and errors: as of `fetch`.
-    """
-    with _private(release, cache, architecture, progress) as apt:
-        said = apt.run("apt-cache", ["depends", "--important", package])
-        return re.findall(r"^ *\|?(?:Pre)?Depends: ([^<\s]+)$", said, re.MULTILINE)
+    with private_apt(release, cache, progress) as apt:
+        return apt.download(apt.resolve(packages), progress)
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
@@ -225,25 +180,24 @@ def _index_targets(*options: str) -> list[_Index]:
     return [_Index(*row) for row in known if len(row) == len(_Index._fields)]
 
 
-def sources_text(sources: Sequence[Source], architecture: str = ARCHITECTURE) -> str:
+def sources_text(sources: Sequence[Source]) -> str:
     """Return sources as the text of a deb822 file."""
     stanzas = []
     for source in sources:
         lines = [
             "Types: deb", f"URIs: {source.uri}", f"Suites: {source.suite}", f"Components: {' '.join(source.components)}",
-            f"Architectures: {architecture}",
+            f"Architectures: {ARCHITECTURE}",
         ]  # fmt: skip
         stanzas.append("\n".join(lines + ([f"Signed-By: {source.signed_by}"] if source.signed_by else [])) + "\n")
     return "\n".join(stanzas)
 
 
-class _Apt:
+class Apt:
     """An apt that keeps everything in one folder."""
 
-    def __init__(self, folder: Path, release: str, architecture: str) -> None:
+    def __init__(self, folder: Path, release: str) -> None:
         self.folder = folder
         self.release = release
-        self.architecture = architecture
         self.archives = folder / "archives"
         self.lists = folder / "lists"
         self.stamp = folder / "updated"
@@ -253,7 +207,7 @@ class _Apt:
         for path in (self.archives / "partial", self.lists / "partial", self.folder / "sources"):
             path.mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
-        text = sources_text(host_sources(self.release), self.architecture)
+        text = sources_text(host_sources(self.release))
         listed = self.folder / "sources" / "debian.sources"
         same = listed.exists() and listed.read_text(encoding="utf-8") == text
         if same and self.stamp.exists() and 0 <= time.time() - self.stamp.stat().st_mtime < FRESH_S:
@@ -271,8 +225,8 @@ class _Apt:
             for (name, version), kind in zip(found, re.findall(r"^Inst .*\[(\w+)\]\)", said, re.MULTILINE), strict=True)
         ]
 
-    def download(self, packages: Sequence[Package], progress: Progress) -> None:
-        """Download packages that are not in the cache; apt checks their hashes."""
+    def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
+        """Download the packages that are not in the cache, and return the files of all; apt checks their hashes."""
         missing = [package for package in packages if not (self.archives / package.file).exists()]
         if missing:
             what = f"{len(missing)} packages of Debian {self.release}"
@@ -283,6 +237,7 @@ class _Apt:
                 self.run("apt-get", ["download", "--", *names], progress, what, Path(fresh))
                 for package in missing:
                     os.replace(Path(fresh) / package.file, self.archives / package.file)
+        return [self.archives / package.file for package in packages]
 
     def run(
         self,
@@ -294,13 +249,13 @@ class _Apt:
     ) -> str:
         """Run an apt command here and return what it printed; with a progress, apt's own figures go there."""
         options = {
-            "APT::Architecture": self.architecture,
-            "APT::Architectures": self.architecture,
+            "APT::Architecture": ARCHITECTURE,
+            "APT::Architectures": ARCHITECTURE,
             "APT::Install-Recommends": "false",
             "APT::Sandbox::User": "",  # the user of the host's apt cannot write here
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
-            "Debug::NoLocking": "true",  # `_private` holds a lock
+            "Debug::NoLocking": "true",  # `private_apt` holds a lock
             "Dir::Cache": str(self.folder),
             "Dir::Cache::archives": f"{self.archives}/",
             "Dir::Etc::preferences": "/dev/null",
@@ -318,18 +273,18 @@ class _Apt:
 
 
 @contextlib.contextmanager
-def _private(release: str, cache: Path, architecture: str, progress: Progress) -> Iterator[_Apt]:
-    """Open the private apt of a release, alone: another process that wants it waits."""
+def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
+    """Open the private apt of a release; another process that needs it waits. Args and errors: as of `fetch`."""
     import fcntl  # here, as Windows has none
 
     if release not in RELEASES:
         raise EmulatorError(f"no release {release!r} of Debian for boards. Known: {', '.join(RELEASES)}.")
     tool("apt-get")
-    folder = cache / "apt" / f"{release}-{architecture}"
+    folder = cache / "apt" / f"{release}-{ARCHITECTURE}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        apt = _Apt(folder, release, architecture)
+        apt = Apt(folder, release)
         apt.prepare(progress)
         yield apt
 

@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported when the command is asked for, or for the list of all."""
+"""The command line. A command's module is imported when the command runs, or for the list of all of them."""
 
 import gc
 
@@ -22,29 +22,48 @@ from edgecnn.errors import EdgeCNNError, OutputError
 from edgecnn.labels import printable_lines
 
 COMMANDS = {
-    "train": "workstation",
+    "train": "train",
+    "import": "import_",
     "export": "export",
     "verify": "verify",
-    "bundle": "workstation",
-    "run": "pipeline",
+    "bundle": "bundle",
+    "run": "run",
+    "compare": "compare",
+    "layers": "layers",
     "classify": "classify",
     "capture": "capture",
-    "selftest": "device",
+    "selftest": "selftest",
     "benchmark": "benchmark",
     "doctor": "doctor",
     "cameras": "cameras",
-    "networks": "listing",
-    "datasets": "listing",
-    "targets": "device",
+    "networks": "networks",
+    "datasets": "datasets",
+    "targets": "targets",
 }
-"""The commands in the order of `--help`, and the module beside this file whose function of that name each is."""
+"""The commands in the order of `--help`. Each is a function in a module of the same name; `import` is a keyword of Python."""
 
 BROKEN_PIPE = 141
 """Exit code where the reader of standard output went away: that of a process ended by SIGPIPE."""
 
 
+class Command(typer.core.TyperCommand):
+    """A command whose help has its options under headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the options, a section for each heading."""
+        from edgecnn.cli.help import sections
+
+        for heading, rows in sections(self, ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the arguments as they are typed: typer has braces around those that are required."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
 class Commands(typer.core.TyperGroup):
-    """A group that builds a command when it is asked for: building all of them takes longer than classifying an image."""
+    """A group that builds a command when it is needed: building all of them takes longer than classifying an image."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -52,12 +71,13 @@ class Commands(typer.core.TyperGroup):
         self.commands = names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Build one command; None if there is none of that name."""
+        """Build one command; None for a name that no command has."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"edgecnn.cli.{COMMANDS[cmd_name]}")
+        name = COMMANDS[cmd_name]
+        module = importlib.import_module(f"edgecnn.cli.{name}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name)(getattr(module, cmd_name))
+        single.command(cmd_name, cls=Command)(getattr(module, name))
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:
@@ -81,9 +101,9 @@ app = typer.Typer(
 )
 
 
-def print_version(wanted: bool) -> None:
-    """Print the version and stop, if it was asked for."""
-    if wanted:
+def print_version(requested: bool) -> None:
+    """Print the version and stop, if it is requested."""
+    if requested:
         print(f"edgecnn {__version__}")
         raise typer.Exit
 
@@ -137,11 +157,11 @@ def leave_at_once(code: int) -> None:
     os._exit(code)
 
 
-def run() -> None:
-    """Be the console script: `main` in a process of its own."""
+def console_script() -> None:
+    """Run `main` in a process of its own."""
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         # numpy's OpenBLAS would start a thread a core, which was seen to cost a short command 35 to 50 ms; nothing here calls it.
-        # Not in os.environ: a command that this one runs is to find what its user set.
+        # Not in os.environ: a command that this one runs must see what its user set.
         os.putenv("OPENBLAS_NUM_THREADS", "1")
     main(leave_at_once)
 

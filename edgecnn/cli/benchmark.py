@@ -1,13 +1,15 @@
-"""`edgecnn benchmark`: how fast a bundle is on this machine, and which setting is the fastest."""
+"""`edgecnn benchmark`."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Model, Provider, check_choice
+from edgecnn.cli.options import Json, Model, Provider, check_choice
 
 if TYPE_CHECKING:
     from edgecnn.boards.targets import Target
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
     from edgecnn.device.benchmark.sustained import Sustained, Window
 
 INTERRUPTED = 130
+CALLS, WINNER = "Calls", "The winner"
+"""Headings of options in the help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is to be measured: each field empty or None for all that there is."""
+
+    engines: Sequence[str]
+    precisions: Sequence[str]
+    threads: Sequence[int]
+    provider: str | None
 
 
 def benchmark(
@@ -25,59 +39,108 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[SOURCE]...",
-            help="Image files, folders, globs, or - for a list of paths on standard input.",
+            help="Image files, folders, globs, or - to read paths from standard input.",
             show_default="the golden photos in the bundle",
         ),
     ] = None,
     model: Model = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Measure this engine; repeat it.", show_default="all that are installed"),
+        typer.Option(
+            metavar="NAME",
+            help="Measure this engine. May be repeated.",
+            show_default="all that are installed",
+            rich_help_panel="Engine",
+        ),
     ] = None,
     provider: Provider = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Measure this precision; repeat it.", show_default="all in the bundle"),
+        typer.Option(
+            metavar="NAME",
+            help="Measure this precision. May be repeated.",
+            show_default="all in the bundle",
+            rich_help_panel="Engine",
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=256, help="Measure so many threads; repeat it.", show_default="1, 2, 4 up to the CPUs"),
+        typer.Option(
+            min=1,
+            max=256,
+            help="Measure with this many threads. May be repeated.",
+            show_default="1, 2, 4 … up to the number of CPUs",
+            rich_help_panel="Engine",
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=10, max=1_000_000, help="Calls of each configuration that count.")] = 200,
-    warmup: Annotated[int, typer.Option(min=1, max=100_000, help="Calls of each before.")] = 20,
+    n: Annotated[
+        int,
+        typer.Option("--n", min=10, max=1_000_000, help="Timed calls of each configuration.", rich_help_panel=CALLS),
+    ] = 200,
+    warmup: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Untimed calls before those.", rich_help_panel=CALLS)
+    ] = 20,
     cold: Annotated[
-        int, typer.Option(min=0, max=1000, help="Cold starts for the fastest configuration of each engine.")
+        int,
+        typer.Option(
+            min=0, max=1000, help="Cold starts of each engine's fastest configuration.", rich_help_panel=CALLS
+        ),
     ] = 5,
     sustained: Annotated[
         float | None,
         typer.Option(
             metavar="MINUTES",
-            help="Run one configuration for minutes instead: does it stay as fast?",
+            help="Run one configuration for this long instead: does it stay as fast?",
             show_default="off",
+            rich_help_panel=CALLS,
         ),
     ] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Let classify use the winner from now on.", show_default="off")
+        bool,
+        typer.Option(
+            "--tune", help="Let classify use the winner from now on.", show_default="off", rich_help_panel=WINNER
+        ),
     ] = False,
     untune: Annotated[
-        bool, typer.Option("--untune", help="Forget the bundle's winner and stop.", show_default="off")
+        bool,
+        typer.Option(
+            "--untune",
+            help="Forget the bundle's winner, and measure nothing.",
+            show_default="off",
+            rich_help_panel=WINNER,
+        ),
     ] = False,
     save: Annotated[
-        bool, typer.Option("--save", help="Write the figures into the target's file.", show_default="off")
+        bool,
+        typer.Option(
+            "--save", help="Write the figures into the target's file.", show_default="off", rich_help_panel=WINNER
+        ),
     ] = False,
     save_to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write them into this file instead.", show_default="none")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write them into this file instead.",
+            show_default="none",
+            rich_help_panel=WINNER,
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The target of --save.", show_default="found by the board's own name"),
+        typer.Option(
+            metavar="NAME",
+            help="The target of --save.",
+            show_default="the one that this board names",
+            rich_help_panel=WINNER,
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
+    json: Json = False,
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
 
-    Engines, precisions and threads take turns; images are in memory before. Peak memory is that of a process of its own for each, cold
-    start that of edgecnn classify with one image. Ctrl-C prints what was measured so far; the exit code is then 130.
+    Engines, precisions and threads are interleaved, and the images are in memory before the first call. Peak memory is measured in a
+    process of its own for each configuration. A cold start is edgecnn classify with one image. Ctrl-C prints the results so far, and
+    the exit code is then 130.
 
     \b
     Examples:
@@ -86,56 +149,36 @@ def benchmark(
       edgecnn benchmark --sustained 10
       edgecnn benchmark --save --target rpi4
     """
-    if sustained is not None and (tune or save or save_to or target):
-        raise typer.BadParameter("--sustained runs one configuration: it goes with neither --tune nor --save.")
-    if sustained is not None and not 0.01 <= sustained <= 10_000:
-        raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
-    if untune and (source or sustained is not None or tune or save or save_to):
-        raise typer.BadParameter("--untune measures nothing: it goes with --model and --json only.")
-    if target is not None and not (save or save_to):
-        raise typer.BadParameter("--target belongs to --save.")
+    chosen = Choice(engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider)
+    saves = save or save_to is not None
+    if sustained is not None and (tune or saves or target):
+        raise typer.BadParameter("--sustained runs one configuration, so it goes with neither --tune nor --save.")
+    if sustained is not None:
+        require_one(chosen, sustained)
+    if untune and (source or sustained is not None or tune or saves):
+        raise typer.BadParameter("--untune measures nothing: give only --model and --json with it.")
+    if target is not None and not saves:
+        raise typer.BadParameter("--target goes with --save.")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.runtime.default import find_bundle
     from edgecnn.runtime.engines import PROVIDERS
 
     check_choice("--provider", provider, PROVIDERS)
-    choice = find_bundle(model)
-    bundle = read_bundle(choice.path)
-    note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
+    found = find_bundle(model)
+    bundle = read_bundle(found.path)
+    note(f"{found.path} ({found.reason}), SHA-256 {bundle.sha256[:12]}")
     if untune:
         print_untune(bundle.sha256, json)
         return
-    saving = save_target(bundle, target) if save or save_to else None
+    saving = save_target(bundle, target) if saves else None
     from edgecnn.device.benchmark.images import bench_images
 
     images = bench_images(bundle, source or (), n, note)
     note(f"images: {images.about}")
     if sustained is not None:
-        options = {"engine": engine, "precision": precision, "threads": threads}
-        several = [f"--{name}" for name, values in options.items() if len(values or ()) > 1]
-        if several:
-            raise typer.BadParameter(f"--sustained runs one configuration: give {several[0]} once.")
-        one = {name: values[0] if values else None for name, values in options.items()}
-        print_sustained(bundle, images, one, provider, sustained, warmup, json)
+        print_sustained(bundle, images, chosen, sustained, warmup, json)
         return
-    note_load()
-    if n < 100:
-        note(f"of {n} calls p99 is about the slowest one: --n 100 or more tells more")
-    from edgecnn.device.benchmark.configurations import configurations
-    from edgecnn.device.benchmark.sweep import sweep
-
-    wanted = configurations(
-        bundle.manifest, engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider
-    )
-    measured = sweep(bundle, images, wanted, n=n, warmup=warmup, cold=cold, progress=Progress())
-    for item, reason in measured.failed.items():
-        note(f"{item.name} cannot run here: {reason}")
-    if json:
-        from edgecnn.device.benchmark.report import document
-
-        emit_json(document(bundle, images, measured, warmup))
-    else:
-        print_table(measured)
+    measured = measure(bundle, images, chosen, n=n, warmup=warmup, cold=cold, json=json)
     if measured.interrupted:
         note("interrupted: these are the calls until then" + ("; nothing was stored" if tune or saving else ""))
         raise typer.Exit(INTERRUPTED)
@@ -145,8 +188,51 @@ def benchmark(
         save_figures(bundle, measured, saving[0], saving[1], save_to)
 
 
+def require_one(chosen: Choice, minutes: float) -> None:
+    """Check what --sustained can run.
+
+    Raises:
+        typer.BadParameter: a usage error, for minutes out of range, or more than one configuration.
+    """
+    if not 0.01 <= minutes <= 10_000:
+        raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {minutes:g}.")
+    options = {"--engine": chosen.engines, "--precision": chosen.precisions, "--threads": chosen.threads}
+    for name, values in options.items():
+        if len(values) > 1:
+            raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
+
+
+def measure(
+    bundle: "Bundle", images: "BenchImages", chosen: Choice, *, n: int, warmup: int, cold: int, json: bool
+) -> "Sweep":
+    """Measure the chosen configurations, and print the result."""
+    from edgecnn.device.benchmark.configurations import configurations
+    from edgecnn.device.benchmark.sweep import sweep
+
+    note_load()
+    if n < 100:
+        note(f"with {n} calls, p99 is about the slowest one: --n 100 or more says more")
+    items = configurations(
+        bundle.manifest,
+        engines=chosen.engines,
+        precisions=chosen.precisions,
+        threads=chosen.threads,
+        provider=chosen.provider,
+    )
+    measured = sweep(bundle, images, items, n=n, warmup=warmup, cold=cold, progress=Progress())
+    for item, reason in measured.failed.items():
+        note(f"{item.name} cannot run here: {reason}")
+    if json:
+        from edgecnn.device.benchmark.report import document
+
+        emit_json(document(bundle, images, measured, warmup))
+    else:
+        print_table(measured)
+    return measured
+
+
 class Progress:
-    """Progress on standard error: one line that is written over in a terminal, a line a step elsewhere."""
+    """Progress on standard error: in a terminal one line that is overwritten, elsewhere a line for each step."""
 
     def __init__(self) -> None:
         self.step = ""
@@ -165,12 +251,14 @@ class Progress:
 
 
 def note_load() -> None:
-    """Say so where other work keeps the machine busy: figures are then worse than they would be."""
+    """Print a note if other work keeps the machine busy, which makes the figures worse."""
     import os
 
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     if load > cpus / 2:
-        note(f"this machine is busy: load average {load:.1f} on {cpus} CPUs. Figures of a quiet machine are better.")
+        note(
+            f"this machine is busy: load average {load:.1f} on {cpus} CPUs. Measure on a quiet machine for better figures."
+        )
 
 
 def print_table(measured: "Sweep") -> None:
@@ -193,7 +281,7 @@ def print_table(measured: "Sweep") -> None:
     for part in ("decode", "preprocess"):
         figures = first.parts[part]
         print(
-            f"{part}: p50 {figures.p50_ms:.3f}, p90 {figures.p90_ms:.3f}, p99 {figures.p99_ms:.3f} ms (in the first row)"
+            f"{part}: p50 {figures.p50_ms:.3f}, p90 {figures.p90_ms:.3f}, p99 {figures.p99_ms:.3f} ms (of the first row)"
         )
     best = winner(measured.rows)
     print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
@@ -210,25 +298,19 @@ def table_line(row: "Row") -> str:
 
 
 def print_sustained(
-    bundle: "Bundle",
-    images: "BenchImages",
-    asked: dict[str, Any],
-    provider: str | None,
-    minutes: float,
-    warmup: int,
-    json: bool,
+    bundle: "Bundle", images: "BenchImages", chosen: Choice, minutes: float, warmup: int, json: bool
 ) -> None:
-    """Run one configuration for minutes and print what became of it."""
+    """Run one configuration for minutes, and print how its speed developed."""
     from edgecnn.device.benchmark.sustained import sustain
     from edgecnn.device.system import System
     from edgecnn.runtime.classifier import Classifier
 
     classifier = Classifier.load(
         bundle.path,
-        engine=asked["engine"],
-        provider=provider,
-        precision=asked["precision"],
-        num_threads=asked["threads"],
+        engine=next(iter(chosen.engines), None),
+        provider=chosen.provider,
+        precision=next(iter(chosen.precisions), None),
+        num_threads=next(iter(chosen.threads), None),
     )
     note(classifier.about)
     system = System(packages={})
@@ -271,11 +353,11 @@ def window_line(window: "Window") -> str:
 def sustained_line(done: "Sustained") -> str:
     """Return the drift, and whether the machine slowed down."""
     first, last = (done.windows[0], done.windows[-1]) if done.windows else (None, None)
-    drift = "no drift can be told from less than two windows"
+    drift = "the drift is unknown with fewer than two windows"
     if done.drift is not None and first and last:
         drift = f"drift of p50: {done.drift:+.1%}, from {first.whole.p50_ms:.3f} ms to {last.whole.p50_ms:.3f} ms"
     if done.throttled is None:
-        return f"{drift}; whether it throttled is not known: this machine has no such sensor"
+        return f"{drift}; whether it throttled is unknown: this machine has no such sensor"
     return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"
 
 
@@ -322,18 +404,18 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
     from edgecnn.runtime.tuned import hardware
     from edgecnn.versions import library_versions
 
-    found = [row for row in measured.rows if matches(row.configuration, target, file)]
-    if not found:
+    rows = [row for row in measured.rows if matches(row.configuration, target, file)]
+    if not rows:
         raise EngineError(
-            f"nothing was saved: {target.name} wants {target.engine} with {target.num_threads} threads and {file}, which was not "
+            f"nothing was saved: {target.name} needs {target.engine} with {target.num_threads} threads and {file}, which was not "
             f"measured. Measure it: edgecnn benchmark --save --target {target.name} --engine {target.engine} --threads {target.num_threads}"
         )
-    infer = found[0].parts["infer"]
+    infer = rows[0].parts["infer"]
     versions = {key: value for key, value in library_versions().items() if key in ("edgecnn", "python", "numpy")}
     reference = Reference(
-        model=f"{bundle.manifest.name} {found[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
+        model=f"{bundle.manifest.name} {rows[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
         hardware=hardware(),
-        versions={**versions, target.engine: found[0].probed.version},
+        versions={**versions, target.engine: rows[0].probed.version},
         n=infer.n,
         p50_ms=round(infer.p50_ms, 4),
         p90_ms=round(infer.p90_ms, 4),

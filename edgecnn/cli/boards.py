@@ -1,4 +1,4 @@
-"""What `edgecnn verify --on` takes, and a bundle on emulated boards."""
+"""The options of `edgecnn verify --on`, and a bundle on emulated boards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,40 +10,53 @@ from edgecnn.cli.console import emit_json, note, terminal_width
 if TYPE_CHECKING:
     from edgecnn.verify.boards import OnBoards
 
+BOARDS = "Emulated boards"
+"""The heading of these options in the help."""
+
 On = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TARGET",
-        help="Run on emulated boards too: targets, with commas between or the option repeated, or all. "
-        "What they need is made once, in ~/.cache/edgecnn/boards.",
+        help="Also run on emulated boards: targets separated by commas, or all. May be repeated. The packages are downloaded once, "
+        "into ~/.cache/edgecnn/boards.",
         show_default="none",
+        rich_help_panel=BOARDS,
     ),
 ]
 Engines = Annotated[
     str | None,
-    typer.Option(metavar="NAME,…", help="Engines on the boards, or all.", show_default="each target's own"),
+    typer.Option(
+        metavar="NAME,…",
+        help="Engines to run on the boards, or all.",
+        show_default="each target's own",
+        rich_help_panel=BOARDS,
+    ),
 ]
 Release = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The boards' Debian: trixie (Python 3.13) or bookworm (3.11).",
+        help="The boards' Debian: trixie (Python 3.13) or bookworm (Python 3.11).",
         show_default="each target's own",
+        rich_help_panel=BOARDS,
     ),
 ]
-Sample = Annotated[int, typer.Option(min=0, help="Test images that the boards run; 0 for all.")]
+Sample = Annotated[
+    int, typer.Option(min=0, help="How many test images the boards run; 0 for all.", rich_help_panel=BOARDS)
+]
 BoardModel = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="Run this bundle on the boards, and nothing else.",
-        show_default="where there is no run here, as edgecnn classify",
+        show_default="without a run, the bundle of edgecnn classify",
+        rich_help_panel=BOARDS,
     ),
 ]
 
 
 def boards_of(on: list[str], engines: str | None, release: str | None, sample: int) -> "OnBoards":
-    """Return what the options ask for."""
+    """Return the boards that the options name."""
     from edgecnn.boards.targets import emulated_targets
     from edgecnn.verify.boards import OnBoards
 
@@ -59,7 +72,7 @@ def last_run() -> bool:
 
 
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
-    """Run a bundle on boards, print what was found and hold it to the gate."""
+    """Run a bundle on boards, print the result and hold it to the gate."""
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table

@@ -1,18 +1,14 @@
-"""The command that lists cameras."""
-
-from typing import Annotated
-
-import typer
+"""`edgecnn cameras`."""
 
 from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json
 
 
-def cameras(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
-) -> None:
-    """List the cameras that are there, what they can do, and why one cannot be used.
+def cameras(json: Json = False) -> None:
+    """List this machine's cameras and what each can do.
 
-    They stand in the order in which `edgecnn classify --camera` tries them. The first word of each is what to give as SOURCE.
+    If a camera cannot be used, the list says why. `edgecnn classify --camera` tries them in this order. The first word of each is its
+    SOURCE.
 
     \b
     Examples:

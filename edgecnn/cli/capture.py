@@ -1,4 +1,4 @@
-"""`edgecnn capture`: pictures for training, from a camera."""
+"""`edgecnn capture`."""
 
 import contextlib
 import json as json_module
@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import Fps, RetryFor, Rotate, Size, WarmUp
+from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
     from edgecnn.device.stream.feed import Back, Lost, Opened
 
+PICTURES = "Pictures"
+"""Heading of options in the help."""
+
 
 def capture(
-    label: Annotated[str, typer.Option(metavar="NAME", help="The class of the pictures, and their folder's name.")],
+    label: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="The class of the pictures, and their folder's name.", rich_help_panel=PICTURES
+        ),
+    ],
     source: Annotated[
         str | None,
         typer.Argument(
@@ -29,20 +37,41 @@ def capture(
             show_default="none",
         ),
     ] = None,
-    camera: Annotated[bool, typer.Option("--camera", help="Find a camera by itself.", show_default="off")] = False,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Pictures go to DIR/NAME/.")] = Path("photos"),
+    camera: Annotated[
+        bool,
+        typer.Option("--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=CAMERA),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=PICTURES)
+    ] = Path("photos"),
     interval: Annotated[
         float,
-        typer.Option(min=0.0, metavar="S", help="A picture each S seconds; of a file, each frame. 0: a key for each."),
+        typer.Option(
+            min=0.0,
+            metavar="S",
+            help="Take a picture every S seconds, or each frame of a file. 0 waits for a key each time.",
+            rich_help_panel=PICTURES,
+        ),
     ] = 0.0,
-    count: Annotated[int, typer.Option(min=0, metavar="N", help="End after N pictures; 0 for no end.")] = 0,
+    count: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to run on.", rich_help_panel=PICTURES)
+    ] = 0,
     min_sharpness: Annotated[
-        float, typer.Option(min=0.0, metavar="X", help="Skip what is blurred more: the variance of the Laplacian.")
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="X",
+            help="Skip pictures that are less sharp (variance of the Laplacian).",
+            rich_help_panel=PICTURES,
+        ),
     ] = 10.0,
     min_change: Annotated[
         float,
         typer.Option(
-            min=0.0, metavar="X", help="Skip what differs less from the last one, in mean grey levels of 256."
+            min=0.0,
+            metavar="X",
+            help="Skip pictures that differ less from the last one (mean of 256 grey levels).",
+            rich_help_panel=PICTURES,
         ),
     ] = 2.0,
     size: Size = "640x480",
@@ -50,12 +79,14 @@ def capture(
     rotate: Rotate = 0,
     warm_up: WarmUp = None,
     retry_for: RetryFor = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture.", show_default="off")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line for each picture.", show_default="off")
+    ] = False,
 ) -> None:
     """Take pictures for training with a camera.
 
-    Space or enter takes one, q ends. They become DIR/NAME/*, which `edgecnn train --data DIR` reads once there are two
-    classes. Nothing is overwritten. Blurred pictures, and those like the last one, are skipped, and said.
+    Space or enter takes a picture, q quits. Pictures go to DIR/NAME/, so that `edgecnn train --data DIR` can read them once there are two
+    classes. Nothing is overwritten. Blurred pictures, and those too much like the last one, are skipped with a note.
 
     \b
     Examples:
@@ -69,14 +100,15 @@ def capture(
     from edgecnn.device.stream.pictures import why_no_folder
 
     if camera == (source is not None):
-        raise typer.BadParameter("name one stream, or give --camera.", param_hint="SOURCE")
+        raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
     if source is not None and not is_stream(source):
-        raise typer.BadParameter(f"{source!r} names no camera or stream.", param_hint="SOURCE")
+        raise typer.BadParameter(f"{source!r} is not a camera or a stream.", param_hint="SOURCE")
     if why := why_no_folder(label):
         raise typer.BadParameter(f"{label!r} cannot be a class folder: {why}.", param_hint="--label")
     if not interval and not sys.stdin.isatty():
         raise typer.BadParameter(
-            "standard input is no terminal, so no key can be pressed: give a time.", param_hint="--interval"
+            "standard input is not a terminal, so there are no keys to press: give a number of seconds.",
+            param_hint="--interval",
         )
     settings = CaptureSettings(
         label=label, folder=out, interval_s=interval, count=count, min_sharpness=min_sharpness, min_change=min_change,
@@ -84,7 +116,7 @@ def capture(
     )  # fmt: skip
     feed = make_feed(source, size, fps, rotate, warm_up=warm_up, retry_for=retry_for)
 
-    def tell(item: "Shot | Opened | Lost | Back") -> None:
+    def report(item: "Shot | Opened | Lost | Back") -> None:
         with ends.interruptible:
             if isinstance(item, Shot):
                 show(item, json)
@@ -94,13 +126,13 @@ def capture(
     with Ends() as ends, keyboard(interval) as key, stopping_output():
         taking = Capture(feed, settings, key=key, check=ends.check)
         try:
-            taking.run(tell)
+            taking.run(report)
         finally:
             note(f"{taking.kept} pictures kept in {out / label}, {taking.skipped} skipped")
 
 
 def show(shot: "Shot", json: bool) -> None:
-    """Print a picture: its path on standard output, or as a note why it was skipped; all of it as a JSON line."""
+    """Print a picture's path, or a note on why it was skipped; with `json` one line with both."""
     if json:
         line = {
             "path": None if shot.path is None else str(shot.path),
@@ -116,15 +148,15 @@ def show(shot: "Shot", json: bool) -> None:
     elif shot.change is None:
         note(f"skipped: blurred, sharpness {shot.sharpness:.1f} (see --min-sharpness)")
     else:
-        note(f"skipped: as the last one, change {shot.change:.2f} (see --min-change)")
+        note(f"skipped: too much like the last one, change {shot.change:.2f} (see --min-change)")
 
 
 @contextlib.contextmanager
 def keyboard(interval: float) -> Iterator[Callable[[], str | None] | None]:
-    """Read single keys while entered, if standard input is a terminal; the terminal is set back whatever happens.
+    """Read single keys while entered, if standard input is a terminal. The terminal is restored whatever happens.
 
     Yields:
-        The function that returns what was pressed, without waiting; None where there is no terminal.
+        The function that returns the key that was pressed, without waiting; None where there is no terminal.
     """
     from edgecnn.device.stream.capture import QUIT, TAKE
 
@@ -147,7 +179,7 @@ def keyboard(interval: float) -> Iterator[Callable[[], str | None] | None]:
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        note("q ends" if interval else "space or enter takes a picture, q ends")
+        note("q quits" if interval else "space or enter takes a picture, q quits")
         yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,11 +1,11 @@
-"""`edgecnn doctor`: is this machine fit for edgecnn?"""
+"""`edgecnn doctor`."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Model
+from edgecnn.cli.options import Json, Model
 from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 def doctor(
     model: Model = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Leave out what is right.", show_default="off")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Leave out the checks that pass.", show_default="off")
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Look for what keeps edgecnn from working on this machine, and say what mends it.
+    """Check this machine, and say how to fix what is wrong.
 
-    System, processor, power, versions, bundle, engines and cameras. An engine that crashes does so in a process of its own. The exit code
-    is 26 if there is an error. Nothing is changed, and no network is used.
+    Checks the system, processor, power, versions, bundle, engines and cameras. Each engine runs in a process of its own, so one that
+    crashes is reported. The exit code is 26 if there is an error. doctor changes nothing and uses no network.
 
     \b
     Examples:
@@ -42,8 +44,8 @@ def doctor(
 
 
 def text(name: str, finding: "Finding") -> str:
-    """Return a finding for people: what was found, and below it what it means and what mends it."""
+    """Return a finding for people: what was detected, and below it what it means and how to fix it."""
     lines = [f"{finding.severity:8} {name:14} {finding.found}"]
     lines += [f"{'':23} {finding.means}"] if finding.means else []
-    lines += [f"{'':23} mend: {finding.mend}"] if finding.mend else []
+    lines += [f"{'':23} fix: {finding.mend}"] if finding.mend else []
     return "\n".join(lines)

@@ -5,16 +5,24 @@ from typing import Annotated
 
 import typer
 
+CAMERA = "Camera and stream"
+"""The heading of these options in a command's help."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")]
 Model = Annotated[
     Path | None,
-    typer.Option(help="A bundle.", show_default="the one made last, else the installed one, else the one that ships"),
+    typer.Option(
+        help="The bundle to use.",
+        show_default="the last one made here, else the installed one, else the one that ships",
+    ),
 ]
 EngineName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="litert, tflite_runtime or onnxruntime.",
-        show_default="the first installed one that runs a model of the bundle",
+        show_default="the first installed one that can run a model of the bundle",
+        rich_help_panel="Engine",
     ),
 ]
 Provider = Annotated[
@@ -23,19 +31,33 @@ Provider = Annotated[
         metavar="NAME",
         help="What computes: cpu; cuda (ONNX Runtime); builtin or reference (LiteRT's kernels without XNNPACK).",
         show_default="cpu",
+        rich_help_panel="Engine",
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, max=256, help="Threads of one inference.")]
-Size = Annotated[str, typer.Option(metavar="WxH", help="Size of a camera's frames.")]
+Size = Annotated[str, typer.Option(metavar="WxH", help="Frame size to request.", rich_help_panel=CAMERA)]
 Fps = Annotated[
     float,
-    typer.Option(min=0.0, max=1000.0, metavar="N", help="Frames a second to ask a camera for.", show_default="its own"),
+    typer.Option(
+        min=0.0,
+        max=1000.0,
+        metavar="N",
+        help="Frame rate to request, in frames per second.",
+        show_default="the camera's own",
+        rich_help_panel=CAMERA,
+    ),
 ]
-Rotate = Annotated[int, typer.Option(metavar="DEG", help="Turn frames clockwise by 0, 90, 180 or 270 degrees.")]
+Rotate = Annotated[
+    int,
+    typer.Option(metavar="DEG", help="Rotate frames clockwise by 0, 90, 180 or 270 degrees.", rich_help_panel=CAMERA),
+]
 WarmUp = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", help="Frames to discard after opening.", show_default="5 of a camera, 0 of a file"
+        min=0,
+        metavar="N",
+        help="Frames to discard after the source opens.",
+        show_default="5 for a camera, 0 for a file",
+        rich_help_panel=CAMERA,
     ),
 ]
 RetryFor = Annotated[
@@ -43,8 +65,9 @@ RetryFor = Annotated[
     typer.Option(
         min=0.0,
         metavar="S",
-        help="Seconds without a camera, at the start too, until that is an error; inf for none.",
+        help="Give up after S seconds without the camera, at the start too; inf to try forever.",
         show_default="0 at the start, then inf",
+        rich_help_panel=CAMERA,
     ),
 ]
 
@@ -55,7 +78,7 @@ def option_name(parameter: str) -> str:
 
 
 def check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
-    """Refuse a value that is not None and none of the choices.
+    """Refuse a value that is not None and not one of the choices.
 
     Raises:
         typer.BadParameter: a usage error, which names them.

@@ -90,9 +90,9 @@ def measured(comparison: Mapping[str, Any], figure: str) -> str:
 
 
 ADVICE = {
-    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn verify --layers",
+    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
     "conversion": "If the file or the run has changed since the export: edgecnn export --force. Else the converter or the engine rounds "
-    "otherwise; worst layers: edgecnn verify --layers. To ship it all the same, on record: --accept-conversion",
+    "otherwise; worst layers: edgecnn layers. To ship it all the same, on record: --accept-conversion",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
 }
 """What to do about a failed comparison, by its kind."""

@@ -142,10 +142,11 @@ def test_packages_are_resolved_and_downloaded_once(fake_apt):
 
 
 def test_only_what_was_named(fake_apt):
-    assert [deb.name for deb in debian.fetch(["liba"], "trixie", fake_apt.cache, dependencies=False)] == [
-        "liba_3+x~1_all.deb"
-    ]
-    assert debian.resolve(["liba"], "trixie", fake_apt.cache)[0].version == "1:2.0-1"
+    with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
+        libb, liba = apt.resolve(["liba"])
+        assert libb.version == "1:2.0-1"
+        assert [deb.name for deb in apt.download([liba], lambda *state: None)] == ["liba_3+x~1_all.deb"]
+    assert not list(fake_apt.cache.rglob("libb_*.deb"))
 
 
 def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
@@ -162,9 +163,10 @@ def test_no_such_release(tmp_path):
         debian.fetch(["liba"], "buster", tmp_path)
 
 
-def test_what_a_package_depends_on(fake_apt, program):
+def test_another_of_apts_commands(fake_apt, program):
     program("apt-cache", "printf 'linux\\n  Depends: linux-1.2\\n |PreDepends: <virtual>\\n  Depends: b\\n'")
-    assert debian.depends("linux", "trixie", fake_apt.cache) == ["linux-1.2", "b"]
+    with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
+        assert "  Depends: linux-1.2\n" in apt.run("apt-cache", ["depends", "linux"])
 
 
 @pytest.mark.needs("dpkg-deb", package="dpkg")

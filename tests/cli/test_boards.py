@@ -106,8 +106,8 @@ def test_what_cannot_be(edgecnn, monkeypatch, arguments, kind, message):
     [
         ["--engines", "litert"],
         ["--model", "a.edgecnn"],
-        ["--on", "rpi4", "--layers"],
-        ["--on", "rpi4", "--reference", "a.tflite"],
+        ["--data", "digits"],
+        ["--out", "report.json"],
         ["--on", "rpi4", "--model", "a.edgecnn", "--matrix"],
     ],
 )

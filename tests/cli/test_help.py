@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from edgecnn.cli import COMMANDS
+from edgecnn.cli.recipes import FLAG_KEYS
+from edgecnn.recipe import keys
 from edgecnn.runtime.engines import ENGINES, PROVIDERS
 
 HEAVY = (
@@ -46,11 +48,49 @@ def test_every_commands_help_has_an_example_and_every_default(edgecnn, command):
     result = edgecnn(command, "--help")
     assert result.code == 0
     assert re.search(rf"Examples?:\n +(.*\| )?edgecnn {command}", result.out), result.out
-    options = re.split(r"\n(?=  -)", result.out[result.out.index("Options:") :])[1:]
-    arguments = re.split(r"\n(?=  \w|  \[)", result.out[result.out.find("Arguments:") : result.out.index("Options:")])
-    for text in options + [item for item in arguments if item.startswith("  ")]:
-        stated = " ".join(text.split())
+    rows = rows_of(result.out)
+    assert {name.split()[0].rstrip(",") for name in rows if name.startswith("-")} >= {"-h", "--json"}
+    for stated in rows.values():
         assert "--help" in stated or "[default: " in stated or "; required" in stated or "[required]" in stated, stated
+        assert "[default: (" not in stated, "a default is shown as a value"
+
+
+def rows_of(text):
+    """Return the arguments and options of a help text: how each is typed, and the whole row on one line."""
+    sections = re.split(r"\n\n(?=\S[^\n]*:\n)", text)[1:]
+    rows = [row for section in sections for row in re.split(r"\n(?=  \S)", section)[1:]]
+    return {re.split(r"\s{2,}", row.strip())[0]: " ".join(row.split()) for row in rows}
+
+
+def test_long_helps_have_headings(edgecnn):
+    for command in ("train", "run", "verify", "classify", "benchmark", "capture"):
+        lengths = [
+            len(re.findall(r"\n  -", section))
+            for section in re.split(r"\n\n(?=\S[^\n]*:\n)", edgecnn(command, "--help").out)
+        ]
+        assert max(lengths) <= 10, (command, lengths)
+
+
+def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
+    defaults = {key.name: key.default for key in keys()}
+    options = {name: key for name, key in FLAG_KEYS.items() if name not in ("width", "height", "input_scale")}
+    checked = set()
+    for command in ("train", "run", "import"):
+        for typed, row in rows_of(edgecnn(command, "--help").out).items():
+            name = typed.split()[0].removeprefix("--").replace("-", "_")
+            if command == "import" and name in ("input_range", "input_zero_point"):
+                continue  # there "auto" comes before the recipe
+            if name in options:
+                checked.add(name)
+                default = defaults[options[name]]
+                assert f"[default: {'none' if default in ('', None) else default}" in row, row
+    assert checked == set(options) - {"input_range", "input_zero_point"}
+
+
+def test_the_list_has_whole_sentences(edgecnn):
+    listed = edgecnn("--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 
 
 def test_every_provider_is_documented_wherever_one_is_chosen(edgecnn):

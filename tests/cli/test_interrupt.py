@@ -36,7 +36,18 @@ def epochs(folder):
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, signal_):
-    few = ("--data", "digits", "--epochs", str(EPOCHS), "--qat-epochs", "0", "--batch-size", "4")
+    few = (
+        "--data",
+        "digits",
+        "--epochs",
+        str(EPOCHS),
+        "--qat-epochs",
+        "0",
+        "--batch-size",
+        "4",
+        "--set",
+        "qat.rounding=nearest",
+    )
     process = start(*few, "--out", "run")
     deadline = time.monotonic() + 120
     while len(epochs(tmp_path)) < 3:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edgecnn.cli.workstation import input_size, resolve
+from edgecnn.cli.recipes import input_size, resolve
 from edgecnn.recipe import keys
 
 

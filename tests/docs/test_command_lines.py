@@ -40,7 +40,7 @@ NOT_RUN = {
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
-    r"edgecnn export --from .*|edgecnn verify --reference .*": "needs models of other programs; tests/export and tests/verify make them",
+    r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
 }  # fmt: skip
 """Lines that no test here runs, as regular expressions of whole lines, and why."""
 

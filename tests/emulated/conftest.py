@@ -31,10 +31,10 @@ PATIENCE_S = 60
 
 AS_FORMAT = """
 import sys
-from edgecnn.cli import run
+from edgecnn.cli import console_script
 from edgecnn.device.cameras import v4l2
 v4l2.READABLE = (int.from_bytes(sys.argv.pop(1).encode(), "little"),)
-run()
+console_script()
 """
 """The command line with a reader that knows one pixel format alone."""
 

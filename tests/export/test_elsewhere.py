@@ -93,15 +93,17 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     model = network(keras, real, softmax=softmax)
     path = tmp_path / name
     model.export(path, verbose=False) if name == "saved" else model.save(path)
-    result = edgecnn(
-        "export", "--from", path, "--calibrate", photos, "--calibrate-images", 30, *options, "--json"
-    )  # fmt: skip
+    result = edgecnn("import", path, "--calibrate", photos, "--calibrate-images", 30, *options)
     assert result.code == 0, result.err
-    assert ("softmax cut off" in result.err) == bool(softmax)
+    run = tmp_path / "runs" / path.stem
+    assert result.out.startswith(f"{run.relative_to(tmp_path)}: ") and "input (8, 10, 3), 3 classes" in result.out
+    assert ("softmax removed" in result.out) == bool(softmax)
     assert f"{name} reads pixels as {READ_AS[range_]}, " in result.err
     assert ("the best of the usual ones on" in result.err) == (options in ((), ("--input-range", "auto")))
     assert "WARNING" not in result.err
-    run = tmp_path / "runs" / path.stem
+    assert not list(run.glob("model-*")), "export writes the files"
+    result = edgecnn("export", "--json")
+    assert result.code == 0, result.err
     info = json.loads((run / "run.json").read_text())
     assert info["calibration"]["split"] == "train" and info["calibration"]["drawn"] == 30
     assert len(info["calibration"]["sha256"]) == 64
@@ -131,7 +133,7 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
 def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, photos):
     network(keras2, RANGES["0..255"][0], softmax="").save(tmp_path / "raw.h5")
     for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
-        result = edgecnn("export", "--from", "raw.h5", "--calibrate", photos, *given, "--out", "runs/wrong", "--force")
+        result = edgecnn("import", "raw.h5", "--calibrate", photos, *given, "--out", "runs/wrong", "--force")
         assert result.code == 0, result.err
         (warning,) = [line for line in result.err.splitlines() if line.startswith("WARNING")]
         assert "the input range is probably wrong" in warning and warning.endswith("Try --input-range raw")
@@ -143,7 +145,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, p
 )
 def test_ranges_that_say_nothing_are_refused(edgecnn, tmp_path, photos, options):
     (tmp_path / "raw.h5").write_text("not read")
-    assert edgecnn("export", "--from", "raw.h5", "--calibrate", photos, *options).code == 2
+    assert edgecnn("import", "raw.h5", "--calibrate", photos, *options).code == 2
 
 
 def test_a_cut_softmax_leaves_the_logits(tmp_path):
@@ -163,14 +165,14 @@ def test_a_softmax_of_ones_own_is_refused(edgecnn, tmp_path, photos):
     model = network(keras2, RANGES["-1..1"][0], softmax="")
     powers = tf.exp(model.output - tf.reduce_max(model.output, axis=1, keepdims=True))
     keras2.Model(model.input, powers / tf.reduce_sum(powers, axis=1, keepdims=True)).save(tmp_path / "own.h5")
-    result = edgecnn("export", "--from", "own.h5", "--calibrate", photos)
+    result = edgecnn("import", "own.h5", "--calibrate", photos)
     assert result.code == ExportError.exit_code and "ending in logits" in result.err
     assert not (tmp_path / "runs" / "own").exists()
 
 
 def test_force_replaces_the_import_before(edgecnn, tmp_path, photos):
     network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "own.h5")
-    start = ("export", "--from", "own.h5", "--calibrate", photos, "--float32")
+    start = ("import", "own.h5", "--calibrate", photos)
     assert edgecnn(*start).code == 0
     assert edgecnn(*start, "--seed", 9, "--force").code == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "own"]
@@ -182,7 +184,8 @@ def test_force_replaces_the_import_before(edgecnn, tmp_path, photos):
 def test_layers_that_cannot_be_quantized_are_named(edgecnn, tmp_path, photos):
     model = network(keras2, RANGES["-1..1"][0], softmax="")
     keras2.Model(model.input, tf.cos(model.output)).save(tmp_path / "cosine.h5")
-    result = edgecnn("export", "--from", "cosine.h5", "--calibrate", photos)
+    assert edgecnn("import", "cosine.h5", "--calibrate", photos).code == 0
+    result = edgecnn("export")
     assert result.code == ExportError.exit_code and "COS" in result.err
 
 
@@ -204,5 +207,5 @@ def test_what_is_no_model_is_refused(tmp_path, edgecnn, photos):
         with pytest.raises(ExportError, match=message):
             elsewhere.read_model(tmp_path / name)
     network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "three.h5")
-    result = edgecnn("export", "--from", "three.h5", "--calibrate", "digits")
-    assert result.code == ExportError.exit_code and "3 outputs and digits 10 classes" in result.err
+    result = edgecnn("import", "three.h5", "--calibrate", "digits")
+    assert result.code == ExportError.exit_code and "3 outputs, but digits has 10 classes" in result.err

@@ -202,7 +202,5 @@ def test_options_that_do_not_go_together(edgecnn):
         ("--float32", "--io", "uint8"),
         ("--io", "int4"),
         ("--format", "onnx", "--int16x8"),
-        ("--calibrate", "digits"),
-        ("--from", "model.keras"),
     ):
         assert edgecnn("export", *options).code == 2, options

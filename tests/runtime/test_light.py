@@ -66,7 +66,10 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
         "data",
         "runs",
         "recipe",
-        "cli.workstation",
+        "cli.workstation_options",
+        "cli.recipes",
+        "cli.classify_stream",
+        "cli.help",
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
     assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "starting fast needs none of these"

@@ -1,14 +1,18 @@
 """Golden vectors: what is right passes, what differs by more than is allowed does not, and what was not checked says so."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn import images
+from edgecnn.bundle.manifest import GoldenImage, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, SelftestError, UnknownNameError
+from edgecnn.files import sha256
 from edgecnn.runtime.selftest import allowed, require_pass, selftest
 
 ENGINE = "litert"
@@ -26,9 +30,14 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
     monkeypatch.setattr("edgecnn.runtime.selftest.is_installed", lambda name: name == ENGINE)
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == ENGINE)
 
-    def call(golden, *, tolerance=1.0, unit="LSB", format_="tflite", engine=None, engines=None):
+    def call(golden, *, tolerance=1.0, unit="LSB", format_="tflite", engine=None, engines=None, photos=None, **options):
         opened = engine or fake_engine()
-        monkeypatch.setattr("edgecnn.runtime.selftest.open_engine", lambda *_, **__: opened)
+
+        def open_engine(name, data, format_, **settings):
+            call.settings = settings
+            return opened
+
+        monkeypatch.setattr("edgecnn.runtime.selftest.open_engine", open_engine)
         entry = ModelEntry(
             file="models/m",
             format=format_,
@@ -39,11 +48,20 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
             tolerance_reason="",
             golden_engine="fake 1.0 (none)",
         )
+        encoded = photos or {}
         manifest = Manifest(
-            name="n", title="t", labels=("a", "b", "c"), input=contract, models=(entry,), defaults={}, provenance={}
+            name="n",
+            title="t",
+            labels=("a", "b", "c"),
+            input=contract,
+            models=(entry,),
+            defaults={},
+            golden_images=tuple(golden_image for _, golden_image in encoded.values()),
+            provenance={},
         )
         files = {"models/m": b"", "g": npy(golden), manifest.golden_inputs: npy(pixels)}
-        return selftest(Bundle(tmp_path, manifest, files), engines)
+        files |= {name: data for name, (data, _) in encoded.items()}
+        return selftest(Bundle(tmp_path, manifest, files), engines, **options)
 
     return call
 
@@ -134,3 +152,71 @@ def test_engines_asked_for(replay, right):
     with pytest.raises(UnknownNameError, match="litert"):
         replay(right, engines=["lite"])
     assert replay(right, format_="onnx", engines=[ENGINE]).rows[0].note == "not checked: not asked for"
+
+
+def test_one_engine_that_is_wrong_fails_it_whatever_the_others_say(replay, right, fake_engine, monkeypatch):
+    names = ["litert", "tflite_runtime"]
+    monkeypatch.setattr("edgecnn.runtime.selftest.is_installed", lambda name: name in names)
+    engine, runs = fake_engine(), []
+
+    def run(batch):
+        runs.append(len(batch))
+        return right if len(runs) == 1 else right - 3
+
+    engine.run = run
+    report = replay(right, engine=engine)
+    assert [row.passed for row in report.rows] == [True, False] and not report.passed
+
+
+def test_threads_reach_the_engine(replay, right):
+    replay(right, num_threads=3)
+    assert replay.settings["num_threads"] == 3
+
+
+@pytest.fixture
+def photos(contract):
+    """Golden photos, wider than high, as `replay` takes them: the model's crop of each is not the whole of it."""
+    found = {}
+    for seed in range(5):
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        resized = images.resize(pixels, contract.height, contract.width, contract.fit)
+        hashes = {"decoded_sha256": sha256(pixels.tobytes()), "resized_sha256": sha256(resized.tobytes())}
+        found[f"golden/{seed}.png"] = buffer.getvalue(), GoldenImage(file=f"golden/{seed}.png", **hashes)
+    return found
+
+
+def wrong(photos, count, **changes):
+    """Return photos of which the first are to become other bytes."""
+    changed = {name: (data, replace(golden, **changes)) for name, (data, golden) in list(photos.items())[:count]}
+    return photos | changed
+
+
+def test_photos_are_decoded_and_resized_to_the_bytes_that_the_bundle_gives(replay, right, photos):
+    report = replay(right, photos=photos)
+    assert report.passed and [tuple(layer) for layer in report.layers] == [
+        ("decode", 5, (), True),
+        ("resize", 5, (), True),
+    ]
+
+
+@pytest.mark.parametrize("layer", ["decode", "resize"])
+def test_a_layer_before_the_model_that_differs_fails_it(replay, right, photos, layer):
+    names = {"decode": "decoded_sha256", "resize": "resized_sha256"}
+    report = replay(right, photos=wrong(photos, 4, **{names[layer]: "0" * 64}))
+    assert all(row.passed for row in report.rows) and not report.passed
+    looked_at = {item.layer: (item.images, item.passed) for item in report.layers}
+    # an image that is decoded to other bytes says nothing of the resize
+    assert looked_at == {"decode": (5, layer != "decode"), "resize": (1 if layer == "decode" else 5, layer != "resize")}
+    with pytest.raises(SelftestError) as raised:
+        require_pass(report)
+    message = str(raised.value)
+    assert f"the layer {layer} gives other bytes than the bundle's for 4 of 5 golden images" in message
+    assert "golden/2.png" in message and "golden/3.png" not in message, "three are named"
+
+
+def test_a_photo_that_cannot_be_decoded_here_fails_the_decoding(replay, right, photos):
+    (name, (data, golden)), *_ = photos.items()
+    report = replay(right, photos=photos | {name: (data[: len(data) // 2], golden)})
+    assert not report.passed and report.layers[0].differing == (name,)

@@ -34,6 +34,7 @@ learning_rate = 0.05
 
 [qat]
 epochs = 1
+rounding = "nearest"
 calibration_batches = 4
 """
 ENDED = 240

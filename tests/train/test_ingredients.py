@@ -1,6 +1,7 @@
 """Cutout, alternating flips and teachers: what each does, and that all of them resume bit for bit."""
 
 import shutil
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -28,14 +29,23 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def trained(path, stop_after=None, network="resnet8", **ingredients):
-    """Train on the digits with the ingredients, stopped after an epoch of the float phase and resumed if that is given."""
+@pytest.fixture
+def trained(tiny_network):
+    """Train on the digits with ingredients, see `train_with`."""
+    return partial(train_with, tiny_network)
+
+
+def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", **ingredients):
+    """Train on the digits with the ingredients, stopped after an epoch of the float phase and resumed if that is given.
+
+    They are of the float phase; the quantization-aware one follows by another method than "ptq".
+    """
     recipe = build_recipe(
         {
             "data": {"source": "digits"},
-            "network": {"name": network},
+            "network": {"name": network or tiny_network},
             "train": {"epochs": 2, "batch_size": 128} | ingredients,
-            "qat": {"epochs": 0, "calibration_batches": 4},
+            "qat": {"epochs": 0, "calibration_batches": 4, "method": method},
         }
     )
     run = create_run(recipe, path)
@@ -55,13 +65,13 @@ def weights(run, name=FLOAT_MODEL):
     return model_from_bytes(run.read(name, "train")).get_weights()
 
 
-def test_all_ingredients_resume_bit_for_bit(tmp_path, finished_run):
+def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
         "flip": "alternating", "cutout": 3, "warm_up": 0.5, "precision": "bfloat16",
         "teacher": str(finished_run.path),
     }  # fmt: skip
-    whole = trained(tmp_path / "whole", **ingredients)
-    resumed = trained(tmp_path / "resumed", stop_after=2, **ingredients)
+    whole = trained(tmp_path / "whole", method="auto", **ingredients)
+    resumed = trained(tmp_path / "resumed", stop_after=2, method="auto", **ingredients)
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
             assert np.array_equal(one, other)
@@ -69,7 +79,7 @@ def test_all_ingredients_resume_bit_for_bit(tmp_path, finished_run):
     assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
 
 
-def test_a_teacher_is_learned_from(tmp_path, finished_run):
+def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     """The teacher takes each digit for the next one; who learns from it alone does so too, whatever the labels say."""
     teacher = Run(tmp_path / "teacher")
     shutil.copytree(finished_run.path, teacher.path)
@@ -87,7 +97,7 @@ def test_a_teacher_is_learned_from(tmp_path, finished_run):
     assert np.mean(answers == (split.classes + 1) % 10) > 0.6
 
 
-def test_a_teacher_is_asked_once_about_images_that_come_again(tmp_path, finished_run, monkeypatch):
+def test_a_teacher_is_asked_once_about_images_that_come_again(trained, tmp_path, finished_run, monkeypatch):
     ingredients = {
         "teacher": str(finished_run.path),
         "teacher_views": 1,
@@ -140,7 +150,7 @@ def test_views_are_the_epochs_that_come_again(views):
 
 
 @pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])
-def test_a_teacher_that_does_not_fit(tmp_path, finished_run, wrong):
+def test_a_teacher_that_does_not_fit(trained, tmp_path, finished_run, wrong):
     teacher = tmp_path / "teacher"
     if wrong == "missing":
         with pytest.raises(RunError, match="is not a run folder"):

@@ -55,7 +55,7 @@ def recipe_from(source, **tables):
         "data": {"source": "digits"},
         "init": {"source": str(source), "frozen_epochs": 2},
         "train": {"epochs": 2, "batch_size": 64},
-        "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4},
+        "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4, "rounding": "nearest"},
     }
     for table, values in tables.items():
         base[table] = base.get(table, {}) | values
@@ -209,7 +209,7 @@ def test_a_changed_source_is_another_run(own_run, tmp_path):
 def test_an_own_network_travels_in_the_run(edgecnn, tmp_path):
     file = tmp_path / "net.py"
     file.write_text(OWN)
-    settings = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+    settings = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256", "--set", "qat.rounding=nearest")
     result = edgecnn("train", "--data", "digits", "--network", "net.py:build", *settings, "--json")
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "digits-net-build")

@@ -24,6 +24,7 @@ TABLES = {
     "train": {"epochs": 4, "batch_size": 8},
     "qat": {"epochs": 2, "batch_size": 16, "calibration_batches": 4},
 }
+NEAREST = TABLES | {"qat": TABLES["qat"] | {"rounding": "nearest"}}
 KILLS = 2
 WINDOW = 3.0
 """Seconds after the run's first file within which it is killed: about what its epochs take on a quiet machine."""
@@ -79,7 +80,7 @@ def photos(tmp_path):
 
 def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photos):
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(TABLES | {"data": {"source": str(photos)}})
+    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}})
     dataset = open_dataset(recipe.data)
     run = create_run(recipe, tmp_path / "run")
     photos.rename(tmp_path / "elsewhere")
@@ -92,7 +93,7 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
 def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos):
     """They are in memory by then: the run goes on. Interrupted, it cannot be resumed without them, and says so."""
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(TABLES | {"data": {"source": str(photos)}})
+    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}})
     run = create_run(recipe, tmp_path / "run")
 
     def report(progress):

@@ -99,9 +99,9 @@ def test_fused_and_residual_layers_are_matched():
 
 
 def test_the_command(edgecnn, own_run):
-    found = json.loads(edgecnn("verify", own_run.path, "--layers", "--json").out)
+    found = json.loads(edgecnn("layers", own_run.path, "--json").out)
     assert found["images"] > 50
-    printed = edgecnn("verify", own_run.path, "--layers").out
+    printed = edgecnn("layers", own_run.path).out
     assert all(item["layer"] in printed for item in found["layers"])
     export_path(own_run, "tflite", "int8").unlink()
     with pytest.raises(RunError, match=r"First: edgecnn export .* --format tflite --int8"):

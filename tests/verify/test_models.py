@@ -168,7 +168,7 @@ def test_a_quantized_input_says_its_range(files, photos, name):
 
 def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, grey):
     """The comparison of 11 % with 12.5 %: both read another range than they were made for, and agree."""
-    two = ("verify", "--reference", nearest / "unit.h5", "--candidate", nearest / "raw.h5", "--data", grey)
+    two = ("compare", nearest / "unit.h5", nearest / "raw.h5", "--data", grey)
     for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
         for json_ in ((), ("--json",)):
             result = edgecnn(*two, *given, "--split", "all", "--max-drop", 100, *json_)
@@ -177,7 +177,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, gr
             for name in ("unit", "raw"):
                 (warning,) = [line for line in lines if line.startswith(f"WARNING: {name}.h5: the input range")]
                 assert warning.endswith(f"Try --input-range {name}")
-    right = edgecnn(*two[:4], nearest / "unit.h5", *two[5:], "--input-range", "unit", "--split", "all")
+    right = edgecnn(*two[:2], nearest / "unit.h5", *two[3:], "--input-range", "unit", "--split", "all")
     assert "WARNING" not in right.out
 
 
@@ -200,14 +200,14 @@ def folder_of(photos, folder, layout):
 
 def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, photos, tmp_path):
     data = folder_of(photos, tmp_path / "only", {"test": slice(0, 15)})
-    result = edgecnn("verify", "--reference", files / "saved", "--candidate", files / "float.tflite", "--data", data)
+    result = edgecnn("compare", files / "saved", files / "float.tflite", "--data", data)
     assert result.code == 0, result.err
     assert "only, 45 of 45 images (its own test split)" in result.out
     assert "of the compared images, for there are no others" in result.out
 
 
 def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, tmp_path):
-    two = ("verify", "--reference", files / "saved", "--candidate", files / "float.tflite", "--data")
+    two = ("compare", files / "saved", files / "float.tflite", "--data")
     report = json.loads(edgecnn(*two, photos, "--json").out)
     data = report["data"]
     assert (data["images"], data["own_test"]) == (180, False) and 20 < data["test_images"] < 60
@@ -245,7 +245,7 @@ def test_scores_are_told_from_logits():
 
 
 def test_the_command(edgecnn, files, photos, tmp_path):
-    arguments = ("verify", "--reference", files / "float.tflite", "--candidate", files / "float.onnx", "--data", photos)
+    arguments = ("compare", files / "float.tflite", files / "float.onnx", "--data", photos)
     result = edgecnn(*arguments, "--input-scale", 1 / 255, "--input-zero-point", -128, "--out", "report.json", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
@@ -266,11 +266,10 @@ def test_what_cannot_be_compared(edgecnn, files, photos, finished_run, tmp_path)
     for name in ("missing.tflite", "notes.txt", "bad.keras", "bad.h5", "bad.tflite", "."):
         with pytest.raises(EngineError):
             open_foreign(tmp_path / name)
-    assert edgecnn("verify", "--reference", digits).code == 2
-    assert edgecnn("verify", "--out", "x.json").code == 2
-    two = ("verify", "--reference", digits, "--candidate", digits, "--data", photos)
+    assert edgecnn("compare", digits).code == 2
+    assert edgecnn("compare", digits, digits).code == 2
+    two = ("compare", digits, digits, "--data", photos)
     assert edgecnn(*two, "--split", "train").code == 2
-    assert edgecnn(*two, "--layers").code == 2
 
 
 def test_a_model_with_itself(finished_run):

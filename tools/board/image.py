@@ -6,6 +6,7 @@ What is downloaded is resolved by name when it is made, and kept in `boards/` of
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,12 +93,14 @@ def make_kernel(folder: Path, home: Path, progress: debian.Progress) -> dict[str
     Raises:
         EmulatorError: if there is none.
     """
-    names = [name for name in debian.depends(KERNEL, RELEASE, home, progress) if name.startswith("linux-image-")]
-    if not names:
-        raise EmulatorError(
-            f"Debian's package {KERNEL} names no kernel in {RELEASE}. Is the host's apt archive complete?"
-        )
-    (deb,) = debian.fetch(names[:1], RELEASE, home, progress, dependencies=False)
+    with debian.private_apt(RELEASE, home, progress) as apt:
+        listed = apt.run("apt-cache", ["depends", "--important", KERNEL])
+        names = re.findall(r"^ *Depends: (linux-image-[^<\s]+)$", listed, re.MULTILINE)
+        if not names:
+            raise EmulatorError(
+                f"Debian's package {KERNEL} names no kernel in {RELEASE}. Is the host's apt archive complete?"
+            )
+        (deb,) = apt.download([package for package in apt.resolve(names[:1]) if package.name == names[0]], progress)
     unpacked = folder / "unpacked"
     debian.unpack([deb], unpacked)
     (image,) = (unpacked / "boot").glob("vmlinuz-*")

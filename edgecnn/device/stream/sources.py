@@ -1,6 +1,5 @@
 """From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input."""
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -39,9 +38,13 @@ def expand(
 def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
     if os.path.isdir(source):
         yield from _folder(source, note)
-    elif os.path.lexists(source):
+        return
+    if os.path.lexists(source):
         yield source, None
-    elif glob.has_magic(source):
+        return
+    import glob  # a file's name needs no patterns, and starts faster without
+
+    if glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True))
         for match in matches:
             yield from _folder(match, note) if os.path.isdir(match) else [(match, None)]

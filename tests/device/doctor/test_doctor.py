@@ -333,7 +333,7 @@ def test_command(root, edgecnn, tmp_path):
     assert result.code == (DoctorError.exit_code if report["counts"]["error"] else 0)
     (tmp_path / "bad.edgecnn").write_bytes(b"PK\x03\x04 no")
     result = edgecnn("doctor", "--quiet", "--model", "bad.edgecnn")
-    assert result.code == DoctorError.exit_code and "error    bundle" in result.out and "mend: " in result.out
+    assert result.code == DoctorError.exit_code and "error    bundle" in result.out and "fix: " in result.out
     assert "\nok " not in result.out and "edgecnn: error: 1 error, of: bundle." in result.err
 
 

@@ -77,7 +77,7 @@ if state == "saving":
         time.sleep(1000)
     os.fsync = fsync
 sys.argv = ["edgecnn", "classify", "/dev/video9", "--duration", "40", *{arguments!r}]
-edgecnn.cli.run()
+edgecnn.cli.console_script()
 """
 
 

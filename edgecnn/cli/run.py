@@ -1,4 +1,4 @@
-"""The command `edgecnn run`."""
+"""`edgecnn run`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.workstation import (
+from edgecnn.cli.options import Json
+from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.workstation_options import (
     AcceptConversion,
     BatchSize,
     Data,
     Epochs,
     Force,
     Init,
-    Json,
     LearningRate,
     MaxDrop,
     Network,
@@ -22,14 +23,11 @@ from edgecnn.cli.workstation import (
     Setting,
     Size,
     TargetError,
-    input_size,
-    remember,
-    resolve,
 )
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
     data: Data = None,
     network: Network = None,
     size: Size = None,
@@ -40,16 +38,19 @@ def run(
     learning_rate: LearningRate = None,
     seed: Seed = None,
     setting: Setting = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the recipe")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder to write.", show_default="runs/NAME, as in the recipe")
+    ] = None,
     max_drop: MaxDrop = 1.0,
     target_error: TargetError = None,
     accept_conversion: AcceptConversion = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Take a recipe through every stage: train, export, verify, bundle.
+    """Run every stage of a recipe: train, export, verify, bundle.
 
-    A stage whose inputs have not changed is skipped; training that was interrupted goes on.
+    A stage whose inputs have not changed is skipped, and interrupted training continues. Options override the recipe, which
+    overrides the defaults below.
 
     \b
     Example:
@@ -68,6 +69,7 @@ def run(
         learning_rate=learning_rate,
         seed=seed,
     )
+    from edgecnn.cli.bundles import remember
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import RUNS
 
@@ -87,17 +89,14 @@ def run(
                 force=force,
             )
         except KeyboardInterrupt:
-            note("\nInterrupted; finished stages and epochs are kept. The same command goes on from there.")
+            note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")
             raise
     remember(bundle_path(finished))
-    if json:
-        from edgecnn.report.table import warning_lines
+    from edgecnn.cli.parity import note_warnings, print_report
 
-        for line in warning_lines(report):
-            note(line)
+    if json:
+        note_warnings(report)
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
     else:
-        from edgecnn.cli.verify import print_report
-
         print_report(report)
         print(f"bundle: {bundle_path(finished)}")

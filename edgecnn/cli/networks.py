@@ -1,23 +1,31 @@
-"""The commands that list what there is to train, and to train on."""
+"""`edgecnn networks`."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.workstation import Json
+from edgecnn.cli.options import Json
+
+if TYPE_CHECKING:
+    from edgecnn.networks.describe import NetworkCost
 
 
 def networks(
-    name: Annotated[str | None, typer.Argument(help="One network.", show_default="all of them")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One network.", show_default="all of them")] = None,
     height: Annotated[int, typer.Option(min=1, max=1024, help="Rows of the input.")] = 32,
     width: Annotated[int, typer.Option(min=1, max=1024, help="Columns of the input.")] = 32,
     channels: Annotated[int, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.")] = 3,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    layers: Annotated[bool, typer.Option("--layers", help="Print shapes layer by layer.", show_default="off")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Print each layer's shape, parameters and MACs.", show_default="off")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List the networks with parameters, MACs and expected int8 bytes for an input.
+    """List the networks and what each costs.
+
+    Prints parameters, MACs and expected int8 bytes for an input size.
 
     \b
     Examples:
@@ -33,7 +41,6 @@ def networks(
         network_module(item)
     from edgecnn.networks import build_network
     from edgecnn.networks.describe import describe
-    from edgecnn.report.table import text_table
 
     costs = {item: describe(build_network(item, height, width, channels, classes)) for item in names}
     if json:
@@ -50,34 +57,21 @@ def networks(
         )
         return
     print(f"input ({height}, {width}, {channels}), {classes} classes")
+    print_costs(costs, layers)
+
+
+def print_costs(costs: Mapping[str, "NetworkCost"], layers: bool) -> None:
+    """Print what each network costs; with `layers` each layer too."""
+    from edgecnn.report.table import text_table
+
     rows = [
         (item, f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.int8_bytes:,}", "") for item, cost in costs.items()
     ]
     print(text_table(("network", "parameters", "MACs", "int8 bytes (expected)", ""), rows))
-    if layers:
-        for item, cost in costs.items():
-            print(f"\n{item}")
-            layer_rows = [
-                (layer.name, str(layer.shape), f"{layer.parameters:,}", f"{layer.macs:,}", layer.kind)
-                for layer in cost.layers
-            ]
-            print(text_table(("layer", "output", "parameters", "MACs", "kind"), layer_rows))
-
-
-def datasets(json: Json = False) -> None:
-    """List the datasets that --data takes by name. A folder or zip of images does as well.
-
-    \b
-    Example:
-      edgecnn datasets
-    """
-    from edgecnn.data import DATASETS
-    from edgecnn.images import FORMATS
-
-    described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
-    if json:
-        emit_json(described)
-        return
-    for name, text in described.items():
-        print(f"{name:15} {text}")
-    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: {', '.join(FORMATS)}.")
+    for item, cost in costs.items() if layers else ():
+        print(f"\n{item}")
+        layer_rows = [
+            (layer.name, str(layer.shape), f"{layer.parameters:,}", f"{layer.macs:,}", layer.kind)
+            for layer in cost.layers
+        ]
+        print(text_table(("layer", "output", "parameters", "MACs", "kind"), layer_rows))

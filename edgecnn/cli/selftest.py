@@ -1,11 +1,11 @@
-"""The commands about the device: each parses, imports its stage, calls it once and prints."""
+"""`edgecnn selftest`."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Model, Threads
+from edgecnn.cli.options import Json, Model
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ def selftest(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Check on this engine only; repeat it.", show_default="all that are installed"
+            metavar="NAME", help="Check only this engine. May be repeated.", show_default="all that are installed"
         ),
     ] = None,
-    threads: Threads = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one inference.")] = 1,
+    json: Json = False,
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model is opened in a process of its own, which
-    has a minute: one that crashes or hangs its engine is a failure too.
+    A difference larger than the bundle allows is a failure, and the exit code is then 18. Each model runs in a process of its own for a
+    minute at most, so a model that crashes or hangs its engine is a failure too.
 
     \b
     Examples:
@@ -75,23 +75,3 @@ def selftest_line(row: "Row") -> str:
         f"{verdict:7} {row.model}{where}: {row.images} images, largest difference {row.largest_difference:.3g} {row.unit} "
         f"({row.allowed:.3g} allowed), top-1 changes {row.top1_changes}"
     )
-
-
-def targets(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")] = False,
-) -> None:
-    """List the boards that edgecnn knows.
-
-    \b
-    Example:
-      edgecnn targets --json
-    """
-    from edgecnn.boards.targets import list_targets
-
-    known = list_targets()
-    if json:
-        emit_json({target.name: target.to_json() for target in known})
-        return
-    for target in known:
-        memory = f"{target.memory_mib:,} MiB" if target.memory_mib else "-"
-        print(f"{target.name:18} {target.title:32} {target.arch:8} {target.cpu_model:14} {target.engine:12} {memory}")

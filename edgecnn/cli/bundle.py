@@ -1,0 +1,56 @@
+"""`edgecnn bundle`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.bundles import remember
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json
+from edgecnn.cli.workstation_options import Force, RunArgument
+
+
+def bundle(
+    run: RunArgument = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRECISION",
+            help="Carry only the models of this precision, such as int8, for a smaller file. May be repeated.",
+            show_default="all verified models",
+        ),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Pack a verified run into one .edgecnn file.
+
+    A bundle carries the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
+
+    \b
+    Examples:
+      edgecnn bundle --out cats.edgecnn
+      edgecnn bundle --only int8
+    """
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    from edgecnn.cli.parity import note_warnings
+    from edgecnn.pipeline import bundle_stage, parity_report, verified_confidence
+
+    path, digest = bundle_stage(opened, out, only=only or (), force=force)
+    remember(path)
+    report = parity_report(opened)
+    confidence = verified_confidence(opened, report)
+    note_warnings(report)
+    size = path.stat().st_size
+    if json:
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
+    else:
+        from edgecnn.report.card import confidence_line
+
+        print(f"{path}  {size:,} bytes  SHA-256 {digest}")
+        print(confidence_line(confidence))

@@ -1,0 +1,76 @@
+"""`edgecnn compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import Json, check_choice
+from edgecnn.cli.workstation_options import (
+    Confident,
+    InputRange,
+    InputScale,
+    InputZeroPoint,
+    MaxDrop,
+    MinAgreement,
+    stated_range,
+)
+
+
+def compare(
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            metavar="A",
+            help="The reference: a .tflite, .onnx, .keras or .h5 file, or the folder of a SavedModel.",
+        ),
+    ],
+    candidate: Annotated[
+        Path, typer.Argument(metavar="B", help="The model to compare with it, of any of these kinds.")
+    ],
+    data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
+    split: Annotated[str, typer.Option(metavar="test|all", help="Which of the images to compare on.")] = "test",
+    input_range: InputRange = None,
+    input_scale: InputScale = None,
+    input_zero_point: InputZeroPoint = None,
+    max_drop: MaxDrop = 1.0,
+    confident: Confident = False,
+    min_agreement: MinAgreement = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the JSON report to this file.", show_default="none")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare any two models on the same images.
+
+    Neither needs to come from edgecnn, and no run is needed. Classes are in the alphabetical order of the folders. An integer input is read
+    by the file's own quantization. The exit code is 14 if a limit of the gate is broken.
+
+    \b
+    Examples:
+      edgecnn compare a.tflite b.onnx --data photos/
+      edgecnn compare model.keras model.tflite --data photos/ --split all --input-range unit
+    """
+    check_choice("--split", split, ("test", "all"))
+    from edgecnn.cli.parity import show_report
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.recipe import INPUT_RANGES
+    from edgecnn.verify.gate import Gate, require_parity
+    from edgecnn.verify.models import verify_models
+
+    with ProgressReporter() as reporter:
+        report = verify_models(
+            reference,
+            candidate,
+            data,
+            split=split,
+            input_range=stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES)),
+            gate=Gate(max_drop=max_drop, confident=confident, min_agreement=min_agreement),
+            progress=reporter.working,
+        )
+    if out:
+        from edgecnn.files import canonical_json, write_atomic
+
+        write_atomic(out, canonical_json(report))
+    show_report(report, json)
+    require_parity(report)

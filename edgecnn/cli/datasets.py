@@ -1,0 +1,25 @@
+"""`edgecnn datasets`."""
+
+from edgecnn.cli.console import emit_json
+from edgecnn.cli.options import Json
+
+
+def datasets(json: Json = False) -> None:
+    """List the datasets that --data takes by name.
+
+    --data also takes a folder or a zip of images.
+
+    \b
+    Example:
+      edgecnn datasets
+    """
+    from edgecnn.data import DATASETS
+    from edgecnn.images import FORMATS
+
+    described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
+    if json:
+        emit_json(described)
+        return
+    for name, text in described.items():
+        print(f"{name:15} {text}")
+    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: {', '.join(FORMATS)}.")

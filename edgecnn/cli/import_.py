@@ -1,0 +1,93 @@
+"""`edgecnn import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json
+from edgecnn.cli.options import Json
+from edgecnn.cli.recipes import resolve
+from edgecnn.cli.workstation_options import Force, InputRange, InputScale, InputZeroPoint, stated_range
+
+CALIBRATION = "Calibration"
+
+
+def import_(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The model: a .keras or .h5 file, or the folder of a SavedModel.")
+    ],
+    calibrate: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="The model's images: a dataset's name, or a folder or zip.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ],
+    calibrate_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many training images to calibrate with.",
+            show_default="500",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Seed that draws the calibration images.", show_default="1", rich_help_panel=CALIBRATION
+        ),
+    ] = None,
+    input_range: InputRange = None,
+    input_scale: InputScale = None,
+    input_zero_point: InputZeroPoint = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/MODEL")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Start a run with a model that was trained somewhere else.
+
+    export, verify and bundle then work as for any other run; int8 files are quantized after training, calibrated with training images.
+
+    The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Without an option, the
+    input range is chosen and named; a warning says if another of the usual ranges does far better than yours. Import only files that you
+    trust: they can hold code.
+
+    \b
+    Examples:
+      edgecnn import model.keras --calibrate photos/
+      edgecnn import saved_model/ --calibrate photos.zip --input-range unit --out runs/mine
+    """
+    from edgecnn.recipe import INPUT_RANGES
+
+    given = stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES))
+    scale, zero_point = given if isinstance(given, tuple) else (None, None)
+    recipe = resolve(
+        None,
+        None,
+        data=calibrate,
+        seed=seed,
+        input_range=given if given in INPUT_RANGES else None,
+        input_scale=scale,
+        input_zero_point=zero_point,
+    )
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.importing import import_stage
+
+    with ProgressReporter() as reporter:
+        run = import_stage(
+            model, recipe, out, reporter, images=calibrate_images, choose_range=given == "auto", force=force
+        )
+    info = run.info
+    if json:
+        emit_json({"run": str(run.path), **info})
+        return
+    size = info["input"]
+    cut = ", softmax removed" if info["imported"]["softmax_cut"] else ""
+    print(
+        f"{run.path}: {info['imported']['format']}, input ({size['height']}, {size['width']}, {size['channels']}), "
+        f"{len(info['data']['labels'])} classes{cut}"
+    )

@@ -1,0 +1,44 @@
+"""`edgecnn layers`."""
+
+from edgecnn.cli.console import emit_json, note, terminal_width
+from edgecnn.cli.options import Json
+from edgecnn.cli.workstation_options import RunArgument
+
+
+def layers(run: RunArgument = None, json: Json = False) -> None:
+    """Show where int8 departs from float, layer by layer.
+
+    Compares a run's int8 TFLite file with its float model on validation images. For each layer, worst first: the
+    signal-to-quantization-noise ratio in dB, the share of saturated values, the largest channel range over the median one, and what
+    usually fixes it.
+
+    \b
+    Examples:
+      edgecnn layers
+      edgecnn layers runs/digits --json
+    """
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    with ProgressReporter() as reporter:
+        from edgecnn.data import open_dataset
+        from edgecnn.report.table import text_table
+        from edgecnn.verify.layers import layer_errors
+
+        result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)
+    if json:
+        emit_json(result)
+        return
+    print(f"signal to quantization noise on {result['images']:,} validation images, worst first")
+    rows = [
+        (
+            item["layer"], f"{item['sqnr_db']:.1f}", f"{item['saturated']:.2%}", f"{item['channel_ratio']:.1f}",
+            item["hint"],
+        )
+        for item in result["layers"]
+    ]  # fmt: skip
+    print(text_table(("layer", "dB", "saturated", "channel ratio", "what usually fixes it"), rows, terminal_width()))
+    if result["unmatched"]:
+        print(f"not matched: {', '.join(result['unmatched'])}")

@@ -1,0 +1,82 @@
+"""From options to a recipe, for the commands that train or import."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecnn.recipe import Recipe
+
+FLAG_KEYS = {
+    "data": "data.source",
+    "network": "network.name",
+    "init": "init.source",
+    "epochs": "train.epochs",
+    "qat_epochs": "qat.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "seed": "seed",
+    "width": "network.width",
+    "height": "network.height",
+    "input_range": "network.input_range",
+    "input_scale": "network.input_scale",
+    "input_zero_point": "network.input_zero_point",
+}
+"""Options that are short for a recipe key."""
+
+
+def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
+    """Lay the command line over the recipe file over the defaults.
+
+    Args:
+        recipe: the recipe file.
+        settings: KEY=VALUE of each --set.
+        **flags: the options that are short for a recipe key, as in FLAG_KEYS; one that is None was not given.
+
+    Returns:
+        The recipe. A path to the data, a teacher or a network of one's own is absolute, so that the run can be used from
+        another folder.
+
+    Raises:
+        RecipeError: as `edgecnn.recipe.build_recipe` does.
+    """
+    from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides
+    from edgecnn.runs import start_from
+
+    tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
+    given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
+    resolved = build_recipe(start_from(merge(tables, given)), str(recipe) if recipe else "the command line")
+    return absolute(resolved, recipe)
+
+
+def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
+    """Return a recipe whose paths are absolute; a network's file may be named relative to the recipe's own folder."""
+    from edgecnn.data import DATASETS
+
+    network, train, data = recipe.network, recipe.train, recipe.data
+    file, colon, function = network.name.rpartition(":")
+    if file:
+        own = Path(file).expanduser()
+        if path and not own.exists() and (path.parent / own).exists():
+            own = path.parent / own
+        network = dataclasses.replace(network, name=f"{own.resolve()}{colon}{function}")
+    if train.teacher:
+        train = dataclasses.replace(train, teacher=str(Path(train.teacher).expanduser().resolve()))
+    source = Path(data.source).expanduser()
+    if data.source not in DATASETS and source.exists():
+        data = dataclasses.replace(data, source=str(source.resolve()))
+    return dataclasses.replace(recipe, network=network, train=train, data=data)
+
+
+def input_size(text: str | None) -> dict[str, int | None]:
+    """Read --size: WIDTHxHEIGHT, or one number for a square, as the flags of `resolve`; None for both without it.
+
+    Raises:
+        typer.BadParameter: a usage error, for anything else.
+    """
+    if text is None:
+        return {"width": None, "height": None}
+    from edgecnn.cli.options import read_size
+
+    width, height = read_size(text, square=True)
+    return {"width": width, "height": height}

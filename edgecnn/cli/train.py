@@ -1,0 +1,246 @@
+"""`edgecnn train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json
+from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.workstation_options import (
+    BatchSize,
+    Data,
+    Epochs,
+    Force,
+    Init,
+    LearningRate,
+    Network,
+    QatEpochs,
+    RecipeArgument,
+    Seed,
+    Setting,
+    Size,
+)
+
+if TYPE_CHECKING:
+    from edgecnn.data import Dataset
+    from edgecnn.pipeline import Reporter
+    from edgecnn.recipe import Recipe
+    from edgecnn.runs import Run
+    from edgecnn.workers import Workers
+
+CLUSTER = "Several machines"
+INSTEAD = "Instead of training"
+
+
+def train(
+    recipe: RecipeArgument = None,
+    data: Data = None,
+    network: Network = None,
+    size: Size = None,
+    init: Init = None,
+    epochs: Epochs = None,
+    qat_epochs: QatEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    setting: Setting = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/DATA-NETWORK")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run at --out, or else the last one.", show_default="off")
+    ] = False,
+    force: Force = False,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            help="Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
+            show_default="this machine alone",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    worker: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="This machine's place in --workers, from 0. Worker 0 keeps the run.",
+            show_default="none",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
+            show_default="off",
+            rich_help_panel=INSTEAD,
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="List all recipe keys with their type, default, limits and meaning.",
+            show_default="off",
+            rich_help_panel=INSTEAD,
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a network: a float phase, then quantization-aware.
+
+    Writes a run folder with the resolved recipe, the history (CSV, TensorBoard), curves (PNG) and both models. Options override the
+    recipe, which overrides the defaults below.
+
+    Ctrl-C keeps the last finished epoch, and --resume continues from it. If a worker is lost, start all of them again, worker 0 with
+    --resume.
+
+    \b
+    Examples:
+      edgecnn train --data photos/ --network article --size 128 --epochs 10
+      edgecnn train recipe.toml --set train.flip=no
+      edgecnn train --dry-run --network resnet8
+      edgecnn train --data photos/ --init runs/cifar10-resnet8
+      edgecnn train --resume
+      edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
+    """
+    if keys:
+        from edgecnn.cli.keys import show_keys
+
+        show_keys(json)
+        return
+    from edgecnn.workers import read_workers
+
+    if worker is not None and workers is None:
+        raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
+    cluster = read_workers(workers, worker) if workers is not None else None
+    if cluster:
+        cluster.announce()
+    flags = {
+        "data": data,
+        "network": network,
+        **input_size(size),
+        "init": None if init is None else str(init),
+        "epochs": epochs,
+        "qat_epochs": qat_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    run = None
+    if resume:
+        if recipe or setting or force or dry_run or any(value is not None for value in flags.values()):
+            raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
+        from edgecnn.runs import open_run
+
+        run = open_run(out)
+    resolved = run.recipe if run else resolve(recipe, setting, **flags)
+    from edgecnn.cli.progress import ProgressReporter
+
+    with ProgressReporter() as reporter:
+        dataset = open_images(resolved, run, reporter)
+        if dry_run:
+            from edgecnn.cli.dry_run import show_dry_run
+
+            show_dry_run(resolved, dataset, network_name(resolved), reporter, json)
+            return
+        if cluster and not cluster.first:
+            run = None
+        elif run is None:
+            run = new_run(resolved, dataset, out, force)
+        else:
+            require_same_images(run, dataset)
+        where = f"run {run.path}" if run else f"worker {worker}"
+        note(f"{where}: {network_name(resolved)} on {dataset.title}, {len(dataset.labels)} classes")
+        info = train_run(resolved, dataset, run, reporter, cluster)
+    if json:
+        emit_json({"run": str(run.path) if run else None, **info})
+    elif run:
+        print(f"{run.path}: {accuracy_text(info)}")
+    else:
+        print(f"{where}: the float phase is finished; worker 0 continues alone")
+
+
+def network_name(recipe: "Recipe") -> str:
+    """Return what people call a recipe's network."""
+    from edgecnn.networks.own import own_network
+
+    own = own_network(recipe.network.name)
+    return own.label if own else recipe.network.name
+
+
+def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter") -> "Dataset":
+    """Open a recipe's data, after a look at whether its network exists.
+
+    Args:
+        recipe: the resolved recipe.
+        run: the run to continue; None for a new one, whose network is then built and checked.
+        reporter: hears of progress.
+
+    Raises:
+        UnknownNameError: for a network or a dataset of an unknown name.
+        DatasetError: if the images of the run to continue are gone.
+        NetworkError: for a network of one's own that cannot be trained.
+    """
+    from edgecnn.data import open_dataset
+    from edgecnn.errors import DatasetError, UnknownNameError
+    from edgecnn.networks import network_module
+    from edgecnn.runs import NETWORK_FILE
+
+    if run is None or not run.file(NETWORK_FILE).exists():
+        network_module(recipe.network.name)
+    try:
+        dataset = open_dataset(recipe.data, progress=reporter.working)
+    except UnknownNameError:
+        if run is None:
+            raise
+        raise DatasetError(
+            f"the images of {run.path} are missing: {recipe.data.source}. Finished epochs are kept. "
+            f"Put the images back, then: edgecnn train --resume --out {run.path}"
+        ) from None
+    if run is None:
+        from edgecnn.pipeline import check_network
+
+        check_network(recipe, dataset)
+    return dataset
+
+
+def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool) -> "Run":
+    """Create the run folder, named after the recipe or the data and the network unless --out says otherwise."""
+    from edgecnn.networks.own import own_network
+    from edgecnn.runs import create_run, free_path
+
+    own = own_network(recipe.network.name)
+    name = recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
+    return create_run(recipe, out or free_path(name, force), force=force)
+
+
+def require_same_images(run: "Run", dataset: "Dataset") -> None:
+    """Raise RunError if a run began with other images."""
+    if run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+        from edgecnn.errors import RunError
+
+        raise RunError(f"the images of {dataset.name} have changed since {run.path} began. Train a new run instead.")
+
+
+def train_run(
+    recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
+) -> dict[str, Any]:
+    """Train, and say how to continue if Ctrl-C ends it."""
+    from edgecnn.pipeline import train_stage
+
+    try:
+        return train_stage(recipe, dataset, run, reporter, cluster)
+    except KeyboardInterrupt:
+        if run:
+            note(f"\nInterrupted; the last finished epoch is kept. Continue: edgecnn train --resume --out {run.path}")
+        raise
+
+
+def accuracy_text(info: dict[str, Any]) -> str:
+    """Return the int8 model's validation accuracy, and how it was quantized."""
+    int8 = info["int8"]
+    how = {"qat": f"quantization-aware, epoch {int8['epoch']}", "ptq": "quantized after training"}[int8["method"]]
+    return f"validation accuracy of int8 ({how}): {info['validation_accuracy']:.2%}"
