@@ -17,8 +17,8 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
-from edgecnn.runtime.default import tuned_file
 from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
+from edgecnn.runtime.state import tuned_file
 
 SCHEMA = "edgecnn.tuned/1"
 AGAIN = "Again: edgecnn benchmark --tune"
