@@ -14,7 +14,7 @@ SOURCES = {
     "rpicam": "edgecnn.device.cameras.rpicam:Rpicam",
     "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
     "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
-    "exec": "edgecnn.device.cameras.command:Command",
+    "exec": "edgecnn.device.cameras.command:CommandSource",
     "watch": "edgecnn.device.cameras.watch:Watch",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }

@@ -45,7 +45,7 @@ class Camera:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class CameraList:
     """All cameras in the order in which `--camera` tries them, and what stands in the way of others."""
 
     cameras: tuple[Camera, ...]
@@ -80,7 +80,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
     return {**result, "names": list(camera.names), "usable": not camera.problem, "formats": formats}
 
 
-def list_cameras() -> Listing:
+def list_cameras() -> CameraList:
     """Look for cameras; nothing is streamed, and nothing of a camera's settings changes."""
     programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
     notes = []
@@ -97,13 +97,13 @@ def list_cameras() -> Listing:
         notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
     if sys.platform != "linux":
         notes.append(f"USB cameras are read on Linux only; this is {sys.platform}.")
-        return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+        return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
     nodes = video_nodes()
     names = names_by_id()
     cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
     if not nodes:
         notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
-    return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+    return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
 
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
@@ -120,7 +120,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
     try:
         device = Device(path, kernel)
     except CameraError as error:
-        return Camera(device=path, names=names, problem=str(error).removeprefix(f"{path}: "))
+        return Camera(device=path, names=names, problem=error.problem)
     capability = device.capability
     formats: tuple[Format, ...] = ()
     note = ""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgecnn.device.cameras.source import CameraLost, Frame
+from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.errors import CameraError
 
 CHUNK_BYTES = 1 << 16
@@ -202,9 +202,7 @@ class ProcessSource:
             chunk = self._process.read(deadline)
             if chunk is None:
                 said = self._process.said()
-                raise CameraLost(
-                    "stall", f"{self.name}: no frame for {timeout:g} s{f'; it said: {said}' if said else '.'}"
-                )
+                raise Stalled(self.name, "no frame", timeout, f"; it said: {said.rstrip('.')}" if said else "")
             if not chunk:
                 code, how = self._process.ended()
                 if code == 0 and not self.live:
@@ -212,7 +210,7 @@ class ProcessSource:
                 raise CameraLost("ended", f"{self.name} {how}{'' if self._count else ', before its first frame'}.")
             self._take(chunk)
             if not self._ready and time.monotonic() >= deadline:  # bytes come, and no frame
-                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s.")
+                raise Stalled(self.name, "no whole frame", timeout)
         return self._ready.popleft()
 
     def _take(self, chunk: bytes) -> None:

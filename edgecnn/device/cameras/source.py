@@ -32,6 +32,23 @@ class CameraLost(Exception):
         self.reason = reason
 
 
+class Stalled(CameraLost):
+    """A source that is open and silent: `source` did not give what it should within `seconds`.
+
+    The text is "SOURCE: WHAT for SECONDS s", and the remark.
+    """
+
+    def __init__(self, source: str, what: str, seconds: float, remark: str = "") -> None:
+        super().__init__("stall", f"{source}: {what} for {seconds:g} s{remark}.")
+        self.source = source
+        self.what = what
+        self.remark = remark
+
+    def lasting(self, seconds: float) -> "Stalled":
+        """Return the same loss after a longer silence."""
+        return Stalled(self.source, self.what, seconds, self.remark)
+
+
 class UnreadableFormatError(CameraError):
     """A camera that works and gives its frames in no form that we read; another program may."""
 
@@ -71,7 +88,8 @@ class Source(Protocol):
         """Return the next frame, None at the end of a source that ends.
 
         Raises:
-            CameraLost: if there is none within `timeout` seconds, or the source failed.
+            Stalled: if there is none within `timeout` seconds.
+            CameraLost: if the source failed.
         """
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraSettings, Frame, Stalled
 from edgecnn.errors import CameraError, ImageError, nearest
 
 OPTIONS = ("frames", "fps", "pattern", "seed")
@@ -84,9 +84,7 @@ class Synthetic:
             wait = self._started + self._count * self._interval - now
             if wait > timeout:
                 time.sleep(max(0.0, timeout))
-                raise CameraLost(
-                    "stall", f"{self.name}: the next frame is due in {wait:.3g} s, more than {timeout:g} s."
-                )
+                raise Stalled(self.name, "no frame", timeout, f"; the next one is due in {wait:.3g} s")
             if wait > 0:
                 time.sleep(wait)
                 now = time.monotonic()

@@ -13,8 +13,8 @@ import numpy as np
 
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.colour import to_rgb
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, UnreadableFormatError
-from edgecnn.device.cameras.v4l2_device import READABLE, Device, Kernel, Mode, PixelFormat, why_not_opened
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled, UnreadableFormatError
+from edgecnn.device.cameras.v4l2_device import READABLE, Device, Mode, PixelFormat, SystemCalls, why_not_opened
 from edgecnn.errors import CameraError
 
 BUFFERS = 4
@@ -63,7 +63,7 @@ class V4L2Camera:
     live = True
     patient = False
 
-    def __init__(self, path: str, settings: CameraSettings, kernel: Kernel | None = None) -> None:
+    def __init__(self, path: str, settings: CameraSettings, kernel: SystemCalls | None = None) -> None:
         self.name = path
         self.damaged = 0
         self._last = -1
@@ -143,7 +143,7 @@ class V4L2Camera:
                 raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
             if time.monotonic() >= deadline:
                 damaged = f", {self.damaged} damaged ones" if self.damaged else ""
-                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s{damaged}.")
+                raise Stalled(self.name, "no whole frame", timeout, damaged)
 
     def _newest(self) -> abi.Buffer | None:
         """Take what the driver has filled, hand back all but the last whole frame, and return that one."""

@@ -1,4 +1,4 @@
-"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `Kernel` alone."""
+"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `SystemCalls` alone."""
 
 import errno
 import fcntl
@@ -28,7 +28,7 @@ MAX_LISTED = 256
 """Longest list that is asked for: a driver that never ends one must not hang us."""
 
 
-class Kernel:
+class SystemCalls:
     """The system calls that the reader makes. Tests put a driver in memory in its place."""
 
     def open(self, path: str) -> int:
@@ -100,25 +100,21 @@ class Device:
         CameraError: if it cannot be opened or is no V4L2 device; the text says why and what to do.
     """
 
-    def __init__(self, path: str, kernel: Kernel | None = None) -> None:
+    def __init__(self, path: str, kernel: SystemCalls | None = None) -> None:
         if struct.calcsize("P") != 8 or sys.byteorder != "little":
-            raise UnreadableFormatError(
-                f"{path}: V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}."
-            )
+            raise UnreadableFormatError(f"V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}.", path)
         self.path = path
-        self.kernel = kernel or Kernel()
+        self.kernel = kernel or SystemCalls()
         try:
             self.descriptor = self.kernel.open(path)
         except OSError as error:
-            raise CameraError(f"{path}: {why_not_opened(path, error)}") from None
+            raise CameraError(why_not_opened(path, error), path) from None
         try:
             self.capability = abi.unpack_capability(self.request(abi.VIDIOC_QUERYCAP, abi.CAPABILITY.size))
         except OSError as error:
             self.close()
             what = "not a V4L2 device. `edgecnn cameras` lists those that are."
-            raise CameraError(
-                f"{path}: {what if error.errno in UNSUPPORTED else why_not_opened(path, error)}"
-            ) from None
+            raise CameraError(what if error.errno in UNSUPPORTED else why_not_opened(path, error), path) from None
 
     def unusable(self) -> str:
         """Return why the node gives no pictures by itself, or nothing."""

@@ -7,7 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.images import SUFFIXES, read_file
 
@@ -102,7 +102,7 @@ class Watch:
                 return frame
             left = deadline - time.monotonic()
             if left <= 0:
-                raise CameraLost("stall", f"{self.name}: no new image for {timeout:g} s.")
+                raise Stalled(self.name, "no new image", timeout)
             if self._closed.wait(min(LOOK_S, left)):
                 raise CameraLost("ended", f"{self.name} was closed.")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgecnn.device.cameras.listing import Camera, Listing
+from edgecnn.device.cameras.listing import Camera, CameraList
 from edgecnn.device.doctor.checks import CHECKS, Diagnosis, examine, require_healthy
 from edgecnn.device.doctor.engines import PACKAGES
 from edgecnn.device.doctor.finding import SEVERITIES, Finding, version_tuple
@@ -60,7 +60,7 @@ def software(selftest=None, bundle=None, cameras=None):
 
 def listed(*cameras, programs=PROGRAMS):
     """The answer of `edgecnn cameras --json` where these are the cameras."""
-    return Finished(0, json.dumps(Listing(cameras=cameras, programs=programs).to_json()), "")
+    return Finished(0, json.dumps(CameraList(cameras=cameras, programs=programs).to_json()), "")
 
 
 @pytest.fixture
