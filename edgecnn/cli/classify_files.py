@@ -64,5 +64,4 @@ def show_text(outcome: "Outcome") -> None:
     elif outcome.result.reason:
         emit_line(f"{source}: abstain")
     else:
-        top = (f"{printable(item.label)} {item.score:.2%}" for item in outcome.result.top)
-        emit_line(f"{source}: {', '.join(top)}")
+        emit_line(f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top)}")

@@ -75,7 +75,9 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
     with Ends() as ends:
         classifier = load()
         settings = StreamSettings(
-            max_age_s=options.max_age / 1000, max_fps=options.max_fps, duration_s=options.duration
+            max_age_s=options.max_age / 1000,
+            max_fps=options.max_fps,
+            duration_s=options.duration,
         )
         stream = Stream(
             feed,
