@@ -42,7 +42,7 @@ class Finished(NamedTuple):
     @property
     def failure(self) -> str:
         """How it ended, and the last thing that it said."""
-        return f"{self.how}: {self.said}" if self.said else self.how
+        return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how
 
     @property
     def table(self) -> dict[str, Any]:

@@ -14,8 +14,6 @@ TO_DO = {
     "edgecnn/boards/reference.py",
     "edgecnn/data/dataset.py",
     "edgecnn/device/cameras/v4l2.py",
-    "edgecnn/device/doctor/checks.py",
-    "edgecnn/device/doctor/engines.py",
     "edgecnn/export/__init__.py",
     "edgecnn/report/table.py",
     "edgecnn/runtime/default.py",
