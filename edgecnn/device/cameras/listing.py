@@ -1,4 +1,4 @@
-"""What cameras there are, what they can do, and why one cannot be used: `edgecnn cameras`."""
+"""The cameras of this machine, what they can do, and why one cannot be used: `edgecnn cameras`."""
 
 import re
 import shutil
@@ -46,7 +46,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraList:
-    """All cameras in the order in which `--camera` tries them, and what stands in the way of others."""
+    """All cameras in the order in which `--camera` tries them, and notes on what is missing to find others."""
 
     cameras: tuple[Camera, ...]
     programs: dict[str, str | None] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 
 def list_cameras() -> CameraList:
-    """Look for cameras; nothing is streamed, and nothing of a camera's settings changes."""
+    """Look for cameras, without streaming from one or changing its settings."""
     programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
     notes = []
     cameras: list[Camera] = []
@@ -89,8 +89,8 @@ def list_cameras() -> CameraList:
     if program is None:
         notes.append(f"CSI cameras: {' and '.join(rpicam.PROGRAMS)} are not installed. {rpicam.MISSING}")
     else:
-        found, problem = csi_cameras(program)
-        cameras += found
+        listed, problem = csi_cameras(program)
+        cameras += listed
         if problem:
             notes.append(f"CSI cameras: {problem}")
     if programs[ffmpeg.PROGRAM] is None:
@@ -107,7 +107,7 @@ def list_cameras() -> CameraList:
 
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
-    """Return what a V4L2 node is and can do, or why it cannot be used.
+    """Return a V4L2 node's capabilities, or why it cannot be used.
 
     Args:
         path: such as "/dev/video0".
@@ -142,12 +142,12 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
             note = device.signal()
             busy = device.busy()
             if not busy and not any(item.readable for item in formats):
-                problem = f"none of its formats is read here. Use ffmpeg:{path}, which reads more."
+                problem = f"edgecnn reads none of its formats. Use ffmpeg:{path}, which reads more."
     except OSError as error:
         problem = why_not_opened(path, error)
     finally:
         device.close()
-    if busy:  # asked when we do not hold it ourselves
+    if busy:  # looked up once we have closed it ourselves
         problem = why_in_use(path)
     return Camera(
         device=path,
@@ -162,7 +162,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
 
 
 def csi_cameras(program: str) -> tuple[list[Camera], str]:
-    """Return the cameras that rpicam-vid lists, and why there is none."""
+    """Return the cameras that rpicam-vid lists; if it lists none, also the reason."""
     try:
         result = subprocess.run(
             [program, "--list-cameras"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False

@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 16
 """One read: what a pipe holds by default."""
 
 TAIL_BYTES = 2048
-"""How much of what the process said last is kept for an error's text."""
+"""How many of the last bytes of standard error are kept for an error's text."""
 
 LAST_WORDS = 16
 """Most reads of standard error after the end."""
@@ -193,7 +193,8 @@ class ProcessSource:
         """Return the next frame; None if a source that is not live ended with exit code 0.
 
         Raises:
-            CameraLost: "stall" after `timeout` seconds, "ended" with what the process said last, "garbage" if it writes no images.
+            Stalled: if there is no frame within `timeout` seconds.
+            CameraLost: "ended" with the last words of the process, "garbage" if it does not write images.
         """
         deadline = time.monotonic() + timeout
         while not self._ready:

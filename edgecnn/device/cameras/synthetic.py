@@ -18,7 +18,7 @@ BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255
 """Colours of the bars, from left to right. Each frame turns the pattern one column further."""
 
 NOISE_ROWS = 256
-"""Rows that a frame of noise starts further down than the one before, at most: frames differ, and none costs more than a copy."""
+"""Each frame of noise starts up to this many rows further down than the one before: frames differ, and each costs one copy."""
 
 
 class Synthetic:
@@ -70,7 +70,7 @@ class Synthetic:
         """Return the next frame at its time, None after the last one.
 
         Raises:
-            CameraLost: "stall" if the next frame is due later than in `timeout` seconds.
+            Stalled: if the next frame is due later than in `timeout` seconds.
         """
         if self._frames and self._count >= self._frames:
             return None

@@ -224,7 +224,9 @@ def test_a_machine_without_a_camera(pi):
 
 def test_cameras_are_what_edgecnn_cameras_says(pi):
     """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
-    part = "a part of a camera's pipeline (driver unicam), no camera by itself. Install rpicam-apps and use --camera."
+    part = (
+        "a part of a camera's pipeline (driver unicam), not a camera by itself. Install rpicam-apps and use --camera."
+    )
     unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
     forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
     system = pi(None, software(cameras=listed(unicam)))
