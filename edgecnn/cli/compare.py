@@ -70,7 +70,8 @@ def compare(
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic
+        from edgecnn.verify.document import to_json
 
-        write_atomic(out, canonical_json(report))
+        write_atomic(out, canonical_json(to_json(report)))
     show_report(report, json)
     require_parity(report)

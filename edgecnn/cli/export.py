@@ -62,6 +62,7 @@ def export(
     from edgecnn.export import export as export_model
     from edgecnn.export import export_beside
     from edgecnn.runs import open_run
+    from edgecnn.verify.document import to_json
     from edgecnn.verify.speed import time_exports
 
     with ProgressReporter() as reporter:
@@ -73,10 +74,10 @@ def export(
             export_beside(opened, **options)
         timing = time_exports(opened, format_)
     if json:
-        emit_json({**vars(result), "path": str(result.path), "timing": timing})
+        emit_json({**vars(result), "path": str(result.path), "timing": to_json(timing)})
     else:
         print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
-        print(timing["text"])
+        print(timing.text)
 
 
 def one_precision(**flags: bool) -> str:

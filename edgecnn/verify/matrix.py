@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from edgecnn.runs import Run
 from edgecnn.runtime.engines import is_installed, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
+from edgecnn.verify.report import MatrixCell, MatrixRow
 
 ELSEWHERE = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
 """Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
@@ -33,7 +33,7 @@ def matrix(
     split: Split,
     tflite_python: Path | None,
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[MatrixRow]:
     """Compare every engine with every other on the run's int8 models.
 
     Args:
@@ -45,9 +45,8 @@ def matrix(
         progress: told of the images done.
 
     Returns:
-        An entry for each engine: `accuracy`, and `against`, for each other engine, the share of equal answers and the
-        largest difference in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
-        neither.
+        A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
+        nothing else.
 
     Raises:
         EngineError: if `tflite_python` was given and does not run the model.
@@ -68,29 +67,29 @@ def matrix(
         answers = run_elsewhere(run, int8["tflite"], tflite_python, split, progress)
         ran[answers.engine] = answers
     grid = next(iter(int8.values()), None)
-    entries = [entry(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
-    return entries + [{"name": name, "accuracy": None, "against": [], "note": note} for name, note in notes.items()]
+    rows = [matrix_row(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
+    return rows + [MatrixRow(name=name, accuracy=None, against=(), note=note) for name, note in notes.items()]
 
 
-def entry(
+def matrix_row(
     name: str, answers: Answers, ran: dict[str, Answers], grid: Answers | None, classes: np.ndarray
-) -> dict[str, Any]:
-    """Return one engine's entry: its accuracy, and how it differs from each other."""
+) -> MatrixRow:
+    """Return one engine's row: its accuracy, and how it differs from each other."""
     top = np.argmax(answers.values, axis=1)
-    return {
-        "name": name,
-        "accuracy": float(np.mean(top == classes)),
-        "against": [
-            {
-                "name": other_name,
-                "agreement": float(np.mean(top == np.argmax(other.values, axis=1))),
-                "largest_lsb": int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
-            }
+    return MatrixRow(
+        name=name,
+        accuracy=float(np.mean(top == classes)),
+        against=tuple(
+            MatrixCell(
+                name=other_name,
+                agreement=float(np.mean(top == np.argmax(other.values, axis=1))),
+                largest_lsb=int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
+            )
             for other_name, other in ran.items()
             if other is not answers
-        ],
-        "note": "",
-    }
+        ),
+        note="",
+    )
 
 
 def on_grid(answers: Answers, grid: Answers) -> np.ndarray:

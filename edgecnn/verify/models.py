@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,9 @@ from edgecnn.recipe import DataRecipe
 from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
 from edgecnn.verify.foreign import Foreign, is_scores, open_foreign
 from edgecnn.verify.gate import Gate
-from edgecnn.verify.parity import SCHEMA, compared, judged
+from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.ranges import AUTO, Labelled, find_range, labelled, splits_to_try
+from edgecnn.verify.report import Data, ModelRange, Report, SplitName
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
@@ -23,11 +23,11 @@ def verify_models(
     candidate: Path,
     data: str,
     *,
-    split: str = "test",
+    split: SplitName = "test",
     input_range: str | tuple[float, int] = AUTO,
     gate: Gate = Gate(),
     progress: Progress = lambda what, done, total: None,
-) -> dict[str, Any]:
+) -> Report:
     """Compare two models on the same images, each with its own input type and size.
 
     Args:
@@ -41,7 +41,7 @@ def verify_models(
         progress: told of the images done.
 
     Returns:
-        The report, in the form of `parity.schema.json`: one comparison, of kind "models".
+        The report: one comparison, of kind "models".
 
     Raises:
         EngineError: if a file cannot be opened.
@@ -72,26 +72,20 @@ def verify_models(
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
-    return {
-        "schema": SCHEMA,
-        "run": None,
-        "data": {
-            "name": dataset.name,
-            "title": dataset.title,
-            "split": split,
-            "test_images": len(splits[0].classes),
-            "images": sum(dataset.sizes.values()),
-            "own_test": dataset.own_test,
-            "test_sha256": dataset.hashes["test"] if split == "test" else dataset.fingerprint,
-        },
-        **judged(gate, answers, [comparison], splits[0], dataset.labels),
-        "input_ranges": [
-            {"model": item.name, **dataclasses.asdict(found)} for item, found in zip(answers, ranges, strict=True)
-        ],
-        "matrix": [],
-        "boards": [],
-        "confidence": None,
-    }
+    described = Data(
+        name=dataset.name,
+        title=dataset.title,
+        split=split,
+        test_images=len(splits[0].classes),
+        images=sum(dataset.sizes.values()),
+        own_test=dataset.own_test,
+        test_sha256=dataset.hashes["test"] if split == "test" else dataset.fingerprint,
+    )
+    report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
+    given = zip(answers, ranges, strict=True)
+    return dataclasses.replace(
+        report, input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given)
+    )
 
 
 def names(reference: Path, candidate: Path) -> tuple[str, str]:

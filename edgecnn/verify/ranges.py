@@ -10,9 +10,10 @@ from edgecnn.export.calibration import balanced
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.verify.calibration import nll
 from edgecnn.verify.foreign import is_scores
+from edgecnn.verify.report import InputRange
 from edgecnn.verify.statistics import mcnemar_exact
+from edgecnn.verify.temperature import nll
 
 AUTO = "auto"
 IMAGES = 200
@@ -42,17 +43,6 @@ class Trial:
     def accuracy(self) -> float:
         """The share of the images with a right answer."""
         return float(np.mean(self.right))
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputRange:
-    """The range that a model is given: real = scale * (pixel - 128 - zero_point). `text` says why; `warning` is None or what is wrong."""
-
-    name: str
-    scale: float
-    zero_point: int
-    text: str
-    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +102,14 @@ def find_range(
     Returns:
         The range, with a warning where it was given and another one is far better.
     """
-    if (
-        entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale
-    ):  # `Foreign.outputs` gives it codes
-        zero_point = -128 if entry.dtype == np.uint8 else 0
-        return InputRange(
-            name="codes", scale=1.0, zero_point=zero_point, text=f"for its input is {entry.dtype} without a scale"
-        )
+    if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
+        zero_point = -128 if entry.dtype == np.uint8 else 0  # `Foreign.outputs` gives it codes
+        text = f"for its input is {entry.dtype} without a scale"
+        return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):
         scale, zero_point = INPUT_RANGES[name]
-        return InputRange(name=name, scale=scale, zero_point=zero_point, text="as its input's quantization says")
+        text = "as its input's quantization says"
+        return InputRange(name=name, scale=scale, zero_point=zero_point, text=text, warning=None)
 
     def tried(name: str, scale: float, zero_point: int) -> Trial:
         values = call(images.images, scale, zero_point)
@@ -139,7 +127,7 @@ def find_range(
     best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
     if given == AUTO:
         text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
-        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text)
+        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text, warning=None)
     if isinstance(given, str):
         own = next(trial for trial in trials if trial.name == given)
     else:

@@ -26,6 +26,7 @@ from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
 from edgecnn.verify import Gate, verify
 from edgecnn.verify.answers import input_contract
+from edgecnn.verify.document import to_json
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
 
@@ -167,8 +168,8 @@ def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
     for format_, precision in NEW:
         export(own_run, format_, precision)
     report = verify(own_run, open_dataset(own_run.recipe.data), gate=Gate(max_drop=2.0))
-    assert {(model["format"], model["precision"]) for model in report["models"][2:]} == {*EXPORTS, BESIDE[0]}
-    assert report["passed"]
+    assert {(model.format, model.precision) for model in report.models[2:]} == {*EXPORTS, BESIDE[0]}
+    assert report.passed
     path, _ = bundle_stage(own_run, tmp_path / "all.edgecnn")
     bundle = read_bundle(path)
     assert bundle.manifest.provenance["calibration"] == own_run.info["calibration"]
@@ -178,11 +179,11 @@ def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
 
 def test_the_faster_is_named(finished_run, own_run):
     timing = time_exports(finished_run, "tflite")
-    medians = {name: item["p50_ms"] for name, item in timing["measured"].items()}
-    assert timing["faster"] == min(medians, key=medians.get)
-    assert timing["text"].startswith(f"{timing['faster']} is faster here") and "one thread" in timing["text"]
+    medians = {name: item.p50_ms for name, item in timing.measured.items()}
+    assert timing.faster == min(medians, key=medians.get)
+    assert timing.text.startswith(f"{timing.faster} is faster here") and "one thread" in timing.text
     export_path(own_run, "onnx", "float32").unlink()
-    assert time_exports(own_run, "onnx") == {
+    assert to_json(time_exports(own_run, "onnx")) == {
         "text": "not timed: no onnx float32 to compare with. "
         f"First: edgecnn export {own_run.path} --format onnx --float32"
     }
