@@ -11,7 +11,7 @@ from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
-from edgecnn.export.calibration import needs_calibration
+from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
@@ -175,7 +175,7 @@ def bundle_stage(
     info = run.info
     carried = {model.precision for model in models}
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
-    calibrated = any(needs_calibration(run, model.precision) for model in entries)
+    representative = any(needs_representative_dataset(run, model.precision) for model in entries)
     photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
@@ -194,7 +194,7 @@ def bundle_stage(
             "bundled_with": library_versions(),
             **({"imported": info["imported"]} if run.imported else {}),
             **{key: info[key] for key in ("network", "init", "int8") if key in info},
-            **({"calibration": info["calibration"]} if calibrated else {}),
+            **({"representative_dataset": info["representative_dataset"]} if representative else {}),
             "confidence": to_json(confidence),
         },
     )
@@ -314,7 +314,7 @@ def run_recipe(
     wanted = (*USUAL, other) if other else USUAL
     for format_, precision in wanted:
         source = run.file(source_model(run, precision))
-        drawn = {"train": dataset.hashes["train"]} if needs_calibration(run, precision) else {}
+        drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
         stages.do(
             f"export {format_} {precision}",
             {"model": sha256_file(source), "versions": versions, **drawn},

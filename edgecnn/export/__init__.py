@@ -92,7 +92,7 @@ def convert(
 ) -> bytes:
     """Convert a run's model: int8 from the fake-quantized one, all else from the float one.
 
-    Where the run's method is "ptq", as it is for a model that was trained elsewhere, int8 is the float model quantized after training.
+    Where the run's method is "ptq", as it is for an imported model, int8 is the float model quantized after training.
 
     Args:
         run: a trained or imported run.
@@ -112,17 +112,17 @@ def convert(
     io = io_type(format_, precision, io)
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
-    from edgecnn.export.calibration import calibration, needs_calibration
+    from edgecnn.export.representative import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 
     model = model_from_bytes(source)
-    images = calibration(run, dataset, progress) if needs_calibration(run, precision) else None
+    images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
         if images is None:
             data = tflite.int8(model, inner)
         else:
-            data = tflite.int8_by_calibration(model, images, inner, granularity=run.recipe.qat.granularity)
+            data = tflite.int8_post_training(model, images, inner, granularity=run.recipe.qat.granularity)
         return data if format_ == "tflite" else onnx.int8(data)
     if images is not None:
         return tflite.int16x8(model, images)

@@ -37,10 +37,10 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
     title = recipe.name or run.name
     duplicates = len(data["duplicates"])
     if run.imported:
-        drawn = info["calibration"].get("drawn")
+        drawn = info["representative_dataset"].get("drawn")
         how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
         origin = [
-            f"Trained elsewhere ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
+            f"Imported ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
             + (f" {info['imported']['range']}." if "range" in info["imported"] else "")
         ]
     else:

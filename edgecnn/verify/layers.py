@@ -115,10 +115,10 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
         progress: told of the images done.
 
     Raises:
-        RunError: if there is no int8 TFLite export, or the model was trained elsewhere.
+        RunError: if there is no int8 TFLite export, or the model was imported.
     """
     if run.imported:
-        raise RunError(f"{run.path} holds a model that was trained elsewhere: it has no Keras layers to compare with.")
+        raise RunError(f"{run.path} holds an imported model, which has no Keras layers to compare with.")
     path = export_path(run, "tflite", "int8")
     data = run.read(path.name, "export", "--format tflite --int8")
     from edgecnn.export.flatbuffer import read

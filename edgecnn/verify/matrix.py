@@ -22,7 +22,7 @@ from edgecnn.runtime.model import Model
 from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
 from edgecnn.verify.report import MatrixCell, MatrixRow
 
-ELSEWHERE = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
+OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
 """Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
 
 
@@ -38,7 +38,7 @@ def matrix(
 
     Args:
         run: whose int8 exports are run.
-        fakes: the fake-quantized Keras model's answers; none for a model that was trained elsewhere.
+        fakes: the fake-quantized Keras model's answers; none for an imported model.
         candidates: the exports' answers by the engines that a device would use.
         split: the images.
         tflite_python: the Python of an environment with tflite-runtime, or None.
@@ -55,7 +55,7 @@ def matrix(
     ran: dict[str, Answers] = dict(zip(["Keras fake-quantized"], fakes, strict=False))
     ran |= {item.engine: item for item in int8.values()}
     notes: dict[str, str] = {}
-    for engine, format_, provider in ELSEWHERE:
+    for engine, format_, provider in OTHER_ENGINES:
         if format_ in int8 and is_installed(engine):
             try:
                 answers = run_by(run, int8[format_], engine, provider, split, progress)
@@ -64,7 +64,7 @@ def matrix(
             else:
                 ran[answers.engine] = answers
     if tflite_python is not None and "tflite" in int8:
-        answers = run_elsewhere(run, int8["tflite"], tflite_python, split, progress)
+        answers = run_in_environment(run, int8["tflite"], tflite_python, split, progress)
         ran[answers.engine] = answers
     grid = next(iter(int8.values()), None)
     rows = [matrix_row(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
@@ -123,7 +123,7 @@ def find_python(python: Path) -> Path:
     return Path(found).absolute()
 
 
-def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
+def run_in_environment(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
     """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1.
 
     `python` is from `find_python`.

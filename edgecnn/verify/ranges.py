@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Dataset, Split
-from edgecnn.export.calibration import balanced
+from edgecnn.export.representative import balanced
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.verify.foreign import is_scores
+from edgecnn.verify.model_files import is_scores
 from edgecnn.verify.report import InputRange
 from edgecnn.verify.statistics import mcnemar_exact
 from edgecnn.verify.temperature import nll
@@ -103,7 +103,7 @@ def find_range(
         The range, with a warning where it was given and another one is far better.
     """
     if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
-        zero_point = -128 if entry.dtype == np.uint8 else 0  # `Foreign.outputs` gives it codes
+        zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
         text = f"for its input is {entry.dtype} without a scale"
         return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):

@@ -18,8 +18,8 @@ from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
 from edgecnn.runtime.decision import softmax
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import export_answers, load_test
+from edgecnn.verify.compare import compare_models
 from edgecnn.verify.layers import layer_errors
-from edgecnn.verify.models import verify_models
 from edgecnn.verify.parity import compared
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.threshold import answered_at, choose_threshold
@@ -76,7 +76,7 @@ def colours(network, photos, tmp_path):
     def compare(change):
         model, _ = network
         paths = (changed(model, tmp_path / name, how) for name, how in (("a.h5", lambda same: same), ("b.h5", change)))
-        report = verify_models(*paths, str(photos), input_range="unit", split="all")
+        report = compare_models(*paths, str(photos), input_range="unit", split="all")
         return report, report.comparisons[0]
 
     return compare
@@ -130,7 +130,7 @@ def test_a_model_calibrated_on_noise(own_run, tmp_path):
     noisy(own_run, path)
     with pytest.raises(EngineError, match="the model's input has scale"):
         verify(own_run, open_dataset(own_run.recipe.data))
-    report = verify_models(export_path(own_run, "tflite", "float32"), path, "digits", gate=Gate(min_agreement=0.98))
+    report = compare_models(export_path(own_run, "tflite", "float32"), path, "digits", gate=Gate(min_agreement=0.98))
     assert report.comparisons[0].failed == ("drop", "agreement")
 
 
@@ -174,9 +174,9 @@ def test_another_resize_filter(brightness, tmp_path):
     )
     other = brightness_model(tmp_path / "nearest", 24, lambda pixels: tf.image.resize(pixels, (12, 12), "nearest"))
     gate = Gate(min_agreement=0.985)
-    good = verify_models(reference, same, str(brightness), split="all", gate=gate)
+    good = compare_models(reference, same, str(brightness), split="all", gate=gate)
     assert good.comparisons[0].failed == ()
-    bad = verify_models(reference, other, str(brightness), split="all", gate=gate).comparisons[0]
+    bad = compare_models(reference, other, str(brightness), split="all", gate=gate).comparisons[0]
     assert bad.accuracy_reference == 1.0
     assert bad.failed == ("drop", "agreement")
     assert {item.label: item.drop > 20 for item in bad.per_class} == {"bright": True, "dark": False}
@@ -190,7 +190,7 @@ def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
     reference = changed(model, tmp_path / "a.h5", lambda same: same)
     zeroed = changed(model, tmp_path / "b.h5", lambda weights: [weights[0], np.zeros_like(weights[1])])
     gate = Gate(max_drop=100.0, min_agreement=0.985)
-    report = verify_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
+    report = compare_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
     (item,) = report.comparisons
     assert item.failed == ("agreement",), "the drop was allowed"
     assert item.drop == 50.0

@@ -59,7 +59,7 @@ def test_post_training_quantization_is_measured_beside(finished_run, root):
 
 
 def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
-    assert finished_run.info["calibration"]["split"] == "train"
+    assert finished_run.info["representative_dataset"]["split"] == "train"
     bundle = read_bundle(bundle_path(finished_run))
     assert not any("ptq" in name for name in bundle.files)
     assert bundle.manifest.provenance["int8"] == finished_run.info["int8"]
@@ -79,7 +79,7 @@ def test_a_bad_model_beside_closes_no_gate(own_run):
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
     dataset = open_dataset(own_run.recipe.data)
     split = dataset.load(("train",), **own_run.info["input"], stage="test")["train"]
-    data = tflite.int8_by_calibration(model, tflite.Calibration(split.images[:4], 1 / 128, 0))
+    data = tflite.int8_post_training(model, tflite.RepresentativeDataset(split.images[:4], 1 / 128, 0))
     export_path(own_run, "tflite", "int8-ptq").write_bytes(data)
     report = verify(own_run, dataset, gate=Gate(max_drop=2.0))
     found = next(item for item in report.comparisons if item.candidate == "tflite-int8-ptq")
@@ -106,7 +106,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
     bundle = read_bundle(bundle_path(ptq_run))
     assert bundle.files["models/int8.tflite"] == ptq
     assert bundle.manifest.provenance["int8"]["method"] == "ptq"
-    assert bundle.manifest.provenance["calibration"] == ptq_run.info["calibration"]
+    assert bundle.manifest.provenance["representative_dataset"] == ptq_run.info["representative_dataset"]
     assert selftest(bundle).passed
     assert "int8 by post-training quantization, as the better on validation" in ptq_run.read(CARD, "bundle").decode()
 

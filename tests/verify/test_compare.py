@@ -16,10 +16,10 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
 from edgecnn.report.table import range_lines, warning_lines
 from edgecnn.verify.bundles import test_images as images_of_bundle
+from edgecnn.verify.compare import compare_models
 from edgecnn.verify.document import to_json
-from edgecnn.verify.foreign import is_scores, open_foreign
 from edgecnn.verify.gate import Gate, require_parity
-from edgecnn.verify.models import verify_models
+from edgecnn.verify.model_files import is_scores, open_model_file
 
 UNIT = {"input_range": "unit"}
 """The range 0 to 1, as MLPerf's and many others' models read."""
@@ -74,7 +74,7 @@ def files(network, tmp_path_factory):
 
 
 def verified(files, reference, candidate, photos, **options):
-    return verify_models(files / reference, files / candidate, str(photos), **{**UNIT, "split": "all"} | options)
+    return compare_models(files / reference, files / candidate, str(photos), **{**UNIT, "split": "all"} | options)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_every_kind_of_file_answers_the_same(files, photos, root, name):
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
 def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, name):
-    opened = open_foreign(files / name)
+    opened = open_model_file(files / name)
     assert str(opened.input.dtype) == name.split(".")[0]
     assert opened.input.scale == pytest.approx(1 / 255, rel=0.05) and opened.input.scale != 1 / 128
     report = verified(files, "float.tflite", name, photos)
@@ -152,7 +152,7 @@ def nearest(tmp_path_factory):
 @pytest.mark.parametrize("name", ["centred", "unit", "raw"])
 def test_the_input_range_is_chosen_and_named(nearest, grey, name):
     other = "unit" if name == "raw" else "raw"  # two models may read two ranges
-    report = verify_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
+    report = compare_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
     assert [item.name for item in report.input_ranges] == [name, other]
     assert report.comparisons[0].accuracy_reference > 0.8 and report.comparisons[0].agreement == 1.0
     first, second = range_lines(report)
@@ -162,7 +162,7 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
 def test_a_quantized_input_says_its_range(files, photos, name):
-    report = verify_models(files / "saved", files / name, str(photos))
+    report = compare_models(files / "saved", files / name, str(photos))
     item = report.input_ranges[1]
     assert (item.name, item.text) == ("unit", "as its input's quantization says")
 
@@ -183,7 +183,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, gr
 
 
 def test_a_range_that_is_none_of_the_usual_ones_is_taken_as_given(nearest, grey):
-    report = verify_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
+    report = compare_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
     assert report.comparisons[0].accuracy_reference > 0.8
     assert {item.name for item in report.input_ranges} == {"given"} and warning_lines(report) == []
 
@@ -259,14 +259,14 @@ def test_what_cannot_be_compared(edgecnn, files, photos, finished_run, tmp_path)
 
     digits = export_path(finished_run, "tflite", "int8")
     with pytest.raises(DatasetError, match="gives 10 outputs, colours has 3 classes"):
-        verify_models(digits, digits, str(photos))
+        compare_models(digits, digits, str(photos))
     (tmp_path / "notes.txt").write_text("no model")
     (tmp_path / "bad.keras").write_text("no model")
     (tmp_path / "bad.h5").write_text("no model")
     (tmp_path / "bad.tflite").write_text("no model")
     for name in ("missing.tflite", "notes.txt", "bad.keras", "bad.h5", "bad.tflite", "."):
         with pytest.raises(EngineError):
-            open_foreign(tmp_path / name)
+            open_model_file(tmp_path / name)
     assert edgecnn("compare", digits).code == 2
     assert edgecnn("compare", digits, digits).code == 2
     two = ("compare", digits, digits, "--data", photos)
@@ -277,7 +277,7 @@ def test_a_model_with_itself(finished_run):
     from edgecnn.export import export_path
 
     digits = export_path(finished_run, "tflite", "int8")
-    report = verify_models(digits, digits, "digits", gate=Gate(max_drop=0, min_agreement=1.0))
+    report = compare_models(digits, digits, "digits", gate=Gate(max_drop=0, min_agreement=1.0))
     assert report.comparisons[0].largest_lsb == 0
     assert [model.name for model in report.models] == [
         "model-int8.tflite (reference)", "model-int8.tflite (candidate)",

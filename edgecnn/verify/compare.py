@@ -1,4 +1,4 @@
-"""Parity of any two models on any images: no run is needed."""
+"""Any two models compared on any images: no run is needed."""
 
 import dataclasses
 from pathlib import Path
@@ -9,8 +9,8 @@ from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.errors import DatasetError
 from edgecnn.recipe import DataRecipe
 from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
-from edgecnn.verify.foreign import Foreign, is_scores, open_foreign
 from edgecnn.verify.gate import Gate
+from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
 from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.ranges import AUTO, Labelled, find_range, labelled, splits_to_try
 from edgecnn.verify.report import Data, ModelRange, Report, SplitName
@@ -18,7 +18,7 @@ from edgecnn.verify.report import Data, ModelRange, Report, SplitName
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
 
-def verify_models(
+def compare_models(
     reference: Path,
     candidate: Path,
     data: str,
@@ -31,7 +31,7 @@ def verify_models(
     """Compare two models on the same images, each with its own input type and size.
 
     Args:
-        reference, candidate: files as of `open_foreign`.
+        reference, candidate: files as of `open_model_file`.
         data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
         split: "test", or "all" of the images.
         input_range: a name of INPUT_RANGES, or a scale and a zero point: the real value that both read for a pixel is
@@ -47,7 +47,7 @@ def verify_models(
         EngineError: if a file cannot be opened.
         DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
     """
-    paths, opened = (reference, candidate), [open_foreign(reference), open_foreign(candidate)]
+    paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     dataset = open_dataset(DataRecipe(source=data), progress=progress, for_training=False)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
         raise DatasetError(
@@ -67,7 +67,7 @@ def verify_models(
         for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
     ]
     answers = [
-        foreign_answers(name, model, images, found.scale, found.zero_point, progress)
+        file_answers(name, model, images, found.scale, found.zero_point, progress)
         for name, model, images, found in zip(names(*paths), opened, splits, ranges, strict=True)
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
@@ -97,7 +97,7 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
     return f"{reference.name} (reference)", f"{candidate.name} (candidate)"
 
 
-def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
+def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
     """Load the images of a comparison, and those to try input ranges on.
 
     They have the model's input size, the data's own where the file leaves it open.
@@ -134,8 +134,8 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     return kept(one), kept(other)
 
 
-def foreign_answers(
-    name: str, model: Foreign, split: Split, scale: float, zero_point: int, progress: Progress
+def file_answers(
+    name: str, model: ModelFile, split: Split, scale: float, zero_point: int, progress: Progress
 ) -> Answers:
     """Run an opened model over images."""
 

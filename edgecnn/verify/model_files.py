@@ -1,4 +1,4 @@
-"""Models that edgecnn did not make: opened by what their files say, given pixels by a stated range."""
+"""Model files of any origin: opened by what they say, given pixels by a stated range."""
 
 import json
 import zipfile
@@ -20,7 +20,7 @@ SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Foreign:
+class ModelFile:
     """An opened model of one image input (batch, height, width, channels) and one output (batch, num_classes).
 
     `input` and `output` are as of an engine, the input's sizes -1 where the file leaves them open; `run` takes any number
@@ -80,7 +80,7 @@ def is_scores(values: np.ndarray, scale: float) -> bool:
     return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
 
 
-def open_foreign(path: Path) -> Foreign:
+def open_model_file(path: Path) -> ModelFile:
     """Open a model file by its kind: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
 
     Raises:
@@ -104,7 +104,7 @@ def open_foreign(path: Path) -> Foreign:
     return model
 
 
-def _engine(path: Path) -> Foreign:
+def _engine(path: Path) -> ModelFile:
     data = path.read_bytes()
     engine = open_engine(None, data, path.suffix[1:])
     read, run = engine.input, engine.run
@@ -114,7 +114,7 @@ def _engine(path: Path) -> Foreign:
         def run(batch: np.ndarray) -> np.ndarray:
             return engine.run(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
 
-    return Foreign(
+    return ModelFile(
         format=path.suffix[1:],
         engine=described(engine),
         size_bytes=len(data),
@@ -125,7 +125,7 @@ def _engine(path: Path) -> Foreign:
     )
 
 
-def _keras(path: Path) -> Foreign:
+def _keras(path: Path) -> ModelFile:
     """Open a Keras file by the Keras that wrote it: tf_keras cannot read Keras 3's, nor Keras 3 all of Keras 2's."""
     from edgecnn.networks.keras import keras as keras2
 
@@ -161,7 +161,7 @@ def _written_by(path: Path) -> str:
         raise EngineError(f"{path} is not a .keras file: it names no version of Keras.") from None
 
 
-def _saved_model(path: Path) -> Foreign:
+def _saved_model(path: Path) -> ModelFile:
     from edgecnn.networks.keras import tf
 
     try:
@@ -184,7 +184,7 @@ def _saved_model(path: Path) -> Foreign:
     return _tensorflow("saved-model", f"tensorflow {tf.__version__}", path, read, given, call)
 
 
-def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> Foreign:
+def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> ModelFile:
     from edgecnn.networks.keras import tf
 
     def tensor(value: Any) -> Tensor:
@@ -198,7 +198,7 @@ def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, ca
         if path.is_file()
         else sha256("".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files).encode())
     )
-    return Foreign(
+    return ModelFile(
         format=format_,
         engine=engine,
         size_bytes=sum(file.stat().st_size for file in files),
