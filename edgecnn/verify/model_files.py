@@ -14,6 +14,7 @@ from edgecnn.files import sha256, sha256_file
 from edgecnn.images import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, open_engine
 from edgecnn.verify.answers import described
+from edgecnn.verify.onnx_quantization import quantization
 
 SUM_TOLERANCE = 1e-3
 """How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
@@ -107,7 +108,13 @@ def open_model_file(path: Path) -> ModelFile:
 def _engine(path: Path) -> ModelFile:
     data = path.read_bytes()
     engine = open_engine(None, data, path.suffix[1:])
-    read, run = engine.input, engine.run
+    read, given, run = engine.input, engine.output, engine.run
+    if (
+        path.suffix == ".onnx"
+    ):  # ONNX Runtime gives no scales, and only edgecnn's own files state them in their metadata
+        (scale, zero_point), (output_scale, output_zero_point) = quantization(data)
+        read = read._replace(scale=scale, zero_point=zero_point)
+        given = given._replace(scale=output_scale, zero_point=output_zero_point)
     if len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3):  # channels first, as PyTorch's
         read = read._replace(shape=tuple(read.shape[axis] for axis in (0, 2, 3, 1)))
 
@@ -120,7 +127,7 @@ def _engine(path: Path) -> ModelFile:
         size_bytes=len(data),
         sha256=sha256(data),
         input=read,
-        output=engine.output,
+        output=given,
         run=run,
     )
 
