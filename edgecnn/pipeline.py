@@ -10,7 +10,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
+from edgecnn.export import EXPORTS, USUAL, alternative, export, export_path, source_model
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
@@ -310,7 +310,7 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    other = beside(run)
+    other = alternative(run)
     wanted = (*USUAL, other) if other else USUAL
     for format_, precision in wanted:
         source = run.file(source_model(run, precision))

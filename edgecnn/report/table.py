@@ -20,7 +20,7 @@ def images_line(data: Data) -> str:
         return f"{data.title}, all {count} images"
     if data.images is None:
         return f"{data.title}, {count} test images"
-    whose = "its own test split" if data.own_test else "a test split, divided off by content; --split all takes all"
+    whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all takes all"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
 
 
@@ -35,7 +35,7 @@ def range_lines(report: Report) -> list[str]:
 def parity_rows(report: Report) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS.
 
-    Drop (points) and agreement are against the float model, or the reference of two models, whose own stand as a dash.
+    Drop (points) and agreement are against the float model, or the reference of two models, which has a dash.
     """
     against_float = {item.candidate: item for item in report.comparisons if item.kind != "conversion"}
     rows: list[tuple[str, ...]] = []
@@ -75,7 +75,7 @@ def conversion_verdict(comparison: Comparison) -> str:
 
 
 def warning_lines(report: Report) -> list[str]:
-    """Return what must not be missed in a report: models at chance level, conversions that were accepted, a doubtful input range."""
+    """Return what a reader must not miss in a report: models at chance level, conversions that were accepted, a doubtful input range."""
     warnings = [chance_warning(report)]
     for item in report.comparisons:
         if item.accepted:
@@ -145,7 +145,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
         if item.kind == "conversion":
             continue
         low, high = item.drop_interval
-        verdict = "" if item.kind == "beside" else "passed: " if item.passed else "FAILED: "
+        verdict = "" if item.kind == "alternative" else "passed: " if item.passed else "FAILED: "
         if item.passed and item.candidate in at_chance:
             verdict = "AT CHANCE LEVEL: "
         drops = [(one.drop, one.label) for one in item.per_class if one.drop is not None]
@@ -196,7 +196,7 @@ def flip_lines(report: Report, most: int = 3) -> list[str]:
     """Return, for each gated comparison with flipped images, how many and the first `most`."""
     lines = []
     for item in report.comparisons:
-        if item.kind not in ("conversion", "beside") and item.flips:
+        if item.kind not in ("conversion", "alternative") and item.flips:
             shown = "; ".join(
                 printable(f"{flip.source} (label {flip.true}): {flip.reference}, now {flip.candidate}")
                 for flip in item.flips[:most]
@@ -231,7 +231,7 @@ BOARD_HEADINGS = (
 
 
 def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
-    """Return emulated boards as rows of text under BOARD_HEADINGS; what is not known stands as a dash."""
+    """Return emulated boards as rows of text under BOARD_HEADINGS; a dash where something is not known."""
     rows: list[tuple[str, ...]] = []
     for item in boards:
         shares = (

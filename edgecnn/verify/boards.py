@@ -36,7 +36,7 @@ SEED = 0
 
 ALL = "all"
 SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
-"""The packages of a board whose versions are reported, beside Python's."""
+"""The packages of a board whose versions are reported, as well as Python's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def verify_on_boards(
         bundle: as read.
         split: the test images; None for the bundle's golden images, whose classes nobody knows.
         boards: which boards, and what there.
-        progress: told of what is made for the boards, and of the boards done.
+        progress: called with what is made for the boards, and the boards done.
         packages: folders of Python packages that stand before those of the wheels, to try another build of one.
 
     Returns:
@@ -126,7 +126,7 @@ def verify_on_boards(
 
     Raises:
         EmulatorError: if QEMU is missing or a board's files cannot be had.
-        EngineError: if the bundle has no model for an engine that was asked for.
+        EngineError: if the bundle has no model for a requested engine.
     """
     sample = drawn(split, boards.sample) if split is not None else None
     pixels = sample.images if sample is not None else bundle.golden_inputs()

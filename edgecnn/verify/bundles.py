@@ -1,4 +1,4 @@
-"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where they are at hand."""
+"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where it has them."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def run_on_boards(
         exports: format and precision of each export.
         split: the test images.
         boards: which boards, and what there.
-        progress: told of the work.
+        progress: called with the work done.
 
     Returns and raises: as `verify_on_boards`.
     """
@@ -62,14 +62,14 @@ def bundle_on_boards(
     note: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda what, done, total: None,
 ) -> BoardsReport:
-    """Run a bundle on boards, on the test images that it was verified with where they are at hand, else on its golden images.
+    """Run a bundle on boards, on the test images that it was verified with where it has them, else on its golden images.
 
     Args:
         path: an .edgecnn file.
         boards: which boards, and what there.
         data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
-        note: told why golden images are used.
-        progress: told of the work.
+        note: called with the reason why golden images are used.
+        progress: called with the work done.
 
     Raises:
         DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.

@@ -38,7 +38,7 @@ def compare_models(
             scale * (pixel - 128 - zero_point); a file's own quantization turns it into codes. "auto" chooses for each model, on
             validation and training images: see `ranges.find_range`.
         gate: the limits.
-        progress: told of the images done.
+        progress: called with the images done.
 
     Returns:
         The report: one comparison, of kind "models".
@@ -67,8 +67,8 @@ def compare_models(
         for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
     ]
     answers = [
-        file_answers(name, model, images, found.scale, found.zero_point, progress)
-        for name, model, images, found in zip(names(*paths), opened, splits, ranges, strict=True)
+        file_answers(name, model, images, chosen.scale, chosen.zero_point, progress)
+        for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True)
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
@@ -106,9 +106,9 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
         own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
     )
     tried = splits_to_try(dataset)
-    wanted = dict.fromkeys((*SPLITS[split], *tried))
+    requested = dict.fromkeys((*SPLITS[split], *tried))
     loaded = dataset.load(
-        tuple(wanted), height=height, width=width, channels=channels, stage="verify", progress=progress
+        tuple(requested), height=height, width=width, channels=channels, stage="verify", progress=progress
     )
     parts = [loaded[name] for name in SPLITS[split]]
     compared_images = Split(
@@ -120,7 +120,7 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
-    """Keep the images that stand in both: at another size, others may be exact duplicates across splits."""
+    """Keep the images that both hold: at another size, others may be exact duplicates across splits."""
     if one.sources == other.sources:
         return one, other
     shared = set(one.sources) & set(other.sources)

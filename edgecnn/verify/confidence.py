@@ -1,4 +1,4 @@
-"""What a bundle says of its confidences: temperature and threshold, chosen on validation images and nothing else."""
+"""What a bundle states about its scores: temperature and threshold, chosen on validation images and nothing else."""
 
 import json
 from dataclasses import dataclass, replace

@@ -51,10 +51,10 @@ class Gate:
     def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
         """Return the names of a comparison's figures that are beyond their limits.
 
-        A comparison of kind "beside" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
+        A comparison of kind "alternative" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
         MAX_LSB or MIN_AGREEMENT, whatever `max_drop` is.
         """
-        if comparison.kind == "beside":
+        if comparison.kind == "alternative":
             return ()
         if comparison.kind == "conversion":
             lsb, upper = comparison.largest_lsb, comparison.agreement_upper
@@ -74,7 +74,7 @@ class Gate:
 
     def limit(self, kind: Kind) -> str:
         """Return what comparisons of a kind are held to, in words."""
-        if kind == "beside":
+        if kind == "alternative":
             return "none, does not ship"
         if kind == "conversion":
             return f"at most {MAX_LSB} LSB, or no evidence of agreement below {MIN_AGREEMENT:.0%}"
@@ -99,8 +99,8 @@ def measured(comparison: Comparison, figure: Figure) -> str:
 
 ADVICE = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
-    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Else the converter or the engine rounds "
-    "otherwise; worst layers: edgecnn layers. To ship it all the same, on record: --accept-conversion",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
+    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
 }
 """What to do about a failed comparison, by its kind."""
@@ -136,7 +136,7 @@ def chance_warning(report: Report) -> str | None:
     )
     more = f" and {len(chance.not_better) - 2} more" if len(chance.not_better) > 2 else ""
     return (
-        f"not shown to be better than chance: {figures}{more}. To answer {chance.label!r} always is right for "
+        f"not shown to be better than chance: {figures}{more}. Always answering {chance.label!r} is right for "
         f"{chance.accuracy:.2%} of these {report.data.test_images:,} images.\n"
         "Parity of such models proves little. Use more images, train longer, or check labels and input range."
     )
@@ -147,7 +147,7 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
 
     Raises:
         EmulatorError: if a process ended on a board: its packages do not run there.
-        ParityError: if it answers otherwise than this machine, or its self-test failed.
+        ParityError: if it answers differently from this machine, or its self-test failed.
     """
     failed = [row for row in rows if not row.passed]
     others = f" ({len(failed)} of {len(rows)} failed)" if len(rows) > 1 else ""

@@ -1,4 +1,4 @@
-"""A run's int8 files before there is a run: made in memory and asked for their answers, while training chooses among them."""
+"""A run's int8 files before there is a run: made in memory and run, while training chooses among them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from edgecnn.verify.answers import contract_of
 
 @dataclass(frozen=True)
 class Int8Files:
-    """What `edgecnn.train.best.Int8` asks for: the answers of the files that `edgecnn export` would write, by the engine of a device."""
+    """What `edgecnn.train.best.Int8` requires: the answers of the files that `edgecnn export` would write, by the engine of a device."""
 
     recipe: Recipe
 

@@ -1,4 +1,4 @@
-"""Where it went wrong: the int8 TFLite file beside the float Keras model, layer by layer, on the same images."""
+"""Where it went wrong: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.verify.answers import Progress, input_contract
 
 IMAGES = 200
-"""Validation images looked at, at most: a layer's noise is an average over all its values, which soon settles."""
+"""Validation images used, at most: a layer's noise is an average over all its values, which soon settles."""
 
 CHUNK = 50
 OUTLIER = 8.0
@@ -32,7 +32,7 @@ HINTS = {
     "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
     "saturated range": "values are cut off at the range's end: calibrate longer, on images of every kind",
 }
-"""What usually mends a layer, by what was found; the first that applies is given."""
+"""What usually fixes a layer, by its cause; the first that applies is given."""
 
 
 class Pair(NamedTuple):
@@ -112,7 +112,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     Args:
         run: with an int8 TFLite export.
         dataset: the run's data, of which the first IMAGES validation images are used.
-        progress: told of the images done.
+        progress: called with the images done.
 
     Raises:
         RunError: if there is no int8 TFLite export, or the model was imported.

@@ -1,4 +1,4 @@
-"""The matrix: the int8 model on every engine that can run it, each against each."""
+"""The matrix: the int8 model on every engine that can run it, each compared with every other."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def matrix(
         candidates: the exports' answers by the engines that a device would use.
         split: the images.
         tflite_python: the Python of an environment with tflite-runtime, or None.
-        progress: told of the images done.
+        progress: called with the images done.
 
     Returns:
         A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
@@ -115,12 +115,12 @@ def find_python(python: Path) -> Path:
     Raises:
         EngineError: if there is none.
     """
-    found = shutil.which(python)
-    if found is None:
+    path = shutil.which(python)
+    if path is None:
         raise EngineError(
-            f"--tflite-python {python}: no such program. Give that of an environment with tflite-runtime, as venv/bin/python."
+            f"--tflite-python {python}: no such program. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
         )
-    return Path(found).absolute()
+    return Path(path).absolute()
 
 
 def run_in_environment(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:

@@ -10,7 +10,7 @@ import numpy as np
 from edgecnn.boards.qemu import find_qemu
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
-from edgecnn.export import EXPORTS, beside, export_path
+from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import PARITY, Run
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
@@ -69,7 +69,7 @@ def verify(
     """Compare a run's exports with its float and fake-quantized models and write `parity.json`, and `confidence.json` before it.
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
-    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured beside, and held to nothing.
+    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
     Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
     there is, and measured on the test split.
 
@@ -89,13 +89,13 @@ def verify(
     Raises:
         RunError: if nothing was exported, or the validation or test split has changed.
         ThresholdError: if no threshold keeps the target error; the test split is not read then.
-        EmulatorError: if boards were asked for and cannot be emulated here.
+        EmulatorError: if boards were requested and cannot be emulated here.
         EngineError: if there is no such Python as `tflite_python`, or the model does not run there.
     """
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
-    # what may be missing is looked for before what takes minutes
+    # check for what may be missing before what takes minutes
     if boards:
         find_qemu()
     if tflite_python:
@@ -105,7 +105,7 @@ def verify(
     # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     float_, *fakes = (reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names)
-    other = beside(run)
+    other = alternative(run)
     measured = exports + [other] if other and export_path(run, *other).exists() else exports
     answers = timed(
         [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured],
@@ -118,7 +118,7 @@ def verify(
         comparisons.append(compared("quantization", float_, candidate, test, labels, gate))
         if candidate.precision.startswith("int8"):
             comparisons += [compared("conversion", fake, candidate, test, labels, gate) for fake in fakes]
-    comparisons += [compared("beside", float_, candidate, test, labels, gate) for candidate in others]
+    comparisons += [compared("alternative", float_, candidate, test, labels, gate) for candidate in others]
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     data = Data(
@@ -202,7 +202,7 @@ def judged(
     """
     models = tuple(model_figures(item, split.classes) for item in answers)
     top, share = chance_level(split.classes)
-    gated = {name for item in comparisons if item.kind != "beside" for name in (item.reference, item.candidate)}
+    gated = {name for item in comparisons if item.kind != "alternative" for name in (item.reference, item.candidate)}
     not_better = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
     return Report(
         schema="edgecnn.parity/1",

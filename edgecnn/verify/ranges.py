@@ -1,4 +1,4 @@
-"""The input range of a model that edgecnn did not make: which real value it reads for a pixel, tried on labelled images."""
+"""The input range of any model: which real value it reads for a pixel, tried on labelled images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
     name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
     if not loaded:
         assert compared is not None
-        loaded, name = {"test": compared}, "of the compared images, for there are no others"
+        loaded, name = {"test": compared}, "of the compared images, since there are no others"
     whole = Split(
         images=np.concatenate([split.images for split in loaded.values()]),
         classes=np.concatenate([split.classes for split in loaded.values()]),
@@ -77,8 +77,8 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
 
 def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
     """Return the splits that ranges are tried on: never the test split."""
-    wanted = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
-    return tuple(split for split in wanted if dataset.sizes[split])
+    usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
+    return tuple(split for split in usual if dataset.sizes[split])
 
 
 def find_range(
@@ -104,7 +104,7 @@ def find_range(
     """
     if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
         zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
-        text = f"for its input is {entry.dtype} without a scale"
+        text = f"since its input is {entry.dtype} without a scale"
         return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):
         scale, zero_point = INPUT_RANGES[name]
@@ -167,9 +167,9 @@ def spelled(scale: float, zero_point: int) -> str:
     return f"{low:.4g} to {high:.4g}"
 
 
-def line(model: str, found: InputRange) -> str:
+def line(model: str, given: InputRange) -> str:
     """Return in words which range a model is given, and why."""
-    return f"{model} reads pixels as {spelled(found.scale, found.zero_point)} ({found.name}), {found.text}"
+    return f"{model} reads pixels as {spelled(given.scale, given.zero_point)} ({given.name}), {given.text}"
 
 
 def _figures(trials: Sequence[Trial]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from edgecnn.verify.document import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.verify.threshold import Choice, Selective
 
-Kind = Literal["quantization", "conversion", "beside", "models"]
+Kind = Literal["quantization", "conversion", "alternative", "models"]
 SplitName = Annotated[str, Limits(pattern="^(test|all)$")]
 Figure = Literal["drop", "drop_interval", "agreement", "largest_lsb"]
 BoardFigure = Literal["error", "selftest", "largest_difference"]
@@ -137,7 +137,7 @@ class ComparisonFigures(PairedFigures):
     """All that is measured of a candidate and a reference."""
 
     kind: Kind = described(
-        "quantization: against the float model; conversion: an int8 file against the fake-quantized model; beside: int8 by the method "
+        "quantization: against the float model; conversion: an int8 file against the fake-quantized model; alternative: int8 by the method "
         "that does not ship, against the float model; models: any two files."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")

@@ -191,12 +191,12 @@ def lsb_difference(
             have been quantized without. It is the median over the classes whose codes are inside their range.
     """
     limits = np.iinfo(codes.dtype)
-    found, wanted = codes.astype(np.int32), np.rint(logits / scale) + zero_point
+    measured, expected = codes.astype(np.int32), np.rint(logits / scale) + zero_point
     if up_to_constant:
-        inside = (found > limits.min) & (found < limits.max)
-        apart = np.ma.median(np.ma.masked_array(found - wanted, ~inside), axis=1)
-        wanted += np.rint(np.ma.filled(apart, 0.0))[:, np.newaxis]
-    difference = np.abs(np.clip(wanted, limits.min, limits.max).astype(np.int32) - found)
+        inside = (measured > limits.min) & (measured < limits.max)
+        apart = np.ma.median(np.ma.masked_array(measured - expected, ~inside), axis=1)
+        expected += np.rint(np.ma.filled(apart, 0.0))[:, np.newaxis]
+    difference = np.abs(np.clip(expected, limits.min, limits.max).astype(np.int32) - measured)
     return Difference(float(np.mean(difference)), int(np.max(difference)))
 
 

@@ -204,7 +204,7 @@ def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, phot
     result = edgecnn("compare", files / "saved", files / "float.tflite", "--data", data)
     assert result.code == 0, result.err
     assert "only, 45 of 45 images (its own test split)" in result.out
-    assert "of the compared images, for there are no others" in result.out
+    assert "of the compared images, since there are no others" in result.out
 
 
 def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, tmp_path):
@@ -213,7 +213,7 @@ def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, t
     data = report["data"]
     assert (data["images"], data["own_test"]) == (180, False) and 20 < data["test_images"] < 60
     first = edgecnn(*two, photos).out.splitlines()[0]
-    assert f"colours, {data['test_images']} of 180 images (a test split, divided off by content; --split all" in first
+    assert f"colours, {data['test_images']} of 180 images (a test split, chosen by content; --split all" in first
     assert "colours, all 180 images" in edgecnn(*two, photos, "--split", "all").out
     own = folder_of(photos, tmp_path / "own", {"train": slice(0, 40), "test": slice(40, 60)})
     result = edgecnn(*two, own)

@@ -200,7 +200,7 @@ def test_a_model_at_chance_level_is_not_passed_in_silence():
     require_parity(report)
     (warning,) = warning_lines(report)
     assert warning.startswith("WARNING: not shown to be better than chance: float 60.00% (50% to 69%)")
-    assert "To answer 'bee' always is right for 55.00% of these 100 images" in warning
+    assert "Always answering 'bee' is right for 55.00% of these 100 images" in warning
     assert comparison_rows(report)[0][-1].startswith("AT CHANCE LEVEL: ")
     strict = at_chance(two, 60, confident=True, max_drop=5.0)
     assert not strict.passed

@@ -1,4 +1,4 @@
-"""int8 by quantization-aware training or quantized after training: what ships, what is measured beside, and what is said of it."""
+"""int8 by quantization-aware training or quantized after training: what ships, what is measured as well, and what the report says of it."""
 
 import json
 
@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset
-from edgecnn.export import beside, convert, export_path, tflite
+from edgecnn.export import alternative, convert, export_path, tflite
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.pipeline import bundle_path, run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
@@ -45,10 +45,10 @@ def ptq_run(own_run):
     return own_run
 
 
-def test_post_training_quantization_is_measured_beside(finished_run, root):
+def test_post_training_quantization_is_measured_as_well(finished_run, root):
     report = parity_report(finished_run)
     valid(finished_run, root)
-    assert kinds(report, "tflite-int8-ptq") == ["beside"]
+    assert kinds(report, "tflite-int8-ptq") == ["alternative"]
     found = report.int8.qat_against_ptq
     assert (found.reference, found.candidate, found.n) == ("tflite-int8-ptq", "tflite-int8", 385)
     assert found.drop == pytest.approx(100 * (found.lost - found.gained) / 385)
@@ -73,7 +73,7 @@ def test_the_card_says_what_training_bought(finished_run):
     assert "| tflite-int8-ptq |" in card
 
 
-def test_a_bad_model_beside_closes_no_gate(own_run):
+def test_a_bad_alternative_closes_no_gate(own_run):
     """Its logits are all one: the gate would not let it through, and it does not ship."""
     model = model_from_bytes(own_run.read(FLOAT_MODEL, "train"))
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
@@ -89,7 +89,7 @@ def test_a_bad_model_beside_closes_no_gate(own_run):
 
 
 def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, root):
-    assert beside(ptq_run) == ("tflite", "int8-qat")
+    assert alternative(ptq_run) == ("tflite", "int8-qat")
     qat = export_path(ptq_run, "tflite", "int8").read_bytes()
     ptq = export_path(ptq_run, "tflite", "int8-ptq").read_bytes()
     run_recipe(build_recipe(load_recipe(tiny_recipe)), ptq_run.path, reporter, max_drop=100.0)
@@ -118,7 +118,7 @@ def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tin
     run, report = run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
     assert not run.file(QAT_MODEL).exists() and [phase for phase, _ in reporter.epochs] == ["float", "float"]
     assert names(report) == ["float", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32"]
-    assert report.int8.qat_against_ptq is None and beside(run) is None
+    assert report.int8.qat_against_ptq is None and alternative(run) is None
     assert selftest(read_bundle(bundle_path(run))).passed
     assert "int8 by post-training quantization, as the recipe says" in run.read(CARD, "bundle").decode()
 
