@@ -13,9 +13,6 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.
 TO_DO = {
     "edgecnn/boards/reference.py",
     "edgecnn/data/dataset.py",
-    "edgecnn/device/cameras/v4l2.py",
-    "edgecnn/device/doctor/checks.py",
-    "edgecnn/device/doctor/engines.py",
     "edgecnn/runtime/default.py",
     "edgecnn/runtime/engines/onnxruntime.py",
     "edgecnn/runtime/selftest.py",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.files import quiet_stderr
 from edgecnn.runtime.engines import Tensor, refusal
@@ -30,7 +31,6 @@ WITHOUT_SATURATION = "session.x64quantprecision"
 same codes as with VNNI. With VNNI it would only be slow (resnet8: 2.5 times)."""
 
 VNNI = {"avx512_vnni", "avx_vnni"}
-CPUINFO = "/proc/cpuinfo"
 
 
 class ONNXRuntime:
@@ -120,12 +120,7 @@ def sums_saturate() -> bool:
     """Tell whether this processor may saturate sums of uint8 times int8: x86 that does not say that it has VNNI."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    try:
-        with open(CPUINFO, encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return True
-    return VNNI.isdisjoint(flags.split())
+    return VNNI.isdisjoint(read_cpu().flags)
 
 
 def _tensor(value: onnxruntime.NodeArg, quantization: Mapping[str, Any] | None) -> Tensor:
