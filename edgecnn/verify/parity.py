@@ -175,7 +175,7 @@ def parity_report(run: Run) -> Report:
 
 
 def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choice | None:
-    """Return how the run's int8 models were made, and what quantization-aware training bought on the test split.
+    """Return how the run's int8 models were made, and what quantization-aware training gained on the test split.
 
     Args:
         run: a run; None is returned where training did not choose.
