@@ -129,8 +129,8 @@ def int8_by_calibration(
         if not np.isclose(scale, calibration.scale, rtol=1e-5, atol=0) or zero_point != calibration.zero_point:
             raise ExportError(
                 f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
-                f"{calibration.scale:.8g} and {calibration.zero_point}. The model's first layer may clip its input; "
-                "state its range with --input-scale and --input-zero-point."
+                f"{calibration.scale:.8g} and {calibration.zero_point}. The model's first layer may clip its input.",
+                advice="state_range",
             )
     return data
 
