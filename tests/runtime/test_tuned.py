@@ -8,8 +8,9 @@ import pytest
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.runtime import Classifier, tuned
-from edgecnn.runtime.default import open_model, tuned_file
+from edgecnn.runtime.default import open_model
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed, open_engine
+from edgecnn.runtime.state import tuned_file
 
 pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
@@ -75,7 +76,7 @@ def test_another_bundle_has_its_own(bundle, setting, shipped):
         ({"engine_version": "0.1"}, "it was 0.1. Again: edgecnn benchmark --tune"),
         ({"precision": "float16"}, "the bundle has no float16 model"),
         ({"threads": 0}, "is damaged"),
-        ({"threads": "2"}, "is damaged (threads is '2')"),
+        ({"threads": "2"}, "is damaged (threads must be a whole number, received '2')"),
         ({"engine": "lite"}, "is damaged"),
     ],
 )

@@ -156,7 +156,7 @@ def test_usage_errors(edgecnn):
         (["photo.jpg", "--label", "cat"], "is not a camera or a stream"),
         (["synthetic:", "--label", "../cat", "--interval", "1"], "cannot be a class folder: hidden"),
         (["synthetic:", "--label", "val", "--interval", "1"], "folders of splits"),
-        (["synthetic:", "--label", "cat"], "not a terminal, so there are no keys to press"),
+        (["synthetic:", "--label", "cat"], "is not a terminal, so there are no keys to press"),
         (["synthetic:"], "--label"),
     ):
         result = edgecnn("capture", *arguments)
