@@ -9,9 +9,17 @@ from collections.abc import Iterable
 
 
 class EdgeCNNError(Exception):
-    """Base of all errors below. `exit_code` is what the command line exits with."""
+    """Base of all errors below.
+
+    `exit_code` is what the command line exits with. `advice` names what can be done where that takes an option of a command: the
+    command line adds the sentence that names it (`edgecnn.cli.advice`). It is empty where the text says all.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object, advice: str = "") -> None:
+        super().__init__(*args)
+        self.advice = advice
 
 
 class UnknownNameError(EdgeCNNError, LookupError):

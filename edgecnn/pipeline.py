@@ -375,9 +375,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not changed:
         return run
     if not force:
-        raise OutputExistsError(
-            f"{path} holds a run that differs in {', '.join(changed[:4])}. Replace it (--force), or name another folder with --out."
-        )
+        raise OutputExistsError(f"{path} holds a run that differs in {', '.join(changed[:4])}.", advice="replace_run")
     return create_run(recipe, path, force=True)
 
 

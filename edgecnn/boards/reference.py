@@ -32,7 +32,7 @@ def detect_target(model: str) -> Target:
             if model
             else "this machine does not name its board"
         )
-        raise UnknownNameError(f"{what}. Name one with --target; see: edgecnn targets")
+        raise UnknownNameError(f"{what}.", advice="name_target")
     return max(fitting, key=lambda target: len(target.title))
 
 
@@ -62,8 +62,7 @@ def save_reference(target: Target, reference: Reference, out: Path | None = None
         if out is not None:
             raise
         raise OutputError(
-            f"{error.args[0].partition('. ')[0]}: the installed targets are not yours to change. "
-            "Name another file: --save-to FILE"
+            f"{error.args[0].partition('. ')[0]}: the installed targets are not yours to change.", advice="save_to"
         ) from error
     return path
 

@@ -66,7 +66,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
         if operator.name not in OPERATORS:
             raise ExportError(
                 f"the int8 TFLite file holds {operator.name}, which has no ONNX int8 form here. "
-                f"Replace the layer that makes it, or export --float32. Known: {', '.join(sorted(OPERATORS))}."
+                f"Replace the layer that makes it, or export float32 instead. Known: {', '.join(sorted(OPERATORS))}."
             )
         OPERATORS[operator.name](builder, operator)
     builder.finish()
@@ -112,7 +112,7 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
     tensor = operator.inputs[position] if position < len(operator.inputs) else None
     if tensor is None or tensor.data is None:
         where = f"{operator.name} {operator.outputs[0].name!r}"
-        raise ExportError(f"{where} computes its input {position}, expected a constant. Export --float32 instead.")
+        raise ExportError(f"{where} computes its input {position}, expected a constant. Export float32 instead.")
     return tensor, tensor.data
 
 

@@ -129,8 +129,8 @@ def int8_post_training(
         if not np.isclose(scale, dataset.scale, rtol=1e-5, atol=0) or zero_point != dataset.zero_point:
             raise ExportError(
                 f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
-                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input; "
-                "state its range with --input-scale and --input-zero-point."
+                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input.",
+                advice="state_range",
             )
     return data
 

@@ -120,9 +120,7 @@ def choose_model(
     if not with_models:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         wanted = f"{precision} model" if precision else "model"
-        raise EngineError(
-            f"the bundle has no {wanted} for {' or '.join(names)}; it has {has}. See --engine and --precision."
-        )
+        raise EngineError(f"the bundle has no {wanted} for {' or '.join(names)}; it has {has}.", advice="choose_model")
     name = first_installed(with_models)
     default = manifest.defaults.get(ENGINES[name].format)
     return ModelChoice(name, next((model for model in fitting[name] if model.file == default), fitting[name][0]))

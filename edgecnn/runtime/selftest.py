@@ -134,7 +134,7 @@ def require_pass(report: Report) -> None:
         reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
         raise SelftestError(
             f"{row.model} on {row.engine} does not answer as the bundle says: {reason} ({len(failed)} failed). "
-            "Do not use it here; try another --engine, or another version of it."
+            "Do not use it here; try another engine, or another version of it."
         )
     if not report.passed:
         raise SelftestError(

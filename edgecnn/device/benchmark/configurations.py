@@ -71,6 +71,6 @@ def configurations(
     if not found:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         raise EngineError(
-            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}. See --engine and --precision."
+            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}.", advice="choose_model"
         )
     return found

@@ -318,7 +318,7 @@ class Feed:
             raise CameraError(text)
         away = self._clock() - self._silent_since
         if away >= allowed:
-            raise CameraError(f"{text} Gave up after {away:.0f} s and {self._attempts} attempts; see --retry-for.")
+            raise CameraError(f"{text} Gave up after {away:.0f} s and {self._attempts} attempts.", advice="wait_longer")
 
     def _tell(self, notice: Item) -> None:
         with self._changed:

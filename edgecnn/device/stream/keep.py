@@ -86,7 +86,7 @@ class UncertainFrames:
         self._last = now
         data, suffix = encode(taken.frame.image, self._rotation)
         if len(data) > self._cap_bytes:
-            raise OutputError(f"a frame of {len(data):,} bytes is more than all that may be kept: see --save-cap.")
+            raise OutputError(f"a frame of {len(data):,} bytes is more than all that may be kept.", advice="keep_more")
         guess = folder_name(result.top[0].label) if result.top else NO_GUESS
         wall = self._wall()
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1e6) % 1_000_000:06d}Z"
