@@ -56,7 +56,9 @@ class Watch:
     def __init__(self, text: str, settings: CameraSettings) -> None:
         self.name = f"watch:{text}"
         if not text:
-            raise CameraError("watch: no folder is named; expected a folder that can be read, such as watch:/srv/incoming.")
+            raise CameraError(
+                "watch: no folder is named; expected a folder that can be read, such as watch:/srv/incoming."
+            )
         self.about = f"new images in the folder {text}"
         self._folder = Path(text)
         self._key = os.path.realpath(text)

@@ -202,7 +202,9 @@ def test_what_cannot_be_opened_says_why_and_leaves_nothing_open(opened, options,
 
 
 def test_a_camera_without_a_readable_format_names_what_it_has(opened):
-    with pytest.raises(UnreadableFormatError, match=r"formats are NV12, H264; edgecnn reads RGB3, .*\. Use ffmpeg:/dev/video7"):
+    with pytest.raises(
+        UnreadableFormatError, match=r"formats are NV12, H264; edgecnn reads RGB3, .*\. Use ffmpeg:/dev/video7"
+    ):
         opened({int.from_bytes(name, "little"): {VGA: (30,)} for name in (b"NV12", b"H264")})
 
 
