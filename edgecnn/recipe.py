@@ -5,31 +5,19 @@ Defaults are overridden by the recipe, and the recipe by the command line.
 """
 
 import dataclasses
-import math
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecnn.errors import RecipeError, nearest
+from edgecnn.errors import RecipeError
 from edgecnn.images import FITS
+from edgecnn.tables import NAMES, build, fields_of, key, leaves
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
-
-
-def key(default: Any, meaning: str, **limits: Any) -> Any:
-    """Return a recipe key: a dataclass field with its default, what it means, and the limits that `_check` enforces.
-
-    Args:
-        default: the value where a recipe has none.
-        meaning: one line, for `edgecnn train --keys`.
-        limits: low and high (inclusive), or choices.
-    """
-    return field(default=default, metadata={"meaning": meaning, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,49 +203,7 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
     Raises:
         RecipeError: for an unknown key (naming the nearest), a wrong type or a value out of range.
     """
-    return _build(Recipe, tables, where, "")
-
-
-def _build(kind: type, tables: Mapping[str, Any], where: str, prefix: str) -> Any:
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    types_of = typing.get_type_hints(kind)
-    values = {}
-    for key, value in tables.items():
-        if key not in fields:
-            same = [item.name for item in keys() if item.name.rpartition(".")[2] == key]
-            advice = f"Did you mean {' or '.join(same)}?" if same else nearest(key, fields)
-            raise RecipeError(f"{where}: unknown key {prefix}{key}. {advice}")
-        expected = types_of[key]
-        if dataclasses.is_dataclass(expected):
-            if not isinstance(value, Mapping):
-                raise RecipeError(f"{where}: {prefix}{key} must be a table, received {value!r}")
-            values[key] = _build(typing.cast(type, expected), value, where, f"{prefix}{key}.")
-        else:
-            values[key] = _check(value, expected, fields[key].metadata, f"{where}: {prefix}{key}")
-    return kind(**values)
-
-
-def _check(value: Any, expected: Any, metadata: Mapping[str, Any], what: str) -> Any:
-    if typing.get_origin(expected) is not None:
-        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
-            raise RecipeError(f"{what} must be a table of strings, received {value!r}")
-        return types.MappingProxyType(dict(value))
-    if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
-        raise RecipeError(f"{what} must be {_NAMES[expected]}, received {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{what} must be finite, received {value!r}")
-    choices = metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise RecipeError(f"{what} must be one of {', '.join(map(str, choices))}; received {value!r}")
-    low, high = metadata.get("low"), metadata.get("high")
-    if low is not None and not low <= value <= high:
-        raise RecipeError(f"{what} must be between {low:g} and {high:g}, received {value!r}")
-    return value
-
-
-_NAMES = {str: "a string", int: "a whole number", float: "a number"}
+    return build(Recipe, tables, RecipeError, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,31 +217,27 @@ class Key:
     meaning: str
 
 
-def keys(kind: type = Recipe, prefix: str = "") -> list[Key]:
+def keys() -> list[Key]:
     """Return every key of a recipe, in the order of the dataclasses."""
-    types_of = typing.get_type_hints(kind)
-    found = []
-    for entry in dataclasses.fields(kind):
-        expected, name = types_of[entry.name], f"{prefix}{entry.name}"
-        if dataclasses.is_dataclass(expected):
-            found += keys(typing.cast(type, expected), f"{name}.")
-            continue
-        meta = entry.metadata
-        limits = ", ".join(map(str, meta["choices"])) if "choices" in meta else ""
-        if "low" in meta:
-            low, high = meta["low"], meta["high"]
-            limits = f"{low:g} to {high:g}" if expected is float else f"{low:,} to {high:,}"
-        table = entry.default is dataclasses.MISSING
-        found.append(
-            Key(
-                name=name,
-                type="table of strings" if table else _NAMES[expected].removeprefix("a "),
-                default={} if table else entry.default,
-                limits=limits,
-                meaning=meta["meaning"],
-            )
+    return [
+        Key(
+            name=name,
+            type=NAMES[entry.type].removeprefix("a ") if entry.type in NAMES else "table of strings",
+            default={} if entry.default is dataclasses.MISSING else entry.default,
+            limits=_limits_text(entry),
+            meaning=entry.metadata["meaning"],
         )
-    return found
+        for name, entry in leaves(Recipe)
+    ]
+
+
+def _limits_text(entry: dataclasses.Field) -> str:
+    if "choices" in entry.metadata:
+        return ", ".join(map(str, entry.metadata["choices"]))
+    if "low" not in entry.metadata:
+        return ""
+    low, high = entry.metadata["low"], entry.metadata["high"]
+    return f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -306,14 +248,14 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """
     items = []
     for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator or not all(part.strip() for part in key.split(".")):
+        name, separator, text = setting.partition("=")
+        if not separator or not all(part.strip() for part in name.split(".")):
             raise RecipeError(f"--set takes KEY=VALUE, such as train.epochs=20; received {setting!r}")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
-        items.append((key.strip(), value))
+        items.append((name.strip(), value))
     return nest(items)
 
 
@@ -324,37 +266,37 @@ def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         RecipeError: if a key is both a value and a table.
     """
     tables: dict[str, Any] = {}
-    for key, value in items:
-        *parents, last = key.split(".")
+    for name, value in items:
+        *parents, last = name.split(".")
         table = tables
         for part in parents:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise RecipeError(f"{key}: {part} was already set to a value")
+                raise RecipeError(f"{name}: {part} was already set to a value")
         table[last] = value
     return tables
 
 
 def known(tables: Mapping[str, Any], kind: type = Recipe) -> dict[str, Any]:
     """Return those of a recipe's tables that recipes have today: a bundle holds the recipe of the version that made it."""
-    types_of = typing.get_type_hints(kind)
+    fields = fields_of(kind)
     return {
-        key: known(value, types_of[key])
-        if dataclasses.is_dataclass(types_of[key]) and isinstance(value, Mapping)
+        name: known(value, typing.cast(type, fields[name].type))
+        if dataclasses.is_dataclass(fields[name].type) and isinstance(value, Mapping)
         else value
-        for key, value in tables.items()
-        if key in types_of
+        for name, value in tables.items()
+        if name in fields
     }
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with the values of `over` laid over it, table by table."""
     merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+    for name, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
+            merged[name] = merge(merged[name], value)
         else:
-            merged[key] = value
+            merged[name] = value
     return merged
 
 
@@ -375,11 +317,11 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _toml(tables: Mapping[str, Any], prefix: str) -> str:
-    lines = [f"{key} = {_toml_value(value)}" for key, value in tables.items() if not isinstance(value, Mapping)]
+    lines = [f"{name} = {_toml_value(value)}" for name, value in tables.items() if not isinstance(value, Mapping)]
     text = "".join(f"{line}\n" for line in lines)
-    for key, value in tables.items():
+    for name, value in tables.items():
         if isinstance(value, Mapping) and value:
-            text += f"\n[{prefix}{key}]\n" + _toml(value, f"{prefix}{key}.")
+            text += f"\n[{prefix}{name}]\n" + _toml(value, f"{prefix}{name}.")
     return text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
+from edgecnn.tables import build, key
 
 ARCHITECTURES = ("aarch64", "x86_64")
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
@@ -20,7 +21,7 @@ class Emulator:
     """How QEMU plays the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it, one of RELEASES."""
 
     cpu: str
-    release: str = "trixie"
+    release: str = key("trixie", choices=tuple(RELEASES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class Reference:
     model: str
     hardware: str
     versions: Mapping[str, str]
-    n: int
-    p50_ms: float
-    p90_ms: float
+    n: int = key(low=0)
+    p50_ms: float = key(low=0)
+    p90_ms: float = key(low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,11 @@ class Target:
 
     name: str
     title: str
-    arch: str
+    arch: str = key(choices=ARCHITECTURES)
     cpu_model: str
     engine: str
-    num_threads: int
-    memory_mib: int = 0
+    num_threads: int = key(low=0)
+    memory_mib: int = key(0, low=0)
     provider: str = "cpu"
     emulator: Emulator | None = None
     reference: Reference | None = None
@@ -60,10 +61,6 @@ class Target:
     def to_json(self) -> dict[str, Any]:
         """Return the target as plain JSON values."""
         return dataclasses.asdict(self)
-
-
-TABLES = {"emulator": Emulator, "reference": Reference}
-TYPES = {str: "a string", int: "a whole number", float: "a number", dict: "a table of strings"}
 
 
 def list_targets() -> list[Target]:
@@ -92,21 +89,15 @@ def read_target(path: Path) -> Target:
     """Read a target's file; the file's name is the target's.
 
     Raises:
-        RecipeError: for an unknown or missing key (naming the nearest) or a wrong type.
+        RecipeError: as `edgecnn.tables.build` does.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
-    target = Target(**_values(Target, {"name": path.stem, **tables}, str(path)))
+    target = build(Target, {"name": path.stem, **tables}, RecipeError, str(path))
     if target.name != path.stem:
         raise RecipeError(f"{path}: name must be that of the file, received {target.name!r}")
-    if target.arch not in ARCHITECTURES:
-        raise RecipeError(f"{path}: arch must be one of {', '.join(ARCHITECTURES)}, received {target.arch!r}")
-    if target.emulator and target.emulator.release not in RELEASES:
-        raise RecipeError(
-            f"{path}: [emulator] release must be one of {', '.join(RELEASES)}, received {target.emulator.release!r}"
-        )
     return target
 
 
@@ -133,34 +124,3 @@ def emulated_targets(names: Sequence[str]) -> list[Target]:
                 f"{name} cannot be emulated: it has no [emulator] table. Known: {', '.join(able)}, all."
             )
     return list(chosen.values())
-
-
-def _values(kind: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a table's values as those of a dataclass's fields, each checked."""
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    unknown = next((key for key in table if key not in fields), None)
-    if unknown is not None:
-        raise RecipeError(f"{where}: unknown key {unknown}. {nearest(unknown, fields)}")
-    values: dict[str, Any] = {}
-    for name, entry in fields.items():
-        if name not in table:
-            if entry.default is dataclasses.MISSING:
-                raise RecipeError(f"{where}: the key {name} is missing")
-        elif name in TABLES:
-            if type(table[name]) is not dict:
-                raise RecipeError(f"{where}: {name} must be a table, received {table[name]!r}")
-            values[name] = TABLES[name](**_values(TABLES[name], table[name], f"{where}: [{name}]"))
-        else:
-            values[name] = _plain(table[name], entry.type, f"{where}: {name}")
-    return values
-
-
-def _plain(value: Any, annotation: Any, what: str) -> Any:
-    """Return a string, number or table of strings after checking its type."""
-    expected = annotation if annotation in TYPES else dict
-    if expected is float and type(value) is int:
-        value = float(value)
-    right = type(value) is expected and (expected is not dict or all(type(item) is str for item in value.values()))
-    if not right or (expected in (int, float) and value < 0):
-        raise RecipeError(f"{what} must be {TYPES[expected]}, received {value!r}")
-    return value

@@ -1,15 +1,16 @@
 """Read a bundle, and refuse what cannot be proved whole."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from edgecnn.bundle.canonical import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pieces
 from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry
-from edgecnn.bundle.write import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pack, pieces
 from edgecnn.errors import BundleError
 from edgecnn.files import sha256
 
@@ -42,17 +43,23 @@ class Entries(Mapping[str, bytes]):
         return {name: self._data[span] for name, span in self._spans.items()}
 
 
-class Bundle(NamedTuple):
-    """A bundle that was proved whole: where it was, its manifest and every other entry's content by name."""
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that was proved whole.
+
+    `path` is where it was read, `files` every entry but the manifest by name, `data` the file's bytes: they were proved to be the
+    canonical form of this content.
+    """
 
     path: Path
     manifest: Manifest
     files: Mapping[str, bytes]
+    data: bytes = field(repr=False)
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
-        """The file's SHA-256: what was proved is that it is this content's canonical form."""
-        return sha256(pack(self.manifest, self.files))
+        """The file's SHA-256, computed at the first access: to classify needs none, and it takes as long as reading does."""
+        return sha256(self.data)
 
     def golden_inputs(self) -> np.ndarray:
         """Return the golden images: uint8, shape (n, height, width, channels), read-only."""
@@ -107,7 +114,7 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
         views = files.views()
         if not _consists_of(data, pieces(manifest, views)):
             raise BundleError("it is damaged, or was packed by something else than edgecnn")
-        bundle = Bundle(path, manifest, files)
+        bundle = Bundle(path, manifest, files, data)
         _check_files(bundle, views)
     return bundle
 

@@ -13,14 +13,14 @@ from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Split
 from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
-from edgecnn.data.listing import Listing, Progress
+from edgecnn.data.items import LabelledImages, Progress
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe
 
 __all__ = ["DATASETS", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
 
-DATASETS: Mapping[str, Callable[[Progress | None], Listing]] = {
+DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
     "cifar10": open_cifar10,
     "fashion-mnist": open_fashion_mnist,
     "digits": open_digits,

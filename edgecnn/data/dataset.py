@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.listing import NAMED, Item, Listing, Meter, Progress, unreadable
+from edgecnn.data.items import NAMED, Item, LabelledImages, Meter, Progress, unreadable
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe
@@ -70,23 +70,23 @@ class Dataset:
         own_test: whether the source brings a test split.
     """
 
-    def __init__(self, listing: Listing, recipe: DataRecipe, for_training: bool = True):
-        """Divide a listing.
+    def __init__(self, listed: LabelledImages, recipe: DataRecipe, for_training: bool = True):
+        """Divide the images of a source.
 
         Raises, for training:
             DatasetError: if a class has no training image, or validation or test are empty.
         """
-        self.name = listing.name
-        self.title = recipe.title or listing.title
-        self.labels = listing.labels
-        self.shape = listing.shape
-        self.mirror = listing.mirror
-        self.skipped = listing.skipped
+        self.name = listed.name
+        self.title = recipe.title or listed.title
+        self.labels = listed.labels
+        self.shape = listed.shape
+        self.mirror = listed.mirror
+        self.skipped = listed.skipped
         self.duplicates: tuple[Duplicate, ...] = ()
         self._recipe = recipe
-        self._read = listing.read
-        self._items = splits.divide(listing.items, recipe)
-        self.own_test = any(item.split == "test" for item in listing.items)
+        self._read = listed.read
+        self._items = splits.divide(listed.items, recipe)
+        self.own_test = any(item.split == "test" for item in listed.items)
         if for_training:
             splits.check(self._items, self.labels, recipe, self.name)
         self.sizes = {split: len(items) for split, items in self._items.items()}

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from edgecnn.data.listing import Listing, Progress, array_items, held
+from edgecnn.data.items import LabelledImages, Progress, array_items, held
 
 FULL = 16
 """The source's white: 64 pixels of 0..16, each the count of ink in a 4x4 block."""
 
 
-def open_digits(progress: Progress | None = None) -> Listing:
+def open_digits(progress: Progress | None = None) -> LabelledImages:
     """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download.
 
     Values 0..16 become round(value * 255 / 16). There is no test split: one is divided off.
@@ -17,7 +17,7 @@ def open_digits(progress: Progress | None = None) -> Listing:
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / FULL)).astype(np.uint8)[..., np.newaxis]
-    return Listing(
+    return LabelledImages(
         name="digits",
         title="Handwritten digits (scikit-learn)",
         labels=tuple(str(name) for name in digits.target_names),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecnn.data.listing import Meter, Progress
+from edgecnn.data.items import Meter, Progress
 from edgecnn.errors import DatasetError, DownloadError, EdgeCNNError, OutputError
 
 ATTEMPTS = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.data.download import Remote, fetch
-from edgecnn.data.listing import Item, Listing, Meter, Progress, array_items, held
+from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items, held
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
 from edgecnn.files import cache_home, sha256
@@ -54,7 +54,7 @@ OFFLINE = (
 )
 
 
-def open_fashion_mnist(progress: Progress | None = None) -> Listing:
+def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
     """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels in 10 classes; a download of 30 MiB.
 
     The files are looked for in $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist and the
@@ -81,7 +81,7 @@ def is_fashion_mnist(folder: Path) -> bool:
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 
-def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Listing:
+def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> LabelledImages:
     """List Fashion-MNIST from a folder with its four files.
 
     Raises:
@@ -102,7 +102,7 @@ def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Listin
         if pixels.shape[1:] != (28, 28) or classes.shape != pixels.shape[:1] or classes.max(initial=0) >= len(LABELS):
             raise DatasetError(f"{folder}: images {pixels.shape} and labels {classes.shape} do not fit Fashion-MNIST")
         items.extend(array_items(split, split, pixels[..., np.newaxis], classes.tolist()))
-    return Listing(
+    return LabelledImages(
         name="fashion-mnist",
         title="Fashion-MNIST",
         labels=LABELS,

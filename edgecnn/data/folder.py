@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecnn import images
 from edgecnn.data.archive import open_zip
-from edgecnn.data.listing import Item, Listing, Meter, Progress, unreadable
+from edgecnn.data.items import Item, LabelledImages, Meter, Progress, unreadable
 from edgecnn.data.tree import Folder, find_images, hidden
 from edgecnn.errors import DatasetError, ImageError
 from edgecnn.files import sha256
@@ -25,7 +25,7 @@ DEPTH = 4
 """Folder levels that are listed: an enclosing folder, a split, a class, and one more to see that it is too many."""
 
 
-def open_folder(path: Path, progress: Progress | None = None) -> Listing:
+def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
     """List and hash a folder or a zip file of images.
 
     Images stand in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
@@ -36,7 +36,7 @@ def open_folder(path: Path, progress: Progress | None = None) -> Listing:
         progress: told about each image hashed.
 
     Returns:
-        The listing; its shape is the common size of the sample if all agree and no side is over LARGEST_SIDE, else
+        The images; their shape is the common size of the sample if all agree and no side is over LARGEST_SIDE, else
         USUAL_SIDE squared, with 1 channel if all of the sample are grey.
 
     Raises:
@@ -73,7 +73,7 @@ def open_folder(path: Path, progress: Progress | None = None) -> Listing:
         )
     if broken:
         raise unreadable(broken, len(found), str(path))
-    return Listing(
+    return LabelledImages(
         name=name,
         title=name,
         labels=labels,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from edgecnn.data.listing import Item
+from edgecnn.data.items import Item
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe

@@ -19,6 +19,7 @@ from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
 from edgecnn.runtime.state import tuned_file
+from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
 AGAIN = "Again: edgecnn benchmark --tune"
@@ -32,11 +33,11 @@ class Tuned:
     `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
     """
 
-    engine: str
+    engine: str = key(choices=tuple(ENGINES))
     engine_version: str
     provider: str | None
-    precision: str
-    threads: int
+    precision: str = key(choices=PRECISIONS)
+    threads: int = key(low=1, high=MAX_THREADS)
     hardware: str
     date: str
     n: int
@@ -51,9 +52,6 @@ class Tuned:
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
             f"p90 {self.p90_ms:.3f} ms, n = {self.n}"
         )
-
-
-TYPES = {int: (int,), float: (int, float), str: (str,), str | None: (str, type(None))}
 
 
 def hardware() -> str:
@@ -80,7 +78,7 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
     if entry is None:
         return ""
     try:
-        tuned = _checked(entry)
+        tuned = build(Tuned, entry, ValueError)
     except ValueError as error:
         return f"the tuned setting is ignored: {tuned_file()} is damaged ({error}). {AGAIN}"
     here = hardware()
@@ -149,21 +147,3 @@ def _read() -> tuple[dict[str, Any], str]:
     if type(entries) is not dict:
         return {}, f"the tuned setting is ignored: {path} is not of the form {SCHEMA}. {AGAIN}"
     return entries, ""
-
-
-def _checked(entry: Any) -> Tuned:
-    """Return an entry after checking it.
-
-    Raises:
-        ValueError: which names the first wrong key.
-    """
-    fields = {field.name: field.type for field in dataclasses.fields(Tuned)}
-    if type(entry) is not dict or entry.keys() != fields.keys():
-        raise ValueError("an entry has other keys")
-    for name, kind in fields.items():
-        if type(entry[name]) not in TYPES[kind]:  # type: ignore[index]
-            raise ValueError(f"{name} is {entry[name]!r}")
-    tuned = Tuned(**entry)
-    if tuned.engine not in ENGINES or tuned.precision not in PRECISIONS or not 1 <= tuned.threads <= MAX_THREADS:
-        raise ValueError(f"{tuned.engine} {tuned.precision} with {tuned.threads} threads is nothing that can be opened")
-    return tuned

@@ -115,7 +115,9 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     hashes = data_said.get("split_hashes") if isinstance(data_said, dict) else None
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or "test" not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
-    recipe_data: DataRecipe = build_recipe(merge(recipe, {"data": {"source": data}} if data is not None else {})).data
+    # Only the table of the data: the others may have keys that recipes no longer have.
+    tables = {"data": recipe.get("data", {})}
+    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
     dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(

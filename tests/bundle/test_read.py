@@ -12,9 +12,10 @@ from typing import cast
 import numpy as np
 import pytest
 
+from edgecnn.bundle.canonical import CENTRAL_HEADER, END, LOCAL_HEADER, pack
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_array, read_bundle
-from edgecnn.bundle.write import CENTRAL_HEADER, END, LOCAL_HEADER, pack, write_bundle
+from edgecnn.bundle.write import write_bundle
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json, sha256
 
@@ -75,6 +76,15 @@ def test_files_that_are_no_bundle(tmp_path, bundle_path):
     for path in (tmp_path, tmp_path / "none.edgecnn"):
         with pytest.raises(BundleError, match="--model"):
             read_bundle(path)
+
+
+def test_the_files_digest_is_computed_once_from_the_bytes_that_were_read(bundle_path, monkeypatch):
+    bundle, data = read_bundle(bundle_path), bundle_path.read_bytes()
+    hashed = []
+    monkeypatch.setattr("edgecnn.bundle.read.sha256", lambda content: hashed.append(content) or sha256(content))
+    monkeypatch.setattr("edgecnn.bundle.read.pieces", None)  # nothing is packed again
+    assert bundle.sha256 == bundle.sha256 == sha256(data)
+    assert hashed == [data]
 
 
 def test_larger_than_the_limit_is_not_read(bundle_path, monkeypatch):
@@ -356,5 +366,5 @@ def test_golden_arrays_without_rows(content, tmp_path):
         "golden/float32.tflite.npy": np.zeros((0, 2), np.float32),
     }
     files |= {name: npy(array) for name, array in empty.items()}
-    with pytest.raises(BundleError, match="the 0 golden images, and at least one"):
+    with pytest.raises(BundleError, match="holds 0 images, expected 1 to 1,000"):
         write_bundle(tmp_path / "a.edgecnn", manifest, files)

@@ -11,9 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from edgecnn.bundle.canonical import pack
 from edgecnn.bundle.manifest import MANIFEST
 from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import pack, write_bundle
+from edgecnn.bundle.write import write_bundle
 from edgecnn.errors import BundleError, OutputError, OutputExistsError
 
 
@@ -117,9 +118,9 @@ def test_limits(content, monkeypatch):
     held = len(manifest.to_json()) + sum(map(len, files.values()))
     for name, at_most in (("MAX_BYTES", held), ("MAX_FILES", len(files) + 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"edgecnn.bundle.write.{name}", at_most)
+            patch.setattr(f"edgecnn.bundle.canonical.{name}", at_most)
             assert pack(manifest, files) == whole
-            patch.setattr(f"edgecnn.bundle.write.{name}", at_most - 1)
+            patch.setattr(f"edgecnn.bundle.canonical.{name}", at_most - 1)
             with pytest.raises(BundleError, match=rf"at most .*{at_most - 1:,}"):
                 pack(manifest, files)
 

@@ -218,4 +218,4 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
     monkeypatch.delenv("EDGECNN_DATA", raising=False)
     monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
     result = edgecnn("train", "--data", "cifar10")
-    failed(result, errors.DownloadError, "cifar-10-python.tar.gz", "EDGECNN_DATA")
+    failed(result, errors.DownloadError, "cifar-10-binary.tar.gz", "EDGECNN_DATA")

@@ -140,7 +140,7 @@ def test_more_pixels_than_memory_is_an_error(split_pets):
 
 
 def test_progress_counts_images(split_pets, monkeypatch):
-    monkeypatch.setattr("edgecnn.data.listing.PROGRESS_S", 0.0)
+    monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 0.0)
     calls = []
     dataset = open_dataset(DataRecipe(source=str(split_pets)), progress=lambda *call: calls.append(call))
     assert calls == [("reading pets", number, 32) for number in range(1, 33)]

@@ -33,7 +33,7 @@ def remote(server):
 
 
 def test_a_download_is_whole_and_shows_progress(server, remote, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgecnn.data.listing.PROGRESS_S", 0.0)
+    monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 0.0)
     calls = []
     fetch(remote, tmp_path / "new" / "file.bin", lambda *call: calls.append(call))
     assert (tmp_path / "new" / "file.bin").read_bytes() == DATA
@@ -46,7 +46,7 @@ def test_a_download_is_whole_and_shows_progress(server, remote, tmp_path, monkey
 
 def test_progress_is_not_called_more_than_ten_times_a_second(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "BLOCK_BYTES", 64)
-    monkeypatch.setattr("edgecnn.data.listing.PROGRESS_S", 3600.0)
+    monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 3600.0)
     calls = []
     fetch(remote, tmp_path / "file.bin", lambda *call: calls.append(call))
     assert [call[1] for call in calls] == [0, len(DATA)]

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from edgecnn.data import open_dataset
-from edgecnn.data.listing import Item
+from edgecnn.data.items import Item
 from edgecnn.data.splits import SPLITS, divide
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256

@@ -203,8 +203,8 @@ def forged(root, folder, change):
     """Write a bundle as an enemy does, with every hash right, and return its path."""
     import dataclasses
 
+    from edgecnn.bundle.canonical import pack
     from edgecnn.bundle.read import read_bundle
-    from edgecnn.bundle.write import pack
     from edgecnn.files import sha256
 
     bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")

@@ -61,7 +61,7 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
         )
         files = {"models/m": b"", "g": npy(golden), manifest.golden_inputs: npy(pixels)}
         files |= {name: data for name, (data, _) in encoded.items()}
-        return selftest(Bundle(tmp_path, manifest, files), engines, **options)
+        return selftest(Bundle(tmp_path, manifest, files, data=b""), engines, **options)
 
     return call
 

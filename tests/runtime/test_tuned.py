@@ -76,7 +76,7 @@ def test_another_bundle_has_its_own(bundle, setting, shipped):
         ({"engine_version": "0.1"}, "it was 0.1. Again: edgecnn benchmark --tune"),
         ({"precision": "float16"}, "the bundle has no float16 model"),
         ({"threads": 0}, "is damaged"),
-        ({"threads": "2"}, "is damaged (threads is '2')"),
+        ({"threads": "2"}, "is damaged (threads must be a whole number, received '2')"),
         ({"engine": "lite"}, "is damaged"),
     ],
 )

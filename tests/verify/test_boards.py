@@ -210,6 +210,6 @@ def test_a_bundle_that_says_anything_of_its_images(bundle, said):
     """What it says of itself is free JSON, which an enemy may have written."""
     from edgecnn.verify.bundles import test_images as images_of
 
-    forged = bundle._replace(manifest=replace(bundle.manifest, provenance=said))
+    forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))
     with pytest.raises(DatasetError, match="does not say which images it was verified with"):
         images_of(forged, None, lambda *state: None)

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.bundle.canonical import pack
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_bundle
-from edgecnn.bundle.write import pack
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
 from edgecnn.pipeline import bundle_path
@@ -97,7 +97,8 @@ def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, 
     scores = softmax(sure.model.logits(images) / np.float32(5.0)).max(axis=1)
     threshold = float(np.median(scores))
     classifier = Classifier(
-        bundle._replace(manifest=dataclasses.replace(manifest, temperature=5.0, threshold=threshold)), sure.model
+        dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, temperature=5.0, threshold=threshold)),
+        sure.model,
     )
     for image, score in zip(images, scores, strict=True):
         assert classifier.classify(image, threshold=0.0).top[0].score == pytest.approx(float(score), rel=1e-5)

@@ -75,17 +75,17 @@ def test_gate_comes_from_the_bundles_report(bundle):
     )
     report = json.loads(bundle.files["parity.json"])
     next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")["passed"] = False
-    failing = bundle._replace(files={**bundle.files, "parity.json": json.dumps(report).encode()})
+    failing = dataclasses.replace(bundle, files={**bundle.files, "parity.json": json.dumps(report).encode()})
     assert gate(failing) == verdicts | {"models/int8.tflite": False}
-    assert gate(bundle._replace(files={})) == {}
+    assert gate(dataclasses.replace(bundle, files={})) == {}
     for hostile in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"comparisons": [{"candidate": [], "passed": 1}]}'):
-        assert gate(bundle._replace(files={"parity.json": hostile})) == {}
+        assert gate(dataclasses.replace(bundle, files={"parity.json": hostile})) == {}
 
 
 def test_a_report_of_megabytes_is_not_parsed(bundle, monkeypatch):
     large = b'{"comparisons": []' + b" " * 9_000_000 + b"}"
     monkeypatch.setattr("edgecnn.device.benchmark.figures.json.loads", lambda text: pytest.fail("it was parsed"))
-    assert gate(bundle._replace(files={"parity.json": large})) == {}
+    assert gate(dataclasses.replace(bundle, files={"parity.json": large})) == {}
 
 
 def row(p50, p90, threads=1, gate=True, golden="", engine="litert"):
@@ -212,6 +212,6 @@ def test_images(bundle, folder):
 
 def test_images_of_a_bundle_without_photos(bundle):
     manifest = dataclasses.replace(bundle.manifest, golden_images=())
-    images = bench_images(bundle._replace(manifest=manifest), most=5)
+    images = bench_images(dataclasses.replace(bundle, manifest=manifest), most=5)
     assert len(images.items) == 5 and isinstance(images.items[0], np.ndarray)
     assert "nothing to decode" in images.about

@@ -37,7 +37,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class LabelledImages:
     """A source, listed and hashed.
 
     `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip. `read`

@@ -1,0 +1,68 @@
+"""The canonical form of a bundle: a zip that is the same bytes for the same content.
+
+`zipfile` is not used: what it writes depends on Python's version, and the reader must be able to
+make the file again from its content, byte for byte.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+
+from edgecnn.bundle.manifest import MANIFEST, Manifest, safe_name
+from edgecnn.errors import BundleError
+
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+CENTRAL_HEADER = struct.Struct("<4s6H3L5H2L")
+END = struct.Struct("<4s4H2LH")
+LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+
+VERSION = 20
+UNIX_VERSION = 3 << 8 | VERSION
+DATE, TIME = 1 << 5 | 1, 0
+"""1 January 1980, midnight: the earliest that a zip can say."""
+
+MODE = 0o100644 << 16
+"""A plain file, readable by all."""
+
+MAX_BYTES = 128 * 1024 * 1024
+"""Largest bundle that is written or read: a small board must hold it in memory."""
+
+MAX_FILES = 1000
+
+
+def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
+    """Return the canonical zip: stored entries, the manifest first and the others sorted by name, fixed date and mode.
+
+    Args:
+        manifest: as it is to be written.
+        files: the content of every other entry by name.
+
+    Raises:
+        BundleError: for a name that is not a plain relative path, or more than MAX_BYTES or MAX_FILES.
+    """
+    return b"".join(pieces(manifest, files))
+
+
+def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield what `pack` returns, piece by piece; the arguments and errors are its."""
+    entries = {MANIFEST: manifest.to_json(), **{name: files[name] for name in sorted(files)}}
+    unsafe = next((name for name in files if not safe_name(name) or name == MANIFEST), None)
+    if unsafe is not None:
+        raise BundleError(f"{unsafe!r} cannot be the name of a bundle's entry")
+    size = sum(map(len, entries.values()))
+    if size > MAX_BYTES or len(entries) > MAX_FILES:
+        raise BundleError(
+            f"the bundle would hold {size:,} bytes in {len(entries):,} files; at most {MAX_BYTES:,} in {MAX_FILES:,} are allowed"
+        )
+    central: list[bytes] = []
+    offset = 0
+    for name, content in entries.items():
+        encoded = name.encode("ascii")
+        common = (VERSION, 0, 0, TIME, DATE, zlib.crc32(content), len(content), len(content), len(encoded), 0)
+        central += [CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, offset), encoded]
+        yield LOCAL_HEADER.pack(LOCAL_MAGIC, *common) + encoded
+        yield content
+        offset += LOCAL_HEADER.size + len(encoded) + len(content)
+    count = len(entries)
+    yield from central
+    yield END.pack(END_MAGIC, 0, 0, count, count, sum(map(len, central)), offset, 0)

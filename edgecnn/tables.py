@@ -1,0 +1,157 @@
+"""Nested tables, as TOML and JSON give them, checked into frozen dataclasses: recipes, targets, manifests, tuned settings.
+
+A field's type is what a value must be: `str`, `int`, `float`, another dataclass, `tuple[X, ...]`, `dict[str, X]` or `Mapping[str, X]`, or
+one of these `| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from edgecnn.errors import nearest
+
+T = TypeVar("T")
+NAMES = {str: "a string", int: "a whole number", float: "a number"}
+SHOWN = 80
+"""Most characters of a received value that a message repeats."""
+
+
+def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:
+    """Return a dataclass field with limits that `build` enforces.
+
+    Args:
+        default: the value where a table has none; without one the key must be there.
+        meaning: one line, for people.
+        limits: low, high (both inclusive), or choices.
+    """
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
+
+
+@functools.cache
+def fields_of(kind: type) -> dict[str, dataclasses.Field]:
+    """Return a dataclass's fields by name."""
+    return {entry.name: entry for entry in dataclasses.fields(kind)}
+
+
+def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every key below a dataclass that is no table of another one, with its dotted name, in order."""
+    for name, entry in fields_of(kind).items():
+        inner = _inner(entry.type)
+        if dataclasses.is_dataclass(inner):
+            yield from leaves(typing.cast(type, inner), f"{prefix}{name}.")
+        else:
+            yield prefix + name, entry
+
+
+def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *, exact: bool = False) -> T:
+    """Make a checked dataclass from nested tables.
+
+    Args:
+        kind: the dataclass.
+        table: its values by name; missing keys take their defaults.
+        error: raised for what is not right, with one line.
+        where: what messages call the origin, such as a file's path.
+        exact: for JSON that a program wrote: every key must be there, and a whole number does not do for a float.
+
+    Raises:
+        error: for an unknown key (naming the nearest), a missing one, a wrong type or a value out of its limits.
+    """
+    return _Builder(kind, error, f"{where}: " if where else "", exact).table(kind, table, "")
+
+
+class _Builder:
+    """What stays the same from table to table: the outermost dataclass, the error, where, and whether keys are exact."""
+
+    def __init__(self, root: type, error: type[Exception], where: str, exact: bool) -> None:
+        self.root, self.error, self.where, self.exact = root, error, where, exact
+
+    def table(self, kind: type, table: Any, path: str) -> Any:
+        """Return a table's values as an instance of a dataclass; `path` is the table's dotted name."""
+        self.dict(table, path)
+        fields, prefix = fields_of(kind), f"{path}." if path else ""
+        for name in table:
+            if name not in fields:
+                raise self.error(f"{self.where}unknown key {prefix}{_name(name)}. {self.advice(name, fields)}")
+        for name, entry in fields.items():
+            if name not in table and (self.exact or entry.default is entry.default_factory):  # both MISSING
+                raise self.error(f"{self.where}the key {prefix}{name} is missing")
+        return kind(
+            **{
+                name: self.value(value, fields[name].type, fields[name].metadata, prefix + name)
+                for name, value in table.items()
+            }
+        )
+
+    def advice(self, name: str, fields: Mapping[str, Any]) -> str:
+        """Return what to write in place of an unknown key: the same key of another table, or the nearest of this one."""
+        same = [other for other, _ in leaves(self.root) if other.rpartition(".")[2] == name]
+        return f"Did you mean {' or '.join(same)}?" if same else nearest(name[:SHOWN], fields)
+
+    def dict(self, value: Any, path: str) -> None:
+        """Check that a value is a table."""
+        if not isinstance(value, Mapping):
+            expected = "an object" if self.exact else "a table"
+            raise self.error(f"{self.where}{path}{' ' * bool(path)}must be {expected}, received {shown(value)}")
+
+    def value(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
+        """Return a value after checking it."""
+        if kind in NAMES:
+            return self.plain(value, kind, limits, path)
+        if kind is Any or (value is None and isinstance(kind, types.UnionType)):
+            return value
+        kind = _inner(kind)
+        if dataclasses.is_dataclass(kind):
+            return self.table(typing.cast(type, kind), value, path)
+        if kind in NAMES:
+            return self.plain(value, kind, limits, path)
+        item = typing.get_args(kind)[-2 if typing.get_origin(kind) is tuple else -1]
+        if typing.get_origin(kind) is tuple:
+            if type(value) is not list:
+                raise self.error(f"{self.where}{path} must be an array, received {shown(value)}")
+            if item is str and all(type(entry) is str for entry in value):
+                return tuple(value)
+            return tuple(self.value(entry, item, {}, f"{path}[{index}]") for index, entry in enumerate(value))
+        self.dict(value, path)
+        if item is Any:
+            return dict(value)
+        return {name: self.value(entry, item, {}, f"{path}.{_name(name)}") for name, entry in value.items()}
+
+    def plain(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
+        """Return a string or a number after checking its type and its limits."""
+        if kind is float and type(value) is int and not self.exact:
+            value = float(value) if abs(value) < 1e308 else math.inf
+        if type(value) is not kind:
+            point = " with a decimal point" if kind is float and self.exact else ""
+            raise self.error(f"{self.where}{path} must be {NAMES[kind]}{point}, received {shown(value)}")
+        if kind is float and not math.isfinite(value):
+            raise self.error(f"{self.where}{path} must be finite, received {value!r}")
+        if limits:
+            choices, low, high = limits.get("choices"), limits.get("low"), limits.get("high")
+            if choices is not None and value not in choices:
+                raise self.error(
+                    f"{self.where}{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}"
+                )
+            if low is not None and not low <= value <= (math.inf if high is None else high):
+                allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+                raise self.error(f"{self.where}{path} must be {allowed}, received {shown(value)}")
+        return value
+
+
+def _inner(kind: Any) -> Any:
+    """Return X of `X | None`, and any other type unchanged."""
+    return typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+
+
+def _name(name: str) -> str:
+    """Return a key as a message shows it: quoted and shortened where it is no plain word, since a file may hold any."""
+    return name if name.isidentifier() and len(name) <= SHOWN else shown(name)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: in ASCII, shortened."""
+    text = ascii(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -1,0 +1,88 @@
+"""Tables become dataclasses, or one line says which key is wrong and how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from edgecnn.tables import build, key, leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lens:
+    focal_mm: float = key(low=1)
+    name: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    pixels: int = key(low=1, high=100)
+    colour: str = key("rgb", choices=("rgb", "grey"))
+    lens: Lens | None = None
+    spares: tuple[Lens, ...] = ()
+    tags: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    anything: dict[str, Any] = field(default_factory=dict)
+
+
+def test_every_kind_of_value():
+    table = {
+        "pixels": 5,
+        "lens": {"focal_mm": 35},
+        "spares": [{"focal_mm": 50.5, "name": "long"}],
+        "tags": ["a", "b"],
+        "notes": {"x": "y"},
+        "anything": {"x": [1, None]},
+    }
+    camera = build(Camera, table, ValueError)
+    assert camera.lens == Lens(focal_mm=35.0) and type(camera.lens.focal_mm) is float
+    assert camera.spares == (Lens(focal_mm=50.5, name="long"),)
+    assert (camera.colour, camera.tags, camera.notes) == ("rgb", ("a", "b"), {"x": "y"})
+    assert camera.anything == {"x": [1, None]}
+    assert build(Camera, {"pixels": 1, "lens": None}, ValueError).lens is None
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (3, "cam: must be a table, received 3"),
+        ({}, "cam: the key pixels is missing"),
+        ({"pixels": 1, "color": "rgb"}, "cam: unknown key color. Did you mean 'colour'? Known: "),
+        ({"pixels": 1, "focal_mm": 3}, "cam: unknown key focal_mm. Did you mean lens.focal_mm?"),
+        ({"pixels": 1, "a\x1b\u202e b": 3}, r"cam: unknown key 'a\x1b\u202e b'. "),
+        ({"pixels": 1, "x" * 1000: 3}, "cam: unknown key 'xxx"),
+        ({"pixels": True}, "cam: pixels must be a whole number, received True"),
+        ({"pixels": 0}, "cam: pixels must be between 1 and 100, received 0"),
+        ({"pixels": 1, "colour": "x" * 1000}, f"cam: colour must be one of rgb, grey; received '{'x' * 76}..."),
+        ({"pixels": 1, "lens": 3}, "cam: lens must be a table, received 3"),
+        ({"pixels": 1, "lens": {}}, "cam: the key lens.focal_mm is missing"),
+        ({"pixels": 1, "lens": {"focal_mm": 0.5}}, "cam: lens.focal_mm must be at least 1, received 0.5"),
+        ({"pixels": 1, "lens": {"focal_mm": 10**400}}, "cam: lens.focal_mm must be finite, received inf"),
+        ({"pixels": 1, "spares": [{"focal_mm": 1}, 2]}, "cam: spares[1] must be a table, received 2"),
+        ({"pixels": 1, "tags": "a"}, "cam: tags must be an array, received 'a'"),
+        ({"pixels": 1, "tags": ["a", 1]}, "cam: tags[1] must be a string, received 1"),
+        ({"pixels": 1, "notes": {"x": 1}}, "cam: notes.x must be a string, received 1"),
+    ],
+)
+def test_what_is_not_right_is_named(table, message):
+    with pytest.raises(ValueError) as error:
+        build(Camera, table, ValueError, "cam")
+    assert str(error.value).startswith(message) and len(str(error.value)) < 300 and str(error.value).isprintable()
+
+
+def test_exact_tables_have_every_key_and_jsons_types():
+    whole = {"focal_mm": 1.0, "name": "n"}
+    assert build(Lens, whole, KeyError, exact=True) == Lens(focal_mm=1.0, name="n")
+    for table, message in (
+        ({"focal_mm": 1.0}, "the key name is missing"),
+        ({"focal_mm": 1, "name": "n"}, "focal_mm must be a number with a decimal point, received 1"),
+        ([], "must be an object, received []"),
+    ):
+        with pytest.raises(KeyError) as error:
+            build(Lens, table, KeyError, exact=True)
+        assert error.value.args == (message,)
+
+
+def test_leaves_are_dotted():
+    assert [name for name, _ in leaves(Camera)][:4] == ["pixels", "colour", "lens.focal_mm", "lens.name"]
