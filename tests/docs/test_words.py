@@ -15,10 +15,7 @@ TO_DO = {
     "edgecnn/data/dataset.py",
     "edgecnn/export/__init__.py",
     "edgecnn/report/table.py",
-    "edgecnn/runtime/default.py",
     "edgecnn/runtime/engines/onnxruntime.py",
-    "edgecnn/runtime/selftest.py",
-    "edgecnn/runtime/tuned.py",
     "edgecnn/verify/gate.py",
     "edgecnn/verify/parity.py",
 }
