@@ -74,7 +74,7 @@ class Run:
 
     @property
     def imported(self) -> bool:
-        """Whether the model was trained elsewhere: it is kept as FLOAT_GRAPH, and there is no fake-quantized one."""
+        """Whether the model was imported: it is kept as FLOAT_GRAPH, and there is no fake-quantized one."""
         return self.file(FLOAT_GRAPH).exists()
 
     @property
@@ -246,7 +246,7 @@ def trained_run(source: Path) -> Run:
     run = open_run(path)
     if run.imported:
         raise RunError(
-            f"{run.path} was trained elsewhere: its graph cannot be trained on. Give a run of edgecnn train."
+            f"{run.path} holds an imported model, whose graph cannot be trained on. Name a run of edgecnn train."
         )
     run.read(FLOAT_MODEL, "train")
     return run

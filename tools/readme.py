@@ -14,6 +14,8 @@ from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.report.table import markdown_table
+from edgecnn.verify.document import from_json
+from edgecnn.verify.report import Report
 
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
@@ -30,26 +32,25 @@ def model_table(models_folder: str) -> str:
     machines = set()
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
         bundle = read_bundle(path)
-        report = json.loads(bundle.files["parity.json"])
-        models = {model["name"]: model for model in report["models"]}
-        quantization = {item["candidate"]: item for item in report["comparisons"] if item["kind"] == "quantization"}
+        report = from_json(Report, json.loads(bundle.files["parity.json"]))
+        models = {model.name: model for model in report.models}
+        quantization = {item.candidate: item for item in report.comparisons if item.kind == "quantization"}
         int8 = models["tflite-int8"]
         against_float = quantization["tflite-int8"]
         rows.append(
             (
                 f"[`{bundle.manifest.name}`]({models_folder}/{path.parent.name}/card.md)",
-                f"{report['data']['title']}, n = {report['data']['test_images']:,}",
-                f"{models['float']['accuracy']:.2%}",
-                f"{int8['accuracy']:.2%}",
-                f"{against_float['agreement']:.2%}",
-                f"{int8['size_bytes']:,}",
-                f"{int8['ms_per_image']:.3f}",
-                f"{models['tflite-float32']['ms_per_image']:.3f}",
+                f"{report.data.title}, n = {report.data.test_images:,}",
+                f"{models['float'].accuracy:.2%}",
+                f"{int8.accuracy:.2%}",
+                f"{against_float.agreement:.2%}",
+                f"{int8.size_bytes:,}",
+                f"{int8.ms_per_image:.3f}",
+                f"{models['tflite-float32'].ms_per_image:.3f}",
             )
         )
-        versions = report["versions"]
-        timing = report["timing"].split(";")[0]  # the rest is about TensorFlow
-        machines.add(f"{report['machine']}; LiteRT {versions['ai-edge-litert']}; {timing}")
+        timing = report.timing.split(";")[0]  # the rest is about TensorFlow
+        machines.add(f"{report.machine}; LiteRT {report.versions['ai-edge-litert']}; {timing}")
     headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms", "float32 ms")
     where = "\n".join(f"Times of the TFLite files: {machine}." for machine in sorted(machines))
     return f"{markdown_table(headings, rows)}\n\n{where}"

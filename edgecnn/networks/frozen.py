@@ -1,4 +1,4 @@
-"""A float model as a frozen TensorFlow graph: the one form in which models that were trained elsewhere are kept."""
+"""A float model as a frozen TensorFlow graph: the one form in which imported models are kept."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
