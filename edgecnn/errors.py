@@ -156,8 +156,8 @@ class CameraError(EdgeCNNError, OSError):
 
     exit_code = 24
 
-    def __init__(self, problem: str, source: str = "") -> None:
-        super().__init__(f"{source}: {problem}" if source else problem)
+    def __init__(self, problem: str, source: str = "", *, advice: str = "") -> None:
+        super().__init__(f"{source}: {problem}" if source else problem, advice=advice)
         self.problem = problem
         self.source = source
 
