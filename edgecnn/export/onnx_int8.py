@@ -5,7 +5,7 @@ DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv,
 
 - Activations are uint8, weights int8: on x86 ONNX Runtime has fast kernels for that pair alone. A code and its zero
   point are both moved by 128, so that every value stays what it was. On x86 without VNNI that pair saturates unless the
-  session is told otherwise: `edgecnn.runtime.engines.onnxruntime` does so, another program has to.
+  session has an option set: `edgecnn.runtime.engines.onnxruntime` sets it, another program has to.
 - What only moves values (max pooling, reshape, concatenation, padding) works on the codes themselves.
 - A fused ReLU needs no node where the smallest code is zero already; elsewhere it is a Clip of the codes.
 - Tensors of four dimensions are (batch, channels, height, width) here and (batch, height, width, channels) there. The

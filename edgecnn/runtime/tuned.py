@@ -1,4 +1,4 @@
-"""The setting that `edgecnn benchmark --tune` found fastest for a bundle on this machine, kept between runs.
+"""The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands.
 
 One JSON file holds one entry a bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
 that it was measured with.
@@ -28,7 +28,7 @@ MAX_THREADS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A measured winner: what to open, and the conditions under which that was found.
+    """A measured winner: what to open, and the conditions of the measurement.
 
     `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
     """
@@ -46,7 +46,7 @@ class Tuned:
 
     @property
     def about(self) -> str:
-        """What was chosen and what it measured, for people."""
+        """What was chosen and its figures, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
@@ -65,11 +65,11 @@ def hardware() -> str:
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
-    """Open the model that was found fastest for a bundle here.
+    """Open the model that was the fastest for a bundle on this machine.
 
     Returns:
-        The engine, the model's entry, its threads and what to say about them; or, where there is nothing to be used, why ("" if
-        nothing was tuned for this bundle).
+        The engine, the model's entry, its threads and a remark for people; or, where the setting cannot be used, the reason ("" if there
+        is no setting for this bundle).
     """
     entries, damage = _read()
     if damage:
@@ -83,11 +83,11 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
         return f"the tuned setting is ignored: {tuned_file()} is damaged ({error}). {AGAIN}"
     here = hardware()
     if tuned.hardware != here:
-        return f"the tuned setting is ignored: it is of {tuned.hardware}, this is {here}. {AGAIN}"
+        return f"the tuned setting is ignored: it was measured on {tuned.hardware}, this is {here}. {AGAIN}"
     if not is_installed(tuned.engine):
         return f"the tuned setting is ignored: {tuned.engine} is no longer installed. {AGAIN}"
-    wanted = (ENGINES[tuned.engine].format, tuned.precision)
-    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == wanted), None)
+    requested = (ENGINES[tuned.engine].format, tuned.precision)
+    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == requested), None)
     if model is None:
         return f"the tuned setting is ignored: the bundle has no {tuned.precision} model for {tuned.engine}. {AGAIN}"
     data = bundle.files[model.file]
@@ -115,7 +115,7 @@ def store(sha256: str, tuned: Tuned) -> Path:
 
 
 def remove(sha256: str) -> bool:
-    """Forget a bundle's setting; False if there was none. A damaged file goes as a whole.
+    """Remove a bundle's setting; False if there was none. A damaged file is removed as a whole.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -133,7 +133,7 @@ def remove(sha256: str) -> bool:
 
 
 def _read() -> tuple[dict[str, Any], str]:
-    """Return the file's entries, and what is wrong with it; ({}, "") if there is none."""
+    """Return the file's entries, and what is wrong with it; ({}, "") without a file."""
     path = Path(tuned_file())
     try:
         table = json.loads(path.read_bytes())
@@ -145,5 +145,5 @@ def _read() -> tuple[dict[str, Any], str]:
         return {}, f"the tuned setting is ignored: {path} is damaged. {AGAIN}"
     entries = table.get("bundles") if type(table) is dict and table.get("schema") == SCHEMA else None
     if type(entries) is not dict:
-        return {}, f"the tuned setting is ignored: {path} is not of the form {SCHEMA}. {AGAIN}"
+        return {}, f"the tuned setting is ignored: {path} does not follow the schema {SCHEMA}. {AGAIN}"
     return entries, ""

@@ -362,7 +362,7 @@ class BoardsReport:
     bundle: str = described("Its name.")
     bundle_sha256: Sha256
     data: BoardsData | None = described(
-        "The test split that the images are a sample of; null where only golden images were at hand."
+        "The test split that the images are a sample of; null where there were golden images only."
     )
     boards: Annotated[tuple[BoardRow, ...], Limits(minItems=1)]
     passed: bool

@@ -98,7 +98,7 @@ def test_every_figure_stands_in_the_comparison(split):
     assert item.flips[0] == LabelledFlip(source="0.png", true="ant", reference="ant", candidate="bee")
     assert len(item.flips) == 8
     line, *_ = flip_lines(report_of(item))
-    assert "0.png (label ant): ant, now bee" in line
+    assert line.startswith("int8 changes 8 of 400 answers of float: 0.png (label ant): ant, now bee; ")
     assert item.largest_lsb is None
 
 
