@@ -164,9 +164,9 @@ def benchmark(
     from edgecnn.runtime.engines import PROVIDERS
 
     check_choice("--provider", provider, PROVIDERS)
-    found = find_bundle(model)
-    bundle = read_bundle(found.path)
-    note(f"{found.path} ({found.reason}), SHA-256 {bundle.sha256[:12]}")
+    choice = find_bundle(model)
+    bundle = read_bundle(choice.path)
+    note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
     if untune:
         print_untune(bundle.sha256, json)
         return
