@@ -7,8 +7,8 @@ from typing import Any
 
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
-from edgecnn.images import FITS
 from edgecnn.labels import unsafe, why_not_a_label
+from edgecnn.pixels import FITS
 from edgecnn.tables import build, key, shown
 
 SCHEMA = "edgecnn.bundle/1"
