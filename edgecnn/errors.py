@@ -141,9 +141,17 @@ class ThresholdError(EdgeCNNError, ValueError):
 
 
 class CameraError(EdgeCNNError, OSError):
-    """A camera or stream that cannot be found or opened: absent, busy, no permission, of no format that is read."""
+    """A camera or stream that cannot be found or opened: absent, busy, no permission, of no format that is read.
+
+    The text is the problem, after the source's name where `source` is given.
+    """
 
     exit_code = 24
+
+    def __init__(self, problem: str, source: str = "") -> None:
+        super().__init__(f"{source}: {problem}" if source else problem)
+        self.problem = problem
+        self.source = source
 
 
 class EmulatorError(EdgeCNNError, RuntimeError):

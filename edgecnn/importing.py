@@ -6,8 +6,8 @@ from pathlib import Path
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import ExportError
-from edgecnn.export.calibration import IMAGES
-from edgecnn.export.elsewhere import read_model, refuse_scores
+from edgecnn.export.imported import read_model, refuse_scores
+from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.predict import predictor
@@ -36,7 +36,7 @@ def import_stage(
     """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
 
     Args:
-        path: the model; see `edgecnn.export.elsewhere.read_model`.
+        path: the model; see `edgecnn.export.imported.read_model`.
         recipe: says where the images are and what the model's input means. Its outputs are the labels in their order.
         out: the run folder; runs/NAME of the model by default.
         reporter: hears of progress.
@@ -85,7 +85,7 @@ def import_stage(
                 "softmax_cut": softmax_cut,
                 "range": line(path.name, reading),
             },
-            "calibration": {"images": images or IMAGES, "seed": recipe.seed},
+            "representative_dataset": {"images": images or IMAGES, "seed": recipe.seed},
             "versions": library_versions(),
         }
     )

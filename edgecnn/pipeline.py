@@ -10,8 +10,8 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, USUAL, beside, export, export_path, source_model
-from edgecnn.export.calibration import needs_calibration
+from edgecnn.export import EXPORTS, USUAL, alternative, export, export_path, source_model
+from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
@@ -37,10 +37,13 @@ from edgecnn.train.origin import changed_origins
 from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
-from edgecnn.verify.confidence import stored_confidence
+from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
+from edgecnn.verify.document import to_json
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify.parity import parity_report
 from edgecnn.verify.quantizable import check_quantizable
+from edgecnn.verify.report import Report
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
@@ -98,37 +101,37 @@ def bundle_path(run: Run) -> Path:
     return run.file(f"{run.name}.edgecnn")
 
 
-def parity_report(run: Run) -> dict[str, Any]:
-    """Return a run's parity report. Raises RunError if the run was not verified."""
-    report: dict[str, Any] = json.loads(run.read(PARITY, "verify"))
-    return report
-
-
-def default_model(report: Mapping[str, Any], format_: str, precisions: Collection[str]) -> str | None:
-    """Choose the model that a format's engines take unless told otherwise, of those that a bundle carries.
+def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
+    """Choose the model that a format's engines take unless another is named, of those that a bundle carries.
 
     TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
     in the parity report. Only models that passed the gate count.
     """
-    failed = {item["candidate"] for item in report["comparisons"] if not item["passed"]}
-    carried = [item for item in report["models"] if item["format"] == format_ and item["precision"] in precisions]
-    passed = [model for model in carried if model["name"] not in failed]
+    failed = {item.candidate for item in report.comparisons if not item.passed}
+    passed = [
+        model
+        for model in report.models
+        if model.format == format_ and model.precision in precisions and model.name not in failed
+    ]
     if format_ == "tflite":
-        passed.sort(key=lambda model: model["precision"] != "int8")
+        passed.sort(key=lambda model: model.precision != "int8")
     else:
-        passed.sort(key=lambda model: model["ms_per_image"])
-    return f"models/{passed[0]['precision']}.{format_}" if passed else None
+        passed.sort(key=lambda model: model.ms_per_image)
+    return f"models/{passed[0].precision}.{format_}" if passed else None
 
 
-def verified_confidence(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
+def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
     """Return a run's temperature and threshold, with which its report measured the scores.
 
     Raises:
         RunError: if there are none, or the report has no figures for them.
     """
-    chosen, tested = stored_confidence(run), report["confidence"]
-    keys = ("temperature", "threshold")
-    if not chosen or not tested or any(chosen[key] != tested[key] for key in keys):
+    chosen, tested = stored_confidence(run), report.confidence
+    if (
+        chosen is None
+        or tested is None
+        or (chosen.temperature, chosen.threshold) != (tested.temperature, tested.threshold)
+    ):
         raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
     return chosen
 
@@ -164,32 +167,15 @@ def bundle_stage(
     images = golden_images(contract)
     files = {
         "golden/inputs.npy": npy(images),
-        "parity.json": canonical_json(report).encode(),
+        "parity.json": canonical_json(to_json(report)).encode(),
         "recipe.toml": to_toml(run.public_recipe).encode(),
     }
-    # not the Keras models, nor what was measured beside
-    exports = [item for item in report["models"] if (item["format"], item["precision"]) in EXPORTS]
-    verified = {item["precision"] for item in exports}
-    if unknown := sorted(set(only) - verified):
-        raise RunError(
-            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
-            f"First: {run.command('export')}, then {run.command('verify')}"
-        )
-    carried = frozenset(only) or verified
-    models: list[Exported] = []
-    for item in exports:
-        if item["precision"] not in carried:
-            continue
-        data = run.read(export_path(run, item["format"], item["precision"]).name, "export")
-        if sha256(data) != item["sha256"]:
-            raise RunError(
-                f"{item['name']} of {run.path} has changed since it was verified. First: {run.command('verify')}"
-            )
-        models.append(Exported(item["format"], item["precision"], data))
+    models = carried_models(run, report, only)
     entries, model_files = golden_models(models, contract, images)
     info = run.info
+    carried = {model.precision for model in models}
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
-    calibrated = any(needs_calibration(run, model.precision) for model in entries)
+    representative = any(needs_representative_dataset(run, model.precision) for model in entries)
     photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,
@@ -199,8 +185,8 @@ def bundle_stage(
         models=entries,
         defaults={format_: file for format_, file in defaults.items() if file},
         golden_images=golden_encoded,
-        temperature=confidence["temperature"],
-        threshold=confidence["threshold"],
+        temperature=confidence.temperature,
+        threshold=confidence.threshold,
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
@@ -208,13 +194,44 @@ def bundle_stage(
             "bundled_with": library_versions(),
             **({"imported": info["imported"]} if run.imported else {}),
             **{key: info[key] for key in ("network", "init", "int8") if key in info},
-            **({"calibration": info["calibration"]} if calibrated else {}),
-            "confidence": confidence,
+            **({"representative_dataset": info["representative_dataset"]} if representative else {}),
+            "confidence": to_json(confidence),
         },
     )
     # The card first: a command that fails at it leaves no bundle.
     write_atomic(run.file(CARD), card(run, report, confidence))
     return path, write_bundle(path, manifest, files | model_files | photos, force=force)
+
+
+def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
+    """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
+
+    Args:
+        run: a verified run.
+        report: its parity report.
+        only: precisions, such as "int8"; all that were verified if it is empty.
+
+    Raises:
+        RunError: if none was verified of a precision, or a file has changed since.
+    """
+    exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
+    verified = {item.precision for item in exports}
+    if unknown := sorted(set(only) - verified):
+        raise RunError(
+            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
+            f"First: {run.command('export')}, then {run.command('verify')}"
+        )
+    models: list[Exported] = []
+    for item in exports:
+        if only and item.precision not in only:
+            continue
+        data = run.read(export_path(run, item.format, item.precision).name, "export")
+        if sha256(data) != item.sha256:
+            raise RunError(
+                f"{item.name} of {run.path} has changed since it was verified. First: {run.command('verify')}"
+            )
+        models.append(Exported(item.format, item.precision, data))
+    return models
 
 
 class Stages:
@@ -258,7 +275,7 @@ def run_recipe(
     target_error: float | None = None,
     accept_conversion: bool = False,
     force: bool = False,
-) -> tuple[Run, dict[str, Any]]:
+) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, bundle.
 
     A stage is skipped when its inputs have not changed; training that was interrupted goes on.
@@ -293,11 +310,11 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    other = beside(run)
+    other = alternative(run)
     wanted = (*USUAL, other) if other else USUAL
     for format_, precision in wanted:
         source = run.file(source_model(run, precision))
-        drawn = {"train": dataset.hashes["train"]} if needs_calibration(run, precision) else {}
+        drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
         stages.do(
             f"export {format_} {precision}",
             {"model": sha256_file(source), "versions": versions, **drawn},

@@ -5,6 +5,7 @@ import platform
 import sys
 
 from edgecnn import __version__
+from edgecnn.cpu import read_cpu
 
 LIBRARIES = (
     "numpy",
@@ -34,11 +35,6 @@ def library_versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the processor's architecture and, where Linux tells it, its model name."""
-    names = []
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{platform.machine()}, {names[0]}" if names else platform.machine()
+    """Return the processor's architecture and, where Linux gives it, its model name."""
+    name = read_cpu().name
+    return f"{platform.machine()}, {name}" if name else platform.machine()

@@ -39,8 +39,8 @@ def test_the_name_is_given_to_bytes_that_are_on_the_disk(tmp_path, monkeypatch):
     rename = os.replace
     monkeypatch.setattr(files.os, "fsync", fsync)
     monkeypatch.setattr(files.os, "replace", replace)
-    write_atomic(tmp_path / "a", bytes(5000))
-    assert seen == [("on the disk", 5000), ("renamed", str(tmp_path), True)]
+    write_atomic(tmp_path / "a", bytes(500))
+    assert seen == [("on the disk", 500), ("renamed", str(tmp_path), True)]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])

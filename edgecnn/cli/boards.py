@@ -78,6 +78,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
     from edgecnn.runtime.default import find_bundle
     from edgecnn.verify.bundles import bundle_on_boards
+    from edgecnn.verify.document import to_json
     from edgecnn.verify.gate import require_boards
 
     choice = find_bundle(model)
@@ -85,11 +86,11 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     with ProgressReporter() as reporter:
         report = bundle_on_boards(choice.path, boards, data=data, note=reporter.note, progress=reporter.working)
     if out:
-        write_atomic(out, canonical_json(report))
+        write_atomic(out, canonical_json(to_json(report)))
     if json:
-        emit_json(report)
+        emit_json(to_json(report))
     else:
-        images = f"a sample of {report['data']['title']}'s test split" if report["data"] else "golden images"
-        print(f"{report['bundle']}, {images}")
-        print(text_table(BOARD_HEADINGS, board_rows(report["boards"]), terminal_width()))
-    require_boards(report["boards"])
+        images = f"a sample of {report.data.title}'s test split" if report.data else "golden images"
+        print(f"{report.bundle}, {images}")
+        print(text_table(BOARD_HEADINGS, board_rows(report.boards), terminal_width()))
+    require_boards(report.boards)

@@ -39,7 +39,9 @@ def bundle(
     opened = open_run(run)
     note(f"run {opened.path}")
     from edgecnn.cli.parity import note_warnings
-    from edgecnn.pipeline import bundle_stage, parity_report, verified_confidence
+    from edgecnn.pipeline import bundle_stage, verified_confidence
+    from edgecnn.verify.document import to_json
+    from edgecnn.verify.parity import parity_report
 
     path, digest = bundle_stage(opened, out, only=only or (), force=force)
     remember(path)
@@ -48,7 +50,7 @@ def bundle(
     note_warnings(report)
     size = path.stat().st_size
     if json:
-        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": to_json(confidence)})
     else:
         from edgecnn.report.card import confidence_line
 

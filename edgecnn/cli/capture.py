@@ -16,7 +16,7 @@ from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
-    from edgecnn.device.stream.feed import Back, Lost, Opened
+    from edgecnn.device.stream.feed import SourceBack, SourceLost, SourceOpened
 
 PICTURES = "Pictures"
 """Heading of options in the help."""
@@ -116,7 +116,7 @@ def capture(
     )  # fmt: skip
     feed = make_feed(source, size, fps, rotate, warm_up=warm_up, retry_for=retry_for)
 
-    def report(item: "Shot | Opened | Lost | Back") -> None:
+    def report(item: "Shot | SourceOpened | SourceLost | SourceBack") -> None:
         with ends.interruptible:
             if isinstance(item, Shot):
                 show(item, json)

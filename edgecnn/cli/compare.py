@@ -55,11 +55,11 @@ def compare(
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.recipe import INPUT_RANGES
+    from edgecnn.verify.compare import compare_models
     from edgecnn.verify.gate import Gate, require_parity
-    from edgecnn.verify.models import verify_models
 
     with ProgressReporter() as reporter:
-        report = verify_models(
+        report = compare_models(
             reference,
             candidate,
             data,
@@ -70,7 +70,8 @@ def compare(
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic
+        from edgecnn.verify.document import to_json
 
-        write_atomic(out, canonical_json(report))
+        write_atomic(out, canonical_json(to_json(report)))
     show_report(report, json)
     require_parity(report)

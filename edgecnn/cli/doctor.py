@@ -45,7 +45,7 @@ def doctor(
 
 def text(name: str, finding: "Finding") -> str:
     """Return a finding for people: what was detected, and below it what it means and how to fix it."""
-    lines = [f"{finding.severity:8} {name:14} {finding.found}"]
+    lines = [f"{finding.severity:8} {name:14} {finding.result}"]
     lines += [f"{'':23} {finding.means}"] if finding.means else []
-    lines += [f"{'':23} fix: {finding.mend}"] if finding.mend else []
+    lines += [f"{'':23} fix: {finding.fix}"] if finding.fix else []
     return "\n".join(lines)

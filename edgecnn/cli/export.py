@@ -60,8 +60,9 @@ def export(
         raise typer.BadParameter("--int16x8 is for --format tflite.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.export import export as export_model
-    from edgecnn.export import export_beside
+    from edgecnn.export import export_alternative
     from edgecnn.runs import open_run
+    from edgecnn.verify.document import to_json
     from edgecnn.verify.speed import time_exports
 
     with ProgressReporter() as reporter:
@@ -70,13 +71,13 @@ def export(
         options: dict[str, Any] = {"report": reporter.note, "progress": reporter.working}
         result = export_model(opened, format_, precision, io=io, force=force, **options)
         if (format_, precision, io) == ("tflite", "int8", None):
-            export_beside(opened, **options)
+            export_alternative(opened, **options)
         timing = time_exports(opened, format_)
     if json:
-        emit_json({**vars(result), "path": str(result.path), "timing": timing})
+        emit_json({**vars(result), "path": str(result.path), "timing": to_json(timing)})
     else:
         print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
-        print(timing["text"])
+        print(timing.text)
 
 
 def one_precision(**flags: bool) -> str:

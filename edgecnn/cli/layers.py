@@ -25,20 +25,20 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     with ProgressReporter() as reporter:
         from edgecnn.data import open_dataset
         from edgecnn.report.table import text_table
+        from edgecnn.verify.document import to_json
         from edgecnn.verify.layers import layer_errors
 
         result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)
     if json:
-        emit_json(result)
+        emit_json(to_json(result))
         return
-    print(f"signal to quantization noise on {result['images']:,} validation images, worst first")
+    print(f"signal to quantization noise on {result.images:,} validation images, worst first")
     rows = [
         (
-            item["layer"], f"{item['sqnr_db']:.1f}", f"{item['saturated']:.2%}", f"{item['channel_ratio']:.1f}",
-            item["hint"],
+            item.layer, f"{item.sqnr_db:.1f}", f"{item.saturated:.2%}", f"{item.channel_ratio:.1f}", item.hint,
         )
-        for item in result["layers"]
+        for item in result.layers
     ]  # fmt: skip
     print(text_table(("layer", "dB", "saturated", "channel ratio", "what usually fixes it"), rows, terminal_width()))
-    if result["unmatched"]:
-        print(f"not matched: {', '.join(result['unmatched'])}")
+    if result.unmatched:
+        print(f"not matched: {', '.join(result.unmatched)}")

@@ -1,25 +1,30 @@
 """A parity report for people, for the commands that make or carry one."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgecnn.cli.console import emit_json, note, terminal_width
 
+if TYPE_CHECKING:
+    from edgecnn.verify.report import Report
 
-def show_report(report: dict[str, Any], json: bool) -> None:
+
+def show_report(report: "Report", json: bool) -> None:
     """Print a parity report, as a JSON document if requested."""
     if json:
-        emit_json(report)
+        from edgecnn.verify.document import to_json
+
+        emit_json(to_json(report))
         note_warnings(report)
     else:
         print_report(report)
 
 
-def print_report(report: dict[str, Any]) -> None:
+def print_report(report: "Report") -> None:
     """Print a parity report: the models, the comparisons, the first flipped images, the engines and the boards."""
     from edgecnn.report import table
 
     width = terminal_width()
-    print(f"{table.images_line(report['data'])}; {report['timing']}")
+    print(f"{table.images_line(report.data)}; {report.timing}")
     for line in table.range_lines(report):
         print(line)
     print(table.text_table(table.HEADINGS, table.parity_rows(report), width))
@@ -28,15 +33,15 @@ def print_report(report: dict[str, Any]) -> None:
         print(line)
     for line in table.score_lines(report):
         print(line)
-    if report["matrix"]:
-        print(f"\n{table.matrix_table(report, width)}")
-    if report["boards"]:
-        print(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report['boards']), width)}")
+    if report.matrix:
+        print(f"\n{table.matrix_table(report.matrix, width)}")
+    if report.boards:
+        print(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
     for line in table.warning_lines(report):
         print(line)
 
 
-def note_warnings(report: dict[str, Any]) -> None:
+def note_warnings(report: "Report") -> None:
     """Print a parity report's warnings on standard error."""
     from edgecnn.report.table import warning_lines
 

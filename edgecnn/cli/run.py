@@ -95,8 +95,10 @@ def run(
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:
+        from edgecnn.verify.document import to_json
+
         note_warnings(report)
-        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": report})
+        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": to_json(report)})
     else:
         print_report(report)
         print(f"bundle: {bundle_path(finished)}")

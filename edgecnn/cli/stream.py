@@ -7,7 +7,7 @@ from edgecnn.cli import drop_output
 from edgecnn.cli.options import check_choice, read_size
 from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.stream.ends import Stopped, takes_output
-from edgecnn.device.stream.feed import Back, Feed, FeedSettings, Lost, Opened
+from edgecnn.device.stream.feed import Feed, FeedSettings, SourceBack, SourceLost, SourceOpened
 from edgecnn.device.stream.results import Event
 from edgecnn.labels import ABSTAIN, printable
 from edgecnn.pixels import ROTATIONS
@@ -58,11 +58,11 @@ def named(source: str, text: str) -> str:
     return text if not source or text.startswith(source) else f"{source.removesuffix(':')}: {text}"
 
 
-def open_text(item: Opened | Lost | Back) -> str:
+def open_text(item: SourceOpened | SourceLost | SourceBack) -> str:
     """Return what happened to a source for people."""
-    if isinstance(item, Lost):
+    if isinstance(item, SourceLost):
         return f"camera lost ({item.reason}): {named(item.name, item.text)}"
-    if isinstance(item, Back):
+    if isinstance(item, SourceBack):
         return f"camera back after {item.after_s:.1f} s: {named(item.name, item.about)}"
     return f"camera: {named(item.name, item.about)}"
 

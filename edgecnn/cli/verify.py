@@ -1,7 +1,7 @@
 """`edgecnn verify`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from edgecnn.cli.workstation_options import (
     RunArgument,
     TargetError,
 )
+
+if TYPE_CHECKING:
+    from edgecnn.verify.report import Report
 
 ENGINES = "Other engines"
 
@@ -132,7 +135,7 @@ def verify(
     require_parity(report)
 
 
-def verify_run(path: Path | None, progress: Any, **options: Any) -> dict[str, Any]:
+def verify_run(path: Path | None, progress: Any, **options: Any) -> "Report":
     """Open a run and its data, and verify it with the options of `edgecnn.verify.verify`."""
     from edgecnn.data import open_dataset
     from edgecnn.runs import open_run

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgecnn.cpu import read_cpu
 from edgecnn.runtime.isolated import signal_words
 
 
@@ -41,7 +42,7 @@ class Finished(NamedTuple):
     @property
     def failure(self) -> str:
         """How it ended, and the last thing that it said."""
-        return f"{self.how}: {self.said}" if self.said else self.how
+        return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how
 
     @property
     def table(self) -> dict[str, Any]:
@@ -140,11 +141,7 @@ class System:
     @property
     def cpu_flags(self) -> frozenset[str]:
         """The first processor's features, as Linux lists them; empty where it does not."""
-        for line in self.read("/proc/cpuinfo").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return frozenset(value.split())
-        return frozenset()
+        return read_cpu(self.root).flags
 
     def now(self) -> float:
         """Return the clock, in seconds since 1970."""

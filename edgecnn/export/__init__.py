@@ -20,13 +20,13 @@ USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "
 EXPORTS = (*USUAL, ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 """All that can be exported, as (format, precision)."""
 
-BESIDE = (("tflite", "int8-ptq"), ("tflite", "int8-qat"))
-"""int8 by the method that does not ship, quantized after training or quantization-aware: see `beside`. It is verified, and neither
+ALTERNATIVES = (("tflite", "int8-ptq"), ("tflite", "int8-qat"))
+"""int8 by the method that does not ship, quantized after training or quantization-aware: see `alternative`. It is verified, and neither
 gated nor bundled."""
 
 IOS = ("int8", "uint8", "float32")
 """Types that the input and output of an int8 TFLite file may have. Those but the first are for other people's programs:
-the file beside the usual one holds the same model, and is neither verified nor bundled."""
+such a file holds the same model as the usual one, and is neither verified nor bundled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ class Exported:
 
 
 def io_type(format_: str, precision: str, io: str | None = None) -> str:
-    """Return the type of an export's input and output: the one asked for, or the only one.
+    """Return the type of an export's input and output: the requested one, or the only one.
 
     Raises:
-        ExportError: if there is no such export, or it has another type than was asked for.
+        ExportError: if there is no such export, or it has another type than requested.
     """
-    if (format_, precision) not in EXPORTS + BESIDE:
+    if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"no export as {format_} {precision}. Known: {known}.")
     if format_ == "tflite" and precision.startswith("int8"):
@@ -59,14 +59,14 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     return io or choices[0]
 
 
-def beside(run: Run) -> tuple[str, str] | None:
-    """Return the one of BESIDE that a run has: what ships is measured beside it. None where there is no other method."""
+def alternative(run: Run) -> tuple[str, str] | None:
+    """Return the one of ALTERNATIVES that a run has, with which what ships is compared. None where there is no other method."""
     if not run.file(QAT_MODEL).exists():
         return None
     if run.int8_method == "ptq":
-        return BESIDE[1]
+        return ALTERNATIVES[1]
     refused = "int8" in run.info and run.info["int8"]["validation"]["ptq"] is None  # the converter could not
-    return None if refused else BESIDE[0]
+    return None if refused else ALTERNATIVES[0]
 
 
 def source_model(run: Run, precision: str) -> str:
@@ -92,15 +92,15 @@ def convert(
 ) -> bytes:
     """Convert a run's model: int8 from the fake-quantized one, all else from the float one.
 
-    Where the run's method is "ptq", as it is for a model that was trained elsewhere, int8 is the float model quantized after training.
+    Where the run's method is "ptq", as it is for an imported model, int8 is the float model quantized after training.
 
     Args:
         run: a trained or imported run.
         format_: one of FORMATS.
-        precision: one of PRECISIONS, or of BESIDE.
+        precision: one of PRECISIONS, or of ALTERNATIVES.
         io: type of input and output, where there is a choice: see `io_type`.
         dataset: the run's data, if they are open; used where activation ranges must be set.
-        progress: told about decoded images.
+        progress: called with the images decoded.
 
     Returns:
         The file's bytes.
@@ -112,17 +112,17 @@ def convert(
     io = io_type(format_, precision, io)
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
-    from edgecnn.export.calibration import calibration, needs_calibration
+    from edgecnn.export.representative import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 
     model = model_from_bytes(source)
-    images = calibration(run, dataset, progress) if needs_calibration(run, precision) else None
+    images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
         if images is None:
             data = tflite.int8(model, inner)
         else:
-            data = tflite.int8_by_calibration(model, images, inner, granularity=run.recipe.qat.granularity)
+            data = tflite.int8_post_training(model, images, inner, granularity=run.recipe.qat.granularity)
         return data if format_ == "tflite" else onnx.int8(data)
     if images is not None:
         return tflite.int16x8(model, images)
@@ -170,24 +170,24 @@ def export(
     )
 
 
-def export_beside(
+def export_alternative(
     run: Run,
     report: Callable[[str], None],
     *,
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> None:
-    """Write what `beside` names, if there is any, for verification to measure. Where the data are not at hand it is left out, and said.
+    """Write what `alternative` names, if anything, for verification to measure. Without the data it is left out, with a note.
 
     Args:
         run: a trained run.
         report: called with what is being done, or why it is not.
         dataset, progress: as for `convert`.
     """
-    other = beside(run)
+    other = alternative(run)
     if other is None:
         return
     try:
         export(run, *other, force=True, report=report, dataset=dataset, progress=progress)
     except (DatasetError, DownloadError, RunError) as error:
-        report(f"{other[1]} is not exported, and verify will not measure it beside: {error}")
+        report(f"{other[1]} is not exported, so verify cannot measure it: {error}")

@@ -13,6 +13,7 @@ DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv,
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ IR_VERSION = 8
 """The oldest that has the opset."""
 
 BATCH = "batch"
+METADATA = "edgecnn.quantization"
+"""The key of `metadata_props` under which an int8 file holds the scale and zero point of its input and output, as JSON."""
 
 TIE = 2.0**-20
 """Share by which an average is enlarged before it is rounded: more than float32's error, and too little to carry an
@@ -46,8 +49,8 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
 
     Returns:
         The model: uint8 (batch, height, width, channels), the pixel itself where the int8 code is pixel - 128, to uint8
-        (batch, num_classes). The scale and zero point of the input stand in the DequantizeLinear that reads it, those
-        of the output in the QuantizeLinear that makes it.
+        (batch, num_classes). The scale and zero point of both stand in `metadata_props`, under METADATA, where ONNX Runtime gives
+        them: it does not give those of the DequantizeLinear and QuantizeLinear nodes.
 
     Raises:
         ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs than
@@ -76,7 +79,11 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
         builder.constants,
     )
     opset = onnx.helper.make_opsetid("", OPSET)
-    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="edgecnn")
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="edgecnn")
+    tensors = {"input": source.inputs[0], "output": source.outputs[0]}
+    numbers = {name: {"scale": float(item.scale[0]), "zero_point": zero_point(item)} for name, item in tensors.items()}
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(numbers, sort_keys=True)})
+    return model
 
 
 def padding(options: Any, x: Tensor, out: Tensor, kernel: Sequence[int]) -> list[int]:

@@ -19,8 +19,8 @@ IO_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
 """The types that an int8 file's input and output may have."""
 
 
-class Calibration(NamedTuple):
-    """What a converter sets activation ranges by: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
+class RepresentativeDataset(NamedTuple):
+    """What a converter calibrates activation ranges on: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
 
     images: np.ndarray
     scale: float
@@ -62,12 +62,12 @@ def float16(model: FloatModel) -> bytes:
     return _convert(converter, "float16")
 
 
-def int16x8(model: FloatModel, calibration: Calibration) -> bytes:
+def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
     """Convert a float model to a TFLite file of int16 activations and int8 weights (per channel).
 
     Args:
         model: as for `float32`.
-        calibration: training images.
+        dataset: training images.
 
     Returns:
         The file's bytes. Input and output are float32, quantized at the ends of the graph.
@@ -77,7 +77,7 @@ def int16x8(model: FloatModel, calibration: Calibration) -> bytes:
     """
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = calibration.batches
+    converter.representative_dataset = dataset.batches
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
         tf.lite.OpsSet.TFLITE_BUILTINS,  # so that an operator without an int16 form is named below
@@ -104,32 +104,32 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
     return _int8(_converter(model), io)
 
 
-def int8_by_calibration(
-    model: FloatModel, calibration: Calibration, io: str = "int8", *, granularity: str = "channel"
+def int8_post_training(
+    model: FloatModel, dataset: RepresentativeDataset, io: str = "int8", *, granularity: str = "channel"
 ) -> bytes:
     """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
 
     Args:
         model: as for `float32`.
-        calibration: training images.
+        dataset: training images.
         io: as for `int8`.
         granularity: "channel" for a scale for each output channel of the weights, "tensor" for one for all.
 
     Raises:
-        ExportError: as `int8` does, or if the input's codes are not those of the calibration.
+        ExportError: as `int8` does, or if the input's codes are not those of the dataset.
     """
     converter = _converter(model)
-    converter.representative_dataset = calibration.batches
+    converter.representative_dataset = dataset.batches
     # TensorFlow 2.21 has no public switch; the tests look at the files that come of it
     converter._experimental_disable_per_channel = granularity == "tensor"
     data = _int8(converter, io)
     if io != "float32":
         tensor = read(data).inputs[0]
         scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0]) - (128 if io == "uint8" else 0)
-        if not np.isclose(scale, calibration.scale, rtol=1e-5, atol=0) or zero_point != calibration.zero_point:
+        if not np.isclose(scale, dataset.scale, rtol=1e-5, atol=0) or zero_point != dataset.zero_point:
             raise ExportError(
                 f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
-                f"{calibration.scale:.8g} and {calibration.zero_point}. The model's first layer may clip its input; "
+                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input; "
                 "state its range with --input-scale and --input-zero-point."
             )
     return data

@@ -1,7 +1,6 @@
 """The model card: what a model is, what it was measured at and how to make it again."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from edgecnn.recipe import to_toml
 from edgecnn.report.table import (
@@ -18,9 +17,11 @@ from edgecnn.report.table import (
     warning_lines,
 )
 from edgecnn.runs import Run
+from edgecnn.verify.confidence import ChosenConfidence
+from edgecnn.verify.report import BoardRow, Report
 
 
-def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> str:
+def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
     """Return a run's model card as Markdown.
 
     Every figure comes from the run's own files: `run.json` and the parity report.
@@ -36,10 +37,10 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> 
     title = recipe.name or run.name
     duplicates = len(data["duplicates"])
     if run.imported:
-        drawn = info["calibration"].get("drawn")
+        drawn = info["representative_dataset"].get("drawn")
         how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
         origin = [
-            f"Trained elsewhere ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
+            f"Imported ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
             + (f" {info['imported']['range']}." if "range" in info["imported"] else "")
         ]
     else:
@@ -59,7 +60,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> 
         "",
         "## Measured",
         "",
-        f"On the test split of {report['data']['title']}, {report['data']['test_images']:,} images, used once. Drop (percentage "
+        f"On the test split of {report.data.title}, {report.data.test_images:,} images, used once. Drop (percentage "
         "points) and agreement are against the float model.",
         "",
         *(part for line in warning_lines(report) for part in (f"**{line.replace(chr(10), ' ')}**", "")),
@@ -69,13 +70,13 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> 
         "",
         *(f"- {line}" for line in (*int8_lines(report), *conversion_lines(report))),
         *(f"- {line}" for line in (confidence_line(confidence), *score_lines(report))),
-        f"- Times: {report['timing']}; {report['machine']}.",
-        f"- Gate: a drop of at most {report['max_drop']:.2f} points; {'passed' if report['passed'] else 'FAILED'}.",
+        f"- Times: {report.timing}; {report.machine}.",
+        f"- Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}.",
         "",
-        *boards_section(report.get("boards", ())),
+        *boards_section(report.boards),
         "## Made with",
         "",
-        ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items())) + ".",
+        ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())) + ".",
         f"Data fingerprint (SHA-256): `{data['fingerprint']}`.",
         "",
         "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
@@ -88,7 +89,7 @@ def card(run: Run, report: Mapping[str, Any], confidence: Mapping[str, Any]) -> 
     return "\n".join(lines)
 
 
-def boards_section(boards: Sequence[Mapping[str, Any]]) -> list[str]:
+def boards_section(boards: Sequence[BoardRow]) -> list[str]:
     """Return the lines on emulated boards; none without a board."""
     if not boards:
         return []
@@ -99,22 +100,22 @@ def boards_section(boards: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## On emulated boards", "", text, "", markdown_table(BOARD_HEADINGS, board_rows(boards)), ""]
 
 
-def confidence_line(confidence: Mapping[str, Any]) -> str:
+def confidence_line(confidence: ChosenConfidence) -> str:
     """Return a line on a bundle's temperature and threshold, measured on validation images."""
-    figures, choice = confidence["validation"], confidence["choice"]
-    if confidence["not_fitted"]:
+    figures, choice = confidence.validation, confidence.choice
+    if confidence.not_fitted:
         text = (
-            f"Scores: no temperature was fitted ({confidence['not_fitted']}); the calibration error on validation images is "
-            f"{figures['calibration_error']:.2%}."
+            f"Scores: no temperature was fitted ({confidence.not_fitted}); the calibration error on validation images is "
+            f"{figures.calibration_error:.2%}."
         )
     else:
         text = (
-            f"Scores: logits are divided by {confidence['temperature']:.3f}; on {figures['n']:,} validation images this took the "
-            f"calibration error from {figures['calibration_error']:.2%} to {figures['calibration_error_after']:.2%}."
+            f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} validation images this took the "
+            f"calibration error from {figures.calibration_error:.2%} to {figures.calibration_error_after:.2%}."
         )
     if choice is None:
         return f"{text} It never abstains (no --target-error)."
     return (
-        f"{text} Below a score of {confidence['threshold']:.2f} it abstains: it answers {choice['share_answered']:.2%} of them "
-        f"with {choice['error']:.2%} errors, at most {choice['bound']:.2%} with {choice['confidence']:.0%} confidence."
+        f"{text} Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of them "
+        f"with {choice.error:.2%} errors, at most {choice.bound:.2%} with {choice.confidence:.0%} confidence."
     )

@@ -1,89 +1,87 @@
 """The tables of a parity report: models, comparisons, flipped images, the matrix and the boards."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 from edgecnn.labels import printable
 from edgecnn.verify.gate import chance_warning, measured
+from edgecnn.verify.report import BoardRow, Comparison, Data, MatrixRow, Report
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
 )  # fmt: skip
 
 
-def images_line(data: Mapping[str, Any]) -> str:
+def images_line(data: Data) -> str:
     """Return in words which images were compared, and of how many."""
-    count = f"{data['test_images']:,}"
-    if data["split"] == "all":
-        return f"{data['title']}, all {count} images"
-    if "images" not in data:
-        return f"{data['title']}, {count} test images"
-    whose = "its own test split" if data["own_test"] else "a test split, divided off by content; --split all takes all"
-    return f"{data['title']}, {count} of {data['images']:,} images ({whose})"
+    count = f"{data.test_images:,}"
+    if data.split == "all":
+        return f"{data.title}, all {count} images"
+    if data.images is None:
+        return f"{data.title}, {count} test images"
+    whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all takes all"
+    return f"{data.title}, {count} of {data.images:,} images ({whose})"
 
 
-def range_lines(report: Mapping[str, Any]) -> list[str]:
+def range_lines(report: Report) -> list[str]:
     """Return a line for each of two models on the input range it was given; none for a run."""
     return [
-        f"{item['model']} reads {item['scale']:.6g} * (pixel - 128 - {item['zero_point']}) ({item['name']}), {item['text']}"
-        for item in report.get("input_ranges", ())
+        f"{item.model} reads {item.scale:.6g} * (pixel - 128 - {item.zero_point}) ({item.name}), {item.text}"
+        for item in report.input_ranges
     ]
 
 
-def parity_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def parity_rows(report: Report) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS.
 
-    Drop (points) and agreement are against the float model, or the reference of two models, whose own stand as a dash.
+    Drop (points) and agreement are against the float model, or the reference of two models, which has a dash.
     """
-    against_float = {item["candidate"]: item for item in report["comparisons"] if item["kind"] != "conversion"}
+    against_float = {item.candidate: item for item in report.comparisons if item.kind != "conversion"}
     rows: list[tuple[str, ...]] = []
-    for model in report["models"]:
-        comparison = against_float.get(model["name"])
+    for model in report.models:
+        comparison = against_float.get(model.name)
         rows.append(
             (
-                model["name"],
-                f"{model['accuracy']:.2%}",
-                "{:.2%} to {:.2%}".format(*model["accuracy_interval"]),
-                f"{model['calibration_error']:.4f}",
-                f"{comparison['drop']:.2f}" if comparison else "-",
-                f"{comparison['agreement']:.2%}" if comparison else "-",
-                f"{model['size_bytes']:,}",
-                f"{model['ms_per_image']:.3f}",
-                model["engine"],
+                model.name,
+                f"{model.accuracy:.2%}",
+                "{:.2%} to {:.2%}".format(*model.accuracy_interval),
+                f"{model.calibration_error:.4f}",
+                f"{comparison.drop:.2f}" if comparison else "-",
+                f"{comparison.agreement:.2%}" if comparison else "-",
+                f"{model.size_bytes:,}",
+                f"{model.ms_per_image:.3f}",
+                model.engine,
             )
         )
     return rows
 
 
-def conversion_lines(report: Mapping[str, Any]) -> list[str]:
+def conversion_lines(report: Report) -> list[str]:
     """Return a line for each int8 export on how it differs from the fake-quantized model."""
     return [
-        f"{item['candidate']} against {item['reference']}: {item['agreement']:.2%} agreement, at most "
-        f"{item['largest_lsb']} LSB ({conversion_verdict(item)}: {item['limit']})"
-        for item in report["comparisons"]
-        if item["kind"] == "conversion"
+        f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most "
+        f"{item.largest_lsb} LSB ({conversion_verdict(item)}: {item.limit})"
+        for item in report.comparisons
+        if item.kind == "conversion"
     ]
 
 
-def conversion_verdict(comparison: Mapping[str, Any]) -> str:
+def conversion_verdict(comparison: Comparison) -> str:
     """Return what the gate says of a comparison of kind "conversion", in words."""
-    if comparison.get("accepted"):
+    if comparison.accepted:
         return "beyond its limit, ACCEPTED by --accept-conversion"
-    return "passed" if comparison["passed"] else "FAILED"
+    return "passed" if comparison.passed else "FAILED"
 
 
-def warning_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return what must not be missed in a report: models at chance level, conversions that were accepted, a doubtful input range."""
+def warning_lines(report: Report) -> list[str]:
+    """Return what a reader must not miss in a report: models at chance level, conversions that were accepted, a doubtful input range."""
     warnings = [chance_warning(report)]
-    for item in report["comparisons"]:
-        if item.get("accepted"):
-            found = " and ".join(measured(item, figure) for figure in item["failed"])
-            warnings.append(f"the conversion of {item['candidate']} was accepted: it {found} (limit: {item['limit']}).")
-    for item in report.get("input_ranges", ()):
-        if item["warning"]:
-            warnings.append(f"{item['model']}: {item['warning']}")
+    for item in report.comparisons:
+        if item.accepted:
+            figures = " and ".join(measured(item, figure) for figure in item.failed)
+            warnings.append(f"the conversion of {item.candidate} was accepted: it {figures} (limit: {item.limit}).")
+    warnings += [f"{item.model}: {item.warning}" for item in report.input_ranges if item.warning]
     return [f"WARNING: {warning}" for warning in warnings if warning]
 
 
@@ -95,38 +93,38 @@ METHODS = {
 }
 
 
-def int8_lines(report: Mapping[str, Any]) -> list[str]:
+def int8_lines(report: Report) -> list[str]:
     """Return lines on how a run's int8 models were made, why, and what that bought; none where the report does not say."""
-    chosen = report.get("int8")
-    if chosen is None:
+    choice = report.int8
+    if choice is None:
         return []
-    validation, method = chosen["validation"], chosen["method"]
-    rounded = chosen.get("rounding") == "gptq"
-    named = {
-        "calibrated": validation.get("calibrated") if chosen["epoch"] else None,
-        "qat": validation["qat"],
-        "qat_nearest": validation["qat_nearest"] if rounded else None,
-        "ptq": validation["ptq"],
+    validation, method = choice.validation, choice.method
+    rounded = choice.rounding == "gptq"
+    models = {
+        "calibrated": validation.calibrated if choice.epoch else None,
+        "qat": validation.qat,
+        "qat_nearest": validation.qat_nearest if rounded else None,
+        "ptq": validation.ptq,
     }
-    measured = [
-        f"{METHODS[name]} {found['accuracy']:.2%}, the float model's answer to {found['agreement']:.2%}"
-        for name, found in named.items()
-        if found is not None
+    accuracies = [
+        f"{METHODS[name]} {model.accuracy:.2%}, the float model's answer to {model.agreement:.2%}"
+        for name, model in models.items()
+        if model is not None
     ]
-    epoch = f" (epoch {chosen['epoch']}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
-    compared = chosen["asked"] == "auto" and None not in (validation["qat"], validation["ptq"])
+    epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
+    compared = choice.asked == "auto" and None not in (validation.qat, validation.ptq)
     why = "as the better on validation" if compared else "as the recipe says"
     lines = [
-        f"int8 by {METHODS[method]}{epoch}, {why}. Of {validation['n']:,} validation images right: float "
-        f"{'; '.join([format(validation['float']['accuracy'], '.2%'), *measured])}."
+        f"int8 by {METHODS[method]}{epoch}, {why}. Of {validation.n:,} validation images right: float "
+        f"{'; '.join([format(validation.float.accuracy, '.2%'), *accuracies])}."
     ]
-    found = chosen["qat_against_ptq"]
-    if found:
-        low, high = found["drop_interval"]
+    bought = choice.qat_against_ptq
+    if bought:
+        low, high = bought.drop_interval
         lines.append(
-            f"Over post-training quantization, quantization-aware training bought {0.0 - found['drop']:+.2f} points on the test split "
-            f"(95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {found['gained']} images gained, {found['lost']} lost; one-sided exact "
-            f"McNemar p that it is worse: {found['mcnemar_p_worse']:.3g})."
+            f"Over post-training quantization, quantization-aware training bought {0.0 - bought.drop:+.2f} points on the test split "
+            f"(95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {bought.gained} images gained, {bought.lost} lost; one-sided exact "
+            f"McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
         )
     return lines
 
@@ -136,53 +134,53 @@ COMPARISON_HEADINGS = (
 )  # fmt: skip
 
 
-def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def comparison_rows(report: Report) -> list[tuple[str, ...]]:
     """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS.
 
     Drops are in points.
     """
-    at_chance = report.get("chance", {}).get("not_better", ())
+    at_chance = report.chance.not_better if report.chance else ()
     rows: list[tuple[str, ...]] = []
-    for item in report["comparisons"]:
-        if item["kind"] == "conversion":
+    for item in report.comparisons:
+        if item.kind == "conversion":
             continue
-        low, high = item["drop_interval"]
-        verdict = "" if item["kind"] == "beside" else "passed: " if item["passed"] else "FAILED: "
-        if item["passed"] and item["candidate"] in at_chance:
+        low, high = item.drop_interval
+        verdict = "" if item.kind == "alternative" else "passed: " if item.passed else "FAILED: "
+        if item.passed and item.candidate in at_chance:
             verdict = "AT CHANCE LEVEL: "
-        worst = max((one for one in item["per_class"] if one["drop"] is not None), key=lambda one: one["drop"])
+        drops = [(one.drop, one.label) for one in item.per_class if one.drop is not None]
+        worst, label = max(drops, key=lambda pair: pair[0])
         rows.append(
             (
-                item["candidate"],
-                f"{item['drop']:.2f}",
+                item.candidate,
+                f"{item.drop:.2f}",
                 f"{low:.2f} to {high:.2f}",
-                f"{item['mcnemar_p']:.3g}",
-                f"{worst['label']} {worst['drop']:.2f}",
-                f"{item['confidence_drift']['mean']:.4f}",
-                "-" if item["largest_lsb"] is None else f"{item['mean_lsb']:.2f}, {item['largest_lsb']}",
-                f"{verdict}{item['limit']}",
+                f"{item.mcnemar_p:.3g}",
+                f"{label} {worst:.2f}",
+                f"{item.confidence_drift.mean:.4f}",
+                "-" if item.largest_lsb is None else f"{item.mean_lsb:.2f}, {item.largest_lsb}",
+                f"{verdict}{item.limit}",
             )
         )
     return rows
 
 
-def score_lines(report: Mapping[str, Any]) -> list[str]:
+def score_lines(report: Report) -> list[str]:
     """Return lines on what the temperature and threshold, chosen on validation images, are worth on the test split."""
-    tested = report["confidence"]
-    if not tested:
+    tested = report.confidence
+    if tested is None:
         return []
-    error = "no image" if tested["error"] is None else f"{tested['error']:.2%} errors"
-    why = tested.get("not_fitted")
+    error = "no image" if tested.error is None else f"{tested.error:.2%} errors"
     temperature = (
-        f"{tested['calibration_error']:.2%}; no temperature was fitted ({why})"
-        if why
-        else f"{tested['calibration_error_after']:.2%}, {tested['calibration_error']:.2%} without the temperature"
+        f"{tested.calibration_error:.2%}; no temperature was fitted ({tested.not_fitted})"
+        if tested.not_fitted
+        else f"{tested.calibration_error_after:.2%}, {tested.calibration_error:.2%} without the temperature"
     )
     lines = [
-        f"Scores on the test split ({tested['model']}): calibration error {temperature}; at the threshold of "
-        f"{tested['threshold']:.2f} {tested['share_answered']:.2%} answered with {error}."
+        f"Scores on the test split ({tested.model}): calibration error {temperature}; at the threshold of "
+        f"{tested.threshold:.2f} {tested.share_answered:.2%} answered with {error}."
     ]
-    if tested.get("choice") and (report.get("int8") or {}).get("epoch") is not None:
+    if tested.choice and report.int8 and report.int8.epoch is not None:
         lines.append(EPOCH_CHOSEN)
     return lines
 
@@ -194,36 +192,37 @@ EPOCH_CHOSEN = (
 """Source of the figures: `tools/bench/small_validation.py`, 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
 
 
-def flip_lines(report: Mapping[str, Any], most: int = 3) -> list[str]:
+def flip_lines(report: Report, most: int = 3) -> list[str]:
     """Return, for each gated comparison with flipped images, how many and the first `most`."""
     lines = []
-    for item in report["comparisons"]:
-        flips = item["flips"]
-        if item["kind"] not in ("conversion", "beside") and flips:
+    for item in report.comparisons:
+        if item.kind not in ("conversion", "alternative") and item.flips:
             shown = "; ".join(
-                printable(f"{flip['source']} (label {flip['true']}): {flip['reference']}, now {flip['candidate']}")
-                for flip in flips[:most]
+                printable(f"{flip.source} (label {flip.true}): {flip.reference}, now {flip.candidate}")
+                for flip in item.flips[:most]
             )
-            lines.append(f"{len(flips):,} answers of {item['reference']} are others in {item['candidate']}: {shown}")
+            lines.append(
+                f"{item.candidate} changes {len(item.flips):,} of {item.n:,} answers of {item.reference}: {shown}"
+            )
     return lines
 
 
-def matrix_table(report: Mapping[str, Any], width: int | None = None) -> str:
+def matrix_table(rows: Sequence[MatrixRow], width: int | None = None) -> str:
     """Lay out the matrix as `text_table`: each engine's accuracy, and agreement and largest difference (LSB) against each other."""
-    ran = [item for item in report["matrix"] if item["accuracy"] is not None]
+    ran = [row for row in rows if row.accuracy is not None]
     headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
-    rows = []
-    for number, item in enumerate(ran, 1):
-        against = {other["name"]: other for other in item["against"]}
+    lines = []
+    for number, row in enumerate(ran, 1):
+        against = {cell.name: cell for cell in row.against}
         cells = [
-            f"{against[other['name']]['agreement']:.2%} {against[other['name']]['largest_lsb']} LSB"
-            if other["name"] in against
+            f"{against[other.name].agreement:.2%} {against[other.name].largest_lsb} LSB"
+            if other.name in against
             else "-"
             for other in ran
         ]
-        rows.append((f"({number})", f"{item['accuracy']:.2%}", *cells, item["name"]))
-    notes = [f"{item['name']} did not run: {item['note']}" for item in report["matrix"] if item["accuracy"] is None]
-    return "\n".join([text_table(headings, rows, width), *notes])
+        lines.append((f"({number})", f"{row.accuracy:.2%}", *cells, row.name))
+    notes = [f"{row.name} did not run: {row.note}" for row in rows if row.accuracy is None]
+    return "\n".join([text_table(headings, lines, width), *notes])
 
 
 BOARD_HEADINGS = (
@@ -231,26 +230,24 @@ BOARD_HEADINGS = (
 )  # fmt: skip
 
 
-def board_rows(boards: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return emulated boards as rows of text under BOARD_HEADINGS; what is not known stands as a dash."""
+def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
+    """Return emulated boards as rows of text under BOARD_HEADINGS; a dash where something is not known."""
     rows: list[tuple[str, ...]] = []
     for item in boards:
-        share = {
-            key: "-" if item[key] is None else f"{item[key]:.2%}" for key in ("accuracy", "accuracy_here", "agreement")
-        }
-        ran = item["largest_difference"] is not None
+        shares = (
+            "-" if share is None else f"{share:.2%}" for share in (item.accuracy, item.accuracy_here, item.agreement)
+        )
+        ran = item.largest_difference is not None
         rows.append(
             (
-                f"{item['target']} ({item['cpu']})",
-                f"{item['images']:,}" + ("" if item["split"] == "test" else " golden"),
-                share["accuracy"],
-                share["accuracy_here"],
-                share["agreement"],
-                f"{item['rows_that_differ']:,}" if ran else "-",
-                f"{item['largest_difference']:g} {item['unit']}" if ran else "-",
-                {True: "passed", False: "FAILED", None: "-"}[item["selftest"]],
-                item["error"] or ("passed" if item["passed"] else "FAILED"),
-                f"{item['engine']}, Python {item['versions']['python'].partition('-')[0]}, against {item['against']} here",
+                f"{item.target} ({item.cpu})",
+                f"{item.images:,}" + ("" if item.split == "test" else " golden"),
+                *shares,
+                f"{item.rows_that_differ:,}" if ran else "-",
+                f"{item.largest_difference:g} {item.unit}" if ran else "-",
+                {True: "passed", False: "FAILED", None: "-"}[item.selftest],
+                item.error or ("passed" if item.passed else "FAILED"),
+                f"{item.engine}, Python {item.versions['python'].partition('-')[0]}, against {item.against} here",
             )
         )
     return rows

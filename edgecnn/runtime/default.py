@@ -9,6 +9,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
 from edgecnn.files import data_folder, write_atomic
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
+from edgecnn.runtime.state import state_file, tuned_file
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
@@ -60,13 +61,13 @@ def remember_bundle(path: Path) -> None:
     Raises:
         OutputError: if the record, edgecnn/last-bundle in $XDG_STATE_HOME or ~/.local/state, cannot be written.
     """
-    write_atomic(Path(_state_file(LAST_BUNDLE)), os.fsencode(path.resolve()))
+    write_atomic(Path(state_file(LAST_BUNDLE)), os.fsencode(path.resolve()))
 
 
 def _remembered() -> tuple[Path | None, int]:
     """Return the path on record, None if there is none that can be read, and when it was recorded, in ns."""
     try:
-        with open(_state_file(LAST_BUNDLE), "rb") as file:
+        with open(state_file(LAST_BUNDLE), "rb") as file:
             return Path(os.fsdecode(file.read())), os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None, 0
@@ -166,12 +167,3 @@ def open_model(
     name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
     opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=threads, provider=provider)
     return OpenedModel(opened, entry, threads, remark)
-
-
-def tuned_file() -> str:
-    """Return where tuned settings are kept: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
-    return _state_file("tuned.json")
-
-
-def _state_file(name: str) -> str:
-    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", name)

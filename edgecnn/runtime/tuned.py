@@ -14,10 +14,11 @@ from typing import Any
 
 from edgecnn.bundle.manifest import PRECISIONS, ModelEntry
 from edgecnn.bundle.read import Bundle
+from edgecnn.cpu import read_cpu
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
-from edgecnn.runtime.default import tuned_file
 from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
+from edgecnn.runtime.state import tuned_file
 from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
@@ -60,13 +61,7 @@ def hardware() -> str:
             name = file.read().strip("\0 \n")
     except OSError:
         name = ""
-    if not name:
-        try:
-            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-                name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-        except OSError:
-            name = ""
-    return f"{name or platform.machine()}, {os.cpu_count()} CPUs"
+    return f"{name or read_cpu().name or platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:

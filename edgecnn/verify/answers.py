@@ -21,7 +21,7 @@ from edgecnn.runtime.timing import measure_interleaved
 WARM_UP = 10
 REPEATS = 100
 CHUNK = 100
-"""Images converted and run at a time: what verification needs beside the pixels does not grow with their number."""
+"""Images converted and run at a time: what verification needs on top of the pixels does not grow with their number."""
 
 Progress = Callable[[str, int, int], None]
 Unit = Literal["logit", "score"]

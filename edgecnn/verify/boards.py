@@ -8,11 +8,11 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
 from edgecnn.verify.answers import Progress, described
+from edgecnn.verify.report import BoardFigure, BoardRow
 
 SAMPLE = 1000
 SEED = 0
@@ -35,7 +36,7 @@ SEED = 0
 
 ALL = "all"
 SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
-"""The packages of a board whose versions are reported, beside Python's."""
+"""The packages of a board whose versions are reported, as well as Python's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,39 @@ class Answer(NamedTuple):
     outputs: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Emulated:
+    """What an emulation did.
+
+    `engine` is its name, version and, if it ran, provider; `error` what ended it; `selftest` whether the self-test passed; `outputs` raw,
+    shape (n, num_classes). Each is None where it is not known.
+    """
+
+    engine: str
+    error: str | None = None
+    selftest: bool | None = None
+    outputs: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """How raw outputs differ from this machine's: the fields of BoardRow; as here where there are no outputs."""
+
+    images: int = 0
+    accuracy: float | None = None
+    accuracy_here: float | None = None
+    agreement: float | None = None
+    rows_that_differ: int | None = None
+    largest_difference: float | None = None
+
+
 def verify_on_boards(
     bundle: Bundle,
     split: Split | None,
     boards: OnBoards,
     progress: Progress,
     packages: Sequence[Path] = (),
-) -> list[dict[str, Any]]:
+) -> list[BoardRow]:
     """Run a bundle on emulated boards: its self-test, then the int8 model on test images.
 
     Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run.
@@ -90,24 +117,24 @@ def verify_on_boards(
         bundle: as read.
         split: the test images; None for the bundle's golden images, whose classes nobody knows.
         boards: which boards, and what there.
-        progress: told of what is made for the boards, and of the boards done.
+        progress: called with what is made for the boards, and the boards done.
         packages: folders of Python packages that stand before those of the wheels, to try another build of one.
 
     Returns:
-        An entry for each board and engine, in the form of `parity.schema.json`; `passed` is false where the self-test failed, an
+        A row for each board and engine; `passed` is false where the self-test failed, an
         output differs by more than the bundle allows, or the process ended.
 
     Raises:
         EmulatorError: if QEMU is missing or a board's files cannot be had.
-        EngineError: if the bundle has no model for an engine that was asked for.
+        EngineError: if the bundle has no model for a requested engine.
     """
     sample = drawn(split, boards.sample) if split is not None else None
     pixels = sample.images if sample is not None else bundle.golden_inputs()
     chosen = {target.name: cases(target, boards, bundle.manifest) for target in boards.targets}
-    wanted = list(dict.fromkeys(case for items in chosen.values() for case in items))
-    systems = {case: make_system(case.release, case.engine, progress) for case in wanted}
-    here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine: 0 for case in wanted}}
-    found: dict[Case, dict[str, Any]] = {}
+    distinct = list(dict.fromkeys(case for items in chosen.values() for case in items))
+    systems = {case: make_system(case.release, case.engine, progress) for case in distinct}
+    here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine: 0 for case in distinct}}
+    emulated: dict[Case, Emulated] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "packages").mkdir()
@@ -117,20 +144,23 @@ def verify_on_boards(
         np.save(folder / "pixels.npy", pixels)
         paths = (*packages, folder / "packages")
 
-        def run(case: Case) -> dict[str, Any]:
+        def run(case: Case) -> Emulated:
             return emulate(emulations, case, systems[case], paths, bundle.manifest, folder)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Emulations() as emulations:
-            jobs = {pool.submit(run, case): case for case in wanted}
+            jobs = {pool.submit(run, case): case for case in distinct}
             try:
                 for done, job in enumerate(as_completed(jobs)):
-                    found[jobs[job]] = job.result()
+                    emulated[jobs[job]] = job.result()
                     progress(f"emulated {jobs[job].cpu}: {jobs[job].engine}", done + 1, len(jobs))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-    emulator = {"qemu": qemu_version()}
+    qemu = qemu_version()
     return [
-        entry(target, case, systems[case], bundle.manifest, found[case], here[case.engine], sample) | emulator
+        replace(
+            board_row(target, case, systems[case], bundle.manifest, emulated[case], here[case.engine], sample),
+            qemu=qemu,
+        )
         for target in boards.targets
         for case in chosen[target.name]
     ]
@@ -196,17 +226,12 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
 
 def emulate(
     emulations: Emulations, case: Case, system: System, paths: Sequence[Path], manifest: Manifest, folder: Path
-) -> dict[str, Any]:
-    """Run the self-test command and the model in one emulation.
-
-    Returns:
-        `error`: what ended it, or None; `selftest`: the command's report, or None; `engine`: its name, version and provider; `outputs`:
-        shape (n, num_classes).
-    """
+) -> Emulated:
+    """Run the self-test command and the model in one emulation."""
     home = Path(tempfile.mkdtemp(dir=folder))
     machine = system.machine(case.cpu, paths)
     engine = f"{case.engine} {system.versions[package_name(case.engine)]}"
-    found: dict[str, Any] = {"error": None, "selftest": None, "engine": engine, "outputs": None}
+    result = Emulated(engine=engine)
     bundle, threads = str(folder / "bundle.edgecnn"), str(case.num_threads)
 
     def call(*arguments: str) -> Ended:
@@ -215,8 +240,8 @@ def emulate(
     try:
         ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
         if not ended.out:
-            return found | {"error": f"the self-test ended with code {ended.code} on {case.cpu}: {ended.last_line}"}
-        found["selftest"] = json.loads(ended.out)
+            return replace(result, error=f"the self-test ended with code {ended.code} on {case.cpu}: {ended.last_line}")
+        result = replace(result, selftest=bool(json.loads(ended.out)["passed"]))
         file, pixels, outputs = (
             model_for(manifest, case.engine).file,
             str(folder / "pixels.npy"),
@@ -224,78 +249,68 @@ def emulate(
         )
         ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, pixels, outputs)
         if ended.code:
-            return found | {"error": f"{file} does not run on {case.cpu}: {ended.last_line}"}
+            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.last_line}")
     except EmulatorError as error:
-        return found | {"error": str(error)}
-    said = json.loads(ended.out)
-    return found | {
-        "engine": f"{said['name']} {said['version']} ({said['provider']})",
-        "outputs": np.load(outputs, allow_pickle=False),
-    }
+        return replace(result, error=str(error))
+    ran = json.loads(ended.out)
+    return replace(
+        result,
+        engine=f"{ran['name']} {ran['version']} ({ran['provider']})",
+        outputs=np.load(outputs, allow_pickle=False),
+    )
 
 
-def entry(
+def board_row(
     target: Target,
     case: Case,
     system: System,
     manifest: Manifest,
-    found: Mapping[str, Any],
+    emulated: Emulated,
     here: Answer,
     sample: Split | None,
-) -> dict[str, Any]:
-    """Return a board's entry in the report, but for the emulator's version: what was found there, held against this machine's answers."""
+) -> BoardRow:
+    """Return a board's row in the report, but for the emulator's version: what it answered, held against this machine's answers."""
     model = model_for(manifest, case.engine)
-    selftest = found["selftest"]
-    result: dict[str, Any] = {
-        "target": target.name,
-        "cpu": case.cpu,
-        "release": case.release,
-        "engine": found["engine"],
-        "model": model.file,
-        "against": here.engine,
-        "selftest": selftest["passed"] if selftest else None,
-        "images": 0,
-        "split": "test" if sample is not None else "golden",
-        "accuracy": None,
-        "accuracy_here": None,
-        "agreement": None,
-        "rows_that_differ": None,
-        "largest_difference": None,
-        "unit": model.tolerance_unit,
-        "limit": model.tolerance,
-        "error": found["error"],
-        "versions": {"python": system.versions[f"libpython{system.python}-minimal"]}
-        | {name: system.versions[name] for name in SHOWN if name in system.versions},
+    outputs = emulated.outputs
+    apart = differences(outputs, here.outputs, sample) if outputs is not None else Differences()
+    failed: dict[BoardFigure, bool] = {
+        "error": bool(emulated.error),
+        "selftest": emulated.selftest is False,
+        "largest_difference": apart.largest_difference is not None and not apart.largest_difference <= model.tolerance,
     }
-    outputs = found["outputs"]
-    if outputs is not None:
-        result |= differences(outputs, here.outputs, sample)
-    failed = [
-        *(["error"] if result["error"] else []),
-        *(["selftest"] if result["selftest"] is False else []),
-        *(
-            ["largest_difference"]
-            if outputs is not None and not result["largest_difference"] <= model.tolerance
-            else []
-        ),
-    ]
-    return result | {"failed": failed, "passed": not failed}
+    return BoardRow(
+        target=target.name,
+        cpu=case.cpu,
+        release=case.release,
+        engine=emulated.engine,
+        model=model.file,
+        against=here.engine,
+        selftest=emulated.selftest,
+        split="test" if sample is not None else "golden",
+        **vars(apart),
+        unit=model.tolerance_unit,
+        limit=model.tolerance,
+        error=emulated.error,
+        versions={"python": system.versions[f"libpython{system.python}-minimal"]}
+        | {name: system.versions[name] for name in SHOWN if name in system.versions},
+        qemu="",
+        failed=tuple(name for name, value in failed.items() if value),
+        passed=not any(failed.values()),
+    )
 
 
-def differences(outputs: np.ndarray, expected: np.ndarray, sample: Split | None) -> dict[str, Any]:
+def differences(outputs: np.ndarray, expected: np.ndarray, sample: Split | None) -> Differences:
     """Compare raw outputs, shape (n, num_classes), with those of this machine; accuracies where the classes are known."""
     apart = np.abs(outputs.astype(np.float64) - expected.astype(np.float64)).max(axis=1)
     there, here = np.argmax(outputs, axis=1), np.argmax(expected, axis=1)
-    result = {
-        "images": len(outputs),
-        "agreement": float(np.mean(there == here)),
-        "rows_that_differ": int(np.count_nonzero(apart)),
-        "largest_difference": float(apart.max()),
-    }
-    if sample is not None:
-        result["accuracy"] = float(np.mean(there == sample.classes))
-        result["accuracy_here"] = float(np.mean(here == sample.classes))
-    return result
+    return Differences(
+        images=len(outputs),
+        accuracy=float(np.mean(there == sample.classes)) if sample is not None else None,
+        accuracy_here=float(np.mean(here == sample.classes)) if sample is not None else None,
+        agreement=float(np.mean(there == here)),
+        rows_that_differ=int(np.count_nonzero(apart)),
+        largest_difference=float(apart.max()),
+    )
 
 
 def qemu_version() -> str:

@@ -1,9 +1,8 @@
-"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where they are at hand."""
+"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where it has them."""
 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgecnn.boards.qemu import find_qemu
 from edgecnn.bundle.manifest import Manifest
@@ -17,14 +16,13 @@ from edgecnn.runs import Run
 from edgecnn.verify.answers import Progress, input_contract
 from edgecnn.verify.boards import OnBoards, verify_on_boards
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.report import BoardRow, BoardsData, BoardsReport
 from edgecnn.versions import library_versions, processor
-
-SCHEMA = "edgecnn.boards/1"
 
 
 def run_on_boards(
     run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
-) -> list[dict[str, Any]]:
+) -> list[BoardRow]:
     """Run a run's exports on boards, in a bundle as `edgecnn bundle` would make it, but for the report, which does not exist yet.
 
     Args:
@@ -32,7 +30,7 @@ def run_on_boards(
         exports: format and precision of each export.
         split: the test images.
         boards: which boards, and what there.
-        progress: told of the work.
+        progress: called with the work done.
 
     Returns and raises: as `verify_on_boards`.
     """
@@ -63,18 +61,15 @@ def bundle_on_boards(
     data: str | None = None,
     note: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda what, done, total: None,
-) -> dict[str, Any]:
-    """Run a bundle on boards, on the test images that it was verified with where they are at hand, else on its golden images.
+) -> BoardsReport:
+    """Run a bundle on boards, on the test images that it was verified with where it has them, else on its golden images.
 
     Args:
         path: an .edgecnn file.
         boards: which boards, and what there.
         data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
-        note: told why golden images are used.
-        progress: told of the work.
-
-    Returns:
-        The report, in the form of `$defs/boards_report` in `parity.schema.json`.
+        note: called with the reason why golden images are used.
+        progress: called with the work done.
 
     Raises:
         DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
@@ -92,19 +87,19 @@ def bundle_on_boards(
         )
         split, described = None, None
     rows = verify_on_boards(bundle, split, boards, progress)
-    return {
-        "schema": SCHEMA,
-        "bundle": bundle.manifest.name,
-        "bundle_sha256": bundle.sha256,
-        "data": described,
-        "boards": rows,
-        "passed": all(row["passed"] for row in rows),
-        "machine": processor(),
-        "versions": library_versions(),
-    }
+    return BoardsReport(
+        schema="edgecnn.boards/1",
+        bundle=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        data=described,
+        boards=tuple(rows),
+        passed=all(row.passed for row in rows),
+        machine=processor(),
+        versions=library_versions(),
+    )
 
 
-def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[Split, dict[str, Any]]:
+def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[Split, BoardsData]:
     """Load the test images that a bundle was verified with, and say which they are.
 
     Raises:
@@ -115,7 +110,9 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     hashes = data_said.get("split_hashes") if isinstance(data_said, dict) else None
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or "test" not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
-    recipe_data: DataRecipe = build_recipe(merge(recipe, {"data": {"source": data}} if data is not None else {})).data
+    # Only the table of the data: the others may have keys that recipes no longer have.
+    tables = {"data": recipe.get("data", {})}
+    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
     dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(
@@ -129,9 +126,6 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
         stage="verify",
         progress=progress,
     )["test"]
-    return split, {
-        "name": dataset.name,
-        "title": dataset.title,
-        "test_images": len(split.classes),
-        "test_sha256": hashes["test"],
-    }
+    return split, BoardsData(
+        name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=hashes["test"]
+    )

@@ -1,8 +1,7 @@
-"""What a bundle says of its confidences: temperature and threshold, chosen on validation images and nothing else."""
+"""What a bundle states about its scores: temperature and threshold, chosen on validation images and nothing else."""
 
 import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,20 +12,32 @@ from edgecnn.runs import CONFIDENCE, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify.answers import Progress, in_chunks, input_contract
-from edgecnn.verify.calibration import (
-    FEWEST,
-    answered_at,
-    choose_threshold,
-    expected_calibration_error,
-    fit_temperature,
-    nll,
-)
+from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract
+from edgecnn.verify.document import from_json, to_json
+from edgecnn.verify.report import Confidence, ScoreFigures
+from edgecnn.verify.temperature import FEWEST, expected_calibration_error, fit_temperature, nll
+from edgecnn.verify.threshold import Choice, answered_at, choose_threshold
 
 
-def confidence_figures(
-    logits: np.ndarray, classes: np.ndarray, temperature: float, threshold: float
-) -> dict[str, float | int | None]:
+@dataclass(frozen=True, kw_only=True)
+class ChosenConfidence:
+    """A temperature and a threshold, and what they are worth on the validation images that they were chosen on: `confidence.json`.
+
+    `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among them, so that the data set none; None where
+    it was fitted. `choice` is None without a target error. `model` is the file in a bundle with whose answers they were chosen.
+    """
+
+    temperature: float
+    not_fitted: str | None
+    threshold: float
+    choice: Choice | None
+    validation: ScoreFigures
+    model: str = ""
+    model_sha256: str = ""
+    validation_sha256: str = ""
+
+
+def score_figures(logits: np.ndarray, classes: np.ndarray, temperature: float, threshold: float) -> ScoreFigures:
     """Return what a temperature and a threshold are worth on images, such as the test split's.
 
     Args:
@@ -36,32 +47,38 @@ def confidence_figures(
         threshold: below which it abstains, in [0, 1].
 
     Returns:
-        A JSON object: `nll` and `calibration_error` before (temperature 1) and `_after`, and the fields of
-        `calibration.Selective`: threshold, n, answered, errors, share_answered, error.
+        `nll` and `calibration_error` before (temperature 1) and `_after`, and what `threshold.answered_at` returns.
     """
     before, after = softmax(logits), softmax(logits / np.float32(temperature))
     right = np.argmax(logits, axis=1) == classes
-    return {
-        "nll": nll(logits, classes),
-        "nll_after": nll(logits, classes, temperature),
-        "calibration_error": expected_calibration_error(before, classes),
-        "calibration_error_after": expected_calibration_error(after, classes),
-        **asdict(answered_at(after.max(axis=1), right, threshold)),
-    }
+    return ScoreFigures(
+        nll=nll(logits, classes),
+        nll_after=nll(logits, classes, temperature),
+        calibration_error=expected_calibration_error(before, classes),
+        calibration_error_after=expected_calibration_error(after, classes),
+        **vars(answered_at(after.max(axis=1), right, threshold)),
+    )
 
 
-def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> dict[str, Any]:
+def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.ndarray) -> Confidence:
+    """Return what a chosen temperature and threshold are worth on the test split, by the answers of the model they were chosen with."""
+    figures = score_figures(answers.values, classes, chosen.temperature, chosen.threshold)
+    return Confidence(
+        **vars(figures),
+        model=answers.name,
+        temperature=chosen.temperature,
+        not_fitted=chosen.not_fitted,
+        choice=chosen.choice,
+    )
+
+
+def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> ChosenConfidence:
     """Choose a temperature and, for a target error, a threshold.
 
     Args:
         logits: float32, shape (n, num_classes), of validation images, n at least 1.
         classes: int array, shape (n,), the true classes.
         target_error: largest error among answered images, in (0, 1); None for no threshold.
-
-    Returns:
-        A JSON object: `temperature`, `not_fitted`, `threshold`, `choice` (`calibration.Choice`'s fields; None without a target) and
-        `validation`, the figures there. `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among
-        them, so that the data set none; None where it was fitted.
 
     Raises:
         ThresholdError: if no threshold keeps the target.
@@ -73,18 +90,18 @@ def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float 
     elif right.all():
         not_fitted = "no error on validation images"
     temperature = 1.0 if not_fitted else fit_temperature(logits, classes)
-    threshold, choice = 0.0, None
+    choice = None
     if target_error is not None:
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
-        chosen = choose_threshold(scores, right, target_error)
-        threshold, choice = chosen.threshold, asdict(chosen)
-    return {
-        "temperature": temperature,
-        "not_fitted": not_fitted,
-        "threshold": threshold,
-        "choice": choice,
-        "validation": confidence_figures(logits, classes, temperature, threshold),
-    }
+        choice = choose_threshold(scores, right, target_error)
+    threshold = choice.threshold if choice else 0.0
+    return ChosenConfidence(
+        temperature=temperature,
+        not_fitted=not_fitted,
+        threshold=threshold,
+        choice=choice,
+        validation=score_figures(logits, classes, temperature, threshold),
+    )
 
 
 def validation_logits(
@@ -107,7 +124,7 @@ def validation_logits(
 
 def choose_confidence(
     run: Run, dataset: Dataset, format_: str, precision: str, target_error: float | None, progress: Progress
-) -> dict[str, Any]:
+) -> ChosenConfidence:
     """Choose a run's temperature and threshold on validation images and write `confidence.json`.
 
     Nothing is done where the file holds the choice for this model, these images and this target.
@@ -117,37 +134,37 @@ def choose_confidence(
         dataset: the run's data.
         format_, precision: of the export to choose with.
         target_error: largest error among answered images, in (0, 1); None for no threshold.
-        progress: told of the images done.
-
-    Returns:
-        The content of `confidence.json`: as `fit_confidence` returns, with `model`, `model_sha256` and `validation_sha256`.
+        progress: called with the images done.
 
     Raises:
         ThresholdError: if no threshold keeps the target.
         RunError: if the data have changed since the run began.
     """
     model = export_path(run, format_, precision).read_bytes()
-    origin = {
-        "model": f"models/{precision}.{format_}",
-        "model_sha256": sha256(model),
-        "validation_sha256": dataset.hashes["validation"],
-    }
+    file, model_sha256, validation_sha256 = f"models/{precision}.{format_}", sha256(model), dataset.hashes["validation"]
     stored = stored_confidence(run)
-    if stored and {key: stored.get(key) for key in origin} == origin:
-        target = stored["choice"]["target_error"] if stored["choice"] else None
+    if stored and (stored.model, stored.model_sha256, stored.validation_sha256) == (
+        file,
+        model_sha256,
+        validation_sha256,
+    ):
+        target = stored.choice.target_error if stored.choice else None
         if target == target_error:
             return stored
     logits, classes = validation_logits(run, dataset, model, format_, progress)
-    found = fit_confidence(logits, classes, target_error) | origin
-    write_atomic(run.file(CONFIDENCE), canonical_json(found))
-    return found
+    chosen = replace(
+        fit_confidence(logits, classes, target_error),
+        model=file,
+        model_sha256=model_sha256,
+        validation_sha256=validation_sha256,
+    )
+    write_atomic(run.file(CONFIDENCE), canonical_json(to_json(chosen)))
+    return chosen
 
 
-def stored_confidence(run: Run) -> dict[str, Any] | None:
+def stored_confidence(run: Run) -> ChosenConfidence | None:
     """Return the content of a run's `confidence.json`; None if there is none, or it cannot be used."""
     try:
-        found = json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8"))
+        return from_json(ChosenConfidence, json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
-    needed = {"temperature", "not_fitted", "threshold", "choice", "validation"}
-    return found if isinstance(found, dict) and needed <= found.keys() else None

@@ -1,10 +1,10 @@
 """The gate: which figures of a comparison are held to which limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgecnn.errors import EmulatorError, ParityError
+from edgecnn.verify.report import BoardRow, Comparison, ComparisonFigures, Figure, Kind, Report
 
 MAX_DROP = 1.0
 """Default of the gate, in percentage points of accuracy."""
@@ -36,35 +36,45 @@ class Gate:
     min_agreement: float | None = None
     accept_conversion: bool = False
 
-    def failed(self, comparison: Mapping[str, Any]) -> list[str]:
-        """Return the names of a comparison's figures that are beyond their limits: its keys.
+    def judge(self, figures: ComparisonFigures) -> Comparison:
+        """Return a comparison: its figures, the limit, which figures are beyond it, and whether it passes."""
+        failed = self.failed(figures)
+        accepted = bool(failed) and self.accepts(figures.kind)
+        return Comparison(
+            **vars(figures),
+            limit=self.limit(figures.kind),
+            failed=failed,
+            accepted=accepted,
+            passed=accepted or not failed,
+        )
 
-        A comparison of kind "beside" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
+    def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
+        """Return the names of a comparison's figures that are beyond their limits.
+
+        A comparison of kind "alternative" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
         MAX_LSB or MIN_AGREEMENT, whatever `max_drop` is.
         """
-        if comparison["kind"] == "beside":
-            return []
-        if comparison["kind"] == "conversion":
-            lsb = comparison["largest_lsb"]
-            if comparison["agreement_upper"] >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
-                return []
-            return ["agreement"] if lsb is None else ["largest_lsb", "agreement"]
-        failed = []
-        if comparison["drop"] > self.max_drop:
-            failed.append("drop")
-        if self.confident and comparison["drop_interval"][1] > self.max_drop:
-            failed.append("drop_interval")
-        if self.min_agreement is not None and comparison["agreement"] < self.min_agreement:
-            failed.append("agreement")
-        return failed
+        if comparison.kind == "alternative":
+            return ()
+        if comparison.kind == "conversion":
+            lsb, upper = comparison.largest_lsb, comparison.agreement_upper
+            if (upper is not None and upper >= MIN_AGREEMENT) or (lsb is not None and lsb <= MAX_LSB):
+                return ()
+            return ("agreement",) if lsb is None else ("largest_lsb", "agreement")
+        beyond: dict[Figure, bool] = {
+            "drop": comparison.drop > self.max_drop,
+            "drop_interval": self.confident and comparison.drop_interval[1] > self.max_drop,
+            "agreement": self.min_agreement is not None and comparison.agreement < self.min_agreement,
+        }
+        return tuple(figure for figure, failed in beyond.items() if failed)
 
-    def accepts(self, kind: str) -> bool:
+    def accepts(self, kind: Kind) -> bool:
         """Tell whether a comparison of a kind passes although figures of it are beyond their limits."""
         return kind == "conversion" and self.accept_conversion
 
-    def limit(self, kind: str) -> str:
+    def limit(self, kind: Kind) -> str:
         """Return what comparisons of a kind are held to, in words."""
-        if kind == "beside":
+        if kind == "alternative":
             return "none, does not ship"
         if kind == "conversion":
             return f"at most {MAX_LSB} LSB, or no evidence of agreement below {MIN_AGREEMENT:.0%}"
@@ -73,93 +83,86 @@ class Gate:
         return f"drop of at most {self.max_drop:.2f} points{whole}{agreement}"
 
 
-def measured(comparison: Mapping[str, Any], figure: str) -> str:
-    """Return in words what a comparison found of one of the figures that `Gate.failed` names."""
+def measured(comparison: Comparison, figure: Figure) -> str:
+    """Return in words what a comparison measured of a figure."""
     if figure == "drop":
-        return f"drops {comparison['drop']:.2f} points"
+        return f"drops {comparison.drop:.2f} points"
     if figure == "drop_interval":
-        return f"may drop by as much as {comparison['drop_interval'][1]:.2f} points (upper end of the 95 % interval)"
-    if figure == "agreement":
-        share = f"agrees on {comparison['agreement']:.2%}"
-        if comparison["kind"] != "conversion":
-            return share
-        return (
-            f"{share} of {comparison['n']:,} images (at most {comparison['agreement_upper']:.2%} with 95 % confidence)"
-        )
-    return f"differs by {comparison[figure]} LSB"
+        return f"may drop by as much as {comparison.drop_interval[1]:.2f} points (upper end of the 95 % interval)"
+    if figure == "largest_lsb":
+        return f"differs by {comparison.largest_lsb} LSB"
+    share = f"agrees on {comparison.agreement:.2%}"
+    if comparison.kind != "conversion" or comparison.agreement_upper is None:
+        return share
+    return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
 
 
 ADVICE = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
-    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Else the converter or the engine rounds "
-    "otherwise; worst layers: edgecnn layers. To ship it all the same, on record: --accept-conversion",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
+    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
 }
 """What to do about a failed comparison, by its kind."""
 
 
-def require_parity(report: Mapping[str, Any]) -> None:
+def require_parity(report: Report) -> None:
     """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`.
 
     With `confident` in the report, a model at chance level is an error too.
     """
-    comparisons: Sequence[Mapping[str, Any]] = report["comparisons"]
-    failed = [comparison for comparison in comparisons if not comparison["passed"]]
+    failed = [comparison for comparison in report.comparisons if not comparison.passed]
     if failed:
         first = failed[0]
-        found = " and ".join(measured(first, figure) for figure in first["failed"])
+        figures = " and ".join(measured(first, figure) for figure in first.failed)
         raise ParityError(
-            f"{first['candidate']} does not answer as {first['reference']} does: it {found} (limit: {first['limit']}); "
-            f"{len(failed)} of {len(comparisons)} comparisons failed. {ADVICE[first['kind']]}"
+            f"{first.candidate} does not answer as {first.reference} does: it {figures} (limit: {first.limit}); "
+            f"{len(failed)} of {len(report.comparisons)} comparisons failed. {ADVICE[first.kind]}"
         )
-    if report.get("confident") and (warning := chance_warning(report)):
+    if report.confident and (warning := chance_warning(report)):
         raise ParityError(warning)
-    require_boards(report.get("boards", ()))
+    require_boards(report.boards)
 
 
-def chance_warning(report: Mapping[str, Any]) -> str | None:
+def chance_warning(report: Report) -> str | None:
     """Return in words which models of a report are not shown to be better than chance, and what to do; None where all are."""
-    chance = report.get("chance")
-    if not chance or not chance["not_better"]:
+    chance = report.chance
+    if chance is None or not chance.not_better:
         return None
-    models = {item["name"]: item for item in report["models"]}
+    models = {item.name: item for item in report.models}
     figures = ", ".join(
-        "{} {:.2%} ({:.0%} to {:.0%})".format(name, models[name]["accuracy"], *models[name]["accuracy_interval"])
-        for name in chance["not_better"][:2]
+        "{} {:.2%} ({:.0%} to {:.0%})".format(name, models[name].accuracy, *models[name].accuracy_interval)
+        for name in chance.not_better[:2]
     )
-    more = f" and {len(chance['not_better']) - 2} more" if len(chance["not_better"]) > 2 else ""
+    more = f" and {len(chance.not_better) - 2} more" if len(chance.not_better) > 2 else ""
     return (
-        f"not shown to be better than chance: {figures}{more}. To answer {chance['label']!r} always is right for "
-        f"{chance['accuracy']:.2%} of these {report['data']['test_images']:,} images.\n"
+        f"not shown to be better than chance: {figures}{more}. Always answering {chance.label!r} is right for "
+        f"{chance.accuracy:.2%} of these {report.data.test_images:,} images.\n"
         "Parity of such models proves little. Use more images, train longer, or check labels and input range."
     )
 
 
-def require_boards(entries: Sequence[Mapping[str, Any]]) -> None:
+def require_boards(rows: Sequence[BoardRow]) -> None:
     """Raise an error for the first board that failed, naming the engine and what to do.
 
     Raises:
         EmulatorError: if a process ended on a board: its packages do not run there.
-        ParityError: if it answers otherwise than this machine, or its self-test failed.
+        ParityError: if it answers differently from this machine, or its self-test failed.
     """
-    failed = [entry for entry in entries if not entry["passed"]]
-    ended = [entry for entry in failed if entry["error"]]
-    others = f" ({len(failed)} of {len(entries)} failed)" if len(entries) > 1 else ""
-    if ended:
-        first = ended[0]
-        raise EmulatorError(
-            f"{first['engine']} on {first['target']}: {first['error']}{others}. "
-            "This build does not run on that processor: install another version of it, or take another engine (--engines)."
-        )
+    failed = [row for row in rows if not row.passed]
+    others = f" ({len(failed)} of {len(rows)} failed)" if len(rows) > 1 else ""
+    for row in failed:
+        if row.error:
+            raise EmulatorError(
+                f"{row.engine} on {row.target}: {row.error}{others}. "
+                "This build does not run on that processor: install another version of it, or take another engine (--engines)."
+            )
     if failed:
         first = failed[0]
-        found = "its self-test failed"
-        if "largest_difference" in first["failed"]:
-            found = (
-                f"it differs from {first['against']} here by {first['largest_difference']:g} {first['unit']} "
-                f"({first['limit']:g} allowed)"
-            )
+        reason = "its self-test failed"
+        if "largest_difference" in first.failed:
+            reason = f"it differs from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
         raise ParityError(
-            f"{first['engine']} on {first['target']} ({first['cpu']}) does not answer as the bundle says: {found}{others}. "
+            f"{first.engine} on {first.target} ({first.cpu}) does not answer as the bundle says: {reason}{others}. "
             "Take another version of the engine, or another engine (--engines)."
         )

@@ -1,4 +1,4 @@
-"""A run's int8 files before there is a run: made in memory and asked for their answers, while training chooses among them."""
+"""A run's int8 files before there is a run: made in memory and run, while training chooses among them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from edgecnn.data import Split
 from edgecnn.errors import ExportError
 from edgecnn.export import tflite
-from edgecnn.export.calibration import IMAGES, balanced
+from edgecnn.export.representative import IMAGES, balanced
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
@@ -17,7 +17,7 @@ from edgecnn.verify.answers import contract_of
 
 @dataclass(frozen=True)
 class Int8Files:
-    """What `edgecnn.train.best.Int8` asks for: the answers of the files that `edgecnn export` would write, by the engine of a device."""
+    """What `edgecnn.train.best.Int8` requires: the answers of the files that `edgecnn export` would write, by the engine of a device."""
 
     recipe: Recipe
 
@@ -39,9 +39,9 @@ class Int8Files:
         """
         recipe = self.recipe
         chosen = train.images[balanced(train, IMAGES, recipe.seed)]
-        calibration = tflite.Calibration(chosen, recipe.input_scale, recipe.input_zero_point)
+        drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)
         try:
-            data = tflite.int8_by_calibration(model, calibration, granularity=recipe.qat.granularity)
+            data = tflite.int8_post_training(model, drawn, granularity=recipe.qat.granularity)
         except ExportError:
             if recipe.qat.method == "ptq":
                 raise

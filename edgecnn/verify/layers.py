@@ -1,6 +1,7 @@
-"""Where it went wrong: the int8 TFLite file beside the float Keras model, layer by layer, on the same images."""
+"""Where it went wrong: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.verify.answers import Progress, input_contract
 
 IMAGES = 200
-"""Validation images looked at, at most: a layer's noise is an average over all its values, which soon settles."""
+"""Validation images used, at most: a layer's noise is an average over all its values, which soon settles."""
 
 CHUNK = 50
 OUTLIER = 8.0
@@ -31,7 +32,7 @@ HINTS = {
     "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
     "saturated range": "values are cut off at the range's end: calibrate longer, on images of every kind",
 }
-"""What usually mends a layer, by what was found; the first that applies is given."""
+"""What usually fixes a layer, by its cause; the first that applies is given."""
 
 
 class Pair(NamedTuple):
@@ -40,6 +41,31 @@ class Pair(NamedTuple):
     layer: str
     operator: Any
     tensor: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """How far a layer is from the float model.
+
+    `sqnr_db` is signal to quantization noise in dB, `saturated` the share of values at the end of the range, `channel_ratio` the largest
+    channel's range over the median one, `hint` what usually fixes it, or empty.
+    """
+
+    layer: str
+    operator: str
+    sqnr_db: float
+    saturated: float
+    channel_ratio: float
+    hint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerErrors:
+    """The layers, worst first, on so many images; `unmatched` are names of tensors without a Keras layer."""
+
+    images: int
+    layers: tuple[LayerError, ...]
+    unmatched: tuple[str, ...]
 
 
 class Noise:
@@ -77,7 +103,7 @@ class Noise:
         return float(ranges.max() / np.median(ranges)) if len(ranges) else 1.0
 
 
-def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
+def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
     """Measure how far each layer of a run's int8 TFLite file is from the float model, on validation images.
 
     The noise at a layer is what all layers up to it made together. Layers are matched by the names that the converter keeps
@@ -86,17 +112,13 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     Args:
         run: with an int8 TFLite export.
         dataset: the run's data, of which the first IMAGES validation images are used.
-        progress: told of the images done.
-
-    Returns:
-        `images`, `layers` (worst first: layer, operator, sqnr_db, saturated share, channel_ratio, hint) and `unmatched`,
-        tensor names.
+        progress: called with the images done.
 
     Raises:
-        RunError: if there is no int8 TFLite export, or the model was trained elsewhere.
+        RunError: if there is no int8 TFLite export, or the model was imported.
     """
     if run.imported:
-        raise RunError(f"{run.path} holds a model that was trained elsewhere: it has no Keras layers to compare with.")
+        raise RunError(f"{run.path} holds an imported model, which has no Keras layers to compare with.")
     path = export_path(run, "tflite", "int8")
     data = run.read(path.name, "export", "--format tflite --int8")
     from edgecnn.export.flatbuffer import read
@@ -124,9 +146,8 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
                 values, codes = within(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
             total.add(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
         progress("layers", min(start + CHUNK, len(images)), len(images))
-    found = [described(pair, total) for pair, total in zip(pairs, sums, strict=True)]
-    found.sort(key=lambda item: item["sqnr_db"])
-    return {"images": len(images), "layers": found, "unmatched": unmatched}
+    errors = sorted((layer_error(*item) for item in zip(pairs, sums, strict=True)), key=lambda error: error.sqnr_db)
+    return LayerErrors(images=len(images), layers=tuple(errors), unmatched=tuple(unmatched))
 
 
 def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +160,7 @@ def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int)
     return np.clip(logits, (low - zero_point) * scale, (high - zero_point) * scale), np.clip(codes, low, high)
 
 
-def described(pair: Pair, total: Noise) -> dict[str, Any]:
+def layer_error(pair: Pair, total: Noise) -> LayerError:
     """Return one layer's figures and hint."""
     saturated = total.saturated / total.count
     weights = pair.operator.inputs[1] if pair.operator.name in WEIGHTED else None
@@ -151,14 +172,14 @@ def described(pair: Pair, total: Noise) -> dict[str, Any]:
         "outlier channels": total.channel_ratio >= OUTLIER,
         "saturated range": saturated >= SATURATED,
     }
-    return {
-        "layer": pair.layer,
-        "operator": pair.operator.name,
-        "sqnr_db": total.sqnr_db,
-        "saturated": saturated,
-        "channel_ratio": total.channel_ratio,
-        "hint": next((HINTS[cause] for cause, applies in causes.items() if applies), ""),
-    }
+    return LayerError(
+        layer=pair.layer,
+        operator=pair.operator.name,
+        sqnr_db=total.sqnr_db,
+        saturated=saturated,
+        channel_ratio=total.channel_ratio,
+        hint=next((HINTS[cause] for cause, applies in causes.items() if applies), ""),
+    )
 
 
 def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.ndarray]]:

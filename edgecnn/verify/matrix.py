@@ -1,4 +1,4 @@
-"""The matrix: the int8 model on every engine that can run it, each against each."""
+"""The matrix: the int8 model on every engine that can run it, each compared with every other."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from edgecnn.runs import Run
 from edgecnn.runtime.engines import is_installed, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
+from edgecnn.verify.report import MatrixCell, MatrixRow
 
-ELSEWHERE = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
+OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
 """Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
 
 
@@ -33,21 +33,20 @@ def matrix(
     split: Split,
     tflite_python: Path | None,
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[MatrixRow]:
     """Compare every engine with every other on the run's int8 models.
 
     Args:
         run: whose int8 exports are run.
-        fakes: the fake-quantized Keras model's answers; none for a model that was trained elsewhere.
+        fakes: the fake-quantized Keras model's answers; none for an imported model.
         candidates: the exports' answers by the engines that a device would use.
         split: the images.
         tflite_python: the Python of an environment with tflite-runtime, or None.
-        progress: told of the images done.
+        progress: called with the images done.
 
     Returns:
-        An entry for each engine: `accuracy`, and `against`, for each other engine, the share of equal answers and the
-        largest difference in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
-        neither.
+        A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
+        nothing else.
 
     Raises:
         EngineError: if `tflite_python` was given and does not run the model.
@@ -56,7 +55,7 @@ def matrix(
     ran: dict[str, Answers] = dict(zip(["Keras fake-quantized"], fakes, strict=False))
     ran |= {item.engine: item for item in int8.values()}
     notes: dict[str, str] = {}
-    for engine, format_, provider in ELSEWHERE:
+    for engine, format_, provider in OTHER_ENGINES:
         if format_ in int8 and is_installed(engine):
             try:
                 answers = run_by(run, int8[format_], engine, provider, split, progress)
@@ -65,32 +64,32 @@ def matrix(
             else:
                 ran[answers.engine] = answers
     if tflite_python is not None and "tflite" in int8:
-        answers = run_elsewhere(run, int8["tflite"], tflite_python, split, progress)
+        answers = run_in_environment(run, int8["tflite"], tflite_python, split, progress)
         ran[answers.engine] = answers
     grid = next(iter(int8.values()), None)
-    entries = [entry(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
-    return entries + [{"name": name, "accuracy": None, "against": [], "note": note} for name, note in notes.items()]
+    rows = [matrix_row(name, answers, ran, grid, split.classes) for name, answers in ran.items()]
+    return rows + [MatrixRow(name=name, accuracy=None, against=(), note=note) for name, note in notes.items()]
 
 
-def entry(
+def matrix_row(
     name: str, answers: Answers, ran: dict[str, Answers], grid: Answers | None, classes: np.ndarray
-) -> dict[str, Any]:
-    """Return one engine's entry: its accuracy, and how it differs from each other."""
+) -> MatrixRow:
+    """Return one engine's row: its accuracy, and how it differs from each other."""
     top = np.argmax(answers.values, axis=1)
-    return {
-        "name": name,
-        "accuracy": float(np.mean(top == classes)),
-        "against": [
-            {
-                "name": other_name,
-                "agreement": float(np.mean(top == np.argmax(other.values, axis=1))),
-                "largest_lsb": int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
-            }
+    return MatrixRow(
+        name=name,
+        accuracy=float(np.mean(top == classes)),
+        against=tuple(
+            MatrixCell(
+                name=other_name,
+                agreement=float(np.mean(top == np.argmax(other.values, axis=1))),
+                largest_lsb=int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
+            )
             for other_name, other in ran.items()
             if other is not answers
-        ],
-        "note": "",
-    }
+        ),
+        note="",
+    )
 
 
 def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
@@ -116,15 +115,15 @@ def find_python(python: Path) -> Path:
     Raises:
         EngineError: if there is none.
     """
-    found = shutil.which(python)
-    if found is None:
+    path = shutil.which(python)
+    if path is None:
         raise EngineError(
-            f"--tflite-python {python}: no such program. Give that of an environment with tflite-runtime, as venv/bin/python."
+            f"--tflite-python {python}: no such program. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
         )
-    return Path(found).absolute()
+    return Path(path).absolute()
 
 
-def run_elsewhere(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
+def run_in_environment(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
     """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1.
 
     `python` is from `find_python`.

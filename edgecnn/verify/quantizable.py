@@ -1,4 +1,4 @@
-"""Whether a user's own network can be trained quantization-aware: asked before training, not after it."""
+"""Whether a user's own network can be trained quantization-aware: checked before training."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

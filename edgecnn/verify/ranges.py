@@ -1,4 +1,4 @@
-"""The input range of a model that edgecnn did not make: which real value it reads for a pixel, tried on labelled images."""
+"""The input range of any model: which real value it reads for a pixel, tried on labelled images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Dataset, Split
-from edgecnn.export.calibration import balanced
+from edgecnn.export.representative import balanced
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.verify.calibration import nll
-from edgecnn.verify.foreign import is_scores
+from edgecnn.verify.model_files import is_scores
+from edgecnn.verify.report import InputRange
 from edgecnn.verify.statistics import mcnemar_exact
+from edgecnn.verify.temperature import nll
 
 AUTO = "auto"
 IMAGES = 200
@@ -45,17 +46,6 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputRange:
-    """The range that a model is given: real = scale * (pixel - 128 - zero_point). `text` says why; `warning` is None or what is wrong."""
-
-    name: str
-    scale: float
-    zero_point: int
-    text: str
-    warning: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Labelled:
     """Images to try ranges on, and what to call them."""
 
@@ -75,7 +65,7 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
     name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
     if not loaded:
         assert compared is not None
-        loaded, name = {"test": compared}, "of the compared images, for there are no others"
+        loaded, name = {"test": compared}, "of the compared images, since there are no others"
     whole = Split(
         images=np.concatenate([split.images for split in loaded.values()]),
         classes=np.concatenate([split.classes for split in loaded.values()]),
@@ -87,8 +77,8 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
 
 def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
     """Return the splits that ranges are tried on: never the test split."""
-    wanted = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
-    return tuple(split for split in wanted if dataset.sizes[split])
+    usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
+    return tuple(split for split in usual if dataset.sizes[split])
 
 
 def find_range(
@@ -112,16 +102,14 @@ def find_range(
     Returns:
         The range, with a warning where it was given and another one is far better.
     """
-    if (
-        entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale
-    ):  # `Foreign.outputs` gives it codes
-        zero_point = -128 if entry.dtype == np.uint8 else 0
-        return InputRange(
-            name="codes", scale=1.0, zero_point=zero_point, text=f"for its input is {entry.dtype} without a scale"
-        )
+    if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
+        zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
+        text = f"since its input is {entry.dtype} without a scale"
+        return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):
         scale, zero_point = INPUT_RANGES[name]
-        return InputRange(name=name, scale=scale, zero_point=zero_point, text="as its input's quantization says")
+        text = "as its input's quantization says"
+        return InputRange(name=name, scale=scale, zero_point=zero_point, text=text, warning=None)
 
     def tried(name: str, scale: float, zero_point: int) -> Trial:
         values = call(images.images, scale, zero_point)
@@ -139,7 +127,7 @@ def find_range(
     best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
     if given == AUTO:
         text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
-        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text)
+        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text, warning=None)
     if isinstance(given, str):
         own = next(trial for trial in trials if trial.name == given)
     else:
@@ -179,9 +167,9 @@ def spelled(scale: float, zero_point: int) -> str:
     return f"{low:.4g} to {high:.4g}"
 
 
-def line(model: str, found: InputRange) -> str:
+def line(model: str, given: InputRange) -> str:
     """Return in words which range a model is given, and why."""
-    return f"{model} reads pixels as {spelled(found.scale, found.zero_point)} ({found.name}), {found.text}"
+    return f"{model} reads pixels as {spelled(given.scale, given.zero_point)} ({given.name}), {given.text}"
 
 
 def _figures(trials: Sequence[Trial]) -> str:

@@ -1,4 +1,4 @@
-"""The Keras models' logits on the test split, computed once and stored beside the run: a second time needs no TensorFlow."""
+"""The Keras models' logits on the test split, computed once and stored in the run: a second verification needs no TensorFlow."""
 
 import io
 import zipfile
@@ -26,7 +26,7 @@ def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray,
         name: one of PRECISIONS.
         test_sha256: of the test split.
         images: the test split's, uint8, shape (n, height, width, channels).
-        progress: told of the images done.
+        progress: called with the images done.
 
     Returns:
         The answers; `ms_per_image` is what was measured when they were computed.
@@ -77,19 +77,19 @@ def compute(run: Run, name: str, data: bytes, images: np.ndarray, progress: Prog
     return {"logits": logits, "engine": f"tensorflow {tf.__version__}", "ms_per_image": answers.ms_per_image}
 
 
-def write_store(path: Path, key: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def write_store(path: Path, key: dict[str, Any], logits: dict[str, Any]) -> dict[str, Any]:
     """Store what was computed, atomically, and return it."""
     buffer = io.BytesIO()
-    np.savez(buffer, key=canonical_json(key), **found)
+    np.savez(buffer, key=canonical_json(key), **logits)
     write_atomic(path, buffer.getvalue())
-    return found
+    return logits
 
 
 def read_store(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     """Read what was stored under a key; None if there is none, or it cannot be used."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in ("key", "logits", "engine", "ms_per_image")}
+            stored = {name: file[name] for name in ("key", "logits", "engine", "ms_per_image")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found if str(found["key"]) == canonical_json(key) and len(found["logits"]) == key["n"] else None
+    return stored if str(stored["key"]) == canonical_json(key) and len(stored["logits"]) == key["n"] else None

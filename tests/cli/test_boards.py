@@ -11,16 +11,18 @@ pytest.importorskip("ai_edge_litert", reason="the models are TFLite files")
 from edgecnn.errors import BundleError, DatasetError, EmulatorError, ParityError, UnknownNameError
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.verify import bundles
+from edgecnn.verify.report import BoardRow
 
 
 def row(target, **changes):
-    """Return a board's entry in which all is well, but for what is changed."""
-    return {
+    """Return a board's row in which all is well, but for what is changed."""
+    fields = {
         "target": target.name, "cpu": target.emulator.cpu, "release": "trixie", "engine": "litert 2.3.0 (XNNPACK)",
         "model": "models/int8.tflite", "against": "litert 2.3.0 (XNNPACK)", "selftest": True, "images": 9, "split": "golden",
         "accuracy": None, "accuracy_here": None, "agreement": 1.0, "rows_that_differ": 0, "largest_difference": 0.0, "unit": "LSB",
-        "limit": 1.0, "error": None, "versions": {"python": "3.13.5-2"}, "qemu": "10", "failed": [], "passed": True,
+        "limit": 1.0, "error": None, "versions": {"python": "3.13.5-2"}, "qemu": "10", "failed": (), "passed": True,
     } | changes  # fmt: skip
+    return BoardRow(**fields)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.cameras.source import CameraLost, Frame
+from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.device.system import Finished, Space, System
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.classifier import Result
@@ -115,10 +115,10 @@ class FakeSource:
         item = next(self.script, self)
         if item is self:
             self.closed.wait(timeout)
-            raise CameraLost("stall", f"fake: no frame for {timeout:g} s; it said: hm")
+            raise Stalled("fake", "no frame", timeout, "; it said: hm")
         if isinstance(item, int):
             self.damaged = item
-            raise CameraLost("stall", "")
+            raise Stalled("fake", "no frame", timeout)
         if item is None:
             return None
         if isinstance(item, Exception):

@@ -23,9 +23,9 @@ def test_the_doctor_finds_it_well(board):
     done = board.run(["edgecnn", "doctor", "--json"], check=True)
     findings = json.loads(done.out)["findings"]
     assert [finding for finding in findings if finding["severity"] in ("error", "warning")] == []
-    found = {finding["check"]: finding["found"] for finding in reversed(findings)}
+    found = {finding["check"]: finding["result"] for finding in reversed(findings)}
     assert "aarch64" in found["architecture"]
-    assert any("/dev/video0" in finding["found"] for finding in findings if finding["check"] == "cameras")
+    assert any("/dev/video0" in finding["result"] for finding in findings if finding["check"] == "cameras")
     assert found["engines"].startswith("litert") and "whole" in found["bundle"]
 
 

@@ -13,9 +13,9 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset
 from edgecnn.errors import ExportError, RunError
-from edgecnn.export import BESIDE, EXPORTS, convert, export, export_path, tflite
-from edgecnn.export.calibration import IMAGES, balanced, calibration
+from edgecnn.export import ALTERNATIVES, EXPORTS, convert, export, export_path, tflite
 from edgecnn.export.flatbuffer import read
+from edgecnn.export.representative import IMAGES, balanced, representative_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
@@ -26,6 +26,7 @@ from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
 from edgecnn.verify import Gate, verify
 from edgecnn.verify.answers import input_contract
+from edgecnn.verify.document import to_json
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
 
@@ -38,7 +39,7 @@ def model_of(data, format_, run):
 
 @pytest.fixture(scope="module")
 def converted(finished_run, tmp_path_factory):
-    """Convert a copy of the finished run, each export once: calibration leaves its mark in a run."""
+    """Convert a copy of the finished run, each export once: drawing a representative dataset leaves its mark in a run."""
     run = Run(tmp_path_factory.mktemp("formats") / finished_run.name)
     shutil.copytree(finished_run.path, run.path)
     return functools.cache(lambda *what: convert(run, *what))
@@ -127,7 +128,7 @@ def test_float_within_is_refused_whatever_the_io():
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(cosine)))
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
     with pytest.raises(ExportError, match=r"float tensors, at: .*COS"):
-        tflite.int8_by_calibration(model, tflite.Calibration(images, 1 / 128, 0), "float32")
+        tflite.int8_post_training(model, tflite.RepresentativeDataset(images, 1 / 128, 0), "float32")
 
 
 def test_impossible_exports(finished_run):
@@ -137,7 +138,7 @@ def test_impossible_exports(finished_run):
         convert(finished_run, "tflite", "float32", "uint8")
 
 
-def test_calibration_images_are_balanced_seeded_and_of_training_alone(own_run):
+def test_a_representative_dataset_is_balanced_seeded_and_of_training_alone(own_run):
     dataset = open_dataset(own_run.recipe.data)
     split = dataset.load(("train",), **own_run.info["input"], stage="export")["train"]
     chosen = balanced(split, 57, seed=3)
@@ -147,15 +148,15 @@ def test_calibration_images_are_balanced_seeded_and_of_training_alone(own_run):
     assert np.array_equal(chosen, balanced(split, 57, seed=3))
     assert not np.array_equal(chosen, balanced(split, 57, seed=4))
     assert len(balanced(split, 10**6, seed=1)) == len(split.classes)
-    drawn = calibration(own_run)
+    drawn = representative_dataset(own_run)
     training = {image.tobytes() for image in split.images}
     assert len(drawn.images) == IMAGES and all(image.tobytes() in training for image in drawn.images)
-    recorded = own_run.info["calibration"]
-    calibration(own_run)
-    assert own_run.info["calibration"] == recorded and recorded["split"] == "train"
+    recorded = own_run.info["representative_dataset"]
+    representative_dataset(own_run)
+    assert own_run.info["representative_dataset"] == recorded and recorded["split"] == "train"
 
 
-def test_calibration_on_other_data_is_refused(own_run):
+def test_a_representative_dataset_of_other_data_is_refused(own_run):
     info = own_run.info
     info["data"]["split_hashes"]["train"] = "0" * 64
     own_run.write_info(info)
@@ -167,22 +168,22 @@ def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
     for format_, precision in NEW:
         export(own_run, format_, precision)
     report = verify(own_run, open_dataset(own_run.recipe.data), gate=Gate(max_drop=2.0))
-    assert {(model["format"], model["precision"]) for model in report["models"][2:]} == {*EXPORTS, BESIDE[0]}
-    assert report["passed"]
+    assert {(model.format, model.precision) for model in report.models[2:]} == {*EXPORTS, ALTERNATIVES[0]}
+    assert report.passed
     path, _ = bundle_stage(own_run, tmp_path / "all.edgecnn")
     bundle = read_bundle(path)
-    assert bundle.manifest.provenance["calibration"] == own_run.info["calibration"]
+    assert bundle.manifest.provenance["representative_dataset"] == own_run.info["representative_dataset"]
     rows = selftest(bundle).rows
     assert len(rows) == len(EXPORTS) and all(row.passed for row in rows), rows
 
 
 def test_the_faster_is_named(finished_run, own_run):
     timing = time_exports(finished_run, "tflite")
-    medians = {name: item["p50_ms"] for name, item in timing["measured"].items()}
-    assert timing["faster"] == min(medians, key=medians.get)
-    assert timing["text"].startswith(f"{timing['faster']} is faster here") and "one thread" in timing["text"]
+    medians = {name: item.p50_ms for name, item in timing.measured.items()}
+    assert timing.faster == min(medians, key=medians.get)
+    assert timing.text.startswith(f"{timing.faster} is faster here") and "one thread" in timing.text
     export_path(own_run, "onnx", "float32").unlink()
-    assert time_exports(own_run, "onnx") == {
+    assert to_json(time_exports(own_run, "onnx")) == {
         "text": "not timed: no onnx float32 to compare with. "
         f"First: edgecnn export {own_run.path} --format onnx --float32"
     }

@@ -26,6 +26,7 @@ from edgecnn.train.qat_phase import fake_quantize
 from edgecnn.train.ranges import calibrate
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
+from edgecnn.verify.onnx_quantization import quantization
 
 layers = keras.layers
 IN_FLOAT = {
@@ -171,6 +172,8 @@ def test_int8_gives_the_tflite_files_codes_and_runs_in_integers(name, options, s
     assert (ours.input.dtype, ours.input.scale, ours.input.zero_point) == (np.uint8, 1 / 128, 128)
     assert ours.output.scale == pytest.approx(theirs.output.scale)
     assert ours.output.zero_point == theirs.output.zero_point + 128
+    stated = ((ours.input.scale, ours.input.zero_point), (ours.output.scale, ours.output.zero_point))
+    assert stated == quantization(onnx_export.int8(tflite)), "what the metadata says is what the graph does"
 
     operators = Counter(node.op_type for node in optimised(onnx_export.int8(tflite), tmp_path).node)
     assert not IN_FLOAT - {"Concat"} & set(operators), operators

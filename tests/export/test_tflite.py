@@ -89,13 +89,11 @@ def scales_of_weights(data):
 def test_weights_have_a_scale_for_each_channel_or_one(granularity):
     model, recipe, images = quantized("article", (20, 20, 3), granularity=granularity)
     set_batch_norm(model, trainable=True)
-    calibration = tflite.Calibration(images[:8], recipe.input_scale, recipe.input_zero_point)
+    dataset = tflite.RepresentativeDataset(images[:8], recipe.input_scale, recipe.input_zero_point)
     files = {
         "qat": tflite.int8(model),
         "qat, stored": tflite.int8(model_from_bytes(model_bytes(model))),
-        "ptq": tflite.int8_by_calibration(
-            build_network("article", 20, 20, 3, 10), calibration, granularity=granularity
-        ),
+        "ptq": tflite.int8_post_training(build_network("article", 20, 20, 3, 10), dataset, granularity=granularity),
     }
     for name, data in files.items():
         for scales, channels in scales_of_weights(data):

@@ -77,56 +77,6 @@ def tflite_models():
     return models
 
 
-def onnx_model(
-    element="int8", batch="batch", raw=True, scale=1 / 128, zero_point=0, output_scale=0.25, output_zero_point=-7
-):
-    """Return an ONNX file: channel means times 4, quantized in and out unless `element` is float32."""
-    onnx = pytest.importorskip("onnx", reason="test models are made with onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
-    quantized = element != "float32"
-    kind = getattr(TensorProto, element.upper() if quantized else "FLOAT")
-    nodes, constants = [], []
-
-    def constant(name, value, dtype):
-        if raw:
-            constants.append(numpy_helper.from_array(np.array(value, dtype), name))
-        else:
-            kind_of = TensorProto.FLOAT if dtype == np.float32 else getattr(TensorProto, np.dtype(dtype).name.upper())
-            constants.append(helper.make_tensor(name, kind_of, [], [value]))
-
-    constant("four", 4.0, np.float32)
-    value = "pixels"
-    if quantized:
-        constant("in_scale", scale, np.float32)
-        constant("in_zero", zero_point, np.dtype(element))
-        nodes.append(helper.make_node("Transpose", [value], ["moved"], perm=[0, 3, 1, 2]))
-        nodes.append(helper.make_node("DequantizeLinear", ["moved", "in_scale", "in_zero"], ["real"]))
-    else:
-        nodes.append(helper.make_node("Transpose", [value], ["real"], perm=[0, 3, 1, 2]))
-    nodes.append(helper.make_node("ReduceMean", ["real"], ["means"], axes=[2, 3], keepdims=0))
-    nodes.append(helper.make_node("Mul", ["means", "four"], ["product" if quantized else "logits"]))
-    if quantized:
-        constant("out_scale", output_scale, np.float32)
-        constant("out_zero", output_zero_point, np.dtype(element))
-        nodes.append(helper.make_node("QuantizeLinear", ["product", "out_scale", "out_zero"], ["logits"]))
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("pixels", kind, [batch, 8, 8, 3])],
-        [helper.make_tensor_value_info("logits", kind, [batch, 3])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-@pytest.fixture(scope="session")
-def make_onnx():
-    return onnx_model
-
-
 @pytest.fixture
 def shipped(root):
     """Path of a bundle that ships: `shipped("digits")`."""

@@ -11,6 +11,7 @@ from edgecnn.errors import EngineError, ProviderError, UnknownNameError
 from edgecnn.runtime import engines
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, offering, open_engine
 from edgecnn.runtime.engines.tflite import TFLiteEngine
+from edgecnn.runtime.model import Model
 
 
 @pytest.fixture
@@ -213,6 +214,16 @@ class TestONNXRuntime:
         real = pixels.astype(np.float32) / 128 - 1
         assert engine.output.scale == 0
         assert np.allclose(engine.run(real), real.mean(axis=(1, 2)) * 4, atol=1e-5)
+
+    def test_metadata(self, make_onnx, contract):
+        """What the file says of its scales; without it a quantized model has none, and no bundle takes it."""
+        without = open_engine("onnxruntime", make_onnx(metadata=False), "onnx")
+        assert (without.input.scale, without.output.scale) == (0.0, 0.0)
+        with pytest.raises(EngineError, match="input has scale 0 and zero point 0"):
+            Model(without, contract)
+        for text in ("{", "[]", "3", '{"input": 3}', '{"input": {"scale": "x", "zero_point": 0}}', "[" * 100_000):
+            with pytest.raises(EngineError):
+                open_engine("onnxruntime", make_onnx(metadata=text), "onnx")
 
     def test_models_that_are_refused(self, make_onnx):
         with pytest.raises(EngineError, match="cannot open the model"):

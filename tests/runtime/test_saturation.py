@@ -1,7 +1,10 @@
+from functools import partial
+
 import pytest
 
 pytest.importorskip("onnxruntime", reason="it is the engine that is tested")
 
+from edgecnn.cpu import read_cpu
 from edgecnn.runtime.engines import onnxruntime
 
 CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx2 {}\nbugs\t\t: none\n"
@@ -19,15 +22,15 @@ CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx2 {
     ],
 )
 def test_sums_saturate_on_x86_without_vnni(machine, flags, expected, tmp_path, monkeypatch):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(CPUINFO.format(flags))
-    monkeypatch.setattr(onnxruntime, "CPUINFO", str(cpuinfo))
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(CPUINFO.format(flags))
+    monkeypatch.setattr(onnxruntime, "read_cpu", partial(read_cpu, tmp_path))
     monkeypatch.setattr(onnxruntime.platform, "machine", lambda: machine)
     assert onnxruntime.sums_saturate() is expected
 
 
 def test_an_x86_that_cannot_be_asked_is_taken_to_saturate(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnxruntime, "CPUINFO", str(tmp_path / "missing"))
+    monkeypatch.setattr(onnxruntime, "read_cpu", partial(read_cpu, tmp_path))
     monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "x86_64")
     assert onnxruntime.sums_saturate()
 

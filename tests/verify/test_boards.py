@@ -19,7 +19,8 @@ from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
 from edgecnn.verify import boards as module
 from edgecnn.verify.boards import Case, OnBoards, differences, drawn, model_for, verify_on_boards
-from edgecnn.verify.gate import require_boards, require_parity
+from edgecnn.verify.document import to_json
+from edgecnn.verify.gate import require_boards
 
 QEMU = 'case "$1" in --version) echo "qemu-aarch64 version 0.0 (fake)"; exit;; esac; SCRIPT shift 5; unset PYTHONHOME; exec @PYTHON "$@"'
 VERSIONS = {
@@ -77,16 +78,16 @@ def valid(report, root, definition):
 def test_boards_answer_as_this_machine_does(emulator, bundle, root):
     made, told = emulator(), []
     rows = verify_on_boards(bundle, None, on("all"), lambda *state: told.append(state))
-    assert [(row["target"], row["cpu"]) for row in rows] == [
+    assert [(row.target, row.cpu) for row in rows] == [
         ("rpi-zero2w", "cortex-a53"), ("rpi3", "cortex-a53"), ("rpi4", "cortex-a72"), ("rpi5", "cortex-a76"),
     ]  # fmt: skip
     assert len(made) == 3 and [state[1:] for state in told] == [(1, 3), (2, 3), (3, 3)]
     for row in rows:
-        valid(row, root, "board")
-        assert row["passed"] and row["selftest"] is True and row["largest_difference"] == 0
-        assert (row["images"], row["split"], row["accuracy"], row["agreement"]) == (GOLDEN, "golden", None, 1.0)
-        assert row["engine"].startswith("litert ") and row["against"] == row["engine"]
-        assert row["versions"]["python"] == "3.13.5-2" and row["qemu"] == "0.0 (fake)"
+        valid(to_json(row), root, "board_row")
+        assert row.passed and row.selftest is True and row.largest_difference == 0
+        assert (row.images, row.split, row.accuracy, row.agreement) == (GOLDEN, "golden", None, 1.0)
+        assert row.engine.startswith("litert ") and row.against == row.engine
+        assert row.versions["python"] == "3.13.5-2" and row.qemu == "0.0 (fake)"
     require_boards(rows)
     printed = text_table(BOARD_HEADINGS, board_rows(rows))
     assert "rpi4 (cortex-a72)" in printed and f"{GOLDEN} golden" in printed and "0 LSB" in printed
@@ -97,16 +98,16 @@ def test_accuracy_on_a_sample_of_the_test_split(emulator, bundle):
     pixels = np.concatenate([bundle.golden_inputs()] * 4)
     split = Split(images=pixels, classes=np.zeros(len(pixels), np.int64), sources=tuple(map(str, range(len(pixels)))))
     (row,) = verify_on_boards(bundle, split, on("rpi4", sample=20, release="bookworm"), lambda *state: None)
-    assert (row["images"], row["split"], row["release"]) == (20, "test", "bookworm")
-    assert row["accuracy"] == row["accuracy_here"] and 0 <= row["accuracy"] <= 1
+    assert (row.images, row.split, row.release) == (20, "test", "bookworm")
+    assert row.accuracy == row.accuracy_here and 0 <= row.accuracy <= 1
 
 
 def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, root):
     emulator('case "$2" in cortex-a72) kill -ILL $$;; esac')
     rows = verify_on_boards(bundle, None, on("rpi4,rpi5"), lambda *state: None)
-    assert [row["error"] for row in rows] == ["illegal instruction on cortex-a72", None]
-    assert [row["passed"] for row in rows] == [False, True] and rows[0]["failed"] == ["error"]
-    valid(rows[0], root, "board")
+    assert [row.error for row in rows] == ["illegal instruction on cortex-a72", None]
+    assert [row.passed for row in rows] == [False, True] and rows[0].failed == ("error",)
+    valid(to_json(rows[0]), root, "board_row")
     assert "illegal instruction on cortex-a72" in text_table(BOARD_HEADINGS, board_rows(rows))
     with pytest.raises(EmulatorError, match=r"litert 2 on rpi4: illegal instruction on cortex-a72 \(1 of 2 failed\)"):
         require_boards(rows)
@@ -115,10 +116,10 @@ def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, roo
 def test_what_python_says_on_the_board_is_given(emulator, bundle):
     emulator("echo 'ImportError: no libstdc++' >&2; exit 1")
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row["error"] == "the self-test ended with code 1 on cortex-a72: ImportError: no libstdc++"
+    assert row.error == "the self-test ended with code 1 on cortex-a72: ImportError: no libstdc++"
     emulator('case "$*" in *replay*) echo oh >&2; exit 1;; esac')
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row["error"] == "models/int8.tflite does not run on cortex-a72: oh" and row["selftest"] is True
+    assert row.error == "models/int8.tflite does not run on cortex-a72: oh" and row.selftest is True
 
 
 def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):
@@ -133,22 +134,22 @@ def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):
 
     monkeypatch.setattr(module, "answer_here", lambda *arguments: shifted(*arguments, by=1))
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row["passed"] and (row["largest_difference"], row["rows_that_differ"]) == (1, 1)
+    assert row.passed and (row.largest_difference, row.rows_that_differ) == (1, 1)
     monkeypatch.setattr(module, "answer_here", lambda *arguments: shifted(*arguments, by=2))
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row["failed"] == ["largest_difference"]
+    assert row.failed == ("largest_difference",)
     with pytest.raises(ParityError, match=r"on rpi4 \(cortex-a72\).*by 2 LSB \(1 allowed\)"):
-        require_parity({"comparisons": [], "boards": [row]})
+        require_boards([row])
 
 
 def test_a_self_test_that_fails_fails_the_gate(bundle, tmp_path):
     system = System("trixie", "3.13", tmp_path, tmp_path, VERSIONS)
     outputs = bundle.golden_outputs(bundle.manifest.models[0])
-    found = {"error": None, "selftest": {"passed": False}, "engine": "litert 2 (XNNPACK)", "outputs": outputs}
+    found = module.Emulated(selftest=False, engine="litert 2 (XNNPACK)", outputs=outputs)
     (target,) = emulated_targets(["rpi4"])
     case = Case("cortex-a72", "trixie", "litert", 1)
-    row = module.entry(target, case, system, bundle.manifest, found, module.Answer("litert", outputs), None)
-    assert row["failed"] == ["selftest"]
+    row = module.board_row(target, case, system, bundle.manifest, found, module.Answer("litert", outputs), None)
+    assert row.failed == ("selftest",)
     with pytest.raises(ParityError, match="its self-test failed"):
         require_boards([row])
 
@@ -198,9 +199,9 @@ def test_differences():
     here = np.array([[1, 2], [127, -128], [5, 4]], np.int8)
     there = np.array([[1, 2], [-128, 127], [4, 5]], np.int8)
     found = differences(there, here, Split(images=here, classes=np.array([1, 0, 0]), sources=("a", "b", "c")))
-    assert found["largest_difference"] == 255 and found["rows_that_differ"] == 2
-    assert found["agreement"] == pytest.approx(1 / 3)
-    assert (found["accuracy"], found["accuracy_here"]) == (pytest.approx(1 / 3), 1.0)
+    assert found.largest_difference == 255 and found.rows_that_differ == 2
+    assert found.agreement == pytest.approx(1 / 3)
+    assert (found.accuracy, found.accuracy_here) == (pytest.approx(1 / 3), 1.0)
 
 
 @pytest.mark.parametrize(

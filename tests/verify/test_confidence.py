@@ -18,8 +18,8 @@ from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
 from edgecnn.verify import verify
-from edgecnn.verify.calibration import FEWEST
-from edgecnn.verify.confidence import choose_confidence, confidence_figures, fit_confidence
+from edgecnn.verify.confidence import choose_confidence, fit_confidence, score_figures, stored_confidence
+from edgecnn.verify.temperature import FEWEST
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):
@@ -33,29 +33,29 @@ def drawn(n=4000, true_temperature=3.0, seed=0):
 
 def test_temperature_and_threshold_are_right_where_the_truth_is_known():
     found = fit_confidence(*drawn(), target_error=0.1)
-    assert found["temperature"] == pytest.approx(3.0, rel=0.1)
-    validation = found["validation"]
-    assert validation["calibration_error_after"] < 0.03 < validation["calibration_error"]
-    assert validation["nll_after"] < validation["nll"]
-    assert validation["error"] <= found["choice"]["bound"] <= 0.1
-    fresh = confidence_figures(*drawn(seed=1), found["temperature"], found["threshold"])
-    assert fresh["error"] <= 0.1 and 0 < fresh["share_answered"] < 1
+    assert found.temperature == pytest.approx(3.0, rel=0.1)
+    validation = found.validation
+    assert validation.calibration_error_after < 0.03 < validation.calibration_error
+    assert validation.nll_after < validation.nll
+    assert validation.error <= found.choice.bound <= 0.1
+    fresh = score_figures(*drawn(seed=1), found.temperature, found.threshold)
+    assert fresh.error <= 0.1 and 0 < fresh.share_answered < 1
 
 
 def test_without_an_error_the_data_set_no_temperature():
     logits = 0.1 * np.eye(3, dtype=np.float32)[[0, 1, 2] * 40]
     found = fit_confidence(logits, np.array([0, 1, 2] * 40))
-    assert (found["temperature"], found["threshold"], found["choice"]) == (1.0, 0.0, None)
-    assert found["not_fitted"] == "no error on validation images"
+    assert (found.temperature, found.threshold, found.choice) == (1.0, 0.0, None)
+    assert found.not_fitted == "no error on validation images"
 
 
 def test_no_temperature_is_fitted_on_few_images():
     logits, classes = drawn(FEWEST)
-    assert fit_confidence(logits, classes)["temperature"] > 1.5
-    assert fit_confidence(logits, classes)["not_fitted"] is None
+    assert fit_confidence(logits, classes).temperature > 1.5
+    assert fit_confidence(logits, classes).not_fitted is None
     few = fit_confidence(logits[:-1], classes[:-1])
-    assert few["temperature"] == 1.0
-    assert few["not_fitted"] == "99 validation images, at least 100 are needed"
+    assert few.temperature == 1.0
+    assert few.not_fitted == "99 validation images, at least 100 are needed"
 
 
 def test_a_run_with_few_validation_images_says_that_no_temperature_was_fitted(own_run, edgecnn, monkeypatch):
@@ -147,10 +147,10 @@ def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
         )
         return found, bool(counted)
 
-    first = json.loads(own_run.file(CONFIDENCE).read_text())
-    assert chosen() == (first, False)
+    first = stored_confidence(own_run)
+    assert first is not None and chosen() == (first, False)
     found, worked = chosen(0.2)
-    assert worked and found["choice"]["target_error"] == 0.2
+    assert worked and found.choice.target_error == 0.2
     assert chosen(0.2) == (found, False)
     own_run.file(CONFIDENCE).write_bytes(b"damaged")
     assert chosen() == (first, True)

@@ -71,23 +71,23 @@ def test_every_engine_on_each_debian(digits, release):
     rows = verify_on_boards(
         read_bundle(digits), None, on("rpi4", engines=("all",), release=release), lambda *state: None
     )
-    names = [row["engine"].split()[0] for row in rows]
+    names = [row.engine.split()[0] for row in rows]
     assert names == ["litert", *(["tflite_runtime"] if release == "bookworm" else []), "onnxruntime"]
     for row in rows:
-        assert row["passed"] and row["largest_difference"] <= 1, row
-        assert row["versions"]["python"].startswith(RELEASES[release])
+        assert row.passed and row.largest_difference <= 1, row
+        assert row.versions["python"].startswith(RELEASES[release])
 
 
 def test_a_build_for_newer_processors_is_caught(digits, system, tmp_path):
     (tmp_path / "ai_edge_litert").mkdir()
     (tmp_path / "ai_edge_litert" / "__init__.py").write_text(LDADD)
     rows = verify_on_boards(read_bundle(digits), None, on("rpi3,rpi4,rpi5"), lambda *state: None, [tmp_path])
-    assert [row["error"] for row in rows] == [
+    assert [row.error for row in rows] == [
         "illegal instruction on cortex-a53",
         "illegal instruction on cortex-a72",
         None,
     ]
-    assert rows[2]["passed"] and rows[2]["engine"].startswith("litert 0.0.1")
+    assert rows[2].passed and rows[2].engine.startswith("litert 0.0.1")
     with pytest.raises(EmulatorError, match=r"litert \S+ on rpi4: illegal instruction on cortex-a72"):
         require_boards(rows[1:])
 

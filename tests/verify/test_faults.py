@@ -18,11 +18,11 @@ from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
 from edgecnn.runtime.decision import softmax
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import export_answers, load_test
-from edgecnn.verify.calibration import answered_at, choose_threshold
+from edgecnn.verify.compare import compare_models
 from edgecnn.verify.layers import layer_errors
-from edgecnn.verify.models import verify_models
 from edgecnn.verify.parity import compared
 from edgecnn.verify.references import reference_answers
+from edgecnn.verify.threshold import answered_at, choose_threshold
 
 
 def silent(what, done, total):
@@ -35,10 +35,10 @@ def faulty(run, change):
     change(model)
     export_path(run, "tflite", "int8").write_bytes(tflite.int8(model))
     report = verify(run, open_dataset(run.recipe.data))
-    found = {item["kind"]: item for item in report["comparisons"] if item["candidate"] == "tflite-int8"}
+    found = {item.kind: item for item in report.comparisons if item.candidate == "tflite-int8"}
     with pytest.raises(ParityError, match="tflite-int8 does not answer"):
         require_parity(report)
-    return found["quantization"], found["conversion"]
+    return found.quantization, found.conversion
 
 
 def assign(model, layer, ending, change):
@@ -54,10 +54,10 @@ def test_labels_permuted(own_run):
             assign(model, "quant_dense_1", ending, lambda values: np.roll(values, 1, axis=-1))
 
     quantization, conversion = faulty(own_run, permute)
-    assert quantization["failed"] == ["drop"] and quantization["drop"] > 80
-    assert all(item["drop"] > 50 for item in quantization["per_class"])
-    assert conversion["failed"] == ["largest_lsb", "agreement"]
-    moved = [(int(flip["reference"]) + 1) % 10 == int(flip["candidate"]) for flip in quantization["flips"]]
+    assert quantization.failed == ("drop",) and quantization.drop > 80
+    assert all(item.drop > 50 for item in quantization.per_class)
+    assert conversion.failed == ("largest_lsb", "agreement")
+    moved = [(int(flip.reference) + 1) % 10 == int(flip.candidate) for flip in quantization.flips]
     assert np.mean(moved) > 0.9, "the flips say which permutation"
 
 
@@ -76,8 +76,8 @@ def colours(network, photos, tmp_path):
     def compare(change):
         model, _ = network
         paths = (changed(model, tmp_path / name, how) for name, how in (("a.h5", lambda same: same), ("b.h5", change)))
-        report = verify_models(*paths, str(photos), input_range="unit", split="all")
-        return report, report["comparisons"][0]
+        report = compare_models(*paths, str(photos), input_range="unit", split="all")
+        return report, report.comparisons[0]
 
     return compare
 
@@ -85,8 +85,8 @@ def colours(network, photos, tmp_path):
 def test_red_and_blue_swapped(colours):
     """Caught by the drop; the classes' drops say which channels."""
     report, item = colours(lambda weights: [weights[0][:, :, ::-1], *weights[1:]])
-    assert item["failed"] == ["drop"]
-    drops = {one["label"]: one["drop"] for one in item["per_class"]}
+    assert item.failed == ("drop",)
+    drops = {one.label: one.drop for one in item.per_class}
     assert min(drops["red"], drops["blue"]) > 50 > drops["green"]
     with pytest.raises(ParityError, match="channel order"):
         require_parity(report)
@@ -97,7 +97,7 @@ def test_a_bias_zeroed_that_hardly_matters(own_run):
 
     def decibels():
         found = layer_errors(own_run, open_dataset(own_run.recipe.data))
-        return {item["layer"]: item["sqnr_db"] for item in found["layers"]}
+        return {item.layer: item.sqnr_db for item in found.layers}
 
     before = decibels()
     model = model_from_bytes(own_run.read(QAT_MODEL, "train"))
@@ -106,8 +106,8 @@ def test_a_bias_zeroed_that_hardly_matters(own_run):
     after = decibels()
     assert before["conv2d"] - after["conv2d"] > 5, "the first layer"
     report = verify(own_run, open_dataset(own_run.recipe.data))
-    (item,) = (one for one in report["comparisons"] if (one["kind"], one["candidate"]) == ("conversion", "tflite-int8"))
-    assert item["largest_lsb"] > 3 and item["mean_lsb"] > 0.5
+    (item,) = (one for one in report.comparisons if (one.kind, one.candidate) == ("conversion", "tflite-int8"))
+    assert item.largest_lsb > 3 and item.mean_lsb > 0.5
 
 
 def noisy(run, path):
@@ -130,8 +130,8 @@ def test_a_model_calibrated_on_noise(own_run, tmp_path):
     noisy(own_run, path)
     with pytest.raises(EngineError, match="the model's input has scale"):
         verify(own_run, open_dataset(own_run.recipe.data))
-    report = verify_models(export_path(own_run, "tflite", "float32"), path, "digits", gate=Gate(min_agreement=0.98))
-    assert report["comparisons"][0]["failed"] == ["drop", "agreement"]
+    report = compare_models(export_path(own_run, "tflite", "float32"), path, "digits", gate=Gate(min_agreement=0.98))
+    assert report.comparisons[0].failed == ("drop", "agreement")
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +174,12 @@ def test_another_resize_filter(brightness, tmp_path):
     )
     other = brightness_model(tmp_path / "nearest", 24, lambda pixels: tf.image.resize(pixels, (12, 12), "nearest"))
     gate = Gate(min_agreement=0.985)
-    good = verify_models(reference, same, str(brightness), split="all", gate=gate)
-    assert good["comparisons"][0]["failed"] == []
-    bad = verify_models(reference, other, str(brightness), split="all", gate=gate)["comparisons"][0]
-    assert bad["accuracy_reference"] == 1.0
-    assert bad["failed"] == ["drop", "agreement"]
-    assert {item["label"]: item["drop"] > 20 for item in bad["per_class"]} == {"bright": True, "dark": False}
+    good = compare_models(reference, same, str(brightness), split="all", gate=gate)
+    assert good.comparisons[0].failed == ()
+    bad = compare_models(reference, other, str(brightness), split="all", gate=gate).comparisons[0]
+    assert bad.accuracy_reference == 1.0
+    assert bad.failed == ("drop", "agreement")
+    assert {item.label: item.drop > 20 for item in bad.per_class} == {"bright": True, "dark": False}
 
 
 def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
@@ -190,11 +190,11 @@ def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
     reference = changed(model, tmp_path / "a.h5", lambda same: same)
     zeroed = changed(model, tmp_path / "b.h5", lambda weights: [weights[0], np.zeros_like(weights[1])])
     gate = Gate(max_drop=100.0, min_agreement=0.985)
-    report = verify_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
-    (item,) = report["comparisons"]
-    assert item["failed"] == ["agreement"], "the drop was allowed"
-    assert item["drop"] == 50.0
-    assert [(one["label"], one["drop"]) for one in item["per_class"]] == [("bright", 0.0), ("dark", 100.0)]
+    report = compare_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
+    (item,) = report.comparisons
+    assert item.failed == ("agreement",), "the drop was allowed"
+    assert item.drop == 50.0
+    assert [(one.label, one.drop) for one in item.per_class] == [("bright", 0.0), ("dark", 100.0)]
     with pytest.raises(ParityError, match=r"agrees on 50\.00%"):
         require_parity(report)
 
@@ -241,5 +241,5 @@ def test_twenty_resamples_of_a_good_models_test_split_raise_no_alarm(good):
             replace(item, values=item.values[chosen], codes=None if item.codes is None else item.codes[chosen])
             for item in (float_, fake, int8)
         )
-        assert compared("quantization", one, three, split, labels, gate)["failed"] == []
-        assert compared("conversion", two, three, split, labels, gate)["failed"] == []
+        assert compared("quantization", one, three, split, labels, gate).failed == ()
+        assert compared("conversion", two, three, split, labels, gate).failed == ()

@@ -13,6 +13,7 @@ from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, 
 from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.report import Chance, Data, LabelledFlip
 from edgecnn.verify.statistics import chance_level, paired_interval
 
 LABELS = ("ant", "bee", "cat")
@@ -46,41 +47,58 @@ def with_lost(split, lost, gained=0):
     return answers("float", reference), answers("int8", candidate)
 
 
+def data_of(split):
+    return Data(name="a", title="A", split="test", test_images=len(split.classes), test_sha256="0" * 64)
+
+
+def report_of(*comparisons):
+    """Return a report of comparisons, without a model."""
+    return judged(
+        "run",
+        data_of(of_classes(np.zeros(1, np.int64))),
+        Gate(),
+        [],
+        comparisons,
+        of_classes(np.zeros(1, np.int64)),
+        LABELS,
+    )
+
+
 def failed(split, gate, lost, gained=0):
-    return compared("quantization", *with_lost(split, lost, gained), split, LABELS, gate)["failed"]
+    return compared("quantization", *with_lost(split, lost, gained), split, LABELS, gate).failed
 
 
 def test_the_gate_is_on_the_point_estimate_unless_asked(split):
-    assert failed(split, Gate(max_drop=1.0), 4) == []  # 1.00 points, the limit itself
-    assert failed(split, Gate(max_drop=1.0), 5) == ["drop"]
-    assert failed(split, Gate(max_drop=1.0, confident=True), 4) == ["drop_interval"]
-    assert failed(split, Gate(max_drop=1.0, confident=True), 0) == []
-    assert failed(split, Gate(max_drop=1.0, confident=True), 9) == ["drop", "drop_interval"]
+    assert failed(split, Gate(max_drop=1.0), 4) == ()  # 1.00 points, the limit itself
+    assert failed(split, Gate(max_drop=1.0), 5) == ("drop",)
+    assert failed(split, Gate(max_drop=1.0, confident=True), 4) == ("drop_interval",)
+    assert failed(split, Gate(max_drop=1.0, confident=True), 0) == ()
+    assert failed(split, Gate(max_drop=1.0, confident=True), 9) == ("drop", "drop_interval")
 
 
 def test_agreement_sees_what_accuracies_hide(split):
-    assert failed(split, Gate(), 10, 10) == []
-    assert failed(split, Gate(min_agreement=0.96), 10, 10) == ["agreement"]
-    assert failed(split, Gate(min_agreement=0.95), 10, 10) == []
+    assert failed(split, Gate(), 10, 10) == ()
+    assert failed(split, Gate(min_agreement=0.96), 10, 10) == ("agreement",)
+    assert failed(split, Gate(min_agreement=0.95), 10, 10) == ()
 
 
 def test_every_figure_stands_in_the_comparison(split):
     item = compared("quantization", *with_lost(split, 6, 2), split, LABELS, Gate())
-    assert (item["lost"], item["gained"], item["n"]) == (6, 2, N)
-    assert item["drop"] == pytest.approx(1.0)
-    assert item["drop_interval"][0] < 1.0 < item["drop_interval"][1]
-    assert item["mcnemar_p"] == pytest.approx(2 * sum((1, 8, 28)) / 2**8)
-    assert item["agreement"] == pytest.approx(1 - 8 / N)
-    per_class = {one["label"]: one for one in item["per_class"]}
-    assert sum(one["images"] for one in item["per_class"]) == N
+    assert (item.lost, item.gained, item.n) == (6, 2, N)
+    assert item.drop == pytest.approx(1.0)
+    assert item.drop_interval[0] < 1.0 < item.drop_interval[1]
+    assert item.mcnemar_p == pytest.approx(2 * sum((1, 8, 28)) / 2**8)
+    assert item.agreement == pytest.approx(1 - 8 / N)
+    per_class = {one.label: one for one in item.per_class}
+    assert sum(one.images for one in item.per_class) == N
     # images 0 to 5 are lost, two of each class; 6 (ant) and 7 (bee) are gained
-    assert per_class["ant"]["drop"] == pytest.approx(100 / per_class["ant"]["images"])
-    assert per_class["cat"]["drop"] == pytest.approx(200 / per_class["cat"]["images"])
-    assert item["flips"][0] == {"source": "0.png", "true": "ant", "reference": "ant", "candidate": "bee"}
-    assert len(item["flips"]) == 8
-    line, *_ = flip_lines({"comparisons": [item]})
+    assert per_class["ant"].drop == pytest.approx(100 / per_class["ant"].images)
+    assert per_class["cat"].drop == pytest.approx(200 / per_class["cat"].images)
+    assert item.flips[0] == LabelledFlip(source="0.png", true="ant", reference="ant", candidate="bee")
+    assert len(item.flips) == 8
+    line, *_ = flip_lines(report_of(item))
     assert "0.png (label ant): ant, now bee" in line
-    assert item["largest_lsb"] is None
+    assert item.largest_lsb is None
 
 
 def test_lsb_are_on_the_candidates_grid(split):
@@ -89,14 +107,14 @@ def test_lsb_are_on_the_candidates_grid(split):
     codes[7, 1] += 2
     quantized = answers("int8", split.classes, codes=codes, scale=0.5, zero_point=3)
     item = compared("conversion", reference, quantized, split, LABELS, Gate())
-    assert item["largest_lsb"] == 2
-    assert item["mean_lsb"] == pytest.approx(2 / (3 * N))
-    assert item["passed"], "agreement is whole"
+    assert item.largest_lsb == 2
+    assert item.mean_lsb == pytest.approx(2 / (3 * N))
+    assert item.passed, "agreement is whole"
 
 
 def test_a_conversion_has_its_own_limit(split):
     item = compared("conversion", *with_lost(split, 12), split, LABELS, Gate(max_drop=100.0))
-    assert item["failed"] == ["agreement"] and not item["passed"] and not item["accepted"]
+    assert item.failed == ("agreement",) and not item.passed and not item.accepted
 
 
 @pytest.mark.parametrize(("n", "allowed"), [(20, 1), (50, 2), (172, 4), (400, 8), (1000, 15), (10_000, 117)])
@@ -104,40 +122,40 @@ def test_a_conversion_fails_only_on_evidence_of_less_agreement_than_99_percent(n
     """`allowed` answers of n may differ: more would be rarer than one in twenty where one answer of a hundred differs."""
     assert binom.sf(allowed, n, 0.01) < 0.05 <= binom.sf(allowed - 1, n, 0.01)
     split = of_classes(np.arange(n) % 3)
-    for differ, failed in ((0, []), (allowed, []), (allowed + 1, ["agreement"])):
+    for differ, failed in ((0, ()), (allowed, ()), (allowed + 1, ("agreement",))):
         item = compared("conversion", *with_lost(split, differ), split, LABELS, Gate())
-        assert item["failed"] == failed, (differ, item["agreement_upper"])
+        assert item.failed == failed, (differ, item.agreement_upper)
 
 
 def test_two_of_172_images_are_no_evidence_and_a_users_own_limit_is_compared_as_it_is():
     split = of_classes(np.arange(172) % 3)
     models = with_lost(split, 2)
-    assert compared("conversion", *models, split, LABELS, Gate(min_agreement=0.99))["passed"]
+    assert compared("conversion", *models, split, LABELS, Gate(min_agreement=0.99)).passed
     item = compared("quantization", *models, split, LABELS, Gate(max_drop=100, min_agreement=0.99))
-    assert item["failed"] == ["agreement"]
+    assert item.failed == ("agreement",)
     exact = compared("quantization", *models, split, LABELS, Gate(max_drop=100, min_agreement=170 / 172))
-    assert exact["passed"], "a share at the limit passes"
+    assert exact.passed, "a share at the limit passes"
 
 
 def test_the_advice_on_a_conversion_names_a_way_through_that_is_recorded(split):
     models = with_lost(split, 12)
     refused = compared("conversion", *models, split, LABELS, Gate())
     with pytest.raises(ParityError, match=r"97\.00% of 400 images \(at most 98\.2\d% with 95 % confidence\)") as error:
-        require_parity({"comparisons": [refused]})
+        require_parity(report_of(refused))
     assert "--accept-conversion" in str(error.value)
     accepted = compared("conversion", *models, split, LABELS, Gate(accept_conversion=True))
-    assert (accepted["passed"], accepted["accepted"], accepted["failed"]) == (True, True, ["agreement"])
-    require_parity({"comparisons": [accepted]})
-    assert "ACCEPTED by --accept-conversion" in conversion_lines({"comparisons": [accepted]})[0]
-    (warning,) = warning_lines({"comparisons": [accepted]})
+    assert (accepted.passed, accepted.accepted, accepted.failed) == (True, True, ("agreement",))
+    require_parity(report_of(accepted))
+    assert "ACCEPTED by --accept-conversion" in conversion_lines(report_of(accepted))[0]
+    (warning,) = warning_lines(report_of(accepted))
     assert "the conversion of int8 was accepted: it agrees on 97.00%" in warning
     good = compared("conversion", *with_lost(split, 0), split, LABELS, Gate(accept_conversion=True))
-    assert good["passed"] and not good["accepted"], "nothing had to be accepted"
+    assert good.passed and not good.accepted, "nothing had to be accepted"
     drop = compared("quantization", *models, split, LABELS, Gate(accept_conversion=True))
-    assert not drop["passed"], "a drop is accepted by --max-drop alone"
+    assert not drop.passed, "a drop is accepted by --max-drop alone"
 
 
-@pytest.mark.parametrize(("off", "failed"), [(1, []), (2, ["largest_lsb", "agreement"])])
+@pytest.mark.parametrize(("off", "failed"), [(1, ()), (2, ("largest_lsb", "agreement"))])
 def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
     """Half of the answers differ, all by one code, since two classes are as good as equal."""
     split = of_classes(np.zeros(N, np.int64))
@@ -149,7 +167,7 @@ def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
         answers("int8", split.classes), values=codes.astype(np.float32), codes=codes, scale=1.0, zero_point=0
     )
     item = compared("conversion", reference, candidate, split, LABELS, Gate())
-    assert (item["agreement"], item["largest_lsb"], item["failed"]) == (0.5, off, failed)
+    assert (item.agreement, item.largest_lsb, item.failed) == (0.5, off, failed)
 
 
 def test_confident_has_no_slack():
@@ -159,8 +177,8 @@ def test_confident_has_no_slack():
     high = paired_interval(3, 1, N).high
     assert high > 100 * 2 / N
     at, below = Gate(max_drop=high, confident=True), Gate(max_drop=np.nextafter(high, 0), confident=True)
-    assert compared("quantization", *models, split, LABELS, at)["failed"] == []
-    assert compared("quantization", *models, split, LABELS, below)["failed"] == ["drop_interval"]
+    assert compared("quantization", *models, split, LABELS, at).failed == ()
+    assert compared("quantization", *models, split, LABELS, below).failed == ("drop_interval",)
 
 
 def at_chance(classes, right, **gate):
@@ -171,22 +189,21 @@ def at_chance(classes, right, **gate):
     models = answers("float", top), answers("int8", top)
     models = [replace(model, ms_per_image=1.0) for model in models]
     item = compared("quantization", *models, split, LABELS, Gate(**gate))
-    data = {"test_images": len(classes)}
-    return {"data": data, "matrix": [], "int8": None} | judged(Gate(**gate), models, [item], split, LABELS)
+    return judged("run", data_of(split), Gate(**gate), models, [item], split, LABELS)
 
 
 def test_a_model_at_chance_level_is_not_passed_in_silence():
     two = np.array([0, 1] * 45 + [1] * 10)
     report = at_chance(two, 60)  # 60 of 100 right, 50 to 69; always 1 would be right for 55
-    assert report["chance"] == {"label": "bee", "accuracy": 0.55, "not_better": ["float", "int8"]}
-    assert report["passed"], "parity is what the gate asks for"
+    assert report.chance == Chance(label="bee", accuracy=0.55, not_better=("float", "int8"))
+    assert report.passed, "parity is what the gate asks for"
     require_parity(report)
     (warning,) = warning_lines(report)
     assert warning.startswith("WARNING: not shown to be better than chance: float 60.00% (50% to 69%)")
-    assert "To answer 'bee' always is right for 55.00% of these 100 images" in warning
+    assert "Always answering 'bee' is right for 55.00% of these 100 images" in warning
     assert comparison_rows(report)[0][-1].startswith("AT CHANCE LEVEL: ")
     strict = at_chance(two, 60, confident=True, max_drop=5.0)
-    assert not strict["passed"]
+    assert not strict.passed
     with pytest.raises(ParityError, match="not shown to be better than chance"):
         require_parity(strict)
 
@@ -194,7 +211,7 @@ def test_a_model_at_chance_level_is_not_passed_in_silence():
 def test_a_model_above_chance_raises_no_alarm():
     two = np.array([0, 1] * 45 + [1] * 10)
     report = at_chance(two, 80, confident=True, max_drop=5.0)
-    assert report["chance"]["not_better"] == [] and report["passed"]
+    assert report.chance.not_better == () and report.passed
     assert warning_lines(report) == []
     assert comparison_rows(report)[0][-1].startswith("passed: ")
     require_parity(report)
@@ -204,9 +221,7 @@ def test_chance_is_the_share_of_the_most_frequent_class():
     assert chance_level(np.array([2, 0, 2, 1])) == (2, 0.5)
     assert chance_level(np.array([1, 0])) == (0, 0.5)
     mostly = np.array([0] * 90 + [1] * 10)
-    assert at_chance(mostly, 90)["chance"]["not_better"] == ["float", "int8"], (
-        "90 % is chance where 90 % are of one class"
-    )
+    assert at_chance(mostly, 90).chance.not_better == ("float", "int8"), "90 % is chance where 90 % are of one class"
 
 
 @pytest.mark.parametrize(
@@ -220,5 +235,5 @@ def test_chance_is_the_share_of_the_most_frequent_class():
 def test_the_message_names_the_figure_that_failed(split, gate, lost, words):
     item = compared("quantization", *with_lost(split, lost), split, LABELS, gate)
     with pytest.raises(ParityError, match=words) as error:
-        require_parity({"comparisons": [item]})
+        require_parity(report_of(item))
     assert "1 of 1 comparisons failed" in str(error.value)

@@ -13,7 +13,7 @@ from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.runs import QAT_MODEL
 from edgecnn.train.qat_phase import fake_quantize
-from edgecnn.verify.layers import HINTS, Noise, Pair, described, layer_errors, matched
+from edgecnn.verify.layers import HINTS, Noise, Pair, layer_error, layer_errors, matched
 
 
 def errors(run):
@@ -33,18 +33,18 @@ def weights(model, layer):
 
 def test_every_layer_of_a_good_model_is_matched_and_quiet(finished_run):
     found = errors(finished_run)
-    assert found["unmatched"] == []
-    assert {item["layer"] for item in found["layers"]} == {
+    assert found.unmatched == ()
+    assert {item.layer for item in found.layers} == {
         "conv2d", "max_pooling2d", "conv2d_1", "max_pooling2d_1", "conv2d_2", "dense", "dense_1",
     }  # fmt: skip
-    decibels = [item["sqnr_db"] for item in found["layers"]]
+    decibels = [item.sqnr_db for item in found.layers]
     assert decibels == sorted(decibels) and decibels[0] > 15
 
 
 def test_a_wrong_bias_shows_from_its_layer_on(own_run):
-    before = {item["layer"]: item["sqnr_db"] for item in errors(own_run)["layers"]}
+    before = {item.layer: item.sqnr_db for item in errors(own_run).layers}
     plant(own_run, lambda model: weights(model, "quant_conv2d_2")["bias:0"].assign(np.full(64, -0.3)))
-    after = {item["layer"]: item["sqnr_db"] for item in errors(own_run)["layers"]}
+    after = {item.layer: item.sqnr_db for item in errors(own_run).layers}
     for layer in ("conv2d", "conv2d_1"):
         assert after[layer] == pytest.approx(before[layer], abs=0.5), "before the fault nothing changes"
     assert after["conv2d_2"] < 0.6 * before["conv2d_2"]
@@ -57,9 +57,9 @@ def test_a_range_too_narrow_is_named(own_run):
                 variable.assign(variable / 8)
 
     plant(own_run, narrow)
-    found = {item["layer"]: item for item in errors(own_run)["layers"]}
-    assert found["conv2d_1"]["saturated"] > 0.01
-    assert found["conv2d_1"]["hint"] == HINTS["saturated range"]
+    found = {item.layer: item for item in errors(own_run).layers}
+    assert found["conv2d_1"].saturated > 0.01
+    assert found["conv2d_1"].hint == HINTS["saturated range"]
 
 
 def test_hints_by_figures(finished_run):
@@ -70,8 +70,8 @@ def test_hints_by_figures(finished_run):
     real[:, 3] *= 40
     noise = Noise(16)
     noise.add(real, np.clip(np.rint(real), -127, 126).astype(np.int8), 1.0, 0)
-    item = described(Pair("conv", convolution, convolution.outputs[0]), noise)
-    assert item["channel_ratio"] > 20 and item["hint"] == HINTS["outlier channels"]
+    item = layer_error(Pair("conv", convolution, convolution.outputs[0]), noise)
+    assert item.channel_ratio > 20 and item.hint == HINTS["outlier channels"]
 
 
 def test_signal_to_noise_in_decibels():

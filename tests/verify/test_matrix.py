@@ -14,6 +14,7 @@ from edgecnn.export import export_path
 from edgecnn.report.table import matrix_table
 from edgecnn.runtime.engines import open_engine
 from edgecnn.verify import verify
+from edgecnn.verify.document import to_json
 from edgecnn.verify.matrix import find_python
 
 
@@ -30,18 +31,18 @@ def report(finished_run, tmp_path_factory):
 
 
 def test_every_engine_stands_against_every_other(report, root):
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
-    ran = [item for item in report["matrix"] if item["accuracy"] is not None]
-    assert [item["name"].split()[0] for item in ran] == ["Keras", "litert", "onnxruntime", "litert"]
-    assert ["XNNPACK" in ran[1]["name"], "reference kernels" in ran[3]["name"]] == [True, True]
-    pairs = {(item["name"], other["name"]): other for item in ran for other in item["against"]}
+    jsonschema.validate(to_json(report), json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    ran = [item for item in report.matrix if item.accuracy is not None]
+    assert [item.name.split()[0] for item in ran] == ["Keras", "litert", "onnxruntime", "litert"]
+    assert ["XNNPACK" in ran[1].name, "reference kernels" in ran[3].name] == [True, True]
+    pairs = {(item.name, other.name): other for item in ran for other in item.against}
     assert len(pairs) == len(ran) * (len(ran) - 1)
     for (one, other), found in pairs.items():
         back = pairs[other, one]
-        assert (found["agreement"], found["largest_lsb"]) == (back["agreement"], back["largest_lsb"])
-        assert found["agreement"] >= 0.98 and found["largest_lsb"] <= 5
-    printed = matrix_table(report)
-    assert all(item["name"] in printed for item in report["matrix"])
+        assert (found.agreement, found.largest_lsb) == (back.agreement, back.largest_lsb)
+        assert found.agreement >= 0.98 and found.largest_lsb <= 5
+    printed = matrix_table(report.matrix)
+    assert all(item.name in printed for item in report.matrix)
 
 
 def test_an_engine_that_is_not_there_is_named_with_its_reason(report):
@@ -49,7 +50,7 @@ def test_an_engine_that_is_not_there_is_named_with_its_reason(report):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("CUDA is here, so it ran")
-    (note,) = [item["note"] for item in report["matrix"] if item["accuracy"] is None]
+    (note,) = [item.note for item in report.matrix if item.accuracy is None]
     assert "CUDAExecutionProvider" in note
 
 
@@ -90,5 +91,5 @@ def test_tflite_runtime_in_its_own_environment(own_run, root):
         )
     python = Path(os.path.relpath(python))
     report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
-    (there,) = [item for item in report["matrix"] if item["name"].startswith("tflite_runtime ")]
-    assert all(other["agreement"] >= 0.98 for other in there["against"])
+    (there,) = [item for item in report.matrix if item.name.startswith("tflite_runtime ")]
+    assert all(other.agreement >= 0.98 for other in there.against)

@@ -1,4 +1,4 @@
-"""int8 by quantization-aware training or quantized after training: what ships, what is measured beside, and what is said of it."""
+"""int8 by quantization-aware training or quantized after training: what ships, what is measured as well, and what the report says of it."""
 
 import json
 
@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset
-from edgecnn.export import beside, convert, export_path, tflite
+from edgecnn.export import alternative, convert, export_path, tflite
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.pipeline import bundle_path, run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
@@ -18,19 +18,22 @@ from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
 from edgecnn.runtime.selftest import selftest
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify.parity import parity_report
 from edgecnn.verify.statistics import mcnemar_exact
 
 
-def parity(run):
-    return json.loads(run.read(PARITY, "verify"))
+def valid(run, root):
+    jsonschema.validate(
+        json.loads(run.read(PARITY, "verify")), json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+    )
 
 
 def kinds(report, candidate):
-    return [item["kind"] for item in report["comparisons"] if item["candidate"] == candidate]
+    return [item.kind for item in report.comparisons if item.candidate == candidate]
 
 
 def names(report):
-    return [model["name"] for model in report["models"]]
+    return [model.name for model in report.models]
 
 
 @pytest.fixture
@@ -42,21 +45,21 @@ def ptq_run(own_run):
     return own_run
 
 
-def test_post_training_quantization_is_measured_beside(finished_run, root):
-    report = parity(finished_run)
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
-    assert kinds(report, "tflite-int8-ptq") == ["beside"]
-    found = report["int8"]["qat_against_ptq"]
-    assert (found["reference"], found["candidate"], found["n"]) == ("tflite-int8-ptq", "tflite-int8", 385)
-    assert found["drop"] == pytest.approx(100 * (found["lost"] - found["gained"]) / 385)
-    assert found["mcnemar_p_worse"] == mcnemar_exact(found["lost"], found["gained"], "greater")
-    accuracy = {model["name"]: model["accuracy"] for model in report["models"]}
-    assert found["accuracy_reference"] == accuracy["tflite-int8-ptq"]
-    assert found["accuracy_candidate"] == accuracy["tflite-int8"]
+def test_post_training_quantization_is_measured_as_well(finished_run, root):
+    report = parity_report(finished_run)
+    valid(finished_run, root)
+    assert kinds(report, "tflite-int8-ptq") == ["alternative"]
+    found = report.int8.qat_against_ptq
+    assert (found.reference, found.candidate, found.n) == ("tflite-int8-ptq", "tflite-int8", 385)
+    assert found.drop == pytest.approx(100 * (found.lost - found.gained) / 385)
+    assert found.mcnemar_p_worse == mcnemar_exact(found.lost, found.gained, "greater")
+    accuracy = {model.name: model.accuracy for model in report.models}
+    assert found.accuracy_reference == accuracy["tflite-int8-ptq"]
+    assert found.accuracy_candidate == accuracy["tflite-int8"]
 
 
 def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
-    assert finished_run.info["calibration"]["split"] == "train"
+    assert finished_run.info["representative_dataset"]["split"] == "train"
     bundle = read_bundle(bundle_path(finished_run))
     assert not any("ptq" in name for name in bundle.files)
     assert bundle.manifest.provenance["int8"] == finished_run.info["int8"]
@@ -70,40 +73,40 @@ def test_the_card_says_what_training_bought(finished_run):
     assert "| tflite-int8-ptq |" in card
 
 
-def test_a_bad_model_beside_closes_no_gate(own_run):
+def test_a_bad_alternative_closes_no_gate(own_run):
     """Its logits are all one: the gate would not let it through, and it does not ship."""
     model = model_from_bytes(own_run.read(FLOAT_MODEL, "train"))
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
     dataset = open_dataset(own_run.recipe.data)
     split = dataset.load(("train",), **own_run.info["input"], stage="test")["train"]
-    data = tflite.int8_by_calibration(model, tflite.Calibration(split.images[:4], 1 / 128, 0))
+    data = tflite.int8_post_training(model, tflite.RepresentativeDataset(split.images[:4], 1 / 128, 0))
     export_path(own_run, "tflite", "int8-ptq").write_bytes(data)
     report = verify(own_run, dataset, gate=Gate(max_drop=2.0))
-    found = next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8-ptq")
-    assert found["drop"] > 50 and found["passed"]
+    found = next(item for item in report.comparisons if item.candidate == "tflite-int8-ptq")
+    assert found.drop > 50 and found.passed
     require_parity(report)
-    assert report["int8"]["qat_against_ptq"]["drop"] < -50
+    assert report.int8.qat_against_ptq.drop < -50
 
 
 def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, root):
-    assert beside(ptq_run) == ("tflite", "int8-qat")
+    assert alternative(ptq_run) == ("tflite", "int8-qat")
     qat = export_path(ptq_run, "tflite", "int8").read_bytes()
     ptq = export_path(ptq_run, "tflite", "int8-ptq").read_bytes()
     run_recipe(build_recipe(load_recipe(tiny_recipe)), ptq_run.path, reporter, max_drop=100.0)
     assert export_path(ptq_run, "tflite", "int8").read_bytes() == ptq
     assert export_path(ptq_run, "tflite", "int8-qat").read_bytes() == qat
-    report = parity(ptq_run)
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    report = parity_report(ptq_run)
+    valid(ptq_run, root)
     assert names(report) == [
         "float", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32", "tflite-int8-qat",
     ]  # fmt: skip
     assert kinds(report, "tflite-int8") == kinds(report, "onnx-int8") == ["quantization"], "no fake-quantized model"
-    found = report["int8"]["qat_against_ptq"]
-    assert (found["reference"], found["candidate"]) == ("tflite-int8", "tflite-int8-qat")
+    found = report.int8.qat_against_ptq
+    assert (found.reference, found.candidate) == ("tflite-int8", "tflite-int8-qat")
     bundle = read_bundle(bundle_path(ptq_run))
     assert bundle.files["models/int8.tflite"] == ptq
     assert bundle.manifest.provenance["int8"]["method"] == "ptq"
-    assert bundle.manifest.provenance["calibration"] == ptq_run.info["calibration"]
+    assert bundle.manifest.provenance["representative_dataset"] == ptq_run.info["representative_dataset"]
     assert selftest(bundle).passed
     assert "int8 by post-training quantization, as the better on validation" in ptq_run.read(CARD, "bundle").decode()
 
@@ -115,7 +118,7 @@ def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tin
     run, report = run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
     assert not run.file(QAT_MODEL).exists() and [phase for phase, _ in reporter.epochs] == ["float", "float"]
     assert names(report) == ["float", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32"]
-    assert report["int8"]["qat_against_ptq"] is None and beside(run) is None
+    assert report.int8.qat_against_ptq is None and alternative(run) is None
     assert selftest(read_bundle(bundle_path(run))).passed
     assert "int8 by post-training quantization, as the recipe says" in run.read(CARD, "bundle").decode()
 

@@ -51,9 +51,17 @@ def tables(draw, largest=20_000):
 @example((1, 1), 0.95)
 @example((0, 10_000), 0.95)
 @example((10_000, 10_000), 0.95)
-def test_wilson_equals_scipy(trial, confidence):
-    expected = binomtest(*trial).proportion_ci(confidence, method="wilson")
-    assert wilson(*trial, confidence) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+def test_wilsons_ends_are_z_standard_errors_away(trial, confidence):
+    """The definition: |successes / n - p| = z sqrt(p (1 - p) / n) at both ends, but for an end at 0 or 1."""
+    successes, n = trial
+    z = norm.ppf((1 + confidence) / 2)
+    low, high = wilson(*trial, confidence)
+    assert 0 <= low <= successes / n <= high <= 1
+    for end, exact in ((low, 0 if successes == 0 else None), (high, 1 if successes == n else None)):
+        if exact is not None:
+            assert end == exact
+        else:
+            assert abs(successes / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -62,11 +70,15 @@ def test_wilson_equals_scipy(trial, confidence):
 @example((1, 1), 0.95)
 @example((0, 10_000), 0.95)
 @example((10_000, 10_000), 0.95)
-def test_clopper_pearson_equals_scipy(trial, confidence):
-    expected = binomtest(*trial).proportion_ci(confidence, method="exact")
-    assert clopper_pearson(*trial, confidence) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
-    upper = binomtest(*trial, alternative="less").proportion_ci(confidence, method="exact")
-    assert clopper_pearson(*trial, confidence, "upper") == pytest.approx((0, upper.high), rel=1e-9, abs=1e-12)
+def test_clopper_pearsons_ends_leave_the_tails_that_they_must(trial, confidence):
+    """The definition: P(X >= successes | low) = P(X <= successes | high) = (1 - confidence) / 2; one-sided, high leaves all of it."""
+    successes, n = trial
+    low, high = clopper_pearson(*trial, confidence)
+    assert low == 0 if successes == 0 else binom.sf(successes - 1, n, low) == pytest.approx((1 - confidence) / 2, 1e-6)
+    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx((1 - confidence) / 2, 1e-6)
+    low, high = clopper_pearson(*trial, confidence, "upper")
+    assert low == 0
+    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx(1 - confidence, 1e-6)
 
 
 def test_clopper_pearson_without_an_error_is_the_rule_of_three():

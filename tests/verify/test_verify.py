@@ -12,11 +12,13 @@ from edgecnn.export import export_path
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.runs import CARD, PARITY, QAT_MODEL
 from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.verify.document import to_json
+from edgecnn.verify.parity import parity_report
 
 
 @pytest.fixture(scope="module")
 def report(finished_run):
-    return json.loads(finished_run.read(PARITY, "verify"))
+    return parity_report(finished_run)
 
 
 def verified(run, **options):
@@ -24,31 +26,33 @@ def verified(run, **options):
 
 
 def comparison(report, kind, candidate):
-    return next(item for item in report["comparisons"] if item["kind"] == kind and item["candidate"] == candidate)
+    return next(item for item in report.comparisons if item.kind == kind and item.candidate == candidate)
 
 
-def test_the_report_follows_its_schema(report, root):
+def test_the_report_follows_its_schema(report, finished_run, root):
     schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
-    jsonschema.validate(report, schema)
+    written = json.loads(finished_run.read(PARITY, "verify"))
+    jsonschema.validate(written, schema)
+    assert to_json(report) == written, "what is read is what was written"
 
 
 def test_the_report_covers_every_export_twice_where_it_is_int8(report, finished_run):
-    assert [model["name"] for model in report["models"]] == [
+    assert [model.name for model in report.models] == [
         "float", "fake-quantized", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32", "tflite-int8-ptq",
     ]  # fmt: skip
-    conversions = [item["candidate"] for item in report["comparisons"] if item["kind"] == "conversion"]
+    conversions = [item.candidate for item in report.comparisons if item.kind == "conversion"]
     assert conversions == ["tflite-int8", "onnx-int8"]
-    assert report["data"]["test_images"] == 385
-    assert report["passed"]
+    assert report.data.test_images == 385
+    assert report.passed
 
 
 def test_figures_are_consistent(report):
-    for item in report["comparisons"]:
-        assert item["drop"] == pytest.approx(100 * (item["accuracy_reference"] - item["accuracy_candidate"]))
+    for item in report.comparisons:
+        assert item.drop == pytest.approx(100 * (item.accuracy_reference - item.accuracy_candidate))
         # models that agree on a share of the images cannot differ in accuracy by more than the rest
-        assert abs(item["drop"]) / 100 <= 1 - item["agreement"] + 1e-9
-    assert comparison(report, "quantization", "tflite-float32")["agreement"] == 1.0
-    assert comparison(report, "conversion", "tflite-int8")["agreement"] >= 0.99
+        assert abs(item.drop) / 100 <= 1 - item.agreement + 1e-9
+    assert comparison(report, "quantization", "tflite-float32").agreement == 1.0
+    assert comparison(report, "conversion", "tflite-int8").agreement >= 0.99
 
 
 def damage_int8(run, format_="tflite"):
@@ -64,9 +68,9 @@ def damage_int8(run, format_="tflite"):
 def test_a_planted_fault_closes_the_gate(own_run):
     damage_int8(own_run)
     bad = verified(own_run, gate=Gate(max_drop=1.0))
-    assert not bad["passed"]
-    assert not comparison(bad, "conversion", "tflite-int8")["passed"]
-    assert comparison(bad, "conversion", "onnx-int8")["passed"]
+    assert not bad.passed
+    assert not comparison(bad, "conversion", "tflite-int8").passed
+    assert comparison(bad, "conversion", "onnx-int8").passed
     with pytest.raises(ParityError, match="tflite-int8 does not answer as float does: it drops"):
         require_parity(bad)
 
@@ -74,7 +78,7 @@ def test_a_planted_fault_closes_the_gate(own_run):
 def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
     damage_int8(own_run)
     bad = verified(own_run, gate=Gate(max_drop=100.0))
-    assert comparison(bad, "quantization", "tflite-int8")["passed"]
+    assert comparison(bad, "quantization", "tflite-int8").passed
     with pytest.raises(ParityError, match="as fake-quantized does: it differs by"):
         require_parity(bad)
 
@@ -86,10 +90,10 @@ def test_a_conversion_that_is_accepted_is_on_record_in_report_card_and_bundle(ow
     accepted = edgecnn("verify", own_run.path, "--max-drop", 100, "--accept-conversion")
     assert accepted.code == 0, accepted.err
     assert "WARNING: the conversion of tflite-int8 was accepted" in accepted.out
-    report = json.loads(own_run.read(PARITY, "verify"))
+    report = parity_report(own_run)
     item = comparison(report, "conversion", "tflite-int8")
-    assert report["accept_conversion"] and report["passed"] and item["accepted"] and item["failed"]
-    assert not comparison(report, "conversion", "onnx-int8")["accepted"]
+    assert report.accept_conversion and report.passed and item.accepted and item.failed
+    assert not comparison(report, "conversion", "onnx-int8").accepted
     bundled = edgecnn("bundle", own_run.path, "--force")
     assert bundled.code == 0 and "WARNING: the conversion of tflite-int8 was accepted" in bundled.err
     assert "the conversion of tflite-int8 was accepted" in own_run.file(CARD).read_text()
@@ -97,6 +101,13 @@ def test_a_conversion_that_is_accepted_is_on_record_in_report_card_and_bundle(ow
 
 def test_a_good_model_passes_a_strict_gate_of_its_own_drop(report):
     require_parity(report)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": "edgecnn.parity/2"}'])
+def test_what_is_no_report_is_refused_with_what_to_do(own_run, content):
+    own_run.file(PARITY).write_text(content)
+    with pytest.raises(RunError, match=r"parity\.json is not a parity report: .*First: edgecnn verify"):
+        parity_report(own_run)
 
 
 def test_changed_test_images_are_refused(own_run):

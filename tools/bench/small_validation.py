@@ -24,7 +24,8 @@ import numpy as np
 from edgecnn.errors import ThresholdError
 from edgecnn.report.table import text_table
 from edgecnn.runtime.decision import softmax
-from edgecnn.verify.calibration import choose_threshold, fit_temperature, nll
+from edgecnn.verify.temperature import fit_temperature, nll
+from edgecnn.verify.threshold import choose_threshold
 
 SIZES = (8, 20, 50, 100, 200, 500)
 TASKS = {"2 classes": (2, 3.0), "10 classes": (10, 2.5)}

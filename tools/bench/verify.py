@@ -188,7 +188,7 @@ def verify(arguments: argparse.Namespace) -> dict[str, Any]:
         report = verify_run(run, data, matrix=True, tflite_python=arguments.tflite_python, progress=reporter.working)
     shape = run.info["input"]
     return {
-        "engines": [item["name"] for item in report["matrix"] if item["accuracy"] is not None],
+        "engines": [row.name for row in report.matrix if row.accuracy is not None],
         "image_bytes": shape["height"] * shape["width"] * shape["channels"],
         **peak(),
     }

@@ -21,6 +21,8 @@ from edgecnn.errors import EmulatorError
 QEMU = "qemu-system-aarch64"
 BOOT_S = 90
 """Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
+PATIENCE_S = 60
+"""Seconds that ssh and the board's shell may take beside a command's own: a busy host is slow, and says nothing of the board."""
 CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 """Programs of the host, and Debian's packages of them."""
@@ -73,7 +75,7 @@ class Machine:
         # `exit` keeps a shell that outlives the signal: ssh has no exit code for a command that was killed
         there = f"cd /root; timeout -s KILL {limit} {shlex.join(command)}; exit $?"
         try:
-            done = subprocess.run([*self._ssh(), there], input=stdin, capture_output=True, timeout=limit + 20)
+            done = subprocess.run([*self._ssh(), there], input=stdin, capture_output=True, timeout=limit + PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise self._failure(f"{shlex.join(command)} did not end within {limit} s on the board") from None
         result = Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -102,7 +104,7 @@ class Machine:
         process = subprocess.Popen([*self._ssh(), there], stdin=pipe, stdout=pipe, stderr=pipe)
         try:
             waiting = f"until [ -s {note} ]; do sleep 0.1; done; cat {note}"
-            number = int(self.run(["sh", "-c", waiting], timeout=20, check=True).out)
+            number = int(self.run(["sh", "-c", waiting], timeout=PATIENCE_S, check=True).out)
             yield process, number
         finally:
             if process.poll() is None:

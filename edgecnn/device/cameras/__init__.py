@@ -1,4 +1,4 @@
-"""Cameras and other streams of frames: one file per source. A source's module is imported when it is asked for."""
+"""Cameras and other streams of frames: one file per source. A source's module is imported when that source is opened."""
 
 import importlib
 import os
@@ -14,14 +14,14 @@ SOURCES = {
     "rpicam": "edgecnn.device.cameras.rpicam:Rpicam",
     "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
     "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
-    "exec": "edgecnn.device.cameras.command:Command",
+    "exec": "edgecnn.device.cameras.command:CommandSource",
     "watch": "edgecnn.device.cameras.watch:Watch",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }
 """Each source of frames, and the class that opens it from (text, settings)."""
 
 PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
-"""How a SOURCE argument begins that names one of SOURCES and what it takes."""
+"""The prefixes by which a SOURCE argument names one of SOURCES; the rest is what that source opens."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
 """Addresses of streams that ffmpeg reads."""
@@ -86,22 +86,22 @@ def open_source(text: str, settings: "CameraSettings") -> "Source":
     name, rest = kind_of(text)
     if not name:
         raise CameraError(
-            f"{text}: names no camera or stream; expected /dev/videoN, an address such as rtsp://…, a video file or {', '.join(PREFIXES)}"
+            f"{text}: not a camera or a stream; expected /dev/videoN, an address such as rtsp://…, a video file or {', '.join(PREFIXES)}"
         )
     return make(name, rest, settings)
 
 
 PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
-"""How long a camera that was found may take to its first frame."""
+"""How long a camera may take to give its first frame."""
 
 
 def find_camera(settings: "CameraSettings") -> "Source":
-    """Open the first camera that gives a frame: a CSI camera, then USB cameras, then what ffmpeg makes of those.
+    """Open the first camera that gives a frame: a CSI camera, then USB cameras, then USB cameras through ffmpeg.
 
-    The frame that proves a camera is not given again.
+    The frame that proves the camera is dropped.
 
     Raises:
-        CameraError: if none does; the text names everything that was tried and why it failed.
+        CameraError: if none does; the text lists each attempt and why it failed.
     """
     from edgecnn.device.cameras.nodes import video_nodes
     from edgecnn.device.cameras.source import UnreadableFormatError
@@ -124,7 +124,7 @@ def find_camera(settings: "CameraSettings") -> "Source":
             return proved("ffmpeg", text, settings)
         except CameraError as error:
             failures.append(str(error))
-    raise CameraError("no camera found; tried were:" + "".join(f"\n  {failure}" for failure in failures))
+    raise CameraError("no camera found; tried:" + "".join(f"\n  {failure}" for failure in failures))
 
 
 def proved(name: str, text: str, settings: "CameraSettings") -> "Source":

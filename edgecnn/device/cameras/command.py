@@ -8,7 +8,7 @@ from edgecnn.device.cameras.source import CameraSettings
 from edgecnn.errors import CameraError
 
 
-class Command(ProcessSource):
+class CommandSource(ProcessSource):
     """Frames of a command, split as a shell would and run without one. It is live: that it ends is a loss, whatever its exit code.
 
     Args:

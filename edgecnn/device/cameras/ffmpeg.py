@@ -4,7 +4,7 @@ Frames come as PPM, which is RGB bytes behind a header with the size: no second 
 less than Motion JPEG. Ours and ffmpeg's CPU time per frame of an H.264 file, decoded, piped, resized to 32x32, on one AMD EPYC: 2.8 ms
 against 3.8 at 640x480 (n = 300), 7.4 against 9.7 at 1280x720 (n = 150).
 
-Streams are asked for with little delay: from an RTSP server on the same machine, H.264 at 25 pictures a second, a picture came 41 ms after
+Streams are opened with low delay: from an RTSP server on the same machine, H.264 at 25 pictures a second, a picture came 41 ms after
 it was sent (median of 100), which is one interval, since a decoder waits for the next picture's start; without the flags 121 ms. RTSP
 goes by TCP where the server takes it, else by UDP.
 """
@@ -27,12 +27,12 @@ RECORDED = (".mjpeg", ".mjpg")
 class Ffmpeg(ProcessSource):
     """A video file (not live), the address of a stream, or a camera such as /dev/video0, as ffmpeg decodes it.
 
-    A picture is made smaller until it only just covers the width and height asked for, never larger and never of another aspect. Frames
-    are left out to come down to the rate asked for; none is made up.
+    A picture is scaled down until it just covers the requested width and height; it is never enlarged, and its aspect is kept. Frames are
+    dropped to reach the requested rate; none is repeated.
 
     Args:
         text: a path or an address.
-        settings: what is asked for.
+        settings: the requested size and rate.
 
     Raises:
         CameraError: if there is no ffmpeg, or no such file.
@@ -93,5 +93,5 @@ def filters(settings: CameraSettings) -> str:
 
 
 def why_missing() -> str:
-    """Return why ffmpeg cannot be used, or nothing."""
+    """Return why ffmpeg cannot be used, or ""."""
     return "" if shutil.which(PROGRAM) else f"{PROGRAM} is not installed ({sys.platform}). {MISSING}"

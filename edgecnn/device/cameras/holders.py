@@ -22,23 +22,23 @@ def advice_on_permission(path: str) -> str:
 
 
 def holding(path: str, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
-    """Return (process id, name) of the processes that have a node open, as far as /proc lets us see them."""
+    """Return (process id, name) of the processes that have a node open, as far as /proc shows them."""
     try:
         target = os.path.realpath(path)
         processes = [entry for entry in proc.iterdir() if entry.name.isdecimal()]
     except OSError:
         return []
-    found = []
+    holders = []
     for process in processes:
         try:
             if any(os.readlink(link) == target for link in (process / "fd").iterdir()):
-                found.append((int(process.name), (process / "comm").read_text(errors="replace").strip()))
+                holders.append((int(process.name), (process / "comm").read_text(errors="replace").strip()))
         except OSError:  # it ended, or it is another user's
             continue
-    return sorted(found)
+    return sorted(holders)
 
 
 def holders_of(path: str) -> str:
-    """Return " by NAME (process ID)" for an error's text, or nothing where /proc does not tell."""
+    """Return " by NAME (process ID)" for an error's text, or "" where /proc does not show it."""
     names = [f"{name} (process {process})" for process, name in holding(path)]
     return f" by {', '.join(names)}" if names else ""

@@ -1,4 +1,4 @@
-"""What cameras there are, what they can do, and why one cannot be used: `edgecnn cameras`."""
+"""The cameras of this machine, what they can do, and why one cannot be used: `edgecnn cameras`."""
 
 import re
 import shutil
@@ -45,8 +45,8 @@ class Camera:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
-    """All cameras in the order in which `--camera` tries them, and what stands in the way of others."""
+class CameraList:
+    """All cameras in the order in which `--camera` tries them, and notes on what is missing to find others."""
 
     cameras: tuple[Camera, ...]
     programs: dict[str, str | None] = field(default_factory=dict)
@@ -80,8 +80,8 @@ def camera_json(camera: Camera) -> dict[str, Any]:
     return {**result, "names": list(camera.names), "usable": not camera.problem, "formats": formats}
 
 
-def list_cameras() -> Listing:
-    """Look for cameras; nothing is streamed, and nothing of a camera's settings changes."""
+def list_cameras() -> CameraList:
+    """Look for cameras, without streaming from one or changing its settings."""
     programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
     notes = []
     cameras: list[Camera] = []
@@ -89,25 +89,25 @@ def list_cameras() -> Listing:
     if program is None:
         notes.append(f"CSI cameras: {' and '.join(rpicam.PROGRAMS)} are not installed. {rpicam.MISSING}")
     else:
-        found, problem = csi_cameras(program)
-        cameras += found
+        listed, problem = csi_cameras(program)
+        cameras += listed
         if problem:
             notes.append(f"CSI cameras: {problem}")
     if programs[ffmpeg.PROGRAM] is None:
         notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
     if sys.platform != "linux":
         notes.append(f"USB cameras are read on Linux only; this is {sys.platform}.")
-        return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+        return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
     nodes = video_nodes()
     names = names_by_id()
     cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
     if not nodes:
         notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
-    return Listing(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+    return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
 
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
-    """Return what a V4L2 node is and can do, or why it cannot be used.
+    """Return a V4L2 node's capabilities, or why it cannot be used.
 
     Args:
         path: such as "/dev/video0".
@@ -120,7 +120,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
     try:
         device = Device(path, kernel)
     except CameraError as error:
-        return Camera(device=path, names=names, problem=str(error).removeprefix(f"{path}: "))
+        return Camera(device=path, names=names, problem=error.problem)
     capability = device.capability
     formats: tuple[Format, ...] = ()
     note = ""
@@ -142,12 +142,12 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
             note = device.signal()
             busy = device.busy()
             if not busy and not any(item.readable for item in formats):
-                problem = f"none of its formats is read here. Use ffmpeg:{path}, which reads more."
+                problem = f"edgecnn reads none of its formats. Use ffmpeg:{path}, which reads more."
     except OSError as error:
         problem = why_not_opened(path, error)
     finally:
         device.close()
-    if busy:  # asked when we do not hold it ourselves
+    if busy:  # looked up once we have closed it ourselves
         problem = why_in_use(path)
     return Camera(
         device=path,
@@ -162,7 +162,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
 
 
 def csi_cameras(program: str) -> tuple[list[Camera], str]:
-    """Return the cameras that rpicam-vid lists, and why there is none."""
+    """Return the cameras that rpicam-vid lists; if it lists none, also the reason."""
     try:
         result = subprocess.run(
             [program, "--list-cameras"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False

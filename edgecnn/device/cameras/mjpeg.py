@@ -75,19 +75,19 @@ class MjpegSplitter:
         if not self._inside:
             return self._seek()
         if self._entropy:
-            found = MARKER.search(self._data, self._at)
-            if found is None:
+            match = MARKER.search(self._data, self._at)
+            if match is None:
                 self._at = max(self._at, len(self._data) - 1)  # a marker may be cut in two
                 return False
-            self._at, self._before, self._entropy = found.start(), 0, False
+            self._at, self._before, self._entropy = match.start(), 0, False
         return self._marker(images)
 
     def _seek(self) -> bool:
-        found = SOI.search(self._data)
-        if found is None:
+        match = SOI.search(self._data)
+        if match is None:
             self._skip(max(0, len(self._data) - 2))
             return False
-        self._skip(found.start())
+        self._skip(match.start())
         self._restart()
         self._inside, self._at = True, 2
         return True
@@ -136,7 +136,7 @@ class MjpegSplitter:
         if not cut:
             if len(data) <= end:
                 return False
-            inner = "".join("<" if found[0] != b"\xff\xd9" else ">" for found in EDGES.finditer(data, at + 4, end + 1))
+            inner = "".join("<" if edge[0] != b"\xff\xd9" else ">" for edge in EDGES.finditer(data, at + 4, end + 1))
             cut = "<" in inner and (code < APP0 or "<<" in inner or inner[-1] == "<")  # no whole thumbnails
         if cut:  # the next image begins within the segment
             return self._damage(at + 2)

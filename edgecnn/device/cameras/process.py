@@ -12,14 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
-from edgecnn.device.cameras.source import CameraLost, Frame
+from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.errors import CameraError
 
 CHUNK_BYTES = 1 << 16
 """One read: what a pipe holds by default."""
 
 TAIL_BYTES = 2048
-"""How much of what the process said last is kept for an error's text."""
+"""How many of the last bytes of standard error are kept for an error's text."""
 
 LAST_WORDS = 16
 """Most reads of standard error after the end."""
@@ -193,7 +193,8 @@ class ProcessSource:
         """Return the next frame; None if a source that is not live ended with exit code 0.
 
         Raises:
-            CameraLost: "stall" after `timeout` seconds, "ended" with what the process said last, "garbage" if it writes no images.
+            Stalled: if there is no frame within `timeout` seconds.
+            CameraLost: "ended" with the last words of the process, "garbage" if it does not write images.
         """
         deadline = time.monotonic() + timeout
         while not self._ready:
@@ -202,9 +203,7 @@ class ProcessSource:
             chunk = self._process.read(deadline)
             if chunk is None:
                 said = self._process.said()
-                raise CameraLost(
-                    "stall", f"{self.name}: no frame for {timeout:g} s{f'; it said: {said}' if said else '.'}"
-                )
+                raise Stalled(self.name, "no frame", timeout, f"; it said: {said.rstrip('.')}" if said else "")
             if not chunk:
                 code, how = self._process.ended()
                 if code == 0 and not self.live:
@@ -212,7 +211,7 @@ class ProcessSource:
                 raise CameraLost("ended", f"{self.name} {how}{'' if self._count else ', before its first frame'}.")
             self._take(chunk)
             if not self._ready and time.monotonic() >= deadline:  # bytes come, and no frame
-                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s.")
+                raise Stalled(self.name, "no whole frame", timeout)
         return self._ready.popleft()
 
     def _take(self, chunk: bytes) -> None:

@@ -21,18 +21,20 @@ class Rpicam(ProcessSource):
     """The CSI camera of a number, 0 if the text is empty.
 
     Raises:
-        CameraError: if neither program is there, or the number is none.
+        CameraError: if neither program is installed, or the text is not a number.
     """
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         if not (text or "0").isdecimal():
             raise CameraError(f"csi:{text}: expected a camera's number, such as csi:0. `edgecnn cameras` lists them.")
         name = f"csi:{text or 0}"
-        found = program()
-        if found is None:
+        installed = program()
+        if installed is None:
             raise CameraError(f"{name}: neither {' nor '.join(PROGRAMS)} is installed. {MISSING}")
-        about = f"CSI camera {text or 0} through {found}, MJPEG"
-        super().__init__(name, about, [found, *arguments(text, settings)], MjpegSplitter(), live=True, missing=MISSING)
+        about = f"CSI camera {text or 0} through {installed}, MJPEG"
+        super().__init__(
+            name, about, [installed, *arguments(text, settings)], MjpegSplitter(), live=True, missing=MISSING
+        )
 
 
 def arguments(camera: str, settings: CameraSettings) -> list[str]:

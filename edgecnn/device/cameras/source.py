@@ -1,4 +1,4 @@
-"""What every source of frames gives: frames in order, a loss with its reason, an end."""
+"""The interface of every source of frames: frames in order, a loss with its reason, an end."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -22,9 +22,9 @@ class Frame(NamedTuple):
 
 
 class CameraLost(Exception):
-    """A source that was open and gives no more frames: the loop reports it and opens the source again.
+    """A source that was open and stopped giving frames: the loop reports it and opens the source again.
 
-    `reason` is one word of REASONS, the text says what was seen.
+    `reason` is one of REASONS; the text gives the details.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -32,17 +32,34 @@ class CameraLost(Exception):
         self.reason = reason
 
 
+class Stalled(CameraLost):
+    """A source that is open and silent: `source` did not give what it should within `seconds`.
+
+    The text is "SOURCE: WHAT for SECONDS s", and the remark.
+    """
+
+    def __init__(self, source: str, what: str, seconds: float, remark: str = "") -> None:
+        super().__init__("stall", f"{source}: {what} for {seconds:g} s{remark}.")
+        self.source = source
+        self.what = what
+        self.remark = remark
+
+    def lasting(self, seconds: float) -> "Stalled":
+        """Return the same loss after a longer silence."""
+        return Stalled(self.source, self.what, seconds, self.remark)
+
+
 class UnreadableFormatError(CameraError):
-    """A camera that works and gives its frames in no form that we read; another program may."""
+    """A camera that works, but whose formats edgecnn does not read; ffmpeg may."""
 
 
 REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
-"""No frame in time; the device is gone; a read failed; the process or stream ended; bytes that are no frames."""
+"""No frame in time; the device is gone; a read failed; the process or stream ended; the bytes are not frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSettings:
-    """What is asked of a camera. Zero takes the source's own; a camera that cannot do it gives the nearest and `about` says so."""
+    """The requested size and rate; 0 takes the source's own. A camera that cannot deliver them gives the nearest, and `about` says so."""
 
     width: int = 640
     height: int = 480
@@ -52,9 +69,9 @@ class CameraSettings:
 class Source(Protocol):
     """An open source of frames.
 
-    `name` is what result lines call it, such as "/dev/video0"; `about` says for people what was opened: device, format, size, rate.
+    `name` is its name in result lines, such as "/dev/video0"; `about` describes for people what was opened: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
-    `patient` is True for a source in which silence is no failure (a watched folder): its "stall" only says that nothing came yet.
+    `patient` is True for a source in which silence is no failure (a watched folder): its stall only means that nothing has come yet.
     `damaged` counts the frames that were cut short or flagged by the driver; they are skipped.
     """
 
@@ -65,13 +82,14 @@ class Source(Protocol):
 
     @property
     def damaged(self) -> int:
-        """Frames that were skipped since they were damaged."""
+        """How many frames were skipped because they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
         """Return the next frame, None at the end of a source that ends.
 
         Raises:
-            CameraLost: if there is none within `timeout` seconds, or the source failed.
+            Stalled: if there is none within `timeout` seconds.
+            CameraLost: if the source failed.
         """
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraSettings, Frame, Stalled
 from edgecnn.errors import CameraError, ImageError, nearest
 
 OPTIONS = ("frames", "fps", "pattern", "seed")
@@ -18,7 +18,7 @@ BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255
 """Colours of the bars, from left to right. Each frame turns the pattern one column further."""
 
 NOISE_ROWS = 256
-"""Rows that a frame of noise starts further down than the one before, at most: frames differ, and none costs more than a copy."""
+"""Each frame of noise starts up to this many rows further down than the one before: frames differ, and each costs one copy."""
 
 
 class Synthetic:
@@ -70,7 +70,7 @@ class Synthetic:
         """Return the next frame at its time, None after the last one.
 
         Raises:
-            CameraLost: "stall" if the next frame is due later than in `timeout` seconds.
+            Stalled: if the next frame is due later than in `timeout` seconds.
         """
         if self._frames and self._count >= self._frames:
             return None
@@ -84,9 +84,7 @@ class Synthetic:
             wait = self._started + self._count * self._interval - now
             if wait > timeout:
                 time.sleep(max(0.0, timeout))
-                raise CameraLost(
-                    "stall", f"{self.name}: the next frame is due in {wait:.3g} s, more than {timeout:g} s."
-                )
+                raise Stalled(self.name, "no frame", timeout, f"; the next one is due in {wait:.3g} s")
             if wait > 0:
                 time.sleep(wait)
                 now = time.monotonic()

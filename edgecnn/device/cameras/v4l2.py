@@ -13,27 +13,27 @@ import numpy as np
 
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.colour import to_rgb
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, UnreadableFormatError
-from edgecnn.device.cameras.v4l2_device import READABLE, Device, Kernel, Mode, PixelFormat, why_not_opened
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled, UnreadableFormatError
+from edgecnn.device.cameras.v4l2_device import READABLE, Device, Mode, PixelFormat, SystemCalls, why_not_opened
 from edgecnn.errors import CameraError
 
 BUFFERS = 4
 """Frames that the driver may fill while we look at one."""
 
 USUAL_FPS = 30.0
-"""The rate that a format should reach where none is asked for: many cameras give 5 frames a second of a large YUYV."""
+"""The rate that a format should reach where none is requested: many cameras give a large YUYV at 5 frames a second only."""
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 
 
 class RawFrame(Frame):
-    """A frame that is converted to RGB when its image is asked for, once: of a camera's frames few may be looked at."""
+    """A frame that is converted to RGB at the first access to `image`: most of a camera's frames may never be classified."""
 
     _pixels: abi.PixFormat
 
     @classmethod
     def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: abi.PixFormat) -> "RawFrame":
-        """Return a frame of a driver's bytes, a uint8 array that nobody else writes, and their format."""
+        """Return a frame of a driver's bytes, a uint8 array that nothing else writes to, and their format."""
         frame = cls(sequence, monotonic, data)
         frame._pixels = pixels
         return frame
@@ -53,8 +53,8 @@ class V4L2Camera:
 
     Args:
         path: such as "/dev/video0".
-        settings: what is asked for; the nearest is taken.
-        kernel: the system calls; tests put a driver in memory in their place.
+        settings: the requested size and rate; the nearest is taken.
+        kernel: the system calls; tests replace them by a driver in memory.
 
     Raises:
         CameraError: if it cannot be opened, is in use, or gives no format that is read.
@@ -63,7 +63,7 @@ class V4L2Camera:
     live = True
     patient = False
 
-    def __init__(self, path: str, settings: CameraSettings, kernel: Kernel | None = None) -> None:
+    def __init__(self, path: str, settings: CameraSettings, kernel: SystemCalls | None = None) -> None:
         self.name = path
         self.damaged = 0
         self._last = -1
@@ -90,13 +90,13 @@ class V4L2Camera:
             offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
             readable = ", ".join(abi.fourcc(item) for item in READABLE)
             raise UnreadableFormatError(
-                f"{self.name}: it gives the formats {offered}; read are {readable}. Use ffmpeg:{self.name}, which reads more."
+                f"{self.name}: its formats are {offered}; edgecnn reads {readable}. Use ffmpeg:{self.name}, which reads more."
             )
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
             raise UnreadableFormatError(
-                f"{self.name}: it was asked for {abi.fourcc(pixelformat)} and set {abi.fourcc(self.format.pixelformat)}, "
-                f"which is not read. Use ffmpeg:{self.name}, which reads more."
+                f"{self.name}: the driver set {abi.fourcc(self.format.pixelformat)} where {abi.fourcc(pixelformat)} was requested, "
+                f"and edgecnn does not read it. Use ffmpeg:{self.name}, which reads more."
             )
         if self.format.pixelformat not in (abi.MJPG, abi.JPEG):
             self.format = with_stride(self.format)
@@ -109,7 +109,7 @@ class V4L2Camera:
         count = abi.REQUESTBUFFERS.unpack(device.request(abi.VIDIOC_REQBUFS, request))[0]
         if count < 2:
             raise CameraError(
-                f"{self.name}: the driver gave {count} buffers, at least 2 are needed. Free memory, or ask for a smaller size."
+                f"{self.name}: the driver gave {count} buffers, at least 2 are needed. Free memory, or request a smaller size."
             )
         for index in range(count):
             buffer = abi.unpack_buffer(device.request(abi.VIDIOC_QUERYBUF, abi.pack_buffer(abi.Buffer(index))))
@@ -124,8 +124,8 @@ class V4L2Camera:
         """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time where that is of the same clock.
 
         Raises:
-            CameraLost: "stall" after `timeout` seconds, "unplugged" if the device went away, "io_error" if a request failed, "ended" if
-                the driver ended the stream.
+            Stalled: if there is no whole frame within `timeout` seconds.
+            CameraLost: "unplugged" if the device went away, "io_error" if a request failed, "ended" if the driver ended the stream.
         """
         deadline = time.monotonic() + timeout
         device = self._device
@@ -143,7 +143,7 @@ class V4L2Camera:
                 raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
             if time.monotonic() >= deadline:
                 damaged = f", {self.damaged} damaged ones" if self.damaged else ""
-                raise CameraLost("stall", f"{self.name}: no whole frame for {timeout:g} s{damaged}.")
+                raise Stalled(self.name, "no whole frame", timeout, damaged)
 
     def _newest(self) -> abi.Buffer | None:
         """Take what the driver has filled, hand back all but the last whole frame, and return that one."""
@@ -223,14 +223,14 @@ class V4L2Camera:
 
 
 def choose(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
-    """Return the pixel format and size to ask for: the nearest size, then the rate, then the format that is best to read.
+    """Return the pixel format and size to request: the nearest size, then the rate, then the format that is best to read.
 
-    Nearest is the smallest size that covers what is asked, else the largest. A rate that is not listed counts as reached.
+    Nearest is the smallest size that covers the requested one, else the largest. A rate that is not listed counts as reached.
 
     Returns:
         (pixel format, mode); the pixel format is 0 if none is readable.
     """
-    wanted = fps or USUAL_FPS
+    target = fps or USUAL_FPS
     best: tuple[tuple[float, ...], int, Mode] | None = None
     for item in available:
         if item.pixelformat not in READABLE:
@@ -238,7 +238,7 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
         for mode in item.within(width, height):
             covers = mode.width >= width and mode.height >= height
             area = mode.width * mode.height
-            missing = max(0.0, wanted - mode.rates[0]) if mode.rates else 0.0
+            missing = max(0.0, target - mode.rates[0]) if mode.rates else 0.0
             key = (not covers, area if covers else -area, missing, READABLE.index(item.pixelformat))
             if best is None or key < best[0]:
                 best = (key, item.pixelformat, mode)
@@ -257,16 +257,16 @@ def needed_bytes(pixels: abi.PixFormat) -> int:
     return pixels.bytesperline * (pixels.height - 1) + row
 
 
-def describe(path: str, card: str, got: abi.PixFormat, fps: float, asked: CameraSettings, signal: str) -> str:
-    """Return what was opened, for people, and where it is not what was asked for."""
+def describe(path: str, card: str, got: abi.PixFormat, fps: float, requested: CameraSettings, signal: str) -> str:
+    """Return what was opened, for people, and the request where it differs."""
     text = f"{path} ({card}) through V4L2: {abi.fourcc(got.pixelformat)} {got.width}x{got.height}"
     if fps:
         text += f" at {fps:g} frames/s"
     differs = []
-    if (asked.width or got.width, asked.height or got.height) != (got.width, got.height):
-        differs.append(f"{asked.width or got.width}x{asked.height or got.height}")
-    if asked.fps and not math.isclose(asked.fps, fps, rel_tol=0.01):
-        differs.append(f"{asked.fps:g} frames/s")
+    if (requested.width or got.width, requested.height or got.height) != (got.width, got.height):
+        differs.append(f"{requested.width or got.width}x{requested.height or got.height}")
+    if requested.fps and not math.isclose(requested.fps, fps, rel_tol=0.01):
+        differs.append(f"{requested.fps:g} frames/s")
     if differs:
-        text += f"; asked for {' at '.join(differs)}"
+        text += f"; requested {' at '.join(differs)}"
     return f"{text}; the driver says: {signal}" if signal else text

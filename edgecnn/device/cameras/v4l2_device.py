@@ -1,4 +1,4 @@
-"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `Kernel` alone."""
+"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `SystemCalls` alone."""
 
 import errno
 import fcntl
@@ -25,11 +25,11 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)
 """What a driver answers at the end of a list, and where it does not implement a request."""
 
 MAX_LISTED = 256
-"""Longest list that is asked for: a driver that never ends one must not hang us."""
+"""Longest list that we request: a driver that never ends its list must not hang us."""
 
 
-class Kernel:
-    """The system calls that the reader makes. Tests put a driver in memory in its place."""
+class SystemCalls:
+    """The system calls that the reader makes. Tests replace them by a driver in memory."""
 
     def open(self, path: str) -> int:
         """Open a node without blocking and return its descriptor."""
@@ -80,7 +80,7 @@ class PixelFormat(NamedTuple):
     ranged: bool = False
 
     def within(self, width: int, height: int) -> tuple[Mode, ...]:
-        """Return the modes that can be asked for where (width, height) is wanted: that size itself if the driver lists none."""
+        """Return the modes to choose from for a requested (width, height): that size itself if the driver lists none."""
         if not self.modes:
             return (Mode(width, height),)
         if not self.ranged:
@@ -97,34 +97,30 @@ class Device:
         kernel: the system calls.
 
     Raises:
-        CameraError: if it cannot be opened or is no V4L2 device; the text says why and what to do.
+        CameraError: if it cannot be opened or is not a V4L2 device; the text says why and what to do.
     """
 
-    def __init__(self, path: str, kernel: Kernel | None = None) -> None:
+    def __init__(self, path: str, kernel: SystemCalls | None = None) -> None:
         if struct.calcsize("P") != 8 or sys.byteorder != "little":
-            raise UnreadableFormatError(
-                f"{path}: V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}."
-            )
+            raise UnreadableFormatError(f"V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}.", path)
         self.path = path
-        self.kernel = kernel or Kernel()
+        self.kernel = kernel or SystemCalls()
         try:
             self.descriptor = self.kernel.open(path)
         except OSError as error:
-            raise CameraError(f"{path}: {why_not_opened(path, error)}") from None
+            raise CameraError(why_not_opened(path, error), path) from None
         try:
             self.capability = abi.unpack_capability(self.request(abi.VIDIOC_QUERYCAP, abi.CAPABILITY.size))
         except OSError as error:
             self.close()
             what = "not a V4L2 device. `edgecnn cameras` lists those that are."
-            raise CameraError(
-                f"{path}: {what if error.errno in UNSUPPORTED else why_not_opened(path, error)}"
-            ) from None
+            raise CameraError(what if error.errno in UNSUPPORTED else why_not_opened(path, error), path) from None
 
     def unusable(self) -> str:
-        """Return why the node gives no pictures by itself, or nothing."""
+        """Return why the node cannot be used as a camera, or ""."""
         caps = self.capability.caps
         if self.capability.driver in PIPELINE_DRIVERS or caps & abi.CAP_IO_MC:
-            part = f"a part of a camera's pipeline (driver {self.capability.driver}), no camera by itself"
+            part = f"a part of a camera's pipeline (driver {self.capability.driver}), not a camera by itself"
             return f"{part}. Install rpicam-apps and use --camera."
         if not caps & abi.CAP_VIDEO_CAPTURE:
             kind = "multi-planar capture only" if caps & abi.CAP_VIDEO_CAPTURE_MPLANE else "does not capture"
@@ -140,7 +136,7 @@ class Device:
             self.descriptor = -1
 
     def request(self, number: int, argument: int | bytes | bytearray) -> bytearray:
-        """Make a request and return its argument, filled. An int asks with that many zero bytes."""
+        """Make a request and return its argument, filled in. An int stands for that many zero bytes."""
         data = bytearray(argument)
         self.kernel.ioctl(self.descriptor, number, data)
         return data
@@ -205,18 +201,18 @@ class Device:
         return abi.unpack_format(self.request(abi.VIDIOC_G_FMT, abi.pack_format(abi.PixFormat(0, 0, 0))))
 
     def set_format(self, width: int, height: int, pixelformat: int) -> abi.PixFormat:
-        """Ask for a format and return what the driver made of it."""
+        """Request a format and return the one that the driver set."""
         return abi.unpack_format(
             self.request(abi.VIDIOC_S_FMT, abi.pack_format(abi.PixFormat(width, height, pixelformat)))
         )
 
     def set_rate(self, fps: float) -> float:
-        """Ask for a rate, 0 to leave it, and return the one that is set; 0 if the driver does not say."""
+        """Request a rate, 0 to leave it unchanged, and return the one that is set; 0 if the driver does not say."""
         try:
             data = self.request(abi.VIDIOC_G_PARM, abi.STREAMPARM.pack(abi.BUF_TYPE_VIDEO_CAPTURE, *[0] * 6))
             if fps and abi.STREAMPARM.unpack(data)[1] & abi.CAP_TIMEPERFRAME:
-                wanted = (abi.BUF_TYPE_VIDEO_CAPTURE, 0, 0, 1000, round(fps * 1000), 0, 0)
-                data = self.request(abi.VIDIOC_S_PARM, abi.STREAMPARM.pack(*wanted))
+                requested = (abi.BUF_TYPE_VIDEO_CAPTURE, 0, 0, 1000, round(fps * 1000), 0, 0)
+                data = self.request(abi.VIDIOC_S_PARM, abi.STREAMPARM.pack(*requested))
         except OSError as error:
             if error.errno in UNSUPPORTED:
                 return 0.0
@@ -225,7 +221,7 @@ class Device:
         return denominator / numerator if numerator else 0.0
 
     def signal(self) -> str:
-        """Return what the driver says of an input that has no picture: "no signal", "no power", or nothing."""
+        """Return the driver's status of an input without a picture: "no signal", "no power", or ""."""
         try:
             (index,) = abi.INT.unpack(self.request(abi.VIDIOC_G_INPUT, abi.INT.size))
             data = self.request(abi.VIDIOC_ENUMINPUT, abi.INPUT.pack(index, b"", 0, 0, 0, 0, 0))
@@ -237,7 +233,7 @@ class Device:
         return "no power" if status & abi.IN_ST_NO_POWER else "no signal" if status & abi.IN_ST_NO_SIGNAL else ""
 
     def busy(self) -> bool:
-        """Return whether another process streams from the node. Asks for no buffers, which changes nothing where none are held."""
+        """Return whether another process streams from the node. It requests zero buffers, which has no effect where none are held."""
         try:
             self.request(
                 abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
@@ -257,12 +253,10 @@ def why_not_opened(path: str, error: OSError) -> str:
     if error.errno == errno.EBUSY:
         return why_in_use(path)
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        return (
-            "no such device: it is not plugged in, or its driver is not loaded. `edgecnn cameras` lists what is there."
-        )
-    return f"{error.strerror or error}. Unplug and plug in the camera, and look at what `dmesg` says of it."
+        return "no such device: it is not plugged in, or its driver is not loaded. `edgecnn cameras` lists the cameras."
+    return f"{error.strerror or error}. Unplug the camera and plug it in again, then see what `dmesg` reports."
 
 
 def why_in_use(path: str) -> str:
-    """Return that a node is in use, by which process where /proc tells, and what to do next."""
+    """Return the error's text for a node in use: by which process, where /proc shows it, and what to do next."""
     return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."

@@ -1,4 +1,4 @@
-"""A folder that is watched for new images: `watch:DIR`. It is looked at, not subscribed to, so that network folders work too."""
+"""A folder that is watched for new images: `watch:DIR`. It is polled, without inotify, so that network folders work too."""
 
 import os
 import threading
@@ -7,25 +7,25 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.images import SUFFIXES, read_file
 
 LOOK_S = 0.1
-"""Time between two looks."""
+"""Time between two polls."""
 
 SETTLED_S = 0.2
-"""A file whose end is there is whole when it has kept its size and date for so long."""
+"""A file that ends as its format requires is whole when its size and date have not changed for this long."""
 
 GIVEN_UP_S = 5.0
-"""A file without its end that has not changed for so long will not grow any more: it is given as it is."""
+"""A file without its format's end that has not changed for this long will not grow: it is passed on unmodified."""
 
 TEMPORARY = (".", "~", "#", "_tmp", "tmp.")
-"""How names of files begin that are being written."""
+"""How the names of files begin that are still being written."""
 
 
 class Version(NamedTuple):
-    """A file's content, as far as a look at it tells: it keeps this when it is renamed, and gets another when it is written."""
+    """A file's version, by its metadata: renaming keeps it, writing changes it."""
 
     inode: int
     size: int
@@ -33,20 +33,20 @@ class Version(NamedTuple):
 
 
 _seen: dict[str, set[Version]] = {}
-"""What was given or found of each folder, so that a folder which is opened again misses no file and repeats none."""
+"""The files of each folder that were there or were returned, so that opening the folder again skips no file and repeats none."""
 
 
 class Watch:
-    """New images of a folder, oldest first, each once, when they are whole. Those that are there at the start are not new.
+    """New images of a folder, oldest first, each once, when they are whole. Files that are there at the start are not new.
 
-    It is not live: files wait for their reader, and none is dropped for its age. It never ends, and silence is no failure of it: `patient`
-    says so to who reads it.
+    The source is not live: files wait for their reader, and none is dropped for its age. It never ends, and it is `patient`: silence is not
+    a failure.
 
     Args:
         text: the folder.
 
     Raises:
-        CameraError: if it is no folder, or cannot be read.
+        CameraError: if it is not a folder, or cannot be read.
     """
 
     live = False
@@ -56,7 +56,9 @@ class Watch:
     def __init__(self, text: str, settings: CameraSettings) -> None:
         self.name = f"watch:{text}"
         if not text:
-            raise CameraError("watch: names nothing; expected a folder that can be read, such as watch:/srv/incoming.")
+            raise CameraError(
+                "watch: no folder is named; expected a folder that can be read, such as watch:/srv/incoming."
+            )
         self.about = f"new images in the folder {text}"
         self._folder = Path(text)
         self._key = os.path.realpath(text)
@@ -72,7 +74,7 @@ class Watch:
 
     def _look(self) -> dict[str, Version]:
         """Return the images that are in the folder now."""
-        found = {}
+        present = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 name = entry.name
@@ -81,19 +83,19 @@ class Watch:
                 try:
                     if entry.is_file():
                         status = entry.stat()
-                        found[name] = Version(status.st_ino, status.st_size, status.st_mtime_ns)
+                        present[name] = Version(status.st_ino, status.st_size, status.st_mtime_ns)
                 except OSError:  # it was there a moment ago
                     continue
-        return found
+        return present
 
     def read(self, timeout: float) -> Frame:
-        """Return the next new image, its bytes as they are in the file and `name` its path.
+        """Return the next new image: the file's bytes, with its path as `name`.
 
-        A file that cannot be read has no bytes: whoever decodes it says so by its name.
+        A file that cannot be read has no bytes, so that decoding it fails with an error that names it.
 
         Raises:
-            CameraLost: "stall" if there is none within `timeout` seconds, "unplugged" if the folder is gone, "io_error" if it cannot be
-                looked at.
+            Stalled: if there is none within `timeout` seconds.
+            CameraLost: "unplugged" if the folder is gone, "io_error" if it cannot be read.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -102,7 +104,7 @@ class Watch:
                 return frame
             left = deadline - time.monotonic()
             if left <= 0:
-                raise CameraLost("stall", f"{self.name}: no new image for {timeout:g} s.")
+                raise Stalled(self.name, "no new image", timeout)
             if self._closed.wait(min(LOOK_S, left)):
                 raise CameraLost("ended", f"{self.name} was closed.")
 
@@ -115,7 +117,7 @@ class Watch:
                 data = read_file(path)
             except ImageError:
                 if not os.path.lexists(path):
-                    continue  # it was removed before we came to it
+                    continue  # it was removed before we read it
                 data = b""
             frame = Frame(self._count, time.monotonic(), data, str(path))
             self._count += 1
@@ -152,7 +154,7 @@ class Watch:
 
 
 def has_end(path: Path, size: int) -> bool:
-    """Return whether an image file has the end that its format asks for, whatever is within."""
+    """Return whether an image file ends as its format requires; the content is not checked."""
     try:
         with path.open("rb") as file:
             head = file.read(12)

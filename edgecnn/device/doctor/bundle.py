@@ -1,7 +1,7 @@
 """Find and prove the bundle in a process of its own: `python -m edgecnn.device.doctor.bundle [BUNDLE]`.
 
-A damaged installation then ends this process, not the doctor. Prints a JSON object with `path`, `reason`, `sha256` and
-`wrong_layers`: "decode" and "resize" where the golden photos came out as other bytes.
+A damaged installation then crashes this process, not the doctor. Prints a JSON object with `path`, `reason`, `sha256` and
+`wrong_layers`: "decode" and "resize" where the golden photos do not give the expected bytes.
 """
 
 import json
@@ -15,7 +15,7 @@ from edgecnn.runtime.selftest import check_layers
 
 
 def main() -> None:
-    """Find the bundle that was named, or the default, and look at it."""
+    """Find the named bundle, or the default one, and check it."""
     choice = find_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
     bundle = read_bundle(choice.path)
     wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]

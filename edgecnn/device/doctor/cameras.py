@@ -1,4 +1,4 @@
-"""Checks of cameras, by what `edgecnn cameras` says of them."""
+"""Checks of cameras, by the list that `edgecnn cameras` prints."""
 
 import sys
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ PATIENCE_S = 60.0
 
 
 def cameras(system: System) -> Iterator[Finding]:
-    """Can cameras be read, and are the programs there that read CSI cameras, video files and streams?
+    """Can edgecnn read the cameras, and are the programs installed that read CSI cameras, video files and streams?
 
-    `edgecnn cameras` says so, in a process of its own: a driver that hangs or crashes takes only that one with it.
+    `edgecnn cameras` runs in a process of its own: a driver that hangs or crashes does not stop the doctor.
     """
     done = system.run([sys.executable, "-m", "edgecnn", "cameras", "--json"], PATIENCE_S)
     listing = done.table
     if not listing:
-        means = "whether a camera can be used is not known"
-        yield Finding("warning", f"cameras cannot be listed: {done.failure}", means, "run: edgecnn cameras")
+        means = "edgecnn does not know whether a camera works"
+        yield Finding("warning", f"edgecnn cannot list the cameras: {done.failure}", means, "run: edgecnn cameras")
         return
     yield from _programs(system, listing["programs"])
-    found = listing["cameras"]
-    usable = [camera for camera in found if camera["usable"]]
-    refused = [camera for camera in found if not camera["usable"] and camera["is_camera"]]
+    listed = listing["cameras"]
+    usable = [camera for camera in listed if camera["usable"]]
+    refused = [camera for camera in listed if not camera["usable"] and camera["is_camera"]]
     for camera in usable:
         yield Finding("ok", _named(camera))
     for camera in refused:
@@ -31,12 +31,12 @@ def cameras(system: System) -> Iterator[Finding]:
             "warning",
             _named(camera),
             f"it cannot be used: {camera['problem']}",
-            "do what that says, then: edgecnn cameras",
+            "do what it says, then run: edgecnn cameras",
         )
     if not usable and not refused:
-        reasons = [f"{camera['device']} is {camera['problem']}" for camera in found]
-        means = " ".join(reasons) or "no camera is connected, or none is recognized"
-        yield Finding("note", "no camera that can be used", means, "connect one, then: edgecnn cameras")
+        reasons = [f"{camera['device']} is {camera['problem']}" for camera in listed]
+        means = " ".join(reasons) or "no camera is connected, or the system does not recognize it"
+        yield Finding("note", "no usable camera", means, "connect one, then run: edgecnn cameras")
 
 
 def _programs(system: System, programs: dict[str, str | None]) -> Iterator[Finding]:
@@ -45,12 +45,12 @@ def _programs(system: System, programs: dict[str, str | None]) -> Iterator[Findi
     if csi:
         yield Finding("ok", f"{csi} for CSI cameras")
     elif system.is_pi:
-        means = "a camera on the CSI connector cannot be read without it"
+        means = "edgecnn needs it to read a camera on the CSI connector"
         yield Finding("note", f"no {for_csi[0]}", means, "sudo apt install rpicam-apps-lite")
     if programs["ffmpeg"]:
         yield Finding("ok", "ffmpeg for video files and network streams")
     else:
-        means = "video files, rtsp:// and http:// streams cannot be read without it"
+        means = "edgecnn needs it to read video files, rtsp:// and http:// streams"
         yield Finding("note", "no ffmpeg", means, "sudo apt install ffmpeg")
 
 

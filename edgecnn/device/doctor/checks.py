@@ -1,4 +1,4 @@
-"""What on this machine keeps edgecnn from working, or from working well: a registry of checks, each a small function of the machine."""
+"""The checks of `edgecnn doctor`: each is a small function that takes the machine and yields findings."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
     "engines": engines,
     "cameras": cameras,
 }
-"""The checks by name, in the order in which they are made and shown."""
+"""The checks by name, in the order in which they run and are shown."""
 
 
 class Diagnosis(NamedTuple):
@@ -57,11 +57,11 @@ class Diagnosis(NamedTuple):
 
 
 def examine(system: System, starting: Callable[[str], object] = lambda name: None) -> Diagnosis:
-    """Make all checks.
+    """Run all checks.
 
     Args:
         system: the machine.
-        starting: called with each check's name before it is made.
+        starting: called with each check's name before it runs.
     """
     findings = []
     for name, check in CHECKS.items():
@@ -71,10 +71,10 @@ def examine(system: System, starting: Callable[[str], object] = lambda name: Non
 
 
 def require_healthy(diagnosis: Diagnosis) -> None:
-    """Raise DoctorError if a finding is an error; the message says of which checks."""
+    """Raise DoctorError if a finding is an error; the message names the checks."""
     failed = list(dict.fromkeys(name for name, finding in diagnosis.findings if finding.severity == "error"))
     if failed:
         count = diagnosis.count("error")
         raise DoctorError(
-            f"{count} error{'s' if count > 1 else ''}, of: {', '.join(failed)}. Mend what is named above, then: edgecnn doctor"
+            f"{count} error{'s' if count > 1 else ''} in: {', '.join(failed)}. Fix what is listed above, then run: edgecnn doctor"
         )

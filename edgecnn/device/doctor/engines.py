@@ -1,4 +1,4 @@
-"""Checks of the software: versions that do not go together, the bundle, and each engine in a process of its own."""
+"""Checks of the software: versions that do not work together, the bundle, and each engine in a process of its own."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,94 +14,98 @@ PACKAGES = {
     "tflite_runtime": ("tflite-runtime", "tflite-runtime-nightly"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }
-"""The packages that an engine comes in."""
+"""The packages that provide an engine."""
 
 SHOWN = ("numpy", "pillow", "typer", *(name for names in PACKAGES.values() for name in names))
 PATIENCE_S = 120.0
 
 
 def old_arm(system: System) -> bool:
-    """Tell whether this is an ARM processor without LSE atomics, such as those of a Raspberry Pi 3 and 4."""
+    """Return whether this is an ARM processor without LSE atomics, such as those of a Raspberry Pi 3 and 4."""
     return system.machine == "aarch64" and bool(system.cpu_flags) and "atomics" not in system.cpu_flags
 
 
 class Bad(NamedTuple):
-    """A package known to be bad from one version to below another, beside another package ("" for any) and where `where` says."""
+    """A package that fails in a range of versions: from the first to below the second.
+
+    `alongside` is the package that it fails together with, "" for any; `where` says on which machines.
+    """
 
     package: str
     versions: tuple[tuple[int, ...], tuple[int, ...]]
-    beside: str
+    alongside: str
     where: Callable[[System], bool]
     severity: str
     means: str
-    mend: str
+    fix: str
 
 
 KNOWN_BAD = (
     Bad(
         "numpy", ((2,), (99,)), "tflite-runtime", lambda system: True, "error",
-        "tflite-runtime is built for numpy 1: it is imported, then its interpreter fails", "pip install 'numpy<2'",
+        "tflite-runtime is built for numpy 1: its interpreter fails with numpy 2", "pip install 'numpy<2'",
     ),
     Bad(
         "onnxruntime", ((1, 21), (1, 22)), "", old_arm, "error",
-        "ONNX Runtime 1.21 ends with an illegal instruction on this processor", "pip install 'onnxruntime>=1.22'",
+        "ONNX Runtime 1.21 crashes on this processor with an illegal instruction", "pip install 'onnxruntime>=1.22'",
     ),
     Bad(
         "typer", ((0, 29), (99,)), "", lambda system: True, "warning",
-        "it imports pydantic at each start: every command starts slower", "pip install 'typer<0.29'",
+        "it imports pydantic at each start, so every command starts more slowly", "pip install 'typer<0.29'",
     ),
 )  # fmt: skip
-"""Versions and pairs that were seen to fail."""
+"""Versions and pairs that we have seen fail."""
 
 
 def versions(system: System) -> Iterator[Finding]:
-    """Which versions are installed, and do they go together?"""
-    found = [f"{name} {system.packages[name]}" for name in SHOWN if name in system.packages]
+    """Which versions are installed, and do they work together?"""
+    installed = [f"{name} {system.packages[name]}" for name in SHOWN if name in system.packages]
     bad = [item for item in KNOWN_BAD if _applies(item, system)]
     for item in bad:
-        beside = f" beside {item.beside} {system.packages[item.beside]}" if item.beside else ""
-        yield Finding(item.severity, f"{item.package} {system.packages[item.package]}{beside}", item.means, item.mend)
+        alongside = f" with {item.alongside} {system.packages[item.alongside]}" if item.alongside else ""
+        yield Finding(item.severity, f"{item.package} {system.packages[item.package]}{alongside}", item.means, item.fix)
     if not bad:
-        yield Finding("ok", ", ".join(found) or "no packages are known")
+        yield Finding("ok", ", ".join(installed) or "no package of edgecnn's is installed")
 
 
 def _applies(item: Bad, system: System) -> bool:
     first, below = item.versions
     installed = version_tuple(system.packages.get(item.package, ""))
-    beside = not item.beside or item.beside in system.packages
-    return bool(installed) and first <= installed < below and beside and item.where(system)
+    alongside = not item.alongside or item.alongside in system.packages
+    return bool(installed) and first <= installed < below and alongside and item.where(system)
 
 
 def bundle(system: System) -> Iterator[Finding]:
-    """Is a bundle found, is it whole, and are its golden photos decoded and resized to the right bytes here?"""
+    """Is there a bundle, is it whole, and does this machine decode and resize its golden photos to the right bytes?"""
     command = [sys.executable, "-m", "edgecnn.device.doctor.bundle", *([system.model] if system.model else [])]
     done = system.run(command, PATIENCE_S)
     if done.code == BundleError.exit_code:
-        mend = "copy it again, or name another: edgecnn doctor --model FILE"
-        yield Finding("error", done.said, "nothing can be classified with it", mend)
+        fix = "copy it again, or name another: edgecnn doctor --model FILE"
+        yield Finding("error", done.said, "edgecnn cannot classify with this bundle", fix)
         return
-    told = done.table
-    if not told:
-        means = "it cannot even be read: Python or a package is broken"
+    answer = done.table
+    if not answer:
+        means = "Python or a package is broken"
         yield Finding(
             "error", f"the bundle cannot be read: {done.failure}", means, "pip install --force-reinstall numpy Pillow"
         )
         return
-    yield Finding("ok", f"{told['path']} ({told['reason']}), whole: SHA-256 {told['sha256'][:12]}")
-    for name in told["wrong_layers"]:
-        means = f"this Pillow gives other bytes than the bundle's ({name}): answers may differ"
+    yield Finding("ok", f"{answer['path']} ({answer['reason']}), whole: SHA-256 {answer['sha256'][:12]}")
+    for name in answer["wrong_layers"]:
+        means = f"this Pillow does not {name} to the bytes in the bundle: answers may differ"
         yield Finding(
-            "error", f"golden photos fail at {name}", means, "pip install --force-reinstall --only-binary :all: Pillow"
+            "error",
+            f"golden photos differ after {name}",
+            means,
+            "pip install --force-reinstall --only-binary :all: Pillow",
         )
 
 
 def engines(system: System) -> Iterator[Finding]:
-    """Does each installed engine start, infer, and answer as the bundle says? Each is tried in a process of its own."""
+    """Does each installed engine start, run and answer as the bundle says? Each runs in a process of its own."""
     installed = [name for name, packages in PACKAGES.items() if any(item in system.packages for item in packages)]
     if not installed:
-        yield Finding(
-            "error", "no inference engine", "nothing can be classified without one", ENGINES["litert"].install
-        )
+        yield Finding("error", "no inference engine", "edgecnn cannot classify without one", ENGINES["litert"].install)
     for name in installed:
         yield _try(system, name)
 
@@ -109,17 +113,17 @@ def engines(system: System) -> Iterator[Finding]:
 def _try(system: System, name: str) -> Finding:
     command = [sys.executable, "-m", "edgecnn", "selftest", "--engine", name, "--json"]
     done = system.run([*command, *(["--model", system.model] if system.model else [])], PATIENCE_S)
-    again = f"install it again or another version: {ENGINES[name].install}"
+    again = f"install it again, or another version: {ENGINES[name].install}"
     if done.code == BundleError.exit_code:
-        return Finding("note", f"{name}: not tried", "there is no whole bundle to try it with")
+        return Finding("note", f"{name}: not tried", "there is no valid bundle to try it with")
     if done.code is None or done.code < 0:
         return Finding(
             "error", f"{name}: {done.how}", "the engine crashes here: it is not built for this machine", again
         )
-    told = done.table
-    rows = [row for row in told.get("rows", ()) if row["engine"] == name]
+    answer = done.table
+    rows = [row for row in answer.get("rows", ()) if row["engine"] == name]
     failed = [row for row in rows if not row["passed"]]
-    if done.code not in (0, SelftestError.exit_code) or not told:
+    if done.code not in (0, SelftestError.exit_code) or not answer:
         return Finding("error", f"{name}: {done.failure}", "the engine does not start", again)
     if not rows:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
@@ -128,7 +132,7 @@ def _try(system: System, name: str) -> Finding:
         what = (
             row["note"] or f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
         )
-        cannot = "it cannot run the bundle's model: that is damaged, or the engine is not built for this machine"
+        cannot = "it cannot run the bundle's model: the model is damaged, or the engine is not built for this machine"
         means = cannot if row["note"] else "it does not answer as the bundle says"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
     row = rows[0]

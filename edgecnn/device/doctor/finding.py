@@ -1,22 +1,22 @@
-"""What a check of `edgecnn doctor` finds."""
+"""The result of a check of `edgecnn doctor`."""
 
 from typing import NamedTuple
 
 SEVERITIES = ("ok", "note", "warning", "error")
-"""Right; worth knowing; works, but worse than it could; does not work."""
+"""All is well; worth knowing; it works, but not as well as it could; it does not work."""
 
 
 class Finding(NamedTuple):
-    """One of SEVERITIES, what was found, what it means and what mends it; the last two are empty where there is nothing to say or do."""
+    """One of SEVERITIES, the result, what it means and how to fix it; the last two are empty where there is nothing to say or do."""
 
     severity: str
-    found: str
+    result: str
     means: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, to be compared: "1.21.0rc1" gives (1, 21, 0)."""
+    """Return the leading numbers of a version, for comparison: "1.21.0rc1" gives (1, 21, 0)."""
     numbers: list[int] = []
     for part in text.split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]

@@ -34,29 +34,33 @@ NEW_SYSTEM = "install the 64-bit Raspberry Pi OS (Bookworm or later) with rpi-im
 
 
 def python(system: System) -> Iterator[Finding]:
-    """Is this a Python that edgecnn is made for?"""
+    """Does edgecnn support this Python?"""
     version = ".".join(map(str, system.python))
     first, below = (".".join(map(str, item)) for item in PYTHONS)
     if PYTHONS[0] <= system.python[:2] < PYTHONS[1]:
         yield Finding("ok", f"Python {version}")
     else:
-        means = f"edgecnn is made for Python {first} and later, below {below}: engines have no wheels for others"
+        means = (
+            f"edgecnn supports Python {first} and later, below {below}: the engines have no wheels for other versions"
+        )
         yield Finding(
             "error", f"Python {version}", means, "python3.11 -m venv venv (or 3.12, 3.13), and install edgecnn there"
         )
 
 
 def architecture(system: System) -> Iterator[Finding]:
-    """Is there an engine for this architecture? A 32-bit user land may run under a 64-bit kernel."""
+    """Is there an engine for this architecture? A 64-bit kernel may run 32-bit programs."""
     board = f"{system.board}, " if system.board else ""
     machine = system.machine.lower()
     if machine not in SIXTY_FOUR:
-        found = f"{board}{system.bits}-bit Python, {system.machine} kernel"
-        mend = "on a Raspberry Pi 3 or later, " + NEW_SYSTEM if machine.startswith("arm") else ""
-        yield Finding("error", found, "no inference engine has a wheel for this architecture", mend)
+        result = f"{board}{system.bits}-bit Python, {system.machine} kernel"
+        fix = "on a Raspberry Pi 3 or later, " + NEW_SYSTEM if machine.startswith("arm") else ""
+        yield Finding("error", result, "no inference engine has a wheel for this architecture", fix)
     elif system.bits == 32:
-        found = f"{board}32-bit Python under a 64-bit kernel ({system.machine})"
-        yield Finding("error", found, "the user land is 32-bit, and no inference engine has a wheel for it", NEW_SYSTEM)
+        result = f"{board}32-bit Python under a 64-bit kernel ({system.machine})"
+        yield Finding(
+            "error", result, "the programs are 32-bit, and no inference engine has a wheel for that", NEW_SYSTEM
+        )
     else:
         yield Finding("ok", f"{board}{system.machine}, 64-bit")
 
@@ -66,25 +70,25 @@ def glibc(system: System) -> Iterator[Finding]:
     name, version = system.libc
     needs = {engine: needed for (engine, machine), needed in NEEDS_GLIBC.items() if machine == system.machine}
     if not needs or system.bits == 32:
-        return  # the architecture says enough
+        return  # the architecture check has reported it
     if name != "glibc":
         means = "the engines' wheels are built for glibc; a musl system such as Alpine cannot load them"
         yield Finding("error", "no glibc", means, "use a system with glibc, such as Raspberry Pi OS, Debian or Ubuntu")
         return
     lacking = {engine: needed for engine, needed in needs.items() if version_tuple(version) < needed}
-    told = ", ".join(f"{engine} needs {'.'.join(map(str, needed))}" for engine, needed in lacking.items())
+    needed_by = ", ".join(f"{engine} needs {'.'.join(map(str, needed))}" for engine, needed in lacking.items())
     if not lacking:
         yield Finding("ok", f"glibc {version}")
     elif "LiteRT" in lacking:
-        means = f"the engines' wheels need a newer one: {told}"
+        means = f"the engines' wheels need a newer one: {needed_by}"
         yield Finding("error", f"glibc {version}", means, "upgrade the system: Debian 11, Ubuntu 20.04 or later")
     else:
-        means = f"LiteRT's wheel works here; not those of others: {told}"
+        means = f"LiteRT works here, the others do not: {needed_by}"
         yield Finding("note", f"glibc {version}", means, "pip install ai-edge-litert")
 
 
 def processor(system: System) -> Iterator[Finding]:
-    """Has the processor what fast and right int8 needs?"""
+    """Does the processor have what fast and correct int8 inference needs?"""
     flags, machine = system.cpu_flags, system.machine.lower()
     if not flags or machine not in SIXTY_FOUR:
         return
@@ -93,27 +97,29 @@ def processor(system: System) -> Iterator[Finding]:
             yield Finding("ok", "VNNI: int8 sums are exact and fast")
         else:
             means = (
-                "ONNX Runtime's sums of uint8 times int8 saturate on such a processor; edgecnn sets session.x64quantprecision, which "
-                "makes them right and slower"
+                "ONNX Runtime's sums of uint8 times int8 saturate on this processor; edgecnn sets session.x64quantprecision, which "
+                "makes them exact and slower"
             )
-            yield Finding("note", "no VNNI", means, "prefer LiteRT for int8: --engine litert")
+            yield Finding("note", "no VNNI", means, "use LiteRT for int8: --engine litert")
         return
     if "atomics" not in flags:
         means = (
-            "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1 end with an illegal instruction there, "
-            "such as ONNX Runtime 1.21 and LiteRT's CompiledModel, which edgecnn does not use"
+            "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1, such as ONNX Runtime 1.21, crash here "
+            "with an illegal instruction"
         )
         yield Finding("note", "no LSE atomics", means)
     if "asimddp" not in flags:
         yield Finding(
-            "note", "no dot-product instructions (asimddp)", "int8 gains less over float32 here: edgecnn benchmark"
+            "note",
+            "no dot-product instructions (asimddp)",
+            "int8 is not much faster than float32 here: measure it with edgecnn benchmark",
         )
     if {"atomics", "asimddp"} <= flags:
         yield Finding("ok", "LSE atomics and dot-product instructions")
 
 
 def memory(system: System) -> Iterator[Finding]:
-    """Is there memory for a process that classifies?"""
+    """Is there enough memory to classify?"""
     table = {}
     for line in system.read("/proc/meminfo").splitlines():
         name, _, value = line.partition(":")
@@ -122,96 +128,96 @@ def memory(system: System) -> Iterator[Finding]:
             table[name] = int(digits[0]) // 1024
     if "MemAvailable" not in table:
         return
-    found = f"{table['MemAvailable']:,} MiB available of {table.get('MemTotal', 0):,} MiB"
+    result = f"{table['MemAvailable']:,} MiB available of {table.get('MemTotal', 0):,} MiB"
     if table["MemAvailable"] >= LITTLE_MEMORY_MIB:
-        yield Finding("ok", found)
+        yield Finding("ok", result)
     else:
-        means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may end edgecnn, which holds about 50 MiB with LiteRT and more with ONNX Runtime"
+        means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may kill edgecnn, which takes about 50 MiB with LiteRT, more with ONNX Runtime"
         yield Finding(
-            "warning", found, means, "end what is not needed (ps aux --sort=-rss | head), or boot without a desktop"
+            "warning", result, means, "stop what you do not need (ps aux --sort=-rss | head), or boot without a desktop"
         )
 
 
 def clock(system: System) -> Iterator[Finding]:
-    """Is the clock set? A Raspberry Pi has none that runs without power."""
+    """Is the clock set? A Raspberry Pi has no clock that runs without power."""
     now = datetime.datetime.fromtimestamp(system.now(), datetime.UTC)
-    found = f"{now:%Y-%m-%d %H:%M} UTC"
+    result = f"{now:%Y-%m-%d %H:%M} UTC"
     if now.year < RELEASE_YEAR:
         means = (
             f"the clock is not set (it is before {RELEASE_YEAR}): TLS connections fail, and results have wrong times"
         )
-        yield Finding("error", found, means, "sudo timedatectl set-ntp true; or: sudo date -s '2026-11-25 12:00'")
+        yield Finding("error", result, means, "sudo timedatectl set-ntp true; or: sudo date -s '2026-11-25 12:00'")
         return
     if system.which("timedatectl"):
         answer = system.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
         if answer.code == 0 and answer.out.strip() == "no":
-            means = "it is not synchronized: times may be off, by as long as the board was without power"
-            yield Finding("note", found, means, "sudo timedatectl set-ntp true")
+            means = "the clock is not synchronized: times may be off by as long as the board was without power"
+            yield Finding("note", result, means, "sudo timedatectl set-ntp true")
             return
-    yield Finding("ok", found)
+    yield Finding("ok", result)
 
 
 def disk(system: System) -> Iterator[Finding]:
-    """Is there space, and may it be written, where results, state and temporary files go?"""
+    """Is there space where results, state and temporary files go, and can it be written?"""
     home = system.environ.get("HOME", "/")
     state = system.environ.get("XDG_STATE_HOME") or posixpath.join(home, ".local/state")
     places = {"results": system.cwd, "state": state, "temporary files": system.environ.get("TMPDIR") or "/tmp"}
     for purpose, path in places.items():
         space = system.space(path)
         free = space.free_bytes / MIB
-        found = f"{path} ({purpose}): {free:,.0f} MiB free"
+        result = f"{path} ({purpose}): {free:,.0f} MiB free"
         if space.read_only:
             means = f"the file system is read-only: {purpose} cannot be written there"
-            mend = "sudo mount -o remount,rw / (if it comes back read-only, the card is failing: dmesg | grep mmc)"
-            yield Finding("warning", f"{path} ({purpose}): read-only", means, mend)
+            fix = "sudo mount -o remount,rw / (if it comes back read-only, the card is failing: dmesg | grep mmc)"
+            yield Finding("warning", f"{path} ({purpose}): read-only", means, fix)
         elif free < LITTLE_SPACE_MIB:
             severity = "error" if free < NO_SPACE_MIB else "warning"
-            means = (
-                f"there is no space for {purpose}" if severity == "error" else f"there is little space for {purpose}"
+            means = f"there is {'no' if severity == 'error' else 'little'} space for {purpose}"
+            yield Finding(
+                severity, result, means, "sudo apt clean; list what takes most space: du -xh / | sort -h | tail"
             )
-            yield Finding(severity, found, means, "sudo apt clean; see what is large: du -xh / | sort -h | tail")
         else:
-            yield Finding("ok", found)
+            yield Finding("ok", result)
 
 
 def power(system: System) -> Iterator[Finding]:
-    """Does a Raspberry Pi say that it lacks voltage, or was slowed down?"""
+    """Does a Raspberry Pi report under-voltage or throttling?"""
     bits = read_throttled(system)
     if bits is None:
         if system.is_pi:
             yield Finding(
                 "note",
-                "the board does not tell",
-                "vcgencmd is not there or may not be used",
+                "power: not known",
+                "vcgencmd is not installed, or you are not allowed to use it",
                 "sudo usermod -aG video $USER",
             )
         return
     now, since = throttle_words(bits)
     if not now and not since:
-        yield Finding("ok", f"neither under-voltage nor throttling (0x{bits:x})")
+        yield Finding("ok", f"no under-voltage, no throttling (0x{bits:x})")
         return
     parts = [f"now: {', '.join(now)}"] if now else []
     parts += [f"since the start: {', '.join(since)}"] if since else []
     weak = "under-voltage" in (*now, *since)
-    means = "the board slows its clock down: it is slower than it could be, and measurements drift"
+    means = "the board lowers its clock: it is slower than it could be, and measurements drift"
     if weak:
-        means += "; with too little voltage it may also crash, and lose files"
-    mend = (
+        means += "; under-voltage can also crash it and damage files"
+    fix = (
         "use the board's own power supply and a short, thick cable"
         if weak
         else "cool it: a heat sink, a fan, an open case"
     )
-    yield Finding("warning" if now or weak else "note", f"{'; '.join(parts)} (0x{bits:x})", means, mend)
+    yield Finding("warning" if now or weak else "note", f"{'; '.join(parts)} (0x{bits:x})", means, fix)
 
 
 def temperature(system: System) -> Iterator[Finding]:
-    """Is the processor so hot that it will be slowed down?"""
+    """Is the processor so hot that its clock is lowered?"""
     celsius = read_temperature(system)
     if celsius is None:
         return
     if celsius < HOT_CELSIUS:
         yield Finding("ok", f"{celsius:.1f} °C")
     else:
-        means = f"from about {HOT_CELSIUS:.0f} °C on a board slows its clock down"
-        mend = "cool it: a heat sink, a fan, an open case; then: edgecnn benchmark --sustained 10"
-        yield Finding("warning", f"{celsius:.1f} °C", means, mend)
+        means = f"above about {HOT_CELSIUS:.0f} °C the board lowers its clock"
+        fix = "cool it: a heat sink, a fan, an open case; then: edgecnn benchmark --sustained 10"
+        yield Finding("warning", f"{celsius:.1f} °C", means, fix)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.device.stream import pictures
-from edgecnn.device.stream.feed import Back, Ended, Feed, Lost, Opened, Taken
+from edgecnn.device.stream.feed import Ended, Feed, SourceBack, SourceLost, SourceOpened, Taken
 from edgecnn.errors import ImageError
 from edgecnn.files import write_atomic
 
@@ -90,7 +90,7 @@ class Capture:
         self._wall = wall
         self._last: np.ndarray | None = None
 
-    def run(self, tell: Callable[[Shot | Opened | Lost | Back], None]) -> None:
+    def run(self, tell: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
         """Take pictures until there are enough, a key or the source ends it, or `check` raises; the source is closed then.
 
         Args:
@@ -106,7 +106,7 @@ class Capture:
         finally:
             self._feed.close()
 
-    def _loop(self, tell: Callable[[Shot | Opened | Lost | Back], None]) -> None:
+    def _loop(self, tell: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
         due = self._clock()
         asked: float | None = None
         while not self._settings.count or self.kept < self._settings.count:
@@ -119,7 +119,7 @@ class Capture:
             item = self._feed.take(TICK_S)
             if isinstance(item, Ended):
                 return
-            if isinstance(item, Opened | Lost | Back):
+            if isinstance(item, SourceOpened | SourceLost | SourceBack):
                 tell(item)
             elif isinstance(item, Taken):
                 now = self._clock()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgecnn.device.cameras.source import CameraLost, Frame, Source
+from edgecnn.device.cameras.source import CameraLost, Frame, Source, Stalled
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
@@ -45,7 +45,7 @@ LIVE_WARM_UP = 5
 """A camera's first frames, in which exposure and white balance settle."""
 
 
-class Opened(NamedTuple):
+class SourceOpened(NamedTuple):
     """The source gives frames for the first time."""
 
     name: str
@@ -53,7 +53,7 @@ class Opened(NamedTuple):
     live: bool
 
 
-class Lost(NamedTuple):
+class SourceLost(NamedTuple):
     """The source gives no more frames. `reason` is one of `cameras.source.REASONS`, or "unavailable" where it could not be opened."""
 
     name: str
@@ -61,7 +61,7 @@ class Lost(NamedTuple):
     text: str
 
 
-class Back(NamedTuple):
+class SourceBack(NamedTuple):
     """The source gives frames again, after `after_s` seconds and `attempts` openings."""
 
     name: str
@@ -90,7 +90,7 @@ class Taken(NamedTuple):
     live: bool
 
 
-Item = Opened | Lost | Back | Damaged | Ended | Taken
+Item = SourceOpened | SourceLost | SourceBack | Damaged | Ended | Taken
 
 
 class Feed:
@@ -238,7 +238,7 @@ class Feed:
             except CameraError as error:
                 self._give_up_late(str(error))
                 if self._attempts == 1 and not self._had_frame:
-                    self._tell(Lost(self._name, "unavailable", str(error)))
+                    self._tell(SourceLost(self._name, "unavailable", str(error)))
         return None
 
     def _drain(self, source: Source) -> CameraLost | None:
@@ -255,13 +255,13 @@ class Feed:
         while not self._stop.is_set():
             try:
                 frame = source.read(POLL_S)
-            except CameraLost as lost:
-                if lost.reason != "stall":
-                    return lost
+            except Stalled as stalled:
                 silent = self._clock() - last
                 if source.patient or silent < limit:
                     continue
-                return CameraLost("stall", str(lost).replace(f"{POLL_S:g} s", f"{silent:.1f} s"))
+                return stalled.lasting(round(silent, 1))
+            except CameraLost as lost:
+                return lost
             except OSError as error:
                 return CameraLost("io_error", f"{source.name}: {error.strerror or error}")
             finally:
@@ -294,9 +294,9 @@ class Feed:
         if not self._attempts:
             return
         if not self._had_frame:
-            self._tell(Opened(source.name, source.about, source.live))
+            self._tell(SourceOpened(source.name, source.about, source.live))
         else:
-            self._tell(Back(source.name, source.about, now - self._silent_since, self._attempts))
+            self._tell(SourceBack(source.name, source.about, now - self._silent_since, self._attempts))
         self._had_frame = True
         self._attempts = 0
 
@@ -306,7 +306,7 @@ class Feed:
         ):  # told once, however often it is tried again
             if not self._attempts:
                 self._silent_since = self._clock()
-            self._tell(Lost(self._name, lost.reason, str(lost)))
+            self._tell(SourceLost(self._name, lost.reason, str(lost)))
         self._give_up_late(str(lost))
 
     def _give_up_late(self, text: str) -> None:
@@ -323,7 +323,7 @@ class Feed:
     def _tell(self, notice: Item) -> None:
         with self._changed:
             if (
-                isinstance(notice, Lost) and self._slot is not None
+                isinstance(notice, SourceLost) and self._slot is not None
             ):  # a frame must not follow the news of its camera's loss
                 if self._slot.live:
                     self._slot = None

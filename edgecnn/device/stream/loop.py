@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgecnn.device.stream.feed import Back, Damaged, Ended, Feed, Lost, Opened, Taken
+from edgecnn.device.stream.feed import Damaged, Ended, Feed, SourceBack, SourceLost, SourceOpened, Taken
 from edgecnn.device.stream.results import Event, FrameResult
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
@@ -44,7 +44,7 @@ class Keeper(Protocol):
         """Keep the frame, if it is one to keep. Raises OutputError."""
 
 
-class Command(Protocol):
+class ChangeCommand(Protocol):
     """Runs a command when the state changes."""
 
     def change(self, state: str | None, previous: str | None, score: float | None) -> None: ...
@@ -82,7 +82,7 @@ class Stream:
         smoother: Smoother,
         *,
         keeper: Keeper | None = None,
-        command: Command | None = None,
+        command: ChangeCommand | None = None,
         check: Callable[[], object] = bool,
         interruptible: contextlib.AbstractContextManager[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -239,11 +239,11 @@ class Stream:
         except OutputError as error:
             self._tell_seldom(sink, "save_failed", SAVE_FAILED_EVERY_S, message=str(error), seq=taken.seq)
 
-    def _source_changed(self, item: Opened | Lost | Back, sink: Sink) -> None:
+    def _source_changed(self, item: SourceOpened | SourceLost | SourceBack, sink: Sink) -> None:
         self._source = item.name
-        if isinstance(item, Opened):
+        if isinstance(item, SourceOpened):
             self._tell(sink, self._event("camera_opened", about=item.about, live=item.live))
-        elif isinstance(item, Back):
+        elif isinstance(item, SourceBack):
             after_s = round(item.after_s, 3)
             self._tell(sink, self._event("camera_back", about=item.about, after_s=after_s, attempts=item.attempts))
         else:

@@ -1,14 +1,17 @@
 """ONNX Runtime, on the CPU or, asked for by name, on CUDA."""
 
+import json
 import platform
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.files import quiet_stderr
 from edgecnn.runtime.engines import Tensor, refusal
-from edgecnn.runtime.engines.onnx_graph import Graph
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES: dict[str, np.dtype] = {
@@ -16,6 +19,9 @@ TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(float)": np.dtype(np.float32),
 }
+METADATA = "edgecnn.quantization"
+"""Where `edgecnn.export.onnx_int8` puts the scale and zero point of input and output, which ONNX Runtime itself does not give."""
+
 ONLY_FATAL = 4
 """A session's log severity: errors are raised, and are no news on standard error as well."""
 
@@ -25,7 +31,6 @@ WITHOUT_SATURATION = "session.x64quantprecision"
 same codes as with VNNI. With VNNI it would only be slow (resnet8: 2.5 times)."""
 
 VNNI = {"avx512_vnni", "avx_vnni"}
-CPUINFO = "/proc/cpuinfo"
 
 
 class ONNXRuntime:
@@ -55,9 +60,9 @@ class ONNXRuntime:
                 raise EngineError(
                     f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each"
                 )
-            graph = Graph(model)
-            self.input = _tensor(inputs[0], graph.input_quantization(inputs[0].name))
-            self.output = _tensor(outputs[0], graph.output_quantization(outputs[0].name))
+            quantization = json.loads(self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
+            self.input = _tensor(inputs[0], quantization.get("input"))
+            self.output = _tensor(outputs[0], quantization.get("output"))
         except EngineError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is raised here is about the model
@@ -115,16 +120,14 @@ def sums_saturate() -> bool:
     """Tell whether this processor may saturate sums of uint8 times int8: x86 that does not say that it has VNNI."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    try:
-        with open(CPUINFO, encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return True
-    return VNNI.isdisjoint(flags.split())
+    return VNNI.isdisjoint(read_cpu().flags)
 
 
-def _tensor(value: onnxruntime.NodeArg, quantization: tuple[float, int]) -> Tensor:
+def _tensor(value: onnxruntime.NodeArg, quantization: Mapping[str, Any] | None) -> Tensor:
+    """Return an input or output with what the file's metadata says of its quantization: scale 0 if it says nothing."""
     if value.type not in TYPES:
         raise EngineError(f"the model's {value.name!r} is {value.type}, expected one of {', '.join(TYPES)}")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    return Tensor(value.name, shape, TYPES[value.type], *quantization)
+    if quantization is None:
+        return Tensor(value.name, shape, TYPES[value.type], 0.0, 0)
+    return Tensor(value.name, shape, TYPES[value.type], float(quantization["scale"]), int(quantization["zero_point"]))

@@ -106,7 +106,7 @@ def fail(number):
 
 
 class FakeKernel:
-    """Stands in for `Kernel`. `frames` are (bytes, flags) or an errno that the dequeue answers; they fill the buffers that were given.
+    """Stands in for `SystemCalls`. `frames` are (bytes, flags) or an errno that the dequeue answers; they fill the buffers that were given.
 
     `formats` maps a pixel format to its sizes, each to its rates; a tuple (low, high) of sizes is a range; None lists none.
     """

@@ -34,7 +34,7 @@ def test_a_stream_is_told_by_its_text(text, expected):
 @pytest.mark.parametrize("text", ["-", "photo.jpg", "photos/", "*.png", "mp4", "exec", "/dev/shm/a.jpg", "a:b.png", ""])
 def test_files_are_no_streams(text):
     assert not is_stream(text)
-    with pytest.raises(CameraError, match="names no camera or stream"):
+    with pytest.raises(CameraError, match="not a camera or a stream"):
         open_source(text, SETTINGS)
 
 

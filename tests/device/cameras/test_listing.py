@@ -59,7 +59,7 @@ def test_a_range_of_sizes_and_an_input_without_a_picture(fake_kernel):
         ({"errors": {abi.VIDIOC_REQBUFS: errno.EBUSY}}, "in use", True),
         ({"errors": {abi.VIDIOC_ENUM_FMT: errno.ENODEV}}, "no such device", True),
         ({"caps": 2}, "does not capture", False),
-        ({"driver": "unicam"}, "no camera by itself", False),
+        ({"driver": "unicam"}, "not a camera by itself", False),
         ({"formats": {int.from_bytes(b"H264", "little"): None}}, "Use ffmpeg:/dev/video0", True),
     ],
 )

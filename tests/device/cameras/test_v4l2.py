@@ -166,10 +166,10 @@ def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
     settings = CameraSettings(width=1280, height=720, fps=60)
     camera, _ = opened(settings=settings, input_status=abi.IN_ST_NO_SIGNAL)
     assert camera.about == (
-        "/dev/video7 (Fake camera) through V4L2: YUYV 640x480 at 30 frames/s; asked for 1280x720 at 60 frames/s; the driver says: no signal"
+        "/dev/video7 (Fake camera) through V4L2: YUYV 640x480 at 30 frames/s; requested 1280x720 at 60 frames/s; the driver says: no signal"
     )
     camera, _ = opened(settings=CameraSettings(fps=15), rates=False)
-    assert camera.about.endswith("YUYV 640x480; asked for 15 frames/s")
+    assert camera.about.endswith("YUYV 640x480; requested 15 frames/s")
     camera, _ = opened(settings=CameraSettings(width=0, height=0, fps=15))
     assert camera.about.endswith("YUYV 640x480 at 15 frames/s")
 
@@ -189,8 +189,8 @@ def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
         ({"caps": 2 | abi.CAP_STREAMING}, "does not capture"),
         ({"caps": abi.CAP_VIDEO_CAPTURE_MPLANE | abi.CAP_STREAMING}, "multi-planar"),
         ({"caps": abi.CAP_VIDEO_CAPTURE}, "does not stream"),
-        ({"driver": "unicam"}, "no camera by itself"),
-        ({"caps": abi.CAP_VIDEO_CAPTURE | abi.CAP_STREAMING | abi.CAP_IO_MC}, "no camera by itself"),
+        ({"driver": "unicam"}, "not a camera by itself"),
+        ({"caps": abi.CAP_VIDEO_CAPTURE | abi.CAP_STREAMING | abi.CAP_IO_MC}, "not a camera by itself"),
         ({"buffer_count": 1}, "at least 2"),
     ],
 )
@@ -202,7 +202,9 @@ def test_what_cannot_be_opened_says_why_and_leaves_nothing_open(opened, options,
 
 
 def test_a_camera_without_a_readable_format_names_what_it_has(opened):
-    with pytest.raises(UnreadableFormatError, match=r"formats NV12, H264; read are RGB3, .*\. Use ffmpeg:/dev/video7"):
+    with pytest.raises(
+        UnreadableFormatError, match=r"formats are NV12, H264; edgecnn reads RGB3, .*\. Use ffmpeg:/dev/video7"
+    ):
         opened({int.from_bytes(name, "little"): {VGA: (30,)} for name in (b"NV12", b"H264")})
 
 

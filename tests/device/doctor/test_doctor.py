@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgecnn.device.cameras.listing import Camera, Listing
+from edgecnn.device.cameras.listing import Camera, CameraList
 from edgecnn.device.doctor.checks import CHECKS, Diagnosis, examine, require_healthy
 from edgecnn.device.doctor.engines import PACKAGES
 from edgecnn.device.doctor.finding import SEVERITIES, Finding, version_tuple
@@ -60,7 +60,7 @@ def software(selftest=None, bundle=None, cameras=None):
 
 def listed(*cameras, programs=PROGRAMS):
     """The answer of `edgecnn cameras --json` where these are the cameras."""
-    return Finished(0, json.dumps(Listing(cameras=cameras, programs=programs).to_json()), "")
+    return Finished(0, json.dumps(CameraList(cameras=cameras, programs=programs).to_json()), "")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def pi(machine):
 
 
 def found(system, check, severity=None):
-    """Return the findings of a check as text: found, means, mend."""
+    """Return the findings of a check as text: result, means, fix."""
     return ["\n".join(item[1:]) for item in CHECKS[check](system) if severity in (None, item.severity)]
 
 
@@ -85,12 +85,12 @@ def test_a_board_that_is_well(pi):
     wrong = [(name, item) for name, item in diagnosis.findings if item.severity in ("warning", "error")]
     assert wrong == []
     require_healthy(diagnosis)
-    notes = [item.found for _, item in diagnosis.findings if item.severity == "note"]
+    notes = [item.result for _, item in diagnosis.findings if item.severity == "note"]
     assert notes == ["no LSE atomics", "no dot-product instructions (asimddp)"]
 
 
 def test_everything_that_is_not_right_says_what_it_means(pi):
-    """On a board with a dozen things wrong: no finding without its meaning, no error without what mends it."""
+    """On a board with a dozen things wrong: no finding without its meaning, no error without a fix."""
     wrong = pi(
         {"sys/devices/platform/soc/soc:firmware/get_throttled": "f000f", "proc/meminfo": "MemAvailable: 1000 kB\n"},
         software(Finished(-4, "", ""), Finished(BundleError.exit_code, "", "edgecnn: error: the bundle is refused")),
@@ -103,8 +103,8 @@ def test_everything_that_is_not_right_says_what_it_means(pi):
     for name, item in diagnosis.findings:
         assert item.severity in SEVERITIES
         assert item.severity == "ok" or item.means, (name, item)
-        assert item.severity not in ("warning", "error") or item.mend, (name, item)
-    with pytest.raises(DoctorError, match="errors, of: python, architecture, versions, bundle"):
+        assert item.severity not in ("warning", "error") or item.fix, (name, item)
+    with pytest.raises(DoctorError, match="errors in: python, architecture, versions, bundle"):
         require_healthy(diagnosis)
 
 
@@ -152,10 +152,10 @@ def test_processors(pi):
     assert found(pi({"proc/cpuinfo": ""}), "processor") == []
 
 
-def test_numpy_2_beside_tflite_runtime(pi):
+def test_numpy_2_with_tflite_runtime(pi):
     both = {"numpy": "2.0.1", "tflite-runtime": "2.14.0"}
     (text,) = found(pi(packages=both), "versions", "error")
-    assert "numpy 2.0.1 beside tflite-runtime 2.14.0" in text and "pip install 'numpy<2'" in text
+    assert "numpy 2.0.1 with tflite-runtime 2.14.0" in text and "pip install 'numpy<2'" in text
     assert found(pi(packages=both | {"numpy": "1.26.4"}), "versions", "ok")
 
 
@@ -215,7 +215,7 @@ def test_space_of_a_folder_that_is_not_there_yet(tmp_path):
 def test_a_machine_without_a_camera(pi):
     bare = listed(programs=dict.fromkeys(PROGRAMS))
     told = found(pi(None, software(cameras=bare)), "cameras", "note")
-    assert [text.splitlines()[0] for text in told] == ["no rpicam-vid", "no ffmpeg", "no camera that can be used"]
+    assert [text.splitlines()[0] for text in told] == ["no rpicam-vid", "no ffmpeg", "no usable camera"]
     assert "apt install rpicam-apps-lite" in told[0] and "apt install ffmpeg" in told[1]
     assert "no camera is connected" in told[2]
     elsewhere = pi({"proc/device-tree/model": ""}, software(cameras=bare))
@@ -224,13 +224,15 @@ def test_a_machine_without_a_camera(pi):
 
 def test_cameras_are_what_edgecnn_cameras_says(pi):
     """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
-    part = "a part of a camera's pipeline (driver unicam), no camera by itself. Install rpicam-apps and use --camera."
+    part = (
+        "a part of a camera's pipeline (driver unicam), not a camera by itself. Install rpicam-apps and use --camera."
+    )
     unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
     forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
     system = pi(None, software(cameras=listed(unicam)))
     assert not any("/dev/video" in text for text in found(system, "cameras", "ok"))
     (text,) = found(system, "cameras", "note")
-    assert "no camera that can be used" in text and f"/dev/video1 is {part}" in text
+    assert "no usable camera" in text and f"/dev/video1 is {part}" in text
     system = pi(None, software(cameras=listed(WEBCAM, unicam, forbidden)))
     assert found(system, "cameras", "ok")[-1].startswith("/dev/video0 (HD Webcam)")
     assert found(system, "cameras", "note") == [], "codecs and the like are no news where there is a camera"
@@ -247,8 +249,8 @@ def test_cameras_are_what_edgecnn_cameras_says(pi):
     ],
 )
 def test_a_listing_of_cameras_that_fails(pi, answer, text):
-    (told,) = found(pi(None, software(cameras=answer)), "cameras")
-    assert told.startswith(f"cameras cannot be listed: {text}")
+    (finding,) = found(pi(None, software(cameras=answer)), "cameras")
+    assert finding.splitlines()[0] == f"edgecnn cannot list the cameras: {text}"
 
 
 def test_an_engine_that_crashes_by_sigill(pi):
@@ -301,7 +303,7 @@ def test_bundles(pi):
     broken = Finished(1, "", "ImportError: no numpy")
     assert "ImportError: no numpy" in found(pi(None, software(bundle=broken)), "bundle", "error")[0]
     other = Finished(0, json.dumps(WHOLE | {"wrong_layers": ["decode"]}), "")
-    assert "golden photos fail at decode" in found(pi(None, software(bundle=other)), "bundle", "error")[0]
+    assert "golden photos differ after decode" in found(pi(None, software(bundle=other)), "bundle", "error")[0]
 
 
 def test_every_engine_is_known():
@@ -317,7 +319,7 @@ def test_versions_are_compared_by_numbers():
 
 
 def test_one_error_is_one_error():
-    with pytest.raises(DoctorError, match=r"^1 error, of: disk\. "):
+    with pytest.raises(DoctorError, match=r"^1 error in: disk\. "):
         require_healthy(Diagnosis((("disk", Finding("error", "full")), ("disk", Finding("ok", "fine")))))
 
 
@@ -334,7 +336,7 @@ def test_command(root, edgecnn, tmp_path):
     (tmp_path / "bad.edgecnn").write_bytes(b"PK\x03\x04 no")
     result = edgecnn("doctor", "--quiet", "--model", "bad.edgecnn")
     assert result.code == DoctorError.exit_code and "error    bundle" in result.out and "fix: " in result.out
-    assert "\nok " not in result.out and "edgecnn: error: 1 error, of: bundle." in result.err
+    assert "\nok " not in result.out and "edgecnn: error: 1 error in: bundle." in result.err
 
 
 def test_it_needs_neither_numpy_nor_an_engine_in_its_own_process(root):

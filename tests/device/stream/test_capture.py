@@ -152,11 +152,11 @@ def test_a_folder_that_cannot_be_written(take, tmp_path):
 
 def test_usage_errors(edgecnn):
     for arguments, text in (
-        (["--label", "cat"], "name one stream, or give --camera"),
-        (["photo.jpg", "--label", "cat"], "no camera or stream"),
+        (["--label", "cat"], "give one stream, or --camera"),
+        (["photo.jpg", "--label", "cat"], "is not a camera or a stream"),
         (["synthetic:", "--label", "../cat", "--interval", "1"], "cannot be a class folder: hidden"),
         (["synthetic:", "--label", "val", "--interval", "1"], "folders of splits"),
-        (["synthetic:", "--label", "cat"], "no terminal, so no key can be pressed"),
+        (["synthetic:", "--label", "cat"], "is not a terminal, so there are no keys to press"),
         (["synthetic:"], "--label"),
     ):
         result = edgecnn("capture", *arguments)

@@ -4,8 +4,18 @@ import threading
 
 import pytest
 
-from edgecnn.device.cameras.source import CameraLost
-from edgecnn.device.stream.feed import BACKOFF_S, Back, Damaged, Ended, Feed, FeedSettings, Lost, Opened, Taken
+from edgecnn.device.cameras.source import CameraLost, Stalled
+from edgecnn.device.stream.feed import (
+    BACKOFF_S,
+    Damaged,
+    Ended,
+    Feed,
+    FeedSettings,
+    SourceBack,
+    SourceLost,
+    SourceOpened,
+    Taken,
+)
 from edgecnn.errors import CameraError
 
 UNPLUGGED = CameraLost("unplugged", "the device went away")
@@ -42,7 +52,7 @@ def feed():
 def test_a_source_that_waits_gives_every_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None)
     opened, *taken, ended = items(feed(fake.Opener(source)))
-    assert opened == Opened("fake", "a script", False) and ended == Ended()
+    assert opened == SourceOpened("fake", "a script", False) and ended == Ended()
     assert [item.frame.image[0] for item in taken] == [item.seq for item in taken] == list(range(50))
     assert source.closed.is_set()
 
@@ -74,9 +84,9 @@ def test_lost_and_back(feed, fake):
     )
     one = feed(opener)
     opened, a, b, lost, back, c, ended = items(one)
-    assert isinstance(opened, Opened) and isinstance(ended, Ended)
-    assert lost == Lost("fake", "unplugged", "the device went away")
-    assert isinstance(back, Back) and back.attempts == 3 and back.after_s >= 0
+    assert isinstance(opened, SourceOpened) and isinstance(ended, Ended)
+    assert lost == SourceLost("fake", "unplugged", "the device went away")
+    assert isinstance(back, SourceBack) and back.attempts == 3 and back.after_s >= 0
     assert [item.seq for item in (a, b, c)] == [0, 1, 2], "numbers go on over openings"
     assert one.waits == list(BACKOFF_S[:3])
 
@@ -84,7 +94,7 @@ def test_lost_and_back(feed, fake):
 def test_waits_grow_to_a_limit_and_do_not_start_again_with_every_frame(feed, fake):
     opener = fake.Opener(*[fake.Source(b"a", UNPLUGGED) for _ in range(10)], fake.Source(None))
     one = feed(opener)
-    assert sum(isinstance(item, Lost) for item in items(one)) == 10
+    assert sum(isinstance(item, SourceLost) for item in items(one)) == 10
     assert one.waits == [*BACKOFF_S, *[BACKOFF_S[-1]] * 3]
 
 
@@ -120,7 +130,7 @@ def test_a_loss_is_told_once_however_often_opening_fails(feed, fake):
         fake.Source(b"b", None),
     )
     kinds = [type(item) for item in items(feed(opener))]
-    assert kinds == [Opened, Taken, Lost, Back, Taken, Ended]
+    assert kinds == [SourceOpened, Taken, SourceLost, SourceBack, Taken, Ended]
 
 
 def test_a_camera_that_cannot_be_opened_at_the_start_is_an_error(feed, fake):
@@ -136,7 +146,11 @@ def test_a_camera_that_cannot_be_opened_at_the_start_is_an_error(feed, fake):
 def test_retry_for_at_the_start(feed, fake):
     opener = fake.Opener(CameraError("busy"), CameraError("busy"), fake.Source(b"a", None))
     lost, opened, taken, _ = items(feed(opener, retry_for_s=60))
-    assert lost == Lost("camera", "unavailable", "busy") and isinstance(opened, Opened) and taken.frame.image == b"a"
+    assert (
+        lost == SourceLost("camera", "unavailable", "busy")
+        and isinstance(opened, SourceOpened)
+        and taken.frame.image == b"a"
+    )
 
 
 def test_retry_for_is_over(fake):
@@ -147,7 +161,7 @@ def test_retry_for_is_over(fake):
         opener, FeedSettings(retry_for_s=20), clock=lambda: now[0], sleep=lambda wait: now.__setitem__(0, now[0] + wait)
     )
     one.start()
-    assert [type(item) for item in items(one, 3)] == [Opened, Taken, Lost]
+    assert [type(item) for item in items(one, 3)] == [SourceOpened, Taken, SourceLost]
     with pytest.raises(CameraError, match="Gave up after 32 s and 6 attempts; see --retry-for"):
         one.take(10)
     one.close()
@@ -161,7 +175,7 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
             now[0] += timeout
             return super().read(0)
 
-    stall = CameraLost("stall", "fake: no frame for 0.2 s; it said: hm")
+    stall = Stalled("fake", "no frame", 0.2, "; it said: hm")
     opener = fake.Opener(Slow(*[stall] * 70, b"a", *[stall] * 20, b"b", *[stall] * 26), fake.Source(None))
     one = Feed(opener, FeedSettings(), clock=lambda: now[0], sleep=lambda wait: None)
     one.start()
@@ -170,7 +184,7 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
     assert (
         lost.reason == "stall"
         and lost.text.startswith("fake: no frame for 5.")
-        and lost.text.endswith(" s; it said: hm")
+        and lost.text.endswith(" s; it said: hm.")
     )
     one.close()
 
@@ -183,18 +197,18 @@ def test_damaged_frames_are_counted_over_openings(feed, fake):
 
 def test_a_source_that_is_patient_never_stalls(feed, fake):
     now = iter(range(0, 10**6, 10))
-    source = fake.Source(*[CameraLost("stall", "")] * 20, b"a", None)
+    source = fake.Source(*[Stalled("fake", "no frame", 0.2)] * 20, b"a", None)
     source.patient = True
     one = Feed(fake.Opener(source), FeedSettings(), clock=lambda: float(next(now)))
     one.start()
-    assert [type(item) for item in items(one)] == [Opened, Taken, Ended]
+    assert [type(item) for item in items(one)] == [SourceOpened, Taken, Ended]
     one.close()
 
 
 def test_errors_of_the_system_are_losses(feed, fake):
     opener = fake.Opener(fake.Source(b"a", OSError(5, "Input/output error")), fake.Source(None))
     lost = items(feed(opener))[2]
-    assert lost == Lost("fake", "io_error", "fake: Input/output error")
+    assert lost == SourceLost("fake", "io_error", "fake: Input/output error")
 
 
 def test_refused_frames_have_the_source_opened_again(feed, fake):
@@ -205,7 +219,7 @@ def test_refused_frames_have_the_source_opened_again(feed, fake):
     one.refuse("no picture")
     gate.release()
     lost, _, d, _ = items(one)
-    assert lost == Lost("fake", "garbage", "no picture") and d.frame.image == b"d"
+    assert lost == SourceLost("fake", "garbage", "no picture") and d.frame.image == b"d"
     assert first.closed.is_set()
 
 
@@ -213,7 +227,7 @@ def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     first = fake.Source(b"a", UNPLUGGED, live=True)
     one = feed(fake.Opener(first, fake.Source(None)), warm_up=0)
     one._thread.join(10)
-    assert [type(item) for item in items(one)] == [Opened, Lost, Ended]
+    assert [type(item) for item in items(one)] == [SourceOpened, SourceLost, Ended]
     assert one.replaced == 1
 
 
@@ -255,7 +269,7 @@ def test_closing_ends_every_wait(fake):
 
 def test_take_without_frames_gives_the_news_alone(feed, fake):
     one = feed(fake.Opener(fake.Source(b"a", b"b", None)))
-    assert isinstance(items(one, 1)[0], Opened)
+    assert isinstance(items(one, 1)[0], SourceOpened)
     assert one.take(0.01, frames=False) is None
     assert [type(item) for item in items(one)] == [Taken, Taken, Ended]
 

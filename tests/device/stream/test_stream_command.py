@@ -301,8 +301,8 @@ def test_a_full_disk_behind_standard_output(start):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--camera", "photo.jpg"], "stands alone"),
-        (["/dev/video0", "photo.jpg"], "stands alone"),
+        (["--camera", "photo.jpg"], "give one stream, or --camera, and nothing else"),
+        (["/dev/video0", "photo.jpg"], "give one stream, or --camera, and nothing else"),
         (["synthetic:", "--size", "big"], "expected WIDTHxHEIGHT"),
         (["synthetic:", "--rotate", "45"], "expected 0, 90, 180, 270"),
         (["synthetic:", "--smooth", "most"], "majority:5"),

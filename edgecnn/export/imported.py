@@ -1,6 +1,6 @@
-"""Models that were trained elsewhere: Keras 2 and Keras 3 files and SavedModels, frozen and ending in logits.
+"""Models that are imported: Keras 2 and Keras 3 files and SavedModels that edgecnn did not train, frozen and ending in logits.
 
-Keras 3 reads its own files here, beside the Keras 2 that the rest of edgecnn uses (`edgecnn.networks.keras`). This goes
+Keras 3 reads its own files here, next to the Keras 2 that the rest of edgecnn uses (`edgecnn.networks.keras`). This goes
 when everything is Keras 3.
 """
 
@@ -34,7 +34,7 @@ SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
 """Operators that leave every value as it is."""
 
 
-class Opened(NamedTuple):
+class SourceModel(NamedTuple):
     """A model as it was read: called with float32 pixels; the shape and type that it takes."""
 
     call: Callable[[Any], Any]
@@ -52,7 +52,7 @@ class Imported(NamedTuple):
 
 
 def read_model(path: Path) -> Imported:
-    """Read a model that was trained elsewhere. Read only what you trust: a Keras file can hold code.
+    """Read a model that edgecnn did not train. Read only what you trust: a Keras file can hold code.
 
     Args:
         path: a .keras or .h5 file of Keras 2 or 3, or the folder of a SavedModel.
@@ -78,7 +78,7 @@ def read_model(path: Path) -> Imported:
     return Imported(frozen, opened.what, cut)
 
 
-def _open(path: Path) -> Opened:
+def _open(path: Path) -> SourceModel:
     if path.is_dir():
         if not (path / "saved_model.pb").is_file():
             raise ExportError(f"{path} is no SavedModel: it has no saved_model.pb. Expected {KINDS}.")
@@ -95,7 +95,7 @@ def _open(path: Path) -> Opened:
     _require_one(path, model.inputs, model.outputs)
     entry = model.inputs[0]
     dtype = getattr(entry.dtype, "name", entry.dtype)
-    return Opened(lambda pixels: model(pixels, training=False), tuple(entry.shape), dtype, f"Keras {version}")
+    return SourceModel(lambda pixels: model(pixels, training=False), tuple(entry.shape), dtype, f"Keras {version}")
 
 
 def _keras_version(path: Path) -> str:
@@ -114,7 +114,7 @@ def _keras_version(path: Path) -> str:
         return version.decode() if isinstance(version, bytes) else str(version)  # bytes in files of Keras 2.2
 
 
-def _open_saved_model(path: Path) -> Opened:
+def _open_saved_model(path: Path) -> SourceModel:
     loaded = tf.saved_model.load(str(path))
     if "serving_default" not in loaded.signatures:
         raise ExportError(f"{path} has no signature 'serving_default'. Save it with model.export(...).")
@@ -127,7 +127,7 @@ def _open_saved_model(path: Path) -> Opened:
     def call(pixels: Any, loaded: Any = loaded) -> Any:  # holds `loaded`, which owns the variables
         return signature(**{name: pixels})[output]
 
-    return Opened(call, tuple(entry.shape), entry.dtype.name, "SavedModel")
+    return SourceModel(call, tuple(entry.shape), entry.dtype.name, "SavedModel")
 
 
 def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
@@ -137,7 +137,7 @@ def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> N
         )
 
 
-def _freeze(opened: Opened) -> tuple[FrozenModel, bool]:
+def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
     """Turn a model into a graph without variables, and cut a softmax off its end; tell whether there was one."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

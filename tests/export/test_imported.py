@@ -12,7 +12,7 @@ import keras as keras3
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import ExportError
-from edgecnn.export import elsewhere
+from edgecnn.export import imported
 from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.keras import keras as keras2
 from edgecnn.networks.keras import tf
@@ -105,8 +105,8 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     result = edgecnn("export", "--json")
     assert result.code == 0, result.err
     info = json.loads((run / "run.json").read_text())
-    assert info["calibration"]["split"] == "train" and info["calibration"]["drawn"] == 30
-    assert len(info["calibration"]["sha256"]) == 64
+    assert info["representative_dataset"]["split"] == "train" and info["representative_dataset"]["drawn"] == 30
+    assert len(info["representative_dataset"]["sha256"]) == 64
 
     for arguments in (("--format", "tflite", "--float32"), ("--format", "onnx", "--int8"), ("--int16x8",)):
         result = edgecnn("export", *arguments)
@@ -152,7 +152,7 @@ def test_a_cut_softmax_leaves_the_logits(tmp_path):
     logits = network(keras3, RANGES["-1..1"][0], softmax="")
     scores = network(keras3, RANGES["-1..1"][0], softmax="layer")
     scores.save(tmp_path / "scores.keras")
-    model, what, cut = elsewhere.read_model(tmp_path / "scores.keras")
+    model, what, cut = imported.read_model(tmp_path / "scores.keras")
     assert cut and what == f"Keras {keras3.__version__}"
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 8, 10, 3)).astype(np.float32)
     expected = logits.predict(pixels, verbose=0)
@@ -205,7 +205,7 @@ def test_what_is_no_model_is_refused(tmp_path, edgecnn, photos):
         "weights.h5": "weights alone",
     }.items():
         with pytest.raises(ExportError, match=message):
-            elsewhere.read_model(tmp_path / name)
+            imported.read_model(tmp_path / name)
     network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "three.h5")
     result = edgecnn("import", "three.h5", "--calibrate", "digits")
     assert result.code == ExportError.exit_code and "3 outputs, but digits has 10 classes" in result.err

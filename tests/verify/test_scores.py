@@ -11,15 +11,8 @@ from scipy.stats import binom
 
 from edgecnn.errors import ThresholdError
 from edgecnn.runtime.decision import ABSTAIN, decide, softmax
-from edgecnn.verify.calibration import (
-    TEMPERATURES,
-    THRESHOLDS,
-    answered_at,
-    choose_threshold,
-    expected_calibration_error,
-    fit_temperature,
-    nll,
-)
+from edgecnn.verify.temperature import TEMPERATURES, expected_calibration_error, fit_temperature, nll
+from edgecnn.verify.threshold import THRESHOLDS, answered_at, choose_threshold
 
 
 def calibrated(n: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:

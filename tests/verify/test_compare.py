@@ -16,9 +16,10 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
 from edgecnn.report.table import range_lines, warning_lines
 from edgecnn.verify.bundles import test_images as images_of_bundle
-from edgecnn.verify.foreign import is_scores, open_foreign
+from edgecnn.verify.compare import compare_models
+from edgecnn.verify.document import to_json
 from edgecnn.verify.gate import Gate, require_parity
-from edgecnn.verify.models import verify_models
+from edgecnn.verify.model_files import is_scores, open_model_file
 
 UNIT = {"input_range": "unit"}
 """The range 0 to 1, as MLPerf's and many others' models read."""
@@ -73,7 +74,7 @@ def files(network, tmp_path_factory):
 
 
 def verified(files, reference, candidate, photos, **options):
-    return verify_models(files / reference, files / candidate, str(photos), **{**UNIT, "split": "all"} | options)
+    return compare_models(files / reference, files / candidate, str(photos), **{**UNIT, "split": "all"} | options)
 
 
 @pytest.mark.parametrize(
@@ -81,36 +82,36 @@ def verified(files, reference, candidate, photos, **options):
 )
 def test_every_kind_of_file_answers_the_same(files, photos, root, name):
     report = verified(files, "saved", name, photos)
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
-    (item,) = report["comparisons"]
-    assert report["data"]["test_images"] == 180
-    assert item["accuracy_reference"] > 0.85
-    assert item["agreement"] == 1.0
-    assert item["unit"] == "score"
-    assert item["largest_difference"] < 1e-4
+    jsonschema.validate(to_json(report), json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    (item,) = report.comparisons
+    assert report.data.test_images == 180
+    assert item.accuracy_reference > 0.85
+    assert item.agreement == 1.0
+    assert item.unit == "score"
+    assert item.largest_difference < 1e-4
     require_parity(report)
 
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
 def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, name):
-    opened = open_foreign(files / name)
+    opened = open_model_file(files / name)
     assert str(opened.input.dtype) == name.split(".")[0]
     assert opened.input.scale == pytest.approx(1 / 255, rel=0.05) and opened.input.scale != 1 / 128
     report = verified(files, "float.tflite", name, photos)
-    (item,) = report["comparisons"]
-    assert item["agreement"] > 0.97 and item["unit"] == "score"
-    assert item["largest_lsb"] < 20
-    assert item["largest_difference"] == pytest.approx(item["largest_lsb"] / 256, abs=1 / 256)
+    (item,) = report.comparisons
+    assert item.agreement > 0.97 and item.unit == "score"
+    assert item.largest_lsb < 20
+    assert item.largest_difference == pytest.approx(item.largest_lsb / 256, abs=1 / 256)
 
 
 def test_a_wrong_range_shows_in_the_outputs(files, photos):
     right, wrong = (
-        verified(files, "float.tflite", "int8.tflite", photos, **given)["comparisons"][0]
+        verified(files, "float.tflite", "int8.tflite", photos, **given).comparisons[0]
         for given in (UNIT, {"input_range": "centred"})
     )
     # the int8 file's own range begins at 0, so that half of the wrong one is cut off
-    assert wrong["largest_lsb"] > 3 * right["largest_lsb"]
-    assert wrong["confidence_drift"]["mean"] > 3 * right["confidence_drift"]["mean"]
+    assert wrong.largest_lsb > 3 * right.largest_lsb
+    assert wrong.confidence_drift.mean > 3 * right.confidence_drift.mean
 
 
 LEVELS = {"dark": 40, "light": 210, "middle": 128}
@@ -151,9 +152,9 @@ def nearest(tmp_path_factory):
 @pytest.mark.parametrize("name", ["centred", "unit", "raw"])
 def test_the_input_range_is_chosen_and_named(nearest, grey, name):
     other = "unit" if name == "raw" else "raw"  # two models may read two ranges
-    report = verify_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
-    assert [item["name"] for item in report["input_ranges"]] == [name, other]
-    assert report["comparisons"][0]["accuracy_reference"] > 0.8 and report["comparisons"][0]["agreement"] == 1.0
+    report = compare_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
+    assert [item.name for item in report.input_ranges] == [name, other]
+    assert report.comparisons[0].accuracy_reference > 0.8 and report.comparisons[0].agreement == 1.0
     first, second = range_lines(report)
     assert first.startswith(f"{name}.h5 reads ") and f"({name}), the best of the usual ones on" in first
     assert f"({other})" in second and warning_lines(report) == []
@@ -161,9 +162,9 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
 def test_a_quantized_input_says_its_range(files, photos, name):
-    report = verify_models(files / "saved", files / name, str(photos))
-    item = report["input_ranges"][1]
-    assert (item["name"], item["text"]) == ("unit", "as its input's quantization says")
+    report = compare_models(files / "saved", files / name, str(photos))
+    item = report.input_ranges[1]
+    assert (item.name, item.text) == ("unit", "as its input's quantization says")
 
 
 def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, grey):
@@ -182,9 +183,9 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, gr
 
 
 def test_a_range_that_is_none_of_the_usual_ones_is_taken_as_given(nearest, grey):
-    report = verify_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
-    assert report["comparisons"][0]["accuracy_reference"] > 0.8
-    assert {item["name"] for item in report["input_ranges"]} == {"given"} and warning_lines(report) == []
+    report = compare_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
+    assert report.comparisons[0].accuracy_reference > 0.8
+    assert {item.name for item in report.input_ranges} == {"given"} and warning_lines(report) == []
 
 
 def folder_of(photos, folder, layout):
@@ -203,7 +204,7 @@ def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, phot
     result = edgecnn("compare", files / "saved", files / "float.tflite", "--data", data)
     assert result.code == 0, result.err
     assert "only, 45 of 45 images (its own test split)" in result.out
-    assert "of the compared images, for there are no others" in result.out
+    assert "of the compared images, since there are no others" in result.out
 
 
 def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, tmp_path):
@@ -212,7 +213,7 @@ def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, t
     data = report["data"]
     assert (data["images"], data["own_test"]) == (180, False) and 20 < data["test_images"] < 60
     first = edgecnn(*two, photos).out.splitlines()[0]
-    assert f"colours, {data['test_images']} of 180 images (a test split, divided off by content; --split all" in first
+    assert f"colours, {data['test_images']} of 180 images (a test split, chosen by content; --split all" in first
     assert "colours, all 180 images" in edgecnn(*two, photos, "--split", "all").out
     own = folder_of(photos, tmp_path / "own", {"train": slice(0, 40), "test": slice(40, 60)})
     result = edgecnn(*two, own)
@@ -232,7 +233,7 @@ def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
     )
     bundle = SimpleNamespace(manifest=manifest, path=tmp_path / "whole.edgecnn")
     split, described = images_of_bundle(bundle, str(alone), lambda what, done, total: None)
-    assert len(split.classes) == described["test_images"] == 60
+    assert len(split.classes) == described.test_images == 60
 
 
 def test_scores_are_told_from_logits():
@@ -258,14 +259,14 @@ def test_what_cannot_be_compared(edgecnn, files, photos, finished_run, tmp_path)
 
     digits = export_path(finished_run, "tflite", "int8")
     with pytest.raises(DatasetError, match="gives 10 outputs, colours has 3 classes"):
-        verify_models(digits, digits, str(photos))
+        compare_models(digits, digits, str(photos))
     (tmp_path / "notes.txt").write_text("no model")
     (tmp_path / "bad.keras").write_text("no model")
     (tmp_path / "bad.h5").write_text("no model")
     (tmp_path / "bad.tflite").write_text("no model")
     for name in ("missing.tflite", "notes.txt", "bad.keras", "bad.h5", "bad.tflite", "."):
         with pytest.raises(EngineError):
-            open_foreign(tmp_path / name)
+            open_model_file(tmp_path / name)
     assert edgecnn("compare", digits).code == 2
     assert edgecnn("compare", digits, digits).code == 2
     two = ("compare", digits, digits, "--data", photos)
@@ -276,8 +277,8 @@ def test_a_model_with_itself(finished_run):
     from edgecnn.export import export_path
 
     digits = export_path(finished_run, "tflite", "int8")
-    report = verify_models(digits, digits, "digits", gate=Gate(max_drop=0, min_agreement=1.0))
-    assert report["comparisons"][0]["largest_lsb"] == 0
-    assert [model["name"] for model in report["models"]] == [
+    report = compare_models(digits, digits, "digits", gate=Gate(max_drop=0, min_agreement=1.0))
+    assert report.comparisons[0].largest_lsb == 0
+    assert [model.name for model in report.models] == [
         "model-int8.tflite (reference)", "model-int8.tflite (candidate)",
     ]  # fmt: skip

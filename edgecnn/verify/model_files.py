@@ -1,4 +1,4 @@
-"""Models that edgecnn did not make: opened by what their files say, given pixels by a stated range."""
+"""Model files of any origin: opened by what they say, given pixels by a stated range."""
 
 import json
 import zipfile
@@ -14,13 +14,14 @@ from edgecnn.files import sha256, sha256_file
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, open_engine
 from edgecnn.verify.answers import described
+from edgecnn.verify.onnx_quantization import quantization
 
 SUM_TOLERANCE = 1e-3
 """How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Foreign:
+class ModelFile:
     """An opened model of one image input (batch, height, width, channels) and one output (batch, num_classes).
 
     `input` and `output` are as of an engine, the input's sizes -1 where the file leaves them open; `run` takes any number
@@ -80,7 +81,7 @@ def is_scores(values: np.ndarray, scale: float) -> bool:
     return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
 
 
-def open_foreign(path: Path) -> Foreign:
+def open_model_file(path: Path) -> ModelFile:
     """Open a model file by its kind: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
 
     Raises:
@@ -104,28 +105,34 @@ def open_foreign(path: Path) -> Foreign:
     return model
 
 
-def _engine(path: Path) -> Foreign:
+def _engine(path: Path) -> ModelFile:
     data = path.read_bytes()
     engine = open_engine(None, data, path.suffix[1:])
-    read, run = engine.input, engine.run
+    read, given, run = engine.input, engine.output, engine.run
+    if (
+        path.suffix == ".onnx"
+    ):  # ONNX Runtime gives no scales, and only edgecnn's own files state them in their metadata
+        (scale, zero_point), (output_scale, output_zero_point) = quantization(data)
+        read = read._replace(scale=scale, zero_point=zero_point)
+        given = given._replace(scale=output_scale, zero_point=output_zero_point)
     if len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3):  # channels first, as PyTorch's
         read = read._replace(shape=tuple(read.shape[axis] for axis in (0, 2, 3, 1)))
 
         def run(batch: np.ndarray) -> np.ndarray:
             return engine.run(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
 
-    return Foreign(
+    return ModelFile(
         format=path.suffix[1:],
         engine=described(engine),
         size_bytes=len(data),
         sha256=sha256(data),
         input=read,
-        output=engine.output,
+        output=given,
         run=run,
     )
 
 
-def _keras(path: Path) -> Foreign:
+def _keras(path: Path) -> ModelFile:
     """Open a Keras file by the Keras that wrote it: tf_keras cannot read Keras 3's, nor Keras 3 all of Keras 2's."""
     from edgecnn.networks.keras import keras as keras2
 
@@ -161,7 +168,7 @@ def _written_by(path: Path) -> str:
         raise EngineError(f"{path} is not a .keras file: it names no version of Keras.") from None
 
 
-def _saved_model(path: Path) -> Foreign:
+def _saved_model(path: Path) -> ModelFile:
     from edgecnn.networks.keras import tf
 
     try:
@@ -184,7 +191,7 @@ def _saved_model(path: Path) -> Foreign:
     return _tensorflow("saved-model", f"tensorflow {tf.__version__}", path, read, given, call)
 
 
-def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> Foreign:
+def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> ModelFile:
     from edgecnn.networks.keras import tf
 
     def tensor(value: Any) -> Tensor:
@@ -198,7 +205,7 @@ def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, ca
         if path.is_file()
         else sha256("".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files).encode())
     )
-    return Foreign(
+    return ModelFile(
         format=format_,
         engine=engine,
         size_bytes=sum(file.stat().st_size for file in files),

@@ -1,18 +1,18 @@
-"""The images by which activation ranges are set where training did not set them: of the training split alone."""
+"""The representative dataset: training images on which activation ranges are calibrated where training did not set them."""
 
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split, open_dataset
-from edgecnn.export.tflite import Calibration
+from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.runs import Run
 
 IMAGES = 500
-"""How many, unless told otherwise."""
+"""How many, by default."""
 
 
-def needs_calibration(run: Run, precision: str) -> bool:
-    """Tell whether an export of a run takes calibration images: int16x8, and int8 that is quantized after training."""
+def needs_representative_dataset(run: Run, precision: str) -> bool:
+    """Tell whether an export of a run takes a representative dataset: int16x8, and int8 that is quantized after training."""
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 
@@ -25,7 +25,7 @@ def balanced(split: Split, count: int, seed: int) -> np.ndarray:
         seed: of the drawing.
 
     Returns:
-        Indices into the split, the classes by turns.
+        Indices into the split, the classes interleaved.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(split.classes))
@@ -36,15 +36,17 @@ def balanced(split: Split, count: int, seed: int) -> np.ndarray:
     return order[np.lexsort((split.classes[order], turn))][:count]
 
 
-def calibration(run: Run, dataset: Dataset | None = None, progress: Progress | None = None) -> Calibration:
-    """Draw a run's calibration images from its training split, and record their hash in `run.json`.
+def representative_dataset(
+    run: Run, dataset: Dataset | None = None, progress: Progress | None = None
+) -> RepresentativeDataset:
+    """Draw a run's representative dataset from its training split, and record their hash in `run.json`.
 
-    How many and by which seed stands under "calibration" in `run.json`; else IMAGES and the recipe's seed.
+    How many and by which seed stands under "representative_dataset" in `run.json`; else IMAGES and the recipe's seed.
 
     Args:
         run: a trained or imported run.
         dataset: the run's data, if they are open already.
-        progress: told about decoded images.
+        progress: called with the images decoded.
 
     Raises:
         RunError: if the data have changed since the run began.
@@ -54,11 +56,11 @@ def calibration(run: Run, dataset: Dataset | None = None, progress: Progress | N
     dataset = dataset or open_dataset(run.recipe.data, progress=progress)
     advice = "Calibrate on the same data, or begin a new run."
     run.require_split("train", dataset.hashes["train"], dataset.name, advice)
-    settings = info.get("calibration", {})
+    settings = info.get("representative_dataset", {})
     count, seed = settings.get("images", IMAGES), settings.get("seed", run.recipe.seed)
     split = dataset.load(("train",), **info["input"], stage="export", progress=progress)["train"]
     images = split.images[balanced(split, count, seed)]
-    found = {"split": "train", "images": count, "drawn": len(images), "seed": seed, "sha256": sha256(images.tobytes())}
-    if found != settings:
-        run.write_info(info | {"calibration": found})
-    return Calibration(images, run.recipe.input_scale, run.recipe.input_zero_point)
+    drawn = {"split": "train", "images": count, "drawn": len(images), "seed": seed, "sha256": sha256(images.tobytes())}
+    if drawn != settings:
+        run.write_info(info | {"representative_dataset": drawn})
+    return RepresentativeDataset(images, run.recipe.input_scale, run.recipe.input_zero_point)

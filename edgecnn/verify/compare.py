@@ -1,8 +1,7 @@
-"""Parity of any two models on any images: no run is needed."""
+"""Any two models compared on any images: no run is needed."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,44 +9,45 @@ from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.errors import DatasetError
 from edgecnn.recipe import DataRecipe
 from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
-from edgecnn.verify.foreign import Foreign, is_scores, open_foreign
 from edgecnn.verify.gate import Gate
-from edgecnn.verify.parity import SCHEMA, compared, judged
+from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
+from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.ranges import AUTO, Labelled, find_range, labelled, splits_to_try
+from edgecnn.verify.report import Data, ModelRange, Report, SplitName
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
 
-def verify_models(
+def compare_models(
     reference: Path,
     candidate: Path,
     data: str,
     *,
-    split: str = "test",
+    split: SplitName = "test",
     input_range: str | tuple[float, int] = AUTO,
     gate: Gate = Gate(),
     progress: Progress = lambda what, done, total: None,
-) -> dict[str, Any]:
+) -> Report:
     """Compare two models on the same images, each with its own input type and size.
 
     Args:
-        reference, candidate: files as of `open_foreign`.
+        reference, candidate: files as of `open_model_file`.
         data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
         split: "test", or "all" of the images.
         input_range: a name of INPUT_RANGES, or a scale and a zero point: the real value that both read for a pixel is
             scale * (pixel - 128 - zero_point); a file's own quantization turns it into codes. "auto" chooses for each model, on
             validation and training images: see `ranges.find_range`.
         gate: the limits.
-        progress: told of the images done.
+        progress: called with the images done.
 
     Returns:
-        The report, in the form of `parity.schema.json`: one comparison, of kind "models".
+        The report: one comparison, of kind "models".
 
     Raises:
         EngineError: if a file cannot be opened.
         DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
     """
-    paths, opened = (reference, candidate), [open_foreign(reference), open_foreign(candidate)]
+    paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     dataset = open_dataset(DataRecipe(source=data), progress=progress, for_training=False)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
         raise DatasetError(
@@ -67,31 +67,25 @@ def verify_models(
         for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
     ]
     answers = [
-        foreign_answers(name, model, images, found.scale, found.zero_point, progress)
-        for name, model, images, found in zip(names(*paths), opened, splits, ranges, strict=True)
+        file_answers(name, model, images, chosen.scale, chosen.zero_point, progress)
+        for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True)
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
-    return {
-        "schema": SCHEMA,
-        "run": None,
-        "data": {
-            "name": dataset.name,
-            "title": dataset.title,
-            "split": split,
-            "test_images": len(splits[0].classes),
-            "images": sum(dataset.sizes.values()),
-            "own_test": dataset.own_test,
-            "test_sha256": dataset.hashes["test"] if split == "test" else dataset.fingerprint,
-        },
-        **judged(gate, answers, [comparison], splits[0], dataset.labels),
-        "input_ranges": [
-            {"model": item.name, **dataclasses.asdict(found)} for item, found in zip(answers, ranges, strict=True)
-        ],
-        "matrix": [],
-        "boards": [],
-        "confidence": None,
-    }
+    described = Data(
+        name=dataset.name,
+        title=dataset.title,
+        split=split,
+        test_images=len(splits[0].classes),
+        images=sum(dataset.sizes.values()),
+        own_test=dataset.own_test,
+        test_sha256=dataset.hashes["test"] if split == "test" else dataset.fingerprint,
+    )
+    report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
+    given = zip(answers, ranges, strict=True)
+    return dataclasses.replace(
+        report, input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given)
+    )
 
 
 def names(reference: Path, candidate: Path) -> tuple[str, str]:
@@ -103,7 +97,7 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
     return f"{reference.name} (reference)", f"{candidate.name} (candidate)"
 
 
-def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
+def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
     """Load the images of a comparison, and those to try input ranges on.
 
     They have the model's input size, the data's own where the file leaves it open.
@@ -112,9 +106,9 @@ def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress)
         own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
     )
     tried = splits_to_try(dataset)
-    wanted = dict.fromkeys((*SPLITS[split], *tried))
+    requested = dict.fromkeys((*SPLITS[split], *tried))
     loaded = dataset.load(
-        tuple(wanted), height=height, width=width, channels=channels, stage="verify", progress=progress
+        tuple(requested), height=height, width=width, channels=channels, stage="verify", progress=progress
     )
     parts = [loaded[name] for name in SPLITS[split]]
     compared_images = Split(
@@ -126,7 +120,7 @@ def images_for(model: Foreign, dataset: Dataset, split: str, progress: Progress)
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
-    """Keep the images that stand in both: at another size, others may be exact duplicates across splits."""
+    """Keep the images that both hold: at another size, others may be exact duplicates across splits."""
     if one.sources == other.sources:
         return one, other
     shared = set(one.sources) & set(other.sources)
@@ -140,8 +134,8 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     return kept(one), kept(other)
 
 
-def foreign_answers(
-    name: str, model: Foreign, split: Split, scale: float, zero_point: int, progress: Progress
+def file_answers(
+    name: str, model: ModelFile, split: Split, scale: float, zero_point: int, progress: Progress
 ) -> Answers:
     """Run an opened model over images."""
 

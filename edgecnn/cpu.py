@@ -1,0 +1,34 @@
+"""The processor as Linux describes it: the one reader of /proc/cpuinfo."""
+
+import os
+from os import PathLike
+from typing import NamedTuple
+
+
+class CPU(NamedTuple):
+    """The first processor: its model name, "" where Linux gives none (as on ARM), and its features, empty where they cannot be read."""
+
+    name: str
+    flags: frozenset[str]
+
+
+def read_cpu(root: str | PathLike[str] = "/") -> CPU:
+    """Read /proc/cpuinfo.
+
+    Args:
+        root: where the file system begins; another one in tests.
+    """
+    name, flags = "", ""
+    try:
+        with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    name = name or value.strip()
+                elif key.strip() in ("flags", "Features"):
+                    flags = flags or value
+                if name and flags:
+                    break
+    except OSError:
+        pass
+    return CPU(name, frozenset(flags.split()))

@@ -1,0 +1,91 @@
+"""Make the JSON schema of the parity report, edgecnn/verify/parity.schema.json, from the dataclasses of edgecnn/verify/report.py.
+
+`--check` fails if the file is out of date.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from edgecnn.verify import document, report
+
+PATH = Path(report.__file__).with_name("parity.schema.json")
+SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema: a Report, with every other dataclass, and the report on a bundle's boards, under $defs."""
+    definitions: dict[str, Any] = {}
+    whole = described_object(report.Report, definitions)
+    of_type(report.BoardsReport, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": typing.get_args(document.hints(report.Report)["schema"])[0],
+        **whole,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def described_object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a dataclass."""
+    hints = document.hints(kind)
+    entries = dataclasses.fields(kind)
+    properties = {}
+    for entry in entries:
+        about = entry.metadata.get("description", "")
+        properties[entry.name] = of_type(hints[entry.name], definitions) | ({"description": about} if about else {})
+    return {
+        "description": " ".join((inspect.getdoc(kind) or "").split()),
+        "type": "object",
+        "additionalProperties": False,
+        "required": [entry.name for entry in entries if entry.default is dataclasses.MISSING],
+        "properties": properties,
+    }
+
+
+def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field's type; that of a dataclass goes into the definitions."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        limits = {key: value for key, value in vars(inner[1]).items() if value is not None}
+        return of_type(inner[0], definitions) | limits
+    if origin in (typing.Union, types.UnionType):
+        (present,) = (item for item in inner if item is not type(None))
+        return {"oneOf": [{"type": "null"}, of_type(present, definitions)]}
+    if origin is Literal:
+        return {"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)}
+    if origin is tuple:
+        size = {} if inner[-1] is Ellipsis else {"minItems": len(inner), "maxItems": len(inner)}
+        return {"type": "array", "items": of_type(inner[0], definitions)} | size
+    if origin is not None and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": of_type(inner[1], definitions)}
+    if dataclasses.is_dataclass(kind):
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typing.cast(type, kind).__name__).lower()
+        if name not in definitions:
+            definitions[name] = {}  # held while its own fields are described
+            definitions[name] = described_object(typing.cast(type, kind), definitions)
+        return {"$ref": f"#/$defs/{name}"}
+    return {"type": SIMPLE[kind]}
+
+
+def text() -> str:
+    """Return the schema as the file has it."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if the file would change")
+    check = parser.parse_args().check
+    if check and PATH.read_text(encoding="utf-8") != text():
+        sys.exit(f"{PATH.name} is out of date: python tools/schema.py")
+    if not check:
+        PATH.write_text(text(), encoding="utf-8")
