@@ -3,9 +3,18 @@
 from edgecnn.errors import EdgeCNNError
 
 ADVICE = {
+    # by the kind of a comparison that failed
+    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
+    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
+    "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
+    # by name
+    "all_images": "Compare on all of them: --split all",
     "choose_model": "See --engine and --precision.",
+    "export_again": "Export it again with --force.",
     "keep_more": "Allow more with --save-cap.",
     "name_bundle": "Name another with --model.",
+    "name_images": "Name those with --data.",
     "name_run": "Name another folder with --out.",
     "name_target": "Name one with --target; edgecnn targets lists them.",
     "quantize_after": "Replace what is named, or quantize after training instead: --set qat.method=ptq",

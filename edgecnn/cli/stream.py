@@ -9,8 +9,8 @@ from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.stream.ends import Stopped, takes_output
 from edgecnn.device.stream.feed import Feed, FeedSettings, SourceBack, SourceLost, SourceOpened
 from edgecnn.device.stream.results import Event
-from edgecnn.images import ROTATIONS
 from edgecnn.labels import ABSTAIN, printable
+from edgecnn.pixels import ROTATIONS
 
 
 def make_feed(
@@ -36,7 +36,7 @@ def make_feed(
 
 @contextlib.contextmanager
 def stopping_output() -> Iterator[None]:
-    """Drop what standard output holds when a signal comes while nobody reads it: it would be waited for at the end."""
+    """Drop what standard output holds if a signal comes while nobody reads it; the process would wait for a reader at its end."""
     try:
         yield
     except Stopped:

@@ -116,7 +116,8 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(
-            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."
+            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with.",
+            advice="name_images",
         )
     split = dataset.load(
         ("test",),
