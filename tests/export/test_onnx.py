@@ -80,9 +80,10 @@ def calibrated(model, shape):
 
 def assign_range(model, ending, value):
     """Let the variables whose name ends so, an end of activations' ranges, be a value."""
-    for variable in model.variables:
-        if variable.name.endswith(ending):
-            variable.assign(value)
+    chosen = [variable for variable in model.variables if variable.name.endswith(ending)]
+    assert chosen, f"no variable ends in {ending}: {[variable.name for variable in model.variables]}"
+    for variable in chosen:
+        variable.assign(value)
 
 
 def clips(tflite):
@@ -282,11 +283,13 @@ def test_softmax_inside_and_uint8_outside():
 def test_relu6_ends_at_6_where_its_codes_reach_further():
     """Its range ends at 9, and activations go beyond 6: without the bound, or with another, outputs are others."""
     shape = (12, 12, 3)
-    model = small(lambda x: layers.GlobalAveragePooling2D()(layers.ReLU(6.0)(layers.Conv2D(8, 3)(x))), shape)
+    model = small(
+        lambda x: layers.GlobalAveragePooling2D()(layers.ReLU(6.0, name="bounded")(layers.Conv2D(8, 3)(x))), shape
+    )
     kernel = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D)).kernel
     kernel.assign(12 * kernel)
     model = calibrated(model, shape)
-    assign_range(model, "re_lu/output_max:0", 9.0)
+    assign_range(model, "bounded/output_max:0", 9.0)
     tflite = tflite_int8(model)
     (clip,) = clips(tflite)
     (bound,) = [
