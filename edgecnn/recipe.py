@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.errors import RecipeError
-from edgecnn.images import FITS
+from edgecnn.pixels import FITS
 from edgecnn.tables import NAMES, build, fields_of, key, leaves
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}

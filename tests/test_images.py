@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from edgecnn import images
+from edgecnn import images, modes
 from edgecnn.errors import ImageError, ImageTooLargeError
+from edgecnn.pixels import FITS, PAD, ROTATIONS, crop_box, mean_of_rows, resize, to_codes, to_real
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -207,7 +208,7 @@ class TestDecode:
         whole = np.asarray(images.to_mode(image, channels))
         monkeypatch.setattr("edgecnn.modes.BAND_PIXELS", 100)
         assert np.array_equal(images.to_mode(image, channels), whole)
-        assert np.array_equal(images.as_array(Image.fromarray(whole)), whole)
+        assert np.array_equal(modes.as_array(Image.fromarray(whole)), whole)
 
     def test_palette(self):
         palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
@@ -338,28 +339,28 @@ class TestRefused:
 class TestResize:
     def test_the_right_size_passes_through(self):
         pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
-        for fit in images.FITS:
-            assert np.array_equal(images.resize(Image.fromarray(pixels), 8, 16, fit), pixels)
+        for fit in FITS:
+            assert np.array_equal(resize(Image.fromarray(pixels), 8, 16, fit), pixels)
 
-    @pytest.mark.parametrize("fit", images.FITS)
+    @pytest.mark.parametrize("fit", FITS)
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("size", [(1, 1), (100, 1), (1, 100), (640, 480), (7, 5)])
     def test_shape(self, fit, channels, size):
         image = Image.new("L" if channels == 1 else "RGB", size, 77 if channels == 1 else (77, 77, 77))
-        pixels = images.resize(image, 12, 20, fit)
+        pixels = resize(image, 12, 20, fit)
         assert (pixels.shape, pixels.dtype) == ((12, 20, channels), np.uint8)
-        assert set(np.unique(pixels)) <= ({77} if fit != "letterbox" else {77, images.PAD})
+        assert set(np.unique(pixels)) <= ({77} if fit != "letterbox" else {77, PAD})
         assert 77 in pixels
 
     def test_stretch_takes_the_whole_image(self):
-        assert corners(images.resize(quarters(), 8, 8, "stretch")) == [RED, GREEN, BLUE, WHITE]
+        assert corners(resize(quarters(), 8, 8, "stretch")) == [RED, GREEN, BLUE, WHITE]
 
     def test_crop_takes_the_centre(self):
         strips = np.zeros((10, 30, 3), np.uint8)
         strips[:, :10], strips[:, 10:20], strips[:, 20:] = RED, GREEN, BLUE
-        cropped = images.resize(Image.fromarray(strips), 10, 10, "crop")
+        cropped = resize(Image.fromarray(strips), 10, 10, "crop")
         assert np.array_equal(cropped, strips[:, 10:20])
-        standing = images.resize(Image.fromarray(strips.transpose(1, 0, 2)), 10, 10, "crop")
+        standing = resize(Image.fromarray(strips.transpose(1, 0, 2)), 10, 10, "crop")
         assert np.array_equal(standing, strips[:, 10:20].transpose(1, 0, 2))
 
     @pytest.mark.parametrize(
@@ -376,13 +377,13 @@ class TestResize:
         ],
     )
     def test_crop_box(self, size, height, width, box):
-        assert images.crop_box(size, height, width) == box
+        assert crop_box(size, height, width) == box
 
     @given(
         size=st.tuples(st.integers(1, 400), st.integers(1, 400)), height=st.integers(1, 64), width=st.integers(1, 64)
     )
     def test_a_crop_is_the_largest_of_its_aspect_and_in_the_middle(self, size, height, width):
-        left, top, right, bottom = images.crop_box(size, height, width)
+        left, top, right, bottom = crop_box(size, height, width)
         assert abs(left - (size[0] - right)) <= 1 and abs(top - (size[1] - bottom)) <= 1
         assert min(left, top) >= 0
         scale = min(size[0] / width, size[1] / height)
@@ -391,7 +392,7 @@ class TestResize:
 
     @given(size=st.tuples(st.integers(1, 60), st.integers(1, 60)), height=st.integers(1, 40), width=st.integers(1, 40))
     def test_letterbox_shows_the_whole_image_in_the_middle(self, size, height, width):
-        boxed = images.resize(Image.new("L", size, 255), height, width, "letterbox")[:, :, 0]
+        boxed = resize(Image.new("L", size, 255), height, width, "letterbox")[:, :, 0]
         rows, columns = np.flatnonzero((boxed == 255).any(axis=1)), np.flatnonzero((boxed == 255).any(axis=0))
         scale = min(width / size[0], height / size[1])
         for where, length, exact in ((rows, height, size[1] * scale), (columns, width, size[0] * scale)):
@@ -401,17 +402,17 @@ class TestResize:
         assert (boxed == 255).sum() == len(rows) * len(columns)
 
     def test_letterbox_keeps_the_aspect_between_grey_bars(self):
-        boxed = images.resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
-        assert (boxed[:4] == images.PAD).all() and (boxed[12:] == images.PAD).all()
+        boxed = resize(Image.new("RGB", (40, 20), RED), 16, 16, "letterbox")
+        assert (boxed[:4] == PAD).all() and (boxed[12:] == PAD).all()
         assert (boxed[4:12] == RED).all()
-        standing = images.resize(Image.new("L", (20, 40), 255), 16, 16, "letterbox")
-        assert (standing[:, :4] == images.PAD).all() and (standing[:, 4:12] == 255).all()
+        standing = resize(Image.new("L", (20, 40), 255), 16, 16, "letterbox")
+        assert (standing[:, :4] == PAD).all() and (standing[:, 4:12] == 255).all()
 
     def test_is_antialiased(self):
         """Alternating black and white lines become grey, not one of the two."""
         lines = np.zeros((64, 64), np.uint8)
         lines[::2] = 255
-        small = images.resize(Image.fromarray(lines), 8, 8)
+        small = resize(Image.fromarray(lines), 8, 8)
         assert ((small > 110) & (small < 145)).all()
 
     @pytest.mark.parametrize("size", [(640, 480), (641, 479), (500, 375), (66, 300), (1920, 1080), (47, 45), (33, 32)])
@@ -420,8 +421,8 @@ class TestResize:
         """Of a ramp, the mean of an area is the value in its middle: an edge may move by a quarter of a pixel, or by half of one of the
         image's own where those are larger."""
         pixels = ramps(size)
-        left, top, right, bottom = images.crop_box(size, 32, 32) if fit == "crop" else (0, 0, *size)
-        small = images.resize(Image.fromarray(pixels), 32, 32, fit).astype(float)
+        left, top, right, bottom = crop_box(size, 32, 32) if fit == "crop" else (0, 0, *size)
+        small = resize(Image.fromarray(pixels), 32, 32, fit).astype(float)
         for channel, axis, start, stop, length in ((0, 1, left, right, size[0]), (1, 0, top, bottom, size[1])):
             step = (stop - start) / 32
             middle = (start + (np.arange(32) + 0.5) * step - 0.5) * 255 / (length - 1)
@@ -433,7 +434,7 @@ class TestResize:
     def test_whole_ratios_are_means_of_rows_then_of_columns(self, channels):
         pixels = np.random.default_rng(0).integers(0, 256, (480, 640, channels), np.uint8)
         mean = pixels[:, 80:560].reshape(32, 15, 32, 15, channels).mean(axis=(1, 3))
-        small = images.resize(pixels, 32, 32)
+        small = resize(pixels, 32, 32)
         assert np.abs(small - mean).max() <= 1.01, "two roundings"
         assert abs((small - mean).mean()) < 0.1
 
@@ -441,32 +442,32 @@ class TestResize:
     def test_mean_of_rows(self, count):
         pixels = np.random.default_rng(count).integers(0, 256, (599, 5, 3), np.uint8)
         pixels[:, 0] = 255
-        means = images.mean_of_rows(pixels, count)
+        means = mean_of_rows(pixels, count)
         blocks = [pixels[start : start + count].astype(int) for start in range(0, 599, count)]
         assert means.tolist() == [((block.sum(axis=0) + len(block) // 2) // len(block)).tolist() for block in blocks]
 
-    @pytest.mark.parametrize("fit", images.FITS)
+    @pytest.mark.parametrize("fit", FITS)
     def test_an_array_is_as_good_as_an_image(self, fit):
         pixels = np.random.default_rng(0).integers(0, 256, (97, 143, 3), np.uint8)
-        image = images.resize(Image.fromarray(pixels), 20, 30, fit)
-        assert np.array_equal(images.resize(pixels, 20, 30, fit), image)
-        assert np.array_equal(images.resize(np.asfortranarray(pixels), 20, 30, fit), image)
-        assert np.array_equal(images.resize(pixels[::-1][::-1], 20, 30, fit), image)
+        image = resize(Image.fromarray(pixels), 20, 30, fit)
+        assert np.array_equal(resize(pixels, 20, 30, fit), image)
+        assert np.array_equal(resize(np.asfortranarray(pixels), 20, 30, fit), image)
+        assert np.array_equal(resize(pixels[::-1][::-1], 20, 30, fit), image)
 
     def test_enlarged_images_are_interpolated(self):
         ramp = np.repeat(np.arange(0, 256, 51, dtype=np.uint8)[np.newaxis], 6, axis=0)
-        large = images.resize(Image.fromarray(ramp), 48, 48)[24, :, 0].astype(int)
+        large = resize(Image.fromarray(ramp), 48, 48)[24, :, 0].astype(int)
         assert (np.diff(large) >= 0).all() and np.diff(large).max() <= 8
 
     @pytest.mark.parametrize("turned", [False, True])
     def test_enlarged_in_one_direction_and_reduced_in_the_other(self, turned):
         """Seven levels along eight times as many pixels come out as a ramp, not as seven steps."""
         ramp = np.repeat(np.arange(0, 256, 42, dtype=np.uint8)[:, np.newaxis], 400, axis=1)
-        small = images.resize(ramp.T if turned else ramp, 56, 56, "stretch")[:, :, 0].astype(int)
+        small = resize(ramp.T if turned else ramp, 56, 56, "stretch")[:, :, 0].astype(int)
         steps = np.diff(small, axis=1 if turned else 0)
         assert steps.min() >= 0 and steps.max() <= 42 / 8 + 1
 
-    @pytest.mark.parametrize("rotation", images.ROTATIONS)
+    @pytest.mark.parametrize("rotation", ROTATIONS)
     def test_rotation_turns_clockwise(self, rotation):
         clockwise = {
             0: [RED, GREEN, BLUE, WHITE],
@@ -474,20 +475,18 @@ class TestResize:
             180: [WHITE, BLUE, GREEN, RED],
             270: [GREEN, WHITE, RED, BLUE],
         }
-        small = images.resize(quarters(), 6, 4, "stretch", rotation)
+        small = resize(quarters(), 6, 4, "stretch", rotation)
         assert small.shape == (6, 4, 3) and small.flags.c_contiguous
         assert corners(small) == clockwise[rotation]
 
     def test_known_bytes(self):
         """The resize is a contract: these bytes come out on every machine, with every version of Pillow."""
         ramp = (np.arange(13 * 11 * 3) * 7 % 256).astype(np.uint8).reshape(11, 13, 3)
-        assert images.resize(Image.fromarray(ramp), 2, 2, "crop").ravel().tolist() == KNOWN
+        assert resize(Image.fromarray(ramp), 2, 2, "crop").ravel().tolist() == KNOWN
 
     def test_load_is_decode_and_resize(self):
         data = encoded(quarters())
-        assert np.array_equal(
-            images.load(data, 4, 4, 3, "stretch"), images.resize(images.decode(data), 4, 4, "stretch")
-        )
+        assert np.array_equal(images.load(data, 4, 4, 3, "stretch"), resize(images.decode(data), 4, 4, "stretch"))
 
 
 def ramps(size):
@@ -530,13 +529,13 @@ class TestReducedDecoding:
     @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
     def test_it_gives_what_the_whole_image_gives(self, size, subsampling):
         data = encoded(Image.fromarray(ramps(size)), "jpeg", quality=95, subsampling=subsampling)
-        whole = images.resize(images.decode(data), 32, 32).astype(int)
+        whole = resize(images.decode(data), 32, 32).astype(int)
         reduced = images.load(data, 32, 32, 3).astype(int)
         assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, and what the JPEG has lost"
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize(("size", "least"), [((160, 640), (16, 64)), ((640, 160), (64, 16))])
-    @pytest.mark.parametrize("fit", images.FITS)
+    @pytest.mark.parametrize("fit", FITS)
     def test_no_detail_is_lost_where_input_or_picture_are_not_square(self, size, least, orientation, fit):
         """A picture, upright of `size`, that was stored turned: decoded too small in one direction, its blotches would run together."""
         coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
@@ -548,7 +547,7 @@ class TestReducedDecoding:
         exif[images.EXIF_ORIENTATION] = orientation
         stored = upright if inverse is None else upright.transpose(inverse)
         data = encoded(stored, "jpeg", quality=95, subsampling=0, exif=exif.tobytes())
-        expected = images.resize(upright, *least, fit).astype(float)
+        expected = resize(upright, *least, fit).astype(float)
         found = images.load(data, *least, 3, fit)
         assert found.shape == (*least, 3)
         assert np.sqrt(((found - expected) ** 2).mean()) < 0.12 * expected.std() + 3
@@ -567,16 +566,16 @@ KNOWN = [117, 124, 131, 147, 147, 132, 166, 159, 159, 89, 89, 96]
 class TestCodes:
     def test_every_pixel(self):
         pixels = np.arange(256, dtype=np.uint8)
-        codes = images.to_codes(pixels)
+        codes = to_codes(pixels)
         assert codes.dtype == np.int8
         assert codes.tolist() == list(range(-128, 128))
-        assert np.array_equal(images.to_real(pixels, 1 / 128, 0), (pixels.astype(np.float64) - 128) / 128)
-        assert np.array_equal(images.to_real(pixels, 1.0, -128), pixels)
-        assert images.to_real(pixels, 1.0, -128).dtype == np.float32
+        assert np.array_equal(to_real(pixels, 1 / 128, 0), (pixels.astype(np.float64) - 128) / 128)
+        assert np.array_equal(to_real(pixels, 1.0, -128), pixels)
+        assert to_real(pixels, 1.0, -128).dtype == np.float32
 
     @pytest.mark.parametrize("dtype", [np.int8, np.float32, np.uint16])
     def test_only_uint8(self, dtype):
         with pytest.raises(ImageError, match=f"received {np.dtype(dtype).name}"):
-            images.to_codes(np.zeros(3, dtype))
+            to_codes(np.zeros(3, dtype))
         with pytest.raises(ImageError):
-            images.to_real(np.zeros(3, dtype), 1.0, 0)
+            to_real(np.zeros(3, dtype), 1.0, 0)

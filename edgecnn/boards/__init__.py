@@ -1,1 +1,1 @@
-"""Boards: what is known of the targets that models are deployed to."""
+"""Boards: the targets that models are deployed to, and their emulation."""

@@ -1,7 +1,7 @@
-"""Debian's packages for a board, by name: resolved, downloaded and unpacked without root, by an apt of its own.
+"""Debian's packages for a board, by name: resolved, downloaded and unpacked without root, by a private apt.
 
-The apt has its own lists, cache and (empty) list of installed packages in a folder; where packages come from, the keys that prove
-them and the proxies are the host's. Only the release is another: Debian 12 and 13 live in the same archive.
+It keeps its lists, its cache and an empty list of installed packages in a folder. The sources, their keys and the proxies are the
+host's; only the release differs, since Debian 12 and 13 are in the same archive.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from edgecnn.boards.targets import RELEASES
 from edgecnn.errors import EmulatorError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it is done, and of how much in all (0 where nobody knows)."""
+"""Called as progress(what, done, total); total 0 means unknown."""
 
 KNOWN = (
     "bullseye",
@@ -39,13 +39,13 @@ KEYRINGS = tuple(f"/usr/share/keyrings/debian-archive-keyring.{kind}" for kind i
 """Where Debian's own keys are, in the package debian-archive-keyring."""
 
 FRESH_S = 3600
-"""Lists of packages younger than this are used as they are."""
+"""Lists of packages younger than this are not downloaded again."""
 
 ARCHITECTURE = "arm64"
 
 
 class Source(NamedTuple):
-    """One archive of packages: where it is, the suite and components there, and the host's keyring for it ("" for the host's own)."""
+    """One archive of packages: its address, its suite and components, and the keyring that verifies it ("" for apt's own)."""
 
     uri: str
     suite: str
@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
 
 class Package(NamedTuple):
-    """A package as it is in the archive now; `file` is what apt calls its .deb."""
+    """A package in its present version; `file` is apt's name for its .deb."""
 
     name: str
     version: str
@@ -72,7 +72,7 @@ class _Index(NamedTuple):
 def fetch(
     packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
-    """Download packages, and what they depend on, from Debian's archive; those that are in the cache stay.
+    """Download packages, and what they depend on, from Debian's archive, except those in the cache.
 
     Args:
         packages: names, such as "python3.13-minimal"; versions are the archive's own.
@@ -91,7 +91,7 @@ def fetch(
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
-    """Unpack packages into a folder as their files lie in a machine; no script of theirs is run.
+    """Unpack packages into a folder as dpkg does on a machine, without running their scripts.
 
     Args:
         debs: from `fetch`.
@@ -100,11 +100,11 @@ def unpack(debs: Sequence[Path], root: Path) -> None:
     Raises:
         EmulatorError: if dpkg-deb is missing or cannot read a package.
     """
-    for name in ("bin", "lib", "sbin"):  # before any package: Debian has had them below usr/ since 12
+    for name in ("bin", "lib", "sbin"):  # before any package: since Debian 12 they are below usr/
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
-    # dpkg-deb -x would put a folder in a link's place where a package of Debian 12 has files in /lib.
+    # dpkg-deb -x would replace a link by a folder where a package of Debian 12 has files in /lib.
     into = [tool("tar"), "--extract", "--keep-directory-symlink", f"--directory={root}"]
     for deb in debs:
         reader = subprocess.Popen(
@@ -112,10 +112,10 @@ def unpack(debs: Sequence[Path], root: Path) -> None:
         )
         with reader:
             done = subprocess.run(into, stdin=reader.stdout, capture_output=True, text=True)
-            said = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
+            output = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
         if reader.returncode or done.returncode:
             raise EmulatorError(
-                f"cannot unpack {deb.name}: {_reason(said or done.stderr)}. Delete it, to download it again: {deb}"
+                f"cannot unpack {deb.name}: {_reason(output or done.stderr)}. Delete it, so that it is downloaded again: {deb}"
             )
 
 
@@ -123,13 +123,13 @@ def tool(name: str) -> str:
     """Return the path of one of Debian's tools.
 
     Raises:
-        EmulatorError: if it is not there: the host is no Debian.
+        EmulatorError: if it is missing, as on a host that is not Debian.
     """
     path = shutil.which(name)
     if path is None:
         raise EmulatorError(
-            f"{name} is not on this machine: an emulated board is made of Debian's packages, by Debian's own tools. "
-            "Use a machine with Debian 12 or 13 (packages apt, dpkg), or a container of it."
+            f"{name} is not installed. edgecnn makes an emulated board from Debian's packages, with Debian's own tools. "
+            "Use a machine or a container with Debian 12 or 13 (packages apt, dpkg)."
         )
     return path
 
@@ -137,14 +137,14 @@ def tool(name: str) -> str:
 def host_sources(release: str) -> list[Source]:
     """Return the host's own archives of Debian, each with the release in place of the host's.
 
-    apt itself reads the host's files, one-line and deb822 style alike. Other archives of the host (of other distributions, of
-    single programs) are left out, backports too.
+    apt itself reads the host's files, one-line and deb822 style alike. Other archives (other distributions, single programs,
+    backports) are left out.
 
     Raises:
         EmulatorError: if there is none.
     """
     rows = _index_targets() or [
-        # A host without lists, such as a fresh container, knows neither whose an archive is nor its keyring.
+        # A host without lists, such as a new container, gives neither an archive's origin nor its keyring.
         row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))
         for row in _index_targets("--no-release-info")
         if row.component == "main"
@@ -152,22 +152,22 @@ def host_sources(release: str) -> list[Source]:
     matched = [(match, row) for row in rows if (match := SUITE.fullmatch(row.suite))]
     if any(row.origin == "Debian" for _, row in matched):
         matched = [(match, row) for match, row in matched if row.origin == "Debian"]
-    found: dict[tuple[str, str, str], list[str]] = {}
+    results: dict[tuple[str, str, str], list[str]] = {}
     for match, row in matched:
-        components = found.setdefault((row.uri, release + match[2], row.signed_by), [])
+        components = results.setdefault((row.uri, release + match[2], row.signed_by), [])
         if row.component not in components:
             components.append(row.component)
-    if not found:
+    if not results:
         suites = ", ".join(sorted({row.suite for row in rows})) or "none"
         raise EmulatorError(
             f"this machine's apt has no sources of Debian (its suites: {suites}). "
-            "An emulated board is made of Debian's packages: use a machine with Debian 12 or 13, or a container of it."
+            "edgecnn makes an emulated board from Debian's packages: use a machine or a container with Debian 12 or 13."
         )
-    return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in found.items()]
+    return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in results.items()]
 
 
 def _index_targets(*options: str) -> list[_Index]:
-    """Return what the host's apt says of its sources: an entry for each suite and component."""
+    """Return the sources of the host's apt: an entry for each suite and component."""
     layout = "\t".join(f"$({field})" for field in ("ORIGIN", "RELEASE", "REPO_URI", "COMPONENT", "SIGNED_BY"))
     arguments = ["indextargets", *options, "--format", layout, "Created-By: Packages"]
     rows = (
@@ -176,7 +176,7 @@ def _index_targets(*options: str) -> list[_Index]:
     )
     known = (
         [re.sub(r"^\$\(.*\)$", "", value) for value in row] for row in rows
-    )  # a field without a value stands as it is
+    )  # apt prints a field without a value as its own name
     return [_Index(*row) for row in known if len(row) == len(_Index._fields)]
 
 
@@ -203,7 +203,7 @@ class Apt:
         self.stamp = folder / "updated"
 
     def prepare(self, progress: Progress) -> None:
-        """Make the folder, and bring the lists of packages if they are not fresh."""
+        """Make the folder, and download the lists of packages if they are not fresh."""
         for path in (self.archives / "partial", self.lists / "partial", self.folder / "sources"):
             path.mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
@@ -218,11 +218,13 @@ class Apt:
 
     def resolve(self, packages: Sequence[str]) -> list[Package]:
         """Return packages and their dependencies."""
-        said = self.run("apt-get", ["install", "--simulate", "--", *packages])
-        found = re.findall(r"^Inst (\S+) \((\S+) ", said, re.MULTILINE)
+        output = self.run("apt-get", ["install", "--simulate", "--", *packages])
+        results = re.findall(r"^Inst (\S+) \((\S+) ", output, re.MULTILINE)
         return [
             Package(name, version, f"{name}_{version.replace(':', '%3a')}_{kind}.deb")
-            for (name, version), kind in zip(found, re.findall(r"^Inst .*\[(\w+)\]\)", said, re.MULTILINE), strict=True)
+            for (name, version), kind in zip(
+                results, re.findall(r"^Inst .*\[(\w+)\]\)", output, re.MULTILINE), strict=True
+            )
         ]
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
@@ -231,9 +233,7 @@ class Apt:
         if missing:
             what = f"{len(missing)} packages of Debian {self.release}"
             names = [f"{package.name}={package.version}" for package in missing]
-            with tempfile.TemporaryDirectory(
-                dir=self.folder
-            ) as fresh:  # what is interrupted leaves no part of a package
+            with tempfile.TemporaryDirectory(dir=self.folder) as fresh:  # an interruption leaves no part of a package
                 self.run("apt-get", ["download", "--", *names], progress, what, Path(fresh))
                 for package in missing:
                     os.replace(Path(fresh) / package.file, self.archives / package.file)
@@ -247,7 +247,7 @@ class Apt:
         what: str = "",
         cwd: Path | None = None,
     ) -> str:
-        """Run an apt command here and return what it printed; with a progress, apt's own figures go there."""
+        """Run an apt command here and return what it printed; with a progress, it receives apt's own figures."""
         options = {
             "APT::Architecture": ARCHITECTURE,
             "APT::Architectures": ARCHITECTURE,
@@ -278,7 +278,7 @@ def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
     import fcntl  # here, as Windows has none
 
     if release not in RELEASES:
-        raise EmulatorError(f"no release {release!r} of Debian for boards. Known: {', '.join(RELEASES)}.")
+        raise EmulatorError(f"Debian {release!r} is not a release for boards. Known: {', '.join(RELEASES)}.")
     tool("apt-get")
     folder = cache / "apt" / f"{release}-{ARCHITECTURE}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
 
 
 def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path | None) -> str:
-    """Run apt-get and pass on the percentage that it gives on a file descriptor of its own."""
+    """Run apt-get and pass on the percentage that it writes to a file descriptor."""
     progress(what, 0, 100)
     reader, writer = os.pipe()
     command = [arguments[0], f"-oAPT::Status-Fd={writer}", *arguments[1:]]
@@ -303,14 +303,14 @@ def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path 
                 for line in status:
                     if match := re.match(r"dlstatus:\d+:(\d+)", line):
                         progress(what, min(int(match[1]), 99), 100)
-            said = process.communicate()[0]
-        except BaseException:  # an interruption: the download ends with it
+            output = process.communicate()[0]
+        except BaseException:  # an interruption ends the download too
             process.kill()
             raise
     if process.returncode:
-        raise EmulatorError(f"apt-get cannot bring {what}: {_reason(said)}")
+        raise EmulatorError(f"apt-get cannot download {what}: {_reason(output)}")
     progress(what, 100, 100)
-    return said
+    return output
 
 
 def _call(arguments: Sequence[str], what: str) -> str:
@@ -322,12 +322,12 @@ def _call(arguments: Sequence[str], what: str) -> str:
 
 
 def _plain() -> dict[str, str]:
-    """Return an environment in which the tools speak English, as their output is read."""
+    """Return an environment in which the tools print English, since their output is parsed."""
     return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 
-def _reason(said: str) -> str:
+def _reason(output: str) -> str:
     """Return the first error that a tool printed."""
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "dpkg-deb: error"))]
     return (errors or lines[-1:] or ["it printed nothing"])[0].removeprefix("E: ")

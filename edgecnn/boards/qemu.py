@@ -1,4 +1,4 @@
-"""A board's processor, by QEMU: programs of the board run as processes of this machine, without root and without a kernel of theirs."""
+"""A board's processor, emulated by QEMU: the board's programs run as processes of this machine, without root and on its kernel."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from edgecnn.errors import EmulatorError
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 INSTALL = "Install it: apt-get install qemu-user (as root)."
 LIMIT_S = 3600
-"""An emulated process that takes longer is taken for one that hangs."""
+"""An emulated process that takes longer is considered to hang."""
 
 MEANINGS = {signal.SIGILL: "illegal instruction", signal.SIGSEGV: "segmentation fault", signal.SIGBUS: "bus error"}
 
@@ -31,7 +31,7 @@ def find_qemu() -> str:
         path = shutil.which(name)
         if path:
             return path
-    raise EmulatorError(f"{NAMES[0]} is not on this machine, and boards are emulated by it. {INSTALL}")
+    raise EmulatorError(f"{NAMES[0]} is not installed, and edgecnn emulates boards with it. {INSTALL}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Machine:
     """A processor and the system on it.
 
     `cpu` is QEMU's name for the processor, `root` the board's files, `python` its Python's version ("3.13"), `paths` the folders
-    where that Python looks for packages, the first before the others.
+    where that Python looks for packages, in that order.
     """
 
     cpu: str
@@ -53,7 +53,7 @@ class Machine:
         return [find_qemu(), "-cpu", self.cpu, "-L", str(self.root), str(python), *arguments]
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the environment for it, in which nothing is the user's: `home` is its home and its folder for temporary files."""
+        """Return its environment, without anything of the user's: `home` is its home and its folder for temporary files."""
         return {
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
@@ -66,7 +66,7 @@ class Machine:
 
 
 class Ended(NamedTuple):
-    """An emulated process that ended by itself: its exit code and what it printed."""
+    """An emulated process that was not killed: its exit code and what it printed."""
 
     code: int
     out: str
@@ -74,12 +74,12 @@ class Ended(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """The last line of what it printed on standard error: of a traceback, the error."""
+        """The last line that it printed on standard error: the error, where that is a traceback."""
         return (self.err.strip() or "it printed nothing").splitlines()[-1]
 
 
 class Emulations:
-    """Emulated processes, several at a time from several threads. Leaving the context ends those that still run."""
+    """Emulated processes, started from several threads. Leaving the context ends those that still run."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
@@ -97,7 +97,7 @@ class Emulations:
                     process.kill()
 
     def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Ended:
-        """Run the board's Python with arguments, in a folder that is its home too.
+        """Run the board's Python with arguments, in a folder that is also its home.
 
         Raises:
             EmulatorError: if QEMU is missing or has no such processor, or a signal ended the process: the message says which, such as
@@ -133,7 +133,7 @@ class Emulations:
             raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
         if process.returncode and "unable to find CPU model" in err:
             raise EmulatorError(
-                f"{command[0]} knows no processor {machine.cpu}. A newer one may: it comes with the package qemu-user."
+                f"{command[0]} has no processor {machine.cpu}. Upgrade it: a newer package qemu-user may have it."
             )
         return Ended(process.returncode, out, err)
 

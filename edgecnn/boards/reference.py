@@ -17,7 +17,7 @@ NEW = "[reference]"
 
 
 def detect_target(model: str) -> Target:
-    """Find the target of a board by what the kernel calls it.
+    """Return the target of a board by the kernel's name for it.
 
     Args:
         model: the text of /proc/device-tree/model, such as "Raspberry Pi 4 Model B Rev 1.4"; "" where there is none.
@@ -27,22 +27,18 @@ def detect_target(model: str) -> Target:
     """
     fitting = [target for target in list_targets() if model and f"{model} ".startswith(f"{target.title} ")]
     if not fitting:
-        what = (
-            f"this board calls itself {model!r}, which no target is"
-            if model
-            else "this machine does not name its board"
-        )
+        what = f"no target matches this board, {model!r}" if model else "this machine does not name its board"
         raise UnknownNameError(f"{what}.", advice="name_target")
     return max(fitting, key=lambda target: len(target.title))
 
 
 def save_reference(target: Target, reference: Reference, out: Path | None = None) -> Path:
-    """Write a target's file with new reference figures; its other keys and its comments stay as they are.
+    """Write new reference figures into a target's file; its other keys and its comments do not change.
 
     Args:
         target: whose file it is.
         reference: the figures.
-        out: where to write; a file that exists there is the one that is changed. The target's own file by default.
+        out: where to write; a file that exists there is changed. The target's own file by default.
 
     Returns:
         The path written.
@@ -62,7 +58,7 @@ def save_reference(target: Target, reference: Reference, out: Path | None = None
         if out is not None:
             raise
         raise OutputError(
-            f"{error.args[0].partition('. ')[0]}: the installed targets are not yours to change.", advice="save_to"
+            f"cannot write {path}: the targets of this installation are not writable for you.", advice="save_to"
         ) from error
     return path
 
@@ -71,7 +67,7 @@ def with_reference(text: str, reference: Reference, where: str) -> str:
     """Return a TOML text with its table [reference] set.
 
     Raises:
-        RecipeError: if that would change anything else, as where the table is written in another form.
+        RecipeError: if that would change anything else, for example because the table is written inline.
     """
     lines = text.splitlines()
     begin = next((index for index, line in enumerate(lines) if OWN.match(line)), len(lines))
@@ -94,7 +90,9 @@ def with_reference(text: str, reference: Reference, where: str) -> str:
         raise RecipeError(f"{where}: the table [reference] cannot be set: {error}") from None
     old.pop("reference", None)
     if new.pop("reference", None) != dataclasses.asdict(reference) or old != new:
-        raise RecipeError(f"{where}: the table [reference] cannot be set without changing other keys; write it in full")
+        raise RecipeError(
+            f"{where}: the table [reference] cannot be set without changing other keys. Write it as a [reference] table"
+        )
     return after
 
 

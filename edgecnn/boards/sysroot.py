@@ -1,7 +1,7 @@
-"""The files of a board's system, made once and kept: Debian's Python of a release, and what pip would install there for an engine.
+"""The files of a board's system, made once and kept: Debian's Python of a release, and what pip installs there for an engine.
 
-They lie in `boards/` of edgecnn's cache, each in a folder named after what it was asked to be made of. Deleting one makes it
-anew, of the versions that Debian then has.
+They are in `boards/` of edgecnn's cache, each in a folder named after its ingredients. A folder that was deleted is made again, from
+the versions that Debian then has.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
 from edgecnn.files import cache_home, canonical_json, sha256, write_atomic
 
 FORMAT = 1
-"""Goes into the names of the folders: another number where this module makes them in another way."""
+"""Part of the folders' names. Change it when this module makes their content in another way."""
 
 MADE = "made.json"
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
-"""Debian's packages for the runtime, beside what they depend on."""
+"""Debian's packages for the runtime; what they depend on comes with them."""
 
 LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
-"""What those depend on only to be installed."""
+"""Packages that those depend on only to be installed."""
 
 
 class System(NamedTuple):
@@ -41,7 +41,7 @@ class System(NamedTuple):
     versions: Mapping[str, str]
 
     def machine(self, cpu: str, paths: Sequence[Path] = ()) -> Machine:
-        """Return the system on a processor; `paths` are further folders of packages, looked at first."""
+        """Return the system on a processor; `paths` are further folders of packages, which come first."""
         return Machine(cpu=cpu, root=self.root, python=self.python, paths=(*paths, self.site))
 
 
@@ -58,17 +58,17 @@ def make_system(
     packages: Sequence[str] = (),
     home: Path | None = None,
 ) -> System:
-    """Make a release's files with an engine, or find them made.
+    """Make a release's files with an engine, unless they are there.
 
     Args:
         release: one of RELEASES.
         engine: one of `edgecnn.runtime.engines.ENGINES`.
-        progress: told of downloads and of compiling.
+        progress: receives downloads and compiling.
         packages: further Debian packages.
         home: where they are kept; `boards_home()` by default.
 
     Raises:
-        EmulatorError: if Debian's packages or the wheels cannot be had; nothing half-made is left.
+        EmulatorError: if Debian's packages or the wheels cannot be downloaded; nothing half-made is left.
     """
     home = home or boards_home()
     root = make_root(release, progress, packages=packages, home=home)
@@ -86,7 +86,7 @@ def make_root(
 ) -> Path:
     """Make a release's root folder: Debian's Python and further packages, unpacked. Args and errors: as of `make_system`."""
     if release not in RELEASES:
-        raise EmulatorError(f"no Debian {release!r} for boards. Known: {', '.join(RELEASES)}.")
+        raise EmulatorError(f"Debian {release!r} is not a release for boards. Known: {', '.join(RELEASES)}.")
     home, python = home or boards_home(), RELEASES[release]
     names = sorted({name.format(python=python) for name in PACKAGES} | set(packages))
 
@@ -120,31 +120,31 @@ def make_site(
     Other args and errors: as of `make_system`.
     """
     home, python = home or boards_home(), RELEASES[release]
-    wanted = wheels.requirements(engine, python)
+    requirements = wheels.requirements(engine, python)
 
     def make(folder: Path) -> dict[str, Any]:
-        versions = wheels.install(wanted, release, folder, progress)
+        versions = wheels.install(requirements, release, folder, progress)
         compile_all(folder, root, python, progress)
         return {"versions": versions}
 
-    asked = {"release": release, "needs": wanted.needs, "alone": wanted.alone}
-    return keep(home / f"site-{release}-{engine.replace('_', '-')}", asked, make)
+    ingredients = {"release": release, "needs": requirements.needs, "alone": requirements.alone}
+    return keep(home / f"site-{release}-{engine.replace('_', '-')}", ingredients, make)
 
 
-def keep(prefix: Path, asked: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return the folder of what was asked for, made at the first time.
+def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder made of some ingredients; it is made at the first call.
 
-    It is made beside its place and moved there when it is whole: an interruption leaves nothing that is taken for it. Two processes that
-    ask for the same make it once.
+    It is made next to its place and moved there when it is whole, so that an interruption leaves no half of it. Two processes that
+    need the same folder make it once.
 
     Args:
-        prefix: of its path; a hash of `asked` follows.
-        asked: what it is made of, as JSON values.
-        make: fills an empty folder, and returns what `made.json` there is to say beside `asked`.
+        prefix: of its path; a hash of `ingredients` follows.
+        ingredients: what it is made of, as JSON values.
+        make: fills an empty folder, and returns what `made.json` there records in addition to `ingredients`.
     """
     import fcntl  # here, as Windows has none
 
-    path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **asked}).encode())[:12]}")
+    path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
     if (path / MADE).exists():
         return path
     with _write_errors(path.parent):
@@ -154,16 +154,16 @@ def keep(prefix: Path, asked: Mapping[str, Any], make: Callable[[Path], dict[str
             if not (path / MADE).exists():
                 for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # of a process that was killed
                     shutil.rmtree(old, ignore_errors=True)
-                with _beside(path) as fresh:
-                    found = make(fresh)
-                    write_atomic(fresh / MADE, canonical_json({**asked, **found}))
+                with _temporary_sibling(path) as fresh:
+                    versions = make(fresh)
+                    write_atomic(fresh / MADE, canonical_json({**ingredients, **versions}))
                     fresh.rename(path)
     return path
 
 
 @contextlib.contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError into an OutputError that says where boards' files are kept."""
+    """Turn an OSError into an OutputError that names the folder of boards' files."""
     try:
         yield
     except EdgeCNNError:
@@ -171,13 +171,13 @@ def _write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"cannot make a board's files in {folder}: {error.strerror or error}. "
-            "Free some space, or name another folder for caches with XDG_CACHE_HOME."
+            "Free some space, or set XDG_CACHE_HOME to another folder for caches."
         ) from error
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Make a folder beside a path, and remove it unless it was moved."""
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    """Make a folder next to a path, and remove it unless it was moved."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         fresh.chmod(0o755)
@@ -197,7 +197,7 @@ def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress
     arguments = [*shared, "-x", "/(tests?|idlelib)/", str(folder)]
     host = host_python(python)
     if host:
-        # Files that no Python of this version can compile, such as a test's, do not matter: what is imported compiles then.
+        # Files that this Python cannot compile, such as a test's, do not matter: what is needed is compiled when it is imported.
         subprocess.run([host, "-I", *arguments], capture_output=True)
         return
     machine = Machine(cpu="max", root=root, python=python, paths=())

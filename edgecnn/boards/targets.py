@@ -18,7 +18,7 @@ RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
-    """How QEMU plays the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it, one of RELEASES."""
+    """How QEMU emulates the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it, one of RELEASES."""
 
     cpu: str
     release: str = key("trixie", choices=tuple(RELEASES))
@@ -67,7 +67,7 @@ def list_targets() -> list[Target]:
     """Return all targets, sorted by name.
 
     Raises:
-        RecipeError: if a target's file is not a right one.
+        RecipeError: if a target's file is not valid.
     """
     return [read_target(path) for path in sorted(data_folder("targets").glob("*.toml"))]
 
@@ -76,8 +76,8 @@ def load_target(name: str) -> Target:
     """Return one target.
 
     Raises:
-        UnknownNameError: if there is none of that name; the message gives the nearest.
-        RecipeError: if its file is not a right one.
+        UnknownNameError: if no target has that name; the message gives the nearest.
+        RecipeError: if its file is not valid.
     """
     paths = {path.stem: path for path in data_folder("targets").glob("*.toml")}
     if name not in paths:
@@ -102,14 +102,14 @@ def read_target(path: Path) -> Target:
 
 
 def emulated_targets(names: Sequence[str]) -> list[Target]:
-    """Return the targets of some names, each once; "all" stands for every one that can be emulated.
+    """Return the targets of some names, each once; "all" means every target that can be emulated.
 
     Args:
-        names: of targets with an [emulator] table, several of them in one string with commas between, or "all".
+        names: of targets with an [emulator] table, or several in one string, separated by commas, or "all".
 
     Raises:
         UnknownNameError: if there is no such target; the message gives the nearest.
-        EmulatorError: if it cannot be emulated; the message says which can.
+        EmulatorError: if it cannot be emulated; the message names those that can.
     """
     able = {target.name: target for target in list_targets() if target.emulator}
     chosen: dict[str, Target] = {}

@@ -1,4 +1,4 @@
-"""What pip installs on a board, brought by this machine's pip: wheels for the board's Python and processor."""
+"""Wheels for a board's Python and processor, downloaded by this machine's pip."""
 
 import contextlib
 import importlib.metadata
@@ -14,7 +14,7 @@ from edgecnn.boards.targets import RELEASES
 from edgecnn.errors import EmulatorError, UnknownNameError, nearest
 
 GLIBC = {"bookworm": 36, "trixie": 41}
-"""The minor version of each release's GNU C library: wheels ask for it by their tags, from 2.17 on."""
+"""The minor version of each release's GNU C library: wheels name it in their tags, from 2.17 on."""
 
 BASE = {"numpy": ">=1.23.2", "Pillow": ">=10.1", "typer": ">=0.15,<0.29"}
 ENGINES = {
@@ -28,7 +28,7 @@ ONLY = {"tflite_runtime": ("3.11",)}
 """Engines with wheels for some of the boards' Pythons only."""
 
 NUMPY_1 = {"tflite_runtime": "<2"}
-"""Engines that cannot work beside numpy 2."""
+"""Engines that do not work with numpy 2."""
 
 
 def package_name(engine: str) -> str:
@@ -37,9 +37,9 @@ def package_name(engine: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip is asked for: `needs` with all that they depend on, `alone` without.
+    """What pip installs: `needs` with their dependencies, `alone` without.
 
-    Of LiteRT's and ONNX Runtime's dependencies the runtime imports numpy alone; the others would take more room than the engine.
+    Of LiteRT's and ONNX Runtime's dependencies the runtime imports only numpy; the others are larger than the engine.
     """
 
     needs: tuple[str, ...]
@@ -52,7 +52,7 @@ def engines_on(python: str) -> list[str]:
 
 
 def requirements(engine: str, python: str) -> Requirements:
-    """Return what a board with an engine needs, in this machine's versions as far as it has them.
+    """Return what a board with an engine needs, in the versions that this machine has, where it has them.
 
     Args:
         engine: one of ENGINES.
@@ -66,15 +66,16 @@ def requirements(engine: str, python: str) -> Requirements:
         raise UnknownNameError(f"no engine {engine!r}. {nearest(engine, ENGINES)}")
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
-        raise EmulatorError(f"{engine} has no wheel for Python {python}. Take another engine, or Debian {releases}.")
+        raise EmulatorError(f"{engine} has no wheel for Python {python}. Choose another engine, or Debian {releases}.")
     needs = tuple(
-        _wanted(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "") for name, versions in BASE.items()
+        _requirement(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "")
+        for name, versions in BASE.items()
     )
-    return Requirements(needs, (_wanted(*ENGINES[engine]),))
+    return Requirements(needs, (_requirement(*ENGINES[engine]),))
 
 
-def _wanted(name: str, versions: str, limit: str = "") -> str:
-    """Return what pip is asked for: the version that is installed here, or the newest before it that has a wheel for the board."""
+def _requirement(name: str, versions: str, limit: str = "") -> str:
+    """Return a requirement for pip: the version that is installed here, or the newest before it that has a wheel for the board."""
     limits = [versions, limit]
     if not versions.startswith("=="):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -83,12 +84,12 @@ def _wanted(name: str, versions: str, limit: str = "") -> str:
 
 
 def platforms(release: str) -> list[str]:
-    """Return the wheel tags of a release's platform: pip, told of one, does not think of the older ones."""
+    """Return the wheel tags of a release's platform: pip takes only the tags that it is given, so the older ones are listed too."""
     return ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC[release] + 1))]
 
 
 def install(
-    wanted: Requirements,
+    packages: Requirements,
     release: str,
     folder: Path,
     progress: Progress = lambda what, done, total: None,
@@ -96,16 +97,16 @@ def install(
     """Install wheels for a board into a folder; no code of theirs is run.
 
     Args:
-        wanted: from `requirements`.
+        packages: from `requirements`.
         release: one of RELEASES.
-        folder: for its Python to look for packages in.
-        progress: told of what is being brought.
+        folder: where the board's Python looks for packages.
+        progress: receives what is downloaded.
 
     Returns:
         The versions, by name with "_" for "-".
 
     Raises:
-        EmulatorError: if there is no pip here, or it does not find them; the message has its reason.
+        EmulatorError: if this machine has no pip, or pip fails; the message has its reason.
     """
     python = RELEASES[release]
     shared = [
@@ -116,13 +117,13 @@ def install(
         shared += ["--abi", abi]
     for platform in platforms(release):
         shared += ["--platform", platform]
-    for packages, options in ((wanted.needs, []), (wanted.alone, ["--no-deps"])):
+    for names, options in ((packages.needs, []), (packages.alone, ["--no-deps"])):
         progress(f"wheels for Python {python} on aarch64", 0, 0)
-        done = subprocess.run([*shared, *options, *packages], capture_output=True, text=True)
+        done = subprocess.run([*shared, *options, *names], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr.strip()]
             raise EmulatorError(
-                f"pip does not bring {', '.join(packages)} for Python {python} on aarch64: {lines[-1].removeprefix('ERROR: ')}"
+                f"pip cannot download {', '.join(names)} for Python {python} on aarch64: {lines[-1].removeprefix('ERROR: ')}"
             )
     return {
         name: version for name, _, version in (path.stem.partition("-") for path in sorted(folder.glob("*.dist-info")))
@@ -130,10 +131,10 @@ def install(
 
 
 def pip() -> list[str]:
-    """Return the command of a pip of this machine.
+    """Return the command that runs this machine's pip.
 
     Raises:
-        EmulatorError: if there is none.
+        EmulatorError: if it has none.
     """
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
@@ -142,5 +143,5 @@ def pip() -> list[str]:
         if path:
             return [path]
     raise EmulatorError(
-        f"there is no pip on this machine to bring a board's wheels. Install it: {sys.executable} -m ensurepip"
+        f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
-from edgecnn.images import FITS
 from edgecnn.labels import unsafe, why_not_a_label
+from edgecnn.pixels import FITS
 from edgecnn.tables import build, key, shown
 
 SCHEMA = "edgecnn.bundle/1"
@@ -82,14 +82,14 @@ class GoldenImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that a bundle says about itself.
+    """What a bundle says about itself.
 
-    `defaults` maps a format to the model file that its engines take unless told otherwise; `provenance` is a free JSON object (recipe,
+    `defaults` maps a format to the model file that its engines take by default; `provenance` is a free JSON object (recipe,
     data fingerprint, split hashes, versions); `files` maps every other entry of the bundle to its SHA-256, and is filled
     when the bundle is written.
 
-    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains, unless told
-    another. These two and `golden_images` may be left out of the JSON, and are where they say nothing.
+    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by
+    default. The JSON leaves out these two and `golden_images` where they have their defaults.
     """
 
     schema: str = SCHEMA
@@ -163,7 +163,7 @@ def _check_values(manifest: Manifest) -> None:
     _require(bool(manifest.name), "name must not be empty", manifest.name)
     _require_plain({"name": manifest.name, "title": manifest.title})
     _require(not _deeper(manifest.provenance, MAX_DEPTH), f"provenance must have at most {MAX_DEPTH} levels", "more")
-    _require(bool(manifest.models), "models must hold a model", manifest.models)
+    _require(bool(manifest.models), "models must have at least one model", manifest.models)
     for index, model in enumerate(manifest.models):
         where = f"models[{index}]."
         if model.tolerance_unit == "LSB":
@@ -185,7 +185,7 @@ def _check_values(manifest: Manifest) -> None:
             _require(_is_sha256(digest), f"golden_images: {shown(image.file)} must have two SHA-256", digest)
     referred = {manifest.golden_inputs, *files, *encoded, *(model.golden for model in manifest.models)}
     lacking = sorted(name for name in referred if name not in manifest.files)
-    _require(not lacking, "files must list every file that the manifest names; lacking", lacking)
+    _require(not lacking, "files must list every file that the manifest names; missing", lacking)
 
 
 def check_labels(labels: Sequence[Any]) -> None:
@@ -198,7 +198,7 @@ def check_labels(labels: Sequence[Any]) -> None:
         why = why_not_a_label(label) if type(label) is str else "it is not a string"
         if why:
             raise BundleError(f"labels[{index}] cannot be the name of a class: {why}, received {shown(label)}")
-    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, each once", labels)
+    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, without repetition", labels)
 
 
 def _require_plain(texts: Mapping[str, str]) -> None:

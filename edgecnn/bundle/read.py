@@ -22,7 +22,7 @@ MAX_RELATIVE_TOLERANCE = 0.5
 
 
 class Entries(Mapping[str, bytes]):
-    """Entries of a zip by name, copied out of it when they are asked for: a small board need not hold all of them twice."""
+    """Entries of a zip by name, copied out of it at each access: a small board need not hold all of them twice."""
 
     def __init__(self, data: bytes, spans: dict[str, slice]) -> None:
         """Take a zip's bytes and where the content of each entry lies in it."""
@@ -58,7 +58,7 @@ class Bundle:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The file's SHA-256, computed at the first access: to classify needs none, and it takes as long as reading does."""
+        """The file's SHA-256, computed at the first access: `classify` does not need it, and it takes half as long as reading."""
         return sha256(self.data)
 
     def golden_inputs(self) -> np.ndarray:
@@ -111,7 +111,7 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
         files = Entries(data, spans)
         views = files.views()
         if not _consists_of(data, pieces(manifest, views)):
-            raise BundleError("it is damaged, or was packed by something else than edgecnn")
+            raise BundleError("it is damaged, or another program packed it")
         bundle = Bundle(path, manifest, files, data)
         _check_files(bundle, views)
     return bundle
@@ -119,7 +119,7 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
 
 @contextlib.contextmanager
 def _refused(path: Path) -> Iterator[None]:
-    """Say of a bundle's error which bundle it is, and what to do."""
+    """Add to a bundle's error which bundle it is, and what to do."""
     try:
         yield
     except BundleError as error:

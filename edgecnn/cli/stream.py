@@ -9,8 +9,8 @@ from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.stream.ends import Stopped, takes_output
 from edgecnn.device.stream.feed import Feed, FeedSettings, SourceBack, SourceLost, SourceOpened
 from edgecnn.device.stream.results import Event
-from edgecnn.images import ROTATIONS
 from edgecnn.labels import ABSTAIN, printable
+from edgecnn.pixels import ROTATIONS
 
 
 def make_feed(

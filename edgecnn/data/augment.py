@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgecnn.images import PAD
+from edgecnn.pixels import PAD
 
 
 def augment(

@@ -13,6 +13,7 @@ from edgecnn.data import splits
 from edgecnn.data.items import NAMED, Item, LabelledImages, Meter, Progress, unreadable
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
+from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 
 PRECEDENCE = ("test", "validation", "train")
@@ -213,7 +214,7 @@ class Dataset:
         data = self._read(item)
         if isinstance(data, np.ndarray):
             image = images.to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
-            return images.resize(image, height, width, self._recipe.fit)
+            return resize(image, height, width, self._recipe.fit)
         if sha256(data) != item.hash:
             raise ImageError("it changed after it was listed")
         return images.load(data, height, width, channels, self._recipe.fit)

@@ -9,9 +9,9 @@ import numpy as np
 from edgecnn.errors import ExportError
 from edgecnn.export.flatbuffer import FLOATS, Graph, read
 from edgecnn.files import quiet_stderr
-from edgecnn.images import to_real
 from edgecnn.networks.frozen import FloatModel
 from edgecnn.networks.keras import keras, tf
+from edgecnn.pixels import to_real
 
 INPUT = "pixels"
 OUTPUT = "logits"

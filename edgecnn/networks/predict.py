@@ -14,7 +14,7 @@ HDF5_MAGIC = b"\x89HDF"
 
 
 def real_input(images, scale: float, zero_point: int):
-    """Convert a uint8 tensor to the network's real input, as `edgecnn.images.to_real` does for arrays.
+    """Convert a uint8 tensor to the network's real input, as `edgecnn.pixels.to_real` does for arrays.
 
     Args:
         images: uint8 tensor, shape (batch, height, width, channels).

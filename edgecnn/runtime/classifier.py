@@ -12,6 +12,7 @@ from edgecnn import images
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
+from edgecnn.pixels import resize
 from edgecnn.runtime.decision import Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
 from edgecnn.runtime.model import Model, bundle_model
@@ -106,8 +107,8 @@ class Classifier:
             top_k: how many classes to return, at least 1.
             threshold: if the best score is below, the decision is "abstain"; in [0, 1]. The bundle's own by default.
             margin: if the best score leads the second by less, the decision is "abstain"; in [0, 1].
-            fit: one of `edgecnn.images.FITS`; the bundle's own by default.
-            rotation: one of `edgecnn.images.ROTATIONS`, for a camera that is not mounted upright.
+            fit: one of `edgecnn.pixels.FITS`; the bundle's own by default.
+            rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
 
         Raises:
             ImageError: if the image cannot be decoded, or the array has another shape or dtype.
@@ -117,7 +118,7 @@ class Classifier:
         start = perf_counter()
         decoded = _decoded(image, contract)
         after_decode = perf_counter()
-        pixels = images.resize(decoded, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
+        pixels = resize(decoded, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
         after_resize = perf_counter()
         scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = perf_counter()

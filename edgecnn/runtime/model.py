@@ -4,7 +4,7 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract, Manifest
 from edgecnn.errors import EngineError, ImageError
-from edgecnn.images import to_codes, to_real
+from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Engine
 
 

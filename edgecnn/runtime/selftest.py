@@ -10,6 +10,7 @@ from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
+from edgecnn.pixels import resize
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
 from edgecnn.runtime.model import bundle_model
 
@@ -112,7 +113,7 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
         if decoded is None or sha256(decoded.tobytes()) != golden.decoded_sha256:
             wrong["decode"].append(golden.file)
             continue
-        resized = images.resize(decoded, contract.height, contract.width, contract.fit)
+        resized = resize(decoded, contract.height, contract.width, contract.fit)
         if sha256(resized.tobytes()) != golden.resized_sha256:
             wrong["resize"].append(golden.file)
     count = len(bundle.manifest.golden_images)

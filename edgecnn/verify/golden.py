@@ -10,6 +10,7 @@ from PIL import Image
 from edgecnn import images as pixels
 from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
 from edgecnn.files import sha256
+from edgecnn.pixels import resize
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 
@@ -138,7 +139,7 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
         file = f"golden/encoded/{name}"
         files[file] = buffer.getvalue()
         decoded = pixels.decode(files[file], contract.channels, (contract.height, contract.width))
-        resized = pixels.resize(decoded, contract.height, contract.width, contract.fit)
+        resized = resize(decoded, contract.height, contract.width, contract.fit)
         entries.append(
             GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))
         )

@@ -9,7 +9,7 @@ import numpy as np
 from edgecnn.data import Dataset
 from edgecnn.errors import RunError
 from edgecnn.export import export_path
-from edgecnn.images import to_codes, to_real
+from edgecnn.pixels import to_codes, to_real
 from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.verify.answers import Progress, input_contract
 

@@ -15,7 +15,7 @@ import edgecnn
 from edgecnn.data import Split
 from edgecnn.errors import EngineError
 from edgecnn.export import export_path
-from edgecnn.images import to_codes
+from edgecnn.pixels import to_codes
 from edgecnn.runs import Run
 from edgecnn.runtime.engines import is_installed, open_engine
 from edgecnn.runtime.model import Model

@@ -71,7 +71,7 @@ def test_a_host_of_another_distribution_is_an_error(program):
 
 def test_a_host_without_apt_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmulatorError, match=r"apt-get is not on this machine.*packages apt, dpkg"):
+    with pytest.raises(EmulatorError, match=r"apt-get is not installed.*packages apt, dpkg"):
         debian.fetch(["python3.13-minimal"], "trixie", tmp_path / "cache")
 
 
@@ -151,7 +151,7 @@ def test_only_what_was_named(fake_apt):
 
 def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
     fake_apt.breaks(True)
-    with pytest.raises(EmulatorError, match="cannot bring 2 packages of Debian trixie: Failed to fetch liba  404"):
+    with pytest.raises(EmulatorError, match="cannot download 2 packages of Debian trixie: Failed to fetch liba  404"):
         debian.fetch(["liba"], "trixie", fake_apt.cache)
     assert not list(fake_apt.cache.rglob("*.deb"))
     fake_apt.breaks(False)

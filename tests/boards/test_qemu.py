@@ -20,7 +20,7 @@ def run(machine, folder, *arguments):
 
 def test_a_machine_without_qemu_is_told_the_package(machine, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmulatorError, match=r"qemu-aarch64 is not on this machine.*apt-get install qemu-user"):
+    with pytest.raises(EmulatorError, match=r"qemu-aarch64 is not installed.*apt-get install qemu-user"):
         run(machine, tmp_path)
 
 
@@ -49,7 +49,7 @@ def test_the_boards_python_runs_in_an_environment_of_its_own(program, machine, t
         ("kill -KILL $$", "^ended by SIGKILL on cortex-a72$"),
         (
             "echo \"qemu-aarch64: unable to find CPU model 'cortex-a72'\" >&2; exit 1",
-            "knows no processor cortex-a72.*qemu-user",
+            "has no processor cortex-a72.*qemu-user",
         ),
     ],
 )

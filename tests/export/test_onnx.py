@@ -16,9 +16,9 @@ from edgecnn.export import export_path, onnx_int8
 from edgecnn.export import onnx as onnx_export
 from edgecnn.export.few_channels import FOLD, fold
 from edgecnn.export.tflite import int8 as tflite_int8
-from edgecnn.images import to_codes, to_real
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
+from edgecnn.pixels import to_codes, to_real
 from edgecnn.recipe import build_recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.train.loop import Batches

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import EngineError, ImageError
-from edgecnn.images import to_codes, to_real
+from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn import images
 from edgecnn.bundle.manifest import GoldenImage, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, SelftestError, UnknownNameError
 from edgecnn.files import sha256
+from edgecnn.pixels import resize
 from edgecnn.runtime.selftest import allowed, require_pass, selftest
 
 ENGINE = "litert"
@@ -181,7 +181,7 @@ def photos(contract):
         pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        resized = images.resize(pixels, contract.height, contract.width, contract.fit)
+        resized = resize(pixels, contract.height, contract.width, contract.fit)
         hashes = {"decoded_sha256": sha256(pixels.tobytes()), "resized_sha256": sha256(resized.tobytes())}
         found[f"golden/{seed}.png"] = buffer.getvalue(), GoldenImage(file=f"golden/{seed}.png", **hashes)
     return found

@@ -12,9 +12,9 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.data import open_dataset
 from edgecnn.data.augment import augment
 from edgecnn.errors import RunError
-from edgecnn.images import PAD
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes
+from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run, create_run
 from edgecnn.train import train

@@ -9,8 +9,8 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.data import open_dataset
 from edgecnn.data.augment import augment
 from edgecnn.errors import RunError, TrainingError
-from edgecnn.images import PAD
 from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, create_run
 from edgecnn.train import train

@@ -47,7 +47,7 @@ def test_another_resize_is_named(bundle, monkeypatch):
     def nearest(image, height, width, fit):
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))[:, :, np.newaxis]
 
-    monkeypatch.setattr(images, "resize", nearest)
+    monkeypatch.setattr("edgecnn.runtime.selftest.resize", nearest)
     assert failure(bundle).startswith(f"the layer resize gives other bytes than the bundle's for {len(PHOTOS)} of")
 
 

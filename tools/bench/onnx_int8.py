@@ -30,7 +30,7 @@ from edgecnn.errors import EdgeCNNError
 from edgecnn.export import convert
 from edgecnn.export import onnx as onnx_export
 from edgecnn.files import canonical_json, quiet_stderr, write_atomic
-from edgecnn.images import to_codes, to_real
+from edgecnn.pixels import to_codes, to_real
 from edgecnn.report.table import text_table
 from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import Engine, open_engine

@@ -32,6 +32,7 @@ from PIL import Image
 from edgecnn import images
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
+from edgecnn.pixels import resize
 from edgecnn.report.table import text_table
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.timing import Timing, measure_interleaved, percentile
@@ -184,11 +185,11 @@ def frame(classifier: Classifier, arguments: argparse.Namespace) -> dict[str, An
     contract = classifier.model.contract
     height, width = contract.height, contract.width
     pixels = np.asarray(images.to_mode(drawing(FRAME), contract.channels))
-    small = images.resize(pixels, height, width)
+    small = resize(pixels, height, width)
     label = by_hand(classifier)
     ways: dict[str, Callable[[], Any]] = {
         "edgecnn": lambda: classifier.classify(pixels),
-        "by hand, same resize": lambda: label(images.resize(pixels, height, width, contract.fit)),
+        "by hand, same resize": lambda: label(resize(pixels, height, width, contract.fit)),
         "plain": lambda: label(plain(Image.fromarray(pixels), (width, height))),
         "edgecnn, whole frame": lambda: classifier.classify(pixels, fit="stretch"),
         "network alone": lambda: label(small),
@@ -239,7 +240,7 @@ def photo(classifier: Classifier, n: int) -> dict[str, Any]:
 
     ways = {
         "edgecnn": lambda: classifier.classify(data),
-        "whole decoding, same resize": lambda: label(images.resize(whole(), height, width, contract.fit)),
+        "whole decoding, same resize": lambda: label(resize(whole(), height, width, contract.fit)),
         "whole decoding, plain": lambda: label(plain(whole(), (width, height))),
     }
     return table(measure_interleaved(ways, warmup=3, repeats=n), n)
@@ -291,13 +292,13 @@ def accuracy(classifier: Classifier, data: str) -> tuple[dict[str, float], int]:
     size = {"height": height, "width": width, "channels": contract.channels}
     split = dataset.load(("test",), **size, stage="verify")["test"]
     ways: dict[str, Callable[[Image.Image], Any]] = {
-        "the images themselves": lambda image: images.resize(image, height, width),
-        "edgecnn, 640x480 frame": lambda image: images.resize(enlarged(image), height, width, "stretch"),
+        "the images themselves": lambda image: resize(image, height, width),
+        "edgecnn, 640x480 frame": lambda image: resize(enlarged(image), height, width, "stretch"),
         "plain, 640x480 frame": lambda image: plain(enlarged(image), (width, height)),
         "edgecnn, 640x480 JPEG": lambda image: images.load(
             jpeg(enlarged(image), quality=90), height, width, contract.channels, "stretch"
         ),
-        "whole decoding, 640x480 JPEG": lambda image: images.resize(
+        "whole decoding, 640x480 JPEG": lambda image: resize(
             images.decode(jpeg(enlarged(image), quality=90), contract.channels), height, width, "stretch"
         ),
     }

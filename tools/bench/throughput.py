@@ -218,9 +218,9 @@ def phase_epochs(recipe: Any, images: np.ndarray, classes: np.ndarray, qat: bool
 
 def fit(recipe: Any, images: np.ndarray, classes: np.ndarray) -> Callable[[], dict[str, Any]]:
     """Return a function that trains an epoch by `model.fit`, on arrays that are ready for it."""
-    from edgecnn.images import to_real
     from edgecnn.networks import build_network
     from edgecnn.networks.keras import keras
+    from edgecnn.pixels import to_real
     from edgecnn.train.float_phase import build_optimizer, precision
 
     keras.utils.set_random_seed(recipe.seed)

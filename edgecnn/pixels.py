@@ -1,0 +1,200 @@
+"""From an image to a model's input: the one resize of the project, and the codes that a quantized model reads.
+
+A pixel is the model's input: the tensor is the resized uint8 image itself, and its int8 code is `pixel - 128`. Only Pillow
+resizes, since its bytes are the same on x86-64 and aarch64.
+"""
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.errors import ImageError
+from edgecnn.modes import as_array
+
+FITS = ("crop", "letterbox", "stretch")
+"""Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
+
+ROTATIONS = (0, 90, 180, 270)
+"""Clockwise turns, in degrees, that make an image upright."""
+
+PAD = 128
+"""Grey level of letterbox bars and of shifted-in borders: real value 0."""
+
+SIGN = np.uint8(128)
+"""The bit that turns a pixel into its code, pixel - 128."""
+
+KEPT = 2
+"""How many times the result's size is left by the coarse steps, a JPEG's reduced decoding and the means of whole blocks: at this, they
+cost no accuracy that was measurable (docs/figures.md, "The resize")."""
+
+
+def resize(
+    image: Image.Image | np.ndarray, height: int, width: int, fit: str = "crop", rotation: int = 0
+) -> np.ndarray:
+    """Resize an image to the model's input: the one resize of the project.
+
+    A pixel becomes the mean of what it covers (bilinear interpolation where the image is enlarged), over the whole image, its
+    centre crop of the model's aspect, or the image between mid-grey bars. An image of the right size passes through unchanged.
+    The rotation turns the small image.
+
+    Args:
+        image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
+        height: rows of the result.
+        width: columns of the result.
+        fit: one of FITS.
+        rotation: one of ROTATIONS.
+
+    Returns:
+        uint8 array, shape (height, width, channels), channels 1 or 3.
+
+    Raises:
+        ValueError: for another fit or rotation.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
+    if rotation not in ROTATIONS:
+        raise ValueError(f"rotation must be one of {', '.join(map(str, ROTATIONS))}, received {rotation!r}")
+    if rotation in (90, 270):
+        height, width = width, height
+    pixels = as_array(image) if isinstance(image, Image.Image) else image
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, np.newaxis]
+    rows, columns, _ = pixels.shape
+    if (rows, columns) != (height, width):
+        if fit == "letterbox":
+            pixels = letterbox(pixels, height, width)
+        else:
+            if fit == "crop":
+                left, top, right, bottom = crop_box((columns, rows), height, width)
+                pixels = pixels[top:bottom, left:right]
+            pixels = average(pixels, height, width)
+    if rotation:
+        pixels = np.ascontiguousarray(np.rot90(pixels, -rotation // 90))
+    return pixels
+
+
+def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Average an image down to (height, width), or enlarge it.
+
+    First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that
+    does the rest. Where the blocks come out even, there is no rest. The filter takes a block where its centre lies, so that an
+    edge may move by half a block: a quarter of a pixel of the result.
+
+    Args:
+        pixels: uint8, shape (rows, columns, 1 or 3); a view will do.
+        height, width: of the result.
+
+    Returns:
+        uint8 array, shape (height, width, 1 or 3).
+    """
+    rows, columns, _ = pixels.shape
+    if rows < height or columns < width:
+        return _resized(_as_image(pixels), height, width, Image.Resampling.BILINEAR)
+    even = rows % height == 0 and columns % width == 0
+    kept = 1 if even else KEPT
+    down, across = max(1, rows // (kept * height)), max(1, columns // (kept * width))
+    image = _as_image(mean_of_rows(pixels, down))
+    if across > 1:
+        image = image.reduce((across, 1))
+    box = (0, 0, columns / across, rows / down)
+    return _resized(image, height, width, Image.Resampling.BOX, box)
+
+
+def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Return the means of every `count` rows, halves rounded up; the last mean is of the rows that are left.
+
+    Args:
+        pixels: uint8, shape (rows, columns, channels).
+        count: at least 1.
+    """
+    if count == 1:
+        return pixels
+    rows, columns, channels = pixels.shape
+    sums = np.uint16 if count <= 256 else np.uint32  # 256 rows of 255, and a half of 256, are 65,408
+    whole = rows // count
+    blocks = pixels[: whole * count].reshape(whole, count, columns, channels)  # a view, of a crop too
+    means = _divided(np.add.reduce(blocks, axis=1, dtype=sums), count)
+    if whole * count == rows:
+        return means
+    left = _divided(np.add.reduce(pixels[whole * count :], axis=0, dtype=sums), rows - whole * count)
+    return np.concatenate([means, left[np.newaxis]])
+
+
+def _divided(sums: np.ndarray, count: int) -> np.ndarray:
+    sums += count // 2
+    sums //= count
+    return sums.astype(np.uint8)
+
+
+def _as_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[:, :, 0])
+
+
+def _resized(
+    image: Image.Image,
+    height: int,
+    width: int,
+    filter_: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    if image.size != (width, height):
+        image = image.resize((width, height), filter_, box=box)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+
+def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the largest centred box (left, top, right, bottom), in whole pixels, of aspect width:height in an image of `size`."""
+    scale = min(size[0] / width, size[1] / height)
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (size[0] - across) // 2, (size[1] - down) // 2
+    return left, top, left + across, top + down
+
+
+def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Fit the whole image, uint8 (rows, columns, channels), into (height, width), centred, with bars of grey level PAD."""
+    rows, columns, channels = pixels.shape
+    scale = min(width / columns, height / rows)
+    across, down = max(1, round(columns * scale)), max(1, round(rows * scale))
+    left, top = (width - across) // 2, (height - down) // 2
+    result = np.full((height, width, channels), PAD, np.uint8)
+    result[top : top + down, left : left + across] = average(pixels, down, across)
+    return result
+
+
+def to_codes(pixels: np.ndarray) -> np.ndarray:
+    """Convert pixels to the int8 codes that a quantized model reads.
+
+    code = pixel - 128, one xor per byte. With scale 1/128 and zero point 0 its real value is
+    (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
+
+    Args:
+        pixels: uint8 array of any shape.
+
+    Returns:
+        int8 array, same shape.
+
+    Raises:
+        ImageError: if the dtype is not uint8; the message gives the dtype received.
+
+    Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).
+    """
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
+    return np.bitwise_xor(pixels, SIGN).view(np.int8)
+
+
+def to_real(pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """Convert pixels to the real values that a float model reads: scale * (code - zero_point).
+
+    Args:
+        pixels: uint8 array of any shape.
+        scale: the input scale of the manifest.
+        zero_point: the input zero point of the manifest.
+
+    Returns:
+        float32 array, same shape.
+
+    Raises:
+        ImageError: if the dtype is not uint8.
+    """
+    return (to_codes(pixels).astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
