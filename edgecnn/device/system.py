@@ -76,7 +76,7 @@ class System:
     """This machine, or one that a test made up.
 
     `root` is where `/` is. `machine` is what `uname -m` says, so the kernel's; `bits` are the Python program's. `libc` is its
-    name and version, empty where Python cannot tell. `model` is the requested bundle, "" for the default.
+    name and version, empty where Python does not know it. `model` is the requested bundle, "" for the default.
     """
 
     root: Path = Path("/")

@@ -76,12 +76,14 @@ def decide(
             "top_k must be at least 1, threshold and margin in [0, 1]; "
             f"received top_k {top_k}, threshold {threshold} and margin {margin}"
         )
-    order = (-scores).argsort(kind="stable")[: max(top_k, 2)].tolist()
-    best = scores.item(order[0])
+    order = (-scores).argsort(kind="stable")[: top_k if top_k > 1 else 2].tolist()
+    top = tuple([Score(labels[index], index, scores.item(index)) for index in order])
+    best = top[0].score
     if best != best:  # not a number; argsort puts those last, so all of them are
         return Decision((), ABSTAIN, NO_SCORE, 0.0)
-    top = tuple([Score(labels[index], index, scores.item(index)) for index in order[:top_k]])
-    lead = best - scores.item(order[1]) if len(order) > 1 else best
+    lead = best - top[1].score if len(top) > 1 else best
+    if top_k == 1:
+        top = top[:1]
     if best < threshold:
         return Decision(top, ABSTAIN, BELOW_THRESHOLD, lead)
     if lead < margin:
