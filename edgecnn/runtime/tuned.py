@@ -1,6 +1,6 @@
-"""The setting that `edgecnn benchmark --tune` found fastest for a bundle on this machine, kept between runs.
+"""The fastest setting for a bundle on this machine, as measured by `edgecnn benchmark --tune`.
 
-One JSON file holds one entry a bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
+One JSON file holds one entry for each bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
 that it was measured with.
 """
 
@@ -22,13 +22,13 @@ from edgecnn.runtime.state import tuned_file
 from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
-AGAIN = "Again: edgecnn benchmark --tune"
+AGAIN = "Tune again: edgecnn benchmark --tune"
 MAX_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A measured winner: what to open, and the conditions under which that was found.
+    """A measured setting: what to open, and the conditions of the measurement.
 
     `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
     """
@@ -46,7 +46,7 @@ class Tuned:
 
     @property
     def about(self) -> str:
-        """What was chosen and what it measured, for people."""
+        """The setting and its figures, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
@@ -65,10 +65,10 @@ def hardware() -> str:
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
-    """Open the model that was found fastest for a bundle here.
+    """Open a bundle's model with the setting that was fastest here.
 
     Returns:
-        The engine, the model's entry, its threads and what to say about them; or, where there is nothing to be used, why ("" if
+        The engine, the model's entry, its threads and a remark about them; or, if there is no usable setting, the reason ("" if
         nothing was tuned for this bundle).
     """
     entries, damage = _read()
@@ -83,11 +83,11 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
         return f"the tuned setting is ignored: {tuned_file()} is damaged ({error}). {AGAIN}"
     here = hardware()
     if tuned.hardware != here:
-        return f"the tuned setting is ignored: it is of {tuned.hardware}, this is {here}. {AGAIN}"
+        return f"the tuned setting is ignored: it was measured on {tuned.hardware}, this is {here}. {AGAIN}"
     if not is_installed(tuned.engine):
         return f"the tuned setting is ignored: {tuned.engine} is no longer installed. {AGAIN}"
-    wanted = (ENGINES[tuned.engine].format, tuned.precision)
-    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == wanted), None)
+    pair = (ENGINES[tuned.engine].format, tuned.precision)
+    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == pair), None)
     if model is None:
         return f"the tuned setting is ignored: the bundle has no {tuned.precision} model for {tuned.engine}. {AGAIN}"
     data = bundle.files[model.file]
@@ -96,9 +96,7 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
     except EdgeCNNError as error:
         return f"the tuned setting is ignored: {error}. {AGAIN}"
     if engine.version != tuned.engine_version:
-        return (
-            f"the tuned setting is ignored: {tuned.engine} is {engine.version}, it was {tuned.engine_version}. {AGAIN}"
-        )
+        return f"the tuned setting is ignored: {tuned.engine} is now {engine.version}, the setting is for {tuned.engine_version}. {AGAIN}"
     return engine, model, tuned.threads, tuned.about
 
 
@@ -133,7 +131,7 @@ def remove(sha256: str) -> bool:
 
 
 def _read() -> tuple[dict[str, Any], str]:
-    """Return the file's entries, and what is wrong with it; ({}, "") if there is none."""
+    """Return the file's entries, and what is wrong with the file; ({}, "") if it does not exist."""
     path = Path(tuned_file())
     try:
         table = json.loads(path.read_bytes())

@@ -11,8 +11,6 @@ from edgecnn.cli import COMMANDS
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 TO_DO = {
-    "edgecnn/boards/reference.py",
-    "edgecnn/data/dataset.py",
     "edgecnn/runtime/default.py",
     "edgecnn/runtime/engines/onnxruntime.py",
     "edgecnn/runtime/selftest.py",

@@ -191,7 +191,7 @@ def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
 
 
 def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
-    with pytest.raises(OutputExistsError, match="holds what the new run needs"):
+    with pytest.raises(OutputExistsError, match="which the new run needs"):
         create_run(recipe_from(own_run.path), own_run.path, force=True)
     assert own_run.file(FLOAT_MODEL).exists()
 
