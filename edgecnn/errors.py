@@ -9,9 +9,17 @@ from collections.abc import Iterable
 
 
 class EdgeCNNError(Exception):
-    """Base of all errors below. `exit_code` is what the command line exits with."""
+    """Base of all errors below.
+
+    `exit_code` is what the command line exits with. `advice` names what can be done where that takes an option of a command: the
+    command line adds the sentence that names it (`edgecnn.cli.advice`). It is empty where the text says all.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object, advice: str = "") -> None:
+        super().__init__(*args)
+        self.advice = advice
 
 
 class UnknownNameError(EdgeCNNError, LookupError):
@@ -148,8 +156,8 @@ class CameraError(EdgeCNNError, OSError):
 
     exit_code = 24
 
-    def __init__(self, problem: str, source: str = "") -> None:
-        super().__init__(f"{source}: {problem}" if source else problem)
+    def __init__(self, problem: str, source: str = "", *, advice: str = "") -> None:
+        super().__init__(f"{source}: {problem}" if source else problem, advice=advice)
         self.problem = problem
         self.source = source
 

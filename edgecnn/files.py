@@ -137,7 +137,7 @@ def _unnamed_file() -> int:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise OutputExistsError if `path` exists and `force` is false."""
     if not force and (path.exists() or path.is_symlink()):
-        raise OutputExistsError(f"{path} exists. Add --force to replace it.")
+        raise OutputExistsError(f"{path} exists.", advice="replace")
 
 
 def cache_home() -> Path:

@@ -51,7 +51,7 @@ STAGES = "stages.json"
 
 
 class Reporter(Protocol):
-    """What the stages tell while they work."""
+    """What the stages report while they work."""
 
     def note(self, text: str) -> None:
         """A line of text, such as the stage that begins."""
@@ -283,7 +283,7 @@ def run_recipe(
     Args:
         recipe: the resolved recipe.
         path: the run folder.
-        reporter: told of progress.
+        reporter: called with progress.
         max_drop: the gate, in percentage points.
         target_error: chooses the bundle's threshold: see `verify`.
         accept_conversion: see `Gate`.
@@ -310,18 +310,7 @@ def run_recipe(
         lambda: train_stage(recipe, dataset, run, reporter),
     )
     run.make_latest()
-    other = alternative(run)
-    wanted = (*USUAL, other) if other else USUAL
-    for format_, precision in wanted:
-        source = run.file(source_model(run, precision))
-        drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
-        stages.do(
-            f"export {format_} {precision}",
-            {"model": sha256_file(source), "versions": versions, **drawn},
-            [export_path(run, format_, precision)],
-            partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
-        )
-    exports = hashes([export_path(run, format_, precision) for format_, precision in wanted])
+    exports = hashes(do_exports(stages, dataset, reporter))
     models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
     stages.do(
         "verify",
@@ -354,6 +343,22 @@ def run_recipe(
     return run, report
 
 
+def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:
+    """Do the stage of each usual export, and of int8 by the method that does not ship; return the files."""
+    run, other = stages.run, alternative(stages.run)
+    pairs = (*USUAL, other) if other else USUAL
+    for format_, precision in pairs:
+        source = run.file(source_model(run, precision))
+        drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
+        stages.do(
+            f"export {format_} {precision}",
+            {"model": sha256_file(source), "versions": library_versions(), **drawn},
+            [export_path(run, format_, precision)],
+            partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
+        )
+    return [export_path(run, format_, precision) for format_, precision in pairs]
+
+
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
     """Open the run at `path` if it is this recipe's on these data, else create it.
 
@@ -370,9 +375,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not changed:
         return run
     if not force:
-        raise OutputExistsError(
-            f"{path} holds a run that differs in {', '.join(changed[:4])}. Replace it (--force), or name another folder with --out."
-        )
+        raise OutputExistsError(f"{path} holds a run that differs in {', '.join(changed[:4])}.", advice="replace_run")
     return create_run(recipe, path, force=True)
 
 

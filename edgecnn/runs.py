@@ -179,20 +179,16 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     """
     run = Run(path)
     if path.exists() and not path.is_dir():
-        raise OutputExistsError(f"{path} is a file, not a run folder. Name another with --out.")
+        raise OutputExistsError(f"{path} is a file, not a run folder.", advice="name_run")
     if path.is_dir() and any(path.iterdir()):
         if not force:
-            raise OutputExistsError(
-                f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
-            )
+            raise OutputExistsError(f"{path} exists.", advice="resume_run")
         if not run.file(RECIPE).exists():
-            raise OutputExistsError(
-                f"{path} is not a run folder, so --force does not replace it. Name another with --out."
-            )
+            raise OutputExistsError(f"{path} is not a run folder, so it is not replaced.", advice="name_run")
         for used in (recipe.init.source, recipe.network.name.rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
-                    f"{path} holds {used}, which the new run needs, so --force does not replace it. Name another with --out."
+                    f"{path} holds {used}, which the new run needs, so it is not replaced.", advice="name_run"
                 )
         for file in path.iterdir():
             with contextlib.suppress(IsADirectoryError):

@@ -57,8 +57,9 @@ def test_damaged_info(tmp_path):
 def test_force_replaces_a_run_but_nothing_else(tmp_path):
     run = create_run(RECIPE, tmp_path / "run")
     run.file("float.h5").write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="exists") as refused:
         create_run(RECIPE, run.path)
+    assert refused.value.advice == "resume_run"
     create_run(RECIPE, run.path, force=True)
     assert not run.file("float.h5").exists()
     (tmp_path / "file").write_text("")

@@ -55,11 +55,11 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field's type; that of a dataclass goes into the definitions."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        limits = {key: value for key, value in vars(inner[1]).items() if value is not None}
+        limits = {key: document.to_json(value) for key, value in vars(inner[1]).items() if value is not None}
         return of_type(inner[0], definitions) | limits
     if origin in (typing.Union, types.UnionType):
         (present,) = (item for item in inner if item is not type(None))
-        return {"oneOf": [{"type": "null"}, of_type(present, definitions)]}
+        return {"oneOf": [of_type(present, definitions), {"type": "null"}]}
     if origin is Literal:
         return {"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)}
     if origin is tuple:

@@ -28,7 +28,7 @@ def detect_target(model: str) -> Target:
     fitting = [target for target in list_targets() if model and f"{model} ".startswith(f"{target.title} ")]
     if not fitting:
         what = f"no target matches this board, {model!r}" if model else "this machine does not name its board"
-        raise UnknownNameError(f"{what}. Name one with --target; see: edgecnn targets")
+        raise UnknownNameError(f"{what}.", advice="name_target")
     return max(fitting, key=lambda target: len(target.title))
 
 
@@ -58,8 +58,7 @@ def save_reference(target: Target, reference: Reference, out: Path | None = None
         if out is not None:
             raise
         raise OutputError(
-            f"{error.args[0].partition('. ')[0]}: you cannot write to the installed targets. "
-            "Name another file: --save-to FILE"
+            f"cannot write {path}: the targets of this installation are not writable for you.", advice="save_to"
         ) from error
     return path
 

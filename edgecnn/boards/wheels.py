@@ -66,9 +66,7 @@ def requirements(engine: str, python: str) -> Requirements:
         raise UnknownNameError(f"no engine {engine!r}. {nearest(engine, ENGINES)}")
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
-        raise EmulatorError(
-            f"{engine} has no wheel for Python {python}. Choose another engine, or --release {releases}."
-        )
+        raise EmulatorError(f"{engine} has no wheel for Python {python}. Choose another engine, or Debian {releases}.")
     needs = tuple(
         _requirement(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "")
         for name, versions in BASE.items()

@@ -88,9 +88,7 @@ def read_bundle(path: Path) -> Bundle:
                 _check_beginning(file.peek())  # before the whole file takes memory
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise BundleError(
-            f"cannot read the bundle {path}: {error.strerror or error}. Name another with --model."
-        ) from None
+        raise BundleError(f"cannot read the bundle {path}: {error.strerror or error}.", advice="name_bundle") from None
     return parse_bundle(data, path)
 
 

@@ -167,8 +167,10 @@ def console_script() -> None:
 
 
 def failed(error: EdgeCNNError) -> int:
-    """Print an error and return its exit code."""
-    print(f"edgecnn: error: {printable_lines(str(error))}", file=sys.stderr)
+    """Print an error, with what to do about it, and return its exit code."""
+    from edgecnn.cli.advice import with_advice
+
+    print(f"edgecnn: error: {printable_lines(with_advice(error))}", file=sys.stderr)
     return error.exit_code
 
 

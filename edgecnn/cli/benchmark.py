@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecnn.cli.benchmark_text import print_table, sustained_line, window_line
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json, Model, Provider, check_choice
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from edgecnn.boards.targets import Target
     from edgecnn.bundle.read import Bundle
     from edgecnn.device.benchmark.configurations import Configuration
-    from edgecnn.device.benchmark.figures import Row, Sweep
+    from edgecnn.device.benchmark.figures import Sweep
     from edgecnn.device.benchmark.images import BenchImages
-    from edgecnn.device.benchmark.sustained import Sustained, Window
 
 INTERRUPTED = 130
 CALLS, WINNER = "Calls", "The winner"
@@ -164,9 +164,9 @@ def benchmark(
     from edgecnn.runtime.engines import PROVIDERS
 
     check_choice("--provider", provider, PROVIDERS)
-    found = find_bundle(model)
-    bundle = read_bundle(found.path)
-    note(f"{found.path} ({found.reason}), SHA-256 {bundle.sha256[:12]}")
+    choice = find_bundle(model)
+    bundle = read_bundle(choice.path)
+    note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
     if untune:
         print_untune(bundle.sha256, json)
         return
@@ -261,42 +261,6 @@ def note_load() -> None:
         )
 
 
-def print_table(measured: "Sweep") -> None:
-    """Print configurations as rows, the fastest first."""
-    from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, winner
-    from edgecnn.runtime.tuned import hardware
-
-    if not measured.rows:
-        print("nothing was measured")
-        return
-    counts = sorted({row.parts["whole"].n for row in measured.rows})
-    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves some with fewer
-    print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
-    print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6} {'cold':>7}")
-    print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
-    for row in measured.rows:
-        print(table_line(row))
-    first = measured.rows[0]
-    print()
-    for part in ("decode", "preprocess"):
-        figures = first.parts[part]
-        print(
-            f"{part}: p50 {figures.p50_ms:.3f}, p90 {figures.p90_ms:.3f}, p99 {figures.p99_ms:.3f} ms (of the first row)"
-        )
-    best = winner(measured.rows)
-    print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
-
-
-def table_line(row: "Row") -> str:
-    """Return one configuration's line."""
-    infer, whole = row.parts["infer"], row.parts["whole"]
-    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in part[:3])
-    cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
-    verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
-    here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
-    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}{cold}  {verdict}{here}"
-
-
 def print_sustained(
     bundle: "Bundle", images: "BenchImages", chosen: Choice, minutes: float, warmup: int, json: bool
 ) -> None:
@@ -332,33 +296,6 @@ def print_sustained(
         print(sustained_line(done))
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def window_line(window: "Window") -> str:
-    """Return one window for people."""
-    from edgecnn.device.sensors import throttle_words
-
-    sensors = window.sensors
-    parts = [
-        f"{window.start_s:6.0f} s  p50 {window.whole.p50_ms:.3f} ms  p90 {window.whole.p90_ms:.3f} ms  n = {window.whole.n:,}"
-    ]
-    parts += [f"{sensors.mhz:,} MHz"] if sensors.mhz is not None else []
-    parts += [f"{sensors.celsius:.1f} °C"] if sensors.celsius is not None else []
-    parts += (
-        [", ".join(throttle_words(sensors.throttled)[0]) or "not throttled"] if sensors.throttled is not None else []
-    )
-    return "  ".join(parts)
-
-
-def sustained_line(done: "Sustained") -> str:
-    """Return the drift, and whether the machine slowed down."""
-    first, last = (done.windows[0], done.windows[-1]) if done.windows else (None, None)
-    drift = "the drift is unknown with fewer than two windows"
-    if done.drift is not None and first and last:
-        drift = f"drift of p50: {done.drift:+.1%}, from {first.whole.p50_ms:.3f} ms to {last.whole.p50_ms:.3f} ms"
-    if done.throttled is None:
-        return f"{drift}; whether it throttled is unknown: this machine has no such sensor"
-    return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"
 
 
 def store_winner(bundle: "Bundle", measured: "Sweep") -> None:

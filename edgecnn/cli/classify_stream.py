@@ -60,7 +60,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         load: loads the classifier.
 
     Raises:
-        typer.BadParameter: for an option that makes no sense.
+        typer.BadParameter: for an option with a value that is not valid.
         CameraError: if the source cannot be opened, or was away for too long.
         Stopped: after a signal; its code is the exit code.
     """
@@ -136,7 +136,7 @@ def make_command(command: str | None) -> "OnChange | None":
 
 
 def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
-    """Make what keeps unsure frames, if they are to be kept.
+    """Make what keeps unsure frames; None without --save-uncertain.
 
     Raises:
         OutputError: if what earlier runs kept cannot be read.
@@ -154,7 +154,7 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
 
 
 class Reader:
-    """Looks now and then whether anyone reads standard output."""
+    """Checks now and then whether anyone still reads standard output."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -184,7 +184,7 @@ class JsonLines:
         emit_line(event_line(event))
 
     def idle(self) -> None:
-        """Look for the reader."""
+        """Check the reader."""
         self._reader.check()
 
 
@@ -195,7 +195,7 @@ class TextLines:
         self._reader = Reader()
 
     def result(self, result: FrameResult) -> None:
-        """Look for the reader."""
+        """Check the reader."""
         self._reader.check()
 
     def event(self, event: Event) -> None:
@@ -206,5 +206,5 @@ class TextLines:
             note(event_text(event))
 
     def idle(self) -> None:
-        """Look for the reader."""
+        """Check the reader."""
         self._reader.check()

@@ -13,7 +13,7 @@ LINE_BYTES = 1 << 20
 
 
 def note(text: str) -> None:
-    """Print a note on standard error. Names in it that an enemy chose cannot move the cursor."""
+    """Print a note on standard error. A name in it that an enemy chose cannot move the cursor."""
     sys.stderr.write(f"{printable_lines(text)}\n")
     sys.stderr.flush()
 
@@ -21,9 +21,9 @@ def note(text: str) -> None:
 def emit_line(text: str) -> None:
     """Print one line on standard output: whole, whatever interrupts it.
 
-    `print` writes text and newline apart when standard output is unbuffered, and a signal's exception between the two leaves half a line,
-    to which the next one is glued. Here the whole line is one write of bytes. What a pipe does not take at once stays in the buffer and is
-    written before anything else, also when a signal's exception ended the call.
+    `print` writes the text and the newline apart when standard output is unbuffered. A signal's exception between the two would leave half
+    a line, with the next one glued to it. Here the whole line is one write of bytes. What a pipe does not accept at once stays in the
+    buffer and is written before anything else, even when a signal's exception ended the call.
     """
     sys.stdout.flush()
     out = _buffered(sys.stdout)

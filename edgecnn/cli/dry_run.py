@@ -1,4 +1,4 @@
-"""`edgecnn train --dry-run`: what a training would cost."""
+"""`edgecnn train --dry-run`: the cost of a training, estimated."""
 
 import dataclasses
 import time
@@ -19,7 +19,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
         recipe: the resolved recipe.
         dataset: its images.
         network: what the network is called.
-        reporter: told about the data and of progress.
+        reporter: hears about the data and of progress.
         as_json: whether to print one JSON document.
 
     Raises:
@@ -36,7 +36,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
     images = {name: len(split.classes) for name, split in load_splits(recipe, dataset, reporter.working).items()}
     decoding_s = time.perf_counter() - started
     shape = input_shape(recipe, dataset)
-    found = dry_run(recipe, shape, tuple(dataset.labels), images["train"], dataset.mirror)
+    estimate = dry_run(recipe, shape, tuple(dataset.labels), images["train"], dataset.mirror)
     if as_json:
         emit_json(
             {
@@ -45,21 +45,21 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
                 "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
                 "classes": len(dataset.labels),
                 "images": dict(dataset.sizes) | images,
-                "parameters": found.cost.parameters,
-                "macs": found.cost.macs,
-                "int8_bytes": found.cost.int8_bytes,
-                "checkpoint_bytes": found.checkpoint_bytes,
+                "parameters": estimate.cost.parameters,
+                "macs": estimate.cost.macs,
+                "int8_bytes": estimate.cost.int8_bytes,
+                "checkpoint_bytes": estimate.checkpoint_bytes,
                 "precision": recipe.train.precision,
-                "phases": [dataclasses.asdict(phase) for phase in found.phases],
+                "phases": [dataclasses.asdict(phase) for phase in estimate.phases],
                 "decoding_s": decoding_s,
-                "seconds": found.total_s,
+                "seconds": estimate.total_s,
             }
         )
         return
     print(f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {images['train']:,} images")
     print(
-        f"{found.cost.parameters:,} parameters  {found.cost.macs:,} MACs  {found.cost.int8_bytes:,} bytes as int8 (expected)  "
-        f"{found.checkpoint_bytes:,} bytes a checkpoint"
+        f"{estimate.cost.parameters:,} parameters  {estimate.cost.macs:,} MACs  {estimate.cost.int8_bytes:,} bytes as int8 (expected)  "
+        f"{estimate.checkpoint_bytes:,} bytes per checkpoint"
     )
     rows = [
         (
@@ -71,10 +71,10 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
             clock(phase.epoch_s),
             clock(phase.total_s),
         )
-        for phase in found.phases
+        for phase in estimate.phases
     ]
-    print(text_table(("phase", "epochs", "steps", "ms a step", "images/s", "an epoch", "the phase"), rows))
+    print(text_table(("phase", "epochs", "steps", "ms per step", "images/s", "per epoch", "phase"), rows))
     print(
-        f"about {clock(found.total_s)} in all, and {decoding_s:.1f} s to decode the images; validation comes on top. "
-        "Nothing was trained or written."
+        f"about {clock(estimate.total_s)} in all, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
+        "Nothing was written."
     )

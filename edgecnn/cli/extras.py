@@ -1,4 +1,4 @@
-"""What to say of a package that an extra brings and this installation lacks."""
+"""The error for a package that belongs to an extra and is not installed."""
 
 import json
 from importlib import metadata
@@ -23,7 +23,7 @@ TRAIN = (
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return what to tell the user of a module that an extra brings; None for any other module, whose absence is a fault."""
+    """Return the error for a missing module of the extra `train`; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
     if module not in TRAIN:
         return None
@@ -34,7 +34,7 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
 
 
 def installed_from() -> str:
-    """Return what pip is to install: this installation's own folder or file with the extra `train`, or the name."""
+    """Return what pip should install: this installation's own folder or file with the extra `train`, or the name."""
     try:
         origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""`edgecnn train --keys`: what a recipe can say."""
+"""`edgecnn train --keys`: the keys of a recipe."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ def show_keys(as_json: bool) -> None:
     """
     from edgecnn.recipe import keys
 
-    found = keys()
+    items = keys()
     if as_json:
-        emit_json([dataclasses.asdict(key) for key in found])
+        emit_json([dataclasses.asdict(key) for key in items])
         return
-    width = max(len(key.name) for key in found)
-    for key in found:
+    width = max(len(key.name) for key in items)
+    for key in items:
         limits = f"; {key.limits}" if key.limits else ""
         print(f"{key.name:{width}}  {key.type}, default {json.dumps(key.default)}{limits}")
         print(f"    {key.meaning}")

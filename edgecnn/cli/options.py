@@ -13,7 +13,7 @@ Model = Annotated[
     Path | None,
     typer.Option(
         help="The bundle to use.",
-        show_default="the last one made here, else the installed one, else the one that ships",
+        show_default="the last one made on this machine, else the installed one, else the one that ships",
     ),
 ]
 EngineName = Annotated[

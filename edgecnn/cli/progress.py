@@ -1,4 +1,4 @@
-"""Progress bars on standard error: drawn in a terminal, a line per epoch elsewhere."""
+"""Progress bars on standard error: drawn in a terminal; elsewhere a line for each epoch."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ class ProgressReporter:
         self.console.print(printable_lines(text), markup=False)
 
     def training(self, progress: "TrainProgress") -> None:
-        """Show an epoch's loss, accuracy, images/s and the phase's time left; a line stays when the epoch is done."""
+        """Show an epoch's loss, accuracy, images/s and the time left in the phase. A line stays when the epoch ends."""
         epoch = f"{progress.phase} epoch {progress.epoch}/{progress.epochs}"
         state = (
             f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.2%}  {progress.images_per_s:,.0f} images/s  "
@@ -51,7 +51,7 @@ class ProgressReporter:
             self.note(f"{epoch}  {state}  validation {progress.validation_accuracy:.2%}{int8}")
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Show how many of the items of a piece of work are done; a total of 0 is one that is not known."""
+        """Show how many items of a piece of work are done, of a total; 0 is an unknown total."""
         state = f"{done:,} of {total:,}" if total else f"{done:,}"
         self._show(what, done, total, state)
 

@@ -36,7 +36,7 @@ def make_feed(
 
 @contextlib.contextmanager
 def stopping_output() -> Iterator[None]:
-    """Drop what standard output holds when a signal comes while nobody reads it: it would be waited for at the end."""
+    """Drop what standard output holds if a signal comes while nobody reads it; the process would wait for a reader at its end."""
     try:
         yield
     except Stopped:

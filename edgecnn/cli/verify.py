@@ -75,8 +75,8 @@ def verify(
     """Check that what ships still answers as the float model does.
 
     Compares each exported file of a run with its float and fake-quantized models on the test split, and writes parity.json into the run.
-    The exit code is 14 if a limit of the gate is broken. Before that, validation images choose the temperature, with which a score says
-    how often it is right, and the threshold of --target-error. The bundle carries both.
+    The exit code is 14 if a limit of the gate is broken. Before that, validation images choose the temperature (so that a score of 90 %
+    is right about 90 % of the time) and the threshold of --target-error. The bundle carries both.
 
     With --on, the exports also run on emulated boards, with the packages that a board would install. With --model, or without a run, a
     bundle runs on them, and nothing else is compared.

@@ -11,10 +11,10 @@ from edgecnn.cli.stream import event_text, state_text
 from edgecnn.device.stream.results import Event, FrameResult
 
 DRAW_EVERY_S = 0.1
-"""Least seconds between two drawings."""
+"""Shortest time between two drawings, in seconds."""
 
 RATE_OVER_S = 2.0
-"""Frames a second are counted over so many seconds."""
+"""Frames per second are averaged over this many seconds."""
 
 HIDE, SHOW, CLEAR_BELOW, CLEAR_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[J", "\x1b[K"
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
@@ -83,11 +83,11 @@ class View:
         self._draw()
 
     def lines(self) -> list[str]:
-        """Return what is to be drawn, each line as wide as the terminal at most."""
+        """Return the lines to draw, each no wider than the terminal."""
         columns, _ = self._size()
         result = self._last
         if self._lost:
-            return [self._fitted("no camera: waiting for it")]
+            return [self._fitted("waiting for the camera")]
         if result is None:
             return []
         now = self._clock()
@@ -117,7 +117,7 @@ class View:
         self._drawn_lines = len(lines)
 
     def _erase(self) -> str:
-        """Return what takes the cursor to where the drawing began, and clears it; all of the screen after a resize, which wraps lines."""
+        """Return what moves the cursor to where the drawing began and clears it; after a resize, which wraps lines, the whole screen."""
         size = self._size()
         if size != self._drawn_size:
             self._drawn_size = size

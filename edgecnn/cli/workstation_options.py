@@ -9,7 +9,7 @@ import typer
 DATA = "Data and network"
 TRAINING = "Training"
 GATE = "Gate"
-INPUT = "The model's input"
+INPUT = "Input range"
 
 RecipeArgument = Annotated[
     Path | None,

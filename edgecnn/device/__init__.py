@@ -1,1 +1,1 @@
-"""The device: where images come from, and the loop over them."""
+"""What runs on the device: cameras, the loop over a stream, the benchmark and the doctor."""

@@ -1,4 +1,4 @@
-"""What a board says of itself while it works: clock frequency, temperature, throttling."""
+"""The sensors of a board: clock frequency, temperature, throttling."""
 
 from typing import NamedTuple
 
@@ -64,8 +64,8 @@ def throttle_words(bits: int) -> tuple[list[str], list[str]]:
 
 
 def _numbers(system: System, pattern: str) -> list[int]:
-    found = (_number(system.read(path), 10) for path in system.glob(pattern))
-    return [number for number in found if number is not None]
+    numbers = (_number(system.read(path), 10) for path in system.glob(pattern))
+    return [number for number in numbers if number is not None]
 
 
 def _number(text: str, base: int) -> int | None:

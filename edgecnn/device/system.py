@@ -1,4 +1,4 @@
-"""The machine as checks see it: files below a root, commands through a runner, so that a test can play any board."""
+"""The machine as the checks see it: files below a root and commands through a runner, so that a test can simulate any board."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ from edgecnn.runtime.isolated import signal_words
 
 
 class Finished(NamedTuple):
-    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it was not found or took too long."""
+    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it cannot be run or took too long."""
 
     code: int | None
     out: str
@@ -26,7 +26,7 @@ class Finished(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it ended, for people: "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
+        """How it ended, for people, such as "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
         if self.code is None:
             return self.err
         if self.code < 0:
@@ -63,12 +63,12 @@ class Space(NamedTuple):
 
 def packages() -> dict[str, str]:
     """Return the installed packages' versions by name, in lower case with `-`."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for item in importlib.metadata.distributions():
         name = item.metadata["Name"]
         if name:  # a half-removed package has none
-            found.setdefault(name.lower().replace("_", "-"), item.version)
-    return found
+            versions.setdefault(name.lower().replace("_", "-"), item.version)
+    return versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class System:
     """This machine, or one that a test made up.
 
     `root` is where `/` is. `machine` is what `uname -m` says, so the kernel's; `bits` are the Python program's. `libc` is its
-    name and version, empty where Python cannot tell. `model` is the bundle that was asked for, "" for the default.
+    name and version, empty where Python cannot tell. `model` is the requested bundle, "" for the default.
     """
 
     root: Path = Path("/")
@@ -102,7 +102,7 @@ class System:
 
     def glob(self, pattern: str) -> list[str]:
         """Return the absolute paths of the machine that match, sorted."""
-        return sorted(f"/{found.relative_to(self.root)}" for found in self.root.glob(pattern.lstrip("/")))
+        return sorted(f"/{path.relative_to(self.root)}" for path in self.root.glob(pattern.lstrip("/")))
 
     def which(self, name: str) -> str | None:
         """Return where a command is, None if it is not on the path."""

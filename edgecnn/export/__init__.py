@@ -55,7 +55,7 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     else:
         choices = ("uint8",) if precision == "int8" else ("float32",)
     if io is not None and io not in choices:
-        raise ExportError(f"{format_} {precision} has input and output of {' or '.join(choices)}, received --io {io}.")
+        raise ExportError(f"{format_} {precision} has input and output of {' or '.join(choices)}, received {io}.")
     return io or choices[0]
 
 

@@ -81,7 +81,7 @@ def read_model(path: Path) -> Imported:
 def _open(path: Path) -> SourceModel:
     if path.is_dir():
         if not (path / "saved_model.pb").is_file():
-            raise ExportError(f"{path} is no SavedModel: it has no saved_model.pb. Expected {KINDS}.")
+            raise ExportError(f"{path} is not a SavedModel: it has no saved_model.pb. Expected {KINDS}.")
         return _open_saved_model(path)
     if not path.is_file():
         raise ExportError(f"no model at {path}. Expected {KINDS}.")

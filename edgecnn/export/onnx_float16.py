@@ -67,5 +67,7 @@ def _to_half(tensor: "onnx.TensorProto") -> None:
     values = onnx.numpy_helper.to_array(tensor)
     largest = float(np.max(np.abs(values), initial=0.0))
     if np.isfinite(largest) and largest > LARGEST:
-        raise ExportError(f"{tensor.name!r} holds {largest:g}, and float16 ends at {LARGEST:g}. Export --float32.")
+        raise ExportError(
+            f"{tensor.name!r} holds {largest:g}, and float16 ends at {LARGEST:g}. Export float32 instead."
+        )
     tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name))

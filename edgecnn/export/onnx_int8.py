@@ -5,7 +5,7 @@ DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv,
 
 - Activations are uint8, weights int8: on x86 ONNX Runtime has fast kernels for that pair alone. A code and its zero
   point are both moved by 128, so that every value stays what it was. On x86 without VNNI that pair saturates unless the
-  session is told otherwise: `edgecnn.runtime.engines.onnxruntime` does so, another program has to.
+  session has an option set: `edgecnn.runtime.engines.onnxruntime` sets it, another program has to.
 - What only moves values (max pooling, reshape, concatenation, padding) works on the codes themselves.
 - A fused ReLU needs no node where the smallest code is zero already; elsewhere it is a Clip of the codes.
 - Tensors of four dimensions are (batch, channels, height, width) here and (batch, height, width, channels) there. The
@@ -66,7 +66,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
         if operator.name not in OPERATORS:
             raise ExportError(
                 f"the int8 TFLite file holds {operator.name}, which has no ONNX int8 form here. "
-                f"Replace the layer that makes it, or export --float32. Known: {', '.join(sorted(OPERATORS))}."
+                f"Replace the layer that makes it, or export float32 instead. Known: {', '.join(sorted(OPERATORS))}."
             )
         OPERATORS[operator.name](builder, operator)
     builder.finish()
@@ -112,7 +112,7 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
     tensor = operator.inputs[position] if position < len(operator.inputs) else None
     if tensor is None or tensor.data is None:
         where = f"{operator.name} {operator.outputs[0].name!r}"
-        raise ExportError(f"{where} computes its input {position}, expected a constant. Export --float32 instead.")
+        raise ExportError(f"{where} computes its input {position}, expected a constant. Export float32 instead.")
     return tensor, tensor.data
 
 

@@ -129,8 +129,8 @@ def int8_post_training(
         if not np.isclose(scale, dataset.scale, rtol=1e-5, atol=0) or zero_point != dataset.zero_point:
             raise ExportError(
                 f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
-                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input; "
-                "state its range with --input-scale and --input-zero-point."
+                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input.",
+                advice="state_range",
             )
     return data
 
@@ -151,7 +151,7 @@ def _converter(model: FloatModel) -> "tf.lite.TFLiteConverter":
     def forward(pixels):
         return {OUTPUT: model(pixels, training=False)}
 
-    # the converter stores what it is given beside the function: of a Keras model every layer is traced, of its variables nothing
+    # the converter stores what it is given next to the function: of a Keras model every layer is traced, of its variables nothing
     variables = tf.Module()
     variables.held = list(model.variables)
     return tf.lite.TFLiteConverter.from_concrete_functions([forward.get_concrete_function()], variables)
@@ -207,10 +207,10 @@ def _quantized_ends(graph: Graph) -> set[int]:
 
 def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None:
     """Raise ExportError if a quantized TFLite file holds a float tensor, naming the operators. `io` as in `float_tensors`."""
-    found = float_tensors(data, io)
-    if found:
-        operators = ", ".join(sorted({operator for operator, _ in found}))
+    tensors = float_tensors(data, io)
+    if tensors:
+        operators = ", ".join(sorted({operator for operator, _ in tensors}))
         raise ExportError(
-            f"the {precision} TFLite file holds {len(found)} float tensors, at: {operators} (the first is {found[0][1]!r}). "
+            f"the {precision} TFLite file holds {len(tensors)} float tensors, at: {operators} (the first is {tensors[0][1]!r}). "
             "A layer there cannot be quantized; replace it by one that can."
         )

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was measured at and how to make it again."""
+"""The model card: what a model is, how it measures and how to make it again."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
     duplicates = len(data["duplicates"])
     if run.imported:
         drawn = info["representative_dataset"].get("drawn")
-        how = f", and quantized after training by {drawn:,} of the training images" if drawn else ""
+        how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
         origin = [
             f"Imported ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
             + (f" {info['imported']['range']}." if "range" in info["imported"] else "")
@@ -90,7 +90,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
 
 
 def boards_section(boards: Sequence[BoardRow]) -> list[str]:
-    """Return the lines on emulated boards; none without a board."""
+    """Return the section on emulated boards; empty without a board."""
     if not boards:
         return []
     text = (

@@ -86,9 +86,9 @@ def warning_lines(report: Report) -> list[str]:
 
 
 METHODS = {
-    "calibrated": "with ranges calibrated and no weight trained",
+    "calibrated": "calibrated ranges without training",
     "qat": "quantization-aware training",
-    "qat_nearest": "with every weight at its nearest code",
+    "qat_nearest": "the same with every weight at its nearest code",
     "ptq": "post-training quantization",
 }
 
@@ -107,24 +107,24 @@ def int8_lines(report: Report) -> list[str]:
         "ptq": validation.ptq,
     }
     accuracies = [
-        f"{METHODS[name]} {model.accuracy:.2%}, the float model's answer to {model.agreement:.2%}"
+        f"{METHODS[name]} {model.accuracy:.2%} ({model.agreement:.2%} agreement with float)"
         for name, model in models.items()
         if model is not None
     ]
     epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
     compared = choice.asked == "auto" and None not in (validation.qat, validation.ptq)
-    why = "as the better on validation" if compared else "as the recipe says"
+    why = "which did better on validation images" if compared else "as the recipe requests"
     lines = [
-        f"int8 by {METHODS[method]}{epoch}, {why}. Of {validation.n:,} validation images right: float "
+        f"int8 was made by {METHODS[method]}{epoch}, {why}. Accuracy on {validation.n:,} validation images: float "
         f"{'; '.join([format(validation.float.accuracy, '.2%'), *accuracies])}."
     ]
     bought = choice.qat_against_ptq
     if bought:
         low, high = bought.drop_interval
         lines.append(
-            f"Over post-training quantization, quantization-aware training bought {0.0 - bought.drop:+.2f} points on the test split "
-            f"(95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {bought.gained} images gained, {bought.lost} lost; one-sided exact "
-            f"McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
+            f"Compared with post-training quantization, quantization-aware training changed the accuracy on the test split by "
+            f"{0.0 - bought.drop:+.2f} points (95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {bought.gained} images gained, "
+            f"{bought.lost} lost; one-sided exact McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
         )
     return lines
 
@@ -170,7 +170,7 @@ def score_lines(report: Report) -> list[str]:
     tested = report.confidence
     if tested is None:
         return []
-    error = "no image" if tested.error is None else f"{tested.error:.2%} errors"
+    error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
     temperature = (
         f"{tested.calibration_error:.2%}; no temperature was fitted ({tested.not_fitted})"
         if tested.not_fitted
@@ -178,7 +178,7 @@ def score_lines(report: Report) -> list[str]:
     )
     lines = [
         f"Scores on the test split ({tested.model}): calibration error {temperature}; at the threshold of "
-        f"{tested.threshold:.2f} {tested.share_answered:.2%} answered with {error}."
+        f"{tested.threshold:.2f} it answers {tested.share_answered:.2%} with {error}."
     ]
     if tested.choice and report.int8 and report.int8.epoch is not None:
         lines.append(EPOCH_CHOSEN)
@@ -187,7 +187,7 @@ def score_lines(report: Report) -> list[str]:
 
 EPOCH_CHOSEN = (
     "The threshold's bound does not count that the epoch was chosen on the same validation images. In the worst case of a simulation "
-    "the promise was false for 0.3 % of the models with one epoch, 2.9 % with 20 and 7.0 % with 60; 95 % confidence allows 5 %."
+    "the bound was broken for 0.3 % of the models with one epoch, 2.9 % with 20 and 7.0 % with 60; 95 % confidence allows 5 %."
 )
 """Source of the figures: `tools/bench/small_validation.py`, 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
 

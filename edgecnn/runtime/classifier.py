@@ -35,11 +35,11 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    Threads may share one: it keeps nothing from one image to the next, and results are copies. Decoding and resizing run side by side. So
-    does inference on ONNX Runtime; LiteRT and tflite-runtime have one interpreter, on which threads take turns under a lock. For inference
-    in parallel on those, give each thread a Classifier of its own.
+    Threads may share one: it keeps no state between images, and results are copies. Decoding and resizing run in parallel, and so does
+    inference on ONNX Runtime. LiteRT and tflite-runtime have one interpreter, which a lock protects: for inference in parallel on those,
+    give each thread a Classifier of its own.
 
-    `name` is the bundle's; `about` says which bundle, model and engine were taken, and why; `threshold` is the score below which the
+    `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
     bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle.
     """
 
@@ -68,14 +68,14 @@ class Classifier:
         Args:
             path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
-                these four is given, what `edgecnn benchmark --tune` found.
+                these four is given, the one that `edgecnn benchmark --tune` chose.
             provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
             precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
             num_threads: threads of one inference, 1 by default.
 
         Raises:
             BundleError: if there is no bundle, or it cannot be proved whole.
-            UnknownNameError, EngineError, ProviderError: if what was asked for cannot be had.
+            UnknownNameError, EngineError, ProviderError: if the request cannot be met.
         """
         choice = find_bundle(Path(path) if path is not None else None)
         bundle = read_bundle(choice.path)
@@ -108,10 +108,10 @@ class Classifier:
             threshold: if the best score is below, the decision is "abstain"; in [0, 1]. The bundle's own by default.
             margin: if the best score leads the second by less, the decision is "abstain"; in [0, 1].
             fit: one of `edgecnn.pixels.FITS`; the bundle's own by default.
-            rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is mounted otherwise than upright.
+            rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
 
         Raises:
-            ImageError: if the image cannot be decoded, or the array is not such a one.
+            ImageError: if the image cannot be decoded, or the array has another shape or dtype.
             ValueError: for another fit or rotation, or a top_k, threshold or margin out of range.
         """
         contract = self.model.contract

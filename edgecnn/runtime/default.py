@@ -1,4 +1,4 @@
-"""Which bundle, which of its models and which engine are taken when nobody says."""
+"""Which bundle, which of its models and which engine are used by default."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ class BundleChoice(NamedTuple):
 def find_bundle(path: Path | None = None) -> BundleChoice:
     """Find the bundle to use.
 
-    The one asked for; else the one that this user made last, in whatever folder (`remember_bundle`), or a newer one of the last run
+    The requested one; else the one that this user made last, in any folder (`remember_bundle`), or a newer one of the last run
     (`runs/latest` below the working directory); else the installed one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share);
     else the one that ships with edgecnn. If the one made last is gone, the reason says so.
 
@@ -34,7 +34,7 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
         BundleError: if there is none.
     """
     if path is not None:
-        return BundleChoice(path, "asked for")
+        return BundleChoice(path, "requested")
     last, since_ns = _remembered()
     made = last if last is not None and last.is_file() else None
     gone = f"; the bundle made last, {last}, is no longer there" if last is not None and made is None else ""
@@ -56,7 +56,7 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
 
 
 def remember_bundle(path: Path) -> None:
-    """Record that a bundle is the one that this user made last: what `find_bundle` takes when nobody says.
+    """Record that a bundle is the one that this user made last, so that `find_bundle` takes it by default.
 
     Raises:
         OutputError: if the record, edgecnn/last-bundle in $XDG_STATE_HOME or ~/.local/state, cannot be written.
@@ -65,7 +65,7 @@ def remember_bundle(path: Path) -> None:
 
 
 def _remembered() -> tuple[Path | None, int]:
-    """Return the path on record, None if there is none that can be read, and when it was recorded, in ns."""
+    """Return the recorded path, None if no record can be read, and when it was recorded, in ns."""
     try:
         with open(state_file(LAST_BUNDLE), "rb") as file:
             return Path(os.fsdecode(file.read())), os.fstat(file.fileno()).st_mtime_ns
@@ -89,8 +89,8 @@ def choose_model(
 ) -> ModelChoice:
     """Choose an engine and a model of a bundle.
 
-    The engine asked for, else the first installed one that has a model here and offers the provider; then the model of its format that
-    has the precision, else the manifest's default for the format.
+    The requested engine, else the first installed one that has a model here and offers the provider; then the model of its format that
+    has the requested precision, else the manifest's default for the format.
 
     Args:
         manifest: of the bundle.
@@ -101,7 +101,7 @@ def choose_model(
     Raises:
         UnknownNameError: for an engine or a precision that does not exist.
         EngineError: if no installed engine has such a model.
-        ProviderError: if the provider is not the engine's, or nobody's.
+        ProviderError: if the engine, or any engine, does not offer the provider.
     """
     if precision is not None and precision not in PRECISIONS:
         raise UnknownNameError(f"no precision {precision!r}. {nearest(precision, PRECISIONS)}")
@@ -119,17 +119,15 @@ def choose_model(
     with_models = [name for name in names if fitting[name]]
     if not with_models:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
-        wanted = f"{precision} model" if precision else "model"
-        raise EngineError(
-            f"the bundle has no {wanted} for {' or '.join(names)}; it has {has}. See --engine and --precision."
-        )
+        kind = f"{precision} model" if precision else "model"
+        raise EngineError(f"the bundle has no {kind} for {' or '.join(names)}; it has {has}.", advice="choose_model")
     name = first_installed(with_models)
     default = manifest.defaults.get(ENGINES[name].format)
     return ModelChoice(name, next((model for model in fitting[name] if model.file == default), fitting[name][0]))
 
 
 class OpenedModel(NamedTuple):
-    """A bundle's model, opened by an engine with so many threads; `remark` says that it was tuned, or why that was ignored."""
+    """A bundle's model, opened by an engine. `remark` says that a tuned setting was used, or why it was ignored; "" without one."""
 
     engine: Engine
     entry: ModelEntry
@@ -145,7 +143,7 @@ def open_model(
     precision: str | None = None,
     num_threads: int | None = None,
 ) -> OpenedModel:
-    """Open one of a bundle's models: as asked; if nothing is asked, as `edgecnn benchmark --tune` found fastest; else the default.
+    """Open one of a bundle's models: as requested; without a request, as `edgecnn benchmark --tune` chose; else the default.
 
     Args:
         bundle: as read.
@@ -153,7 +151,7 @@ def open_model(
         num_threads: threads of one inference, 1 by default.
 
     Raises:
-        UnknownNameError, EngineError, ProviderError: if what was asked for cannot be had.
+        UnknownNameError, EngineError, ProviderError: if the request cannot be met.
     """
     remark = ""
     if (engine, provider, precision, num_threads) == (None, None, None, None) and os.path.exists(tuned_file()):

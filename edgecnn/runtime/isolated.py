@@ -1,4 +1,4 @@
-"""Run a function in a process of its own: what crashes or hangs that process leaves this one whole."""
+"""Run a function in a process of its own: a crash or a hang there does not affect this process."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ def isolated(work: Callable[[], T], limit_s: float) -> T:
     """Call a function in a fork of this process and return what it returned.
 
     Args:
-        work: opens an engine, so this process must have opened none. What it prints on standard output goes to standard error.
-        limit_s: seconds after which the process ends itself; this one may be gone by then.
+        work: opens an engine, so this process must not have opened one. Its standard output goes to standard error.
+        limit_s: seconds after which the process ends itself, even if this one is gone.
 
     Raises:
         EngineError: if the process crashed, hung or ended without a result; the message says how.
     """
-    import multiprocessing  # here, since who needs `signal_words` alone starts faster without
+    import multiprocessing  # here, since `signal_words` alone does not need it, and it is slow to import
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -44,7 +44,7 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(
         signal.ITIMER_REAL, limit_s
-    )  # nobody handles SIGALRM: it ends the process, in the middle of an engine's code too
+    )  # SIGALRM has no handler: it ends the process, also inside an engine's code
     os.dup2(2, 1)
     sender.send(work())
 

@@ -1,4 +1,4 @@
-"""A model behind its input contract: uint8 pixels in, logits out, whatever the engine and the model's own types."""
+"""A model behind its input contract: uint8 pixels in, logits out, on any engine and with any of the model's types."""
 
 import numpy as np
 

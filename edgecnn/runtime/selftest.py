@@ -1,4 +1,4 @@
-"""Replay a bundle's golden vectors: does this device answer as the bundle says it must?"""
+"""Replay a bundle's golden vectors: does this device answer as the bundle says?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_in
 from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
-"""Codes allowed beyond a bundle's tolerance to kernels other than those that made the golden outputs: tflite-runtime's built-in kernels
-were seen three codes from XNNPACK on a residual network, two on a plain one."""
+"""Codes allowed beyond a bundle's tolerance for kernels other than those that made the golden outputs: tflite-runtime's built-in kernels
+were up to three codes from XNNPACK on a residual network, two on a plain one."""
 
 
 LIMIT_S = 60.0
-"""Seconds that one model has in a process of its own. A Raspberry Pi takes less than one for the models that ship."""
+"""The time limit of one model in a process of its own, in seconds. A Raspberry Pi takes less than one for the models that ship."""
 
 
 class Row(NamedTuple):
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 class Layer(NamedTuple):
     """What comes before the model: `layer` is "decode" (encoded image to pixels) or "resize" (pixels to the model's input).
 
-    Both must be exact: `differing` names the golden images that were not, of `images` that were looked at.
+    Both must be exact: `differing` names the golden images that were not, of `images` that were checked.
     """
 
     layer: str
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A self-test: `passed` if a model was checked and all that was checked is right."""
+    """A self-test: `passed` if at least one model was checked and every check passed."""
 
     rows: tuple[Row, ...]
     passed: bool
@@ -64,7 +64,7 @@ class Report(NamedTuple):
 
 
 def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
-    """Run every model of a bundle on every installed engine that can, over the golden images.
+    """Run every model of a bundle over the golden images, on every installed engine that runs its format.
 
     Args:
         bundle: as read.
@@ -74,7 +74,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
     Raises:
         UnknownNameError: for an engine that does not exist.
-        EngineError: for one that was asked for and is not installed.
+        EngineError: for a requested one that is not installed.
     """
     for name in engines or ():
         known_engine(name)
@@ -90,7 +90,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
             lacking = " or ".join(able)
             rows.append(
                 _empty(
-                    model, None, f"not checked: {lacking} is not installed" if able else "not checked: not asked for"
+                    model, None, f"not checked: {lacking} is not installed" if able else "not checked: not requested"
                 )
             )
     checked = [row.passed for row in rows if row.passed is not None]
@@ -99,9 +99,9 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
 
 def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
-    """Decode and resize the golden photos and compare with the bytes that they must become; none if the bundle has none.
+    """Decode and resize the golden photos and compare the results with the expected bytes; empty if the bundle has no photos.
 
-    An image that is decoded to other bytes says nothing of the resize, and is not looked at there.
+    An image that is decoded to different bytes proves nothing about the resize, which is not checked for it.
     """
     contract = bundle.manifest.input
     wrong: dict[str, list[str]] = {"decode": [], "resize": []}
@@ -117,8 +117,8 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
         if sha256(resized.tobytes()) != golden.resized_sha256:
             wrong["resize"].append(golden.file)
     count = len(bundle.manifest.golden_images)
-    looked_at = {"decode": count, "resize": count - len(wrong["decode"])}
-    return tuple(Layer(name, looked_at[name], tuple(files), not files) for name, files in wrong.items() if count)
+    checked_images = {"decode": count, "resize": count - len(wrong["decode"])}
+    return tuple(Layer(name, checked_images[name], tuple(files), not files) for name, files in wrong.items() if count)
 
 
 def require_pass(report: Report) -> None:
@@ -135,16 +135,16 @@ def require_pass(report: Report) -> None:
         reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
         raise SelftestError(
             f"{row.model} on {row.engine} does not answer as the bundle says: {reason} ({len(failed)} failed). "
-            "Do not use it here; try another --engine, or another version of it."
+            "Do not use it here; try another engine, or another version of it."
         )
     if not report.passed:
         raise SelftestError(
-            "nothing was checked: no engine for any of the bundle's models is installed or was asked for"
+            "nothing was checked: no requested engine that runs one of the bundle's models is installed"
         )
 
 
 def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
-    """Do as `check_model`, in a process of its own that has LIMIT_S seconds. A crash is a failed row too."""
+    """Run `check_model` in a process of its own, for at most LIMIT_S seconds. A crash is a failed row too."""
     from edgecnn.runtime.isolated import isolated
 
     try:
@@ -184,9 +184,10 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
 
 
 def allowed(entry: ModelEntry, provider: str) -> float:
-    """Return the largest difference from a model's golden outputs that is allowed to what computes.
+    """Return the largest allowed difference from a model's golden outputs for a provider.
 
-    The bundle's own to the kernels that made them. Others round each layer's sums otherwise, not only ties: OTHER_KERNELS codes more.
+    It is the bundle's tolerance for the kernels that made them. Other kernels round each layer's sums differently, not only ties: for
+    those OTHER_KERNELS codes are added.
     """
     other = entry.tolerance_unit == "LSB" and f"({provider})" not in entry.golden_engine
     return entry.tolerance + (OTHER_KERNELS if other else 0.0)

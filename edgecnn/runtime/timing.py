@@ -1,4 +1,4 @@
-"""Time things that are compared: interleaved, so that whatever else the machine does falls on all of them."""
+"""Time calls that are compared: interleaved, so that other work on the machine affects all of them alike."""
 
 import random
 import time
@@ -15,7 +15,7 @@ class Timing(NamedTuple):
 
 
 def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, repeats: int) -> dict[str, Timing]:
-    """Time several calls by turns: A, B, A, B, …
+    """Time several calls, interleaved: A, B, A, B, …
 
     Args:
         calls: what to call, by name.
@@ -41,17 +41,17 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
 
 
 def interleave(names: Sequence[str], repeats: int, block: int, seed: int = 0) -> Iterator[tuple[str, range]]:
-    """Yield whose turn it is, in blocks of calls: every name once a round, in an order drawn anew each round.
+    """Yield what to call next, in blocks of calls: every name once a round, in a new random order each round.
 
-    Blocks, for calls whose caches and threads need a moment after another's turn; drawn orders, so that nobody always follows the same.
+    Blocks let caches and threads settle after another call's block; random orders keep a name from always following the same one.
 
     Args:
         names: what is timed.
-        repeats: calls of each, all told.
-        block: calls of one turn; the last round's are fewer where `repeats` is no multiple.
+        repeats: calls of each in total.
+        block: calls of one block; the last round's are fewer where `repeats` is not a multiple.
 
     Yields:
-        (name, the numbers of its calls in this turn, from 0).
+        (name, the numbers of its calls in this block, from 0).
     """
     drawn = random.Random(seed)
     for start in range(0, repeats, block):

@@ -1,6 +1,6 @@
-"""The fastest setting for a bundle on this machine, as measured by `edgecnn benchmark --tune`.
+"""The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands.
 
-One JSON file holds one entry for each bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
+One JSON file holds one entry a bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
 that it was measured with.
 """
 
@@ -22,13 +22,13 @@ from edgecnn.runtime.state import tuned_file
 from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
-AGAIN = "Tune again: edgecnn benchmark --tune"
+AGAIN = "Again: edgecnn benchmark --tune"
 MAX_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A measured setting: what to open, and the conditions of the measurement.
+    """A measured winner: what to open, and the conditions of the measurement.
 
     `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
     """
@@ -46,7 +46,7 @@ class Tuned:
 
     @property
     def about(self) -> str:
-        """The setting and its figures, for people."""
+        """What was chosen and its figures, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
@@ -65,11 +65,11 @@ def hardware() -> str:
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
-    """Open a bundle's model with the setting that was fastest here.
+    """Open the model that was the fastest for a bundle on this machine.
 
     Returns:
-        The engine, the model's entry, its threads and a remark about them; or, if there is no usable setting, the reason ("" if
-        nothing was tuned for this bundle).
+        The engine, the model's entry, its threads and a remark for people; or, where the setting cannot be used, the reason ("" if there
+        is no setting for this bundle).
     """
     entries, damage = _read()
     if damage:
@@ -86,8 +86,8 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
         return f"the tuned setting is ignored: it was measured on {tuned.hardware}, this is {here}. {AGAIN}"
     if not is_installed(tuned.engine):
         return f"the tuned setting is ignored: {tuned.engine} is no longer installed. {AGAIN}"
-    pair = (ENGINES[tuned.engine].format, tuned.precision)
-    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == pair), None)
+    requested = (ENGINES[tuned.engine].format, tuned.precision)
+    model = next((item for item in bundle.manifest.models if (item.format, item.precision) == requested), None)
     if model is None:
         return f"the tuned setting is ignored: the bundle has no {tuned.precision} model for {tuned.engine}. {AGAIN}"
     data = bundle.files[model.file]
@@ -96,7 +96,9 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
     except EdgeCNNError as error:
         return f"the tuned setting is ignored: {error}. {AGAIN}"
     if engine.version != tuned.engine_version:
-        return f"the tuned setting is ignored: {tuned.engine} is now {engine.version}, the setting is for {tuned.engine_version}. {AGAIN}"
+        return (
+            f"the tuned setting is ignored: {tuned.engine} is {engine.version}, it was {tuned.engine_version}. {AGAIN}"
+        )
     return engine, model, tuned.threads, tuned.about
 
 
@@ -113,7 +115,7 @@ def store(sha256: str, tuned: Tuned) -> Path:
 
 
 def remove(sha256: str) -> bool:
-    """Forget a bundle's setting; False if there was none. A damaged file goes as a whole.
+    """Remove a bundle's setting; False if there was none. A damaged file is removed as a whole.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -131,7 +133,7 @@ def remove(sha256: str) -> bool:
 
 
 def _read() -> tuple[dict[str, Any], str]:
-    """Return the file's entries, and what is wrong with the file; ({}, "") if it does not exist."""
+    """Return the file's entries, and what is wrong with it; ({}, "") without a file."""
     path = Path(tuned_file())
     try:
         table = json.loads(path.read_bytes())
@@ -143,5 +145,5 @@ def _read() -> tuple[dict[str, Any], str]:
         return {}, f"the tuned setting is ignored: {path} is damaged. {AGAIN}"
     entries = table.get("bundles") if type(table) is dict and table.get("schema") == SCHEMA else None
     if type(entries) is not dict:
-        return {}, f"the tuned setting is ignored: {path} is not of the form {SCHEMA}. {AGAIN}"
+        return {}, f"the tuned setting is ignored: {path} does not follow the schema {SCHEMA}. {AGAIN}"
     return entries, ""

@@ -51,4 +51,4 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
             arrays = tuple(file[name] for name in sorted(file.files) if name != "state")
         return Checkpoint(phase=state["phase"], epoch=state["epoch"], arrays=arrays, history=tuple(state["history"]))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}). Train anew with --force, or into another --out.") from None
+        raise RunError(f"{path} is damaged ({error}).", advice="train_again") from None

@@ -44,7 +44,7 @@ def cluster_errors(workers: Workers | None) -> Iterator[None]:
         reason = next((line for line in error.message.splitlines() if "Collective ops is aborted by" in line), "")
         reason = reason or error.message.splitlines()[0]
         raise ClusterError(
-            f"a worker was lost: {reason[:300]}\nThe last finished epoch is kept. Start all workers again, worker 0 with --resume."
+            f"a worker was lost: {reason[:300]}\nThe last finished epoch is kept.", advice="restart_workers"
         ) from None
 
 
@@ -213,6 +213,6 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: Mapping[st
     ]
     if other:
         raise ClusterError(
-            f"{', '.join(other)} has another recipe, other images or other versions than {workers.addresses[0]} (worker 0). "
-            "Give all workers the same command but for --worker, --out and the place of the data."
+            f"{', '.join(other)} has another recipe, other images or other versions than {workers.addresses[0]} (worker 0).",
+            advice="same_command",
         )

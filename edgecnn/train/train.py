@@ -96,7 +96,7 @@ def train(
     strategy = distribute.open_strategy(workers)
     distribute.check_batch(recipe.train.batch_size, strategy)
     if workers and recipe.init.source:
-        raise RecipeError("init.source and --workers: one machine is enough for few images. Leave one of the two out.")
+        raise RecipeError("init.source is for few images, which one machine trains alone.", advice="workers_or_init")
     shape = input_shape(recipe, dataset)
     splits = load_splits(recipe, dataset, data_progress)
     validation = (splits["validation"].images, splits["validation"].classes)

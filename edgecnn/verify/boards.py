@@ -315,5 +315,5 @@ def differences(outputs: np.ndarray, expected: np.ndarray, sample: Split | None)
 
 def qemu_version() -> str:
     """Return the version of the emulator."""
-    said = subprocess.run([find_qemu(), "--version"], capture_output=True, text=True).stdout
-    return (said.splitlines() or ["unknown"])[0].partition(" version ")[2] or "unknown"
+    printed = subprocess.run([find_qemu(), "--version"], capture_output=True, text=True).stdout
+    return (printed.splitlines() or ["unknown"])[0].partition(" version ")[2] or "unknown"

@@ -105,9 +105,9 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     Raises:
         DatasetError: if they have changed, or the bundle does not say which they were.
     """
-    contract, said = bundle.manifest.input, bundle.manifest.provenance
-    recipe, data_said = said.get("recipe"), said.get("data")
-    hashes = data_said.get("split_hashes") if isinstance(data_said, dict) else None
+    contract, provenance = bundle.manifest.input, bundle.manifest.provenance
+    recipe, recorded = provenance.get("recipe"), provenance.get("data")
+    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or "test" not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
     # Only the table of the data: the others may have keys that recipes no longer have.
@@ -116,7 +116,8 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(
-            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."
+            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with.",
+            advice="name_images",
         )
     split = dataset.load(
         ("test",),

@@ -51,8 +51,8 @@ def compare_models(
     dataset = open_dataset(DataRecipe(source=data), progress=progress, for_training=False)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
         raise DatasetError(
-            f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split. "
-            "Compare on all of them: --split all"
+            f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split.",
+            advice="all_images",
         )
     for path, model in zip(paths, opened, strict=True):
         if model.output.shape[1] != len(dataset.labels):

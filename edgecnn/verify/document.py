@@ -24,6 +24,7 @@ class Limits:
     minLength: int | None = None
     minItems: int | None = None
     pattern: str | None = None
+    enum: tuple[str, ...] | None = None
 
 
 Count = Annotated[int, Limits(minimum=0)]

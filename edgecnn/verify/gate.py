@@ -97,15 +97,6 @@ def measured(comparison: Comparison, figure: Figure) -> str:
     return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
 
 
-ADVICE = {
-    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
-    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
-    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
-    "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
-}
-"""What to do about a failed comparison, by its kind."""
-
-
 def require_parity(report: Report) -> None:
     """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`.
 
@@ -117,7 +108,8 @@ def require_parity(report: Report) -> None:
         figures = " and ".join(measured(first, figure) for figure in first.failed)
         raise ParityError(
             f"{first.candidate} does not answer as {first.reference} does: it {figures} (limit: {first.limit}); "
-            f"{len(failed)} of {len(report.comparisons)} comparisons failed. {ADVICE[first.kind]}"
+            f"{len(failed)} of {len(report.comparisons)} comparisons failed.",
+            advice=first.kind,
         )
     if report.confident and (warning := chance_warning(report)):
         raise ParityError(warning)
@@ -155,7 +147,7 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
         if row.error:
             raise EmulatorError(
                 f"{row.engine} on {row.target}: {row.error}{others}. "
-                "This build does not run on that processor: install another version of it, or take another engine (--engines)."
+                "This build does not run on that processor: install another version of it, or take another engine."
             )
     if failed:
         first = failed[0]
@@ -164,5 +156,5 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
             reason = f"it differs from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
         raise ParityError(
             f"{first.engine} on {first.target} ({first.cpu}) does not answer as the bundle says: {reason}{others}. "
-            "Take another version of the engine, or another engine (--engines)."
+            "Take another version of the engine, or another engine."
         )

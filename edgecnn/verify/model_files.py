@@ -96,7 +96,7 @@ def open_model_file(path: Path) -> ModelFile:
     elif path.suffix in (".keras", ".h5", ".hdf5"):
         model = _keras(path)
     else:
-        raise EngineError(f"{path} is none of .tflite, .onnx, .keras, .h5 and a SavedModel folder.")
+        raise EngineError(f"{path} is not a .tflite, .onnx, .keras or .h5 file, nor a SavedModel folder.")
     if len(model.input.shape) != 4 or len(model.output.shape) != 2 or model.input.shape[3] not in (1, 3):
         raise EngineError(
             f"{path} reads {model.input.shape} and gives {model.output.shape}; expected (batch, height, width, 1 or 3) "

@@ -1,8 +1,9 @@
 """Parity: a run's exports compared with its float and fake-quantized models on the test split, as one report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +114,8 @@ def verify(
     )
     candidates, others = answers[: len(exports)], answers[len(exports) :]
     labels = run.info["data"]["labels"]
-    comparisons = [compared("quantization", float_, fake, test, labels, gate) for fake in fakes]
-    for candidate in candidates:
-        comparisons.append(compared("quantization", float_, candidate, test, labels, gate))
-        if candidate.precision.startswith("int8"):
-            comparisons += [compared("conversion", fake, candidate, test, labels, gate) for fake in fakes]
-    comparisons += [compared("alternative", float_, candidate, test, labels, gate) for candidate in others]
+    hold = partial(compared, split=test, labels=labels, gate=gate)
+    comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     data = Data(
@@ -141,6 +138,30 @@ def verify(
     return report
 
 
+def run_comparisons(
+    float_: Answers,
+    fakes: Sequence[Answers],
+    candidates: Sequence[Answers],
+    others: Sequence[Answers],
+    hold: Callable[[Kind, Answers, Answers], Comparison],
+) -> list[Comparison]:
+    """Return a run's comparisons: each model with the float one, and each int8 export with the fake-quantized one.
+
+    Args:
+        float_: the float model's answers.
+        fakes: the fake-quantized model's, if the run has one.
+        candidates: the exports'.
+        others: those of int8 by the method that does not ship.
+        hold: compares a reference with a candidate, and holds them to the limits of a kind.
+    """
+    comparisons = [hold("quantization", float_, fake) for fake in fakes]
+    for candidate in candidates:
+        comparisons.append(hold("quantization", float_, candidate))
+        if candidate.precision.startswith("int8"):
+            comparisons += [hold("conversion", fake, candidate) for fake in fakes]
+    return comparisons + [hold("alternative", float_, other) for other in others]
+
+
 def parity_report(run: Run) -> Report:
     """Return a run's parity report.
 
@@ -154,7 +175,7 @@ def parity_report(run: Run) -> Report:
 
 
 def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choice | None:
-    """Return how the run's int8 models were made, and what quantization-aware training bought on the test split.
+    """Return how the run's int8 models were made, and what quantization-aware training gained on the test split.
 
     Args:
         run: a run; None is returned where training did not choose.

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("linear", "relu", "relu6", "sigmoid", "softmax", "tanh")
 """Activations within a layer that quantize; of others, tensorflow-model-optimization 0.8.1 silently leaves floats."""
 
-INSTEAD = "Replace what is named, or quantize after training instead: --set qat.method=ptq"
-
 
 class Refused(NamedTuple):
     """A layer that cannot be quantized: its name and class, and where it is that, its activation."""
@@ -89,10 +87,10 @@ def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point:
             tflite.int8(fake_quantize(model, scale, zero_point))
     except (ExportError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise NetworkError(f"{name} cannot be trained quantization-aware: {reason}\n{INSTEAD}") from error
+        raise NetworkError(f"{name} cannot be trained quantization-aware: {reason}", advice="quantize_after") from error
     if refused:
         named = ", ".join(f"{layer.name} ({layer.kind})" for layer in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         raise NetworkError(
-            f"{name} cannot be trained quantization-aware: {named}{more} cannot be quantized.\n{INSTEAD}"
+            f"{name} cannot be trained quantization-aware: {named}{more} cannot be quantized.", advice="quantize_after"
         )

@@ -12,16 +12,16 @@ from edgecnn.verify.document import Count, Fraction, Limits, NonNegative, Points
 from edgecnn.verify.threshold import Choice, Selective
 
 Kind = Literal["quantization", "conversion", "alternative", "models"]
-SplitName = Annotated[str, Limits(pattern="^(test|all)$")]
+SplitName = Annotated[str, Limits(enum=("test", "all"))]
 Figure = Literal["drop", "drop_interval", "agreement", "largest_lsb"]
 BoardFigure = Literal["error", "selftest", "largest_difference"]
 Unit = Literal["logit", "score"]
 Interval = tuple[Fraction, Fraction]
 PointsInterval = tuple[Points, Points]
 Name = Annotated[str, Limits(minLength=1)]
-Format = Annotated[str, Limits(pattern="^(keras|tflite|onnx|saved-model)$")]
-RangeName = Annotated[str, Limits(pattern="^(centred|unit|raw|given|codes)$")]
-RawUnit = Annotated[str, Limits(pattern="^(LSB|logit)$")]
+Format = Annotated[str, Limits(enum=("keras", "tflite", "onnx", "saved-model"))]
+RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "given", "codes"))]
+RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
 
 
@@ -362,7 +362,7 @@ class BoardsReport:
     bundle: str = described("Its name.")
     bundle_sha256: Sha256
     data: BoardsData | None = described(
-        "The test split that the images are a sample of; null where only golden images were at hand."
+        "The test split that the images are a sample of; null where there were golden images only."
     )
     boards: Annotated[tuple[BoardRow, ...], Limits(minItems=1)]
     passed: bool

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 BISECTIONS = 60
-"""Halvings of an interval at most 2 wide: what is left is smaller than a float's step at 1e-2."""
+"""Halvings of an interval at most 2 wide: the rest is smaller than a float's step at 1e-2."""
 
 
 class Interval(NamedTuple):

@@ -62,13 +62,13 @@ def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
 
     check_images(logits, classes)
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda log_temperature: nll(logits, classes, float(np.exp(log_temperature))),
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: int = BINS) -> float:

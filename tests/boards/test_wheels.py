@@ -35,7 +35,7 @@ def test_tflite_runtime_gets_numpy_1(monkeypatch):
 
 
 def test_tflite_runtime_has_no_wheel_for_a_newer_python():
-    with pytest.raises(EmulatorError, match=r"no wheel for Python 3\.13.*--release bookworm"):
+    with pytest.raises(EmulatorError, match=r"no wheel for Python 3\.13.*Debian bookworm"):
         wheels.requirements("tflite_runtime", "3.13")
     assert wheels.engines_on("3.13") == ["litert", "onnxruntime"] and len(wheels.engines_on("3.11")) == 3
 

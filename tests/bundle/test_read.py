@@ -74,8 +74,9 @@ def test_files_that_are_no_bundle(tmp_path, bundle_path):
     for content in (b"", b"PK", b"PK\x03\x04", b"not a zip" * 100, bytes(10_000), b"PK\x05\x06" + bytes(18)):
         assert "refused" in refused(content, bundle_path)
     for path in (tmp_path, tmp_path / "none.edgecnn"):
-        with pytest.raises(BundleError, match="--model"):
+        with pytest.raises(BundleError, match="cannot read the bundle") as caught:
             read_bundle(path)
+        assert caught.value.advice == "name_bundle"
 
 
 def test_the_files_digest_is_computed_once_from_the_bytes_that_were_read(bundle_path, monkeypatch):

@@ -1,9 +1,12 @@
+import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import edgecnn.cli as edgecnn_cli
 from edgecnn.cli import COMMANDS
 from edgecnn.cli.recipes import FLAG_KEYS
 from edgecnn.recipe import keys
@@ -108,6 +111,21 @@ def test_the_list_of_commands(edgecnn):
     listed = edgecnn("--help").out
     for command in COMMANDS:
         assert f"\n  {command} " in listed
+
+
+def test_a_command_has_a_module_of_its_name_and_no_command_imports_another():
+    folder = Path(edgecnn_cli.__file__).parent
+    for command, module in COMMANDS.items():
+        assert module.removesuffix("_") == command
+        tree = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
+        assert any(isinstance(node, ast.FunctionDef) and node.name == module for node in tree.body), command
+    for path in folder.glob("*.py"):
+        imported = {
+            node.module.removeprefix("edgecnn.cli.")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("edgecnn.cli.")
+        }
+        assert not imported & set(COMMANDS.values()), path.name
 
 
 def test_version(edgecnn):

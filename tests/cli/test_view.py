@@ -95,7 +95,7 @@ def test_events_stay_above(view, terminal):
     assert lines[:2] == ["camera: fake: a script", "frame damaged: no end (3 times)"] and "frames/s" in lines[5]
     view.event(event("camera_lost", reason="stall", message="fake: no frame for 5.0 s."))
     lines = screen(terminal.getvalue())
-    assert lines[2:4] == ["camera lost (stall): fake: no frame for 5.0 s.", "no camera: waiting for it"], (
+    assert lines[2:4] == ["camera lost (stall): fake: no frame for 5.0 s.", "waiting for the camera"], (
         "no result is shown as if it were new"
     )
     view.event(event("camera_back", about="a script", after_s=2.0, attempts=1))

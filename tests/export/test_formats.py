@@ -134,7 +134,7 @@ def test_float_within_is_refused_whatever_the_io():
 def test_impossible_exports(finished_run):
     with pytest.raises(ExportError, match="no export as onnx int16x8"):
         convert(finished_run, "onnx", "int16x8")
-    with pytest.raises(ExportError, match="received --io uint8"):
+    with pytest.raises(ExportError, match="received uint8"):
         convert(finished_run, "tflite", "float32", "uint8")
 
 

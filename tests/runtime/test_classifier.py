@@ -161,7 +161,7 @@ def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
 
 
 def test_says_what_was_taken(classifier, root):
-    assert f"{SHIPPED}.edgecnn (asked for), int8 .tflite on " in classifier.about
+    assert f"{SHIPPED}.edgecnn (requested), int8 .tflite on " in classifier.about
     assert "1 thread)" in classifier.about
     two = Classifier.load(root / "models" / "digits" / "digits.edgecnn", precision="float32", num_threads=2)
     assert "float32 .tflite" in two.about and "2 threads)" in two.about

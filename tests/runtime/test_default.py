@@ -39,7 +39,7 @@ def test_order(empty):
     choice = find_bundle()
     assert (choice.path.name, choice.reason) == ("a.edgecnn", "of the last run")
     other = empty / "other.edgecnn"
-    assert find_bundle(other) == (other, "asked for"), "even if it is not there: no silent fallback"
+    assert find_bundle(other) == (other, "requested"), "even if it is not there: no silent fallback"
 
 
 def test_the_bundle_made_last_is_taken_wherever_it_is(empty, monkeypatch):

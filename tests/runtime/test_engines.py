@@ -86,11 +86,11 @@ def test_provider_that_the_engine_lacks():
     assert offering(list(ENGINES), None) == list(ENGINES)
 
 
-def test_numpy_2_beside_tflite_runtime_is_said_before_it_fails(only, monkeypatch):
+def test_numpy_2_with_tflite_runtime_is_said_before_it_fails(only, monkeypatch):
     only("tflite_runtime")
     monkeypatch.delitem(sys.modules, "edgecnn.runtime.engines.tflite_runtime", raising=False)
     monkeypatch.setattr(np, "__version__", "2.4.6")
-    with pytest.raises(EngineError, match=r"numpy below 2, found 2\.4\.6.*pip install 'numpy<2'"):
+    with pytest.raises(EngineError, match=r"numpy below 2, numpy 2\.4\.6.*pip install 'numpy<2'"):
         open_engine("tflite_runtime", b"", "tflite")
 
 

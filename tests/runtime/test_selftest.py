@@ -151,7 +151,7 @@ def test_engines_asked_for(replay, right):
         replay(right, engines=["onnxruntime"])
     with pytest.raises(UnknownNameError, match="litert"):
         replay(right, engines=["lite"])
-    assert replay(right, format_="onnx", engines=[ENGINE]).rows[0].note == "not checked: not asked for"
+    assert replay(right, format_="onnx", engines=[ENGINE]).rows[0].note == "not checked: not requested"
 
 
 def test_one_engine_that_is_wrong_fails_it_whatever_the_others_say(replay, right, fake_engine, monkeypatch):

@@ -38,7 +38,7 @@ def faulty(run, change):
     found = {item.kind: item for item in report.comparisons if item.candidate == "tflite-int8"}
     with pytest.raises(ParityError, match="tflite-int8 does not answer"):
         require_parity(report)
-    return found.quantization, found.conversion
+    return found["quantization"], found["conversion"]
 
 
 def assign(model, layer, ending, change):

@@ -68,8 +68,11 @@ def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
 
 def test_the_card_says_what_training_bought(finished_run):
     card = finished_run.read(CARD, "bundle").decode()
-    assert "int8 by quantization-aware training (epoch " in card
-    assert "Over post-training quantization, quantization-aware training bought " in card
+    assert "int8 was made by quantization-aware training (epoch " in card
+    assert (
+        "Compared with post-training quantization, quantization-aware training changed the accuracy on the test split by "
+        in card
+    )
     assert "| tflite-int8-ptq |" in card
 
 
@@ -108,7 +111,10 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
     assert bundle.manifest.provenance["int8"]["method"] == "ptq"
     assert bundle.manifest.provenance["representative_dataset"] == ptq_run.info["representative_dataset"]
     assert selftest(bundle).passed
-    assert "int8 by post-training quantization, as the better on validation" in ptq_run.read(CARD, "bundle").decode()
+    assert (
+        "int8 was made by post-training quantization, which did better on validation images"
+        in ptq_run.read(CARD, "bundle").decode()
+    )
 
 
 def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tiny_recipe, reporter):
@@ -120,7 +126,7 @@ def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tin
     assert names(report) == ["float", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32"]
     assert report.int8.qat_against_ptq is None and alternative(run) is None
     assert selftest(read_bundle(bundle_path(run))).passed
-    assert "int8 by post-training quantization, as the recipe says" in run.read(CARD, "bundle").decode()
+    assert "int8 was made by post-training quantization, as the recipe requests" in run.read(CARD, "bundle").decode()
 
 
 def test_the_file_that_training_asked_is_the_one_that_is_exported(finished_run):

@@ -12,7 +12,7 @@ THREADS = (1, 2, 4)
 
 
 class Configuration(NamedTuple):
-    """What is opened: an engine, a model file of the bundle and its precision, threads of one inference, the provider asked for."""
+    """What to open: an engine, a model file of the bundle and its precision, threads of one inference, the requested provider."""
 
     engine: str
     file: str
@@ -46,7 +46,7 @@ def configurations(
 
     Raises:
         UnknownNameError: for an engine or precision that does not exist.
-        EngineError: if nothing is left to measure, or an engine that was asked for is not installed.
+        EngineError: if nothing is left to measure, or a requested engine is not installed.
         ProviderError: if no engine offers the provider.
     """
     for name in engines:
@@ -61,16 +61,16 @@ def configurations(
         first_installed(offered)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = sorted(set(threads)) or [count for count in THREADS if count <= cpus]
-    found = [
+    result = [
         Configuration(name, model.file, model.precision, count, provider)
         for name in chosen
         for model in manifest.models
         if model.format == ENGINES[name].format and (not precisions or model.precision in precisions)
         for count in counts
     ]
-    if not found:
+    if not result:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         raise EngineError(
-            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}. See --engine and --precision."
+            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}.", advice="choose_model"
         )
-    return found
+    return result

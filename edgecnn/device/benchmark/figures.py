@@ -25,7 +25,7 @@ class Percentiles(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What a configuration's own process found: see `edgecnn.device.benchmark.probe`."""
+    """The measurements of a configuration's own process: see `edgecnn.device.benchmark.probe`."""
 
     version: str
     computes: str

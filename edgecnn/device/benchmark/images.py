@@ -1,4 +1,4 @@
-"""The images that a benchmark classifies: given ones, else those that travel in the bundle. They are read before anything is timed."""
+"""The images that a benchmark classifies: given ones, else those in the bundle. They are read before anything is timed."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from edgecnn.errors import ImageError
 from edgecnn.images import decode, probe, read_file
 
 MOST_BYTES = 64 * 2**20
-"""Encoded images that are held in memory, at most; the first one is always taken."""
+"""The most that encoded images may take in memory; the first one is always used."""
 
 
 class BenchImages(NamedTuple):
@@ -29,20 +29,20 @@ class BenchImages(NamedTuple):
     largest: str
 
     def at(self, index: int) -> bytes | np.ndarray:
-        """Return the image of a call: they come round in turn."""
+        """Return the image of a call: the calls cycle through the images."""
         return self.items[index % len(self.items)]
 
 
 def bench_images(
     bundle: Bundle, sources: Sequence[str] = (), most: int = 1000, note: Callable[[str], object] = lambda text: None
 ) -> BenchImages:
-    """Read the images that SOURCE arguments stand for, or take the bundle's golden photos (its golden inputs, if it has none).
+    """Read the images that SOURCE arguments stand for, or use the bundle's golden photos (its golden inputs, if it has none).
 
     Args:
         bundle: as read.
         sources: as `edgecnn.device.stream.sources.expand` takes them.
-        most: how many are taken at most.
-        note: called with what was left out and why.
+        most: the most images to use.
+        note: called with each image that is left out, and why.
 
     Raises:
         ImageError: if sources were given and none of them is an image.
@@ -68,7 +68,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
     for source, error in expand(sources, sys.stdin.buffer, note):
         if len(items) == most or total > MOST_BYTES:
             note(
-                f"the first {len(items)} images are taken: {total / 2**20:.1f} MiB, at most {most} images and 64 MiB are held"
+                f"the first {len(items)} images are used: {total / 2**20:.1f} MiB, the limits are {most} images and 64 MiB"
             )
             break
         try:
@@ -85,8 +85,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
         sizes.append(size)
     if not items:
         raise ImageError(
-            f"none of {', '.join(map(repr, sources))} is an image that can be measured with. "
-            "Name others, or none for those of the bundle."
+            f"none of {', '.join(map(repr, sources))} is a readable image. Give other images, or none, to use those in the bundle."
         )
     largest = max(range(len(items)), key=lambda index: sizes[index][0] * sizes[index][1])
     return BenchImages(f"given, {_sizes(tuple(sizes))}", tuple(items), tuple(names), tuple(sizes), names[largest])

@@ -1,6 +1,6 @@
 """Open one configuration in a process of its own: `python -m edgecnn.device.benchmark.probe BUNDLE ENGINE FILE THREADS PROVIDER [IMAGE]`.
 
-What it costs in memory is then its own, and an engine that crashes takes only this process with it. Prints a JSON object with
+The memory measured is then its own, and an engine that crashes does not stop the benchmark. Prints a JSON object with
 `version`, `computes`, `peak_mib` and `golden`: "" where the golden vectors' outputs are right, else what is wrong.
 """
 
@@ -21,7 +21,7 @@ CALLS = 3
 
 
 def main() -> None:
-    """Open the model, classify, look at the memory, then replay the golden vectors."""
+    """Open the model, classify, read the peak memory, then replay the golden vectors."""
     path, name, file, threads, provider, *image = sys.argv[1:]
     bundle = read_bundle(Path(path))
     entry = bundle.manifest.model(file)

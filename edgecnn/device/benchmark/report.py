@@ -1,4 +1,4 @@
-"""What a benchmark hands over: JSON documents, and the setting that won."""
+"""The output of a benchmark: JSON documents, and the winning setting."""
 
 import datetime
 import platform
@@ -37,7 +37,7 @@ def sustained_document(bundle: Bundle, images: BenchImages, about: str, done: Su
 
 
 def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
-    """Return what was measured, where, and with what."""
+    """Return the bundle, the machine, the versions and the images of a measurement."""
     return {
         "bundle": {"path": str(bundle.path), "name": bundle.manifest.name, "sha256": bundle.sha256},
         "hardware": hardware(),
@@ -56,8 +56,8 @@ def tuned_winner(measured: Sweep) -> Tuned:
     best = winner(measured.rows)
     if best is None:
         raise ParityError(
-            "nothing was tuned: no model that runs here passed the gate in the bundle's report and its golden vectors. "
-            "Verify it and bundle it again: edgecnn verify && edgecnn bundle"
+            "nothing was tuned: no model that runs here passed both the bundle's gate and its golden vectors. "
+            "Verify the run and bundle it again: edgecnn verify && edgecnn bundle"
         )
     item, infer = best.configuration, best.parts["infer"]
     return Tuned(

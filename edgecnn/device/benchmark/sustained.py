@@ -1,4 +1,4 @@
-"""Does it stay as fast? One configuration for minutes, with clock, temperature and throttling beside its times."""
+"""Does the speed hold? One configuration for minutes, with its times, the clock, the temperature and throttling."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ WINDOW_S = 60.0
 
 
 class Window(NamedTuple):
-    """A minute, or what there was of it: from when (seconds), the whole call's and the inference's times, the sensors at its end."""
+    """A minute or less: its start in seconds, the times of the whole call and of the inference, the sensors at its end."""
 
     start_s: float
     seconds: float
@@ -51,18 +51,18 @@ class Sustained(NamedTuple):
 
     @property
     def throttled(self) -> list[str] | None:
-        """What slowed the machine meanwhile: flags that held at a window's end, or came up since the start; None if no sensor tells."""
-        found: list[str] = []
+        """What slowed the machine: flags that were set at the end of a window, or since the start; None without such a sensor."""
+        slowed_by: list[str] = []
         known = False
         for sensors in (self.before, *(window.sensors for window in self.windows)):
             if sensors.throttled is not None and self.before.throttled is not None:
                 known = True
                 now, since = throttle_words(sensors.throttled & ~(self.before.throttled >> SINCE_START << SINCE_START))
-                found += now + since
+                slowed_by += now + since
             if sensors.throttle_count is not None and self.before.throttle_count is not None:
                 known = True
-                found += ["throttled"] if sensors.throttle_count > self.before.throttle_count else []
-        return list(dict.fromkeys(found)) if known else None
+                slowed_by += ["throttled"] if sensors.throttle_count > self.before.throttle_count else []
+        return list(dict.fromkeys(slowed_by)) if known else None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain JSON values."""
@@ -89,11 +89,11 @@ def sustain(
 
     Args:
         classifier: as opened.
-        images: they come round in turn.
+        images: each call takes the next one.
         minutes: how long, above 0.
         warmup: calls before.
         system: whose sensors are read.
-        report: called with each window when it is whole.
+        report: called with each complete window.
         clock: seconds.
     """
     for index in range(warmup):

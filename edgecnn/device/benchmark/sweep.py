@@ -21,8 +21,8 @@ from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.timing import interleave
 
 BLOCK = 10
-"""Calls of one turn. Before them come calls that do not count, until SETTLE_S has passed: for the caches, and for threads of
-other turns that still spin."""
+"""Calls in one block. Before each block, calls that do not count run for SETTLE_S: to warm the caches, and until the threads of the
+block before stop spinning."""
 
 SETTLE_S = 0.005
 PROBE_TIMEOUT_S = 300.0
@@ -152,7 +152,7 @@ def settle(classifier: Classifier, images: BenchImages, index: int) -> None:
 
 
 def time_call(classifier: Classifier, image: bytes | np.ndarray) -> dict[str, float]:
-    """Classify one image and return the milliseconds of each of PARTS; the whole has the decision in it too."""
+    """Classify one image and return the milliseconds of each of PARTS; the whole includes the decision."""
     start = time.perf_counter()
     result = classifier.classify(image)
     return {**result.latency_ms, "whole": (time.perf_counter() - start) * 1000}

@@ -14,26 +14,26 @@ from edgecnn.errors import ImageError
 from edgecnn.files import write_atomic
 
 TICK_S = 0.05
-"""Longest wait for a frame between looks at the keyboard and at signals."""
+"""Longest wait for a frame between checks of the keyboard and of signals."""
 
 TAKE, QUIT = "take", "quit"
-"""What a key asks for."""
+"""What a key means."""
 
 BLURRED, SAME, DAMAGED = "blurred", "same", "damaged"
-"""Why a picture is not kept."""
+"""Why a picture was skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureSettings:
-    """What is captured.
+    """What to capture.
 
     Attributes:
         label: the class, a folder's name by `pictures.why_no_folder`.
         folder: where the class folder stands or is made.
-        interval_s: seconds between pictures of a live source; 0 where a key asks for each. Of another source each frame is looked at.
+        interval_s: seconds between pictures of a live source; 0 where a key takes each. Of another source each frame is considered.
         count: pictures to keep; 0 for no limit.
         min_sharpness: as `pictures.sharpness` measures; a blurred picture is less.
-        min_change: as `pictures.change` measures against the last picture kept; what is less is the same picture.
+        min_change: as `pictures.change` measures against the last picture kept; below it, a picture counts as the same.
         rotation: clockwise degrees by which pictures are turned.
     """
 
@@ -90,11 +90,11 @@ class Capture:
         self._wall = wall
         self._last: np.ndarray | None = None
 
-    def run(self, tell: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
-        """Take pictures until there are enough, a key or the source ends it, or `check` raises; the source is closed then.
+    def run(self, report: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
+        """Take pictures until there are enough, a key or the source ends it, or `check` raises; then close the source.
 
         Args:
-            tell: told about each picture, and what happens to the source.
+            report: called with each picture and each notice about the source.
 
         Raises:
             CameraError: if the source cannot be opened, or was away for too long.
@@ -102,32 +102,32 @@ class Capture:
         """
         try:
             self._feed.start()
-            self._loop(tell)
+            self._loop(report)
         finally:
             self._feed.close()
 
-    def _loop(self, tell: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
+    def _loop(self, report: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
         due = self._clock()
-        asked: float | None = None
+        pressed_at: float | None = None
         while not self._settings.count or self.kept < self._settings.count:
             self._check()
             pressed = self._key() if self._key else None
             if pressed == QUIT:
                 return
             if pressed == TAKE:
-                asked = self._clock()
+                pressed_at = self._clock()
             item = self._feed.take(TICK_S)
             if isinstance(item, Ended):
                 return
             if isinstance(item, SourceOpened | SourceLost | SourceBack):
-                tell(item)
+                report(item)
             elif isinstance(item, Taken):
                 now = self._clock()
-                by_key = asked is not None and (not item.live or item.frame.monotonic >= asked)
+                by_key = pressed_at is not None and (not item.live or item.frame.monotonic >= pressed_at)
                 by_time = self._settings.interval_s > 0 and (not item.live or now >= due)
                 if by_key or by_time:
-                    asked, due = None, now + self._settings.interval_s
-                    tell(self._picture(item))
+                    pressed_at, due = None, now + self._settings.interval_s
+                    report(self._picture(item))
 
     def _picture(self, taken: Taken) -> Shot:
         """Keep a frame, or say why not."""

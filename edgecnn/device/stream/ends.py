@@ -1,4 +1,4 @@
-"""How a command that runs for long is ended: by a signal, or by a reader of standard output that went away."""
+"""How a long-running command ends: by a signal, or because the reader of its standard output went away."""
 
 import select
 import signal
@@ -10,17 +10,17 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 
 
 class Stopped(SystemExit):
-    """A signal asked for the end. The exit code is 128 and its number: 143 for SIGTERM, 130 for Ctrl-C, 129 for a closed terminal."""
+    """A signal requested the end. The exit code is 128 plus its number: 143 for SIGTERM, 130 for Ctrl-C, 129 for a closed terminal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 class Ends:
-    """While entered, a signal is noted, and raised as Stopped by `check` or within `interruptible`, nowhere else.
+    """While entered, a signal is recorded, and raised as Stopped by `check` or within `interruptible`, nowhere else.
 
-    So a signal finds locks and files as a program leaves them between two steps; what may take long stands within `interruptible`.
-    A signal that was ignored stays ignored: SIGHUP under nohup. Python lets the main thread alone do this.
+    So a signal never interrupts a step that holds a lock or writes a file; calls that may take long run within `interruptible`.
+    A signal that was ignored stays ignored, such as SIGHUP under nohup. Python allows this in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -67,16 +67,16 @@ class _Interruptible:
 
 
 def reader_gone() -> bool:
-    """Tell whether standard output is a pipe or terminal whose other end is closed."""
+    """Return whether standard output is a pipe or terminal whose other end is closed."""
     return bool(_poll(select.POLLERR) & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
 
 
 def takes_output() -> bool:
-    """Tell whether standard output would take a line without waiting for its reader."""
+    """Return whether standard output accepts a line without waiting for its reader."""
     return bool(_poll(select.POLLOUT) & select.POLLOUT) and not reader_gone()
 
 
 def _poll(events: int) -> int:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), events)
-    return next((found for _, found in poll.poll(0)), 0)
+    return next((result for _, result in poll.poll(0)), 0)

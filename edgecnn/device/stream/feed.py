@@ -11,13 +11,13 @@ from edgecnn.device.cameras.source import CameraLost, Frame, Source, Stalled
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
-"""Longest single read, so that the thread sees soon that it is to stop."""
+"""Longest single read, so that the thread soon notices that it has to stop."""
 
 BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)
 """Waits before opening a lost source again; the last one repeats."""
 
 HEALTHY_S = 10.0
-"""A source that gave frames for so long starts with the shortest wait again when it is lost."""
+"""A source that gave frames for this long starts again with the shortest wait when it is lost."""
 
 CLOSE_S = 0.25
 """How long `Feed.close` waits for the thread, and then for the source."""
@@ -30,8 +30,8 @@ class FeedSettings:
     Attributes:
         stall_s: longest silence of an open source.
         first_frame_s: longest silence before its first frame.
-        retry_for_s: how long it may be without a frame before that is an error. None: a source that gave a frame is tried for ever,
-            one that cannot be opened at the start is an error at once.
+        retry_for_s: how long it may be without a frame before that is an error. None: a source that has given a frame is retried for
+            ever, one that cannot be opened at the start is an error at once.
         warm_up: frames discarded after each opening. None: `LIVE_WARM_UP` of a live source, none of another.
     """
 
@@ -54,7 +54,7 @@ class SourceOpened(NamedTuple):
 
 
 class SourceLost(NamedTuple):
-    """The source gives no more frames. `reason` is one of `cameras.source.REASONS`, or "unavailable" where it could not be opened."""
+    """The source has stopped giving frames. `reason` is one of `cameras.source.REASONS`, or "unavailable" where it could not be opened."""
 
     name: str
     reason: str
@@ -71,7 +71,7 @@ class SourceBack(NamedTuple):
 
 
 class Damaged(NamedTuple):
-    """The source has skipped so many frames, since it was last told, that were cut short or flagged by a driver."""
+    """Frames that the source has skipped since the last such notice: they were cut short or flagged by a driver."""
 
     name: str
     frames: int
@@ -96,8 +96,8 @@ Item = SourceOpened | SourceLost | SourceBack | Damaged | Ended | Taken
 class Feed:
     """Frames of a source that is opened again when it is lost, newest first.
 
-    A live source never waits: a frame that nobody took is replaced by the next, and counted in `replaced`. Any other source waits until its
-    frame was taken. Use `start`, `take` until it returns Ended or raises, then `close`.
+    A live source never waits: a frame that was not taken is replaced by the next, and counted in `replaced`. Any other source waits until
+    its frame was taken. Use `start`, `take` until it returns Ended or raises, then `close`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Feed:
         Args:
             open_source: opens the source; raises CameraError. Called in the feed's thread.
             settings: see there.
-            name: what a source that was never open is called.
+            name: the source's name before it is opened.
             clock: monotonic seconds, that of `Frame.monotonic`.
             sleep: waits that many seconds; by default it returns early when the feed is closed.
         """
@@ -132,7 +132,7 @@ class Feed:
         self._source: Source | None = None
         self._refused = ""
         self._damaged = 0
-        self._left_out = 0
+        self._skipped = 0
         self._next_seq = 0
         self._had_frame = False
         self._silent_since = 0.0
@@ -142,7 +142,7 @@ class Feed:
 
     @property
     def name(self) -> str:
-        """What the source is called that was opened last."""
+        """The name of the source that was opened last."""
         return self._name
 
     def start(self) -> None:
@@ -151,11 +151,11 @@ class Feed:
         self._thread.start()
 
     def take(self, timeout: float, frames: bool = True) -> Item | None:
-        """Return what came next: what happened to the source, or its newest frame; None if nothing did within `timeout` seconds.
+        """Return the next notice about the source, or its newest frame; None if neither comes within `timeout` seconds.
 
         Args:
             timeout: seconds.
-            frames: False for what happened to the source alone; None may then come early.
+            frames: False for notices alone; None may then come early.
 
         Raises:
             CameraError: if the source cannot be opened, or was away for longer than the settings allow.
@@ -180,11 +180,11 @@ class Feed:
             return self._over
 
     def refuse(self, text: str) -> None:
-        """Say that what the source gives is no use: it is closed and opened again."""
+        """Reject what the source gives: it is closed and opened again. The text says why."""
         self._refused = text
 
     def close(self) -> None:
-        """Stop the thread and close the source, within a second. A thread stuck in a driver is left behind: it keeps no process."""
+        """Stop the thread and close the source, within a second. A thread stuck in a driver is a daemon and is left behind."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -203,7 +203,7 @@ class Feed:
             over = self._keep_open()
         except CameraError as error:
             over = error
-        finally:  # whatever ended the thread, nobody may wait for it
+        finally:  # whatever ended the thread, no reader may wait for it
             with self._changed:
                 self._over = over
                 self._changed.notify_all()
@@ -238,7 +238,7 @@ class Feed:
             except CameraError as error:
                 self._give_up_late(str(error))
                 if self._attempts == 1 and not self._had_frame:
-                    self._tell(SourceLost(self._name, "unavailable", str(error)))
+                    self._notify(SourceLost(self._name, "unavailable", str(error)))
         return None
 
     def _drain(self, source: Source) -> CameraLost | None:
@@ -251,7 +251,7 @@ class Feed:
         base = self._next_seq
         opened = last = self._clock()
         limit = max(self._settings.first_frame_s, self._settings.stall_s)
-        self._left_out = 0
+        self._skipped = 0
         while not self._stop.is_set():
             try:
                 frame = source.read(POLL_S)
@@ -278,35 +278,35 @@ class Feed:
             if warm_up:
                 warm_up -= 1
                 continue
-            self._greet(source, last)
+            self._report_open(source, last)
             self._put(Taken(self._next_seq - 1, frame, source.name, source.live))
         return None
 
     def _count_damaged(self, source: Source) -> None:
-        if source.damaged > self._left_out:
+        if source.damaged > self._skipped:
             with self._changed:
-                self._damaged += source.damaged - self._left_out
+                self._damaged += source.damaged - self._skipped
                 self._changed.notify_all()
-            self._left_out = source.damaged
+            self._skipped = source.damaged
 
-    def _greet(self, source: Source, now: float) -> None:
-        """Tell, with the first frame after an opening, that there are frames."""
+    def _report_open(self, source: Source, now: float) -> None:
+        """Report, at the first frame after an opening, that the source is open or back."""
         if not self._attempts:
             return
         if not self._had_frame:
-            self._tell(SourceOpened(source.name, source.about, source.live))
+            self._notify(SourceOpened(source.name, source.about, source.live))
         else:
-            self._tell(SourceBack(source.name, source.about, now - self._silent_since, self._attempts))
+            self._notify(SourceBack(source.name, source.about, now - self._silent_since, self._attempts))
         self._had_frame = True
         self._attempts = 0
 
     def _lose(self, lost: CameraLost) -> None:
         if not self._attempts or (
             self._attempts == 1 and not self._had_frame
-        ):  # told once, however often it is tried again
+        ):  # reported once, however often it is tried again
             if not self._attempts:
                 self._silent_since = self._clock()
-            self._tell(SourceLost(self._name, lost.reason, str(lost)))
+            self._notify(SourceLost(self._name, lost.reason, str(lost)))
         self._give_up_late(str(lost))
 
     def _give_up_late(self, text: str) -> None:
@@ -318,13 +318,13 @@ class Feed:
             raise CameraError(text)
         away = self._clock() - self._silent_since
         if away >= allowed:
-            raise CameraError(f"{text} Gave up after {away:.0f} s and {self._attempts} attempts; see --retry-for.")
+            raise CameraError(f"{text} Gave up after {away:.0f} s and {self._attempts} attempts.", advice="wait_longer")
 
-    def _tell(self, notice: Item) -> None:
+    def _notify(self, notice: Item) -> None:
         with self._changed:
             if (
                 isinstance(notice, SourceLost) and self._slot is not None
-            ):  # a frame must not follow the news of its camera's loss
+            ):  # a frame must not follow the notice that its camera is lost
                 if self._slot.live:
                     self._slot = None
                     self.replaced += 1

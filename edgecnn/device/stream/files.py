@@ -1,4 +1,4 @@
-"""The loop over images given as files."""
+"""The loop over image files."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Frames that the classifier is unsure of, kept for training in a folder of limited size."""
+"""Frames on which the classifier is unsure, kept for training in a folder of limited size."""
 
 import contextlib
 import os
@@ -18,21 +18,21 @@ INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
 
 LEAST_INTERVAL_S = 1.0
-"""Between two frames that are kept, of a camera or a file: those of one second are much the same picture."""
+"""Least time between two frames that are kept: those of one second are almost the same picture."""
 
 NO_GUESS = "unknown"
 
 MOST_STALE = 64
-"""Lines of the index whose files are gone, at least, before it is written anew."""
+"""The index is rewritten once it has at least this many lines whose files are gone."""
 
 
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
 
-    Unsure is a frame on which the classifier abstains, or whose best score leads the second by less than `margin`: that means the same for
-    two classes, whose best score is never below a half, as for a thousand. The guess is the best class. When the files
-    take more than `cap_bytes`, the oldest go: those that were written here, by this or an earlier run, and still are where they were
-    written with the same size. What was moved to another folder, or put here by others, is never removed.
+    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that means the same for two
+    classes, whose best score is never below one half, as for a thousand. The guess is the best class. When the files take more than
+    `cap_bytes`, the oldest are removed: only those that this or an earlier run wrote, and that are still in place with the same size.
+    A file that was moved to another folder, or that someone else put here, is never removed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class UncertainFrames:
         Args:
             folder: made when the first frame is kept.
             margin: a smaller lead of the best score over the second is unsure, in [0, 1].
-            cap_bytes: most that the files may take.
+            cap_bytes: the most that the files may take.
             rotation: clockwise degrees by which frames are turned.
             clock, wall: monotonic seconds, and seconds since the epoch.
 
@@ -69,11 +69,11 @@ class UncertainFrames:
         self._bytes = sum(size for _, size in self._files)
 
     def offer(self, taken: Taken, result: Result) -> None:
-        """Keep a frame, if it is one to keep.
+        """Keep a frame if its result is unsure.
 
         Args:
             taken: the frame.
-            result: what it was classified as.
+            result: its result.
 
         Raises:
             OutputError: if it cannot be written; nothing is left half-written.
@@ -86,7 +86,10 @@ class UncertainFrames:
         self._last = now
         data, suffix = encode(taken.frame.image, self._rotation)
         if len(data) > self._cap_bytes:
-            raise OutputError(f"a frame of {len(data):,} bytes is more than all that may be kept: see --save-cap.")
+            raise OutputError(
+                f"a frame of {len(data):,} bytes is larger than the limit for all kept frames, {self._cap_bytes:,} bytes.",
+                advice="keep_more",
+            )
         guess = folder_name(result.top[0].label) if result.top else NO_GUESS
         wall = self._wall()
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1e6) % 1_000_000:06d}Z"
@@ -109,7 +112,7 @@ class UncertainFrames:
             self._stale += 1
         if self._stale > max(
             MOST_STALE, len(self._files)
-        ):  # lines of what is gone do no harm: the index is written anew now and then
+        ):  # lines of removed files do no harm: the index is rewritten now and then
             self._stale = 0
             write_atomic(self._folder / INDEX, "".join(f"{size} {name}\n" for name, size in self._files))
 
@@ -121,7 +124,7 @@ class UncertainFrames:
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to begin anew.") from None
+            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to start again.") from None
         for line in lines:
             size, _, name = line.partition(" ")
             parts = name.split("/")

@@ -1,4 +1,4 @@
-"""JSON lines of files, and what they share with those of frames. Written by hand: `json.dumps` costs more than a decision."""
+"""JSON lines of files, and the parts that they share with those of frames. Formatted by hand: `json.dumps` costs more than a decision."""
 
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Result
 
 SCHEMA = "edgecnn.result/1"
-"""The form of the lines: `result.schema.json`."""
+"""The schema of the lines: `result.schema.json`."""
 
 
 def file_line(source: str, result: "Result", model: tuple[str, str]) -> str:
-    """Return a file's result as a JSON line: that of a frame without what makes no sense for a file.
+    """Return a file's result as a JSON line: a frame's line without the fields that only a stream has.
 
     `model` is the name of the bundle and the SHA-256 of its model's file.
     """

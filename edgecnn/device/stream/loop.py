@@ -1,4 +1,4 @@
-"""The loop over a stream of frames: the newest is classified, and whatever happens is told."""
+"""The loop over a stream of frames: it classifies the newest one and reports results and events."""
 
 import contextlib
 import math
@@ -16,21 +16,21 @@ from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Smoother
 
 TICK_S = 0.1
-"""Longest wait for a frame between looks at signals, commands and time limits."""
+"""Longest wait for a frame between checks of signals, commands and time limits."""
 
 DAMAGED_EVERY_S = 1.0
 SAVE_FAILED_EVERY_S = 10.0
-"""Least seconds between two events of a kind that may come with each frame; the next one says how many it stands for."""
+"""Least seconds between two events of a kind that may come with each frame; the next one has the count of those left out."""
 
 MANY_DAMAGED = 30
-"""So many frames of a live source in a row that cannot be decoded are a camera that is lost."""
+"""After this many frames in a row that cannot be decoded, a live source counts as lost."""
 
 END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "camera_lost", "signal"
 """Reasons of the event `ended`."""
 
 
 class Sink(Protocol):
-    """Who is told. `idle` is called at least every TICK_S while nothing comes."""
+    """Receives results and events. `idle` is called at least every TICK_S while nothing comes."""
 
     def result(self, result: FrameResult) -> None: ...
     def event(self, event: Event) -> None: ...
@@ -38,10 +38,10 @@ class Sink(Protocol):
 
 
 class Keeper(Protocol):
-    """Keeps frames that the classifier is unsure of."""
+    """Keeps frames on which the classifier is unsure."""
 
     def offer(self, taken: Taken, result: Result) -> None:
-        """Keep the frame, if it is one to keep. Raises OutputError."""
+        """Keep the frame if its result is unsure. Raises OutputError."""
 
 
 class ChangeCommand(Protocol):
@@ -58,7 +58,7 @@ class StreamSettings:
 
     Attributes:
         max_age_s: older frames of a live source are dropped.
-        max_fps: most results a second; 0 for no limit.
+        max_fps: the most results a second; 0 for no limit.
         duration_s: seconds after which the loop ends; 0 for no limit.
     """
 
@@ -68,11 +68,11 @@ class StreamSettings:
 
 
 COMMAND_WAIT_S = 5.0
-"""How long commands may take to finish when the stream ends by itself."""
+"""How long commands may take to finish after the end of the source or of the duration."""
 
 
 class Stream:
-    """One stream's loop. `frames`, `dropped` and `damaged` count what it has seen."""
+    """One stream's loop. `frames` counts the classified frames, `dropped` and `damaged` the others."""
 
     def __init__(
         self,
@@ -95,9 +95,10 @@ class Stream:
             classify: classifies an image, as `Classifier.classify` does.
             settings: see there.
             smoother: turns the decisions into a state.
-            keeper, command: told about unsure frames, and about changes of the state.
+            keeper: receives each result with its frame.
+            command: receives changes of the state.
             check: called often; raises to end the loop.
-            interruptible: entered around what may block: telling, saving.
+            interruptible: entered around what may block: reporting, saving.
             clock, wall: monotonic seconds, and seconds since the epoch.
         """
         self.frames = 0
@@ -136,14 +137,14 @@ class Stream:
             reason = self._loop(sink)
             wait_s = COMMAND_WAIT_S
         except CameraError:
-            self._tell(sink, self.ended(CAMERA_LOST))
+            self._report(sink, self.ended(CAMERA_LOST))
             raise
         finally:
             self._feed.close()
             failures = self._command.finish(wait_s) if self._command else []
         for failure in failures:
-            self._tell(sink, self._event("command_failed", message=failure))
-        self._tell(sink, self.ended(reason))
+            self._report(sink, self._event("command_failed", message=failure))
+        self._report(sink, self.ended(reason))
 
     def ended(self, reason: str) -> Event:
         """Return the event that ends a stream."""
@@ -174,7 +175,7 @@ class Stream:
             elif isinstance(item, Damaged):
                 self.damaged += item.frames
                 message = f"{item.name}: cut short, or flagged by the driver"
-                self._tell_seldom(sink, "frame_damaged", DAMAGED_EVERY_S, item.frames, message=message, seq=None)
+                self._report_limited(sink, "frame_damaged", DAMAGED_EVERY_S, item.frames, message=message, seq=None)
             elif item is None:
                 with self._interruptible:
                     sink.idle()
@@ -182,7 +183,7 @@ class Stream:
                 self._source_changed(item, sink)
 
     def _handle(self, taken: Taken, sink: Sink) -> bool:
-        """Classify a frame and tell; False if it was too old or damaged."""
+        """Classify a frame and report the result; False if it was too old or damaged."""
         if taken.live and self._clock() - taken.frame.monotonic > self._settings.max_age_s:
             self._too_old += 1
             return False
@@ -191,7 +192,7 @@ class Stream:
         try:
             image = taken.frame.image  # a camera's pixels may be converted now
             converted_ms = (time.perf_counter() - start) * 1000
-            seen = self._classify(image)
+            result = self._classify(image)
         except ImageError as error:
             self._count_damaged(taken, str(error), sink)
             return False
@@ -200,57 +201,57 @@ class Stream:
         age = max(0.0, self._clock() - taken.frame.monotonic)
         ts = self._wall() - age
         previous = self._smoother.state
-        changed = self._smoother.update(seen.decision)
+        changed = self._smoother.update(result.decision)
         if changed:
             self._state_since = ts
-        result = FrameResult(
+        frame_result = FrameResult(
             seq=taken.seq,
             ts=ts,
             age_ms=age * 1000,
             source=self._source,
-            top=seen.top,
-            decision=seen.decision,
-            reason=seen.reason,
+            top=result.top,
+            decision=result.decision,
+            reason=result.reason,
             state=self._smoother.state,
             state_since=self._state_since,
-            latency_ms={**seen.latency_ms, "decode": seen.latency_ms["decode"] + converted_ms},
+            latency_ms={**result.latency_ms, "decode": result.latency_ms["decode"] + converted_ms},
             dropped=self.dropped,
         )
         with self._interruptible:
-            sink.result(result)
+            sink.result(frame_result)
         if changed:
-            self._state_changed(sink, previous, seen.top[0].score if seen.top else None, seen.reason, taken.seq)
+            self._state_changed(sink, previous, result.top[0].score if result.top else None, result.reason, taken.seq)
         if self._keeper:
-            self._keep(self._keeper, taken, seen, sink)
+            self._keep(self._keeper, taken, result, sink)
         return True
 
     def _count_damaged(self, taken: Taken, text: str, sink: Sink) -> None:
         self.damaged += 1
         self._damaged_in_a_row += 1
-        self._tell_seldom(sink, "frame_damaged", DAMAGED_EVERY_S, message=text, seq=taken.seq)
+        self._report_limited(sink, "frame_damaged", DAMAGED_EVERY_S, message=text, seq=taken.seq)
         if taken.live and self._damaged_in_a_row >= MANY_DAMAGED:
             self._feed.refuse(f"{self._damaged_in_a_row} frames in a row cannot be decoded; the last: {text}.")
             self._damaged_in_a_row = 0
 
-    def _keep(self, keeper: Keeper, taken: Taken, seen: Result, sink: Sink) -> None:
+    def _keep(self, keeper: Keeper, taken: Taken, result: Result, sink: Sink) -> None:
         try:
             with self._interruptible:
-                keeper.offer(taken, seen)
+                keeper.offer(taken, result)
         except OutputError as error:
-            self._tell_seldom(sink, "save_failed", SAVE_FAILED_EVERY_S, message=str(error), seq=taken.seq)
+            self._report_limited(sink, "save_failed", SAVE_FAILED_EVERY_S, message=str(error), seq=taken.seq)
 
     def _source_changed(self, item: SourceOpened | SourceLost | SourceBack, sink: Sink) -> None:
         self._source = item.name
         if isinstance(item, SourceOpened):
-            self._tell(sink, self._event("camera_opened", about=item.about, live=item.live))
+            self._report(sink, self._event("camera_opened", about=item.about, live=item.live))
         elif isinstance(item, SourceBack):
             after_s = round(item.after_s, 3)
-            self._tell(sink, self._event("camera_back", about=item.about, after_s=after_s, attempts=item.attempts))
+            self._report(sink, self._event("camera_back", about=item.about, after_s=after_s, attempts=item.attempts))
         else:
             self._damaged_in_a_row = 0
-            self._tell(sink, self._event("camera_lost", reason=item.reason, message=item.text))
+            self._report(sink, self._event("camera_lost", reason=item.reason, message=item.text))
             previous = self._smoother.state
-            if self._smoother.reset():  # what is before a camera that is gone, nobody knows
+            if self._smoother.reset():  # the state is unknown while the camera is gone
                 self._state_since = None
                 self._state_changed(sink, previous, None, CAMERA_LOST, None)
 
@@ -260,27 +261,27 @@ class Stream:
         state = self._smoother.state
         rounded = None if score is None else round(score, 6)
         details = {"state": state, "previous": previous, "score": rounded, "reason": reason, "seq": seq}
-        self._tell(sink, self._event("state_changed", **details))
+        self._report(sink, self._event("state_changed", **details))
         if self._command:
             self._command.change(state, previous, score)
 
     def _poll_command(self, sink: Sink) -> None:
         for failure in self._command.poll() if self._command else ():
-            self._tell(sink, self._event("command_failed", message=failure))
+            self._report(sink, self._event("command_failed", message=failure))
 
     def _event(self, kind: str, **details: Any) -> Event:
         return Event(kind=kind, ts=self._wall(), source=self._source, details=details)
 
-    def _tell(self, sink: Sink, event: Event) -> None:
+    def _report(self, sink: Sink, event: Event) -> None:
         with self._interruptible:
             sink.event(event)
 
-    def _tell_seldom(self, sink: Sink, kind: str, every_s: float, times: int = 1, **details: Any) -> None:
-        """Tell an event at most every so many seconds, with the count of those it stands for."""
-        told, untold = self._quiet.get(kind, (-math.inf, 0))
+    def _report_limited(self, sink: Sink, kind: str, every_s: float, times: int = 1, **details: Any) -> None:
+        """Report an event at most once in `every_s` seconds, with the count of those since the last report."""
+        last, left_out = self._quiet.get(kind, (-math.inf, 0))
         now = self._clock()
-        if now - told < every_s:
-            self._quiet[kind] = told, untold + times
+        if now - last < every_s:
+            self._quiet[kind] = last, left_out + times
         else:
-            self._tell(sink, self._event(kind, **details, count=untold + times))
+            self._report(sink, self._event(kind, **details, count=left_out + times))
             self._quiet[kind] = now, 0

@@ -1,4 +1,4 @@
-"""Run a command when the state changes: one at a time, never waited for, the newest state last."""
+"""Run a command when the state changes: one at a time, without waiting for it, the newest state last."""
 
 import contextlib
 import os
@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable
 
 LIMIT_S = 60.0
-"""A command that runs longer is ended."""
+"""A command that runs longer is terminated."""
 
 GRACE_S = 0.1
-"""Between asking a command to end and ending it."""
+"""Time between SIGTERM and SIGKILL."""
 
 
 class OnChange:
     """A user's command, run without a shell for each change of the state.
 
     While one runs, changes wait, and only the newest is kept. The command's standard output goes to standard error, so that result lines
-    stay whole; its environment has EDGECNN_STATE, EDGECNN_PREVIOUS (both empty where there is no state) and EDGECNN_SCORE (empty where no
-    frame made the change).
+    stay whole. Its environment has EDGECNN_STATE and EDGECNN_PREVIOUS, empty where there is no state, and EDGECNN_SCORE, empty where the
+    change has no frame.
     """
 
     def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,14 +37,14 @@ class OnChange:
             raise ValueError(f"{command!r} cannot be split into words: {error}.") from None
         if not self.arguments or shutil.which(self.arguments[0]) is None:
             program = self.arguments[0] if self.arguments else command
-            raise ValueError(f"no program {program!r} that can be run; for a shell's syntax: sh -c '…'.")
+            raise ValueError(f"there is no program {program!r} to run; for shell syntax: sh -c '…'.")
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._next: dict[str, str] | None = None
 
     def change(self, state: str | None, previous: str | None, score: float | None) -> None:
-        """Run the command for a change, at the next `poll` that finds none running."""
+        """Run the command for a change, at the next `poll` while none is running."""
         self._next = {
             "EDGECNN_STATE": state or "",
             "EDGECNN_PREVIOUS": previous or "",
@@ -60,7 +60,7 @@ class OnChange:
                 if self._clock() - self._started < LIMIT_S:
                     return []
                 self._end()
-                failures.append(f"{self.arguments[0]}: still ran after {LIMIT_S:.0f} s, and was ended")
+                failures.append(f"{self.arguments[0]}: still running after {LIMIT_S:.0f} s, terminated")
             elif code:
                 what = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
                 failures.append(f"{self.arguments[0]}: {what}")
@@ -81,9 +81,9 @@ class OnChange:
         return failures
 
     def finish(self, wait_s: float) -> list[str]:
-        """Let the command that runs and the one that waits come to their end within `wait_s` seconds, then end what still runs.
+        """Let the running and the waiting command finish within `wait_s` seconds, then terminate what still runs.
 
-        At 0 nothing waits and nothing new is started.
+        At 0 it neither waits nor starts another.
         """
         failures = []
         deadline = time.monotonic() + wait_s
@@ -96,13 +96,13 @@ class OnChange:
             try:
                 self._process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                failures.append(f"{self.arguments[0]}: still ran at the end, and was ended")
+                failures.append(f"{self.arguments[0]}: still running at the end, terminated")
                 break
         self._end()
         return failures
 
     def _end(self) -> None:
-        """End the command and what it started."""
+        """Terminate the command and what it started."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):

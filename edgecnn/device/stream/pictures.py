@@ -1,4 +1,4 @@
-"""Frames as pictures: turned upright, as files, and how sharp and how different they are."""
+"""Frames as pictures: turned upright, encoded as files, their sharpness and their difference."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from edgecnn import images
 from edgecnn.labels import why_not_a_label
 
 JPEG_QUALITY = 95
-"""Of frames that a camera gave as pixels; others are kept as they came."""
+"""For frames that a camera gave as pixels; encoded frames are kept unmodified."""
 
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 """Clockwise degrees, and Pillow's name for them, which counts the other way."""
@@ -38,7 +38,7 @@ def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
 def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     """Return a frame as a file's bytes, upright, and the file's suffix.
 
-    Encoded frames stay as they are; pixels, and frames that have to be turned, become JPEG of JPEG_QUALITY without chroma subsampling.
+    Encoded frames stay unmodified; pixels, and frames that have to be turned, become JPEG of JPEG_QUALITY without chroma subsampling.
 
     Raises:
         ImageError: if bytes that have to be turned cannot be decoded.
@@ -83,7 +83,7 @@ def thumbnail(image: bytes | np.ndarray) -> np.ndarray:
 
 
 def change(one: np.ndarray, other: np.ndarray) -> float:
-    """Return how far two thumbnails are apart: the mean absolute difference, in grey levels of 0 to 255."""
+    """Return the difference of two thumbnails: the mean absolute difference, in grey levels of 0 to 255."""
     return float(np.abs(one - other).mean())
 
 

@@ -1,4 +1,4 @@
-"""What the loop over a stream tells: a result for each frame, and events. `result.schema.json` is the form of their JSON lines."""
+"""What the loop over a stream reports: a result for each frame, and events. `result.schema.json` is the schema of their JSON lines."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from edgecnn.runtime.decision import Score
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """What a frame of a stream was taken for. The fields are those of a JSON line; `ts` and `state_since` are seconds since the epoch."""
+    """The result of one frame. The fields are those of a JSON line; `ts` and `state_since` are seconds since the epoch."""
 
     seq: int
     ts: float
@@ -28,7 +28,7 @@ class FrameResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened beside results: `kind` is the JSON line's `event`, `details` its other fields."""
+    """Something other than a result: `kind` is the JSON line's `event`, `details` its other fields."""
 
     kind: str
     ts: float

@@ -56,13 +56,13 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[st
 
 def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
     unreadable: list[OSError] = []
-    found = False
+    any_image = False
     others: list[str] = []
     for folder, folders, names in os.walk(source, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             if name.lower().endswith(SUFFIXES):
-                found = True
+                any_image = True
                 yield os.path.join(folder, name), None
             else:
                 others.append(name)
@@ -70,5 +70,5 @@ def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, I
         note(f"{source}: {left_out(others)}")
     for error in unreadable:
         yield os.fsdecode(error.filename or source), ImageError(f"cannot be read: {error.strerror or error}")
-    if not found and not unreadable:
+    if not any_image and not unreadable:
         yield source, ImageError(f"no images in this folder; they end in {' '.join(SUFFIXES)}")

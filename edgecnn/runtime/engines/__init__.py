@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 MAX_REASON = 300
-"""Most characters of an engine's own words in an error."""
+"""The most characters of an engine's message in an error."""
 
 
 class Tensor(NamedTuple):
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 
 class EngineKind(NamedTuple):
-    """What is known of an engine before it is imported. `providers` are those that can be asked for, the default first."""
+    """What is known of an engine before it is imported. `providers` are those that can be requested, the default first."""
 
     implementation: str
     module: str
@@ -97,7 +97,7 @@ def engines_for(format_: str) -> list[str]:
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether an engine's package is there, without importing it."""
+    """Return whether an engine's package is installed, without importing it."""
     return importlib.util.find_spec(ENGINES[name].module) is not None
 
 
@@ -105,7 +105,7 @@ def known_engine(name: str) -> EngineKind:
     """Return an engine's entry.
 
     Raises:
-        UnknownNameError: if there is none of that name; the message gives the nearest.
+        UnknownNameError: if no engine has that name; the message gives the nearest.
     """
     if name not in ENGINES:
         raise UnknownNameError(f"no engine {name!r}. {nearest(name, ENGINES)}")
@@ -135,7 +135,7 @@ def first_installed(names: list[str]) -> str:
     """Return the first of some engines that is installed.
 
     Raises:
-        EngineError: if none is; the message gives the pip commands, or why there is none for this system.
+        EngineError: if none is; the message gives the pip commands, or why no engine runs on this system.
     """
     for name in names:
         if is_installed(name):
@@ -175,7 +175,7 @@ def open_engine(
     Raises:
         UnknownNameError: if there is no such engine.
         EngineError: if it is not installed, does not run the format, or refuses the model.
-        ProviderError: if the provider was asked for and cannot be had.
+        ProviderError: if the requested provider is not available.
     """
     if num_threads < 1:
         raise EngineError(f"threads must be at least 1, received {num_threads}")

@@ -65,7 +65,7 @@ class TFLiteEngine:
         """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
         try:
             with self._lock:
-                operators = self._interpreter._get_ops_details()  # no public call tells
+                operators = self._interpreter._get_ops_details()  # there is no public call for it
         except Exception as error:  # noqa: BLE001 - as above
             raise refusal(f"{self.name} {self.version}", "open", error) from None
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"

@@ -6,8 +6,10 @@ from edgecnn.errors import EngineError
 from edgecnn.runtime.engines.tflite import TFLiteEngine
 
 if int(np.__version__.partition(".")[0]) >= 2:
-    # Up to 2.14.0, the last release, it is built for numpy 1: it imports beside numpy 2, then the interpreter fails.
-    raise EngineError(f"tflite-runtime needs numpy below 2, found {np.__version__}. Install it: pip install 'numpy<2'")
+    # Up to 2.14.0, the last release, it is built for numpy 1: with numpy 2 it imports, then the interpreter fails.
+    raise EngineError(
+        f"tflite-runtime needs numpy below 2, numpy {np.__version__} is installed. Install it: pip install 'numpy<2'"
+    )
 
 import tflite_runtime
 from tflite_runtime.interpreter import Interpreter

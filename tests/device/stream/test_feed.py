@@ -162,8 +162,9 @@ def test_retry_for_is_over(fake):
     )
     one.start()
     assert [type(item) for item in items(one, 3)] == [SourceOpened, Taken, SourceLost]
-    with pytest.raises(CameraError, match="Gave up after 32 s and 6 attempts; see --retry-for"):
+    with pytest.raises(CameraError, match=r"Gave up after 32 s and 6 attempts\.") as given_up:
         one.take(10)
+    assert given_up.value.advice == "wait_longer"
     one.close()
 
 

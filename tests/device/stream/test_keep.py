@@ -183,8 +183,9 @@ def test_a_frame_as_large_as_all(keeper, tmp_path):
 
 
 def test_a_frame_larger_than_all(keeper, tmp_path):
-    with pytest.raises(OutputError, match="--save-cap"):
+    with pytest.raises(OutputError, match="more than all that may be kept") as refused:
         keeper().offer(taken(jpeg(1001)), unsure())
+    assert refused.value.advice == "keep_more"
     assert not (tmp_path / "unsure").exists()
 
 

@@ -89,7 +89,7 @@ def test_one_that_never_ends_is_ended(tmp_path):
     now[0] = LIMIT_S - 1
     assert command.poll() == [] and process.poll() is None
     now[0] = LIMIT_S
-    assert command.poll() == [f"sleep: still ran after {LIMIT_S:.0f} s, and was ended"]
+    assert command.poll() == [f"sleep: still running after {LIMIT_S:.0f} s, terminated"]
     assert process.returncode == -15
 
 

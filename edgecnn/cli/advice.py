@@ -1,0 +1,37 @@
+"""What to do about an error, where that takes an option: the sentences that the command line adds to the errors of the stages."""
+
+from edgecnn.errors import EdgeCNNError
+
+ADVICE = {
+    # by the kind of a comparison that failed
+    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
+    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
+    "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
+    # by name
+    "all_images": "Compare on all of them: --split all",
+    "choose_model": "See --engine and --precision.",
+    "export_again": "Export it again with --force.",
+    "keep_more": "Allow more with --save-cap.",
+    "name_bundle": "Name another with --model.",
+    "name_images": "Name those with --data.",
+    "name_run": "Name another folder with --out.",
+    "name_target": "Name one with --target; edgecnn targets lists them.",
+    "quantize_after": "Replace what is named, or quantize after training instead: --set qat.method=ptq",
+    "replace": "Add --force to replace it.",
+    "replace_run": "Replace it (--force), or name another folder with --out.",
+    "restart_workers": "Start all workers again, worker 0 with --resume.",
+    "resume_run": "Continue it (--resume), replace it (--force), or name another folder with --out.",
+    "same_command": "Give all workers the same command, except for --worker, --out and the place of the data.",
+    "save_to": "Write another file: --save-to FILE",
+    "state_range": "State its range with --input-scale and --input-zero-point.",
+    "train_again": "Train again with --force, or into another folder with --out.",
+    "wait_longer": "--retry-for waits longer.",
+    "workers_or_init": "Leave out --workers or --init.",
+}
+"""By the `advice` of an error."""
+
+
+def with_advice(error: EdgeCNNError) -> str:
+    """Return an error's text, with the sentence that its advice stands for."""
+    return f"{error} {ADVICE[error.advice]}" if error.advice else str(error)
