@@ -148,7 +148,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
     ):
         head_phase(other, (8, 8, 1), 10, (images, classes), init_weights(other, None))
     with pytest.raises(
-        RunError, match=r"inputs of scale 0\.0078125 and zero point 0, this network reads them by 1 and -128"
+        RunError, match=r"inputs of scale 0\.0078125 and zero point 0, this network reads scale 1 and zero point -128"
     ):
         init_weights(recipe_from(finished_run.path, network={"input_range": "raw"}), None)
 
