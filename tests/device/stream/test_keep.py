@@ -183,7 +183,7 @@ def test_a_frame_as_large_as_all(keeper, tmp_path):
 
 
 def test_a_frame_larger_than_all(keeper, tmp_path):
-    with pytest.raises(OutputError, match="more than all that may be kept") as refused:
+    with pytest.raises(OutputError, match="larger than the limit for all kept frames") as refused:
         keeper().offer(taken(jpeg(1001)), unsure())
     assert refused.value.advice == "keep_more"
     assert not (tmp_path / "unsure").exists()
