@@ -23,7 +23,7 @@ class EdgeCNNError(Exception):
 
 
 class UnknownNameError(EdgeCNNError, LookupError):
-    """No dataset, network, engine or target of that name."""
+    """A name that no dataset, network, engine or target has."""
 
     exit_code = 3
 
@@ -41,7 +41,7 @@ class DatasetError(EdgeCNNError, ValueError):
 
 
 class UnsafeArchiveError(DatasetError):
-    """An archive with a path that leads outside of it, or that unpacks to too much."""
+    """An archive with a path that leads outside of it, or that is too large when unpacked."""
 
     exit_code = 6
 
@@ -77,7 +77,7 @@ class NetworkError(EdgeCNNError, ValueError):
 
 
 class TrainingError(EdgeCNNError, ArithmeticError):
-    """Training that cannot go on, such as a loss that is not a number."""
+    """Training that cannot continue, for example because the loss is not a number."""
 
     exit_code = 12
 
@@ -107,7 +107,7 @@ class EngineError(EdgeCNNError, ImportError):
 
 
 class ProviderError(EngineError):
-    """An execution provider that was asked for and is not what the session runs on."""
+    """A requested execution provider that the session does not run on."""
 
     exit_code = 17
 
@@ -125,19 +125,19 @@ class OutputError(EdgeCNNError, OSError):
 
 
 class OutputExistsError(OutputError):
-    """An output that exists and was not to be replaced."""
+    """An output that exists and must not be replaced."""
 
     exit_code = 20
 
 
 class SplitError(EdgeCNNError, PermissionError):
-    """Test images asked for by a stage that must not see them."""
+    """A stage requested test images that it must not see."""
 
     exit_code = 21
 
 
 class PartialFailure(EdgeCNNError):
-    """Work that went through except for some inputs, each of which was reported."""
+    """Work that succeeded except for some inputs, each of which was reported."""
 
     exit_code = 22
 
@@ -149,7 +149,7 @@ class ThresholdError(EdgeCNNError, ValueError):
 
 
 class CameraError(EdgeCNNError, OSError):
-    """A camera or stream that cannot be found or opened: absent, busy, no permission, of no format that is read.
+    """A camera or stream that cannot be opened: absent, busy, no permission, no supported format.
 
     The text is the problem, after the source's name where `source` is given.
     """
@@ -169,7 +169,7 @@ class EmulatorError(EdgeCNNError, RuntimeError):
 
 
 class DoctorError(EdgeCNNError, RuntimeError):
-    """Something on this machine that keeps edgecnn from working, as `edgecnn doctor` found."""
+    """A problem of this machine that keeps edgecnn from working; `edgecnn doctor` reports it."""
 
     exit_code = 26
 
@@ -181,7 +181,7 @@ class ClusterError(EdgeCNNError, ConnectionError):
 
 
 class MissingExtraError(EdgeCNNError, ImportError):
-    """A package that an extra of edgecnn brings and this installation lacks."""
+    """A package of one of edgecnn's extras that is not installed."""
 
     exit_code = 28
 
@@ -194,7 +194,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: the valid names.
 
     Returns:
-        "did you mean 'digits'? Known: cifar10, digits", or the list alone when nothing is near.
+        "Did you mean 'digits'? Known: cifar10, digits.", or only the list if no name is near.
     """
     import difflib  # here, since only an error needs it
 

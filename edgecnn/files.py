@@ -39,7 +39,7 @@ def canonical_json(value: Any) -> str:
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a full disk, a used-up quota and a file that would be too large."""
+"""The system's errors for a full disk, a used-up quota and too large a file."""
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def output_errors(path: Path):
     """Turn an OSError raised while writing `path` into an OutputError that names the path and the reason.
 
     Raises:
-        OutputError: with what the system said and what to do about it.
+        OutputError: with the system's reason and what to do.
     """
     try:
         yield
@@ -150,7 +150,7 @@ def data_folder(name: str) -> Path:
     """Find a folder that travels with the package: `targets` or `models`.
 
     A wheel carries it inside the package (`edgecnn/_data/NAME`); an sdist or an editable install has
-    it beside the package.
+    it next to the package.
 
     Args:
         name: the folder's name.

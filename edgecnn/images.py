@@ -25,10 +25,10 @@ from edgecnn.pixels import KEPT, resize
 MAX_PIXELS = 100_000_000
 """Largest width times height that is decoded, read from the header before any pixel is."""
 
-# Pillow's own limit warns from 89 million pixels on and raises at twice that, which would come before ours with less to say.
+# Pillow's own limit warns at 89 million pixels and raises at twice that: before ours, and with a less useful message.
 Image.MAX_IMAGE_PIXELS = None
 
-# What Pillow warns and logs of damaged metadata would reach standard error: such an image is upright, or an ImageError says it.
+# Pillow warns of damaged metadata on standard error. Such an image is taken as upright, or an ImageError reports it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -36,7 +36,7 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest encoded image that is read."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
-"""File names that count as images, in lower case, for training and on the device alike. The content decides how they are decoded."""
+"""File names that count as images, in lower case, for training and on the device alike. The content decides the decoder."""
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "WebP", "TIFF", "GIF", "AVIF")
@@ -49,8 +49,8 @@ READERS = (
     (0, (b"GIF87a", b"GIF89a"), "Gif", ".gif"),
     (4, (b"ftypavif", b"ftypavis"), "Avif", ".avif"),
 )
-"""Each format's signatures and where they stand, Pillow's plugin that reads it (`Image.open` would import them all, at each start) and
-its usual suffix. Of several images in one file the first is read."""
+"""Each format's signatures and their offset, Pillow's plugin that reads it (`Image.open` would import them all, at each start) and
+its usual suffix. Of several images in one file, the first is read."""
 
 EXIF_ORIENTATION = 0x0112
 TURNS = {
@@ -74,8 +74,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     """Decode an encoded image to grey or RGB, upright.
 
     EXIF rotation is applied. Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least` is
-    decoded at a half, a quarter or an eighth of its size by the decoder itself, which averages as the resize would and
-    leaves most of the work out.
+    decoded at a half, a quarter or an eighth of its size by the decoder itself, which averages as the resize would, with much less work.
 
     Args:
         data: the bytes of a file of one of FORMATS.
@@ -86,7 +85,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
         A Pillow image of mode "L" or "RGB", at the image's own size or reduced.
 
     Raises:
-        ImageError: if the bytes are not a whole image of a known format.
+        ImageError: if the bytes are not a complete image of a known format.
         ImageTooLargeError: if the header claims more than MAX_PIXELS pixels, or decoding would take more memory than it may
             (`edgecnn.memory.require_memory`).
     """
@@ -94,13 +93,13 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
         full = image.size
         if all(least):
             height, width = reversed(least) if orientation(image) >= 5 else least
-            image.draft(None, (KEPT * width, KEPT * height))  # does nothing but for a JPEG
+            image.draft(None, (KEPT * width, KEPT * height))  # affects only a JPEG
         if full[0] * full[1] > SMALL_PIXELS:
             require_memory(decoding_bytes(image, full, channels, data, orientation(image) > 1))
         image.load()
         turn = TURNS.get(orientation(image))
         decoded = to_mode(image, channels)
-        del image  # what it holds has to go before the turn takes as much
+        del image  # its memory must be freed before the turn takes as much
     return decoded if turn is None else decoded.transpose(turn)
 
 
@@ -128,7 +127,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLargeError(
-                    f"the image claims {width}x{height} pixels, more than the {MAX_PIXELS:,} that are decoded"
+                    f"the image claims {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}"
                 )
             yield image
     except ImageError:
@@ -153,7 +152,7 @@ def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return an image's EXIF orientation, 1 to 8; 1, upright, where it has none that can be read."""
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none or an invalid one."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
     except DAMAGE:
@@ -162,12 +161,12 @@ def orientation(image: Image.Image) -> int:
 
 
 def suffix_of(data: bytes) -> str:
-    """Return the usual suffix of an encoded image by how it begins; ".jpg" for one of no known format."""
+    """Return the usual suffix of an encoded image by its first bytes; ".jpg" for an unknown format."""
     return next((suffix for start, signatures, _, suffix in READERS if data.startswith(signatures, start)), ".jpg")
 
 
 def left_out(names: Collection[str]) -> str:
-    """Return a line about files that stand among images and are not read: how many of which suffix, and what to do; "" for none."""
+    """Return a line about files among images that are not read: how many of which suffix, and what to do; "" if there are none."""
     if not names:
         return ""
     suffixes = (os.path.splitext(name)[1].lower() for name in names)
@@ -194,7 +193,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            # of a pipe or a device the size is 0; to ask a file for MAX_FILE_BYTES would cost that much memory each time
+            # a pipe or a device has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
             if 0 < os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
                 data = file.readall()
             else:

@@ -1,7 +1,7 @@
-"""Names that somebody else chose: what a class may be called, and how any name is printed on a terminal."""
+"""Names from outside: which of them a class may have, and how a terminal shows any of them."""
 
 ABSTAIN = "abstain"
-"""The decision where no score reaches the threshold, or two are too near each other. No class may have this name."""
+"""The decision where no score reaches the threshold, or two are too close to each other. No class may have this name."""
 
 MAX_LABEL_BYTES = 255
 """Longest label, in UTF-8: the longest name that a folder can have."""
@@ -11,7 +11,7 @@ LINES_AND_DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u20
 
 
 def unsafe(character: str) -> bool:
-    """Tell whether a character can move a terminal's cursor, begin a line or turn its direction, or is a surrogate, which is no text."""
+    """Tell whether a character can move a terminal's cursor, begin a line or change its direction, or is a surrogate, which is not text."""
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or character in LINES_AND_DIRECTIONS
 

@@ -1,4 +1,4 @@
-"""What decoding an image takes in memory, and what it may take on this machine."""
+"""How much memory decoding an image takes, and how much it may take on this machine."""
 
 import contextlib
 import os
@@ -12,20 +12,20 @@ MEMORY_LIMIT = "EDGECNN_IMAGE_MIB"
 """The environment variable that says how many MiB decoding an image may take."""
 
 SHARE = 0.5
-"""Of what is available, the share that decoding an image may take where nobody says."""
+"""The share of the available memory that decoding an image may take by default."""
 
 SMALL_PIXELS = 1_500_000
-"""An image of no more is decoded on any machine, without a look at its memory: that takes 33 MB at most."""
+"""An image of at most this size is decoded without checking the memory: it takes 33 MB at most."""
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-"""What Pillow stores of a pixel, in bytes, by mode; 4 of all others, RGB and LA among them."""
+"""What Pillow stores of a pixel, in bytes, by mode; 4 for all others, such as RGB and LA."""
 
 DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
 """What a decoder takes next to Pillow's image, in bytes a pixel. Measured with Pillow 13.0.0 on images of 12 million pixels."""
 
 
 def require_memory(needed: int) -> None:
-    """Check that decoding an image may take so many bytes: as $EDGECNN_IMAGE_MIB says, else half of what is available.
+    """Check that decoding an image may take so many bytes: at most $EDGECNN_IMAGE_MIB, or else half of what is available.
 
     Raises:
         ImageTooLargeError: if it may not; the message says how to allow it.

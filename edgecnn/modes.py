@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 BAND_PIXELS = 500_000
-"""A larger image is converted in bands of so many pixels: otherwise both forms of all of it, and those in between, would be in memory."""
+"""A larger image is converted in bands of so many pixels: otherwise all of it would be in memory in both forms, and in those in between."""
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:

@@ -23,8 +23,8 @@ SIGN = np.uint8(128)
 """The bit that turns a pixel into its code, pixel - 128."""
 
 KEPT = 2
-"""How many times the result's size is left by the coarse steps, a JPEG's reduced decoding and the means of whole blocks: at this, they
-cost no accuracy that was measurable (docs/figures.md, "The resize")."""
+"""The coarse steps, a JPEG's reduced decoding and the means of whole blocks, leave this many times the result's size: at 2 they
+cost no measurable accuracy (docs/figures.md, "The resize")."""
 
 
 def resize(
@@ -32,7 +32,7 @@ def resize(
 ) -> np.ndarray:
     """Resize an image to the model's input: the one resize of the project.
 
-    A pixel becomes the mean of what it covers (bilinear interpolation where the image is enlarged), over the whole image, its
+    A pixel becomes the mean of the area that it covers (bilinear interpolation where the image is enlarged), over the whole image, its
     centre crop of the model's aspect, or the image between mid-grey bars. An image of the right size passes through unchanged.
     The rotation turns the small image.
 
@@ -76,11 +76,11 @@ def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Average an image down to (height, width), or enlarge it.
 
     First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that
-    does the rest. Where the blocks come out even, there is no rest. The filter takes a block where its centre lies, so that an
-    edge may move by half a block: a quarter of a pixel of the result.
+    does the rest. Where the blocks divide the image evenly, nothing is left to do. The filter treats a block as a point at its centre,
+    so an edge may move by half a block: a quarter of a pixel of the result.
 
     Args:
-        pixels: uint8, shape (rows, columns, 1 or 3); a view will do.
+        pixels: uint8, shape (rows, columns, 1 or 3); may be a view.
         height, width: of the result.
 
     Returns:
@@ -100,7 +100,7 @@ def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """Return the means of every `count` rows, halves rounded up; the last mean is of the rows that are left.
+    """Return the means of every `count` rows, halves rounded up; the last mean is of the remaining rows.
 
     Args:
         pixels: uint8, shape (rows, columns, channels).

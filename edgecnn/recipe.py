@@ -24,13 +24,15 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 class DataRecipe:
     """Where the images come from and how they are divided."""
 
-    source: str = key("cifar10", "A dataset's name, or a folder or zip of images, as it stands or below $EDGECNN_DATA.")
+    source: str = key(
+        "cifar10", "A dataset's name, or the path of a folder or zip of images, which may be below $EDGECNN_DATA."
+    )
     title: str = key("", "What cards and reports call the data; empty for the dataset's own title.")
     validation_fraction: float = key(
-        0.1, "Share of the training images for validation, where the data bring no such split.", low=0.01, high=0.5
+        0.1, "Share of the training images for validation, where the data have no such split.", low=0.01, high=0.5
     )
     test_fraction: float = key(
-        0.2, "Share of the training images for test, where the data bring no such split.", low=0.01, high=0.5
+        0.2, "Share of the training images for test, where the data have no such split.", low=0.01, high=0.5
     )
     fit: str = key(
         "crop", "How an image of another aspect is fitted: centre crop, grey bars, or stretched.", choices=FITS
@@ -69,7 +71,7 @@ class NetworkRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class InitRecipe:
-    """A trained network to start from, for few images: its body is taken over, its head is drawn anew."""
+    """A trained network to start from, for few images: its body is kept, its head starts from random weights."""
 
     source: str = key("", "Run folder of the trained network to start from; empty for none.")
     frozen_epochs: int = key(
@@ -90,7 +92,7 @@ class TrainRecipe:
     learning_rate: float = key(0.003, "Peak learning rate.", low=1e-8, high=100.0)
     schedule: str = key(
         "one-cycle",
-        "How the learning rate moves: it rises, then falls; it falls; or it stays.",
+        "How the learning rate changes: it rises, then falls; it falls; or it stays.",
         choices=("one-cycle", "cosine", "constant"),
     )
     weight_decay: float = key(
@@ -98,7 +100,7 @@ class TrainRecipe:
     )
     label_smoothing: float = key(0.05, "Share of each label that is spread over all classes.", low=0.0, high=0.5)
     flip: str = key(
-        "auto", "Mirror half of the images: where the dataset allows it, always, never, or the halves in turn.",
+        "auto", "Mirror half of the images: if the dataset allows it, always, never, or each half alternately.",
         choices=("auto", "yes", "no", "alternating"),
     )  # fmt: skip
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
@@ -114,7 +116,7 @@ class TrainRecipe:
     teacher_weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
     teacher_views: int = key(
         0,
-        "Epochs whose images the teacher is asked about; later epochs repeat them. 0 asks in every epoch.",
+        "Epochs whose images the teacher labels; later epochs repeat them. 0 labels every epoch anew.",
         low=0,
         high=10_000,
     )
@@ -138,20 +140,20 @@ class QatRecipe:
         2.0, "Divides the logits of the float and the quantized network in their loss.", low=0.1, high=100.0
     )
     method: str = key(
-        "auto", "How int8 models are made: what validates better, quantization-aware, or after training.",
+        "auto", "How int8 models are made: whichever validates better, quantization-aware, or after training.",
         choices=("auto", "qat", "ptq"),
     )  # fmt: skip
     granularity: str = key(
-        "channel", "What a convolution's weights have one scale for: an output channel or the tensor.",
+        "channel", "What shares one scale of a convolution's weights: an output channel or the tensor.",
         choices=("channel", "tensor"),
     )  # fmt: skip
     rounding: str = key(
         "auto",
-        "How weights become codes: by GPTQ where that validates better, or the nearest.",
+        "How weights become codes: by GPTQ if that validates better, or the nearest code.",
         choices=("auto", "nearest"),
     )
     patience: int = key(
-        0, "Ends the phase after so many epochs without a better one; 0 never does.", low=0, high=10_000
+        0, "Epochs without a better one after which the phase ends; 0 never ends it early.", low=0, high=10_000
     )
 
 
@@ -198,7 +200,7 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
 
     Args:
         tables: as read from TOML; missing keys take their defaults.
-        where: what messages call the origin, such as the file's path.
+        where: the origin's name in messages, such as the file's path.
 
     Raises:
         RecipeError: for an unknown key (naming the nearest), a wrong type or a value out of range.

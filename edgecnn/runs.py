@@ -1,4 +1,4 @@
-"""The run folder: all that one training made, and `runs/latest`, a link to the last one."""
+"""The run folder, which holds everything that one training made, and `runs/latest`, a link to the last one."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ CARD = "card.md"
 class Run:
     """A run folder.
 
-    `recipe.toml` is the resolved recipe and `run.json` what was found when training began: the data's name, labels, fingerprint
+    `recipe.toml` is the resolved recipe and `run.json` what held when training began: the data's name, labels, fingerprint
     and split hashes, the input's shape, the versions of the libraries, and whether training has finished.
     """
 
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def public_recipe(self) -> Recipe:
-        """The resolved recipe as it travels: data, networks and a teacher by name, never by a path on the machine that trained."""
+        """The resolved recipe for bundles and cards: data, networks and a teacher by name, without paths of this machine."""
         return without_folders(self.recipe)
 
     @property
@@ -65,7 +65,7 @@ class Run:
         try:
             return json.loads((self.path / INFO).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path} is not a run that can be used: {INFO}: {error}. Train again.") from None
+            raise RunError(f"{self.path} is not a usable run: {INFO}: {error}. Train again.") from None
 
     @property
     def name(self) -> str:
@@ -113,26 +113,26 @@ class Run:
             ) from None
 
     def command(self, stage: str) -> str:
-        """Return the command that takes this run through a stage: for messages. A training that was interrupted goes on."""
+        """Return the command that runs a stage on this run, for messages. An interrupted training continues."""
         return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
 
-    def require_split(self, split: str, found: str, dataset: str, advice: str) -> None:
+    def require_split(self, split: str, received: str, dataset: str, advice: str) -> None:
         """Check that a split is the one recorded when the run began.
 
         Args:
             split: "train", "validation" or "test".
-            found: the split's SHA-256 as it is now.
-            dataset: what the message calls the data.
+            received: the split's present SHA-256.
+            dataset: the data's name in the message.
             advice: what to do, for the message.
 
         Raises:
-            RunError: if it is another.
+            RunError: if it is not.
         """
         recorded = self.info["data"]["split_hashes"][split]
-        if found != recorded:
+        if received != recorded:
             raise RunError(
                 f"the {split} split of {dataset} is not the one that {self.path} began with "
-                f"(SHA-256 {found[:12]}, recorded {recorded[:12]}). {advice}"
+                f"(SHA-256 {received[:12]}, recorded {recorded[:12]}). {advice}"
             )
 
     def write_info(self, info: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Run:
         write_atomic(self.file(INFO), canonical_json(dict(info)))
 
     def make_latest(self) -> None:
-        """Point `runs/latest`, below the working folder, at this run, wherever it is."""
+        """Point `runs/latest`, below the working folder, at this run, wherever that is."""
         link = RUNS / LATEST
         with output_errors(link):
             RUNS.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
         for used in (recipe.init.source, recipe.network.name.rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
-                    f"{path} holds what the new run needs, {used}, so it is not replaced.", advice="name_run"
+                    f"{path} holds {used}, which the new run needs, so it is not replaced.", advice="name_run"
                 )
         for file in path.iterdir():
             with contextlib.suppress(IsADirectoryError):
@@ -198,7 +198,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
 
 
 def free_path(name: str, force: bool = False) -> Path:
-    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that is taken and is not to be replaced."""
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced."""
     path, number = RUNS / name, 1
     while path.exists() and not force:
         number += 1
@@ -218,25 +218,25 @@ def open_run(path: Path | None = None) -> Run:
     Raises:
         RunError: if there is none.
     """
-    wanted = path if path is not None else RUNS / LATEST
-    if not (wanted / RECIPE).is_file():
+    folder = path if path is not None else RUNS / LATEST
+    if not (folder / RECIPE).is_file():
         if path is None:
             raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
         runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
         here = f"Runs here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
         raise RunError(f"{path} is not a run folder (it has no {RECIPE}). {here}")
-    return Run(wanted.resolve() if wanted.is_symlink() else wanted)
+    return Run(folder.resolve() if folder.is_symlink() else folder)
 
 
 def trained_run(source: Path) -> Run:
-    """Find the run whose trained network another one starts from.
+    """Return the run whose trained network another one starts from.
 
     Args:
-        source: a run folder or its float.h5. A bundle or a recipe carries no weights: the run below `runs/` that has its name is
-            taken, if its recipe is the same.
+        source: a run folder or its float.h5. A bundle or a recipe holds no weights that can be trained: the run in `runs/` with its
+            name is used, if its recipe is the same.
 
     Raises:
-        RunError: if there is no such run, or it was not trained; the message says what to give.
+        RunError: if there is no such run, or it was not trained; the message says what to name instead.
     """
     path = source.expanduser()
     if path.suffix in (".edgecnn", ".toml") and path.is_file():
@@ -246,14 +246,14 @@ def trained_run(source: Path) -> Run:
     run = open_run(path)
     if run.imported:
         raise RunError(
-            f"{run.path} holds an imported model, whose graph cannot be trained on. Name a run of edgecnn train."
+            f"{run.path} was imported, and its graph cannot be trained further. Name a run of edgecnn train."
         )
     run.read(FLOAT_MODEL, "train")
     return run
 
 
 def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a recipe's tables over the network and input of the run that `init.source` names; without one they stay as they are.
+    """Complete a recipe's tables with the network and input of the run that `init.source` names, if it names one.
 
     Raises:
         RunError: as `trained_run` does.
@@ -265,7 +265,7 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
     network = run.recipe.network
     own = run.file(NETWORK_FILE)
     function = network.name.rpartition(":")[2]
-    found = {
+    inherited = {
         **{key: getattr(network, key) for key in ("input_range", "input_scale", "input_zero_point")},
         **run.info["input"],
         "name": f"{own.resolve()}:{function}" if own.exists() else network.name,
@@ -273,12 +273,12 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
     given = tables.get("network", {})
     if isinstance(given, Mapping) and "name" in given:
-        del found["options"]  # they are the other network's
-    return merge({"network": found}, merge(tables, {"init": {"source": str(run.path.resolve())}}))
+        del inherited["options"]  # they belong to the other network
+    return merge({"network": inherited}, merge(tables, {"init": {"source": str(run.path.resolve())}}))
 
 
 def _run_of(path: Path) -> Path:
-    """Return the run of a bundle or a recipe file, which carry no weights."""
+    """Return the run of a bundle or a recipe file, which hold no weights that can be trained."""
     name = path.stem
     if path.suffix == ".toml":
         tables = load_recipe(path)
@@ -290,7 +290,7 @@ def _run_of(path: Path) -> Path:
             provenance = dict(bundle.manifest.provenance)
             tables, name = known(provenance["recipe"]), bundle.manifest.name
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise BundleError(f"{path} does not say by which recipe it was made. Give a run folder instead.") from None
+            raise BundleError(f"{path} does not record its recipe. Name a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(RUNS / (recipe.name or name))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):

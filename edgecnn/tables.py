@@ -53,8 +53,8 @@ def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *,
     Args:
         kind: the dataclass.
         table: its values by name; missing keys take their defaults.
-        error: raised for what is not right, with one line.
-        where: what messages call the origin, such as a file's path.
+        error: the class of error to raise, with one line.
+        where: the origin's name in messages, such as a file's path.
         exact: for JSON that a program wrote: every key must be there, and a whole number does not do for a float.
 
     Raises:

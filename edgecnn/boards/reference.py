@@ -58,7 +58,7 @@ def save_reference(target: Target, reference: Reference, out: Path | None = None
         if out is not None:
             raise
         raise OutputError(
-            f"cannot write {path}: the targets of this installation are not writable for you.", advice="save_to"
+            f"{error.args[0].partition('. ')[0]}: you cannot write to the installed targets.", advice="save_to"
         ) from error
     return path
 

@@ -31,14 +31,14 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_training: bool = True) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
-    `recipe.source` is a name of DATASETS, or the path, as it stands or below $EDGECNN_DATA, of a folder or zip of
-    images, of CIFAR-10's archive or unpacked folder, or of a folder with Fashion-MNIST's files. A name comes before a
+    `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of
+    images, to CIFAR-10's archive or unpacked folder, or to a folder with Fashion-MNIST's files. A name has priority over a
     path: write ./digits for a folder of that name.
 
     Args:
-        recipe: the source, its title, the fractions that are divided off, and how images are fitted.
+        recipe: the source, its title, the fractions for validation and test, and how images are fitted.
         progress: called as progress(what, done, total) while it works.
-        for_training: whether every class must have a training image, and every split images. Without, a test split may stand alone.
+        for_training: whether every class must have a training image, and no split may be empty.
 
     Returns:
         The dataset; `Dataset.load` decodes its splits.
@@ -46,7 +46,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
     Raises:
         UnknownNameError: if the source is neither a name nor a path; the message has the nearest name.
         DatasetError: if the images cannot make a dataset.
-        UnsafeArchiveError: for a zip with paths that lead outside, or that unpacks to too much.
+        UnsafeArchiveError: for a zip with paths that lead outside of it, or that is too large when unpacked.
         DownloadError, OutputError: if a download fails or cannot be written.
     """
     if recipe.source in DATASETS:
@@ -54,9 +54,9 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
     path = _find(recipe.source)
     if path is None:
         home = data_home()
-        below = f"or below {home} ({VARIABLE})" if home else f"({VARIABLE}, another place to look, is not set)"
+        below = f"or below {home} ({VARIABLE})" if home else f"({VARIABLE} can name another place; it is not set)"
         raise UnknownNameError(
-            f"{recipe.source!r} is no dataset's name, and no folder or zip of images here {below}.\n"
+            f"{recipe.source!r} is neither a dataset's name nor a folder or zip of images here {below}.\n"
             f"{nearest(recipe.source, DATASETS)}"
         )
     read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder

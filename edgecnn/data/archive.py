@@ -12,10 +12,10 @@ from edgecnn.errors import DatasetError, ImageError, UnsafeArchiveError
 from edgecnn.images import MAX_FILE_BYTES
 
 MAX_ARCHIVE_BYTES = 16 * 1024**3
-"""Most bytes that the members of a zip may claim, all together."""
+"""Most bytes that the members of a zip may claim in total."""
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compression that can be undone piece by piece, so that a lying size cannot fill the memory."""
+"""Compression that is undone piece by piece, so that a false size cannot fill the memory."""
 
 ENCRYPTED = 0x1
 
@@ -34,10 +34,10 @@ DAMAGE = (
 
 
 def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
-    """List a zip's files, refusing what is unsafe.
+    """List a zip's files, and refuse an unsafe archive.
 
     Args:
-        path: the zip file. It stays open as long as the function returned is kept.
+        path: the zip file. It stays open as long as the returned function exists.
 
     Returns:
         The tree of its files, hidden ones left out, and the function that reads one (raising ImageError).
@@ -77,12 +77,12 @@ def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
         try:
             insert(root, parts, None if name.endswith("/") else member)
         except ValueError as error:
-            raise DatasetError(f"{path} is no proper zip: {error}. Make the zip again.") from None
+            raise DatasetError(f"{path} is not a valid zip: {error}. Make the zip again.") from None
 
     def read(member: zipfile.ZipInfo) -> bytes:
         try:
             with archive.open(member) as file:
-                data = file.read(member.file_size)  # never read(): it would unpack more than the size claimed
+                data = file.read(member.file_size)  # not read(), which would unpack more than the claimed size
         except DAMAGE as error:
             raise ImageError(f"it is damaged in the zip: {error}") from None
         if len(data) != member.file_size:

@@ -1,4 +1,4 @@
-"""Random changes to training images that leave their class alone."""
+"""Random changes to training images that keep their class."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from edgecnn.pixels import PAD
 def augment(
     images: np.ndarray, random: np.random.Generator, *, flip: bool | np.ndarray, shift: int, cutout: int = 0
 ) -> np.ndarray:
-    """Mirror images, shift each by up to `shift` pixels and cover a square of each; what is left open is mid-grey.
+    """Mirror images, shift each by up to `shift` pixels and cover a square of each; the uncovered border is mid-grey.
 
     Args:
         images: uint8 array, shape (n, height, width, channels); not changed.
-        random: where the choices come from.
+        random: the generator that chooses.
         flip: whether to mirror half of them, chosen at random, left and right; or bool array (n,), the ones to mirror.
         shift: largest shift in pixels, in either direction and axis.
         cutout: side of the square in pixels, 0 for none. Its centre is anywhere in the image, so that a part may fall outside.

@@ -17,7 +17,7 @@ from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 
 PRECEDENCE = ("test", "validation", "train")
-"""An image that stands in two splits stays in the one named first here."""
+"""An image that is in two splits stays in the one that comes first here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """A file whose content stands under another label too: one of the two labels is wrong."""
+    """A file whose content also has another label: one of the two labels is wrong."""
 
     source: str
     label: str
@@ -66,9 +66,9 @@ class Dataset:
         hashes: SHA-256 of each split's labels and content hashes.
         fingerprint: SHA-256 of all splits, labels and content hashes.
         duplicates: images kept out of their split; filled by loading "train".
-        conflicts: images that stand in more than one class; all of them are used.
+        conflicts: images that are in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
-        own_test: whether the source brings a test split.
+        own_test: whether the source has a test split.
     """
 
     def __init__(self, listed: LabelledImages, recipe: DataRecipe, for_training: bool = True):
@@ -96,7 +96,7 @@ class Dataset:
         self.conflicts = find_conflicts(self._items, self.labels)
 
     def summary(self) -> list[str]:
-        """Return lines for people: images, classes and splits, then what was left out and what has two labels."""
+        """Return lines for people: images, classes and splits, then the files left out and the images with two labels."""
         counts = Counter(item.label for items in self._items.values() for item in items)
         classes = sorted(range(len(self.labels)), key=lambda index: (counts[index], index))
         small, large = classes[0], classes[-1]
@@ -107,7 +107,9 @@ class Dataset:
         ]
         outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
         if outside:
-            lines.append(f"{self.name}: {len(outside):,} images left out, outside of the class folders: {outside[0]}")
+            lines.append(
+                f"{self.name}: {len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
+            )
         if others := [path for path in self.skipped if path not in outside]:
             lines.append(f"{self.name}: {images.left_out(others)}")
         if self.conflicts:
@@ -121,7 +123,7 @@ class Dataset:
 
     def load(
         self,
-        wanted: Sequence[str],
+        requested: Sequence[str],
         *,
         height: int,
         width: int,
@@ -131,29 +133,28 @@ class Dataset:
     ) -> dict[str, Split]:
         """Decode splits at the model's size.
 
-        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation where they
-        stand in test. Finding them takes the splits that come before in PRECEDENCE, so these are decoded too, hashed
-        and dropped.
+        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they
+        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too, hashed and dropped.
 
         Args:
-            wanted: of "train", "validation" and "test".
+            requested: of "train", "validation" and "test".
             height: rows of the result.
             width: columns of the result.
             channels: 1 for grey, 3 for RGB.
-            stage: who asks; only "verify" may have "test".
-            progress: told about each decoded image.
+            stage: the stage that loads; only "verify" may have "test".
+            progress: called for each decoded image.
 
         Returns:
-            The splits by name, in the order asked for.
+            The splits by name, in the order requested.
 
         Raises:
-            SplitError: if "test" is asked for by a stage other than "verify".
+            SplitError: if a stage other than "verify" requests "test".
             DatasetError: if images cannot be read (the first five are named), changed since they were listed, or a
                 class has no training image left.
-            UnknownNameError: if a split is none of the three.
+            UnknownNameError: if a split is not one of the three.
         """
-        self._permit(wanted, stage)
-        needed = PRECEDENCE[: max(map(PRECEDENCE.index, wanted), default=-1) + 1]
+        self._permit(requested, stage)
+        needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
         total = sum(self.sizes[split] for split in needed)
         meter = Meter(progress, f"decoding {self.name}", total)
         broken: list[tuple[str, str]] = []
@@ -161,7 +162,7 @@ class Dataset:
         duplicates: list[Duplicate] = []
         loaded = {}
         for split in needed:
-            pixels = self._room(self.sizes[split] if split in wanted else 0, height, width, channels)
+            pixels = self._room(self.sizes[split] if split in requested else 0, height, width, channels)
             kept: list[Item] = []
             for item in self._items[split]:
                 meter.advance()
@@ -176,7 +177,7 @@ class Dataset:
                         Duplicate(source=item.source, split=split, of_source=first.source, of_split=first.split)
                     )
                     continue
-                if split in wanted:
+                if split in requested:
                     pixels[len(kept)] = image
                     kept.append(item)
             loaded[split] = Split(
@@ -186,28 +187,28 @@ class Dataset:
             )
         if broken:
             raise unreadable(broken, total, self.name)
-        if "train" in wanted:
+        if "train" in requested:
             self.duplicates = tuple(duplicates)
             splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
-        return {split: loaded[split] for split in wanted}
+        return {split: loaded[split] for split in requested}
 
-    def _permit(self, wanted: Sequence[str], stage: str) -> None:
-        for split in wanted:
+    def _permit(self, requested: Sequence[str], stage: str) -> None:
+        for split in requested:
             if split not in splits.SPLITS:
-                raise UnknownNameError(f"no split is called {split!r}. {nearest(split, splits.SPLITS)}")
-        if "test" in wanted and stage != "verify":
+                raise UnknownNameError(f"{split!r} is not a split. {nearest(split, splits.SPLITS)}")
+        if "test" in requested and stage != "verify":
             raise SplitError(
-                f"the stage {stage!r} asked for test images, which only 'verify' may see: "
+                f"the stage {stage!r} requested test images, which only 'verify' may see: "
                 "the test split is used once.\nUse the splits 'train' and 'validation'."
             )
 
     def _room(self, count: int, height: int, width: int, channels: int) -> np.ndarray:
         try:
             return np.empty((count, height, width, channels), np.uint8)
-        except (MemoryError, ValueError):  # ValueError: more than an address can hold
+        except (MemoryError, ValueError):  # ValueError: more than can be addressed
             raise DatasetError(
                 f"{self.name}: {count:,} images of {height}x{width}x{channels} take "
-                f"{count * height * width * channels / 2**30:,.1f} GiB, more than there is. Choose a smaller input."
+                f"{count * height * width * channels / 2**30:,.1f} GiB, more than this machine has. Choose a smaller input."
             ) from None
 
     def _decode(self, item: Item, height: int, width: int, channels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ FULL = 16
 def open_digits(progress: Progress | None = None) -> LabelledImages:
     """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download.
 
-    Values 0..16 become round(value * 255 / 16). There is no test split: one is divided off.
+    Values 0..16 become round(value * 255 / 16). The source has no test split, so one is made.
     """
     from sklearn.datasets import load_digits
 

@@ -14,7 +14,7 @@ from edgecnn.data.items import Meter, Progress
 from edgecnn.errors import DatasetError, DownloadError, EdgeCNNError, OutputError
 
 ATTEMPTS = 4
-"""How often a transfer is tried before it counts as failed."""
+"""How often a transfer is tried before it fails."""
 
 PAUSE_S = 1.0
 """Pause before the second attempt; it doubles with each."""
@@ -25,7 +25,7 @@ TIMEOUT_S = 30.0
 BLOCK_BYTES = 256 * 1024
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP status codes that may be gone at the next attempt."""
+"""HTTP status codes that a later attempt may not get."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +44,13 @@ class Remote:
 def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> None:
     """Download a file so that `target` holds the whole, checked file or nothing.
 
-    Data go to `target` + ".part", which stays when the transfer breaks off, so that the next attempt or the next
-    command goes on from there. A part that is whole and wrong is deleted.
+    Data go to `target` + ".part", which stays when the transfer breaks off: the next attempt, or the next
+    command, continues from there. A complete download with the wrong content is deleted.
 
     Args:
         remote: what to download.
         target: where to put it; missing folders are made.
-        progress: told the bytes received.
+        progress: receives the number of bytes.
 
     Raises:
         DownloadError: if the transfer fails ATTEMPTS times or the file is not the expected one.
@@ -76,8 +76,8 @@ def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> Non
         with _writing(part):
             part.unlink()
         raise DownloadError(
-            f"{remote.url} sent something else than expected, which was deleted: {error}\n"
-            f"Run again to download it anew. {remote.offline}"
+            f"{remote.url} did not send the expected file; what it sent was deleted: {error}\n"
+            f"Run again to download it again. {remote.offline}"
         ) from None
     with _writing(target):
         with part.open("rb+") as file:
@@ -86,14 +86,16 @@ def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> Non
 
 
 def _transfer(url: str, part: Path, progress: Progress | None) -> None:
-    """Append to `part` what it lacks of the file at `url`."""
+    """Append to `part` the rest of the file at `url`."""
     with _writing(part):
         offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "edgecnn", **({"Range": f"bytes={offset}-"} if offset else {})}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and offset:  # nothing left to send: the part is whole, or wrong, which the check decides
+        if (
+            error.code == 416 and offset
+        ):  # nothing left to send: the part is complete; the check decides whether it is right
             return
         raise
     with response:
@@ -130,5 +132,5 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}.\n"
-            "Free some space or set XDG_CACHE_HOME to another folder; a download that stopped goes on where it was."
+            "Free some space or set XDG_CACHE_HOME to another folder. An interrupted download continues where it stopped."
         ) from error

@@ -30,7 +30,7 @@ FILES: Mapping[str, str] = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""SHA-256 of each file's unpacked bytes: copies differ in how they are packed."""
+"""SHA-256 of each file's unpacked bytes, since copies are packed differently."""
 
 MAX_BYTES = 64 * 1024 * 1024
 """More than any of the files has, unpacked: a packed file is not unpacked beyond it."""
@@ -57,8 +57,8 @@ OFFLINE = (
 def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
     """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels in 10 classes; a download of 30 MiB.
 
-    The files are looked for in $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist and the
-    cache, and downloaded otherwise.
+    The files are read from $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist or the
+    cache; where none has them, they are downloaded.
 
     Raises:
         DatasetError: if a file is not Fashion-MNIST's.
@@ -77,7 +77,7 @@ def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_fashion_mnist(folder: Path) -> bool:
-    """Tell whether a folder holds a file named as Fashion-MNIST's training images are."""
+    """Tell whether a folder has the file of Fashion-MNIST's training images, by its name."""
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 
@@ -121,7 +121,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def _check(path: Path, name: str) -> bytes:
-    """Return a file's unpacked bytes if they are those of `name`; the first two bytes tell whether it is packed."""
+    """Return a file's unpacked bytes if they are those of `name`; the first two bytes show whether it is packed."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

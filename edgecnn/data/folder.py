@@ -1,4 +1,4 @@
-"""A folder or a zip of images, one sub-folder a class: what a user brings."""
+"""A user's own images: a folder or a zip with one sub-folder for each class."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,30 +13,30 @@ from edgecnn.errors import DatasetError, ImageError
 from edgecnn.files import sha256
 
 SAMPLE = 256
-"""How many training images are looked at for the native shape: those with the smallest hashes."""
+"""How many training images decide the native shape: those with the smallest hashes."""
 
 LARGEST_SIDE = 224
-"""Images up to this side are taken at their own size, if all of the sample agree."""
+"""Images up to this side keep their size, if the sample has only one size."""
 
 USUAL_SIDE = 96
-"""Side of the square that stands for images of many sizes, or of a large one."""
+"""Side of the square input for images of many sizes, or of a large one."""
 
 DEPTH = 4
-"""Folder levels that are listed: an enclosing folder, a split, a class, and one more to see that it is too many."""
+"""Folder levels that are listed: an enclosing folder, a split, a class, and one more, to detect that there are too many."""
 
 
 def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
     """List and hash a folder or a zip file of images.
 
-    Images stand in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
-    Nothing is decoded but the headers of a sample.
+    Images are in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
+    Only the headers of a sample are decoded.
 
     Args:
         path: the folder or zip file.
-        progress: told about each image hashed.
+        progress: called for each image hashed.
 
     Returns:
-        The images; their shape is the common size of the sample if all agree and no side is over LARGEST_SIDE, else
+        The images; their shape is the size of the sample if it has only one and no side is over LARGEST_SIDE, else
         USUAL_SIDE squared, with 1 channel if all of the sample are grey.
 
     Raises:
@@ -49,13 +49,13 @@ def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
     else:
         (root, read_handle), name = open_zip(path), path.stem
     name = printable(name)
-    found, skipped = find_images(root, str(path))
-    labels = tuple(sorted({image.label for image in found}))
+    listed, skipped = find_images(root, str(path))
+    labels = tuple(sorted({image.label for image in listed}))
     numbers = {label: number for number, label in enumerate(labels)}
-    meter = Meter(progress, f"reading {name}", len(found))
+    meter = Meter(progress, f"reading {name}", len(listed))
     items: list[Item] = []
     broken: list[tuple[str, str]] = []
-    for image in found:
+    for image in listed:
         meter.advance()
         try:
             content = sha256(read_handle(image.handle))
@@ -72,7 +72,7 @@ def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
             )
         )
     if broken:
-        raise unreadable(broken, len(found), str(path))
+        raise unreadable(broken, len(listed), str(path))
     return LabelledImages(
         name=name,
         title=name,
@@ -89,7 +89,7 @@ def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str
     """Return the (height, width, channels) that suits the images, by the headers of a sample of the training ones, or of all.
 
     Raises:
-        DatasetError: if none of the sample has a header that can be read.
+        DatasetError: if no header of the sample can be read.
     """
     training = [item for item in items if item.split == "train"] or items
     sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
@@ -118,7 +118,7 @@ def printable(name: str) -> str:
 def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
     """List a folder's files as a tree of paths, DEPTH levels deep.
 
-    Links are followed, except to a folder that the link stands in. Pipes, sockets and devices are left out.
+    Links are followed, except to a folder that contains the link. Pipes, sockets and devices are left out.
 
     Raises:
         DatasetError: if a folder cannot be listed.

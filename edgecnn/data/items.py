@@ -1,4 +1,4 @@
-"""What a source of images hands over: a list of labelled, hashed, not yet decoded images."""
+"""Labelled images as a source lists them: hashed, not yet decoded."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Item:
     """One labelled image.
 
     `split` is "train" where the source leaves the choice to edgecnn. `hash` is the SHA-256 of the encoded file, or of
-    the raw uint8 pixels where there is no file. `handle` is whatever the source reads the image by.
+    the raw uint8 pixels where there is no file. `handle` is what the source needs to read the image.
     """
 
     split: str
@@ -42,7 +42,7 @@ class LabelledImages:
 
     `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip. `read`
     returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
-    `skipped` names the files that stand among the images and are none.
+    `skipped` names the files among the images that are not images.
     """
 
     name: str
@@ -56,7 +56,7 @@ class LabelledImages:
 
 
 class Meter:
-    """Counts work and tells a progress function about it at a sensible rate."""
+    """Counts work and reports it to a progress function, at most every PROGRESS_S seconds."""
 
     def __init__(self, progress: Progress | None, what: str, total: int):
         self.progress = progress
@@ -76,11 +76,11 @@ class Meter:
 
 
 def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int]) -> Iterator[Item]:
-    """List images that stand in an array; `held` reads them.
+    """List the images of an array; `held` reads them.
 
     Args:
-        split: the split that they belong to.
-        name: what sources are called by: "name[0]", "name[1]" …
+        split: their split.
+        name: the images are called "name[0]", "name[1]" …
         pixels: contiguous uint8 array, shape (n, height, width, channels).
         classes: n class indices.
     """
@@ -98,7 +98,7 @@ def unreadable(broken: Sequence[tuple[str, str]], total: int, where: str) -> Dat
 
     Args:
         broken: (source, reason) of each.
-        total: how many images were looked at.
+        total: how many images were read.
         where: the dataset.
     """
     named = "; ".join(f"{printable(source)} ({reason})" for source, reason in broken[:NAMED])

@@ -1,4 +1,4 @@
-"""Where local copies of datasets are looked for, and where downloads are kept."""
+"""Where local copies of datasets are."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Dividing images into training, validation and test by what they are, never by where they stand."""
+"""Dividing images into training, validation and test by their content, never by their order or name."""
 
 import json
 import math
@@ -19,9 +19,9 @@ MISS = 1e-3
 def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, ...]]:
     """Give each image its split, and sort each split by content hash.
 
-    An image's place depends on its own content alone, so that adding an image moves no other:
+    An image's split depends only on its content, so that a new image moves no other:
     u = int(hash[:16], 16) / 2**64; u < test_fraction is test, u < test_fraction + validation_fraction is validation,
-    the rest is training. A split that the source brings stays as it is, and nothing is added to it.
+    the rest is training. A split that the source has does not change.
 
     Args:
         items: all images; those with split "train" are divided.
@@ -31,9 +31,9 @@ def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, .
         Items by split, in the order of SPLITS.
     """
     items = tuple(items)
-    brought = {item.split for item in items}
-    test = 0.0 if "test" in brought else recipe.test_fraction
-    validation = test if "validation" in brought else test + recipe.validation_fraction
+    given = {item.split for item in items}
+    test = 0.0 if "test" in given else recipe.test_fraction
+    validation = test if "validation" in given else test + recipe.validation_fraction
     divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         split = item.split
@@ -49,7 +49,7 @@ def _order(item: Item) -> tuple[str, int, str]:
 
 
 def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: DataRecipe, where: str) -> None:
-    """Refuse a division that no classifier can be trained or measured on.
+    """Check that a classifier can be trained and measured on a division.
 
     Raises:
         DatasetError: for a class without training images or an empty split, with the number of images needed.
@@ -58,9 +58,9 @@ def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: D
     for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if not divided[split]:
             raise DatasetError(
-                f"{where}: no image fell to {split}, which takes {fraction:.0%} of them at random.\n"
+                f"{where}: no image is in {split}, which gets {fraction:.0%} of them by their content.\n"
                 f"Add images (about {_needed(1 - fraction)} in all make an empty split unlikely), raise "
-                f"data.{split}_fraction, or bring a {split} folder."
+                f"data.{split}_fraction, or add a {split} folder."
             )
 
 
@@ -71,7 +71,7 @@ def check_classes(classes: Iterable[int], labels: Sequence[str], recipe: DataRec
     if missing:
         kept_out = min(recipe.validation_fraction + recipe.test_fraction, 0.99)
         raise DatasetError(
-            f"{where}: no training images for {', '.join(map(repr, missing))} (all went to validation or test, or "
+            f"{where}: no training images for {', '.join(map(repr, missing))} (all are in validation or test, or "
             f"there are none).\nGive each class at least {_needed(kept_out)} training images, or lower "
             "data.validation_fraction and data.test_fraction."
         )

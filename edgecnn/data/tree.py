@@ -1,7 +1,7 @@
-"""The layouts that a folder or a zip of images may have, whichever of the two it is.
+"""The layouts that a folder or a zip of images may have.
 
-DIR/<class>/* or DIR/{train,val,validation,test}/<class>/*, possibly below one enclosing folder. Whoever makes the tree
-leaves hidden entries and macOS's __MACOSX out.
+DIR/<class>/* or DIR/{train,val,validation,test}/<class>/*, possibly below one enclosing folder. The tree
+has no hidden entries and no __MACOSX: its maker leaves them out.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ LAYOUT = "Expected DIR/<class>/<image> or DIR/{train,val,test}/<class>/<image>."
 
 @dataclass(kw_only=True)
 class Folder:
-    """Names in a folder: its folders, and its files with what they are read by."""
+    """Names in a folder: its folders, and its files with the handles to read them."""
 
     folders: dict[str, "Folder"] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One image in its place. `path` is relative, with slashes."""
+class ImageFile:
+    """One image file. `path` is relative, with slashes."""
 
     split: str
     label: str
@@ -44,8 +44,8 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
-    """Find the images of a tree by its layout, at least two classes of them.
+def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str]]:
+    """List the images of a tree by its layout, of at least two classes.
 
     Args:
         root: the tree.
@@ -63,7 +63,7 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
         (name, inner), *_ = root.folders.items()
         if inner.folders and not inner.images and name.lower() not in SPLIT_FOLDERS:
             root, prefix = inner, f"{name}/"
-    found: list[Found] = []
+    result: list[ImageFile] = []
     skipped = [prefix + name for name in sorted(root.files)]
     outer = root.folders.items()
     if outer and all(name.lower() in SPLIT_FOLDERS and not folder.images for name, folder in outer):
@@ -71,10 +71,10 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
             if not folder.folders:
                 raise DatasetError(f"{where}: the split folder {prefix}{name}/ has no class folders. {LAYOUT}")
             skipped += [f"{prefix}{name}/{file}" for file in sorted(folder.files)]
-            _collect(folder, SPLIT_FOLDERS[name.lower()], f"{prefix}{name}/", where, found, skipped)
+            _collect(folder, SPLIT_FOLDERS[name.lower()], f"{prefix}{name}/", where, result, skipped)
     else:
-        _collect(root, "train", prefix, where, found, skipped)
-    labels = sorted({image.label for image in found})
+        _collect(root, "train", prefix, where, result, skipped)
+    labels = sorted({image.label for image in result})
     if not labels:
         raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
     if len(labels) == 1:
@@ -84,14 +84,14 @@ def find_images(root: Folder, where: str) -> tuple[list[Found], list[str]]:
             raise DatasetError(
                 f"{where}: the class folder {label!r} cannot be a class: {why}.\nRename the folder, for example to 'other'."
             )
-    _require_same_classes(found, where)
-    return found, skipped
+    _require_same_classes(result, where)
+    return result, skipped
 
 
-def _require_same_classes(found: list[Found], where: str) -> None:
-    """Raise DatasetError if validation or test have a class that the training folder, where there is one, does not have."""
+def _require_same_classes(images: list[ImageFile], where: str) -> None:
+    """Raise DatasetError if validation or test have a class that train, where there is one, does not have."""
     classes: dict[str, set[str]] = {}
-    for image in found:
+    for image in images:
         classes.setdefault(image.split, set()).add(image.label)
     training = classes.get("train", set())
     for split, labels in classes.items():
@@ -108,21 +108,21 @@ def _quoted(names: set[str]) -> str:
     return ", ".join(map(repr, sorted(names)))
 
 
-def _collect(folder: Folder, split: str, prefix: str, where: str, found: list[Found], skipped: list[str]) -> None:
-    """Add the images of each class folder to `found` and its other files to `skipped`."""
+def _collect(folder: Folder, split: str, prefix: str, where: str, result: list[ImageFile], skipped: list[str]) -> None:
+    """Add the images of each class folder to `result` and its other files to `skipped`."""
     for label, inner in sorted(folder.folders.items()):
         place = f"{prefix}{label}/"
         images = inner.images
         if inner.folders:
             raise DatasetError(
-                f"{where}: {place} should hold images, and holds the folder {min(inner.folders)!r}. {LAYOUT}"
+                f"{where}: {place} must hold only images, but holds the folder {min(inner.folders)!r}. {LAYOUT}"
             )
         if not images:
             reason = left_out(inner.files) or f"images end in {' '.join(SUFFIXES)}."
             raise DatasetError(
                 f"{where}: the class folder {place} has no images: {reason}\nAdd some, or remove the folder."
             )
-        found += [Found(split=split, label=label, path=place + name, handle=inner.files[name]) for name in images]
+        result += [ImageFile(split=split, label=label, path=place + name, handle=inner.files[name]) for name in images]
         skipped += [place + name for name in sorted(set(inner.files).difference(images))]
 
 
@@ -138,7 +138,7 @@ def insert(root: Folder, parts: list[str], handle: Any) -> None:
             raise ValueError(f"{part!r} is both a file and a folder")
         root = root.folders.setdefault(part, Folder())
     if name in root.files or (handle is not None and name in root.folders):
-        raise ValueError(f"{'/'.join(parts)!r} stands in it twice")
+        raise ValueError(f"{'/'.join(parts)!r} is in it twice")
     if handle is None:
         root.folders.setdefault(name, Folder())
     else:

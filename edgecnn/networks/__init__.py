@@ -1,4 +1,4 @@
-"""The networks that edgecnn trains: one function a file, one line here."""
+"""The networks that edgecnn trains: one file and one line here for each."""
 
 import importlib
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def build_network(
     num_classes: int,
     options: Mapping[str, str] | None = None,
 ) -> "keras.Model":
-    """Build a network by name, weights freshly drawn.
+    """Build a network by name, with new random weights.
 
     Args:
         name: one of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed.
@@ -58,7 +58,7 @@ def build_network(
 
     Raises:
         UnknownNameError: if there is no such network.
-        NetworkError: for an option it does not have, a wrong value or an input too small; and as `own.build_own` does.
+        NetworkError: for an unknown option, a wrong value or too small an input; and as `own.build_own` does.
     """
     own = own_network(name)
     if own:
@@ -67,7 +67,7 @@ def build_network(
     options = dict(options or {})
     for key, value in options.items():
         if key not in module.OPTIONS:
-            known = nearest(key, module.OPTIONS) if module.OPTIONS else "It has none."
+            known = nearest(key, module.OPTIONS) if module.OPTIONS else "It has no options."
             raise NetworkError(f"network {name} has no option {key!r}. {known}")
         if value not in module.OPTIONS[key]:
             raise NetworkError(
@@ -75,5 +75,5 @@ def build_network(
             )
     from edgecnn.networks.keras import keras
 
-    keras.backend.reset_uids()  # so that layers, and with them exported files, have the same names however many were built before
+    keras.backend.reset_uids()  # so that layers, and with them exported files, have the same names whatever was built before
     return getattr(module, name)(height, width, channels, num_classes, **options)

@@ -1,6 +1,6 @@
 """What the residual networks are made of: convolutions with BatchNorm, residual blocks and a stem that suits the input's size.
 
-Every BatchNorm stands right behind its convolution, where quantization folds it in.
+Every BatchNorm follows its convolution directly, so that quantization can fold it.
 """
 
 import math
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from edgecnn.networks.keras import keras
 
 STEM_SIDE = 32
-"""Rows or columns that the stem brings an input near to: what the networks' costs are counted for."""
+"""Rows or columns to which the stem reduces an input, about: the networks' costs are given for it."""
 
 
 def halvings(height: int, width: int) -> int:
-    """Return how often a stem halves an input: until its shorter side is as near to 32 as halving brings it, in ratio.
+    """Return how often a stem halves an input: until its shorter side is as near to 32 as halving can get, in ratio.
 
     0 below 46 rows or columns (28 and 32 keep theirs), 1 to 90, 2 to 181 (96 becomes 24), 3 to 362 (224 becomes 28), and so on. So a
     network costs about the same for every input.
@@ -41,7 +41,7 @@ def depthwise(x, filters: int, strides: int = 1):
 
 
 def residual(x, filters: int, strides: int = 1):
-    """Add two 3x3 convolutions to their input, which a 1x1 convolution brings to their shape where it has another.
+    """Add two 3x3 convolutions to their input, which a 1x1 convolution projects where the shapes differ.
 
     Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with projection shortcuts.
     """
@@ -53,9 +53,9 @@ def residual(x, filters: int, strides: int = 1):
 
 
 def stem(x, filters: int):
-    """Convolve 3x3, halving the map as often as its size asks for (see `halvings`): a convolution for each, the last of `filters`.
+    """Convolve 3x3, halving the map as often as `halvings` says: one convolution for each time, the last with `filters`.
 
-    Those before, on the largest maps, have half as many.
+    The others, on the larger maps, have half as many filters.
     """
     times = halvings(x.shape[1], x.shape[2])
     for _ in range(times - 1):

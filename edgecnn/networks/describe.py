@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 OPERATOR_BYTES = 170
 KERNEL_BYTES = 730
 CHANNEL_BYTES = 24
-"""Int8 file size beside the weights: a part per operator, more for one that has a kernel, and a part for each of its output channels,
-for scales, zero points and the bias. Fitted to files of TensorFlow 2.21, the networks' own for several inputs and counts of
+"""Int8 file size without the weights: bytes for each operator, more for one with a kernel, and bytes for each of its output channels
+(scales, zero points and the bias). Fitted to files of TensorFlow 2.21, the networks' own for several inputs and counts of
 classes, within 4 %; their weights were random, since biases that are all zero share their bytes."""
 
 WITHIN_OTHERS = ("InputLayer", "BatchNormalization", "ReLU")
-"""Layers that are no operator of the file: quantization folds them into the convolution or addition before them."""
+"""Layers that are not operators in the file: quantization folds them into the convolution or addition before them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from edgecnn.networks.keras import keras
 
 
 def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
-    """Return a model that answers as this one does at inference, in fewer passes over its activations.
+    """Return a model with the same answers at inference and fewer passes over its activations.
 
     A convolution and the BatchNorm that alone reads it become one convolution: kernel * g and (bias - mean) * g + beta, where
-    g = gamma / sqrt(variance + epsilon) for each output channel. Sums are rounded otherwise in their last bits.
+    g = gamma / sqrt(variance + epsilon) for each output channel. Sums differ by rounding in their last bits.
 
     Args:
         model: a tf_keras functional model; not changed.
@@ -59,7 +59,7 @@ def _make_identity(norm: Any) -> None:
 
 
 def _foldable(layer: Any) -> Any:
-    """Return the convolution that a BatchNorm can be folded into; None if it is no BatchNorm or there is none."""
+    """Return the convolution that a BatchNorm can be folded into; None if it is not a BatchNorm or there is no such convolution."""
     if type(layer) is not keras.layers.BatchNormalization or len(layer.inbound_nodes) != 1:
         return None
     before = layer.inbound_nodes[0].inbound_layers

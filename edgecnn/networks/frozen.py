@@ -1,4 +1,4 @@
-"""A float model as a frozen TensorFlow graph: the one form in which imported models are kept."""
+"""A float model as a frozen TensorFlow graph: the form in which a run keeps a model that edgecnn did not train."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ class FrozenModel(tf.Module):
         self.output_shape = tuple(self._function.outputs[0].shape)
 
     def __call__(self, pixels: Any, training: bool = False) -> Any:
-        """Map float32 pixels to logits. `training` is there for Keras's sake and changes nothing."""
+        """Map float32 pixels to logits. `training` is Keras's argument and changes nothing."""
         return self._function(pixels)
 
     def count_params(self) -> int:
@@ -55,7 +55,7 @@ class FrozenModel(tf.Module):
         return sum(sizes)
 
     def to_bytes(self) -> bytes:
-        """Return the graph as bytes; the same graph gives the same."""
+        """Return the graph as bytes; the same graph gives the same bytes."""
         return self.graph_def.SerializeToString(deterministic=True)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""TensorFlow and Keras 2, imported in the one way that works for quantization-aware training.
+"""TensorFlow and Keras 2, imported as quantization-aware training needs them.
 
 tensorflow-model-optimization 0.8.1 knows only Keras 2, which `tf_keras` is; TensorFlow takes it for `tf.keras` if
-TF_USE_LEGACY_KERAS is set before its first import. This goes when the toolkit supports Keras 3.
+TF_USE_LEGACY_KERAS is set before its first import. Delete this when the toolkit supports Keras 3.
 """
 
 import os
@@ -19,7 +19,7 @@ with quiet_stderr(), warnings.catch_warnings():
     import tf_keras as keras
 
     if "TF_CONFIG" not in os.environ:  # a cluster must be joined before there is a device
-        tf.config.list_logical_devices()  # the last of TensorFlow's start-up notes come with the first device
+        tf.config.list_logical_devices()  # TensorFlow prints the last of its start-up notes for the first device
 
 tf.get_logger().setLevel("ERROR")
 guard_conv2d_gradient()

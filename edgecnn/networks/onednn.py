@@ -1,9 +1,9 @@
-"""A gradient that oneDNN computes out of bounds, computed in another way.
+"""A workaround for a gradient that oneDNN computes out of bounds.
 
 Of a 1x1 convolution that strides, oneDNN 3.7 (in TensorFlow 2.21.0) first copies the inputs that the stride leaves into a workspace, for
 the kernel's gradient. With fewer input channels than a block of channels (16, or 8 without AVX-512) it writes past that workspace where
 its threads do not share a batch evenly: with two threads, for every odd batch. The process then ends in `malloc(): corrupted top size` or
-SIGSEGV. Look again with the TensorFlow that follows 2.21.0: this file can go when `tests/networks/test_onednn.py` passes without it.
+SIGSEGV. Try again with the TensorFlow after 2.21.0: delete this file when `tests/networks/test_onednn.py` passes without it.
 
 Source: uxlfoundation/oneDNN issue 6035.
 """
@@ -15,9 +15,10 @@ BLOCK = 16
 
 
 def guard_conv2d_gradient() -> None:
-    """Register the gradient of Conv2D anew: for the convolutions concerned, inputs are picked by average pooling, window 1, first.
+    """Replace the gradient of Conv2D: for the convolutions concerned, average pooling of window 1 picks the inputs.
 
-    The values are the same to the bit. At 128 images of 32x32x12 it took 1.5 ms for 1.3 (float32), 2.1 for 0.9 (bfloat16), on two cores.
+    The values are bit-identical. At 128 images of 32x32x12 it took 1.5 ms instead of 1.3
+    (float32) and 2.1 instead of 0.9 (bfloat16), on two cores.
     """
     import tensorflow as tf
     from tensorflow.python.framework import ops

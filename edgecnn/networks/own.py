@@ -10,8 +10,8 @@ The function has the signature of edgecnn's own networks, and returns a function
         x = layers.GlobalAveragePooling2D()(x)
         return Model(inputs, layers.Dense(num_classes)(x))
 
-A run keeps a copy of the file, and that alone: it may import what is installed, and no file beside it. Dropout and other layers that
-draw numbers make a resumed run end with other weights than an uninterrupted one.
+A run keeps a copy of this one file: it may import installed packages, but no file next to it. Dropout and other layers that
+draw random numbers make a resumed run end with other weights than an uninterrupted one.
 """
 
 import traceback
@@ -34,12 +34,12 @@ class OwnNetwork(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What messages call it, without the folder."""
+        """Its name in messages, without the folder."""
         return f"{self.file.name}:{self.function}"
 
     @property
     def short(self) -> str:
-        """What a run folder is called after."""
+        """Its name in a run folder's."""
         return f"{self.file.stem}-{self.function}"
 
 
@@ -51,7 +51,7 @@ def own_network(name: str) -> OwnNetwork | None:
     """
     file, colon, function = name.rpartition(":")
     if name.endswith(".py"):
-        raise NetworkError(f"{name} names a file but no function of it. Write {name}:build, if build is the function.")
+        raise NetworkError(f"{name} names a file without a function. Write {name}:build if its function is build.")
     if not colon:
         return None
     if not file.endswith(".py") or not function.isidentifier():
@@ -89,7 +89,7 @@ def load_function(own: OwnNetwork) -> Callable[..., Any]:
     function = getattr(module, own.function, None)
     if not callable(function):
         defined = [key for key, value in vars(module).items() if isinstance(value, types.FunctionType)]
-        hint = nearest(own.function, defined) if defined else "It defines none."
+        hint = nearest(own.function, defined) if defined else "It defines no functions."
         raise NetworkError(f"{own.file} has no function {own.function!r}. {hint}")
     return function
 
@@ -109,8 +109,8 @@ def build_own(
         A tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes).
 
     Raises:
-        NetworkError: if the function raises, or returns no functional tf_keras model of that input and output, or one that ends
-            in softmax.
+        NetworkError: if the function raises, does not return a functional tf_keras model of that input and output, or returns one
+            that ends in softmax.
     """
     from edgecnn.networks.keras import keras
 
@@ -160,7 +160,9 @@ def _check_ends(model: "keras.Model", own: OwnNetwork, shape: tuple[int, int, in
         raise NetworkError(f"{own.label}: the input is {received}, expected {(None, *shape)}.")
     if len(model.outputs) != 1 or tuple(model.outputs[0].shape) != (None, num_classes):
         received = ", ".join(str(tuple(output.shape)) for output in model.outputs)
-        raise NetworkError(f"{own.label}: the output is {received}, expected {(None, num_classes)}: one logit a class.")
+        raise NetworkError(
+            f"{own.label}: the output is {received}, expected {(None, num_classes)}: one logit for each class."
+        )
     last = model.outputs[0].node.layer  # of Keras 2's symbolic tensors
     activation = getattr(getattr(last, "activation", None), "__name__", "")
     if activation == "softmax" or type(last).__name__ == "Softmax":

@@ -65,7 +65,7 @@ class Score:
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
 
     def better_than(self, other: "Score") -> bool:
-        """Tell whether this model is the better one by the rule. Both scores are beside the same float model."""
+        """Tell whether this model is the better one by the rule. Both scores are relative to the same float model."""
         difference = self.accuracy - other.accuracy
         if abs(difference) > CHANCE * hypot(self.standard_error, other.standard_error):
             return difference > 0
@@ -83,7 +83,7 @@ class Score:
 
 
 def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Score:
-    """Score a model's answers beside the float model's.
+    """Score a model's answers against the float model's.
 
     Args:
         logits: shape (n, num_classes), n at least 1.
@@ -102,7 +102,7 @@ def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Sco
 
 
 def better_method(asked: str, qat: Score | None, ptq: Score | None) -> str:
-    """Return how the int8 models are to be made: as asked, or where that is "auto", by the rule.
+    """Return how the int8 models are made: as requested, or by the rule if that is "auto".
 
     Args:
         asked: the recipe's qat.method.

@@ -1,4 +1,4 @@
-"""What a training would cost, from a few timed steps on made-up images. Nothing is trained, and nothing written."""
+"""The cost of a training, estimated from a few timed steps on random images. Nothing is trained and nothing is written."""
 
 import dataclasses
 import statistics
@@ -30,8 +30,8 @@ STEPS = 8
 class PhaseCost:
     """A phase's epochs and steps an epoch, and what was timed: median seconds a step, images/s, seconds an epoch and the phase.
 
-    Where a teacher's answers are remembered, "float, remembered" is the part of the float phase in which it is not asked.
-    Validation and, at the start of a run, the decoding of the images come on top.
+    Where a teacher's answers are remembered, "float, remembered" is the part of the float phase that uses these.
+    Validation is not included, nor the decoding of the images at the start of a run.
     """
 
     phase: str

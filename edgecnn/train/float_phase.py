@@ -1,4 +1,4 @@
-"""The float phase: cross-entropy on labelled images, and on a teacher's answers where there is one."""
+"""The float phase: cross-entropy on labelled images, and on a teacher's answers if there is a teacher."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Starting from a trained network: its body is taken over, and a new head is trained alone before the float phase trains all."""
+"""Starting from a trained network: its body is kept, and a new head is trained alone before the float phase trains everything."""
 
 import dataclasses
 

@@ -20,7 +20,7 @@ from edgecnn.train.checkpoint import Checkpoint, save_checkpoint
 from edgecnn.train.scalars import ScalarLog
 
 EXAMINED = ("int8_accuracy", "int8_agreement")
-"""What a phase may measure after an epoch, beside `validation_accuracy`."""
+"""What a phase may measure after an epoch in addition to `validation_accuracy`."""
 
 HISTORY_COLUMNS = (
     "phase",

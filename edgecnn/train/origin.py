@@ -63,11 +63,11 @@ def check_scale(recipe: Recipe, source: Run) -> None:
     Raises:
         RunError: if it does not.
     """
-    wanted, found = ((item.input_scale, item.input_zero_point) for item in (recipe, source.recipe))
-    if wanted != found:
+    expected, received = ((item.input_scale, item.input_zero_point) for item in (recipe, source.recipe))
+    if expected != received:
         raise RunError(
-            f"init.source: {source.path} was trained on inputs of scale {found[0]:g} and zero point {found[1]}, this network reads them "
-            f"by {wanted[0]:g} and {wanted[1]}. Leave network.input_range and input_scale out, and they are taken from there."
+            f"init.source: {source.path} was trained on inputs of scale {received[0]:g} and zero point {received[1]}, this network reads "
+            f"scale {expected[0]:g} and zero point {expected[1]}. Leave network.input_range and input_scale out to use the run's."
         )
 
 

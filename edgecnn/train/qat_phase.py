@@ -90,7 +90,7 @@ class Qat:
             validation: uint8 images (n, height, width, channels) and their classes (n,).
             wanted: the teacher's logits of the validation images, float32 (n, num_classes).
             batches: the training images, by which ranges are set.
-            int8: answers as the student's int8 file does; without it the student itself is asked.
+            int8: answers as the student's int8 file does; without it the student itself answers.
         """
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
@@ -122,9 +122,9 @@ class Qat:
         )
 
     def begin(self) -> None:
-        """Set the activations' ranges; what that makes is epoch 0, its kernels rounded by their layers' outputs if that is better.
+        """Set the activations' ranges; the result is epoch 0, with kernels rounded by their layers' outputs if that is better.
 
-        Training goes on from the kernels as they were: of rounded ones it spoils more than it mends.
+        Training continues from the unrounded kernels: on rounded ones it loses more than it gains.
         """
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)

@@ -1,7 +1,7 @@
-"""A run's history for TensorBoard: an event file beside the CSV, with a point an epoch for each figure.
+"""A run's history for TensorBoard: an event file next to the CSV, with one point for each figure and epoch.
 
-`tf.summary` begins another file whenever a process starts, and points of an epoch that is trained again after a kill would stand twice. So
-the events are written here: one file, appended to, and mended from the history when training goes on.
+`tf.summary` begins a new file in each process, and would repeat the points of an epoch that is trained again after a kill. So
+this module writes the events: one file, appended to, and corrected from the history when training continues.
 """
 
 import os

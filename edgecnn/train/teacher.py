@@ -63,13 +63,13 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
 
 
 def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
-    """Return a teacher that is asked once about each batch, where the same ones come again and again, and remembers its answers.
+    """Return a teacher that answers once for each batch, where the batches repeat, and remembers its answers.
 
-    They are not part of a checkpoint: after a resume it is asked once more, and answers the same.
+    The answers are not part of a checkpoint: after a resume the teacher gives them once more, and they are the same.
 
     Args:
-        teacher: the one to ask; on one device, since the answers are kept there.
-        steps: after how many steps the first batch comes again.
+        teacher: the one that answers; on one device, since the answers are kept there.
+        steps: after how many steps the first batch repeats.
         size: images in a batch.
         num_classes: length of the logits.
     """

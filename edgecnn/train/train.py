@@ -65,11 +65,11 @@ def train(
     int8: Int8 | None = None,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Train a run to its end, going on from its checkpoint if it has one.
+    """Train a run to its end, from its checkpoint if it has one.
 
     Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and `qat.h5` last: the
     epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the
-    int8 models are to be made, and why, stands under "int8" in `run.json`. A user's own network and the one to start from are copied into
+    int8 models are made, and why, is under "int8" in `run.json`. A user's own network and the one to start from are copied into
     the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted
     one.
 
@@ -79,7 +79,7 @@ def train(
         run: the run folder; None for a worker that is not the first.
         report: called with progress.
         data_progress: called while images are decoded.
-        int8: answers as int8 files do; without it the fake-quantized model itself is asked, and post-training quantization is not
+        int8: answers as int8 files do; without it the fake-quantized model itself answers, and post-training quantization is not
             measured.
         workers: the machines that share the float phase; `announce` was called before TensorFlow was imported. One that is not the
             first writes nothing, and returns after that phase.
@@ -221,7 +221,7 @@ def begin(run: Run, info: dict[str, Any]) -> None:
 
 
 def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> dict[str, Any]:
-    """Choose how the int8 models are to be made, and return what a run records of it.
+    """Choose how the int8 models are made, and return what a run records about the choice.
 
     Args:
         asked: the recipe's qat.method.
@@ -254,7 +254,7 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
 
 
 def describe_data(dataset: Dataset, used: dict[str, int]) -> dict[str, Any]:
-    """Return what a run records of its data: enough to tell whether it is the same again."""
+    """Return what a run records about its data: enough to detect whether they have changed."""
     return {
         "name": dataset.name,
         "title": dataset.title,

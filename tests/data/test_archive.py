@@ -149,14 +149,14 @@ def test_a_name_that_stands_twice_is_refused(tmp_path, good, picture):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in [*good.items(), ("cat/0.png", picture(999))]:
             archive.writestr(name, data)
-    with pytest.raises(DatasetError, match=r"'cat/0.png' stands in it twice"):
+    with pytest.raises(DatasetError, match=r"'cat/0.png' is in it twice"):
         open_folder(path)
 
 
 def test_a_name_that_is_file_and_folder_is_refused(pack, good, picture):
     with pytest.raises(DatasetError, match="'cat' is both a file and a folder"):
         open_folder(pack({"cat": picture(1)} | good))
-    with pytest.raises(DatasetError, match="'cat' stands in it twice"):
+    with pytest.raises(DatasetError, match="'cat' is in it twice"):
         open_folder(pack(good | {"cat": picture(1)}))
 
 

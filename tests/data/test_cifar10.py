@@ -82,7 +82,7 @@ def test_the_archive_is_downloaded_once_and_resumed(photos, monkeypatch, server,
 def test_wrong_bytes_from_the_server(photos, monkeypatch, server, elsewhere):
     server.files = {cifar10.ARCHIVE: archive(monkeypatch, photos[1])[:-1] + b"!"}
     monkeypatch.setattr(cifar10, "URL", server.url + cifar10.ARCHIVE)
-    with pytest.raises(DownloadError, match=r"sent something else than expected(.|\n)*Without a network: put cifar-10"):
+    with pytest.raises(DownloadError, match=r"did not send the expected file(.|\n)*Without a network: put cifar-10"):
         open_dataset(DataRecipe(source="cifar10"))
     assert list((elsewhere / "edgecnn").iterdir()) == []
 

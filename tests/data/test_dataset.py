@@ -43,12 +43,12 @@ def test_the_pixels_are_those_of_the_one_preprocessing(split_pets):
 def test_test_images_are_for_verify_alone(split_pets):
     dataset = open_dataset(DataRecipe(source=str(split_pets)))
     for stage in ("train", "export", ""):
-        with pytest.raises(SplitError, match=f"the stage {stage!r} asked for test images") as failure:
+        with pytest.raises(SplitError, match=f"the stage {stage!r} requested test images") as failure:
             dataset.load(("validation", "test"), **SIZE, stage=stage)
         assert failure.value.exit_code == 21
     loaded = dataset.load(("test",), **SIZE, stage="verify")
     assert {source.split("/")[0] for source in loaded["test"].sources} == {"test"}
-    with pytest.raises(UnknownNameError, match=r"no split is called 'val'. Known: test, train, validation"):
+    with pytest.raises(UnknownNameError, match=r"'val' is not a split. Known: test, train, validation"):
         dataset.load(("val",), **SIZE, stage="train")
 
 
@@ -134,7 +134,7 @@ def test_more_pixels_than_memory_is_an_error(split_pets):
     dataset = open_dataset(DataRecipe(source=str(split_pets)))
     dataset.sizes["train"] = 10**12
     with pytest.raises(
-        DatasetError, match=r"1,000,000,000,000 images of 12x12x3 take 402,331.4 GiB, more than there is"
+        DatasetError, match=r"1,000,000,000,000 images of 12x12x3 take 402,331.4 GiB, more than this machine has"
     ):
         dataset.load(("train",), **SIZE, stage="train")
 
@@ -167,7 +167,7 @@ def test_paths_below_the_data_folder(split_pets, monkeypatch, tmp_path):
 def test_unknown_names(source, hint):
     with pytest.raises(UnknownNameError) as failure:
         open_dataset(DataRecipe(source=source))
-    assert str(failure.value).startswith(f"{source!r} is no dataset's name, and no folder or zip of images here")
+    assert str(failure.value).startswith(f"{source!r} is neither a dataset's name nor a folder or zip of images here")
     assert hint in str(failure.value) and "EDGECNN_DATA" in str(failure.value)
     assert failure.value.exit_code == 3
 

@@ -106,7 +106,7 @@ def test_attempts_end_and_the_part_stays_for_the_next_command(server, remote, tm
 
 def test_wrong_bytes_are_deleted(server, remote, tmp_path):
     server.files["file.bin"] = DATA[:-1] + b"!"
-    with pytest.raises(DownloadError, match="sent something else than expected, which was deleted") as failure:
+    with pytest.raises(DownloadError, match="did not send the expected file; what it sent was deleted") as failure:
         fetch(remote, tmp_path / "file.bin")
     assert failure.value.exit_code == 9
     assert list(tmp_path.iterdir()) == []

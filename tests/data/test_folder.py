@@ -152,9 +152,9 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
         ([], r"has no class folders"),
         (["0.png", "1.png"], r"has no class folders"),
         (["train/cat/0.png", "train/dog/0.png", "test/"], r"the split folder test/ has no class folders"),
-        (["train/cat/0.png", "train/dog/0.png", "extra/0.png"], r"train/ should hold images, and holds the folder"),
-        (["cat/sub/0.png", "dog/0.png"], r"cat/ should hold images, and holds the folder 'sub'"),
-        (["a/b/c/cat/0.png", "a/b/c/dog/0.png"], r"a/b/ should hold images, and holds the folder 'c'"),
+        (["train/cat/0.png", "train/dog/0.png", "extra/0.png"], r"train/ must hold only images, but holds the folder"),
+        (["cat/sub/0.png", "dog/0.png"], r"cat/ must hold only images, but holds the folder 'sub'"),
+        (["a/b/c/cat/0.png", "a/b/c/dog/0.png"], r"a/b/ must hold only images, but holds the folder 'c'"),
         (["cat/"], r"the class folder cat/ has no images"),
     ],
 )

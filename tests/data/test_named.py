@@ -127,7 +127,7 @@ def test_fashion_mnist_is_downloaded_once(clothes, elsewhere, server, monkeypatc
 def test_fashion_mnist_with_wrong_bytes_from_the_server(clothes, elsewhere, server, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "URL", server.url)
     server.files = packed(clothes) | {"train-labels-idx1-ubyte.gz": b"<html>Please log in</html>"}
-    with pytest.raises(DownloadError, match=r"train-labels-idx1-ubyte.gz sent something else than expected"):
+    with pytest.raises(DownloadError, match=r"train-labels-idx1-ubyte.gz did not send the expected file"):
         open_dataset(DataRecipe(source="fashion-mnist"))
     assert [path.name for path in (elsewhere / "edgecnn" / "fashion-mnist").iterdir()] == ["train-images-idx3-ubyte.gz"]
 

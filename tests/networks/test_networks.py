@@ -96,5 +96,5 @@ def test_unknown_names():
         build_network("article", 32, 32, 3, 10, {"poling": "max"})
     with pytest.raises(NetworkError, match="must be one of max, average; received 'min'"):
         build_network("article", 32, 32, 3, 10, {"pooling": "min"})
-    with pytest.raises(NetworkError, match="It has none"):
+    with pytest.raises(NetworkError, match="It has no options"):
         build_network("resnet8", 32, 32, 3, 10, {"pooling": "max"})

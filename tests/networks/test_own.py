@@ -61,7 +61,7 @@ def build(height, width, channels, num_classes):
     ("source", "function", "message"),
     [
         (GOOD, "bild", r"has no function 'bild'\. Did you mean 'build'"),
-        ("x = 1", "build", r"has no function 'build'\. It defines none"),
+        ("x = 1", "build", r"has no function 'build'\. It defines no functions"),
         ("def build(:", "build", r"net\.py:build, line 1: SyntaxError"),
         ("import no_such_package", "build", r"line 1: ModuleNotFoundError when executing it: No module named 'no_such_package'"),
         ("def build(a, b, c, d):\n    return a // 0", "build", r"line 2: ZeroDivisionError when called with \(8, 8, 1, 3\)"),
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said(write, source, function, message):
 def test_a_missing_file_and_a_missing_function(tmp_path):
     with pytest.raises(NetworkError, match=r"cannot read the network .*/none\.py: No such file"):
         build_network(f"{tmp_path}/none.py:build", 8, 8, 1, 3)
-    with pytest.raises(NetworkError, match=r"names a file but no function of it\. Write net\.py:build"):
+    with pytest.raises(NetworkError, match=r"names a file without a function\. Write net\.py:build"):
         build_network("net.py", 8, 8, 1, 3)
     with pytest.raises(NetworkError, match=r"is written FILE\.py:FUNCTION; received 'net\.txt:build'"):
         build_network("net.txt:build", 8, 8, 1, 3)

@@ -148,7 +148,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
     ):
         head_phase(other, (8, 8, 1), 10, (images, classes), init_weights(other, None))
     with pytest.raises(
-        RunError, match=r"inputs of scale 0\.0078125 and zero point 0, this network reads them by 1 and -128"
+        RunError, match=r"inputs of scale 0\.0078125 and zero point 0, this network reads scale 1 and zero point -128"
     ):
         init_weights(recipe_from(finished_run.path, network={"input_range": "raw"}), None)
 
@@ -191,7 +191,7 @@ def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
 
 
 def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
-    with pytest.raises(OutputExistsError, match="holds what the new run needs"):
+    with pytest.raises(OutputExistsError, match="which the new run needs"):
         create_run(recipe_from(own_run.path), own_run.path, force=True)
     assert own_run.file(FLOAT_MODEL).exists()
 
