@@ -86,12 +86,18 @@ def no_state(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c():
-    """A process that a test starts can be interrupted, also where nohup or a shell's `&` has this one ignore SIGINT."""
-    before = signal.getsignal(signal.SIGINT)
+def signals():
+    """A process that a test starts can be interrupted and hung up, also where nohup or a shell's `&` has this one ignore the signals.
+
+    A program that is started inherits an ignored signal, but no handler.
+    """
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGHUP)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if before[1] == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 @pytest.fixture
