@@ -30,7 +30,18 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
     monkeypatch.setattr("edgecnn.runtime.selftest.is_installed", lambda name: name == ENGINE)
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == ENGINE)
 
-    def call(golden, *, tolerance=1.0, unit="LSB", format_="tflite", engine=None, engines=None, photos=None, **options):
+    def call(
+        golden,
+        *,
+        tolerance=1.0,
+        unit="LSB",
+        format_="tflite",
+        engine=None,
+        engines=None,
+        photos=None,
+        fit="crop",
+        **options,
+    ):
         opened = engine or fake_engine()
 
         def open_engine(name, data, format_, **settings):
@@ -53,7 +64,7 @@ def replay(monkeypatch, fake_engine, contract, pixels, tmp_path):
             name="n",
             title="t",
             labels=("a", "b", "c"),
-            input=contract,
+            input=replace(contract, fit=fit),
             models=(entry,),
             defaults={},
             golden_images=tuple(golden_image for _, golden_image in encoded.values()),
@@ -173,18 +184,22 @@ def test_threads_reach_the_engine(replay, right):
     assert replay.settings["num_threads"] == 3
 
 
-@pytest.fixture
-def photos(contract):
-    """Golden photos, wider than high, as `replay` takes them: the model's crop of each is not the whole of it."""
+def golden_photos(contract, fit):
+    """Return golden photos, wider than high, as `replay` takes them: the model's crop of each is not the whole of it."""
     found = {}
     for seed in range(5):
         pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        resized = resize(pixels, contract.height, contract.width, contract.fit)
+        resized = resize(pixels, contract.height, contract.width, fit)
         hashes = {"decoded_sha256": sha256(pixels.tobytes()), "resized_sha256": sha256(resized.tobytes())}
         found[f"golden/{seed}.png"] = buffer.getvalue(), GoldenImage(file=f"golden/{seed}.png", **hashes)
     return found
+
+
+@pytest.fixture
+def photos(contract):
+    return golden_photos(contract, "crop")
 
 
 def wrong(photos, count, **changes):
@@ -193,8 +208,9 @@ def wrong(photos, count, **changes):
     return photos | changed
 
 
-def test_photos_are_decoded_and_resized_to_the_bytes_that_the_bundle_gives(replay, right, photos):
-    report = replay(right, photos=photos)
+@pytest.mark.parametrize("fit", images.FITS)
+def test_photos_are_decoded_and_resized_to_the_bytes_that_the_bundle_gives(replay, right, contract, fit):
+    report = replay(right, photos=golden_photos(contract, fit), fit=fit)
     assert report.passed and [tuple(layer) for layer in report.layers] == [
         ("decode", 5, (), True),
         ("resize", 5, (), True),
