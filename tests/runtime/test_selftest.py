@@ -12,7 +12,7 @@ from edgecnn.bundle.manifest import GoldenImage, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, SelftestError, UnknownNameError
 from edgecnn.files import sha256
-from edgecnn.pixels import resize
+from edgecnn.pixels import FITS, resize
 from edgecnn.runtime.selftest import allowed, require_pass, selftest
 
 ENGINE = "litert"
@@ -208,7 +208,7 @@ def wrong(photos, count, **changes):
     return photos | changed
 
 
-@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("fit", FITS)
 def test_photos_are_decoded_and_resized_to_the_bytes_that_the_bundle_gives(replay, right, contract, fit):
     report = replay(right, photos=golden_photos(contract, fit), fit=fit)
     assert report.passed and [tuple(layer) for layer in report.layers] == [
