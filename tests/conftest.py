@@ -84,12 +84,13 @@ def no_tuned_setting(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c():
-    """A process that a test starts can be interrupted, also where nohup or a shell's `&` has this one ignore SIGINT."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals():
+    """A process that a test starts can be ended by Ctrl-C and by SIGHUP, also where a shell's `&` or nohup has this one ignore them."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
