@@ -1,5 +1,6 @@
 """Debian's packages: the host's sources for another release, and an apt that keeps to its folder."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -111,7 +112,7 @@ esac
 @pytest.fixture
 def fake_apt(program, tmp_path):
     log, broken = tmp_path / "log", tmp_path / "broken"
-    program("apt-get", FAKE_APT.replace("LOG", str(log)).replace("BROKEN", str(broken)))
+    program("apt-get", FAKE_APT.replace("LOG", shlex.quote(str(log))).replace("BROKEN", shlex.quote(str(broken))))
 
     class Fake:
         cache = tmp_path / "cache"
@@ -136,7 +137,8 @@ def test_packages_are_resolved_and_downloaded_once(fake_apt):
     assert debian.fetch(["liba"], "trixie", fake_apt.cache) == debs
     assert [len(fake_apt.calls(word)) for word in ("update", "download")] == [1, 1]
     (update,) = fake_apt.calls("update")
-    assert all(f"={fake_apt.cache}" in option for option in update.split() if option.startswith("-oDir::State"))
+    states = update.split(" -oDir::State")[1:]
+    assert states and all(f"={fake_apt.cache}" in option for option in states)
     assert "-oAPT::Architectures=arm64" in update
     assert "trixie main" not in (fake_apt.cache / "apt/trixie-arm64/sources/debian.sources").read_text()
 

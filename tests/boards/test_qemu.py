@@ -1,5 +1,6 @@
 """The emulator, played by shell scripts."""
 
+import shlex
 import threading
 
 import pytest
@@ -64,7 +65,8 @@ def test_a_signal_without_a_name():
 
 
 def test_leaving_ends_what_runs(program, machine, tmp_path):
-    program("qemu-aarch64", f"mkfifo {tmp_path}/wait; echo > {tmp_path}/started; read line < {tmp_path}/wait")
+    wait, started = (shlex.quote(str(tmp_path / name)) for name in ("wait", "started"))
+    program("qemu-aarch64", f"mkfifo {wait}; echo > {started}; read line < {wait}")
     (tmp_path / "started").touch()
     found = []
 
@@ -78,6 +80,7 @@ def test_leaving_ends_what_runs(program, machine, tmp_path):
         thread = threading.Thread(target=emulate, args=(emulations,))
         thread.start()
         while not (tmp_path / "started").read_text():
+            assert thread.is_alive(), found
             thread.join(0.01)
     thread.join(10)
     assert found == ["ended by SIGKILL on cortex-a72"]

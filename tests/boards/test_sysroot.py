@@ -1,6 +1,7 @@
 """A board's files: made once, whole or not at all."""
 
 import json
+import shlex
 import sys
 import threading
 
@@ -119,7 +120,7 @@ def test_the_hosts_python_of_a_version(program, tmp_path):
 
 def test_without_such_a_python_the_boards_own_compiles(program, tmp_path, monkeypatch):
     monkeypatch.setattr(sysroot, "host_python", lambda python: None)
-    program("qemu-aarch64", f'echo "$@" > {tmp_path}/log')
+    program("qemu-aarch64", f'echo "$@" > {shlex.quote(str(tmp_path / "log"))}')
     sysroot.compile_all(tmp_path / "site", tmp_path / "root", "3.13", lambda *state: None)
     said = (tmp_path / "log").read_text()
     assert said.startswith(f"-cpu max -L {tmp_path}/root {tmp_path}/root/usr/bin/python3.13 -m compileall")

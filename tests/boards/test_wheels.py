@@ -1,6 +1,7 @@
 """Wheels for a board: which, for which tags, and what pip says."""
 
 import importlib.metadata
+import shlex
 import tomllib
 
 import pytest
@@ -66,7 +67,7 @@ def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):
 
 def test_pip_is_asked_for_the_boards_wheels(program, tmp_path, monkeypatch):
     log = tmp_path / "log"
-    fake = program("pip", f'echo "$@" >> {log}')
+    fake = program("pip", f'echo "$@" >> {shlex.quote(str(log))}')
     monkeypatch.setattr(wheels, "pip", lambda: [str(fake)])
     (tmp_path / "site" / "ai_edge_litert-2.3.0.dist-info").mkdir(parents=True)
     wanted = wheels.Requirements(("numpy==2.0",), ("ai-edge-litert==2.3.0",))

@@ -127,18 +127,24 @@ def test_expected_bytes_are_near_the_real_ones(name, shape):
     assert describe(model).int8_bytes == pytest.approx(len(tflite.int8(fake_quantize(model, 1 / 128, 0))), rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("name", "bytes_"),
-    [
-        ("resnet_25kb", 27_000),
-        ("separable_25kb", 27_000),
-        ("resnet8", 96_000),
-        ("resnet_100kb", 100_000),
-        ("resnet_300kb", 300_000),
-        ("resnet_1000kb", 1_000_000),
-    ],
-)
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (96, 96, 3), (224, 224, 3)])
+LADDER = {
+    "resnet_25kb": 27_000,
+    "separable_25kb": 27_000,
+    "resnet8": 96_000,
+    "resnet_100kb": 100_000,
+    "resnet_300kb": 300_000,
+    "resnet_1000kb": 1_000_000,
+}
+SHAPES = [(28, 28, 1), (32, 32, 3), (96, 96, 3), (224, 224, 3)]
+RUNGS = [
+    pytest.param(name, bytes_, shape, marks=pytest.mark.slow if bytes_ > 27_000 and shape in SHAPES[::2] else ())
+    for name, bytes_ in LADDER.items()
+    for shape in SHAPES
+]
+"""Every network at every size; by default the larger ones at the smallest and the largest size of colour alone."""
+
+
+@pytest.mark.parametrize(("name", "bytes_", "shape"), RUNGS)
 def test_the_ladder_is_int8_throughout_and_as_large_as_it_says(name, bytes_, shape):
     model = trained(name, shape)
     data = tflite.int8(fake_quantize(model, 1 / 128, 0))

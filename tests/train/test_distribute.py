@@ -30,7 +30,7 @@ name = "resnet8"
 epochs = {EPOCHS}
 batch_size = 32
 optimizer = "sgd"
-learning_rate = 0.05
+learning_rate = 0.01
 
 [qat]
 epochs = 1
