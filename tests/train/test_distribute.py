@@ -30,7 +30,7 @@ name = "resnet8"
 epochs = {EPOCHS}
 batch_size = 32
 optimizer = "sgd"
-learning_rate = 0.01
+learning_rate = 0.05
 
 [qat]
 epochs = 1
@@ -119,12 +119,13 @@ def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, mon
     rows = list(zip(history(tmp_path / "alone"), history(tmp_path / "run"), strict=True))
     assert [row["phase"] for row, _ in rows] == ["float"] * EPOCHS + ["qat"]
     for row, other in rows[:EPOCHS]:
-        # sums are made in another order, and what that changes grows with the steps; BatchNorm that saw half of each batch was
-        # measured to change the first epoch by 1.3e-2
-        tolerance = 1e-5 if row["epoch"] == "1" else 3e-3
-        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=tolerance), row["epoch"]
-        assert float(other["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=0.01)
-        assert float(other["validation_accuracy"]) == pytest.approx(float(row["validation_accuracy"]), abs=0.03)
+        # BatchNorm that saw half of each batch was measured to change the first epoch's loss by 1.3e-2. Sums are made in another order,
+        # and what that changes grows with the steps: at most 2.2e-2 of the loss, 0.01 and 0.07 of the accuracies were measured after it.
+        first = row["epoch"] == "1"
+        loss, accuracy, validation = (1e-5, 0.001, 0.005) if first else (0.05, 0.03, 0.15)
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=loss), row["epoch"]
+        assert float(other["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=accuracy)
+        assert float(other["validation_accuracy"]) == pytest.approx(float(row["validation_accuracy"]), abs=validation)
         assert other["learning_rate"] == row["learning_rate"]
 
 
