@@ -1,6 +1,8 @@
 """A release is the same bytes twice, and holds what the last commit holds."""
 
 import importlib
+import shutil
+import subprocess
 import tarfile
 import zipfile
 
@@ -18,6 +20,23 @@ def release(root):
         yield importlib.import_module("release")
 
 
+@pytest.fixture
+def committed(release, root, tmp_path, monkeypatch):
+    """The project as a repository of its own with one commit: the tests may run in a copy without one."""
+    copy = tmp_path / "project"
+    shutil.copytree(
+        root,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", ".hypothesis", "runs", "site", "demo", "dist"),
+    )
+    for command in (("init",), ("add", "--all"), ("commit", "--message", "The project")):
+        person = ("-c", "user.name=edgecnn", "-c", "user.email=edgecnn@example.org")
+        subprocess.run(["git", *person, *command], cwd=copy, check=True, capture_output=True)
+    monkeypatch.setattr(release, "ROOT", copy)
+
+
+@pytest.mark.needs("git")
+@pytest.mark.usefixtures("committed")
 def test_two_builds_from_clean_copies_have_the_same_bytes(release, tmp_path, capsys):
     (tmp_path / "dist").mkdir()
     files = release.build_twice(tmp_path / "dist")

@@ -1,5 +1,6 @@
 """A user's command: one at a time, the newest state last, never waited for."""
 
+import shlex
 import time
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_program_that_went_away(tmp_path):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    command = OnChange(str(program))
+    command = OnChange(shlex.quote(str(program)))
     program.unlink()
     command.change("cat", None, 1.0)
     assert command.poll() == [f"{program}: No such file or directory"]
