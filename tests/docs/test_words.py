@@ -10,10 +10,6 @@ from edgecnn.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
-TO_DO = {
-    "edgecnn/runtime/engines/onnxruntime.py",
-}
-"""Modules of edgecnn whose texts are still to be rewritten. Take a module out once it is; the test says when."""
 
 
 def glossary() -> dict[str, str]:
@@ -89,6 +85,4 @@ def test_modules_use_the_glossarys_words():
         for path in modules()
         if (words := [word for text in literals(path) for word in words_in(text)])
     }
-    new = {name: words for name, words in wrong.items() if name not in TO_DO}
-    assert new == {}
-    assert wrong.keys() >= TO_DO, f"rewritten, so take them out of TO_DO: {sorted(TO_DO - wrong.keys())}"
+    assert wrong == {}

@@ -86,10 +86,10 @@ class ONNXRuntime:
 
 
 def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.InferenceSession:
-    wanted = PROVIDERS[provider]
-    if wanted not in onnxruntime.get_available_providers():
+    requested = PROVIDERS[provider]
+    if requested not in onnxruntime.get_available_providers():
         raise ProviderError(
-            f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(onnxruntime.get_available_providers())}). "
+            f"onnxruntime {onnxruntime.__version__} has no {requested} (it has {', '.join(onnxruntime.get_available_providers())}). "
             "Install it: pip install onnxruntime-gpu, in place of onnxruntime"
         )
     options = onnxruntime.SessionOptions()
@@ -102,15 +102,15 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     with quiet_stderr() as printed:
         try:
             # by its own fallback it would print on standard output, and open the model a second time
-            session = onnxruntime.InferenceSession(model, options, providers=[wanted], enable_fallback=0)
+            session = onnxruntime.InferenceSession(model, options, providers=[requested], enable_fallback=0)
         except Exception as error:  # noqa: BLE001 - as above
             failed = refusal(f"onnxruntime {onnxruntime.__version__}", "open", error)
         said = printed()
     if failed:
         raise failed
-    if wanted not in session.get_providers():  # it falls back to the CPU without an error
+    if requested not in session.get_providers():  # it falls back to the CPU without an error
         raise ProviderError(
-            f"{wanted} was asked for, the session runs on {', '.join(session.get_providers())}. "
+            f"{requested} was requested, but the session runs on {', '.join(session.get_providers())}. "
             f"onnxruntime said: {said.strip() or 'nothing'}"
         )
     return session
