@@ -96,7 +96,7 @@ def train(
     strategy = distribute.open_strategy(workers)
     distribute.check_batch(recipe.train.batch_size, strategy)
     if workers and recipe.init.source:
-        raise RecipeError("init.source is for few images, which one machine trains alone.", advice="workers_or_init")
+        raise RecipeError("init.source is for few images, so only one machine can train.", advice="workers_or_init")
     shape = input_shape(recipe, dataset)
     splits = load_splits(recipe, dataset, data_progress)
     validation = (splits["validation"].images, splits["validation"].classes)
@@ -213,7 +213,7 @@ def begin(run: Run, info: dict[str, Any]) -> None:
     """
     if run.file(INFO).exists() and run.info.get("teacher") != info.get("teacher"):
         raise RunError(
-            f"the teacher of {run.path} is not the one with which it began ({run.info.get('teacher')}, now {info.get('teacher')}). "
+            f"the teacher of {run.path} is not the one it began with ({run.info.get('teacher')}, now {info.get('teacher')}). "
             "Put that one back, or train a new run."
         )
     run.write_info(info)

@@ -83,7 +83,7 @@ def bundle_on_boards(
         if data is not None:
             raise
         note(
-            f"{str(error).splitlines()[0]}\nno test images for {path.name}: its golden images only. Name them with --data."
+            f"{str(error).splitlines()[0]}\nusing only the golden images of {path.name}. Give its test images with --data."
         )
         split, described = None, None
     rows = verify_on_boards(bundle, split, boards, progress)

@@ -139,7 +139,7 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
 @pytest.mark.parametrize(
     ("text", "index", "message"),
     [
-        ("localhost:1", 0, "two addresses or more"),
+        ("localhost:1", 0, "at least two different addresses"),
         ("a:1,a:1", 0, "each once"),
         ("a:1,b", 0, "received 'b'"),
         ("a:1,:2", 0, "received ':2'"),

@@ -58,7 +58,7 @@ class StreamSettings:
 
     Attributes:
         max_age_s: older frames of a live source are dropped.
-        max_fps: the most results a second; 0 for no limit.
+        max_fps: the most results per second; 0 for no limit.
         duration_s: seconds after which the loop ends; 0 for no limit.
     """
 
@@ -126,7 +126,7 @@ class Stream:
         return self._feed.replaced - self._passed_over + self._too_old
 
     def run(self, sink: Sink) -> None:
-        """Classify until the source ends, the time is over, or `check` or the sink raises; the source is closed then.
+        """Classify until the source ends, the time is up, or `check` or the sink raises; then close the source.
 
         Raises:
             CameraError: if the source cannot be opened, or was away for too long.
