@@ -201,7 +201,7 @@ def test_a_manifest_of_megabytes_is_refused_by_its_size(content, tmp_path, chang
     path.write_bytes(forged(content, change))
     assert path.stat().st_size > 1_000_000
     tracemalloc.start()
-    with pytest.raises(BundleError, match=r"manifest\.json has .* bytes; at most 524,288 are read"):
+    with pytest.raises(BundleError, match=r"manifest\.json has .* bytes; the limit is 524,288"):
         read_bundle(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -93,7 +93,7 @@ def test_the_gate(edgecnn, emulated, root):
         (["--on", "rpi44"], UnknownNameError, "Did you mean 'rpi4'"),
         (["--on", "rpi4,cuda"], EmulatorError, "cuda cannot be emulated"),
         (["--on", "rpi4", "--engines", "tf"], UnknownNameError, "no engine 'tf'"),
-        (["--on", "rpi4", "--release", "sid"], UnknownNameError, "no Debian 'sid'"),
+        (["--on", "rpi4", "--release", "sid"], UnknownNameError, "no Debian release 'sid'"),
         (["--on", "rpi4", "--model", "none.edgecnn"], BundleError, "none.edgecnn"),
     ],
 )
