@@ -111,7 +111,9 @@ def test_members_that_claim_too_much_together_are_refused(pack, good, monkeypatc
     assert open_limit == 60 * 2**28 + 2**30
     lie(path, "dog/29.png", 256 * 1024 * 1024)
     monkeypatch.setattr(archive_module, "MAX_ARCHIVE_BYTES", 60 * 2**28 - 1)
-    with pytest.raises(UnsafeArchiveError, match=r"brings the total to 16,106,127,360. The limits are 268,435,456 for one and"):
+    with pytest.raises(
+        UnsafeArchiveError, match=r"brings the total to 16,106,127,360. The limits are 268,435,456 for one and"
+    ):
         open_folder(path)
 
 
