@@ -13,8 +13,16 @@ import pytest
 from edgecnn.device.cameras.source import CameraLost
 from edgecnn.device.stream.feed import Feed, FeedSettings
 from edgecnn.device.stream.lines import error_line, file_line
-from edgecnn.device.stream.loop import MANY_DAMAGED, SIGNAL, Stream, StreamSettings
-from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
+from edgecnn.device.stream.events import (
+    SIGNAL,
+    CameraLostEvent,
+    CommandFailedEvent,
+    Event,
+    StateChangedEvent,
+)
+from edgecnn.device.stream.keep import UncertainFrames
+from edgecnn.device.stream.loop import MANY_DAMAGED, Stream, StreamSettings
+from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score, Smoother, decide
@@ -48,9 +56,9 @@ def loop(fake):
         stream = Stream(feed, looking, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
         if raises:
             with pytest.raises(raises):
-                stream.run(sink)
+                sink.follow(stream)
         else:
-            stream.run(sink)
+            sink.follow(stream)
         feed._thread.join(10)
         sink.stream = stream
         return sink
@@ -157,7 +165,7 @@ def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
         now[0] += 0.3
         return classify(image)
 
-    Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]).run(sink)
+    sink.follow(Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]))
     told = lines(sink)
     damaged = [line for line in told if line.get("event") == "frame_damaged"]
     assert [(line["seq"], line["count"]) for line in damaged] == [(0, 1), (4, 4), (8, 3)]
@@ -186,7 +194,7 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     bad.read = lambda timeout: (read.set(), time.sleep(0.0005), original(timeout))[2]
     feed = Feed(fake.Opener(bad, good), FeedSettings(warm_up=0), sleep=lambda wait: None)
     sink = fake.Recorder(gate)
-    Stream(feed, paced, StreamSettings(), Smoother()).run(sink)
+    sink.follow(Stream(feed, paced, StreamSettings(), Smoother()))
     lost = next(line for line in sink.lines if isinstance(line, Event) and line.kind == "camera_lost")
     assert lost.details["reason"] == "garbage" and f"{MANY_DAMAGED} frames in a row" in lost.details["message"]
     assert bad.closed.is_set() and sink.kinds[-4:] == ["camera_back", "cat", "state_changed", "ended"]
@@ -205,7 +213,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
     stream = Stream(
         feed, lambda image: (feed._thread.join(10), classify(image))[1], StreamSettings(max_age_s=60), Smoother()
     )
-    stream.run(sink)
+    sink.follow(stream)
     results = [line for line in sink.lines if isinstance(line, FrameResult)]
     assert results[-1].decision == "dog" and results[-1].seq == 40
     assert results[-1].dropped == 41 - len(results) == stream.dropped
@@ -218,7 +226,7 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         sink = fake.Recorder()
         late = time.monotonic() + 100
         stream = Stream(feed, classify, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
-        stream.run(sink)
+        sink.follow(stream)
         assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
         assert ("cat" in sink.kinds) != live
 
@@ -282,7 +290,7 @@ def test_whatever_is_raised_closes_the_source(loop, fake):
         count = iter(range(1000))
         check = (lambda count=count: next(count) > 3 and gone()) if part == "check" else bool
         with pytest.raises(BrokenPipeError):
-            Stream(feed, classify, StreamSettings(), Smoother(), check=check).run(sink)
+            sink.follow(Stream(feed, classify, StreamSettings(), Smoother(), check=check))
         assert source.closed.is_set()
         feed._thread.join(10)
         assert not feed._thread.is_alive()
@@ -304,7 +312,7 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
     keeper = Full()
     feed = Feed(fake.Opener(fake.Source(*[b"cat 0.6"] * 20, None)), FeedSettings())
     sink = fake.Recorder()
-    Stream(feed, classify, StreamSettings(), Smoother(), keeper=keeper).run(sink)
+    sink.follow(Stream(feed, classify, StreamSettings(), Smoother(), keeper=keeper))
     failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
     assert keeper.offered == 20 and [line["count"] for line in failed] == [1]
     assert "No space left" in failed[0]["message"] and sink.kinds.count("cat") == 20
