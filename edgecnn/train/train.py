@@ -96,7 +96,9 @@ def train(
     strategy = distribute.open_strategy(workers)
     distribute.check_batch(recipe.train.batch_size, strategy)
     if workers and recipe.init.source:
-        raise RecipeError("init.source is for few images, so only one machine can train.", advice="workers_or_init")
+        raise RecipeError(
+            "init.source cannot be used with several machines: it is meant for few images.", advice="workers_or_init"
+        )
     shape = input_shape(recipe, dataset)
     splits = load_splits(recipe, dataset, data_progress)
     validation = (splits["validation"].images, splits["validation"].classes)
