@@ -57,6 +57,11 @@ def test_no_page_fetches_anything_from_a_network(site):
             assert not inside.search(path.read_text(encoding="utf-8")), path
 
 
+def test_no_page_shows_a_backslash_that_escapes_markup(site):
+    for path in site.rglob("*.html"):
+        assert not re.findall(r"\\(?:\||&lt;|&gt;)", path.read_text(encoding="utf-8")), path
+
+
 def test_no_marker_is_left_and_every_page_has_its_text(site):
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
