@@ -139,8 +139,8 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
 @pytest.mark.parametrize(
     ("text", "index", "message"),
     [
-        ("localhost:1", 0, "at least two different addresses"),
-        ("a:1,a:1", 0, "each once"),
+        ("localhost:1", 0, "two or more addresses, none of them twice"),
+        ("a:1,a:1", 0, "two or more addresses, none of them twice"),
         ("a:1,b", 0, "received 'b'"),
         ("a:1,:2", 0, "received ':2'"),
         ("a:1,b:99999", 0, "received 'b:99999'"),
