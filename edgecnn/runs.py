@@ -33,6 +33,10 @@ NETWORK_FILE = "network.py"
 PARITY = "parity.json"
 CONFIDENCE = "confidence.json"
 CARD = "card.md"
+PREDICTIONS = "predictions.npz"
+LAYERS = "layers.json"
+PAGE = "report.html"
+PAGE_FIGURES = "report.json"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from edgecnn.verify.document import from_json, to_json
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
+from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.report import (
     Chance,
@@ -72,7 +73,7 @@ def verify(
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
     Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
-    there is, and measured on the test split.
+    there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
 
     Args:
         run: a trained run with at least one export.
@@ -134,6 +135,8 @@ def verify(
         boards=tuple(on_boards),
         confidence=tested_confidence(chosen, candidates[0], test.classes),
     )
+    tempered = (candidates[0], chosen.temperature)
+    write_predictions(run, test, (float_, *fakes, *answers), tempered)
     write_atomic(run.file(PARITY), canonical_json(to_json(report)))
     return report
 
