@@ -31,6 +31,7 @@ from edgecnn.runs import (
     Run,
     create_run,
 )
+from edgecnn.tables import to_json
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
@@ -38,7 +39,6 @@ from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
-from edgecnn.verify.document import to_json
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.parity import parity_report

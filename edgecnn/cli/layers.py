@@ -25,7 +25,7 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     with ProgressReporter() as reporter:
         from edgecnn.data import open_dataset
         from edgecnn.report.table import text_table
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
         result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)

@@ -95,7 +95,7 @@ def run(
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         note_warnings(report)
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": to_json(report)})

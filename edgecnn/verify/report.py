@@ -1,6 +1,6 @@
 """The parity report: models on the same images, and the comparisons that the gate is held to.
 
-Frozen dataclasses; `parity.json` is `document.to_json` of a `Report`, and `parity.schema.json` next to this module is made from the same
+Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and `parity.schema.json` next to this module is made from the same
 fields: `python tools/schema.py`.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from edgecnn.verify.document import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
+from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.verify.threshold import Choice, Selective
 
 Kind = Literal["quantization", "conversion", "alternative", "models"]

@@ -24,9 +24,9 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
+from edgecnn.tables import to_json
 from edgecnn.verify import Gate, verify
 from edgecnn.verify.answers import input_contract
-from edgecnn.verify.document import to_json
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
 

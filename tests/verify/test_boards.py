@@ -17,9 +17,9 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.data import Split
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
+from edgecnn.tables import to_json
 from edgecnn.verify import boards as module
 from edgecnn.verify.boards import Case, OnBoards, differences, drawn, model_for, verify_on_boards
-from edgecnn.verify.document import to_json
 from edgecnn.verify.gate import require_boards
 
 QEMU = 'case "$1" in --version) echo "qemu-aarch64 version 0.0 (fake)"; exit;; esac; SCRIPT shift 5; unset PYTHONHOME; exec @PYTHON "$@"'
