@@ -224,7 +224,7 @@ def keys() -> list[Key]:
     return [
         Key(
             name=name,
-            type=NAMES.get(entry.type, "table of strings"),
+            type=NAMES.get(typing.cast(type, entry.type), "table of strings"),
             default={} if entry.default is dataclasses.MISSING else entry.default,
             limits=_limits_text(entry),
             meaning=entry.metadata["meaning"],

@@ -76,7 +76,8 @@ def run(
     path = out or RUNS / (resolved.name or recipe.stem)
     with ProgressReporter() as reporter:
         reporter.note(f"run {path}")
-        from edgecnn.pipeline import bundle_path, run_recipe
+        from edgecnn.bundling import bundle_path
+        from edgecnn.pipeline import run_recipe
 
         try:
             finished, report = run_recipe(

@@ -40,8 +40,8 @@ def run_on_boards(
     encoded, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.name,
-        title=run.info["data"]["title"],
-        labels=tuple(run.info["data"]["labels"]),
+        title=run.info.data.title,
+        labels=run.info.data.labels,
         input=contract,
         models=entries,
         defaults={},

@@ -117,7 +117,7 @@ def validation_logits(
     """
     advice = "Verify on the same data, or train again."
     run.require_split("validation", dataset.hashes["validation"], dataset.name, advice)
-    split = dataset.load(("validation",), **run.info["input"], stage="verify", progress=progress)["validation"]
+    split = dataset.load(("validation",), **vars(run.info.input), stage="verify", progress=progress)["validation"]
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
     return in_chunks(opened.logits, split.images, "validation", progress), split.classes
 

@@ -113,14 +113,14 @@ def verify(
         test.images[:1],
     )
     candidates, others = answers[: len(exports)], answers[len(exports) :]
-    labels = run.info["data"]["labels"]
+    labels = run.info.data.labels
     hold = partial(compared, split=test, labels=labels, gate=gate)
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     data = Data(
-        name=run.info["data"]["name"],
-        title=run.info["data"]["title"],
+        name=run.info.data.name,
+        title=run.info.data.title,
         split="test",
         test_images=len(test.classes),
         test_sha256=dataset.hashes["test"],
@@ -185,10 +185,10 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
     Returns:
         `int8` of `run.json`, and `qat_against_ptq`: None unless both TFLite files were measured.
     """
-    recorded = run.info.get("int8")
+    recorded = run.info.int8
     if recorded is None:
         return None
-    choice = build(Int8Choice, recorded, ValueError)
+    choice = Int8Choice(**vars(recorded))
     named = {item.name: item for item in answers}
     names = {"qat": "tflite-int8-qat", "ptq": "tflite-int8-ptq"} | {choice.method: "tflite-int8"}
     if not all(name in named for name in names.values()):
