@@ -116,10 +116,10 @@ def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, roo
 def test_what_python_says_on_the_board_is_given(emulator, bundle):
     emulator("echo 'ImportError: no libstdc++' >&2; exit 1")
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row.error == "the self-test ended with code 1 on cortex-a72: ImportError: no libstdc++"
+    assert row.error == "the self-test fails on cortex-a72: exit code 1: ImportError: no libstdc++"
     emulator('case "$*" in *replay*) echo oh >&2; exit 1;; esac')
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row.error == "models/int8.tflite does not run on cortex-a72: oh" and row.selftest is True
+    assert row.error == "models/int8.tflite does not run on cortex-a72: exit code 1: oh" and row.selftest is True
 
 
 def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):
