@@ -1,23 +1,22 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgecnn.bundle.manifest import Manifest
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, USUAL, alternative, export, export_path, source_model
+from edgecnn.errors import OutputExistsError
+from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.representative import needs_representative_dataset
-from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
+from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
-from edgecnn.recipe import Recipe, to_tables, to_toml
-from edgecnn.report.card import card
+from edgecnn.recipe import Recipe, to_tables
 from edgecnn.report.curves import write_curves
+from edgecnn.run_info import RunInfo
 from edgecnn.runs import (
     CARD,
     CHECKPOINT,
@@ -36,10 +35,6 @@ from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
 from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
-from edgecnn.verify.answers import input_contract
-from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
-from edgecnn.verify.document import to_json
-from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.quantizable import check_quantizable
@@ -79,7 +74,7 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
 
 def train_stage(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
-) -> dict[str, Any]:
+) -> RunInfo:
     """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
     for line in (*dataset.summary(), input_line(recipe, dataset)):
         reporter.note(line)
@@ -94,144 +89,6 @@ def train_stage(
     if run:
         write_curves(run)
     return info
-
-
-def bundle_path(run: Run) -> Path:
-    """Return where a run's bundle goes by default."""
-    return run.file(f"{run.name}.edgecnn")
-
-
-def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
-    """Choose the model that a format's engines take unless another is named, of those that a bundle carries.
-
-    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
-    in the parity report. Only models that passed the gate count.
-    """
-    failed = {item.candidate for item in report.comparisons if not item.passed}
-    passed = [
-        model
-        for model in report.models
-        if model.format == format_ and model.precision in precisions and model.name not in failed
-    ]
-    if format_ == "tflite":
-        passed.sort(key=lambda model: model.precision != "int8")
-    else:
-        passed.sort(key=lambda model: model.ms_per_image)
-    return f"models/{passed[0].precision}.{format_}" if passed else None
-
-
-def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
-    """Return a run's temperature and threshold, with which its report measured the scores.
-
-    Raises:
-        RunError: if there are none, or the report has no figures for them.
-    """
-    chosen, tested = stored_confidence(run), report.confidence
-    if (
-        chosen is None
-        or tested is None
-        or (chosen.temperature, chosen.threshold) != (tested.temperature, tested.threshold)
-    ):
-        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
-    return chosen
-
-
-def bundle_stage(
-    run: Run,
-    out: Path | None = None,
-    *,
-    only: Collection[str] = (),
-    force: bool = False,
-) -> tuple[Path, str]:
-    """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
-
-    Args:
-        run: a verified run.
-        out: the file; `RUN/NAME.edgecnn` by default.
-        only: precisions of the models that it carries, such as "int8"; all that were verified by default.
-        force: whether an existing file is replaced.
-
-    Returns:
-        The bundle's path and SHA-256.
-
-    Raises:
-        RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
-        ParityError: if the gate did not pass.
-    """
-    path = out or bundle_path(run)
-    refuse_existing(path, force)
-    report = parity_report(run)
-    require_parity(report)
-    confidence = verified_confidence(run, report)
-    contract = input_contract(run)
-    images = golden_images(contract)
-    files = {
-        "golden/inputs.npy": npy(images),
-        "parity.json": canonical_json(to_json(report)).encode(),
-        "recipe.toml": to_toml(run.public_recipe).encode(),
-    }
-    models = carried_models(run, report, only)
-    entries, model_files = golden_models(models, contract, images)
-    info = run.info
-    carried = {model.precision for model in models}
-    defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
-    representative = any(needs_representative_dataset(run, model.precision) for model in entries)
-    photos, golden_encoded = golden_photos(contract)
-    manifest = Manifest(
-        name=run.recipe.name or run.name,
-        title=info["data"]["title"],
-        labels=tuple(info["data"]["labels"]),
-        input=contract,
-        models=entries,
-        defaults={format_: file for format_, file in defaults.items() if file},
-        golden_images=golden_encoded,
-        temperature=confidence.temperature,
-        threshold=confidence.threshold,
-        provenance={
-            "recipe": to_tables(run.public_recipe),
-            "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
-            "trained_with": info["versions"],
-            "bundled_with": library_versions(),
-            **({"imported": info["imported"]} if run.imported else {}),
-            **{key: info[key] for key in ("network", "init", "int8") if key in info},
-            **({"representative_dataset": info["representative_dataset"]} if representative else {}),
-            "confidence": to_json(confidence),
-        },
-    )
-    # The card first: a command that fails at it leaves no bundle.
-    write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
-
-
-def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
-    """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
-
-    Args:
-        run: a verified run.
-        report: its parity report.
-        only: precisions, such as "int8"; all that were verified if it is empty.
-
-    Raises:
-        RunError: if none was verified of a precision, or a file has changed since.
-    """
-    exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
-    verified = {item.precision for item in exports}
-    if unknown := sorted(set(only) - verified):
-        raise RunError(
-            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
-            f"First: {run.command('export')}, then {run.command('verify')}"
-        )
-    models: list[Exported] = []
-    for item in exports:
-        if only and item.precision not in only:
-            continue
-        data = run.read(export_path(run, item.format, item.precision).name, "export")
-        if sha256(data) != item.sha256:
-            raise RunError(
-                f"{item.name} of {run.path} has changed since it was verified. First: {run.command('verify')}"
-            )
-        models.append(Exported(item.format, item.precision, data))
-    return models
 
 
 class Stages:
@@ -369,7 +226,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not run.file(RECIPE).exists():
         return create_run(recipe, path, force=force)
     changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
-    if not changed and run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+    if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         changed = ["the images"]
     changed += changed_origins(recipe, run)
     if not changed:

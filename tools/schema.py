@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edgecnn.verify import document, report
+from edgecnn.tables import fields_of, to_json
+from edgecnn.verify import report
 
 PATH = Path(report.__file__).with_name("parity.schema.json")
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -28,7 +29,7 @@ def schema() -> dict[str, Any]:
     of_type(report.BoardsReport, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": typing.get_args(document.hints(report.Report)["schema"])[0],
+        "title": typing.get_args(fields_of(report.Report)["schema"].type)[0],
         **whole,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -36,12 +37,11 @@ def schema() -> dict[str, Any]:
 
 def described_object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a dataclass."""
-    hints = document.hints(kind)
-    entries = dataclasses.fields(kind)
+    entries = fields_of(kind).values()
     properties = {}
     for entry in entries:
-        about = entry.metadata.get("description", "")
-        properties[entry.name] = of_type(hints[entry.name], definitions) | ({"description": about} if about else {})
+        about = entry.metadata.get("meaning", "")
+        properties[entry.name] = of_type(entry.type, definitions) | ({"description": about} if about else {})
     return {
         "description": " ".join((inspect.getdoc(kind) or "").split()),
         "type": "object",
@@ -55,7 +55,7 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field's type; that of a dataclass goes into the definitions."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        limits = {key: document.to_json(value) for key, value in vars(inner[1]).items() if value is not None}
+        limits = {key: to_json(value) for key, value in vars(inner[1]).items() if value is not None}
         return of_type(inner[0], definitions) | limits
     if origin in (typing.Union, types.UnionType):
         (present,) = (item for item in inner if item is not type(None))

@@ -27,7 +27,7 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
         from edgecnn.files import canonical_json, write_atomic
         from edgecnn.report.table import text_table
         from edgecnn.runs import LAYERS
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
         result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)

@@ -54,7 +54,7 @@ def report(
         raise OutputExistsError(f"{out} exists.", advice="replace")
     with ProgressReporter() as reporter:
         from edgecnn.report.page import page_figures, write_page
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         shown = [show(path, reporter) for path in paths]
         page = out or default_page(paths[0])

@@ -76,7 +76,8 @@ def run(
     path = out or RUNS / (resolved.name or recipe.stem)
     with ProgressReporter() as reporter:
         reporter.note(f"run {path}")
-        from edgecnn.pipeline import bundle_path, run_recipe
+        from edgecnn.bundling import bundle_path
+        from edgecnn.pipeline import run_recipe
 
         try:
             finished, report = run_recipe(
@@ -95,7 +96,7 @@ def run(
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         note_warnings(report)
         emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": to_json(report)})

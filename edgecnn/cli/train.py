@@ -1,7 +1,7 @@
 """`edgecnn train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgecnn.data import Dataset
     from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
+    from edgecnn.run_info import RunInfo
     from edgecnn.runs import Run
     from edgecnn.workers import Workers
 
@@ -156,7 +157,9 @@ def train(
         note(f"{where}: {network_name(resolved)} on {dataset.title}, {len(dataset.labels)} classes")
         info = train_run(resolved, dataset, run, reporter, cluster)
     if json:
-        emit_json({"run": str(run.path) if run else None, **info})
+        from edgecnn.tables import to_json
+
+        emit_json({"run": str(run.path) if run else None, **to_json(info)})
     elif run:
         print(f"{run.path}: {accuracy_text(info)}")
     else:
@@ -219,7 +222,7 @@ def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool)
 
 def require_same_images(run: "Run", dataset: "Dataset") -> None:
     """Raise RunError if a run began with other images."""
-    if run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+    if run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         from edgecnn.errors import RunError
 
         raise RunError(f"the images of {dataset.name} have changed since {run.path} began. Train a new run instead.")
@@ -227,7 +230,7 @@ def require_same_images(run: "Run", dataset: "Dataset") -> None:
 
 def train_run(
     recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
-) -> dict[str, Any]:
+) -> "RunInfo":
     """Train, and say how to continue if Ctrl-C ends it."""
     from edgecnn.pipeline import train_stage
 
@@ -239,8 +242,8 @@ def train_run(
         raise
 
 
-def accuracy_text(info: dict[str, Any]) -> str:
+def accuracy_text(info: "RunInfo") -> str:
     """Return the int8 model's validation accuracy, and how it was quantized."""
-    int8 = info["int8"]
-    how = {"qat": f"quantization-aware, epoch {int8['epoch']}", "ptq": "quantized after training"}[int8["method"]]
-    return f"validation accuracy of int8 ({how}): {info['validation_accuracy']:.2%}"
+    assert info.int8
+    how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
+    return f"validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

@@ -10,7 +10,7 @@ from edgecnn.recipe import to_toml
 from edgecnn.report.figures import AnswerFigures, Epoch, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.table import warnings_of
 from edgecnn.runs import HISTORY, LAYERS, PARITY, RECIPE, Run
-from edgecnn.verify.document import from_json
+from edgecnn.tables import build
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.predictions import read_predictions
@@ -39,7 +39,7 @@ def epochs(run: Run) -> tuple[Epoch, ...]:
 def layers(run: Run) -> LayerErrors | None:
     """Return what `edgecnn layers` measured of a run; None if it has not, or the file cannot be used."""
     try:
-        return from_json(LayerErrors, json.loads(run.file(LAYERS).read_text(encoding="utf-8")))
+        return build(LayerErrors, json.loads(run.file(LAYERS).read_text(encoding="utf-8")), ValueError)
     except (OSError, ValueError):
         return None
 
@@ -81,7 +81,7 @@ def run_figures(run: Run) -> RunFigures:
     """
     info = run.info
     report = parity_report(run) if run.file(PARITY).exists() else None
-    labels = tuple(info["data"]["labels"])
+    labels = info.data.labels
     name = int8_name(report) if report else None
     predictions = read_predictions(run)
     missing: list[Missing] = []
@@ -131,7 +131,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
     report = None
     if PARITY in bundle.files:
         try:
-            report = from_json(Report, json.loads(bundle.files[PARITY]))
+            report = build(Report, json.loads(bundle.files[PARITY]), ValueError)
         except ValueError as error:
             raise BundleError(f"{bundle.path}: {PARITY} is not a parity report: {error}.") from None
     contract, sizes = manifest.input, provenance["data"]["split_sizes"]
@@ -174,18 +174,17 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
 def run_origin(run: Run) -> Origin:
     """Return what a run's model is and was made of."""
     info = run.info
-    data, shape = info["data"], info["input"]
-    used = data["used"]
+    data, shape = info.data, info.input
     return Origin(
         network=run.public_recipe.network.name,
-        parameters=info["parameters"],
-        input=f"{shape['height']}x{shape['width']}x{shape['channels']}",
-        labels=tuple(data["labels"]),
-        data=data["title"],
-        fingerprint=data["fingerprint"],
-        training_images=used.get("train"),
-        validation_images=used.get("validation"),
-        seconds=info.get("seconds"),
-        imported=info["imported"]["format"] if run.imported else None,
+        parameters=info.parameters,
+        input=f"{shape.height}x{shape.width}x{shape.channels}",
+        labels=data.labels,
+        data=data.title,
+        fingerprint=data.fingerprint,
+        training_images=data.used.get("train"),
+        validation_images=data.used.get("validation"),
+        seconds=info.seconds,
+        imported=info.imported.format if info.imported else None,
         recipe=to_toml(run.public_recipe),
     )

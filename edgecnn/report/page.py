@@ -18,8 +18,8 @@ from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import SCHEMA, Answered, Missing, PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
+from edgecnn.tables import to_json
 from edgecnn.verify.answers import Progress, load_test
-from edgecnn.verify.document import to_json
 
 if TYPE_CHECKING:
     from markupsafe import Markup

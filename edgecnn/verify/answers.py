@@ -58,8 +58,8 @@ class Answers:
 
 def input_contract(run: Run) -> InputContract:
     """Return the input contract of a run's models."""
-    shape = run.info["input"]
-    return contract_of(run.recipe, (shape["height"], shape["width"], shape["channels"]))
+    size = run.info.input
+    return contract_of(run.recipe, (size.height, size.width, size.channels))
 
 
 def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
@@ -83,8 +83,7 @@ def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> S
     """
     advice = "Verify on the same data, or train again."
     run.require_split("test", dataset.hashes["test"], dataset.name, advice)
-    shape = run.info["input"]
-    return dataset.load(("test",), **shape, stage="verify", progress=progress)["test"]
+    return dataset.load(("test",), **vars(run.info.input), stage="verify", progress=progress)["test"]
 
 
 def export_answers(

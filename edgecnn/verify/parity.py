@@ -14,11 +14,11 @@ from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import PARITY, Run
+from edgecnn.tables import build, to_json
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
 from edgecnn.verify.boards import OnBoards
 from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.confidence import choose_confidence, tested_confidence
-from edgecnn.verify.document import from_json, to_json
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
@@ -114,14 +114,14 @@ def verify(
         test.images[:1],
     )
     candidates, others = answers[: len(exports)], answers[len(exports) :]
-    labels = run.info["data"]["labels"]
+    labels = run.info.data.labels
     hold = partial(compared, split=test, labels=labels, gate=gate)
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     data = Data(
-        name=run.info["data"]["name"],
-        title=run.info["data"]["title"],
+        name=run.info.data.name,
+        title=run.info.data.title,
         split="test",
         test_images=len(test.classes),
         test_sha256=dataset.hashes["test"],
@@ -172,7 +172,7 @@ def parity_report(run: Run) -> Report:
         RunError: if the run was not verified, or the report cannot be read.
     """
     try:
-        return from_json(Report, json.loads(run.read(PARITY, "verify")))
+        return build(Report, json.loads(run.read(PARITY, "verify")), ValueError)
     except ValueError as error:
         raise RunError(f"{run.file(PARITY)} is not a parity report: {error}. First: {run.command('verify')}") from None
 
@@ -188,10 +188,10 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
     Returns:
         `int8` of `run.json`, and `qat_against_ptq`: None unless both TFLite files were measured.
     """
-    recorded = run.info.get("int8")
+    recorded = run.info.int8
     if recorded is None:
         return None
-    choice = from_json(Int8Choice, recorded)
+    choice = Int8Choice(**vars(recorded))
     named = {item.name: item for item in answers}
     names = {"qat": "tflite-int8-qat", "ptq": "tflite-int8-ptq"} | {choice.method: "tflite-int8"}
     if not all(name in named for name in names.values()):

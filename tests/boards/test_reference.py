@@ -65,7 +65,7 @@ def test_installed_targets_that_cannot_be_written(monkeypatch):
         raise OutputError(f"cannot write {path}: Permission denied. Free some space.")
 
     monkeypatch.setattr("edgecnn.boards.reference.write_atomic", refuse)
-    with pytest.raises(OutputError, match=r"Permission denied: you cannot write to the installed targets") as refused:
+    with pytest.raises(OutputError, match=r"an installed target: Permission denied\.") as refused:
         save_reference(load_target("rpi4"), FIGURES)
     assert refused.value.advice == "save_to"
 

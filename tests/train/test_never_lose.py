@@ -63,7 +63,7 @@ def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn):
         process.communicate()
     last = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     assert last.returncode == 0, last.stderr
-    assert killed.info["state"] == "trained"
+    assert killed.info.state == "trained"
     assert equal(whole, killed)
 
 
@@ -111,4 +111,4 @@ def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, p
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
     (tmp_path / "elsewhere").rename(photos)
     assert edgecnn("train", "--resume", "--out", run.path).code == os.EX_OK
-    assert Run(run.path).info["state"] == "trained"
+    assert Run(run.path).info.state == "trained"

@@ -126,20 +126,22 @@ def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(recipe, Path(folder) / "run")
         info = train(recipe, open_dataset(recipe.data), run, report, int8=Int8Files(recipe))
-    validation = info["int8"]["validation"]
-    start = validation["calibrated"]["agreement"]
+    assert info.int8
+    validation = info.int8.validation
+    assert validation.calibrated and validation.qat
+    start = validation.calibrated.agreement
     agreements = [progress.int8_agreement for progress in epochs]
     return {
-        "n": validation["n"],
-        "learning_rate": info["int8"]["learning_rate"],
+        "n": validation.n,
+        "learning_rate": info.int8.learning_rate,
         "calibrated": start,
         "lowest": min(agreements),
         "last": agreements[-1],
         "fall": 100 * (start - min(agreements)),
-        "accuracy_float": validation["float"]["accuracy"],
+        "accuracy_float": validation.float.accuracy,
         "accuracy_last": epochs[-1].int8_accuracy,
-        "accuracy_kept": validation["qat"]["accuracy"],
-        "agreement_kept": validation["qat"]["agreement"],
+        "accuracy_kept": validation.qat.accuracy,
+        "agreement_kept": validation.qat.agreement,
     }
 
 
