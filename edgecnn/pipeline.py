@@ -16,6 +16,7 @@ from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables
 from edgecnn.report.curves import write_curves
+from edgecnn.report.page import write_run_page
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import (
     CARD,
@@ -24,7 +25,10 @@ from edgecnn.runs import (
     CURVES,
     FLOAT_MODEL,
     HISTORY,
+    PAGE,
+    PAGE_FIGURES,
     PARITY,
+    PREDICTIONS,
     QAT_MODEL,
     RECIPE,
     Run,
@@ -133,7 +137,7 @@ def run_recipe(
     accept_conversion: bool = False,
     force: bool = False,
 ) -> tuple[Run, Report]:
-    """Take a recipe through every stage: train, all exports, verify, bundle.
+    """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
     A stage is skipped when its inputs have not changed; training that was interrupted goes on.
 
@@ -180,8 +184,14 @@ def run_recipe(
             "gate": vars(gate),
             "versions": versions,
         },
-        [run.file(PARITY), run.file(CONFIDENCE)],
+        [run.file(PARITY), run.file(CONFIDENCE), run.file(PREDICTIONS)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
+    )
+    stages.do(
+        "report",
+        {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
+        [run.file(PAGE), run.file(PAGE_FIGURES)],
+        lambda: write_run_page(run, dataset, reporter.working),
     )
     report = parity_report(run)
     require_parity(report)

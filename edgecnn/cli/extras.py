@@ -16,6 +16,7 @@ TRAIN = (
     "sklearn",
     "scipy",
     "matplotlib",
+    "jinja2",
     "h5py",
     "rich",
 )

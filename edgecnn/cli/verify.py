@@ -117,7 +117,7 @@ def verify(
     from edgecnn.verify.gate import Gate, require_parity
 
     with ProgressReporter() as reporter:
-        report = verify_run(
+        report, page = verify_run(
             run,
             reporter.working,
             gate=Gate(
@@ -132,16 +132,19 @@ def verify(
             boards=boards,
         )
     show_report(report, json)
+    note(f"report: {page}") if json else print(f"report: {page}")
     require_parity(report)
 
 
-def verify_run(path: Path | None, progress: Any, **options: Any) -> "Report":
-    """Open a run and its data, and verify it with the options of `edgecnn.verify.verify`."""
+def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
+    """Open a run and its data, verify it with the options of `edgecnn.verify.verify`, and write its page."""
     from edgecnn.data import open_dataset
+    from edgecnn.report.page import write_run_page
     from edgecnn.runs import open_run
     from edgecnn.verify import verify as verify_exports
 
     opened = open_run(path)
     note(f"run {opened.path}")
     dataset = open_dataset(opened.recipe.data, progress=progress)
-    return verify_exports(opened, dataset, progress=progress, **options)
+    report = verify_exports(opened, dataset, progress=progress, **options)
+    return report, write_run_page(opened, dataset, progress)

@@ -222,8 +222,9 @@ def reliability(model: str, temperature: float, scores: np.ndarray, right: np.nd
 def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
     """Return what each threshold of COVERAGE is worth; `scores` and `right` are as in `reliability`."""
     points = []
+    exact = scores.astype(np.float64)  # as `runtime.decision.decide` compares
     for threshold in COVERAGE:
-        answered = scores >= threshold
+        answered = exact >= threshold
         error = float(1 - right[answered].mean()) if answered.any() else None
         points.append(Coverage(threshold=threshold, share_answered=float(answered.mean()), error=error))
     return tuple(points)
