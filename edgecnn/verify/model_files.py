@@ -12,8 +12,7 @@ import numpy as np
 from edgecnn.errors import EngineError
 from edgecnn.files import sha256, sha256_file
 from edgecnn.pixels import to_codes, to_real
-from edgecnn.runtime.engines import Tensor, open_engine
-from edgecnn.verify.answers import described
+from edgecnn.runtime.engines import Tensor, described, open_engine
 from edgecnn.verify.onnx_quantization import quantization
 
 SUM_TOLERANCE = 1e-3
