@@ -150,11 +150,7 @@ def train(
 
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
-        print(
-            f"{run.path}: {accuracy_text(info)}"
-            if run
-            else f"worker {worker}: the float phase is finished; worker 0 continues alone"
-        )
+        print(result_text(run, info, cluster))
 
 
 def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
@@ -248,8 +244,9 @@ def train_run(
         raise
 
 
-def accuracy_text(info: "RunInfo") -> str:
-    """Return the int8 model's validation accuracy, and how it was quantized."""
-    assert info.int8
+def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
+    """Return the int8 model's validation accuracy, and how it was quantized; of a worker without a run, that its part is done."""
+    if run is None or info.int8 is None:
+        return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
-    return f"validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"
+    return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"
