@@ -163,7 +163,6 @@ def run_recipe(
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)
-    versions, gate = library_versions(), Gate(max_drop=max_drop, accept_conversion=accept_conversion)
     stages.do(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
@@ -172,29 +171,8 @@ def run_recipe(
     )
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
-    models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
-    stages.do(
-        "verify",
-        {
-            "target_error": target_error,
-            "models": models,
-            "exports": exports,
-            "validation": dataset.hashes["validation"],
-            "test": dataset.hashes["test"],
-            "gate": vars(gate),
-            "versions": versions,
-        },
-        [run.file(PARITY), run.file(CONFIDENCE), run.file(PREDICTIONS)],
-        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
-    )
-    stages.do(
-        "report",
-        {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
-        [run.file(PAGE), run.file(PAGE_FIGURES)],
-        lambda: write_run_page(run, dataset, reporter.working),
-    )
-    report = parity_report(run)
-    require_parity(report)
+    gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
+    report = do_verify(stages, dataset, exports, gate, target_error, reporter)
     stages.do(
         "bundle",
         {
@@ -202,7 +180,7 @@ def run_recipe(
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
-            "versions": versions,
+            "versions": library_versions(),
         },
         [bundle_path(run), run.file(CARD)],
         lambda: bundle_stage(run, force=True),
@@ -224,6 +202,45 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
             partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
     return [export_path(run, format_, precision) for format_, precision in pairs]
+
+
+def do_verify(
+    stages: Stages,
+    dataset: Dataset,
+    exports: Mapping[str, Any],
+    gate: Gate,
+    target_error: float | None,
+    reporter: Reporter,
+) -> Report:
+    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
+
+    Raises:
+        ParityError: if the gate does not pass.
+    """
+    run = stages.run
+    stages.do(
+        "verify",
+        {
+            "target_error": target_error,
+            "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
+            "exports": exports,
+            "validation": dataset.hashes["validation"],
+            "test": dataset.hashes["test"],
+            "gate": vars(gate),
+            "versions": library_versions(),
+        },
+        [run.file(PARITY), run.file(CONFIDENCE), run.file(PREDICTIONS)],
+        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
+    )
+    stages.do(
+        "report",
+        {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
+        [run.file(PAGE), run.file(PAGE_FIGURES)],
+        lambda: write_run_page(run, dataset, reporter.working),
+    )
+    report = parity_report(run)
+    require_parity(report)
+    return report
 
 
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:

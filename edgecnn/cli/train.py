@@ -112,13 +112,7 @@ def train(
 
         show_keys(json)
         return
-    from edgecnn.workers import read_workers
-
-    if worker is not None and workers is None:
-        raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
-    cluster = read_workers(workers, worker) if workers is not None else None
-    if cluster:
-        cluster.announce()
+    cluster = join_cluster(workers, worker)
     flags = {
         "data": data,
         "network": network,
@@ -130,16 +124,13 @@ def train(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    run = None
-    if resume:
-        if recipe or setting or force or dry_run or any(value is not None for value in flags.values()):
-            raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
-        from edgecnn.runs import open_run
-
-        run = open_run(out)
-    resolved = run.recipe if run else resolve(recipe, setting, **flags)
+    if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
+        raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import open_run
 
+    run = open_run(out) if resume else None
+    resolved = run.recipe if run else resolve(recipe, setting, **flags)
     with ProgressReporter() as reporter:
         dataset = open_images(resolved, run, reporter)
         if dry_run:
@@ -153,17 +144,26 @@ def train(
             run = new_run(resolved, dataset, out, force)
         else:
             require_same_images(run, dataset)
-        where = f"run {run.path}" if run else f"worker {worker}"
-        note(f"{where}: {network_name(resolved)} on {dataset.title}, {len(dataset.labels)} classes")
         info = train_run(resolved, dataset, run, reporter, cluster)
     if json:
         from edgecnn.tables import to_json
 
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
-    elif run:
-        print(f"{run.path}: {accuracy_text(info)}")
     else:
-        print(f"{where}: the float phase is finished; worker 0 continues alone")
+        print(result_text(run, info, cluster))
+
+
+def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
+    """Return the machines of --workers, None without; TensorFlow hears of them before it is imported."""
+    if workers is None:
+        if worker is not None:
+            raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
+        return None
+    from edgecnn.workers import read_workers
+
+    cluster = read_workers(workers, worker)
+    cluster.announce()
+    return cluster
 
 
 def network_name(recipe: "Recipe") -> str:
@@ -231,9 +231,11 @@ def require_same_images(run: "Run", dataset: "Dataset") -> None:
 def train_run(
     recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
 ) -> "RunInfo":
-    """Train, and say how to continue if Ctrl-C ends it."""
+    """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
     from edgecnn.pipeline import train_stage
 
+    where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
+    note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
     try:
         return train_stage(recipe, dataset, run, reporter, cluster)
     except KeyboardInterrupt:
@@ -242,8 +244,9 @@ def train_run(
         raise
 
 
-def accuracy_text(info: "RunInfo") -> str:
-    """Return the int8 model's validation accuracy, and how it was quantized."""
-    assert info.int8
+def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
+    """Return the int8 model's validation accuracy, and how it was quantized; of a worker without a run, that its part is done."""
+    if run is None or info.int8 is None:
+        return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
-    return f"validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"
+    return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

@@ -89,21 +89,12 @@ def verify(
       edgecnn verify --on rpi-zero2w,rpi3,rpi4,rpi5
       edgecnn verify --on rpi4 --model cats.edgecnn --data cats/ --engines all --release bookworm
     """
-    boards = None
-    if on:
-        boards = boards_of(on, engines, release, sample)
-    elif model or engines or release:
+    boards = boards_of(on, engines, release, sample) if on else None
+    if not on and (model or engines or release):
         raise typer.BadParameter("--engines, --release and --model go with --on.")
     if boards and (model or (run is None and not last_run())):
-        if (
-            run
-            or matrix
-            or tflite_python
-            or confident
-            or accept_conversion
-            or min_agreement is not None
-            or target_error is not None
-        ):
+        limits = (min_agreement, target_error)
+        if run or matrix or tflite_python or confident or accept_conversion or limits != (None, None):
             raise typer.BadParameter(
                 "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion and --target-error go with a run, "
                 "--model with a bundle."

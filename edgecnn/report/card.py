@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgecnn.recipe import to_toml
+from edgecnn.report.metadata import metadata_block
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,
@@ -33,8 +34,10 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         confidence: its temperature and threshold, with what they are worth on validation.
     """
     info = run.info
+    name = run.recipe.name or run.name
     lines = [
-        f"# {run.recipe.name or run.name}",
+        metadata_block(name, report),
+        f"# {name}",
         "",
         f"`{run.public_recipe.network.name}` ({info.parameters:,} parameters), input {info.input.height}x{info.input.width}x"
         f"{info.input.channels}, {len(info.data.labels)} classes: {', '.join(info.data.labels)}.",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.program import run_program
 
@@ -22,7 +22,7 @@ def main() -> dict[str, Any]:
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads))
     np.save(outputs, bundle_model(engine, bundle.manifest).outputs(np.load(pixels, allow_pickle=False)))
-    return {"name": engine.name, "version": engine.version, "provider": engine.provider}
+    return {"engine": described(engine)}
 
 
 if __name__ == "__main__":

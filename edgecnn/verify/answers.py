@@ -14,7 +14,7 @@ from edgecnn.files import sha256
 from edgecnn.recipe import Recipe
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
-from edgecnn.runtime.engines import Engine, open_engine
+from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
 
@@ -108,11 +108,6 @@ def export_answers(
         zero_point=engine.output.zero_point,
         call=model.logits,
     )
-
-
-def described(engine: Engine) -> str:
-    """Return an engine's name, version and provider."""
-    return f"{engine.name} {engine.version} ({engine.provider})"
 
 
 def in_chunks(

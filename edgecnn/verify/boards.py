@@ -24,10 +24,10 @@ from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
-from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
+from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.program import Finished
-from edgecnn.verify.answers import Progress, described
+from edgecnn.verify.answers import Progress
 from edgecnn.verify.report import BoardFigure, BoardRow
 
 SAMPLE = 1000
@@ -252,10 +252,9 @@ def emulate(
             return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:
         return replace(result, error=str(error))
-    ran = ended.table
     return replace(
         result,
-        engine=f"{ran['name']} {ran['version']} ({ran['provider']})",
+        engine=ended.table["engine"],
         outputs=np.load(outputs, allow_pickle=False),
     )
 

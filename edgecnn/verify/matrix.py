@@ -16,10 +16,10 @@ from edgecnn.errors import EngineError
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes
 from edgecnn.runs import Run
-from edgecnn.runtime.engines import is_installed, open_engine
+from edgecnn.runtime.engines import described, is_installed, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.program import Finished
-from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
+from edgecnn.verify.answers import CHUNK, Answers, Progress, in_chunks, input_contract
 from edgecnn.verify.report import MatrixCell, MatrixRow
 
 OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))

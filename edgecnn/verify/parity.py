@@ -104,29 +104,19 @@ def verify(
         tflite_python = find_python(tflite_python)
     chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
     test = load_test(run, dataset, progress)
-    # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
-    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
-    float_, *fakes = (reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names)
+    float_, *fakes = references(run, dataset, test, progress)
     other = alternative(run)
     measured = exports + [other] if other and export_path(run, *other).exists() else exports
-    answers = timed(
-        [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured],
-        test.images[:1],
-    )
+    ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
+    answers = timed(ran, test.images[:1])
     candidates, others = answers[: len(exports)], answers[len(exports) :]
     labels = run.info.data.labels
     hold = partial(compared, split=test, labels=labels, gate=gate)
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
-    data = Data(
-        name=run.info.data.name,
-        title=run.info.data.title,
-        split="test",
-        test_images=len(test.classes),
-        test_sha256=dataset.hashes["test"],
-    )
-    report = judged(run.name, data, gate, (float_, *fakes, *answers), comparisons, test, labels)
+    models = (float_, *fakes, *answers)
+    report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, labels)
     report = replace(
         report,
         passed=report.passed and all(row.passed for row in on_boards),
@@ -139,6 +129,21 @@ def verify(
     write_predictions(run, test, (float_, *fakes, *answers), tempered)
     write_atomic(run.file(PARITY), canonical_json(to_json(report)))
     return report
+
+
+def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
+    """Return the answers that exports are held to: the float model's, then the fake-quantized one's.
+
+    int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone.
+    """
+    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
+    return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
+
+
+def test_data(run: Run, dataset: Dataset, test: Split) -> Data:
+    """Return what a run's report says of the test split."""
+    data, count = run.info.data, len(test.classes)
+    return Data(name=data.name, title=data.title, split="test", test_images=count, test_sha256=dataset.hashes["test"])
 
 
 def run_comparisons(

@@ -129,8 +129,6 @@ def test_an_engine_that_crashes_is_a_reason(bundle, monkeypatch):
 
 def test_how_a_process_ended():
     assert Finished(-9, "", "").how == "killed (SIGKILL)"
-    assert Finished(3, "", "a\nno such thing\n\n").failure == "exit code 3: no such thing"
-    assert Finished(3, '{"error": "no such thing"}', "a warning").failure == "exit code 3: no such thing"
     system = System(packages={})
     assert system.run([sys.executable, "-c", "import sys; sys.exit(7)"]).how == "exit code 7"
     assert system.run(["/none/such"]).how.startswith("cannot be run: No such file")
