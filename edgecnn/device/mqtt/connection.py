@@ -152,6 +152,8 @@ class Connection:
             raise ConnectionFailed(NO_ANSWER, f"no answer within {self._waits.answer_s:g} s") from None
         except ssl.SSLError as error:
             raise ConnectionFailed(TLS, f"TLS failed ({error.reason or error}); is it a port without TLS?") from None
+        except (ConnectionResetError, BrokenPipeError):
+            raise self._closed() from None
         except (OSError, UnicodeError) as error:
             raise ConnectionFailed(UNREACHABLE, getattr(error, "strerror", None) or str(error)) from None
         end = self._clock() + self._waits.answer_s
@@ -216,7 +218,13 @@ class Connection:
     def _lost(self, code: MQTTErrorCode) -> ConnectionFailed:
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             return ConnectionFailed(GARBAGE, "the broker sent what is not MQTT 3.1.1")
-        return ConnectionFailed(CLOSED, "the broker closed the connection")
+        return self._closed()
+
+    def _closed(self) -> ConnectionFailed:
+        what = "the broker closed the connection"
+        if not self._accepted:
+            what += f" without an answer; is it a port {'without' if self._broker.tls else 'with'} TLS?"
+        return ConnectionFailed(CLOSED, what)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
         if not code.is_failure:

@@ -2,20 +2,18 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
-
 from edgecnn.device.mqtt.address import Broker
-from edgecnn.device.mqtt.connection import Waits
-from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
 from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, StateChangedEvent
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
@@ -23,7 +21,7 @@ from edgecnn.runtime.decision import Score
 LONG = 20.0
 """How long a test waits for what comes soon; a busy machine may take its time."""
 
-QUICK = Waits(keepalive_s=1, answer_s=0.5, retry_s=0.05, longest_retry_s=0.2, steady_s=0.0)
+QUICK = {"keepalive_s": 1, "answer_s": 0.5, "retry_s": 0.05, "longest_retry_s": 0.2, "steady_s": 0.0}
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
 
 
@@ -218,11 +216,14 @@ class Fed:
 @pytest.fixture
 def feed():
     """Make a fed publisher: `feed(port, picture=True)`."""
+    from edgecnn.device.mqtt.connection import Waits
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
+
     made = []
 
     def make(port, *, labels=("cat", "dog"), outbox=None, user=None, password=None, **settings):
         broker = Broker(host="127.0.0.1", port=port, tls=False, user=user, password=password)
-        settings = MqttSettings(broker=broker, name="door", **{"waits": QUICK, **settings})
+        settings = MqttSettings(broker=broker, name="door", **{"waits": Waits(**QUICK), **settings})
         made.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
         return made[-1]
 
@@ -337,3 +338,65 @@ def authority(tmp_path_factory):
         "-addext", "basicConstraints=critical,CA:FALSE",
     )  # fmt: skip
     return folder
+
+
+class Device:
+    """`edgecnn classify watch:inbox --mqtt …` as a process, which is shown digits."""
+
+    def __init__(self, process, inbox, digits, lines):
+        self.process, self.inbox, self.digits, self.lines = process, inbox, digits, lines
+        self.shown = 0
+
+    def show(self, label):
+        self.shown += 1
+        path = self.inbox / f".{self.shown}.png"
+        self.digits[label].save(path)
+        path.rename(self.inbox / f"{self.shown}.png")
+
+    def parsed(self):
+        """The JSON lines so far."""
+        lines = self.lines.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def events(self, kind):
+        return [line for line in self.parsed() if line.get("event") == kind]
+
+    def until(self, kind, count=1):
+        return wait_for(lambda: self.events(kind)[count - 1 :], kind)[0]
+
+
+@pytest.fixture(scope="session")
+def digits(root):
+    """A picture of each class of the digits model, by label."""
+    from PIL import Image
+
+    from edgecnn.bundle.read import read_bundle
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    outputs = bundle.golden_outputs(bundle.manifest.models[0])
+    pixels = bundle.golden_inputs()[:, :, :, 0]
+    return {
+        bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
+    }
+
+
+@pytest.fixture
+def device(root, tmp_path, spawn, digits):
+    """Start one: `device("mqtt://localhost:1883/door", "--mqtt-picture", EDGECNN_MQTT_USER="ann")`."""
+
+    def start(address, *options, source=None, **variables):
+        inbox = tmp_path / "inbox"
+        inbox.mkdir(exist_ok=True)
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        bundle = root / "models" / "digits" / "digits.edgecnn"
+        command = ["classify", source or f"watch:{inbox}", "--json", "--model", bundle, "--mqtt", address, *options]
+        count = len(list(tmp_path.glob("lines-*")))
+        lines = tmp_path / f"lines-{count}"
+        with lines.open("wb") as out, (tmp_path / f"notes-{count}").open("wb") as notes:
+            process = spawn(
+                [sys.executable, "-m", "edgecnn", *map(str, command)],
+                stdout=out, stderr=notes, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path, **variables},
+            )  # fmt: skip
+        return Device(process, inbox, digits, lines)
+
+    return start

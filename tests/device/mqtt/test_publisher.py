@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
+
 from edgecnn.device.mqtt.connection import STOPPED, Waits
 from edgecnn.device.mqtt.outbox import Outbox
 from edgecnn.device.mqtt.publisher import client_id
