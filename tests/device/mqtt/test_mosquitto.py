@@ -66,7 +66,7 @@ def test_an_end_by_itself_says_goodbye(device, mosquitto, watch):
 
 def password_file(folder, user, password):
     path = folder / "passwords"
-    path.touch(mode=0o600)
+    path.touch(mode=0o600, exist_ok=True)
     subprocess.run(["mosquitto_passwd", "-b", path, user, password], check=True, capture_output=True)
     return f"password_file {path}"
 
@@ -96,6 +96,24 @@ def test_who_may_connect(device, mosquitto, watch, tmp_path):
         assert "sesame" not in (tmp_path / "variables").read_text(), "a program of the user's finds no password"
         (tmp_path / "variables").unlink()
         board.process.kill()
+
+
+@pytest.mark.needs("mosquitto_passwd", package="mosquitto")
+def test_the_documented_rights_are_enough(feed, mosquitto, watch, tmp_path, root, eventually):
+    page = (root / "docs" / "home-assistant.md").read_text(encoding="utf-8")
+    rights = [line.strip() for line in page.splitlines() if line.strip().startswith(("user door", "topic "))]
+    assert len(rights) == 4
+    (tmp_path / "rights").write_text("\n".join([*rights, "user home", "topic readwrite #", ""]))
+    passwords = password_file(tmp_path, "door", "sesame")
+    password_file(tmp_path, "home", "sesame")
+    broker = mosquitto("allow_anonymous false", passwords, f"acl_file {tmp_path / 'rights'}")
+    fed = feed(broker.port, user="door", password="sesame", picture=True)
+    fed.frame("cat", image=np_frame())
+    watcher = watch(broker.port, user="home", password="sesame")
+    watcher.until("state", b"cat")
+    watcher.until("availability", b"online")
+    eventually(lambda: "homeassistant/device/edgecnn_door/config" in watcher.now)
+    assert "Denied" not in (tmp_path / "mosquitto.log").read_text()
 
 
 @pytest.mark.needs("openssl")
