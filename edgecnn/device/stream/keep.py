@@ -11,9 +11,9 @@ from typing import Any
 from edgecnn.device.stream.events import Event, SaveFailedEvent, Seldom
 from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.pictures import encode, folder_name
+from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import OutputError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.device.stream.results import FrameResult
 from edgecnn.labels import ABSTAIN
 
 INDEX = ".edgecnn-saved"
