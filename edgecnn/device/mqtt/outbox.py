@@ -86,7 +86,8 @@ class Outbox:
                 self._sent, self._refreshed = self._waiting.popleft(), now
                 return self._sent
             fresh = self._fresh()
-            if fresh.top == self._latest.top or now - self._refreshed < self._refresh_s:
+            early = bool(self._latest.top) and now - self._refreshed < self._refresh_s
+            if early or fresh.top == self._latest.top:
                 return None
             self._latest, self._refreshed = fresh, now
             return fresh

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import secrets
 import threading
 import time
@@ -226,15 +227,14 @@ class Publisher:
         connection.subscribe({*births, topic(name, "availability"), topic(name, "attributes")})
         sent: dict[str, str | bytes] = {}
         self._greet(connection, self._outbox.connected(), sent)
+        greet_again = False
         while True:
             for message in connection.step():
+                online = message.payload == ONLINE.encode()
                 if message.topic in births:
-                    if message.payload == ONLINE.encode() and not message.retained:
-                        sent.clear()
-                        self._greet(connection, self._outbox.latest, sent)
+                    greet_again |= online and not message.retained
                 elif message.topic == topic(name, "availability"):
-                    if message.payload != ONLINE.encode():  # an earlier connection's will
-                        connection.publish(message.topic, ONLINE)
+                    greet_again |= not online  # an earlier connection's will
                 else:
                     self._check_conflict(message)
             if self._late():
@@ -242,6 +242,11 @@ class Publisher:
             if not connection.idle:
                 continue
             self._outbox.delivered()
+            if greet_again:
+                greet_again = False
+                sent.clear()
+                self._greet(connection, self._outbox.latest, sent)
+                continue
             snapshot = self._outbox.next()
             if snapshot is not None:
                 self._publish(connection, snapshot, sent)
@@ -288,10 +293,12 @@ class Publisher:
             return
         try:
             other = json.loads(message.payload)["client"]
-        except (ValueError, KeyError, TypeError):
-            other = "another program"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            other = None
         if other != self._id and (count := self._conflicts.count()):
             name = self._settings.name
+            if not isinstance(other, str) or not re.fullmatch(r"[\w-]{1,64}", other, re.ASCII):
+                other = "another program"
             text = f"{other} publishes as {name!r} too, so their states mix: give each device a name of its own"
             self._events.append(self._event(MqttConflictEvent, message=text, count=count))
 

@@ -135,7 +135,7 @@ class CommandFailedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttConnectedEvent(Event):
-    """There is a connection to the MQTT broker; it has the newest state now.
+    """There is a connection to the MQTT broker; the newest state is sent now.
 
     Attributes:
         broker: its address, without user and password.

@@ -158,6 +158,8 @@ def test_the_score_is_that_of_the_state_and_is_sent_seldom(clock):
     outbox.change(snapshot("cat"))
     outbox.connected()
     outbox.delivered()
+    outbox.score(result("cat", 0.8))
+    assert outbox.next().score == 0.8, "there was none"
     outbox.score(result("cat", 0.9))
     assert outbox.next() is None, "too early"
     clock.now = REFRESH_S

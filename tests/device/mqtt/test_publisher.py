@@ -246,6 +246,24 @@ def test_another_program_with_the_same_name_is_an_event(feed, small, seen):
     assert [event.kind for event in fed.poll()].count("mqtt_conflict") == 1
 
 
+@pytest.mark.parametrize("payload", [
+    b"", b"[]", b"[" * 60_000, b'{"client": {"a": 1}}', b"\xff\xfe", b'{"client": "a\\u001b[2J\\nforged"}', b"x" * 100_000,
+])  # fmt: skip
+def test_what_others_publish_does_no_harm(feed, small, seen, eventually, payload):
+    fed = feed(small.port, waits=Waits(answer_s=LONG))
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    for topic in ("edgecnn/door/attributes", "homeassistant/status", "edgecnn/door/else"):
+        small.send(topic, payload)
+    small.send("edgecnn/door/availability", payload)
+    eventually(lambda: small.payloads("availability").count("online") == 2 or len(payload) > 65536)
+    fed.frame("cat")
+    seen(small, "state", "cat")
+    assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
+    for event in fed.events:
+        assert event.kind != "mqtt_conflict" or event.message.startswith("another program publishes as 'door' too")
+
+
 def test_no_two_clients_have_one_identifier():
     names = {client_id("a-name-of-a-good-length") for _ in range(100)}
     assert len(names) == 100 and all(len(name) <= 23 for name in names)
