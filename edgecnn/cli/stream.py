@@ -73,7 +73,7 @@ def event_text(event: Event) -> str:
         case CommandFailedEvent():
             return f"command failed: {event.message}"
         case MqttConnectedEvent():
-            states = f"; {event.dropped:,} states were not sent meanwhile" if event.dropped else ""
+            states = f"; states not sent meanwhile: {event.dropped:,}" if event.dropped else ""
             return f"mqtt connected to {event.broker} after {event.after_s:.1f} s{states}"
         case MqttLostEvent():
             return f"mqtt lost ({event.reason}): {event.broker}: {event.message}"

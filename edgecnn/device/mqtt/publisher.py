@@ -162,8 +162,7 @@ class Publisher:
         events = self.poll()
         undelivered = self._outbox.undelivered()
         if wait_s and undelivered:
-            what = f"{undelivered} changes were not sent" if undelivered > 1 else "a change was not sent"
-            events.append(self._lost(STOPPED, f"the stream ended, and {what}", undelivered))
+            events.append(self._lost(STOPPED, "the stream ended before all was sent", undelivered))
         return events
 
     def _change(self, now: Snapshot, image: bytes | np.ndarray | None = None) -> None:
