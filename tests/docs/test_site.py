@@ -42,7 +42,9 @@ def test_the_site_has_a_page_for_each_command_and_model(site):
     assert {path.stem for path in (site / "models").glob("*.html")} == {
         path.parent.name for path in (ROOT / "models").glob("*/card.md")
     }
-    assert {path.name for path in (site / "schemas").iterdir()} == {"result.schema.json", "parity.schema.json"}
+    assert {path.name for path in (site / "schemas").iterdir()} == {
+        "result.schema.json", "parity.schema.json", "report.schema.json",
+    }  # fmt: skip
 
 
 def test_no_page_fetches_anything_from_a_network(site):
