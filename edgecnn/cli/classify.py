@@ -29,7 +29,7 @@ DECISION, STATE, UNSURE = "Decision", "State of a stream", "Unsure frames of a s
 
 STREAM_OPTIONS = (
     "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
-    "save_margin", "save_cap",
+    "save_margin", "save_cap", "explain",
 )  # fmt: skip
 """Parameters of `classify` that are for streams only."""
 
@@ -162,9 +162,21 @@ def classify(
     save_cap: Annotated[
         float,
         typer.Option(
-            min=0.1, metavar="MIB", help="Keep at most this much; the oldest frames go first.", rich_help_panel=UNSURE
+            min=0.1,
+            metavar="MIB",
+            help="Keep at most this much in each folder; the oldest frames go first.",
+            rich_help_panel=UNSURE,
         ),
     ] = 100.0,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep a picture of what the model looked at in unsure frames as DIR/GUESS/*, at most one per second. See edgecnn explain.",
+            show_default="none",
+            rich_help_panel=UNSURE,
+        ),
+    ] = None,
 ) -> None:
     """Classify images, or what a camera sees.
 
@@ -210,7 +222,7 @@ def classify(
             source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
             retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
             max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
-            save_margin=save_margin, save_cap=save_cap,
+            save_margin=save_margin, save_cap=save_cap, explain=explain,
         )  # fmt: skip
         classify_stream(options, load)
         return
