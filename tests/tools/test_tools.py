@@ -96,7 +96,8 @@ def test_the_bench_of_explain_measures_bundles_and_runs(root, finished_run, monk
     for figures in (bundle, run):
         assert figures["images"] == 12 and figures["ms"]["p50"] > 0
         assert 20 < figures["peak_mb"] < 80, "what a device may spend on an explanation"
-        assert len(bench.row(figures)) == 8
+        assert len(bench.maps_row(figures)) == len(bench.MAPS)
+        assert len(bench.costs_row(figures)) == len(bench.COSTS)
     areas = bundle["deletion_area"]
     assert areas["occlusion"] < areas["random_patches"]
 

@@ -50,6 +50,13 @@ STEPS = 32
 RANDOM = 5
 """Random maps of each kind for an image."""
 
+MAPS = ("model", "data", "input", "n", "of the two maps", "occlusion, random weights", "Grad-CAM, random weights")
+AREAS = {
+    "occlusion": "occlusion", "gradcam": "Grad-CAM", "random_patches": "random, smooth", "random_pixels": "random pixels",
+}  # fmt: skip
+COSTS = ("model", *AREAS.values(), "ms a map", "peak MB")
+"""Headings of the two tables: rank correlations; areas under deletion curves, and costs."""
+
 PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
 PEAK += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
@@ -80,8 +87,8 @@ def main() -> None:
         "models": models,
     }
     print(report["machine"])
-    headings = ("model", "input", "n", "rank correlation", "random weights", "deletion", "ms", "peak MB")
-    print(text_table(headings, [row(model) for model in models]))
+    print(text_table(MAPS, [maps_row(model) for model in models]))
+    print(text_table(COSTS, [costs_row(model) for model in models]))
     write_atomic(arguments.out, canonical_json(report))
     print(arguments.out)
 
@@ -99,7 +106,7 @@ def of_bundle(arguments: argparse.Namespace, random: np.random.Generator) -> dic
     orders = {"occlusion": [item.map for item in explained], **random_maps(explained, random)}
     return {
         "name": classifier.name,
-        "data": dataset.title,
+        "data": classifier.bundle.manifest.title,
         **common(classifier.model, explained, orders, arguments.n),
         "peak_mb": peak_mb(images[0], arguments.model, arguments.python),
     }
@@ -250,23 +257,19 @@ def peak_mb(pixels: np.ndarray, bundle: Path, python: str) -> float:
     return float(np.median(peaks))
 
 
-def row(model: dict[str, Any]) -> tuple[str, ...]:
-    """Return a model's figures as text."""
+def maps_row(model: dict[str, Any]) -> tuple[str, ...]:
+    """Return a model's rank correlations as text, under MAPS."""
     height, width, channels = model["input"]
-    correlations = model.get("rank_correlation")
+    found = model.get("rank_correlation")
+    cells = [middle(found[name]) if found else "-" for name in ("gradcam", "occlusion_random", "gradcam_random")]
+    return (model["name"], model["data"], f"{height}x{width}x{channels}", f"{model['images']:,}", *cells)
+
+
+def costs_row(model: dict[str, Any]) -> tuple[str, ...]:
+    """Return a model's areas under deletion curves and costs as text, under COSTS."""
     areas = model["deletion_area"]
-    return (
-        model["name"],
-        f"{height}x{width}x{channels}",
-        f"{model['images']:,}",
-        middle(correlations["gradcam"]) if correlations else "-",
-        f"{middle(correlations['occlusion_random'])}; {middle(correlations['gradcam_random'])}"
-        if correlations
-        else "-",
-        ", ".join(f"{name.replace('_', ' ')} {area:.3f}" for name, area in areas.items()),
-        f"{model['ms']['p50']:.1f}",
-        f"{model['peak_mb']:.1f}",
-    )
+    cells = [f"{areas[name]:.3f}" if name in areas else "-" for name in AREAS]
+    return (model["name"], *cells, f"{model['ms']['p50']:.1f}", f"{model['peak_mb']:.1f}")
 
 
 def middle(found: dict[str, Any]) -> str:
