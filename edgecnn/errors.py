@@ -186,6 +186,12 @@ class MissingExtraError(EdgeCNNError, ImportError):
     exit_code = 28
 
 
+class MqttError(EdgeCNNError, ConnectionError):
+    """A broker that cannot be reached, or that refuses the connection, where nothing but that was requested."""
+
+    exit_code = 29
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

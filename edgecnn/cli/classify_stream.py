@@ -22,6 +22,8 @@ from edgecnn.pixels import ROTATIONS
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
+    from edgecnn.cli.mqtt import MqttOptions
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.onchange import OnChange
     from edgecnn.runtime.classifier import Classifier
@@ -62,6 +64,7 @@ class StreamOptions:
     save_margin: float
     save_cap: float
     explain: Path | None
+    mqtt: "MqttOptions | None"
 
 
 def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) -> None:
@@ -88,9 +91,11 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             "name a folder outside that of --save-uncertain: maps are not images to train on.", param_hint="--explain"
         )
     command = make_command(options.on_change)
+    broker = read_broker(options)
     with Ends() as ends:
         classifier = load()
         keepers = make_keepers(options, classifier, ends)
+        publisher = make_publisher(broker, classifier) if broker else None
         stream = open_stream(
             options.source,
             classifier,
@@ -107,7 +112,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             max_age_s=options.max_age / 1000,
             max_fps=options.max_fps,
             duration_s=options.duration,
-            consumers=[*keepers, *([command] if command else [])],
+            consumers=[*keepers, *(part for part in (command, publisher) if part)],
         )
         with make_sink(options.json, classifier) as sink, stopping_output(), stream:
             try:
@@ -184,6 +189,31 @@ def make_keepers(options: StreamOptions, classifier: "Classifier", ends: Ends) -
 
         keepers.append(make(options.explain, write=frame_pictures(classifier, options.fit)))
     return keepers
+
+
+def read_broker(options: StreamOptions) -> "MqttSettings | None":
+    """Read the MQTT options; None without --mqtt.
+
+    Raises:
+        typer.BadParameter: for one that is not valid.
+        ModuleNotFoundError: if paho-mqtt is not installed.
+    """
+    if options.mqtt is None:
+        return None
+    from edgecnn.cli.mqtt import read_settings
+
+    return read_settings(options.mqtt, options.rotate)
+
+
+def make_publisher(broker: "MqttSettings", classifier: "Classifier") -> "Publisher":
+    """Make what publishes the state.
+
+    Raises:
+        typer.BadParameter: for an option that is not valid.
+    """
+    from edgecnn.cli import mqtt
+
+    return mqtt.make_publisher(broker, classifier)
 
 
 class Reader:

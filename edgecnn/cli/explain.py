@@ -85,12 +85,13 @@ def explain(
 ) -> None:
     """Show which part of an image an answer rests on.
 
-    A grey patch covers the image place by place, and the model that devices run answers each time: where the answer's logit drops, the
-    model looked. For each image a picture is written, IMAGE-explained.png: on the left what the model sees, the part of the photo that is
-    left after crop, letterbox or stretch, at the model's own size; on the right the same in grey with the map over it, orange for the
-    answer and blue against it. The line on standard output names the place where covering costs most, in fractions of that part.
+    Covers the image with a grey patch, place by place, and runs the model of the device each time: where the answer's logit falls, the
+    answer rests on what is there. For each image it writes a picture, IMAGE-explained.png. On the left is what the model sees, at the
+    model's own size: the part of the photo that crop, letterbox or stretch leaves. On the right is the same in grey with the map over it:
+    orange speaks for the answer, blue against it. The line on standard output names the place where covering costs most, in fractions of
+    that part.
 
-    With --run a third panel has Grad-CAM of the float model, which needs TensorFlow. --sample says how far the two maps agree:
+    With --run, a third panel shows Grad-CAM of the float model, which needs TensorFlow. --sample measures how alike the two maps are:
     Spearman's rank correlation, median and quartiles. An image that cannot be read is reported and skipped, and the exit code is then 22.
 
     \b
@@ -236,7 +237,7 @@ def text_line(source: str, found: "Occlusion", path: Path) -> str:
     left, top, right, bottom = found.box
     looked = (
         f"looked at the {in_words(found.box)} (x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f})"
-        if found.drop > 0
+        if found.decrease > 0
         else "looked at no one place: covering any leaves the answer's logit as high"
     )
     return f"{printable(source)}: {printable(found.answer)} {found.score:.2%}, {looked}: {printable(str(path))}"
@@ -253,8 +254,8 @@ def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path)
         "index": found.index,
         "score": round(found.score, 6),
         "box": [round(end, 4) for end in found.box],
-        "where": in_words(found.box) if found.drop > 0 else None,
-        "drop": round(found.drop, DECIMALS),
+        "where": in_words(found.box) if found.decrease > 0 else None,
+        "decrease": round(found.decrease, DECIMALS),
         "picture": str(path),
         **{name: item.astype(float).round(DECIMALS).tolist() for name, item in maps.items()},
     }
@@ -262,10 +263,10 @@ def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path)
 
 
 def compare_maps(path: Path | None, count: int, json: bool) -> None:
-    """Compare the two maps of a run's model on test images, and print how far they agree.
+    """Compare the two maps of a run's model on test images, and print how alike they are.
 
     Raises:
-        RunError: as `edgecnn.verify.gradcam.map_agreement` does.
+        RunError: as `edgecnn.verify.gradcam.map_correlation` does.
     """
     from edgecnn.cli.progress import ProgressReporter
 
@@ -273,9 +274,9 @@ def compare_maps(path: Path | None, count: int, json: bool) -> None:
     with ProgressReporter() as reporter:
         from edgecnn.data import open_dataset
         from edgecnn.tables import to_json
-        from edgecnn.verify.gradcam import map_agreement
+        from edgecnn.verify.gradcam import map_correlation
 
-        found = map_agreement(run, open_dataset(run.recipe.data, progress=reporter.working), count, reporter.working)
+        found = map_correlation(run, open_dataset(run.recipe.data, progress=reporter.working), count, reporter.working)
     if json:
         emit_json(to_json(found))
         return

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -9,8 +10,6 @@ from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.predictions import Predictions
 from edgecnn.verify.report import Report
 from edgecnn.verify.temperature import BINS
-
-SCHEMA = "edgecnn.report/1"
 
 GALLERY = 24
 """Pictures of each gallery, at most."""
@@ -153,7 +152,7 @@ class RunFigures:
 class PageFigures:
     """The report: one run, or several next to each other."""
 
-    schema: str
+    schema: Literal["edgecnn.report/1"]
     runs: tuple[RunFigures, ...]
 
 

@@ -15,7 +15,7 @@ from edgecnn.errors import DatasetError, DownloadError, RunError, UnknownNameErr
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.labels import printable
 from edgecnn.report.collect import run_figures
-from edgecnn.report.figures import SCHEMA, Answered, Missing, PageFigures, RunFigures
+from edgecnn.report.figures import Answered, Missing, PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
 from edgecnn.tables import to_json
@@ -75,7 +75,7 @@ def data_address(pixels: np.ndarray) -> str:
 
 def page_figures(shown: Sequence[Shown]) -> PageFigures:
     """Return what a page of runs shows, for its JSON."""
-    return PageFigures(schema=SCHEMA, runs=tuple(item.figures for item in shown))
+    return PageFigures(schema="edgecnn.report/1", runs=tuple(item.figures for item in shown))
 
 
 def render(shown: Sequence[Shown]) -> str:

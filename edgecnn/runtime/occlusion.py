@@ -29,10 +29,10 @@ class Occlusion:
         answer: the label of the best class, also where the classifier would abstain.
         index: that class.
         score: its softmax probability, in [0, 1].
-        map: float32, shape (height, width): by how much the answer's logit drops, on average, under the patches that cover a pixel.
+        map: float32, shape (height, width): by how much the answer's logit falls, on average, under the patches that cover a pixel.
             Negative where it rises: what is there speaks against the answer.
-        box: (left, top, right, bottom) of the patch under which it drops most, as fractions of the width and height of `pixels`.
-        drop: by how much it drops under that patch; not positive if no patch lowers it.
+        box: (left, top, right, bottom) of the patch under which it falls most, as fractions of the width and height of `pixels`.
+        decrease: by how much it falls under that patch; not positive if no patch lowers it.
     """
 
     pixels: np.ndarray
@@ -41,11 +41,11 @@ class Occlusion:
     score: float
     map: np.ndarray
     box: tuple[float, float, float, float]
-    drop: float
+    decrease: float
 
 
 def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperature: float = 1.0) -> Occlusion:
-    """Cover an image with a patch, place by place, and measure how the logit of the answer drops.
+    """Cover an image with a patch, place by place, and measure how the logit of the answer falls.
 
     map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey,
     pixel PAD: the middle of the input, whatever real values the contract gives to pixels, and what padding and letterbox bars are. The
@@ -67,22 +67,22 @@ def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperatu
     index = int(logits.argmax())
     height, width, _ = pixels.shape
     (down, tops), (across, lefts) = places(height), places(width)
-    drops = np.empty((len(tops), len(lefts)), np.float32)
+    decreases = np.empty((len(tops), len(lefts)), np.float32)
     for row, top in enumerate(tops):
         covered = np.repeat(pixels[np.newaxis], len(lefts), axis=0)
         for image, left in zip(covered, lefts, strict=True):
             image[top : top + down, left : left + across] = PAD
-        drops[row] = logits[index] - model.logits(covered)[:, index]
-    row, column = divmod(int(drops.argmax()), len(lefts))
+        decreases[row] = logits[index] - model.logits(covered)[:, index]
+    row, column = divmod(int(decreases.argmax()), len(lefts))
     top, left = tops[row], lefts[column]
     return Occlusion(
         pixels=pixels,
         answer=labels[index],
         index=index,
         score=float(softmax(logits / np.float32(temperature))[index]),
-        map=mean_over_patches(drops, (height, width)),
+        map=mean_over_patches(decreases, (height, width)),
         box=(left / width, top / height, (left + across) / width, (top + down) / height),
-        drop=float(drops[row, column]),
+        decrease=float(decreases[row, column]),
     )
 
 
@@ -93,11 +93,11 @@ def places(side: int) -> tuple[int, list[int]]:
     return length, np.linspace(0, room, min(POSITIONS, room + 1)).round().astype(int).tolist()
 
 
-def mean_over_patches(drops: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def mean_over_patches(decreases: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the mean of the patches that cover each pixel.
 
     Args:
-        drops: float32, one for each patch, as `places` puts them: shape (places down, places across).
+        decreases: float32, one for each patch, as `places` puts them: shape (places down, places across).
         shape: (height, width) of the input.
 
     Returns:
@@ -105,7 +105,7 @@ def mean_over_patches(drops: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     rows, columns = (_covers(side) for side in shape)
     counts = np.outer(rows.sum(axis=0), columns.sum(axis=0))
-    return rows.T @ drops @ columns / counts
+    return rows.T @ decreases @ columns / counts
 
 
 def _covers(side: int) -> np.ndarray:

@@ -128,7 +128,7 @@ class Phase:
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
     after each epoch, counted from 1, and returns the figures of EXAMINED or nothing; where `stopped()` is true the
-    phase ends early.
+    phase ends early. `finish()` is called at the end, also where a checkpoint had all epochs.
     """
 
     name: str
@@ -139,6 +139,7 @@ class Phase:
     variables: Sequence[Any]
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     stopped: Callable[[], bool] = lambda: False
+    finish: Callable[[], None] = lambda: None
 
 
 def run_phase(
@@ -180,6 +181,7 @@ def run_phase(
         save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
         write_history(run, history)
         scalars.add(history[-1])
+    phase.finish()
     return history
 
 

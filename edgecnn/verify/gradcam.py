@@ -1,4 +1,4 @@
-"""What the float model's answer rests on, by Grad-CAM, and how far the int8 model's occlusion map agrees with it.
+"""What the float model's answer rests on, by Grad-CAM, and how alike the int8 model's occlusion map is.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (arXiv:1610.02391).
 """
@@ -26,8 +26,8 @@ GradCAM = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapAgreement:
-    """How far two maps of the same images agree: Spearman's rank correlation over an image's pixels, in [-1, 1].
+class MapCorrelation:
+    """How alike two maps of the same images are: Spearman's rank correlation over an image's pixels, in [-1, 1].
 
     `images` is how many there were, and `undefined` on how many of them a map has one value throughout, so that it ranks nothing: median
     and quartiles are of the others, and None without any.
@@ -121,9 +121,9 @@ def int8_model(run: Run) -> Model:
     return Model(open_engine(None, data, "tflite", num_threads=1), input_contract(run), len(run.info.data.labels))
 
 
-def map_agreement(
+def map_correlation(
     run: Run, dataset: Dataset, count: int, progress: Progress = lambda what, done, total: None
-) -> MapAgreement:
+) -> MapCorrelation:
     """Compare the occlusion map of a run's int8 TFLite export with Grad-CAM of its float model, on test images.
 
     Both maps are of the class that the int8 model answers. The images are drawn by the recipe's seed, and choose nothing.
@@ -150,11 +150,11 @@ def map_agreement(
     return summarized(found)
 
 
-def summarized(correlations: list[float | None]) -> MapAgreement:
+def summarized(correlations: list[float | None]) -> MapCorrelation:
     """Return median and quartiles of the correlations that are defined."""
     defined = [item for item in correlations if item is not None]
     lower, median, upper = np.quantile(defined, (0.25, 0.5, 0.75)).tolist() if defined else (None, None, None)
-    return MapAgreement(
+    return MapCorrelation(
         images=len(correlations),
         undefined=len(correlations) - len(defined),
         lower_quartile=lower,

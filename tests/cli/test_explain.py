@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
 
-KEYS = {"schema", "source", "answer", "index", "score", "box", "where", "drop", "picture", "map"}
+KEYS = {"schema", "source", "answer", "index", "score", "box", "where", "decrease", "picture", "map"}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_json_lines(edgecnn, photo, model):
     classified = json.loads(edgecnn("classify", source, "--json", *model).out)
     best = classified["top"][0]
     assert (line["answer"], line["index"], line["score"]) == (best["label"], best["index"], best["score"])
-    assert line["drop"] > 0 and line["where"] in edgecnn("explain", source, *model).out
+    assert line["decrease"] > 0 and line["where"] in edgecnn("explain", source, *model).out
 
 
 @pytest.mark.parametrize("json_flag", [(), ("--json",)])
@@ -132,7 +132,7 @@ def test_labels_of_any_kind():
     for label in ("<script>alert(1)</script>", "\u202egnp\x1b[2J", "ü" * 127):
         found = Occlusion(
             pixels=np.zeros((2, 2, 1), np.uint8), answer=label, index=0, score=0.5,
-            map=np.zeros((2, 2), np.float32), box=(0, 0, 0.5, 0.5), drop=0.0,
+            map=np.zeros((2, 2), np.float32), box=(0, 0, 0.5, 0.5), decrease=0.0,
         )  # fmt: skip
         text = text_line("a.png", found, Path("a-explained.png"))
         assert not set(text) & {"\u202e", "\x1b"} and "looked at no one place" in text

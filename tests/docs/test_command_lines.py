@@ -36,6 +36,7 @@ NOT_RUN = {
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
+    r"edgecnn classify --mqtt .* --mqtt-forget": "needs a broker; tests/device/mqtt/test_mosquitto.py has one",
     r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,

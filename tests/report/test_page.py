@@ -6,12 +6,15 @@ import json
 import re
 from html.parser import HTMLParser
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.bundle.read import read_bundle
+from edgecnn.report.collect import bundle_figures
 from edgecnn.report.figures import GALLERY, confusion, coverage, reliability
-from edgecnn.report.page import page_figures, render, shown_run, write_page, write_run_page
+from edgecnn.report.page import Shown, page_figures, render, shown_run, write_page, write_run_page
 from edgecnn.report.plots import plots
 from edgecnn.runs import PARITY, PREDICTIONS
 from edgecnn.verify.parity import parity_report
@@ -79,6 +82,14 @@ def test_every_figure_is_in_the_json(drawn_run, figures_of, tmp_path):
         text = text.replace(sentence, "")
     left = re.findall(r"[^\n]*\d[^\n]*", re.sub(r"95 % interval|int8|float32|90 %", "", text))
     assert left == [], "a figure outside of <data> could be one that the JSON lacks"
+
+
+def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_of, tmp_path):
+    schema = json.loads((root / "edgecnn/report/report.schema.json").read_text())
+    bundle = read_bundle(root / "models/digits/digits.edgecnn")
+    shown = [shown_run(drawn_run()), shown_run(finished_run), shown_run(drawn_run(verified=False))]
+    write_page([*shown, Shown(figures=bundle_figures(bundle), pictures={})], tmp_path / "page.html")
+    jsonschema.validate(figures_of(tmp_path / "page.html"), schema)
 
 
 def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):

@@ -71,6 +71,8 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
         "cli.workstation_options",
         "cli.recipes",
         "cli.classify_stream",
+        "cli.mqtt",
+        "device.mqtt",
         "cli.help",
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
@@ -87,6 +89,15 @@ def test_explain_imports_one_engine_and_no_workstation(modules, root, tmp_path):
     assert len(loaded & ENGINES) == 1
     workstation = ("pipeline", "report", "verify", "export", "train", "networks", "data", "runs", "recipe")
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
+
+
+def test_a_stream_imports_nothing_of_mqtt_unless_it_has_a_broker(modules, root):
+    code, loaded = modules(
+        "classify", "synthetic:8x8?frames=1", "--model", root / "models" / "digits" / "digits.edgecnn"
+    )
+    assert code == 0 and "edgecnn.cli.classify_stream" in loaded
+    assert not loaded & (HEAVY | {"paho", "ssl"})
+    assert not [name for name in loaded if "mqtt" in name]
 
 
 def test_targets_imports_neither_engine_nor_numpy(modules):

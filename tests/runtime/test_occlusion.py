@@ -56,7 +56,7 @@ def test_a_model_that_looks_at_one_place(looking):
     assert top <= y < bottom and left <= x < right
     box = [32 * end for end in found.box]
     assert box[0] <= left and box[1] <= top and box[2] >= right and box[3] >= bottom, "it covers the whole place"
-    assert found.drop == pytest.approx(4 * 4 * 3 * 127 / 128, rel=1e-5), "all of the place's values become 0"
+    assert found.decrease == pytest.approx(4 * 4 * 3 * 127 / 128, rel=1e-5), "all of the place's values become 0"
     near = np.zeros((32, 32), bool)
     near[top - 7 : bottom + 7, left - 7 : right + 7] = True
     assert not found.map[~near].any(), "no patch that covers one of these pixels reaches the place"
@@ -68,7 +68,7 @@ def test_what_speaks_against_the_answer_is_negative(looking):
     found = occlusion(model, np.where(np.arange(32)[:, None, None] < 16, pixels, 0), LABELS)
     assert found.answer == "lit", "the place is black, so that its values are negative"
     shown = occlusion(model, pixels, LABELS)
-    assert shown.answer == "empty" and not shown.map.any() and shown.drop == 0, "that logit does not move"
+    assert shown.answer == "empty" and not shown.map.any() and shown.decrease == 0, "that logit does not move"
 
 
 def test_a_rectangle_of_any_size(looking):
@@ -111,14 +111,14 @@ def test_places_go_from_end_to_end_and_cover_every_pixel(side):
 def test_the_map_is_the_mean_over_the_patches_that_cover_a_pixel():
     shape = 21, 34
     (down, tops), (across, lefts) = map(places, shape)
-    drops = np.random.default_rng(1).normal(size=(len(tops), len(lefts))).astype(np.float32)
+    decreases = np.random.default_rng(1).normal(size=(len(tops), len(lefts))).astype(np.float32)
     expected = np.empty(shape)
     for y in range(shape[0]):
         for x in range(shape[1]):
             rows = [top <= y < top + down for top in tops]
             columns = [left <= x < left + across for left in lefts]
-            expected[y, x] = drops[np.ix_(rows, columns)].mean()
-    found = mean_over_patches(drops, shape)
+            expected[y, x] = decreases[np.ix_(rows, columns)].mean()
+    found = mean_over_patches(decreases, shape)
     assert found == pytest.approx(expected, abs=1e-5) and found.dtype == np.float32
 
 

@@ -87,7 +87,7 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
     with pytest.raises(DatasetError, match=r"photos: 60 of 60 images cannot be read: .*No such file"):
         train(recipe, dataset, run, lambda progress: None)
     (tmp_path / "elsewhere").rename(photos)
-    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None)["state"] == "trained"
+    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
 
 
 def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos):

@@ -1,4 +1,4 @@
-"""Grad-CAM of the float model: where it is taken, what it is, and how the maps of a run agree."""
+"""Grad-CAM of the float model: where it is taken, what it is, and how alike the maps of a run are."""
 
 import json
 
@@ -13,7 +13,7 @@ from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.occlusion import occlusion
-from edgecnn.verify.gradcam import MapAgreement, feature_map, gradcam, int8_model, run_gradcam, summarized
+from edgecnn.verify.gradcam import MapCorrelation, feature_map, gradcam, int8_model, run_gradcam, summarized
 from edgecnn.verify.statistics import rank_correlation
 
 layers = keras.layers
@@ -123,10 +123,10 @@ def test_weights_drawn_at_random_change_both_maps(finished_run):
         assert itself.median == pytest.approx(1)
 
 
-def test_the_agreement_of_a_runs_maps(finished_run, edgecnn):
+def test_the_rank_correlation_of_a_runs_maps(finished_run, edgecnn):
     result = edgecnn("explain", "--sample", "40", "--run", finished_run.path, "--json")
     assert result.code == 0 and f"run {finished_run.path}" in result.err
-    found = MapAgreement(**json.loads(result.out))
+    found = MapCorrelation(**json.loads(result.out))
     assert found.images == 40 and found.undefined < 40
     assert -1 <= found.lower_quartile <= found.median <= found.upper_quartile <= 1
     text = edgecnn("explain", "--sample", "40", "--run", finished_run.path).out
@@ -169,8 +169,8 @@ def test_a_run_without_an_int8_export(own_run, edgecnn):
     assert result.code == RunError.exit_code and "edgecnn export" in result.err
 
 
-def test_agreement_of_maps_that_rank_nothing():
-    assert summarized([None, None]) == MapAgreement(
+def test_correlation_of_maps_that_rank_nothing():
+    assert summarized([None, None]) == MapCorrelation(
         images=2, undefined=2, lower_quartile=None, median=None, upper_quartile=None
     )
     found = summarized([0.0, None, 1.0, 0.5])

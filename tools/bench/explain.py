@@ -4,7 +4,7 @@
     random weights     the same of a map with that of the same network with weights drawn at random: a map that stays the same shows the
                        image, not the model (Adebayo et al. 2018, arXiv:1810.03292). A run only
     deletion           area under the deletion curve (Petsiuk et al. 2018, arXiv:1806.07421): the mean score of the answer while pixels
-                       become mid-grey, those first that a map puts first. Lower is better. Random maps are of two kinds: drops drawn at
+                       become mid-grey, those first that a map puts first. Lower is better. Random maps are of two kinds: values drawn at
                        random under the patches, so that the map is as smooth as an occlusion map; and pixels in random order
     ms, peak MB        of one map, one thread; of the process `edgecnn explain IMAGE`, its interpreter and imports included
 
@@ -128,10 +128,14 @@ def of_run(run: Run, arguments: argparse.Namespace, random: np.random.Generator)
     other_cams = gradcam(other, contract.scale, contract.zero_point)(images, classes)
     other_maps = [occlusion(other_int8, image, labels).map for image in images]
     maps = [item.map for item in explained]
-    pairs = {"gradcam": (maps, cams), "occlusion_random": (maps, other_maps), "gradcam_random": (cams, other_cams)}
+    pairs: dict[str, tuple[Sequence[np.ndarray] | np.ndarray, ...]] = {
+        "gradcam": (maps, cams),
+        "occlusion_random": (maps, other_maps),
+        "gradcam_random": (cams, other_cams),
+    }
     found = {
-        name: to_json(summarized([rank_correlation(*pair) for pair in zip(*pair_of, strict=True)]))
-        for name, pair_of in pairs.items()
+        name: to_json(summarized([rank_correlation(*pair) for pair in zip(one, another, strict=True)]))
+        for name, (one, another) in pairs.items()
     }
     orders = {"occlusion": maps, "gradcam": list(cams), **random_maps(explained, random)}
     return {

@@ -91,7 +91,7 @@ class StateChangedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDamagedEvent(Event):
-    """Frames were skipped: they could not be decoded, or the camera cut them short. Reported once a second at most.
+    """Frames were skipped: they could not be decoded, or the camera cut them short. Reported at most once a second.
 
     Attributes:
         message: what was wrong with the last one, for people.
@@ -107,7 +107,7 @@ class FrameDamagedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveFailedEvent(Event):
-    """An unsure frame could not be written. Reported once in ten seconds at most.
+    """An unsure frame could not be written. Reported at most once in ten seconds.
 
     Attributes:
         message: why, for people.
@@ -131,6 +131,76 @@ class CommandFailedEvent(Event):
 
     kind = "command_failed"
     message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttConnectedEvent(Event):
+    """There is a connection to the MQTT broker; the newest state is sent now.
+
+    Attributes:
+        broker: its address, without user and password.
+        after_s: seconds since the loss, or since the start.
+        attempts: how many it took.
+        dropped: states that were replaced by newer ones meanwhile, and were never sent.
+    """
+
+    kind = "mqtt_connected"
+    broker: str
+    after_s: float
+    attempts: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttLostEvent(Event):
+    """The connection to the MQTT broker is lost, or the stream ended before all was sent.
+
+    Attributes:
+        broker: its address.
+        reason: one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream.
+        message: what happened, for people.
+        dropped: states that were never sent, since the last such event.
+    """
+
+    kind = "mqtt_lost"
+    broker: str
+    reason: str
+    message: str
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttRefusedEvent(Event):
+    """An attempt to connect to the MQTT broker failed. The same reason is reported once in ten minutes at most.
+
+    Attributes:
+        broker: its address.
+        reason: one of `edgecnn.device.mqtt.connection.REASONS`.
+        message: why, for people.
+        count: how many attempts since the last such event.
+    """
+
+    kind = "mqtt_refused"
+    broker: str
+    reason: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttConflictEvent(Event):
+    """Another program publishes on the same topics. Reported once in ten minutes at most.
+
+    Attributes:
+        broker: its address.
+        message: which, for people.
+        count: how many of its messages since the last such event.
+    """
+
+    kind = "mqtt_conflict"
+    broker: str
+    message: str
+    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
