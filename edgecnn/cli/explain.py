@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgecnn.verify.gradcam import GradCAM
 
 SCHEMA = "edgecnn.explanation/1"
-"""The schema of the JSON lines. Its number changes when the meaning of a field does."""
+"""The schema of the JSON lines: `edgecnn/device/explanation.schema.json`."""
 
 SUFFIX = "-explained.png"
 

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 KEYS = {"schema", "source", "answer", "index", "score", "box", "where", "decrease", "picture", "map"}
+
+
+@pytest.fixture
+def parse(root):
+    """Check JSON lines by the schema, and return them parsed."""
+    schema = json.loads((root / "edgecnn" / "device" / "explanation.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+
+    def lines(output):
+        parsed = [json.loads(line) for line in output.splitlines()]
+        for line in parsed:
+            validator.validate(line)
+        return parsed
+
+    return lines
 
 
 @pytest.fixture
@@ -47,11 +63,11 @@ def test_lines_and_pictures(edgecnn, photo, tmp_path, model):
     assert sorted(path.name for path in (tmp_path / "explained").iterdir()) == ["a-explained.png", "b-explained.png"]
 
 
-def test_json_lines(edgecnn, photo, model):
+def test_json_lines(edgecnn, photo, model, parse):
     source = photo("a.png")
     result = edgecnn("explain", source, "--out", "maps", "--json", *model)
-    (line,) = map(json.loads, result.out.splitlines())
-    assert set(line) == KEYS and line["schema"] == "edgecnn.explanation/1"
+    (line,) = parse(result.out)
+    assert set(line) == KEYS
     assert (line["source"], line["picture"]) == (str(source), "maps/a-explained.png")
     map_ = np.array(line["map"])
     assert map_.shape == (8, 8) and np.array_equal(map_, map_.round(3))
@@ -64,7 +80,7 @@ def test_json_lines(edgecnn, photo, model):
 
 
 @pytest.mark.parametrize("json_flag", [(), ("--json",)])
-def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, model, json_flag):
+def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, model, json_flag, parse):
     photo("photos/b.png")
     (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = edgecnn("explain", "photos", "none.png", *model, *json_flag)
@@ -72,8 +88,11 @@ def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, mo
     assert "2 of 3 images could not be explained" in result.err
     assert [path.name for path in (tmp_path / "explained").iterdir()] == ["b-explained.png"]
     if json_flag:
-        lines = [json.loads(line) for line in result.out.splitlines()]
-        assert [set(line) for line in lines] == [{"schema", "source", "error"}, KEYS, {"schema", "source", "error"}]
+        assert [set(line) for line in parse(result.out)] == [
+            {"schema", "source", "error"},
+            KEYS,
+            {"schema", "source", "error"},
+        ]
     else:
         assert "photos/a.png: the image is damaged" in result.err and len(result.out.splitlines()) == 1
 
@@ -110,11 +129,11 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_any_kind(edgecnn, photo, tmp_path, model, name):
+def test_names_of_any_kind(edgecnn, photo, tmp_path, model, name, parse):
     photo(name)
     assert len((tmp_path / name).name.encode(errors="surrogateescape")) <= 255
     result = edgecnn("explain", tmp_path / name, "--json", *model)
-    (line,) = map(json.loads, result.out.splitlines())
+    (line,) = parse(result.out)
     assert line["source"] == str(tmp_path / name)
     (picture,) = (tmp_path / "explained").iterdir()
     assert line["picture"] == f"explained/{picture.name}" and picture.read_bytes()[:4] == b"\x89PNG"
@@ -123,7 +142,7 @@ def test_names_of_any_kind(edgecnn, photo, tmp_path, model, name):
         assert len(text.splitlines()) == 1 and not set(text) & {"\u202e", "\x1b"}
 
 
-def test_labels_of_any_kind():
+def test_labels_of_any_kind(parse):
     from pathlib import Path
 
     from edgecnn.cli.explain import json_line, text_line
@@ -136,7 +155,7 @@ def test_labels_of_any_kind():
         )  # fmt: skip
         text = text_line("a.png", found, Path("a-explained.png"))
         assert not set(text) & {"\u202e", "\x1b"} and "looked at no one place" in text
-        line = json.loads(json_line("a.png", found, {"map": found.map}, Path("a-explained.png")))
+        (line,) = parse(json_line("a.png", found, {"map": found.map}, Path("a-explained.png")))
         assert line["answer"] == label and line["where"] is None
 
 
