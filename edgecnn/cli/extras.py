@@ -6,41 +6,51 @@ from urllib.parse import unquote, urlsplit
 
 from edgecnn.errors import MissingExtraError
 
-TRAIN = (
-    "tensorflow",
-    "tf_keras",
-    "tensorflow_model_optimization",
-    "tf2onnx",
-    "onnx",
-    "onnxruntime",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "h5py",
-    "rich",
-)
-"""Modules of the packages of the extra `train`, in the order of pyproject.toml."""
+EXTRAS = {
+    "train": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_model_optimization",
+        "tf2onnx",
+        "onnx",
+        "onnxruntime",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "h5py",
+        "flatbuffers",
+        "rich",
+    ),
+    "frigate": ("cv2",),
+}
+"""Modules of the packages of an extra, in the order of pyproject.toml."""
+
+PURPOSES = {
+    "train": "For training, exporting and verifying",
+    "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
+}
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return the error for a missing module of the extra `train`; None for any other module, whose absence is a bug."""
+    """Return the error for a missing module of one of EXTRAS; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
-    if module not in TRAIN:
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    if extra is None:
         return None
     return MissingExtraError(
-        f"this command needs {module}, which the base installation leaves out. For training, exporting and verifying:\n"
-        f"pip install {installed_from()}"
+        f"this command needs {module}, which the base installation leaves out. {PURPOSES[extra]}:\n"
+        f"pip install {installed_from(extra)}"
     )
 
 
-def installed_from() -> str:
-    """Return what pip should install: this installation's own folder or file with the extra `train`, or the name."""
+def installed_from(extra: str) -> str:
+    """Return what pip should install: this installation's own folder or file with an extra, or the name."""
     try:
         origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):
         origin = {}
     url = urlsplit(str(origin.get("url", "")))
     if url.scheme != "file":
-        return "'edgecnn[train]'"
+        return f"'edgecnn[{extra}]'"
     editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
-    return f"{editable}'{unquote(url.path)}[train]'"
+    return f"{editable}'{unquote(url.path)}[{extra}]'"

@@ -18,7 +18,11 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
 Data = Annotated[
     str | None,
-    typer.Option(help="A dataset's name, or a folder or zip of images.", show_default="cifar10", rich_help_panel=DATA),
+    typer.Option(
+        help="A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder.",
+        show_default="cifar10",
+        rich_help_panel=DATA,
+    ),
 ]
 Network = Annotated[
     str | None,
