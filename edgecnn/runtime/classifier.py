@@ -1,5 +1,7 @@
 """Images to labels."""
 
+from collections.abc import Iterable
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +15,16 @@ from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.pixels import resize
-from edgecnn.runtime.decision import Score, decide, softmax
+from edgecnn.runtime.decision import Decision, Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
 from edgecnn.runtime.model import Model, bundle_model
+
+Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
+"""What is classified: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
+Pillow image."""
+
+BATCH = 64
+"""Images that `Classifier.classify_batch` gives to the engine at once."""
 
 
 class Result(NamedTuple):
@@ -92,7 +101,7 @@ class Classifier:
 
     def classify(
         self,
-        image: str | PathLike[str] | bytes | np.ndarray | Image.Image,
+        image: Picture,
         top_k: int = 3,
         threshold: float | None = None,
         margin: float = 0.0,
@@ -102,8 +111,7 @@ class Classifier:
         """Classify one image.
 
         Args:
-            image: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
-                Pillow image. Any size: it is fitted to the model's input as the bundle says.
+            image: see `Picture`. Any size: it is fitted to the model's input as the bundle says.
             top_k: how many classes to return, at least 1.
             threshold: if the best score is below, the decision is "abstain"; in [0, 1]. The bundle's own by default.
             margin: if the best score leads the second by less, the decision is "abstain"; in [0, 1].
@@ -114,26 +122,70 @@ class Classifier:
             ImageError: if the image cannot be decoded, or the array has another shape or dtype.
             ValueError: for another fit or rotation, or a top_k, threshold or margin out of range.
         """
+        pixels, latency_ms = self._prepare(image, fit, rotation)
+        start = perf_counter()
+        decision = self._decide(self.model.logits(pixels[np.newaxis])[0], top_k, threshold, margin)
+        latency_ms["infer"] = (perf_counter() - start) * 1000
+        return Result(*decision, latency_ms)
+
+    def classify_batch(
+        self,
+        images: Iterable[Picture],
+        top_k: int = 3,
+        threshold: float | None = None,
+        margin: float = 0.0,
+        fit: str | None = None,
+        rotation: int = 0,
+    ) -> list[Result]:
+        """Classify images, BATCH at a time: the same answers as one by one, and with ONNX Runtime sooner.
+
+        Args:
+            images: any number, each as in `classify`; no more than BATCH of them are held as pixels.
+            top_k, threshold, margin, fit, rotation: as in `classify`.
+
+        Returns:
+            A result for each image, in order. Its `latency_ms["infer"]` is the batch's time divided by its images.
+
+        Raises:
+            ImageError: as `classify` does; the message begins with the image's index.
+            ValueError: as `classify` does.
+        """
+        results: list[Result] = []
+        remaining = iter(images)
+        while batch := list(islice(remaining, BATCH)):
+            prepared = []
+            for index, image in enumerate(batch, len(results)):
+                try:
+                    prepared.append(self._prepare(image, fit, rotation))
+                except ImageError as error:
+                    raise ImageError(f"image {index}: {error}") from None
+            start = perf_counter()
+            logits = self.model.logits(np.stack([pixels for pixels, _ in prepared]))
+            decisions = [self._decide(row, top_k, threshold, margin) for row in logits]
+            each_ms = (perf_counter() - start) * 1000 / len(batch)
+            results += [
+                Result(*decision, latency_ms | {"infer": each_ms})
+                for decision, (_, latency_ms) in zip(decisions, prepared, strict=True)
+            ]
+        return results
+
+    def _prepare(self, image: Picture, fit: str | None, rotation: int) -> tuple[np.ndarray, dict[str, float]]:
+        """Return an image as the model's pixels, uint8 (height, width, channels), and the milliseconds that took."""
         contract = self.model.contract
         start = perf_counter()
         decoded = _decoded(image, contract)
         after_decode = perf_counter()
         pixels = resize(decoded, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
-        after_resize = perf_counter()
-        scores = softmax(self.model.logits(pixels[np.newaxis])[0] / self.temperature)
         end = perf_counter()
-        decision = decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
-        latency_ms = {
-            "decode": (after_decode - start) * 1000,
-            "preprocess": (after_resize - after_decode) * 1000,
-            "infer": (end - after_resize) * 1000,
-        }
-        return Result(*decision, latency_ms)
+        return pixels, {"decode": (after_decode - start) * 1000, "preprocess": (end - after_decode) * 1000}
+
+    def _decide(self, logits: np.ndarray, top_k: int, threshold: float | None, margin: float) -> Decision:
+        """Return the decision for one image's logits, float32 (num_classes,)."""
+        scores = softmax(logits / self.temperature)
+        return decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
 
 
-def _decoded(
-    image: str | PathLike[str] | bytes | np.ndarray | Image.Image, contract: InputContract
-) -> Image.Image | np.ndarray:
+def _decoded(image: Picture, contract: InputContract) -> Image.Image | np.ndarray:
     """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
     channels = contract.channels
     if isinstance(image, np.ndarray):

@@ -23,9 +23,13 @@ PRINTS = {
     "folder.py": r"images/damaged\.jpg,,.+\nimages/one\.jpg,[a-z]+,[01]\.\d{4}\n",
     "unsure.py": r"ask a person\n|[a-z]+\n",
     "frame.py": r"\[\('[a-z]+', [\d.]+\), \('[a-z]+', [\d.]+\)\]\n\{'decode': .*\}\n",
+    "camera.py": r"(?:[a-z]+: \d+%\n)+40 frames\n",
     "states.py": r"T1  None -> cat\nT2  camera_lost\n",
 }
 """What each example prints, as a regular expression."""
+
+ARGUMENTS = {"camera.py": ["synthetic:64x48?frames=40"]}
+"""What an example is called with, in place of a camera."""
 
 
 def test_every_example_is_known():
@@ -40,7 +44,7 @@ def test_an_example_runs(name, tmp_path):
     picture.save(tmp_path / "photo.jpg")
     picture.save(tmp_path / "images" / "one.jpg")
     (tmp_path / "images" / "damaged.jpg").write_bytes(b"no image")
-    command = [sys.executable, EXAMPLES / name]
+    command = [sys.executable, EXAMPLES / name, *ARGUMENTS.get(name, [])]
     done = subprocess.run(command, cwd=tmp_path, input=LINES, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTS[name], done.stdout), done.stdout

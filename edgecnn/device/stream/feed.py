@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgecnn.device.cameras.source import CameraLost, Frame, Source, Stalled
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
@@ -344,3 +344,14 @@ class Feed:
     def _until_taken(self) -> None:
         while self._slot is not None and not self._stop.is_set():
             self._changed.wait()
+
+
+def open_feed(source: str | None, camera: CameraSettings, settings: FeedSettings) -> Feed:
+    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; `Feed.start` opens it."""
+
+    def open_it() -> Source:
+        from edgecnn.device import cameras
+
+        return cameras.find_camera(camera) if source is None else cameras.open_source(source, camera)
+
+    return Feed(open_it, settings, name=source or "camera")
