@@ -29,7 +29,7 @@ Network = Annotated[
     typer.Option(
         help="A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        show_default="article",
+        show_default="article, or resnet_100kb for frigate:PATH",
         rich_help_panel=DATA,
     ),
 ]

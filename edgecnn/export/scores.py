@@ -73,5 +73,7 @@ def with_scores(data: bytes) -> bytes:
         operator(quantize, 2, scores_int8, scores),
     ]
     graph.inputs, graph.outputs = np.array([pixels], np.int32), np.array([scores], np.int32)
-    model.signatureDefs = None  # they name the old ends
+    for signature in model.signatureDefs or ():
+        (signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex) = (pixels, scores)
+        signature.outputs[0].name = b"scores"
     return packed(model)

@@ -52,6 +52,8 @@ def test_pixels_go_in_and_scores_come_out(int8):
     read_, given, scores = answers(with_scores(data), images)
     assert (read_["name"], read_["dtype"], read_["quantization"]) == (PIXELS, np.uint8, (1 / 128, 128))
     assert (given["name"], given["dtype"], given["quantization"]) == (SCORES, np.uint8, (1 / 256, 0))
+    (signature,) = Interpreter(model_content=with_scores(data)).get_signature_list().values()
+    assert signature == {"inputs": ["pixels"], "outputs": ["scores"]}
     _, logits, codes = answers(data, (images ^ 128).view(np.int8))
     scale, zero_point = logits["quantization"]
     expected = softmax((codes.astype(np.float32) - zero_point) * np.float32(scale))
