@@ -22,6 +22,7 @@ from edgecnn.errors import MissingExtraError, ParityError, RunError
 from edgecnn.export import export_path
 from edgecnn.export.programs import LABELMAP, MODEL
 from edgecnn.export.scores import with_scores
+from edgecnn.pipeline import Stages, carried_models, default_model, do_exports
 from edgecnn.report.table import comparison_rows, parity_rows, program_lines
 from edgecnn.runs import PARITY, Run
 from edgecnn.runtime.decision import softmax
@@ -66,6 +67,13 @@ def own_door(frigate_run, tmp_path, monkeypatch):
     """A copy of the run, to be changed at will."""
     monkeypatch.chdir(tmp_path)
     return Run(shutil.copytree(frigate_run.path, tmp_path / "runs" / "door"))
+
+
+class Silent:
+    """A pipeline's Reporter that says nothing."""
+
+    def working(self, what, done, total):
+        pass
 
 
 def items(report, kind, candidate):
@@ -206,6 +214,16 @@ def test_files_of_an_earlier_model_are_not_judged(own_door):
         verify(own_door, open_dataset(own_door.recipe.data))
 
 
+def test_edgecnn_run_makes_them_again_once_they_are_there(own_door):
+    shutil.rmtree(own_door.path / "mediapipe")
+    path = own_door.path / "frigate" / MODEL
+    current = path.read_bytes()
+    path.write_bytes(b"of an earlier model")
+    do_exports(Stages(own_door, lambda text: None), open_dataset(own_door.recipe.data), Silent())
+    assert path.read_bytes() == current
+    assert not (own_door.path / "mediapipe").exists()
+
+
 def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypatch):
     shutil.rmtree(own_door.path / "frigate")
     shutil.rmtree(own_door.path / "mediapipe")
@@ -228,8 +246,6 @@ def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypat
 
 
 def test_a_bundle_carries_the_models_of_the_device_alone(own_door):
-    from edgecnn.pipeline import carried_models, default_model
-
     report = verify(own_door, open_dataset(own_door.recipe.data), gate=Gate(max_drop=100))
     assert [(model.format, model.precision) for model in carried_models(own_door, report, ())] == [("tflite", "int8")]
     assert default_model(report, "tflite", {"int8"}) == "models/int8.tflite"
