@@ -4,6 +4,7 @@
 # make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
+# make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
 # make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 
 # Python's own path, not a link to it, which may go
@@ -16,6 +17,7 @@ DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
+HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
 DEFAULT := not slow and not emulated and not gpu
@@ -23,7 +25,7 @@ DEFAULT := not slow and not emulated and not gpu
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-tools test-mediapipe test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -39,6 +41,9 @@ test-tools: $(VENV)/.dev device-venvs
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
+
+test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
+	$(BIN)/python -m pytest -m slow tests/device/mqtt
 
 test-emulated: $(VENV)/.dev
 	$(BIN)/python -m pytest -m emulated tests/emulated tests/verify/test_emulated.py --durations=5
@@ -89,6 +94,12 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 $(MEDIAPIPE)/.done:
 	"$(PYTHON)" -m venv $(MEDIAPIPE)
 	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
+	touch $@
+
+# what Home Assistant would install when its MQTT integration is set up
+$(HOME_ASSISTANT)/.done:
+	"$(or $(PYTHON_313),$(error Home Assistant needs Python 3.13.2 or later, with venv))" -m venv $(HOME_ASSISTANT)
+	$(HOME_ASSISTANT)/bin/python $(PIP) homeassistant==2026.2.3 paho-mqtt==2.1.0 janus hassil numpy
 	touch $@
 
 clean:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 SCHEMAS = {
     "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
+    "report": ROOT / "edgecnn" / "report" / "report.schema.json",
 }
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
 MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)

@@ -1,11 +1,9 @@
 """Targets: one TOML file of data per board, in `targets/`."""
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
@@ -57,10 +55,6 @@ class Target:
     provider: str = "cpu"
     emulator: Emulator | None = None
     reference: Reference | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the target as plain JSON values."""
-        return dataclasses.asdict(self)
 
 
 def list_targets() -> list[Target]:

@@ -38,9 +38,9 @@ def bundle(
 
     opened = open_run(run)
     note(f"run {opened.path}")
+    from edgecnn.bundling import bundle_stage, verified_confidence
     from edgecnn.cli.parity import note_warnings
-    from edgecnn.pipeline import bundle_stage, verified_confidence
-    from edgecnn.verify.document import to_json
+    from edgecnn.tables import to_json
     from edgecnn.verify.parity import parity_report
 
     path, digest = bundle_stage(opened, out, only=only or (), force=force)

@@ -21,6 +21,8 @@ from edgecnn.pixels import ROTATIONS
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
+    from edgecnn.cli.mqtt import MqttOptions
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.onchange import OnChange
     from edgecnn.runtime.classifier import Classifier
@@ -60,6 +62,7 @@ class StreamOptions:
     save_uncertain: Path | None
     save_margin: float
     save_cap: float
+    mqtt: "MqttOptions | None"
 
 
 def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) -> None:
@@ -81,9 +84,11 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--smooth") from None
     command = make_command(options.on_change)
+    broker = read_broker(options)
     with Ends() as ends:
         classifier = load()
         keeper = make_keeper(options, ends)
+        publisher = make_publisher(broker, classifier) if broker else None
         stream = open_stream(
             options.source,
             classifier,
@@ -100,7 +105,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             max_age_s=options.max_age / 1000,
             max_fps=options.max_fps,
             duration_s=options.duration,
-            consumers=[part for part in (keeper, command) if part],
+            consumers=[part for part in (keeper, command, publisher) if part],
         )
         with make_sink(options.json, classifier) as sink, stopping_output(), stream:
             try:
@@ -171,6 +176,31 @@ def make_keeper(options: StreamOptions, ends: Ends) -> "UncertainFrames | None":
         rotation=options.rotate,
         interruptible=ends.interruptible,
     )
+
+
+def read_broker(options: StreamOptions) -> "MqttSettings | None":
+    """Read the MQTT options; None without --mqtt.
+
+    Raises:
+        typer.BadParameter: for one that is not valid.
+        ModuleNotFoundError: if paho-mqtt is not installed.
+    """
+    if options.mqtt is None:
+        return None
+    from edgecnn.cli.mqtt import read_settings
+
+    return read_settings(options.mqtt, options.rotate)
+
+
+def make_publisher(broker: "MqttSettings", classifier: "Classifier") -> "Publisher":
+    """Make what publishes the state.
+
+    Raises:
+        typer.BadParameter: for an option that is not valid.
+    """
+    from edgecnn.cli import mqtt
+
+    return mqtt.make_publisher(broker, classifier)
 
 
 class Reader:

@@ -70,7 +70,7 @@ def compare(
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         write_atomic(out, canonical_json(to_json(report)))
     show_report(report, json)

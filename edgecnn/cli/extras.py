@@ -17,18 +17,22 @@ EXTRAS = {
         "sklearn",
         "scipy",
         "matplotlib",
+        "jinja2",
         "h5py",
         "flatbuffers",
         "rich",
     ),
     "frigate": ("cv2",),
+    "mqtt": ("paho",),
 }
 """Modules of the packages of an extra, in the order of pyproject.toml."""
 
 PURPOSES = {
     "train": "For training, exporting and verifying",
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
+    "mqtt": "For MQTT and Home Assistant",
 }
+"""What an extra is for."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:

@@ -83,11 +83,13 @@ def import_(
         )
     info = run.info
     if json:
-        emit_json({"run": str(run.path), **info})
+        from edgecnn.tables import to_json
+
+        emit_json({"run": str(run.path), **to_json(info)})
         return
-    size = info["input"]
-    cut = ", softmax removed" if info["imported"]["softmax_cut"] else ""
+    size, imported = info.input, info.imported
+    assert imported
     print(
-        f"{run.path}: {info['imported']['format']}, input ({size['height']}, {size['width']}, {size['channels']}), "
-        f"{len(info['data']['labels'])} classes{cut}"
+        f"{run.path}: {imported.format}, input ({size.height}, {size.width}, {size.channels}), {len(info.data.labels)} classes"
+        + ", softmax removed" * imported.softmax_cut
     )

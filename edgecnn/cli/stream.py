@@ -13,6 +13,10 @@ from edgecnn.device.stream.events import (
     EndedEvent,
     Event,
     FrameDamagedEvent,
+    MqttConflictEvent,
+    MqttConnectedEvent,
+    MqttLostEvent,
+    MqttRefusedEvent,
     SaveFailedEvent,
     StateChangedEvent,
 )
@@ -68,6 +72,16 @@ def event_text(event: Event) -> str:
             return f"{event.kind.replace('_', ' ')}: {event.message}{times}"
         case CommandFailedEvent():
             return f"command failed: {event.message}"
+        case MqttConnectedEvent():
+            states = f"; states not sent meanwhile: {event.dropped:,}" if event.dropped else ""
+            return f"mqtt connected to {event.broker} after {event.after_s:.1f} s{states}"
+        case MqttLostEvent():
+            return f"mqtt lost ({event.reason}): {event.broker}: {event.message}"
+        case MqttRefusedEvent():
+            times = f" ({event.count} times)" if event.count > 1 else ""
+            return f"mqtt refused ({event.reason}): {event.broker}: {event.message}{times}"
+        case MqttConflictEvent():
+            return f"mqtt conflict: {event.broker}: {event.message}"
         case EndedEvent():
             counts = f"{event.frames:,} frames, {event.dropped:,} dropped, {event.damaged:,} damaged"
             return f"ended ({event.reason.replace('_', ' ')}): {counts}"

@@ -65,8 +65,8 @@ def alternative(run: Run) -> tuple[str, str] | None:
         return None
     if run.int8_method == "ptq":
         return ALTERNATIVES[1]
-    refused = "int8" in run.info and run.info["int8"]["validation"]["ptq"] is None  # the converter could not
-    return None if refused else ALTERNATIVES[0]
+    int8 = run.info.int8
+    return None if int8 and int8.validation.ptq is None else ALTERNATIVES[0]  # None: the converter could not
 
 
 def source_model(run: Run, precision: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgecnn.errors import ExportError
+from edgecnn.errors import ExportError, first_line
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
@@ -71,9 +71,8 @@ def read_model(path: Path) -> Imported:
         except LOAD_ERRORS as error:
             if isinstance(error, ExportError):
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(
-                f"cannot read the model {path}: {reason}. Expected {KINDS} without custom layers."
+                f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
             ) from error
     return Imported(frozen, opened.what, cut)
 

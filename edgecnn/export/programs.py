@@ -51,13 +51,13 @@ def check_program(run: Run, program: str) -> None:
     Raises:
         ExportError: if the model reads other images than the program gives, or Frigate would change its labels.
     """
-    shape = run.info["input"]
-    received = f"run {run.path} reads {shape['width']}x{shape['height']} images of {shape['channels']} channels"
-    if program == FRIGATE and (shape["height"], shape["width"], shape["channels"]) != (SIDE, SIDE, 3):
+    shape = run.info.input
+    received = f"run {run.path} reads {shape.width}x{shape.height} images of {shape.channels} channels"
+    if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):
         raise ExportError(f"{received}; Frigate gives {SIDE}x{SIDE} RGB.", advice="frigate_input")
-    if shape["channels"] != 3:
+    if shape.channels != 3:
         raise ExportError(f"{received}; MediaPipe gives RGB.", advice="rgb_input")
-    labels = run.info["data"]["labels"]
+    labels = run.info.data.labels
     stripped = [label.strip() for label in labels]
     if program == FRIGATE and (len(set(stripped)) < len(labels) or not all(stripped)):
         raise ExportError(
@@ -86,7 +86,7 @@ def program_files(run: Run, program: str) -> dict[str, bytes]:
     from edgecnn.export.mediapipe import with_metadata
     from edgecnn.export.scores import with_scores
 
-    labels, model = run.info["data"]["labels"], with_scores(data)
+    labels, model = run.info.data.labels, with_scores(data)
     if program == FRIGATE:
         return {MODEL: model, LABELMAP: "".join(f"{label.strip()}\n" for label in labels).encode()}
     scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point

@@ -4,7 +4,6 @@ What an emulated board answers is held against this machine's answers, code by c
 processor, up to the one code that the bundle allows. Speed is not looked at: an emulated processor has none.
 """
 
-import json
 import os
 import subprocess
 import tempfile
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 import edgecnn
-from edgecnn.boards.qemu import Emulations, Ended, find_qemu
+from edgecnn.boards.qemu import Emulations, find_qemu
 from edgecnn.boards.sysroot import System, make_system
 from edgecnn.boards.targets import RELEASES, Target
 from edgecnn.boards.wheels import engines_on, package_name
@@ -25,9 +24,10 @@ from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
-from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
+from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
-from edgecnn.verify.answers import Progress, described
+from edgecnn.runtime.program import Finished
+from edgecnn.verify.answers import Progress
 from edgecnn.verify.report import BoardFigure, BoardRow
 
 SAMPLE = 1000
@@ -234,14 +234,14 @@ def emulate(
     result = Emulated(engine=engine)
     bundle, threads = str(folder / "bundle.edgecnn"), str(case.num_threads)
 
-    def call(*arguments: str) -> Ended:
+    def call(*arguments: str) -> Finished:
         return emulations.run(machine, ("-m", *arguments), home)
 
     try:
         ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
-        if not ended.out:
-            return replace(result, error=f"the self-test ended with code {ended.code} on {case.cpu}: {ended.last_line}")
-        result = replace(result, selftest=bool(json.loads(ended.out)["passed"]))
+        if not ended.table:
+            return replace(result, error=f"the self-test fails on {case.cpu}: {ended.failure}")
+        result = replace(result, selftest=bool(ended.table["passed"]))
         file, pixels, outputs = (
             model_for(manifest, case.engine).file,
             str(folder / "pixels.npy"),
@@ -249,13 +249,12 @@ def emulate(
         )
         ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, pixels, outputs)
         if ended.code:
-            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.last_line}")
+            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:
         return replace(result, error=str(error))
-    ran = json.loads(ended.out)
     return replace(
         result,
-        engine=f"{ran['name']} {ran['version']} ({ran['provider']})",
+        engine=ended.table["engine"],
         outputs=np.load(outputs, allow_pickle=False),
     )
 

@@ -125,7 +125,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import model_from_bytes
 
-    validation = dataset.load(("validation",), **run.info["input"], stage="layers", progress=progress)["validation"]
+    validation = dataset.load(("validation",), **vars(run.info.input), stage="layers", progress=progress)["validation"]
     images = validation.images[:IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     graph = read(data)

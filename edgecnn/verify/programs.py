@@ -104,12 +104,12 @@ def program_answers(
     """
     data = (program_path(run, program) / MODEL).read_bytes()
     engine = open_engine(None, data, "tflite", num_threads=1)
-    shape = run.info["input"]
+    shape = run.info.input
 
     def resize(image: np.ndarray) -> np.ndarray:
-        return RESIZES[program](image, shape["height"], shape["width"])
+        return RESIZES[program](image, shape.height, shape.width)
 
-    seen = dataset.load(("test",), **shape, stage="verify", progress=progress, other_resize=resize)["test"]
+    seen = dataset.load(("test",), **vars(shape), stage="verify", progress=progress, other_resize=resize)["test"]
 
     def answered(images: np.ndarray) -> Answers:
         codes = in_chunks(engine.run, images, program, progress)

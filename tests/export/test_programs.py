@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from edgecnn.export.programs import check_program
 from edgecnn.export.scores import PIXELS, SCORES, with_scores
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
-from edgecnn.runs import Run
+from edgecnn.run_info import InputSize
 from edgecnn.runtime.decision import softmax
 
 RANDOM = np.random.default_rng(11)
@@ -115,21 +116,10 @@ def test_metadata_and_labels_come_with_the_same_graph(int8):
     assert np.array_equal(answers(file, images)[2], answers(plain, images)[2])
 
 
-class Described(Run):
-    """A run of which only what `run.json` says is there."""
-
-    described: dict
-
-    @property
-    def info(self):
-        return self.described
-
-
 def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b")):
-    run = Described(tmp_path)
-    info = {"input": {"height": height, "width": width, "channels": channels}, "data": {"labels": list(labels)}}
-    object.__setattr__(run, "described", info)
-    return run
+    """Return a run of which only the input and the labels are there."""
+    size = InputSize(height=height, width=width, channels=channels)
+    return SimpleNamespace(path=tmp_path, info=SimpleNamespace(input=size, data=SimpleNamespace(labels=labels)))
 
 
 def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):

@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import bundle_path, bundle_stage, resume_or_create
+from edgecnn.pipeline import resume_or_create
 from edgecnn.recipe import build_recipe
+from edgecnn.run_info import StartedFrom
 from edgecnn.runs import (
     FLOAT_MODEL,
     HISTORY,
@@ -96,7 +98,7 @@ def test_the_head_comes_first_then_all_at_a_lower_rate(started, finished_run):
         phase: max(float(row["learning_rate"]) for row in rows if row["phase"] == phase) for phase in ("head", "float")
     }
     assert rates["float"] <= 0.1 * started.recipe.train.learning_rate < rates["head"]
-    assert started.info["init"] == {"run": "tiny", "sha256": sha256(finished_run.file(FLOAT_MODEL).read_bytes())}
+    assert started.info.init == StartedFrom(run="tiny", sha256=sha256(finished_run.file(FLOAT_MODEL).read_bytes()))
     assert started.public_recipe.init.source == "tiny"
 
 

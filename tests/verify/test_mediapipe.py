@@ -51,7 +51,7 @@ def test_its_scores_are_those_that_verify_reports(python, frigate_run, tmp_path)
     files = [model, tmp_path / "images.npz", tmp_path / "answers.jsonl"]
     done = subprocess.run([python, "-c", CLASSIFY, *files], capture_output=True, text=True, env={"HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
-    labels = frigate_run.info["data"]["labels"]
+    labels = frigate_run.info.data.labels
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     theirs = np.array([[answer.get(label, 0.0) for label in labels] for answer in answers])
     engine = open_engine(None, model.read_bytes(), "tflite")

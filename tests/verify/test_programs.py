@@ -139,7 +139,7 @@ def test_frigates_documented_steps(frigate_run, root, tmp_path, python):
         if not python.exists():
             pytest.skip(f"no virtual environment {python.parents[1].name}: make test makes it")
     dataset = open_dataset(frigate_run.recipe.data)
-    shape = frigate_run.info["input"]
+    shape = vars(frigate_run.info.input)
     ours = dataset.load(("test",), **shape, stage="verify")["test"]
     raw = dataset.load(("test",), **shape, stage="verify", other_resize=lambda image: cv2.resize(image, (224, 224)))[
         "test"

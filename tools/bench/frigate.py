@@ -125,7 +125,7 @@ def raw_images(run: Run, dataset: Dataset) -> list[np.ndarray]:
         images.append(image)
         return frigate_resize(image, 224, 224)
 
-    dataset.load(("test",), **run.info["input"], stage="verify", other_resize=keep)
+    dataset.load(("test",), **vars(run.info.input), stage="verify", other_resize=keep)
     return images
 
 
@@ -162,7 +162,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 place.write_bytes(archive.read(name))
     run, dataset = trained(arguments.run, folder, arguments.network, arguments.epochs)
     report = verify(run, dataset, gate=Gate(max_drop=100))
-    test = dataset.load(("test",), **run.info["input"], stage="verify")["test"]
+    test = dataset.load(("test",), **vars(run.info.input), stage="verify")["test"]
     model = Model(open_engine(None, export_path(run, "tflite", "int8").read_bytes(), "tflite"), input_contract(run))
     ours = softmax(model.dequantize(model.outputs(test.images)))
     raw = raw_images(run, dataset)

@@ -1,6 +1,5 @@
 """Measure a bundle on this machine: engines, precisions and threads interleaved."""
 
-import json
 import os
 import sys
 import time
@@ -46,7 +45,7 @@ def probe(
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
     done = (system or System(packages={})).run(command, PROBE_TIMEOUT_S)
-    return done.failure if done.code else Probed(**json.loads(done.out.splitlines()[-1]))
+    return done.failure if done.code else Probed(**done.table)
 
 
 def sweep(

@@ -134,6 +134,76 @@ class CommandFailedEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MqttConnectedEvent(Event):
+    """There is a connection to the MQTT broker; the newest state is sent now.
+
+    Attributes:
+        broker: its address, without user and password.
+        after_s: seconds since the loss, or since the start.
+        attempts: how many it took.
+        dropped: states that were replaced by newer ones meanwhile, and were never sent.
+    """
+
+    kind = "mqtt_connected"
+    broker: str
+    after_s: float
+    attempts: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttLostEvent(Event):
+    """The connection to the MQTT broker is lost, or the stream ended before all was sent.
+
+    Attributes:
+        broker: its address.
+        reason: one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream.
+        message: what happened, for people.
+        dropped: states that were never sent, since the last such event.
+    """
+
+    kind = "mqtt_lost"
+    broker: str
+    reason: str
+    message: str
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttRefusedEvent(Event):
+    """An attempt to connect to the MQTT broker failed. The same reason is reported once in ten minutes at most.
+
+    Attributes:
+        broker: its address.
+        reason: one of `edgecnn.device.mqtt.connection.REASONS`.
+        message: why, for people.
+        count: how many attempts since the last such event.
+    """
+
+    kind = "mqtt_refused"
+    broker: str
+    reason: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttConflictEvent(Event):
+    """Another program publishes on the same topics. Reported once in ten minutes at most.
+
+    Attributes:
+        broker: its address.
+        message: which, for people.
+        count: how many of its messages since the last such event.
+    """
+
+    kind = "mqtt_conflict"
+    broker: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndedEvent(Event):
     """The stream has ended: nothing follows.
 

@@ -12,6 +12,9 @@ from edgecnn.labels import why_not_a_label
 JPEG_QUALITY = 95
 """For frames that a camera gave as pixels; encoded frames are kept unmodified."""
 
+PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 85
+"""Of pictures to be looked at: a few hundred kilobytes at most."""
+
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 """Clockwise degrees, and Pillow's name for them, which counts the other way."""
 
@@ -50,6 +53,21 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue(), ".jpg"
+
+
+def as_jpeg(image: bytes | np.ndarray, rotation: int = 0) -> bytes:
+    """Return a frame as a JPEG file's bytes to be looked at: upright, at most PREVIEW_SIDE pixels wide and high, of PREVIEW_QUALITY.
+
+    Raises:
+        ImageError: if bytes cannot be decoded.
+    """
+    upright = turn(image, rotation)
+    picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
+    picture = picture.convert("RGB")
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, "jpeg", quality=PREVIEW_QUALITY)
+    return buffer.getvalue()
 
 
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:

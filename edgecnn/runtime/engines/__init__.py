@@ -146,6 +146,11 @@ def first_installed(names: list[str]) -> str:
     raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
 
 
+def described(engine: Engine) -> str:
+    """Return an engine's name, version and provider."""
+    return f"{engine.name} {engine.version} ({engine.provider})"
+
+
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
     """Return the error for what an engine raised about a model, in one line without control characters: a model's names are in it.
 
