@@ -15,6 +15,7 @@ pytest.importorskip("cv2", reason="the frigate extra: pip install opencv-python-
 
 import cv2
 
+from edgecnn.bundling import carried_models, default_model
 from edgecnn.cli.advice import with_advice
 from edgecnn.data import open_dataset
 from edgecnn.data.places import data_home
@@ -22,7 +23,7 @@ from edgecnn.errors import MissingExtraError, ParityError, RunError
 from edgecnn.export import export_path
 from edgecnn.export.programs import LABELMAP, MODEL
 from edgecnn.export.scores import with_scores
-from edgecnn.pipeline import Stages, carried_models, default_model, do_exports
+from edgecnn.pipeline import Stages, do_exports
 from edgecnn.report.table import comparison_rows, parity_rows, program_lines
 from edgecnn.runs import PARITY, Run
 from edgecnn.runtime.decision import softmax
