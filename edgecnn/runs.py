@@ -253,7 +253,7 @@ def trained_run(source: Path) -> Run:
     run = open_run(path)
     if run.imported:
         raise RunError(
-            f"{run.path} was imported, and its graph cannot be trained further. Name a run of edgecnn train."
+            f"{run.path} was imported, and its graph cannot be trained further. Name a run that edgecnn train made."
         )
     run.read(FLOAT_MODEL, "train")
     return run

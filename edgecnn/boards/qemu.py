@@ -120,7 +120,7 @@ class Emulations:
             raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
         if process.returncode and "unable to find CPU model" in err:
             raise EmulatorError(
-                f"{command[0]} has no processor {machine.cpu}. Upgrade it: a newer package qemu-user may have it."
+                f"{command[0]} does not know the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
             )
         return Finished(process.returncode, out, err)
 

@@ -91,7 +91,7 @@ def read_target(path: Path) -> Target:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
     target = build(Target, {"name": path.stem, **tables}, RecipeError, str(path))
     if target.name != path.stem:
-        raise RecipeError(f"{path}: name must be that of the file, received {target.name!r}")
+        raise RecipeError(f"{path}: name must match the file name, received {target.name!r}")
     return target
 
 

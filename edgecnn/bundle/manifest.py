@@ -126,7 +126,7 @@ class Manifest:
             BundleError: for what is not JSON, an unknown or missing key, a wrong type or a value out of range.
         """
         if len(data) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{MANIFEST} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+            raise BundleError(f"{MANIFEST} has {len(data):,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
         try:
             table = json.loads(data)
         except (ValueError, RecursionError) as error:

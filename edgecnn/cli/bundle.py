@@ -18,7 +18,7 @@ def bundle(
         list[str] | None,
         typer.Option(
             metavar="PRECISION",
-            help="Carry only the models of this precision, such as int8, for a smaller file. May be repeated.",
+            help="Include only models of this precision, such as int8, for a smaller file. May be repeated.",
             show_default="all verified models",
         ),
     ] = None,
@@ -27,7 +27,7 @@ def bundle(
 ) -> None:
     """Pack a verified run into one .edgecnn file.
 
-    A bundle carries the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
+    A bundle holds the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
 
     \b
     Examples:

@@ -54,7 +54,7 @@ def capture(
         ),
     ] = 0.0,
     count: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to run on.", rich_help_panel=PICTURES)
+        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to keep going.", rich_help_panel=PICTURES)
     ] = 0,
     min_sharpness: Annotated[
         float,
@@ -86,7 +86,8 @@ def capture(
     """Take pictures for training with a camera.
 
     Space or enter takes a picture, q quits. Pictures go to DIR/NAME/, so that `edgecnn train --data DIR` can read them once there are two
-    classes. Nothing is overwritten. Blurred pictures, and those too much like the last one, are skipped with a note.
+    classes. Nothing is overwritten. Pictures that are blurred, or too similar to the last one,
+    are skipped with a note.
 
     \b
     Examples:

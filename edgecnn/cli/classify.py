@@ -114,7 +114,7 @@ def classify(
     retry_for: RetryFor = None,
     max_age: Annotated[
         float,
-        typer.Option(min=1.0, metavar="MS", help="Drop a camera's frames that are older.", rich_help_panel=CAMERA),
+        typer.Option(min=1.0, metavar="MS", help="Drop camera frames older than this.", rich_help_panel=CAMERA),
     ] = 1000.0,
     max_fps: Annotated[
         float,
@@ -124,7 +124,7 @@ def classify(
     ] = 0.0,
     duration: Annotated[
         float,
-        typer.Option(min=0.0, metavar="S", help="Stop after S seconds; 0 to run on.", rich_help_panel=CAMERA),
+        typer.Option(min=0.0, metavar="S", help="Stop after S seconds; 0 to keep running.", rich_help_panel=CAMERA),
     ] = 0.0,
     smooth: Annotated[
         str,
@@ -232,9 +232,9 @@ def classify(
     Standard error names the bundle, engine and camera in use. An image file that cannot be read is reported and skipped, and the exit
     code is then 22.
 
-    A camera that is lost is opened again, forever unless --retry-for says otherwise. One that cannot be opened at the start is an error,
-    exit code 24. SIGTERM and Ctrl-C close the camera, with the exit codes 143 and 130. A terminal shows the current result in place;
-    elsewhere each change of the state prints a line, and with --json each frame and event does.
+    If a camera is lost, edgecnn keeps trying to open it again, forever unless --retry-for says otherwise. A camera that cannot be opened
+    at the start is an error, exit code 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current
+    result is redrawn in place. Elsewhere each change of state prints a line, or with --json each frame and event.
 
     \b
     Examples:

@@ -50,11 +50,12 @@ def import_(
 ) -> None:
     """Start a run with a model that was trained somewhere else.
 
-    export, verify and bundle then work as for any other run; int8 files are quantized after training, calibrated with training images.
+    export, verify and bundle then work as for any other run. Its int8 files are quantized after training and calibrated with training
+    images.
 
-    The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Without an option, the
-    input range is chosen and named; a warning says if another of the usual ranges does far better than yours. Import only files that you
-    trust: they can hold code.
+    The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Unless you
+    give the input range, edgecnn chooses one and prints it. If you give one, a warning says when another usual range does far better.
+    Import only files that you trust: they can hold code.
 
     \b
     Examples:

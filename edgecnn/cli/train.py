@@ -90,7 +90,7 @@ def train(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train a network: a float phase, then quantization-aware.
+    """Train a network in two phases: float, then quantization-aware.
 
     Writes a run folder with the resolved recipe, the history (CSV, TensorBoard), curves (PNG) and both models. Options override the
     recipe, which overrides the defaults below.

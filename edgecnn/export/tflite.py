@@ -213,5 +213,5 @@ def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None
         operators = ", ".join(sorted({operator for operator, _ in tensors}))
         raise ExportError(
             f"the {precision} TFLite file holds {len(tensors)} float tensors, at: {operators} (the first is {tensors[0][1]!r}). "
-            "A layer there cannot be quantized; replace it by one that can."
+            "A layer there cannot be quantized; replace it with one that can."
         )

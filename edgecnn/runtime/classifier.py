@@ -30,7 +30,7 @@ BATCH = 64
 class Result(NamedTuple):
     """What an image was classified as, and how long each step took.
 
-    `top`, `decision`, `reason` and `lead` are as in `edgecnn.runtime.decision.Decision`: the ranked classes are there also when the
+    `top`, `decision`, `reason` and `lead` are as in `edgecnn.runtime.decision.Decision`: `top` holds the ranked classes even when the
     decision is "abstain". `latency_ms` has the keys decode, preprocess and infer.
     """
 
@@ -44,9 +44,9 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    Threads may share one: it keeps no state between images, and results are copies. Decoding and resizing run in parallel, and so does
-    inference on ONNX Runtime. LiteRT and tflite-runtime have one interpreter, which a lock protects: for inference in parallel on those,
-    give each thread a Classifier of its own.
+    Threads may share a Classifier: it keeps no state between images, and results are copies. Decoding and resizing run in parallel, and so
+    does inference on ONNX Runtime. LiteRT and tflite-runtime have one interpreter, which a lock protects: to run inference in parallel on
+    those, give each thread its own Classifier.
 
     `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
     bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle.
@@ -75,15 +75,15 @@ class Classifier:
         """Load a bundle and open one of its models.
 
         Args:
-            path: an .edgecnn file; by default as `edgecnn.runtime.default.find_bundle` says.
+            path: an .edgecnn file; by default the one that `edgecnn.runtime.default.find_bundle` finds.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
                 these four is given, the one that `edgecnn benchmark --tune` chose.
             provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
             precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
-            num_threads: threads of one inference, 1 by default.
+            num_threads: threads for one inference; 1 by default.
 
         Raises:
-            BundleError: if there is no bundle, or it cannot be proved whole.
+            BundleError: if there is no bundle, or the bundle is damaged.
             UnknownNameError, EngineError, ProviderError: if the request cannot be met.
         """
         choice = find_bundle(Path(path) if path is not None else None)
@@ -113,14 +113,14 @@ class Classifier:
         Args:
             image: see `Picture`. Any size: it is fitted to the model's input as the bundle says.
             top_k: how many classes to return, at least 1.
-            threshold: if the best score is below, the decision is "abstain"; in [0, 1]. The bundle's own by default.
-            margin: if the best score leads the second by less, the decision is "abstain"; in [0, 1].
+            threshold: if the best score is below this, the decision is "abstain"; in [0, 1]. The bundle's own by default.
+            margin: if the best score leads the second by less than this, the decision is "abstain"; in [0, 1].
             fit: one of `edgecnn.pixels.FITS`; the bundle's own by default.
             rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
 
         Raises:
-            ImageError: if the image cannot be decoded, or the array has another shape or dtype.
-            ValueError: for another fit or rotation, or a top_k, threshold or margin out of range.
+            ImageError: if the image cannot be decoded, or the array has a wrong shape or dtype.
+            ValueError: for an unknown fit or rotation, or a top_k, threshold or margin out of range.
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()

@@ -1,6 +1,6 @@
 """Run a model over stored inputs: `python -m edgecnn.runtime.worker ENGINE MODEL.tflite INPUTS.npy OUTPUTS.npy`.
 
-For an engine that lives in an environment of its own; prints a JSON object that names it.
+For an engine that lives in a separate environment; prints a JSON object that names it.
 """
 
 import sys

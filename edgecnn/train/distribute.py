@@ -216,6 +216,6 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -
     ]
     if other:
         raise ClusterError(
-            f"{', '.join(other)} has another recipe, other images or other versions than {workers.addresses[0]} (worker 0).",
+            f"{', '.join(other)}: the recipe, images or versions differ from those of {workers.addresses[0]} (worker 0).",
             advice="same_command",
         )

@@ -134,7 +134,8 @@ class Training:
         distribute.check_batch(recipe.train.batch_size, self.strategy)
         if workers and recipe.init.source:
             raise RecipeError(
-                "init.source is for few images, which one machine trains alone.", advice="workers_or_init"
+                "init.source cannot be used with several machines: it is meant for few images.",
+                advice="workers_or_init",
             )
         self.dataset, self.run, self.report, self.workers = dataset, run, report, workers
         self.shape = input_shape(recipe, dataset)
@@ -254,7 +255,7 @@ def begin(run: Run, info: RunInfo) -> None:
     if before != info.teacher:
         one, other = (f"{item.name}, SHA-256 {item.sha256[:12]}" if item else "none" for item in (before, info.teacher))
         raise RunError(
-            f"the teacher of {run.path} is not the one with which it began (then {one}; now {other}). "
+            f"the teacher of {run.path} is not the one it began with (then {one}; now {other}). "
             "Put that one back, or train a new run."
         )
     run.write_info(info)

@@ -54,7 +54,7 @@ class OnBoards:
 
     def __post_init__(self) -> None:
         if self.release is not None and self.release not in RELEASES:
-            raise UnknownNameError(f"no Debian {self.release!r} for boards. {nearest(self.release, RELEASES)}")
+            raise UnknownNameError(f"no Debian release {self.release!r} for boards. {nearest(self.release, RELEASES)}")
         for name in self.engines:
             if name not in (*ENGINES, ALL):
                 raise UnknownNameError(f"no engine {name!r}. {nearest(name, (*ENGINES, ALL))}")
@@ -201,8 +201,8 @@ def model_for(manifest: Manifest, engine: str) -> ModelEntry:
     if not fitting:
         has = ", ".join(model.file for model in manifest.models)
         raise EngineError(
-            f"{engine} runs .{format_} models, and there is none (there are {has}). "
-            f"Export one: edgecnn export --format {format_} --int8, or take another engine with --engines."
+            f"{engine} runs .{format_} models, but there is none, only {has}. "
+            f"Export one: edgecnn export --format {format_} --int8, or choose another engine with --engines."
         )
     default = manifest.defaults.get(format_)
     return min(fitting, key=lambda model: (model.precision != "int8", model.file != default))

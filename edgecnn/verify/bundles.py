@@ -82,7 +82,7 @@ def bundle_on_boards(
     except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
         if data is not None:
             raise
-        note(f"{error}\nno test images for {path.name}: its golden images only. Name them with --data.")
+        note(f"{error}\nusing only the golden images of {path.name}. Give its test images with --data.")
         split, described = None, None
     rows = verify_on_boards(bundle, split, boards, progress)
     return BoardsReport(

@@ -87,10 +87,13 @@ def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point:
             tflite.int8(fake_quantize(model, scale, zero_point))
     except (ExportError, RuntimeError, ValueError, TypeError) as error:
         reason = first_line(error)
-        raise NetworkError(f"{name} cannot be trained quantization-aware: {reason}", advice="quantize_after") from error
+        raise NetworkError(
+            f"{name} does not support quantization-aware training: {reason}", advice="quantize_after"
+        ) from error
     if refused:
         named = ", ".join(f"{layer.name} ({layer.kind})" for layer in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         raise NetworkError(
-            f"{name} cannot be trained quantization-aware: {named}{more} cannot be quantized.", advice="quantize_after"
+            f"{name} does not support quantization-aware training: {named}{more} cannot be quantized.",
+            advice="quantize_after",
         )

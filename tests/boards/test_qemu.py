@@ -50,7 +50,7 @@ def test_the_boards_python_runs_in_an_environment_of_its_own(program, machine, t
         ("kill -KILL $$", "^ended by SIGKILL on cortex-a72$"),
         (
             "echo \"qemu-aarch64: unable to find CPU model 'cortex-a72'\" >&2; exit 1",
-            "has no processor cortex-a72.*qemu-user",
+            "does not know the processor cortex-a72.*qemu-user",
         ),
     ],
 )

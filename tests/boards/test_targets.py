@@ -101,7 +101,7 @@ def test_optional_tables(read):
         (PLAIN.replace("num_threads = 1", "num_threads = -1"), "num_threads must be at least 0, received -1"),
         (PLAIN.replace('"litert"', "3"), "engine must be a string"),
         (PLAIN.replace("aarch64", "arm64"), "arch must be one of aarch64, x86_64"),
-        (PLAIN + 'name = "other"', "must be that of the file"),
+        (PLAIN + 'name = "other"', "must match the file name"),
         (PLAIN + "emulator = 3", "emulator must be a table"),
         (PLAIN + "[emulator]\nspeed = 3", "unknown key emulator.speed"),
         (PLAIN + "[emulator]", "the key emulator.cpu is missing"),

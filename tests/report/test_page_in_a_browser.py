@@ -28,6 +28,7 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     assert selenium
+    driver.set_script_timeout(300)  # axe reads every element, and a table of 1,000 classes has thousands
     yield driver
     driver.quit()
 
@@ -84,6 +85,8 @@ def test_the_page(browser, axe, page):
             assert browser.get_log("browser") == []
             overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
             assert overflow <= 0, f"{overflow} px wider than {width}"
+            if (width < 500) == (theme == "dark"):
+                continue  # axe takes seconds: the narrow page in light and the wide one in dark have every colour and every layout
             browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
             browser.execute_script(axe)
             found = browser.execute_async_script(

@@ -158,8 +158,8 @@ def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
 @pytest.mark.parametrize(
     ("text", "index", "message"),
     [
-        ("localhost:1", 0, "two addresses or more"),
-        ("a:1,a:1", 0, "each once"),
+        ("localhost:1", 0, "two or more addresses, none of them twice"),
+        ("a:1,a:1", 0, "two or more addresses, none of them twice"),
         ("a:1,b", 0, "received 'b'"),
         ("a:1,:2", 0, "received ':2'"),
         ("a:1,b:99999", 0, "received 'b:99999'"),

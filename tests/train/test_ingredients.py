@@ -165,7 +165,7 @@ def test_a_teacher_that_does_not_fit(trained, tmp_path, finished_run, wrong):
         return
     run = trained(tmp_path / "run", teacher=str(teacher))
     shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
-    with pytest.raises(RunError, match="is not the one with which it began"):
+    with pytest.raises(RunError, match="is not the one it began with"):
         train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
 
 

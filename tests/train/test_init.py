@@ -146,7 +146,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
     images, classes = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int64)
     other = recipe_from(finished_run.path, network={"name": "resnet8"})
     with pytest.raises(
-        NetworkError, match=r"cannot start from that network: layer conv2d has weights .*Use the same network"
+        NetworkError, match=r"cannot start from that network: its layer conv2d.* has weights .*Use its network"
     ):
         head_phase(other, (8, 8, 1), 10, (images, classes), init_weights(other, None))
     with pytest.raises(

@@ -88,7 +88,7 @@ def sweep(
                 probed[item] = result
         if not probed:
             reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
-            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. More: edgecnn doctor")
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For more details: edgecnn doctor")
         measure(bundle, images, list(probed), n, warmup, times, progress)
         rows = ranked([_row(item, probed[item], times[item], None, None) for item in probed])
         fastest = {row.configuration.engine: row.configuration for row in reversed(rows)}

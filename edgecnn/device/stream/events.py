@@ -91,7 +91,7 @@ class StateChangedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDamagedEvent(Event):
-    """Frames were skipped: they could not be decoded, or the camera cut them short. Reported once a second at most.
+    """Frames were skipped: they could not be decoded, or the camera cut them short. Reported at most once a second.
 
     Attributes:
         message: what was wrong with the last one, for people.
@@ -107,7 +107,7 @@ class FrameDamagedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveFailedEvent(Event):
-    """An unsure frame could not be written. Reported once in ten seconds at most.
+    """An unsure frame could not be written. Reported at most once in ten seconds.
 
     Attributes:
         message: why, for people.

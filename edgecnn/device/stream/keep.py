@@ -34,8 +34,8 @@ MOST_STALE = 64
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
 
-    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that means the same for two
-    classes, whose best score is never below one half, as for a thousand. The guess is the best class. When the files take more than
+    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that works for two
+    classes, whose best score is never below one half, and for a thousand. The guess is the best class. When the files take more than
     `cap_bytes`, the oldest are removed: only those that this or an earlier run wrote, and that are still in place with the same size.
     A file that was moved to another folder, or that someone else put here, is never removed.
     """
@@ -96,7 +96,7 @@ class UncertainFrames:
         return ()
 
     def finish(self, wait_s: float) -> Iterable[Event]:
-        """Do nothing, likewise."""
+        """Do nothing, for the same reason."""
         return ()
 
     def offer(self, result: FrameResult) -> None:

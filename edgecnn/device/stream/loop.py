@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
 TICK_S = 0.1
-"""Longest wait for a frame: so often at least, `Stream.ticks` returns to its caller."""
+"""Longest wait for a frame: `Stream.ticks` returns to its caller at least this often."""
 
 DAMAGED_EVERY_S = 1.0
 """Least seconds between two events about damaged frames."""
@@ -77,7 +77,7 @@ class StreamSettings:
 
     Attributes:
         max_age_s: older frames of a live source are dropped.
-        max_fps: the most results a second; 0 for no limit.
+        max_fps: the most results per second; 0 for no limit.
         duration_s: seconds after which the loop ends; 0 for no limit.
     """
 

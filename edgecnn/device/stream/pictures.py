@@ -71,7 +71,7 @@ def as_jpeg(image: bytes | np.ndarray, rotation: int = 0) -> bytes:
 
 
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
-    """Return a frame in grey at a width, and a height or the frame's own aspect: float32, shape (height, width), 0 to 255.
+    """Return a frame in grey, scaled to a width and a height or the frame's own aspect ratio: float32, shape (height, width), 0 to 255.
 
     Raises:
         ImageError: if bytes cannot be decoded.
@@ -130,7 +130,7 @@ def why_no_folder(label: str) -> str:
 
 
 def folder_name(label: str) -> str:
-    """Return a label as a class folder's name: itself where it can be one, else with what cannot be replaced by underscores."""
+    """Return a label as a class folder's name: the label itself if it can be one, else with underscores for what cannot stay."""
     if not why_no_folder(label):
         return label
     text = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in label).strip()

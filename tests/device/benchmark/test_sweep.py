@@ -205,7 +205,7 @@ def test_images(bundle, folder):
         and missing.startswith("none.jpg: ")
     )
     first = bench_images(bundle, [str(folder)], most=1, note=notes.append)
-    assert len(first.items) == 1 and "the first 1 images are used" in notes[-1]
+    assert len(first.items) == 1 and "using only the first 1 images" in notes[-1]
     with pytest.raises(ImageError, match=r"none of 'none.jpg' is a readable image"):
         bench_images(bundle, ["none.jpg"])
 
