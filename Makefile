@@ -1,6 +1,7 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
+# make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
@@ -15,6 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
+MEDIAPIPE := .venv-mediapipe-3.11
 HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
@@ -23,7 +25,7 @@ DEFAULT := not slow and not emulated and not gpu
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-tools test-home-assistant test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -36,6 +38,9 @@ test: lint device-venvs
 
 test-tools: $(VENV)/.dev device-venvs
 	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
+
+test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
+	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
 
 test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt
@@ -84,6 +89,11 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 	"$(PYTHON)" -m venv $(TFLITE)
 	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
 	$(TFLITE)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
+$(MEDIAPIPE)/.done:
+	"$(PYTHON)" -m venv $(MEDIAPIPE)
+	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
 	touch $@
 
 # what Home Assistant would install when its MQTT integration is set up
