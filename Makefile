@@ -4,6 +4,7 @@
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
+# make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
 # make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 
 # Python's own path, not a link to it, which may go
@@ -15,6 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
+HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
 ORDINARY := not long and not emulated and not gpu
@@ -25,7 +27,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-slow test-tools test-home-assistant test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -41,6 +43,9 @@ test-slow: $(VENV)/.dev
 
 test-tools: $(VENV)/.dev device-venvs
 	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
+
+test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
+	$(BIN)/python -m pytest -m slow tests/device/mqtt
 
 test-emulated: $(VENV)/.dev
 	$(BIN)/python -m pytest -m emulated tests/emulated tests/verify/test_emulated.py --durations=5
@@ -86,6 +91,12 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 	"$(PYTHON)" -m venv $(TFLITE)
 	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
 	$(TFLITE)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
+# what Home Assistant would install when its MQTT integration is set up
+$(HOME_ASSISTANT)/.done:
+	"$(or $(PYTHON_313),$(error Home Assistant needs Python 3.13.2 or later, with venv))" -m venv $(HOME_ASSISTANT)
+	$(HOME_ASSISTANT)/bin/python $(PIP) homeassistant==2026.2.3 paho-mqtt==2.1.0 janus hassil numpy
 	touch $@
 
 clean:

@@ -186,6 +186,12 @@ class MissingExtraError(EdgeCNNError, ImportError):
     exit_code = 28
 
 
+class MqttError(EdgeCNNError, ConnectionError):
+    """A broker that cannot be reached, or that refuses the connection, where nothing but that was requested."""
+
+    exit_code = 29
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 
@@ -202,3 +208,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     listing = f"Known: {', '.join(names)}."
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}? {listing}" if close else listing
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library raised, or the error's type where it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,8 +13,8 @@ from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.predict import predictor
 from edgecnn.pipeline import Reporter
 from edgecnn.recipe import Recipe
+from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path
-from edgecnn.train.train import describe_data
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.ranges import AUTO, InputRange, find_range, labelled, line, splits_to_try
 from edgecnn.versions import library_versions
@@ -74,20 +74,15 @@ def import_stage(
     run = create_run(recipe, out or free_path(path.stem, force), force=force)
     write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
     run.write_info(
-        {
-            "state": "imported",
-            "data": describe_data(dataset, {}),
-            "input": {"height": height, "width": width, "channels": channels},
-            "parameters": model.count_params(),
-            "imported": {
-                "file": path.name,
-                "format": what,
-                "softmax_cut": softmax_cut,
-                "range": line(path.name, reading),
-            },
-            "representative_dataset": {"images": images or IMAGES, "seed": recipe.seed},
-            "versions": library_versions(),
-        }
+        RunInfo(
+            state="imported",
+            data=dataset.info({}),
+            input=InputSize(height=height, width=width, channels=channels),
+            parameters=model.count_params(),
+            versions=library_versions(),
+            imported=ImportedFrom(file=path.name, format=what, softmax_cut=softmax_cut, range=line(path.name, reading)),
+            representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
+        )
     )
     run.make_latest()
     return run

@@ -41,8 +41,8 @@ def require_memory(needed: int) -> None:
     if needed > allowed:
         mib = -(-needed >> 20)
         raise ImageTooLargeError(
-            f"decoding it would take about {mib:,} MiB, and {allowed >> 20:,} are allowed ({source}). "
-            f"Make it smaller, or set {MEMORY_LIMIT}={mib}"
+            f"decoding it would take about {mib:,} MiB; the limit is {allowed >> 20:,} MiB ({source}). "
+            f"Use a smaller image, or set {MEMORY_LIMIT}={mib}"
         )
 
 

@@ -1,23 +1,23 @@
 """`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgecnn.bundle.manifest import Manifest
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.errors import OutputExistsError, RunError
-from edgecnn.export import EXPORTS, USUAL, alternative, export, export_path, source_model
+from edgecnn.errors import OutputExistsError
+from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.representative import needs_representative_dataset
-from edgecnn.files import canonical_json, refuse_existing, sha256, sha256_file, write_atomic
+from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
-from edgecnn.recipe import Recipe, to_tables, to_toml
-from edgecnn.report.card import card
+from edgecnn.recipe import Recipe, to_tables
 from edgecnn.report.curves import write_curves
+from edgecnn.report.page import write_run_page
+from edgecnn.run_info import RunInfo
 from edgecnn.runs import (
     CARD,
     CHECKPOINT,
@@ -25,7 +25,10 @@ from edgecnn.runs import (
     CURVES,
     FLOAT_MODEL,
     HISTORY,
+    PAGE,
+    PAGE_FIGURES,
     PARITY,
+    PREDICTIONS,
     QAT_MODEL,
     RECIPE,
     Run,
@@ -36,10 +39,6 @@ from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
 from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
-from edgecnn.verify.answers import input_contract
-from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
-from edgecnn.verify.document import to_json
-from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.quantizable import check_quantizable
@@ -79,7 +78,7 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
 
 def train_stage(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
-) -> dict[str, Any]:
+) -> RunInfo:
     """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
     for line in (*dataset.summary(), input_line(recipe, dataset)):
         reporter.note(line)
@@ -94,144 +93,6 @@ def train_stage(
     if run:
         write_curves(run)
     return info
-
-
-def bundle_path(run: Run) -> Path:
-    """Return where a run's bundle goes by default."""
-    return run.file(f"{run.name}.edgecnn")
-
-
-def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
-    """Choose the model that a format's engines take unless another is named, of those that a bundle carries.
-
-    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
-    in the parity report. Only models that passed the gate count.
-    """
-    failed = {item.candidate for item in report.comparisons if not item.passed}
-    passed = [
-        model
-        for model in report.models
-        if model.format == format_ and model.precision in precisions and model.name not in failed
-    ]
-    if format_ == "tflite":
-        passed.sort(key=lambda model: model.precision != "int8")
-    else:
-        passed.sort(key=lambda model: model.ms_per_image)
-    return f"models/{passed[0].precision}.{format_}" if passed else None
-
-
-def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
-    """Return a run's temperature and threshold, with which its report measured the scores.
-
-    Raises:
-        RunError: if there are none, or the report has no figures for them.
-    """
-    chosen, tested = stored_confidence(run), report.confidence
-    if (
-        chosen is None
-        or tested is None
-        or (chosen.temperature, chosen.threshold) != (tested.temperature, tested.threshold)
-    ):
-        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
-    return chosen
-
-
-def bundle_stage(
-    run: Run,
-    out: Path | None = None,
-    *,
-    only: Collection[str] = (),
-    force: bool = False,
-) -> tuple[Path, str]:
-    """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
-
-    Args:
-        run: a verified run.
-        out: the file; `RUN/NAME.edgecnn` by default.
-        only: precisions of the models that it carries, such as "int8"; all that were verified by default.
-        force: whether an existing file is replaced.
-
-    Returns:
-        The bundle's path and SHA-256.
-
-    Raises:
-        RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
-        ParityError: if the gate did not pass.
-    """
-    path = out or bundle_path(run)
-    refuse_existing(path, force)
-    report = parity_report(run)
-    require_parity(report)
-    confidence = verified_confidence(run, report)
-    contract = input_contract(run)
-    images = golden_images(contract)
-    files = {
-        "golden/inputs.npy": npy(images),
-        "parity.json": canonical_json(to_json(report)).encode(),
-        "recipe.toml": to_toml(run.public_recipe).encode(),
-    }
-    models = carried_models(run, report, only)
-    entries, model_files = golden_models(models, contract, images)
-    info = run.info
-    carried = {model.precision for model in models}
-    defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
-    representative = any(needs_representative_dataset(run, model.precision) for model in entries)
-    photos, golden_encoded = golden_photos(contract)
-    manifest = Manifest(
-        name=run.recipe.name or run.name,
-        title=info["data"]["title"],
-        labels=tuple(info["data"]["labels"]),
-        input=contract,
-        models=entries,
-        defaults={format_: file for format_, file in defaults.items() if file},
-        golden_images=golden_encoded,
-        temperature=confidence.temperature,
-        threshold=confidence.threshold,
-        provenance={
-            "recipe": to_tables(run.public_recipe),
-            "data": {key: info["data"][key] for key in ("name", "title", "fingerprint", "split_hashes", "split_sizes")},
-            "trained_with": info["versions"],
-            "bundled_with": library_versions(),
-            **({"imported": info["imported"]} if run.imported else {}),
-            **{key: info[key] for key in ("network", "init", "int8") if key in info},
-            **({"representative_dataset": info["representative_dataset"]} if representative else {}),
-            "confidence": to_json(confidence),
-        },
-    )
-    # The card first: a command that fails at it leaves no bundle.
-    write_atomic(run.file(CARD), card(run, report, confidence))
-    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
-
-
-def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
-    """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
-
-    Args:
-        run: a verified run.
-        report: its parity report.
-        only: precisions, such as "int8"; all that were verified if it is empty.
-
-    Raises:
-        RunError: if none was verified of a precision, or a file has changed since.
-    """
-    exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
-    verified = {item.precision for item in exports}
-    if unknown := sorted(set(only) - verified):
-        raise RunError(
-            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
-            f"First: {run.command('export')}, then {run.command('verify')}"
-        )
-    models: list[Exported] = []
-    for item in exports:
-        if only and item.precision not in only:
-            continue
-        data = run.read(export_path(run, item.format, item.precision).name, "export")
-        if sha256(data) != item.sha256:
-            raise RunError(
-                f"{item.name} of {run.path} has changed since it was verified. First: {run.command('verify')}"
-            )
-        models.append(Exported(item.format, item.precision, data))
-    return models
 
 
 class Stages:
@@ -276,7 +137,7 @@ def run_recipe(
     accept_conversion: bool = False,
     force: bool = False,
 ) -> tuple[Run, Report]:
-    """Take a recipe through every stage: train, all exports, verify, bundle.
+    """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
     A stage is skipped when its inputs have not changed; training that was interrupted goes on.
 
@@ -302,7 +163,6 @@ def run_recipe(
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)
-    versions, gate = library_versions(), Gate(max_drop=max_drop, accept_conversion=accept_conversion)
     stages.do(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
@@ -311,23 +171,8 @@ def run_recipe(
     )
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
-    models = hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)])
-    stages.do(
-        "verify",
-        {
-            "target_error": target_error,
-            "models": models,
-            "exports": exports,
-            "validation": dataset.hashes["validation"],
-            "test": dataset.hashes["test"],
-            "gate": vars(gate),
-            "versions": versions,
-        },
-        [run.file(PARITY), run.file(CONFIDENCE)],
-        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
-    )
-    report = parity_report(run)
-    require_parity(report)
+    gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
+    report = do_verify(stages, dataset, exports, gate, target_error, reporter)
     stages.do(
         "bundle",
         {
@@ -335,7 +180,7 @@ def run_recipe(
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
-            "versions": versions,
+            "versions": library_versions(),
         },
         [bundle_path(run), run.file(CARD)],
         lambda: bundle_stage(run, force=True),
@@ -359,6 +204,45 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
     return [export_path(run, format_, precision) for format_, precision in pairs]
 
 
+def do_verify(
+    stages: Stages,
+    dataset: Dataset,
+    exports: Mapping[str, Any],
+    gate: Gate,
+    target_error: float | None,
+    reporter: Reporter,
+) -> Report:
+    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
+
+    Raises:
+        ParityError: if the gate does not pass.
+    """
+    run = stages.run
+    stages.do(
+        "verify",
+        {
+            "target_error": target_error,
+            "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
+            "exports": exports,
+            "validation": dataset.hashes["validation"],
+            "test": dataset.hashes["test"],
+            "gate": vars(gate),
+            "versions": library_versions(),
+        },
+        [run.file(PARITY), run.file(CONFIDENCE), run.file(PREDICTIONS)],
+        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
+    )
+    stages.do(
+        "report",
+        {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
+        [run.file(PAGE), run.file(PAGE_FIGURES)],
+        lambda: write_run_page(run, dataset, reporter.working),
+    )
+    report = parity_report(run)
+    require_parity(report)
+    return report
+
+
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
     """Open the run at `path` if it is this recipe's on these data, else create it.
 
@@ -369,7 +253,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not run.file(RECIPE).exists():
         return create_run(recipe, path, force=force)
     changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
-    if not changed and run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+    if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         changed = ["the images"]
     changed += changed_origins(recipe, run)
     if not changed:

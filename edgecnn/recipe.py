@@ -14,7 +14,7 @@ from typing import Any
 
 from edgecnn.errors import RecipeError
 from edgecnn.pixels import FITS
-from edgecnn.tables import NAMES, build, fields_of, key, leaves
+from edgecnn.tables import NAMES, build, fields_of, key, leaves, to_json
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
@@ -224,7 +224,7 @@ def keys() -> list[Key]:
     return [
         Key(
             name=name,
-            type=NAMES[entry.type].removeprefix("a ") if entry.type in NAMES else "table of strings",
+            type=NAMES.get(typing.cast(type, entry.type), "table of strings"),
             default={} if entry.default is dataclasses.MISSING else entry.default,
             limits=_limits_text(entry),
             meaning=entry.metadata["meaning"],
@@ -304,13 +304,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_tables(recipe: Recipe) -> dict[str, Any]:
     """Return the resolved recipe as nested plain tables, every key present."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-        return dict(value) if isinstance(value, Mapping) else value
-
-    return plain(recipe)
+    tables: dict[str, Any] = to_json(recipe)
+    return tables
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
 from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, to_toml
+from edgecnn.run_info import RunInfo
+from edgecnn.tables import build, to_json
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -33,14 +35,17 @@ NETWORK_FILE = "network.py"
 PARITY = "parity.json"
 CONFIDENCE = "confidence.json"
 CARD = "card.md"
+PREDICTIONS = "predictions.npz"
+LAYERS = "layers.json"
+PAGE = "report.html"
+PAGE_FIGURES = "report.json"
 
 
 @dataclass(frozen=True)
 class Run:
     """A run folder.
 
-    `recipe.toml` is the resolved recipe and `run.json` what held when training began: the data's name, labels, fingerprint
-    and split hashes, the input's shape, the versions of the libraries, and whether training has finished.
+    `recipe.toml` is the resolved recipe, and `run.json` a `RunInfo`.
     """
 
     path: Path
@@ -56,14 +61,14 @@ class Run:
         return without_folders(self.recipe)
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> RunInfo:
         """The content of `run.json`.
 
         Raises:
             RunError: if it is missing or damaged.
         """
         try:
-            return json.loads((self.path / INFO).read_text(encoding="utf-8"))
+            return build(RunInfo, json.loads((self.path / INFO).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path} is not a usable run: {INFO}: {error}. Train again.") from None
 
@@ -82,8 +87,8 @@ class Run:
         """How its int8 models are made: "qat" from the fake-quantized model, or "ptq", quantized after training."""
         if self.imported:
             return "ptq"
-        info = self.info if self.file(INFO).exists() else {}
-        return str(info.get("int8", {}).get("method", "qat"))
+        int8 = self.info.int8 if self.file(INFO).exists() else None
+        return int8.method if int8 else "qat"
 
     @property
     def float_model(self) -> str:
@@ -128,16 +133,16 @@ class Run:
         Raises:
             RunError: if it is not.
         """
-        recorded = self.info["data"]["split_hashes"][split]
+        recorded = self.info.data.split_hashes[split]
         if received != recorded:
             raise RunError(
                 f"the {split} split of {dataset} is not the one that {self.path} began with "
                 f"(SHA-256 {received[:12]}, recorded {recorded[:12]}). {advice}"
             )
 
-    def write_info(self, info: Mapping[str, Any]) -> None:
+    def write_info(self, info: RunInfo) -> None:
         """Write `run.json` atomically."""
-        write_atomic(self.file(INFO), canonical_json(dict(info)))
+        write_atomic(self.file(INFO), canonical_json(to_json(info)))
 
     def make_latest(self) -> None:
         """Point `runs/latest`, below the working folder, at this run, wherever that is."""
@@ -246,7 +251,7 @@ def trained_run(source: Path) -> Run:
     run = open_run(path)
     if run.imported:
         raise RunError(
-            f"{run.path} was imported, and its graph cannot be trained further. Name a run of edgecnn train."
+            f"{run.path} was imported, and its graph cannot be trained further. Name a run that edgecnn train made."
         )
     run.read(FLOAT_MODEL, "train")
     return run
@@ -267,7 +272,7 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
     function = network.name.rpartition(":")[2]
     inherited = {
         **{key: getattr(network, key) for key in ("input_range", "input_scale", "input_zero_point")},
-        **run.info["input"],
+        **vars(run.info.input),
         "name": f"{own.resolve()}:{function}" if own.exists() else network.name,
         "options": dict(network.options),
     }

@@ -1,7 +1,8 @@
-"""Nested tables, as TOML and JSON give them, checked into frozen dataclasses: recipes, targets, manifests, tuned settings.
+"""Nested tables, as TOML and JSON give them, checked into frozen dataclasses, and these written as JSON again.
 
-A field's type is what a value must be: `str`, `int`, `float`, another dataclass, `tuple[X, ...]`, `dict[str, X]` or `Mapping[str, X]`, or
-one of these `| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets.
+Recipes, targets, manifests, tuned settings, runs and reports are such dataclasses. A field's type is what a value must be: `str`, `int`,
+`float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`, `tuple[X, X]`, `dict[str, X]` or `Mapping[str, X]`, or one of these
+`| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets; what `Annotated` adds is for schemas (`edgecnn.schema`).
 """
 
 import dataclasses
@@ -10,12 +11,15 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from edgecnn.errors import nearest
 
 T = TypeVar("T")
-NAMES = {str: "a string", int: "a whole number", float: "a number"}
+NAMES = {str: "string", int: "whole number", float: "number", bool: "boolean"}
+UNIONS = (types.UnionType, typing.Union)
+"""`X | None` is the second where X is `Annotated`."""
+
 SHOWN = 80
 """Most characters of a received value that a message repeats."""
 
@@ -26,7 +30,7 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     Args:
         default: the value where a table has none; without one the key must be there.
         meaning: one line, for people.
-        limits: low, high (both inclusive), or choices.
+        limits: low, high (both inclusive), or choices; left_out=True where JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -40,8 +44,7 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field]:
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Yield every key below a dataclass that is no table of another one, with its dotted name, in order."""
     for name, entry in fields_of(kind).items():
-        inner = _inner(entry.type)
-        if dataclasses.is_dataclass(inner):
+        if dataclasses.is_dataclass(inner := _inner(entry.type)):
             yield from leaves(typing.cast(type, inner), f"{prefix}{name}.")
         else:
             yield prefix + name, entry
@@ -55,12 +58,27 @@ def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *,
         table: its values by name; missing keys take their defaults.
         error: the class of error to raise, with one line.
         where: the origin's name in messages, such as a file's path.
-        exact: for JSON that a program wrote: every key must be there, and a whole number does not do for a float.
+        exact: for JSON that a program wrote: every key that is not left out must be there, and a whole number does not do for a float.
 
     Raises:
         error: for an unknown key (naming the nearest), a missing one, a wrong type or a value out of its limits.
     """
     return _Builder(kind, error, f"{where}: " if where else "", exact).table(kind, table, "")
+
+
+def to_json(value: Any) -> Any:
+    """Return a dataclass, or a value within one, as JSON has it: dataclasses and mappings as objects, tuples as arrays."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            name: to_json(content)
+            for name, entry in fields_of(type(value)).items()
+            if not ((content := getattr(value, name)) == entry.default and entry.metadata.get("left_out", False))
+        }
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: to_json(item) for name, item in value.items()}
+    return value
 
 
 class _Builder:
@@ -77,7 +95,8 @@ class _Builder:
             if name not in fields:
                 raise self.error(f"{self.where}unknown key {prefix}{_name(name)}. {self.advice(name, fields)}")
         for name, entry in fields.items():
-            if name not in table and (self.exact or entry.default is entry.default_factory):  # both MISSING
+            needed = entry.default is entry.default_factory  # both MISSING
+            if name not in table and (needed or (self.exact and not entry.metadata.get("left_out", False))):
                 raise self.error(f"{self.where}the key {prefix}{name} is missing")
         return kind(
             **{
@@ -99,26 +118,27 @@ class _Builder:
 
     def value(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
         """Return a value after checking it."""
+        kind = _inner(kind, value)
         if kind in NAMES:
             return self.plain(value, kind, limits, path)
-        if kind is Any or (value is None and isinstance(kind, types.UnionType)):
+        if kind is Any or kind is None:
             return value
-        kind = _inner(kind)
         if dataclasses.is_dataclass(kind):
             return self.table(typing.cast(type, kind), value, path)
-        if kind in NAMES:
-            return self.plain(value, kind, limits, path)
-        item = typing.get_args(kind)[-2 if typing.get_origin(kind) is tuple else -1]
-        if typing.get_origin(kind) is tuple:
-            if type(value) is not list:
-                raise self.error(f"{self.where}{path} must be an array, received {shown(value)}")
-            if item is str and all(type(entry) is str for entry in value):
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is Literal:
+            return self.plain(value, str, {"choices": inner}, path)
+        if origin is tuple:
+            if type(value) is not list or (inner[-1] is not ... and len(value) != len(inner)):
+                expected = "an array" if inner[-1] is ... else f"an array of {len(inner)}"
+                raise self.error(f"{self.where}{path} must be {expected}, received {shown(value)}")
+            if inner[0] is str and all(type(entry) is str for entry in value):
                 return tuple(value)
-            return tuple(self.value(entry, item, {}, f"{path}[{index}]") for index, entry in enumerate(value))
+            return tuple(self.value(entry, inner[0], {}, f"{path}[{index}]") for index, entry in enumerate(value))
         self.dict(value, path)
-        if item is Any:
+        if inner[1] is Any:
             return dict(value)
-        return {name: self.value(entry, item, {}, f"{path}.{_name(name)}") for name, entry in value.items()}
+        return {name: self.value(entry, inner[1], {}, f"{path}.{_name(name)}") for name, entry in value.items()}
 
     def plain(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
         """Return a string or a number after checking its type and its limits."""
@@ -126,7 +146,7 @@ class _Builder:
             value = float(value) if abs(value) < 1e308 else math.inf
         if type(value) is not kind:
             point = " with a decimal point" if kind is float and self.exact else ""
-            raise self.error(f"{self.where}{path} must be {NAMES[kind]}{point}, received {shown(value)}")
+            raise self.error(f"{self.where}{path} must be a {NAMES[kind]}{point}, received {shown(value)}")
         if kind is float and not math.isfinite(value):
             raise self.error(f"{self.where}{path} must be finite, received {value!r}")
         if limits:
@@ -141,9 +161,13 @@ class _Builder:
         return value
 
 
-def _inner(kind: Any) -> Any:
-    """Return X of `X | None`, and any other type unchanged."""
-    return typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+def _inner(kind: Any, value: Any = ...) -> Any:
+    """Return X of `X | None` and of `Annotated[X, ...]`, and any other type unchanged; None of `X | None` if the value is None."""
+    while (origin := typing.get_origin(kind)) in UNIONS or origin is Annotated:
+        if value is None and origin is not Annotated:
+            return None
+        kind = typing.get_args(kind)[0]
+    return kind
 
 
 def _name(name: str) -> str:

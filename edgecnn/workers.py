@@ -40,7 +40,7 @@ def read_workers(text: str, index: int | None) -> Workers:
         if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ClusterError(f"--workers takes HOST:PORT,HOST:PORT,…; received {address!r} in {text!r}.")
     if len(addresses) < 2 or len(set(addresses)) < len(addresses):
-        raise ClusterError(f"--workers takes two addresses or more, each once; received {text!r}.")
+        raise ClusterError(f"--workers takes two or more addresses, none of them twice; received {text!r}.")
     if index is None or not 0 <= index < len(addresses):
         raise ClusterError(
             f"--worker takes this machine's number among --workers, 0 to {len(addresses) - 1}; received {index}."

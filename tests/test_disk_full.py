@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.bundling import bundle_path
 from edgecnn.errors import OutputError
-from edgecnn.pipeline import bundle_path, run_recipe
+from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe
 
 

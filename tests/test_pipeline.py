@@ -5,9 +5,10 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
-from edgecnn.pipeline import bundle_path, bundle_stage, run_recipe
+from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime import Classifier

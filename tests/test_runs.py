@@ -47,10 +47,14 @@ def test_what_is_no_run_names_the_runs_that_there_are(tmp_path, monkeypatch):
         open_run(tmp_path / "nope")
 
 
-def test_damaged_info(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "Expecting property name"), ("{}", "the key state is missing"), ("[]", "must be a table, received \\[")],
+)
+def test_damaged_info(tmp_path, text, why):
     run = create_run(RECIPE, tmp_path / "run")
-    run.file("run.json").write_text("{")
-    with pytest.raises(RunError, match="Train again"):
+    run.file("run.json").write_text(text)
+    with pytest.raises(RunError, match=rf"run\.json: {why}.*Train again"):
         _ = run.info
 
 

@@ -1,12 +1,13 @@
 """Tables become dataclasses, or one line says which key is wrong and how."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from edgecnn.tables import build, key, leaves
+from edgecnn.tables import build, key, leaves, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,10 @@ class Camera:
     tags: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     anything: dict[str, Any] = field(default_factory=dict)
+    mount: Literal["ef", "rf"] = "ef"
+    sealed: bool = False
+    corners: tuple[Annotated[float, "mm"], float] | None = key(None, left_out=True)
+    weight: Annotated[float, "g"] | None = key(None, left_out=True)
 
 
 def test_every_kind_of_value():
@@ -34,12 +39,19 @@ def test_every_kind_of_value():
         "tags": ["a", "b"],
         "notes": {"x": "y"},
         "anything": {"x": [1, None]},
+        "mount": "rf",
+        "sealed": True,
+        "corners": [1, 2.5],
+        "weight": 80,
     }
     camera = build(Camera, table, ValueError)
     assert camera.lens == Lens(focal_mm=35.0) and type(camera.lens.focal_mm) is float
     assert camera.spares == (Lens(focal_mm=50.5, name="long"),)
     assert (camera.colour, camera.tags, camera.notes) == ("rgb", ("a", "b"), {"x": "y"})
     assert camera.anything == {"x": [1, None]}
+    assert (camera.mount, camera.sealed, camera.corners, camera.weight) == ("rf", True, (1.0, 2.5), 80.0)
+    written = to_json(camera)
+    assert json.loads(json.dumps(written)) == written and build(Camera, written, ValueError) == camera
     assert build(Camera, {"pixels": 1, "lens": None}, ValueError).lens is None
 
 
@@ -63,6 +75,12 @@ def test_every_kind_of_value():
         ({"pixels": 1, "tags": "a"}, "cam: tags must be an array, received 'a'"),
         ({"pixels": 1, "tags": ["a", 1]}, "cam: tags[1] must be a string, received 1"),
         ({"pixels": 1, "notes": {"x": 1}}, "cam: notes.x must be a string, received 1"),
+        ({"pixels": 1, "mount": "f"}, "cam: mount must be one of ef, rf; received 'f'"),
+        ({"pixels": 1, "mount": None}, "cam: mount must be a string, received None"),
+        ({"pixels": 1, "sealed": 1}, "cam: sealed must be a boolean, received 1"),
+        ({"pixels": 1, "corners": [1]}, "cam: corners must be an array of 2, received [1]"),
+        ({"pixels": 1, "corners": [1, "a"]}, "cam: corners[1] must be a number, received 'a'"),
+        ({"pixels": 1, "weight": "a"}, "cam: weight must be a number, received 'a'"),
     ],
 )
 def test_what_is_not_right_is_named(table, message):
@@ -82,6 +100,12 @@ def test_exact_tables_have_every_key_and_jsons_types():
         with pytest.raises(KeyError) as error:
             build(Lens, table, KeyError, exact=True)
         assert error.value.args == (message,)
+
+
+def test_what_is_left_out_is_not_written_and_need_not_be_there():
+    camera = Camera(pixels=1)
+    assert "corners" not in to_json(camera) and "colour" in to_json(camera)
+    assert build(Camera, to_json(camera), ValueError, exact=True) == camera
 
 
 def test_leaves_are_dotted():

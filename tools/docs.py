@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 SCHEMAS = {
     "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
+    "report": ROOT / "edgecnn" / "report" / "report.schema.json",
 }
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
 MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
@@ -54,7 +55,7 @@ def command_page(name: str) -> str:
             text.append(escaped(" ".join(paragraph.split())))
     parts = [f"# edgecnn {name}", *text, f"```text\n{command.get_usage(context)}\n```"]
     for title, records in sections(command, context).items():
-        rows = [(f"`{names}`".replace("|", "\\|"), escaped(" ".join(about.split()))) for names, about in records]
+        rows = [(f"`{names}`", escaped(" ".join(about.split()))) for names, about in records]
         parts += [f"## {title}", markdown_table(("name", "meaning"), rows)]
     if examples:
         parts += ["## Examples", *examples]
@@ -241,8 +242,9 @@ def described(node: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is: help and docstrings hold <, *, | and paths that are no markup."""
-    return re.sub(r"(`[^`]*`)|([<>*|_\[\]])", lambda found: found[1] or f"\\{found[2]}", text)
+    """Return text that Markdown shows unchanged: help and docstrings hold <, *, | and paths that are not markup."""
+    entities = {"<": "&lt;", ">": "&gt;"}  # Python-Markdown shows a backslash before them
+    return re.sub(r"(`[^`]*`)|([<>*|_\[\]])", lambda found: found[1] or entities.get(found[2], f"\\{found[2]}"), text)
 
 
 GENERATORS: Mapping[str, Callable[..., str]] = {
@@ -302,6 +304,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill a page's markers, and turn links to files of the repository that are pages here into links to those."""
     text = with_generated(markdown)
+    # GitHub needs a backslash before a pipe in a table's code; Python-Markdown shows it
+    text = re.sub(r"(?m)^\|.*$", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), text)
     text = re.sub(r"\]\((?:\.\./)*models/([\w-]+)/card\.md\)", r"](models/\1.md)", text)
     text = text.replace("](../tools/bench/results/ladder.png)", "](assets/ladder.png)")
     if page.file.src_uri in ("contributing.md", "changelog.md"):

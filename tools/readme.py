@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.report.table import markdown_table
-from edgecnn.verify.document import from_json
+from edgecnn.tables import build
 from edgecnn.verify.report import Report
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def model_table(models_folder: str) -> str:
     machines = set()
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
         bundle = read_bundle(path)
-        report = from_json(Report, json.loads(bundle.files["parity.json"]))
+        report = build(Report, json.loads(bundle.files["parity.json"]), ValueError)
         models = {model.name: model for model in report.models}
         quantization = {item.candidate: item for item in report.comparisons if item.kind == "quantization"}
         int8 = models["tflite-int8"]

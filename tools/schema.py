@@ -1,6 +1,6 @@
-"""Make the JSON schema of the parity report, edgecnn/verify/parity.schema.json, from the dataclasses of edgecnn/verify/report.py.
+"""Make the JSON schemas of the parity report and of the report page's figures from their dataclasses.
 
-`--check` fails if the file is out of date.
+`--check` fails if a file is out of date.
 """
 
 import argparse
@@ -15,20 +15,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edgecnn.verify import document, report
+from edgecnn.report import figures
+from edgecnn.tables import fields_of, to_json
+from edgecnn.verify import report
 
-PATH = Path(report.__file__).with_name("parity.schema.json")
+DOCUMENTS: dict[Path, tuple[type, ...]] = {
+    Path(report.__file__).with_name("parity.schema.json"): (report.Report, report.BoardsReport),
+    Path(figures.__file__).with_name("report.schema.json"): (figures.PageFigures,),
+}
+"""Each schema's file, and the documents that it describes: a file's whole, and others under $defs."""
+
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
-def schema() -> dict[str, Any]:
-    """Return the schema: a Report, with every other dataclass, and the report on a bundle's boards, under $defs."""
+def schema(first: type, *others: type) -> dict[str, Any]:
+    """Return the schema of a document, with every other dataclass, and other documents, under $defs."""
     definitions: dict[str, Any] = {}
-    whole = described_object(report.Report, definitions)
-    of_type(report.BoardsReport, definitions)
+    whole = described_object(first, definitions)
+    for other in others:
+        of_type(other, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": typing.get_args(document.hints(report.Report)["schema"])[0],
+        "title": typing.get_args(fields_of(first)["schema"].type)[0],
         **whole,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -36,12 +44,11 @@ def schema() -> dict[str, Any]:
 
 def described_object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a dataclass."""
-    hints = document.hints(kind)
-    entries = dataclasses.fields(kind)
+    entries = fields_of(kind).values()
     properties = {}
     for entry in entries:
-        about = entry.metadata.get("description", "")
-        properties[entry.name] = of_type(hints[entry.name], definitions) | ({"description": about} if about else {})
+        about = entry.metadata.get("meaning", "")
+        properties[entry.name] = of_type(entry.type, definitions) | ({"description": about} if about else {})
     return {
         "description": " ".join((inspect.getdoc(kind) or "").split()),
         "type": "object",
@@ -55,7 +62,7 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field's type; that of a dataclass goes into the definitions."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        limits = {key: document.to_json(value) for key, value in vars(inner[1]).items() if value is not None}
+        limits = {key: to_json(value) for key, value in vars(inner[1]).items() if value is not None}
         return of_type(inner[0], definitions) | limits
     if origin in (typing.Union, types.UnionType):
         (present,) = (item for item in inner if item is not type(None))
@@ -76,16 +83,17 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return {"type": SIMPLE[kind]}
 
 
-def text() -> str:
-    """Return the schema as the file has it."""
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+def text(documents: tuple[type, ...]) -> str:
+    """Return the schema of documents as its file has it."""
+    return json.dumps(schema(*documents), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the file would change")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
     check = parser.parse_args().check
-    if check and PATH.read_text(encoding="utf-8") != text():
-        sys.exit(f"{PATH.name} is out of date: python tools/schema.py")
-    if not check:
-        PATH.write_text(text(), encoding="utf-8")
+    for path, documents in DOCUMENTS.items():
+        if not check:
+            path.write_text(text(documents), encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text(documents):
+            sys.exit(f"{path.name} is out of date: python tools/schema.py")

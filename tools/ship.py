@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.files import write_atomic
-from edgecnn.pipeline import bundle_path, bundle_stage
 from edgecnn.recipe import build_recipe, load_recipe, to_tables
 from edgecnn.runs import CARD, open_run, without_folders
 

@@ -160,7 +160,7 @@ def host_sources(release: str) -> list[Source]:
     if not results:
         suites = ", ".join(sorted({row.suite for row in rows})) or "none"
         raise EmulatorError(
-            f"this machine's apt has no sources of Debian (its suites: {suites}). "
+            f"this machine's apt has no Debian sources (its suites: {suites}). "
             "edgecnn makes an emulated board from Debian's packages: use a machine or a container with Debian 12 or 13."
         )
     return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in results.items()]
@@ -278,7 +278,7 @@ def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
     import fcntl  # here, as Windows has none
 
     if release not in RELEASES:
-        raise EmulatorError(f"Debian {release!r} is not a release for boards. Known: {', '.join(RELEASES)}.")
+        raise EmulatorError(f"no Debian release {release!r} for boards. Known: {', '.join(RELEASES)}.")
     tool("apt-get")
     folder = cache / "apt" / f"{release}-{ARCHITECTURE}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from edgecnn.errors import EmulatorError
+from edgecnn.runtime.program import Finished
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 INSTALL = "Install it: apt-get install qemu-user (as root)."
@@ -65,19 +65,6 @@ class Machine:
         }
 
 
-class Ended(NamedTuple):
-    """An emulated process that was not killed: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def last_line(self) -> str:
-        """The last line that it printed on standard error: the error, where that is a traceback."""
-        return (self.err.strip() or "it printed nothing").splitlines()[-1]
-
-
 class Emulations:
     """Emulated processes, started from several threads. Leaving the context ends those that still run."""
 
@@ -96,7 +83,7 @@ class Emulations:
                 with contextlib.suppress(OSError):
                     process.kill()
 
-    def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Ended:
+    def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Finished:
         """Run the board's Python with arguments, in a folder that is also its home.
 
         Raises:
@@ -133,9 +120,9 @@ class Emulations:
             raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
         if process.returncode and "unable to find CPU model" in err:
             raise EmulatorError(
-                f"{command[0]} has no processor {machine.cpu}. Upgrade it: a newer package qemu-user may have it."
+                f"{command[0]} does not know the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
             )
-        return Ended(process.returncode, out, err)
+        return Finished(process.returncode, out, err)
 
 
 def meaning(number: int) -> str:

@@ -57,9 +57,8 @@ def save_reference(target: Target, reference: Reference, out: Path | None = None
     except OutputError as error:
         if out is not None:
             raise
-        raise OutputError(
-            f"{error.args[0].partition('. ')[0]}: you cannot write to the installed targets.", advice="save_to"
-        ) from error
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else "no permission"
+        raise OutputError(f"cannot write {path}, an installed target: {reason}.", advice="save_to") from error
     return path
 
 

@@ -86,7 +86,7 @@ def make_root(
 ) -> Path:
     """Make a release's root folder: Debian's Python and further packages, unpacked. Args and errors: as of `make_system`."""
     if release not in RELEASES:
-        raise EmulatorError(f"Debian {release!r} is not a release for boards. Known: {', '.join(RELEASES)}.")
+        raise EmulatorError(f"no Debian release {release!r} for boards. Known: {', '.join(RELEASES)}.")
     home, python = home or boards_home(), RELEASES[release]
     names = sorted({name.format(python=python) for name in PACKAGES} | set(packages))
 
@@ -170,8 +170,8 @@ def _write_errors(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot make a board's files in {folder}: {error.strerror or error}. "
-            "Free some space, or set XDG_CACHE_HOME to another folder for caches."
+            f"cannot write the board's files to {folder}: {error.strerror or error}. "
+            "Free some space, or set XDG_CACHE_HOME to another folder."
         ) from error
 
 

@@ -1,11 +1,9 @@
 """Targets: one TOML file of data per board, in `targets/`."""
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
@@ -58,10 +56,6 @@ class Target:
     emulator: Emulator | None = None
     reference: Reference | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the target as plain JSON values."""
-        return dataclasses.asdict(self)
-
 
 def list_targets() -> list[Target]:
     """Return all targets, sorted by name.
@@ -97,7 +91,7 @@ def read_target(path: Path) -> Target:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
     target = build(Target, {"name": path.stem, **tables}, RecipeError, str(path))
     if target.name != path.stem:
-        raise RecipeError(f"{path}: name must be that of the file, received {target.name!r}")
+        raise RecipeError(f"{path}: name must match the file name, received {target.name!r}")
     return target
 
 

@@ -48,7 +48,7 @@ def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Itera
     entries = {MANIFEST: manifest.to_json(), **{name: files[name] for name in sorted(files)}}
     unsafe = next((name for name in files if not safe_name(name) or name == MANIFEST), None)
     if unsafe is not None:
-        raise BundleError(f"{unsafe!r} cannot be the name of a bundle's entry")
+        raise BundleError(f"{unsafe!r} is not a valid name for a bundle entry")
     size = sum(map(len, entries.values()))
     if size > MAX_BYTES or len(entries) > MAX_FILES:
         raise BundleError(

@@ -9,7 +9,7 @@ from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.labels import unsafe, why_not_a_label
 from edgecnn.pixels import FITS
-from edgecnn.tables import build, key, shown
+from edgecnn.tables import build, key, shown, to_json
 
 SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
@@ -19,8 +19,6 @@ PRECISIONS = ("int8", "float32", "float16", "int16x8")
 
 UNITS = ("LSB", "logit")
 GOLDEN_INPUTS = "golden/inputs.npy"
-OPTIONAL: dict[str, Any] = {"temperature": 1.0, "threshold": 0.0, "golden_images": []}
-"""Keys of the manifest that are written only where they are not these."""
 
 HEX_DIGITS = frozenset("0123456789abcdef")
 NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
@@ -100,9 +98,9 @@ class Manifest:
     models: tuple[ModelEntry, ...]
     defaults: dict[str, str]
     golden_inputs: str = GOLDEN_INPUTS
-    golden_images: tuple[GoldenImage, ...] = ()
-    temperature: float = key(1.0, low=1e-3, high=1e3)
-    threshold: float = key(0.0, low=0, high=1)
+    golden_images: tuple[GoldenImage, ...] = key((), left_out=True)
+    temperature: float = key(1.0, low=1e-3, high=1e3, left_out=True)
+    threshold: float = key(0.0, low=0, high=1, left_out=True)
     provenance: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
 
@@ -113,10 +111,7 @@ class Manifest:
             BundleError: if `provenance` holds what JSON cannot.
         """
         try:
-            lists = {"models": self.models, "golden_images": self.golden_images}
-            parts = {"input": vars(self.input), **{key: [vars(item) for item in items] for key, items in lists.items()}}
-            table = {**vars(self), **parts}
-            return canonical_json({key: value for key, value in table.items() if OPTIONAL.get(key) != value}).encode()
+            return canonical_json(to_json(self)).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
 
@@ -131,7 +126,7 @@ class Manifest:
             BundleError: for what is not JSON, an unknown or missing key, a wrong type or a value out of range.
         """
         if len(data) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{MANIFEST} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+            raise BundleError(f"{MANIFEST} has {len(data):,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
         try:
             table = json.loads(data)
         except (ValueError, RecursionError) as error:
@@ -141,7 +136,6 @@ class Manifest:
                 f"the bundle's schema is {shown(table['schema'])}, this edgecnn reads {SCHEMA!r}. "
                 "Install the edgecnn that made it, or bundle again."
             )
-        table = OPTIONAL | table if type(table) is dict else table
         manifest = build(Manifest, table, BundleError, MANIFEST, exact=True)
         _check_values(manifest)
         return manifest

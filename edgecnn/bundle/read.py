@@ -1,4 +1,4 @@
-"""Read a bundle, and refuse what cannot be proved whole."""
+"""Read a bundle, and refuse one that is not provably whole."""
 
 import contextlib
 import functools
@@ -45,9 +45,9 @@ class Entries(Mapping[str, bytes]):
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle that was proved whole.
+    """A bundle that `read_bundle` has checked.
 
-    `path` is where it was read, `files` every entry but the manifest by name, `data` the file's bytes: they were proved to be the
+    `path` is where it was read from; `files` holds every entry but the manifest, by name; `data` is the file's bytes, checked to be the
     canonical form of this content.
     """
 
@@ -58,7 +58,7 @@ class Bundle:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The file's SHA-256, computed at the first access: `classify` does not need it, and it takes half as long as reading."""
+        """The file's SHA-256, computed on first access: `classify` does not need it, and it takes half as long as reading."""
         return sha256(self.data)
 
     def golden_inputs(self) -> np.ndarray:
@@ -74,7 +74,7 @@ class Bundle:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and prove a bundle.
+    """Read a bundle and check that it is whole.
 
     Args:
         path: an .edgecnn file.
@@ -124,7 +124,7 @@ def _refused(path: Path) -> Iterator[None]:
         yield
     except BundleError as error:
         raise BundleError(
-            f"the bundle {path} is refused: {error}. Copy it again, or make it again with: edgecnn bundle"
+            f"cannot use the bundle {path}: {error}. Copy it again, or rebuild it with: edgecnn bundle"
         ) from None
 
 
@@ -136,7 +136,7 @@ def _check_beginning(data: bytes) -> None:
     if magic != LOCAL_MAGIC or name_length != len(MANIFEST):
         raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
     if size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+        raise BundleError(f"{MANIFEST} has {size:,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
 
 
 def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
@@ -173,7 +173,7 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
         raise BundleError(f"{odd} is {'missing' if odd in manifest.files else 'not listed in the manifest'}")
     for name, content in views.items():
         if sha256(content) != manifest.files[name]:
-            raise BundleError(f"{name} does not have the SHA-256 that the manifest gives")
+            raise BundleError(f"{name} does not match its SHA-256 in the manifest")
     count = len(bundle.golden_inputs())
     if not 1 <= count <= MAX_GOLDEN:
         raise BundleError(f"{manifest.golden_inputs} holds {count:,} images, expected 1 to {MAX_GOLDEN:,}")

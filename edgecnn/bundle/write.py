@@ -17,14 +17,14 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], for
     Args:
         path: where to write.
         manifest: of the bundle; its `files` are filled in here.
-        files: the content of every other entry by name, `models/int8.tflite` for one.
+        files: the content of every other entry, by name, such as `models/int8.tflite`.
         force: whether an existing file is replaced.
 
     Returns:
         The SHA-256 of the file.
 
     Raises:
-        BundleError: if the manifest or the files are not those of a whole bundle.
+        BundleError: if the manifest or the files do not make a whole bundle.
         OutputExistsError: if the path exists and `force` is false.
         OutputError: if it cannot be written.
     """

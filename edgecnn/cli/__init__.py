@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "run",
     "compare": "compare",
     "layers": "layers",
+    "report": "report",
     "classify": "classify",
     "capture": "capture",
     "selftest": "selftest",

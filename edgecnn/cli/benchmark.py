@@ -78,7 +78,7 @@ def benchmark(
         typer.Option("--n", min=10, max=1_000_000, help="Timed calls of each configuration.", rich_help_panel=CALLS),
     ] = 200,
     warmup: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Untimed calls before those.", rich_help_panel=CALLS)
+        int, typer.Option(min=1, max=100_000, help="Untimed calls to make first.", rich_help_panel=CALLS)
     ] = 20,
     cold: Annotated[
         int,
@@ -90,7 +90,7 @@ def benchmark(
         float | None,
         typer.Option(
             metavar="MINUTES",
-            help="Run one configuration for this long instead: does it stay as fast?",
+            help="Run one configuration for this long instead, to see whether it slows down.",
             show_default="off",
             rich_help_panel=CALLS,
         ),
@@ -98,7 +98,7 @@ def benchmark(
     tune: Annotated[
         bool,
         typer.Option(
-            "--tune", help="Let classify use the winner from now on.", show_default="off", rich_help_panel=WINNER
+            "--tune", help="Make classify use the winner from now on.", show_default="off", rich_help_panel=WINNER
         ),
     ] = False,
     untune: Annotated[
@@ -129,8 +129,8 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The target of --save.",
-            show_default="the one that this board names",
+            help="The target whose file --save writes.",
+            show_default="the one for this board",
             rich_help_panel=WINNER,
         ),
     ] = None,
@@ -138,9 +138,9 @@ def benchmark(
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
 
-    Engines, precisions and threads are interleaved, and the images are in memory before the first call. Peak memory is measured in a
-    process of its own for each configuration. A cold start is edgecnn classify with one image. Ctrl-C prints the results so far, and
-    the exit code is then 130.
+    Calls of different configurations are interleaved, and all images are loaded into memory before the first call. Peak memory is
+    measured in a separate process for each configuration. A cold start is one run of edgecnn classify on one image. Ctrl-C prints the
+    results so far; the exit code is then 130.
 
     \b
     Examples:
@@ -180,7 +180,7 @@ def benchmark(
         return
     measured = measure(bundle, images, chosen, n=n, warmup=warmup, cold=cold, json=json)
     if measured.interrupted:
-        note("interrupted: these are the calls until then" + ("; nothing was stored" if tune or saving else ""))
+        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune or saving else ""))
         raise typer.Exit(INTERRUPTED)
     if tune:
         store_winner(bundle, measured)
@@ -211,7 +211,7 @@ def measure(
 
     note_load()
     if n < 100:
-        note(f"with {n} calls, p99 is about the slowest one: --n 100 or more says more")
+        note(f"with {n} calls, p99 is close to the slowest call. For a better estimate: --n 100 or more")
     items = configurations(
         bundle.manifest,
         engines=chosen.engines,
@@ -304,7 +304,7 @@ def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
     from edgecnn.runtime.tuned import store
 
     tuned = tuned_winner(measured)
-    note(f"{tuned.about}; kept in {store(bundle.sha256, tuned)}; edgecnn benchmark --untune forgets it")
+    note(f"{tuned.about}; saved in {store(bundle.sha256, tuned)}. To undo: edgecnn benchmark --untune")
 
 
 def print_untune(sha256: str, json: bool) -> None:
@@ -315,7 +315,7 @@ def print_untune(sha256: str, json: bool) -> None:
     if json:
         emit_json({"sha256": sha256, "removed": removed})
     else:
-        print("the tuned setting is forgotten" if removed else "there was no tuned setting for this bundle")
+        print("removed the tuned setting" if removed else "there was no tuned setting for this bundle")
 
 
 def save_target(bundle: "Bundle", name: str | None) -> tuple["Target", str]:
@@ -358,7 +358,7 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
         p90_ms=round(infer.p90_ms, 4),
     )
     note(
-        f"saved in {save_reference(target, reference, out)}: p50 {reference.p50_ms} ms, p90 {reference.p90_ms} ms of one inference"
+        f"saved in {save_reference(target, reference, out)}: one inference takes {reference.p50_ms} ms (p50), {reference.p90_ms} ms (p90)"
     )
 
 

@@ -77,8 +77,8 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
     from edgecnn.runtime.default import find_bundle
+    from edgecnn.tables import to_json
     from edgecnn.verify.bundles import bundle_on_boards
-    from edgecnn.verify.document import to_json
     from edgecnn.verify.gate import require_boards
 
     choice = find_bundle(model)

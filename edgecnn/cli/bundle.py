@@ -18,7 +18,7 @@ def bundle(
         list[str] | None,
         typer.Option(
             metavar="PRECISION",
-            help="Carry only the models of this precision, such as int8, for a smaller file. May be repeated.",
+            help="Include only models of this precision, such as int8, for a smaller file. May be repeated.",
             show_default="all verified models",
         ),
     ] = None,
@@ -27,7 +27,7 @@ def bundle(
 ) -> None:
     """Pack a verified run into one .edgecnn file.
 
-    A bundle carries the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
+    A bundle holds the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
 
     \b
     Examples:
@@ -38,9 +38,9 @@ def bundle(
 
     opened = open_run(run)
     note(f"run {opened.path}")
+    from edgecnn.bundling import bundle_stage, verified_confidence
     from edgecnn.cli.parity import note_warnings
-    from edgecnn.pipeline import bundle_stage, verified_confidence
-    from edgecnn.verify.document import to_json
+    from edgecnn.tables import to_json
     from edgecnn.verify.parity import parity_report
 
     path, digest = bundle_stage(opened, out, only=only or (), force=force)

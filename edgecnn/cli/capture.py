@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp
+from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp, check_choice, read_size
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
@@ -54,7 +54,7 @@ def capture(
         ),
     ] = 0.0,
     count: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to run on.", rich_help_panel=PICTURES)
+        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to keep going.", rich_help_panel=PICTURES)
     ] = 0,
     min_sharpness: Annotated[
         float,
@@ -86,18 +86,22 @@ def capture(
     """Take pictures for training with a camera.
 
     Space or enter takes a picture, q quits. Pictures go to DIR/NAME/, so that `edgecnn train --data DIR` can read them once there are two
-    classes. Nothing is overwritten. Blurred pictures, and those too much like the last one, are skipped with a note.
+    classes. Nothing is overwritten. Pictures that are blurred, or too similar to the last one,
+    are skipped with a note.
 
     \b
     Examples:
       edgecnn capture --camera --label cat --out photos
       edgecnn capture /dev/video0 --label none --interval 2 --count 100
     """
-    from edgecnn.cli.stream import make_feed, open_text, stopping_output
+    from edgecnn.cli.stream import open_text, stopping_output
     from edgecnn.device.cameras import is_stream
+    from edgecnn.device.cameras.source import CameraSettings
     from edgecnn.device.stream.capture import Capture, CaptureSettings, Shot
     from edgecnn.device.stream.ends import Ends
+    from edgecnn.device.stream.feed import FeedSettings, open_feed
     from edgecnn.device.stream.pictures import why_no_folder
+    from edgecnn.pixels import ROTATIONS
 
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
@@ -114,7 +118,10 @@ def capture(
         label=label, folder=out, interval_s=interval, count=count, min_sharpness=min_sharpness, min_change=min_change,
         rotation=rotate,
     )  # fmt: skip
-    feed = make_feed(source, size, fps, rotate, warm_up=warm_up, retry_for=retry_for)
+    check_choice("--rotate", rotate, ROTATIONS)
+    width, height = read_size(size)
+    camera_settings = CameraSettings(width=width, height=height, fps=fps)
+    feed = open_feed(source, camera_settings, FeedSettings(warm_up=warm_up, retry_for_s=retry_for))
 
     def report(item: "Shot | SourceOpened | SourceLost | SourceBack") -> None:
         with ends.interruptible:

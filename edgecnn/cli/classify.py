@@ -24,14 +24,17 @@ from edgecnn.cli.options import (
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
-DECISION, STATE, UNSURE = "Decision", "State of a stream", "Unsure frames of a stream"
+DECISION, STATE, UNSURE, MQTT = "Decision", "State of a stream", "Unsure frames of a stream", "MQTT"
 """Headings of options in the help."""
 
 STREAM_OPTIONS = (
     "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
-    "save_margin", "save_cap",
+    "save_margin", "save_cap", "mqtt", "mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary", "mqtt_prefix",
 )  # fmt: skip
 """Parameters of `classify` that are for streams only."""
+
+MQTT_OPTIONS = ("mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary", "mqtt_prefix", "mqtt_forget")
+"""Parameters of `classify` that mean nothing without a broker."""
 
 
 def classify(
@@ -111,7 +114,7 @@ def classify(
     retry_for: RetryFor = None,
     max_age: Annotated[
         float,
-        typer.Option(min=1.0, metavar="MS", help="Drop a camera's frames that are older.", rich_help_panel=CAMERA),
+        typer.Option(min=1.0, metavar="MS", help="Drop camera frames older than this.", rich_help_panel=CAMERA),
     ] = 1000.0,
     max_fps: Annotated[
         float,
@@ -121,7 +124,7 @@ def classify(
     ] = 0.0,
     duration: Annotated[
         float,
-        typer.Option(min=0.0, metavar="S", help="Stop after S seconds; 0 to run on.", rich_help_panel=CAMERA),
+        typer.Option(min=0.0, metavar="S", help="Stop after S seconds; 0 to keep running.", rich_help_panel=CAMERA),
     ] = 0.0,
     smooth: Annotated[
         str,
@@ -165,15 +168,73 @@ def classify(
             min=0.1, metavar="MIB", help="Keep at most this much; the oldest frames go first.", rich_help_panel=UNSURE
         ),
     ] = 100.0,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Publish the state on the broker mqtt://USER@HOST:PORT/NAME, where Home Assistant finds it as the device NAME; "
+            "mqtts:// is encrypted.",
+            show_default="none",
+            rich_help_panel=MQTT,
+        ),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the password, or with the user and the password on two lines.",
+            show_default="EDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of the environment",
+            rich_help_panel=MQTT,
+        ),
+    ] = None,
+    mqtt_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates (PEM) of the authorities that may sign the broker's.",
+            show_default="the system's",
+            rich_help_panel=MQTT,
+        ),
+    ] = None,
+    mqtt_picture: Annotated[
+        bool,
+        typer.Option(
+            "--mqtt-picture",
+            help="Publish a JPEG of the frame with each change of the state.",
+            show_default="off",
+            rich_help_panel=MQTT,
+        ),
+    ] = False,
+    mqtt_binary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Publish a binary sensor too, which is on while the state is LABEL.",
+            show_default="none",
+            rich_help_panel=MQTT,
+        ),
+    ] = None,
+    mqtt_prefix: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Home Assistant's discovery prefix.", rich_help_panel=MQTT)
+    ] = "homeassistant",
+    mqtt_forget: Annotated[
+        bool,
+        typer.Option(
+            "--mqtt-forget",
+            help="Remove the device from Home Assistant and from the broker, and exit.",
+            show_default="off",
+            rich_help_panel=MQTT,
+        ),
+    ] = False,
 ) -> None:
     """Classify images, or what a camera sees.
 
     Standard error names the bundle, engine and camera in use. An image file that cannot be read is reported and skipped, and the exit
     code is then 22.
 
-    A camera that is lost is opened again, forever unless --retry-for says otherwise. One that cannot be opened at the start is an error,
-    exit code 24. SIGTERM and Ctrl-C close the camera, with the exit codes 143 and 130. A terminal shows the current result in place;
-    elsewhere each change of the state prints a line, and with --json each frame and event does.
+    If a camera is lost, edgecnn keeps trying to open it again, forever unless --retry-for says otherwise. A camera that cannot be opened
+    at the start is an error, exit code 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current
+    result is redrawn in place. Elsewhere each change of state prints a line, or with --json each frame and event.
 
     \b
     Examples:
@@ -182,10 +243,26 @@ def classify(
       find . -name '*.jpg' | edgecnn classify - --model cats.edgecnn
       edgecnn classify --camera --smooth 3 --on-change ./door.sh
       edgecnn classify rtsp://door.local/1 --max-fps 5 --json --save-uncertain unsure
+      edgecnn classify --camera --smooth 3 --mqtt mqtt://broker.local/door
     """
     from edgecnn.device.cameras import is_stream
     from edgecnn.runtime.engines import PROVIDERS
 
+    broker = None
+    if mqtt is not None:
+        from edgecnn.cli.mqtt import MqttOptions, forget_device
+
+        broker = MqttOptions(
+            address=mqtt, password_file=mqtt_password_file, ca=mqtt_ca, picture=mqtt_picture, binary=mqtt_binary,
+            prefix=mqtt_prefix,
+        )  # fmt: skip
+        if mqtt_forget:
+            if source or camera:
+                raise typer.BadParameter("removes a device and classifies nothing.", param_hint="--mqtt-forget")
+            forget_device(broker)
+            return
+    else:
+        refuse_options(context, MQTT_OPTIONS, "needs --mqtt ADDRESS.")
     check_choice("--provider", provider, PROVIDERS)
     check_choice("--fit", fit, ("crop", "letterbox", "stretch"))
     streams = [text for text in source or () if is_stream(text)]
@@ -198,7 +275,7 @@ def classify(
             param_hint="SOURCE",
         )
     else:
-        refuse_stream_options(context)
+        refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
 
     load = functools.partial(
         load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads
@@ -210,7 +287,7 @@ def classify(
             source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
             retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
             max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
-            save_margin=save_margin, save_cap=save_cap,
+            save_margin=save_margin, save_cap=save_cap, mqtt=broker,
         )  # fmt: skip
         classify_stream(options, load)
         return
@@ -219,16 +296,16 @@ def classify(
     classify_files(load(), source or (), top_k=top_k, threshold=threshold, margin=margin, fit=fit, json=json)
 
 
-def refuse_stream_options(context: typer.Context) -> None:
-    """Refuse the options that are for streams.
+def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that are given where they mean nothing.
 
     Raises:
         typer.BadParameter: a usage error, which names the option.
     """
-    for name in STREAM_OPTIONS:
+    for name in names:
         given = context.get_parameter_source(name)
         if given is not None and given.name != "DEFAULT":
-            raise typer.BadParameter("is for streams and --camera, not for files.", param_hint=option_name(name))
+            raise typer.BadParameter(why, param_hint=option_name(name))
 
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":

@@ -1,30 +1,42 @@
 """`edgecnn classify` for a stream: options to the loop's parts, and lines to standard output."""
 
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.stream import event_text, make_feed, state_text, stopping_output
+from edgecnn.cli.options import check_choice, read_size
+from edgecnn.cli.stream import event_text, state_text, stopping_output
 from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.stream.loop import SIGNAL, Sink, Stream, StreamSettings
-from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
+from edgecnn.device.stream.events import SIGNAL, Event, StateChangedEvent
+from edgecnn.device.stream.loop import Item, open_stream
+from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
+from edgecnn.pixels import ROTATIONS
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
+    from edgecnn.cli.mqtt import MqttOptions
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.onchange import OnChange
     from edgecnn.runtime.classifier import Classifier
 
 READER_EVERY_S = 1.0
 """How often a command that seldom prints checks whether its reader is still there."""
+
+
+class Sink(Protocol):
+    """Prints results and events. `idle` is called at least every `loop.TICK_S` while nothing comes."""
+
+    def result(self, result: FrameResult) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def idle(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +62,7 @@ class StreamOptions:
     save_uncertain: Path | None
     save_margin: float
     save_cap: float
+    mqtt: "MqttOptions | None"
 
 
 def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) -> None:
@@ -64,45 +77,56 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         CameraError: if the source cannot be opened, or was away for too long.
         Stopped: after a signal; its code is the exit code.
     """
+    check_choice("--rotate", options.rotate, ROTATIONS)
+    size = read_size(options.size)
     try:
-        smoother = Smoother.parse(options.smooth)
+        Smoother.parse(options.smooth)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--smooth") from None
     command = make_command(options.on_change)
-    feed = make_feed(
-        options.source, options.size, options.fps, options.rotate, warm_up=options.warm_up, retry_for=options.retry_for
-    )
+    broker = read_broker(options)
     with Ends() as ends:
         classifier = load()
-        settings = StreamSettings(
+        keeper = make_keeper(options, ends)
+        publisher = make_publisher(broker, classifier) if broker else None
+        stream = open_stream(
+            options.source,
+            classifier,
+            size=size,
+            fps=options.fps,
+            rotation=options.rotate,
+            warm_up=options.warm_up,
+            retry_for_s=options.retry_for,
+            top_k=options.top_k,
+            threshold=options.threshold,
+            margin=options.margin,
+            fit=options.fit,
+            smooth=options.smooth,
             max_age_s=options.max_age / 1000,
             max_fps=options.max_fps,
             duration_s=options.duration,
+            consumers=[part for part in (keeper, command, publisher) if part],
         )
-        stream = Stream(
-            feed,
-            functools.partial(
-                classifier.classify,
-                top_k=options.top_k,
-                threshold=options.threshold,
-                margin=options.margin,
-                fit=options.fit,
-                rotation=options.rotate,
-            ),
-            settings,
-            smoother,
-            keeper=make_keeper(options),
-            command=command,
-            check=ends.check,
-            interruptible=ends.interruptible,
-        )
-        with make_sink(options.json, classifier) as sink, stopping_output():
+        with make_sink(options.json, classifier) as sink, stopping_output(), stream:
             try:
-                stream.run(sink)
+                for item in stream.ticks():
+                    ends.check()
+                    with ends.interruptible:
+                        show(item, sink)
             except Stopped:
                 if takes_output():
                     sink.event(stream.ended(SIGNAL))
                 raise
+
+
+def show(item: Item | None, sink: Sink) -> None:
+    """Give an item of a stream, or None, to a sink."""
+    if item is None:
+        sink.idle()
+    elif isinstance(item, FrameResult):
+        sink.result(item)
+    else:
+        sink.event(item)
 
 
 @contextlib.contextmanager
@@ -135,7 +159,7 @@ def make_command(command: str | None) -> "OnChange | None":
         raise typer.BadParameter(str(error), param_hint="--on-change") from None
 
 
-def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
+def make_keeper(options: StreamOptions, ends: Ends) -> "UncertainFrames | None":
     """Make what keeps unsure frames; None without --save-uncertain.
 
     Raises:
@@ -150,7 +174,33 @@ def make_keeper(options: StreamOptions) -> "UncertainFrames | None":
         margin=options.save_margin,
         cap_bytes=round(options.save_cap * 2**20),
         rotation=options.rotate,
+        interruptible=ends.interruptible,
     )
+
+
+def read_broker(options: StreamOptions) -> "MqttSettings | None":
+    """Read the MQTT options; None without --mqtt.
+
+    Raises:
+        typer.BadParameter: for one that is not valid.
+        ModuleNotFoundError: if paho-mqtt is not installed.
+    """
+    if options.mqtt is None:
+        return None
+    from edgecnn.cli.mqtt import read_settings
+
+    return read_settings(options.mqtt, options.rotate)
+
+
+def make_publisher(broker: "MqttSettings", classifier: "Classifier") -> "Publisher":
+    """Make what publishes the state.
+
+    Raises:
+        typer.BadParameter: for an option that is not valid.
+    """
+    from edgecnn.cli import mqtt
+
+    return mqtt.make_publisher(broker, classifier)
 
 
 class Reader:
@@ -200,7 +250,7 @@ class TextLines:
 
     def event(self, event: Event) -> None:
         """Print a change of the state, or a note."""
-        if event.kind == "state_changed":
+        if isinstance(event, StateChangedEvent):
             emit_line(f"{rfc3339(event.ts)} {state_text(event)}")
         else:
             note(event_text(event))

@@ -26,10 +26,10 @@ def compare(
         ),
     ],
     candidate: Annotated[
-        Path, typer.Argument(metavar="B", help="The model to compare with it, of any of these kinds.")
+        Path, typer.Argument(metavar="B", help="The model to compare with A, in any of these formats.")
     ],
     data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
-    split: Annotated[str, typer.Option(metavar="test|all", help="Which of the images to compare on.")] = "test",
+    split: Annotated[str, typer.Option(metavar="test|all", help="Which images to compare on.")] = "test",
     input_range: InputRange = None,
     input_scale: InputScale = None,
     input_zero_point: InputZeroPoint = None,
@@ -43,8 +43,8 @@ def compare(
 ) -> None:
     """Compare any two models on the same images.
 
-    Neither needs to come from edgecnn, and no run is needed. Classes are in the alphabetical order of the folders. An integer input is read
-    by the file's own quantization. The exit code is 14 if a limit of the gate is broken.
+    Neither needs to come from edgecnn, and no run is needed. Classes are in the alphabetical order of the folders. For an integer
+    input, the file's own quantization applies. The exit code is 14 if B fails the gate.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ def compare(
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         write_atomic(out, canonical_json(to_json(report)))
     show_report(report, json)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from edgecnn.cli.console import emit_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgecnn.data import Dataset
     from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
+    from edgecnn.train.dry_run import PhaseCost
 
 
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "Reporter", as_json: bool) -> None:
@@ -26,7 +29,6 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
         DatasetError: for images that training would refuse.
     """
     from edgecnn.cli.progress import clock
-    from edgecnn.report.table import text_table
     from edgecnn.train.dry_run import dry_run
     from edgecnn.train.train import input_shape, load_splits
 
@@ -61,6 +63,18 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
         f"{estimate.cost.parameters:,} parameters  {estimate.cost.macs:,} MACs  {estimate.cost.int8_bytes:,} bytes as int8 (expected)  "
         f"{estimate.checkpoint_bytes:,} bytes per checkpoint"
     )
+    print(phase_table(estimate.phases))
+    print(
+        f"about {clock(estimate.total_s)} in all, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
+        "Nothing was written."
+    )
+
+
+def phase_table(phases: "Sequence[PhaseCost]") -> str:
+    """Return the table of what each phase takes."""
+    from edgecnn.cli.progress import clock
+    from edgecnn.report.table import text_table
+
     rows = [
         (
             phase.phase,
@@ -71,10 +85,6 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
             clock(phase.epoch_s),
             clock(phase.total_s),
         )
-        for phase in estimate.phases
+        for phase in phases
     ]
-    print(text_table(("phase", "epochs", "steps", "ms per step", "images/s", "per epoch", "phase"), rows))
-    print(
-        f"about {clock(estimate.total_s)} in all, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
-        "Nothing was written."
-    )
+    return text_table(("phase", "epochs", "steps", "ms per step", "images/s", "per epoch", "phase"), rows)

@@ -62,7 +62,7 @@ def export(
     from edgecnn.export import export as export_model
     from edgecnn.export import export_alternative
     from edgecnn.runs import open_run
-    from edgecnn.verify.document import to_json
+    from edgecnn.tables import to_json
     from edgecnn.verify.speed import time_exports
 
     with ProgressReporter() as reporter:

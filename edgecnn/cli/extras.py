@@ -16,31 +16,39 @@ TRAIN = (
     "sklearn",
     "scipy",
     "matplotlib",
+    "jinja2",
     "h5py",
     "rich",
 )
 """Modules of the packages of the extra `train`, in the order of pyproject.toml."""
 
+MQTT = ("paho",)
+"""Modules of the extra `mqtt`."""
+
+PURPOSES = {"train": "For training, exporting and verifying", "mqtt": "For MQTT and Home Assistant"}
+"""What an extra is for."""
+
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return the error for a missing module of the extra `train`; None for any other module, whose absence is a bug."""
+    """Return the error for a missing module of an extra; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
-    if module not in TRAIN:
+    if module not in (*TRAIN, *MQTT):
         return None
+    extra = "mqtt" if module in MQTT else "train"
     return MissingExtraError(
-        f"this command needs {module}, which the base installation leaves out. For training, exporting and verifying:\n"
-        f"pip install {installed_from()}"
+        f"this command needs {module}, which the base installation leaves out. {PURPOSES[extra]}:\n"
+        f"pip install {installed_from(extra)}"
     )
 
 
-def installed_from() -> str:
-    """Return what pip should install: this installation's own folder or file with the extra `train`, or the name."""
+def installed_from(extra: str = "train") -> str:
+    """Return what pip should install: this installation's own folder or file with an extra, or the name."""
     try:
         origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):
         origin = {}
     url = urlsplit(str(origin.get("url", "")))
     if url.scheme != "file":
-        return "'edgecnn[train]'"
+        return f"'edgecnn[{extra}]'"
     editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
-    return f"{editable}'{unquote(url.path)}[train]'"
+    return f"{editable}'{unquote(url.path)}[{extra}]'"

@@ -50,11 +50,12 @@ def import_(
 ) -> None:
     """Start a run with a model that was trained somewhere else.
 
-    export, verify and bundle then work as for any other run; int8 files are quantized after training, calibrated with training images.
+    export, verify and bundle then work as for any other run. Its int8 files are quantized after training and calibrated with training
+    images.
 
-    The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Without an option, the
-    input range is chosen and named; a warning says if another of the usual ranges does far better than yours. Import only files that you
-    trust: they can hold code.
+    The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Unless you
+    give the input range, edgecnn chooses one and prints it. If you give one, a warning says when another usual range does far better.
+    Import only files that you trust: they can hold code.
 
     \b
     Examples:
@@ -83,11 +84,13 @@ def import_(
         )
     info = run.info
     if json:
-        emit_json({"run": str(run.path), **info})
+        from edgecnn.tables import to_json
+
+        emit_json({"run": str(run.path), **to_json(info)})
         return
-    size = info["input"]
-    cut = ", softmax removed" if info["imported"]["softmax_cut"] else ""
+    size, imported = info.input, info.imported
+    assert imported
     print(
-        f"{run.path}: {info['imported']['format']}, input ({size['height']}, {size['width']}, {size['channels']}), "
-        f"{len(info['data']['labels'])} classes{cut}"
+        f"{run.path}: {imported.format}, input ({size.height}, {size.width}, {size.channels}), {len(info.data.labels)} classes"
+        + ", softmax removed" * imported.softmax_cut
     )

@@ -10,7 +10,7 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
 
     Compares a run's int8 TFLite file with its float model on validation images. For each layer, worst first: the
     signal-to-quantization-noise ratio in dB, the share of saturated values, the largest channel range over the median one, and what
-    usually fixes it.
+    usually fixes it. The figures are kept in the run as layers.json, for `edgecnn report`.
 
     \b
     Examples:
@@ -24,11 +24,14 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     note(f"run {opened.path}")
     with ProgressReporter() as reporter:
         from edgecnn.data import open_dataset
+        from edgecnn.files import canonical_json, write_atomic
         from edgecnn.report.table import text_table
-        from edgecnn.verify.document import to_json
+        from edgecnn.runs import LAYERS
+        from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
         result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)
+    write_atomic(opened.file(LAYERS), canonical_json(to_json(result)))
     if json:
         emit_json(to_json(result))
         return

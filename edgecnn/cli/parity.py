@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def show_report(report: "Report", json: bool) -> None:
     """Print a parity report, as a JSON document if requested."""
     if json:
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         emit_json(to_json(report))
         note_warnings(report)

@@ -71,12 +71,13 @@ def run(
     )
     from edgecnn.cli.bundles import remember
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import RUNS
+    from edgecnn.runs import PAGE, RUNS
 
     path = out or RUNS / (resolved.name or recipe.stem)
     with ProgressReporter() as reporter:
         reporter.note(f"run {path}")
-        from edgecnn.pipeline import bundle_path, run_recipe
+        from edgecnn.bundling import bundle_path
+        from edgecnn.pipeline import run_recipe
 
         try:
             finished, report = run_recipe(
@@ -95,10 +96,12 @@ def run(
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:
-        from edgecnn.verify.document import to_json
+        from edgecnn.tables import to_json
 
         note_warnings(report)
-        emit_json({"run": str(finished.path), "bundle": str(bundle_path(finished)), "parity": to_json(report)})
+        paths = {"run": finished.path, "bundle": bundle_path(finished), "report": finished.file(PAGE)}
+        emit_json({**{name: str(path) for name, path in paths.items()}, "parity": to_json(report)})
     else:
         print_report(report)
+        print(f"report: {finished.file(PAGE)}")
         print(f"bundle: {bundle_path(finished)}")

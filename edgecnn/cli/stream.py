@@ -1,37 +1,27 @@
-"""What the commands that read a stream share: the feed, the end of the output, and what happened in words."""
+"""What the commands that read a stream share: the end of the output, and what happened in words."""
 
 import contextlib
 from collections.abc import Iterator
 
 from edgecnn.cli import drop_output
-from edgecnn.cli.options import check_choice, read_size
-from edgecnn.device.cameras.source import CameraSettings, Source
 from edgecnn.device.stream.ends import Stopped, takes_output
-from edgecnn.device.stream.feed import Feed, FeedSettings, SourceBack, SourceLost, SourceOpened
-from edgecnn.device.stream.results import Event
+from edgecnn.device.stream.events import (
+    CameraBackEvent,
+    CameraLostEvent,
+    CameraOpenedEvent,
+    CommandFailedEvent,
+    EndedEvent,
+    Event,
+    FrameDamagedEvent,
+    MqttConflictEvent,
+    MqttConnectedEvent,
+    MqttLostEvent,
+    MqttRefusedEvent,
+    SaveFailedEvent,
+    StateChangedEvent,
+)
+from edgecnn.device.stream.feed import SourceBack, SourceLost, SourceOpened
 from edgecnn.labels import ABSTAIN, printable
-from edgecnn.pixels import ROTATIONS
-
-
-def make_feed(
-    source: str | None, size: str, fps: float, rotate: int, *, warm_up: int | None, retry_for: float | None
-) -> Feed:
-    """Make the feed of a SOURCE, or of any camera if it is None; nothing is opened yet.
-
-    Raises:
-        typer.BadParameter: for a size or a rotation that is not valid.
-    """
-    check_choice("--rotate", rotate, ROTATIONS)
-    width, height = read_size(size)
-    camera = CameraSettings(width=width, height=height, fps=fps)
-
-    def open_it() -> Source:
-        from edgecnn.device import cameras
-
-        return cameras.find_camera(camera) if source is None else cameras.open_source(source, camera)
-
-    settings = FeedSettings(warm_up=warm_up, retry_for_s=retry_for)
-    return Feed(open_it, settings, name=source or "camera")
 
 
 @contextlib.contextmanager
@@ -45,12 +35,11 @@ def stopping_output() -> Iterator[None]:
         raise
 
 
-def state_text(event: Event) -> str:
+def state_text(event: StateChangedEvent) -> str:
     """Return a change of the state for people: the label and its score, or why there is none."""
-    state, score = event.details["state"], event.details["score"]
-    if state is None or state == ABSTAIN:
-        return f"{state or '-'} ({event.details['reason']})"
-    return f"{printable(state)} {score:.2%}"
+    if event.state is None or event.state == ABSTAIN:
+        return f"{event.state or '-'} ({event.reason})"
+    return f"{printable(event.state)} {event.score:.2%}"
 
 
 def named(source: str, text: str) -> str:
@@ -69,16 +58,31 @@ def open_text(item: SourceOpened | SourceLost | SourceBack) -> str:
 
 def event_text(event: Event) -> str:
     """Return an event for people."""
-    details = event.details
-    match event.kind:
-        case "camera_opened":
-            return f"camera: {named(event.source, details['about'])}"
-        case "camera_lost":
-            return f"camera lost ({details['reason']}): {named(event.source, details['message'])}"
-        case "camera_back":
-            return f"camera back after {details['after_s']:.1f} s: {named(event.source, details['about'])}"
-        case "ended":
-            counts = f"{details['frames']:,} frames, {details['dropped']:,} dropped, {details['damaged']:,} damaged"
-            return f"ended ({details['reason'].replace('_', ' ')}): {counts}"
-    times = f" ({details['count']} times)" if details.get("count", 1) > 1 else ""
-    return f"{event.kind.replace('_', ' ')}: {details.get('message', '')}{times}"
+    match event:
+        case CameraOpenedEvent():
+            return f"camera: {named(event.source, event.about)}"
+        case CameraLostEvent():
+            return f"camera lost ({event.reason}): {named(event.source, event.message)}"
+        case CameraBackEvent():
+            return f"camera back after {event.after_s:.1f} s: {named(event.source, event.about)}"
+        case StateChangedEvent():
+            return f"state: {state_text(event)}"
+        case FrameDamagedEvent() | SaveFailedEvent():
+            times = f" ({event.count} times)" if event.count > 1 else ""
+            return f"{event.kind.replace('_', ' ')}: {event.message}{times}"
+        case CommandFailedEvent():
+            return f"command failed: {event.message}"
+        case MqttConnectedEvent():
+            states = f"; states not sent meanwhile: {event.dropped:,}" if event.dropped else ""
+            return f"mqtt connected to {event.broker} after {event.after_s:.1f} s{states}"
+        case MqttLostEvent():
+            return f"mqtt lost ({event.reason}): {event.broker}: {event.message}"
+        case MqttRefusedEvent():
+            times = f" ({event.count} times)" if event.count > 1 else ""
+            return f"mqtt refused ({event.reason}): {event.broker}: {event.message}{times}"
+        case MqttConflictEvent():
+            return f"mqtt conflict: {event.broker}: {event.message}"
+        case EndedEvent():
+            counts = f"{event.frames:,} frames, {event.dropped:,} dropped, {event.damaged:,} damaged"
+            return f"ended ({event.reason.replace('_', ' ')}): {counts}"
+    raise TypeError(event)

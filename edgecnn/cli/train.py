@@ -1,7 +1,7 @@
 """`edgecnn train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgecnn.data import Dataset
     from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
+    from edgecnn.run_info import RunInfo
     from edgecnn.runs import Run
     from edgecnn.workers import Workers
 
@@ -89,7 +90,7 @@ def train(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train a network: a float phase, then quantization-aware.
+    """Train a network in two phases: float, then quantization-aware.
 
     Writes a run folder with the resolved recipe, the history (CSV, TensorBoard), curves (PNG) and both models. Options override the
     recipe, which overrides the defaults below.
@@ -111,13 +112,7 @@ def train(
 
         show_keys(json)
         return
-    from edgecnn.workers import read_workers
-
-    if worker is not None and workers is None:
-        raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
-    cluster = read_workers(workers, worker) if workers is not None else None
-    if cluster:
-        cluster.announce()
+    cluster = join_cluster(workers, worker)
     flags = {
         "data": data,
         "network": network,
@@ -129,16 +124,13 @@ def train(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    run = None
-    if resume:
-        if recipe or setting or force or dry_run or any(value is not None for value in flags.values()):
-            raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
-        from edgecnn.runs import open_run
-
-        run = open_run(out)
-    resolved = run.recipe if run else resolve(recipe, setting, **flags)
+    if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
+        raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.runs import open_run
 
+    run = open_run(out) if resume else None
+    resolved = run.recipe if run else resolve(recipe, setting, **flags)
     with ProgressReporter() as reporter:
         dataset = open_images(resolved, run, reporter, cluster)
         if dry_run:
@@ -152,15 +144,26 @@ def train(
             run = new_run(resolved, dataset, out, force)
         else:
             require_same_images(run, dataset)
-        where = f"run {run.path}" if run else f"worker {worker}"
-        note(f"{where}: {network_name(resolved)} on {dataset.title}, {len(dataset.labels)} classes")
         info = train_run(resolved, dataset, run, reporter, cluster)
     if json:
-        emit_json({"run": str(run.path) if run else None, **info})
-    elif run:
-        print(f"{run.path}: {accuracy_text(info)}")
+        from edgecnn.tables import to_json
+
+        emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
-        print(f"{where}: the float phase is finished; worker 0 continues alone")
+        print(result_text(run, info, cluster))
+
+
+def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
+    """Return the machines of --workers, None without; TensorFlow hears of them before it is imported."""
+    if workers is None:
+        if worker is not None:
+            raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
+        return None
+    from edgecnn.workers import read_workers
+
+    cluster = read_workers(workers, worker)
+    cluster.announce()
+    return cluster
 
 
 def network_name(recipe: "Recipe") -> str:
@@ -225,7 +228,7 @@ def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool)
 
 def require_same_images(run: "Run", dataset: "Dataset") -> None:
     """Raise RunError if a run began with other images."""
-    if run.file("run.json").exists() and run.info["data"]["fingerprint"] != dataset.fingerprint:
+    if run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         from edgecnn.errors import RunError
 
         raise RunError(f"the images of {dataset.name} have changed since {run.path} began. Train a new run instead.")
@@ -233,10 +236,12 @@ def require_same_images(run: "Run", dataset: "Dataset") -> None:
 
 def train_run(
     recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
-) -> dict[str, Any]:
-    """Train, and say how to continue if Ctrl-C ends it."""
+) -> "RunInfo":
+    """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
     from edgecnn.pipeline import train_stage
 
+    where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
+    note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
     try:
         return train_stage(recipe, dataset, run, reporter, cluster)
     except KeyboardInterrupt:
@@ -245,8 +250,9 @@ def train_run(
         raise
 
 
-def accuracy_text(info: dict[str, Any]) -> str:
-    """Return the int8 model's validation accuracy, and how it was quantized."""
-    int8 = info["int8"]
-    how = {"qat": f"quantization-aware, epoch {int8['epoch']}", "ptq": "quantized after training"}[int8["method"]]
-    return f"validation accuracy of int8 ({how}): {info['validation_accuracy']:.2%}"
+def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
+    """Return the int8 model's validation accuracy, and how it was quantized; of a worker without a run, that its part is done."""
+    if run is None or info.int8 is None:
+        return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
+    how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
+    return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

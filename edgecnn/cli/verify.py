@@ -89,21 +89,12 @@ def verify(
       edgecnn verify --on rpi-zero2w,rpi3,rpi4,rpi5
       edgecnn verify --on rpi4 --model cats.edgecnn --data cats/ --engines all --release bookworm
     """
-    boards = None
-    if on:
-        boards = boards_of(on, engines, release, sample)
-    elif model or engines or release:
+    boards = boards_of(on, engines, release, sample) if on else None
+    if not on and (model or engines or release):
         raise typer.BadParameter("--engines, --release and --model go with --on.")
     if boards and (model or (run is None and not last_run())):
-        if (
-            run
-            or matrix
-            or tflite_python
-            or confident
-            or accept_conversion
-            or min_agreement is not None
-            or target_error is not None
-        ):
+        limits = (min_agreement, target_error)
+        if run or matrix or tflite_python or confident or accept_conversion or limits != (None, None):
             raise typer.BadParameter(
                 "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion and --target-error go with a run, "
                 "--model with a bundle."
@@ -117,7 +108,7 @@ def verify(
     from edgecnn.verify.gate import Gate, require_parity
 
     with ProgressReporter() as reporter:
-        report = verify_run(
+        report, page = verify_run(
             run,
             reporter.working,
             gate=Gate(
@@ -132,16 +123,19 @@ def verify(
             boards=boards,
         )
     show_report(report, json)
+    note(f"report: {page}") if json else print(f"report: {page}")
     require_parity(report)
 
 
-def verify_run(path: Path | None, progress: Any, **options: Any) -> "Report":
-    """Open a run and its data, and verify it with the options of `edgecnn.verify.verify`."""
+def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
+    """Open a run and its data, verify it with the options of `edgecnn.verify.verify`, and write its page."""
     from edgecnn.data import open_dataset
+    from edgecnn.report.page import write_run_page
     from edgecnn.runs import open_run
     from edgecnn.verify import verify as verify_exports
 
     opened = open_run(path)
     note(f"run {opened.path}")
     dataset = open_dataset(opened.recipe.data, progress=progress)
-    return verify_exports(opened, dataset, progress=progress, **options)
+    report = verify_exports(opened, dataset, progress=progress, **options)
+    return report, write_run_page(opened, dataset, progress)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from edgecnn.cli.stream import event_text, state_text
-from edgecnn.device.stream.results import Event, FrameResult
+from edgecnn.device.stream.events import CameraLostEvent, EndedEvent, Event, StateChangedEvent
+from edgecnn.device.stream.results import FrameResult
 
 DRAW_EVERY_S = 0.1
 """Shortest time between two drawings, in seconds."""
@@ -68,11 +69,11 @@ class View:
 
     def event(self, event: Event) -> None:
         """Print an event above the drawing; a change of the state is in the drawing."""
-        if event.kind == "state_changed":
+        if isinstance(event, StateChangedEvent):
             self._state = state_text(event)
             return
-        self._lost = event_text(event) if event.kind == "camera_lost" else ""
-        if event.kind in ("camera_lost", "ended"):
+        self._lost = event_text(event) if isinstance(event, CameraLostEvent) else ""
+        if isinstance(event, CameraLostEvent | EndedEvent):
             self._times.clear()
         self._write(self._erase() + self._fitted(event_text(event)) + "\n")
         self._drawn_lines = 0

@@ -42,8 +42,8 @@ Init = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="Start from the trained network of this run, with a new head: for few images. Its network and input apply unless "
-        "you name others. A recipe or a bundle stands for its run in runs/.",
+        help="Start from this run's trained network, with a new head, when you have few images. Its network and input apply unless "
+        "you name others. You may also name a recipe or a bundle: edgecnn then looks for its run in runs/.",
         show_default="none",
         rich_help_panel=DATA,
     ),
@@ -107,7 +107,7 @@ AcceptConversion = Annotated[
     bool,
     typer.Option(
         "--accept-conversion",
-        help="Let int8 files pass that differ from the fake-quantized model by more than the limit. Report and card say so.",
+        help="Pass int8 files even if they differ from the fake-quantized model by more than the limit. The report and the card say so.",
         show_default="off",
         rich_help_panel=GATE,
     ),
@@ -117,8 +117,8 @@ TargetError = Annotated[
     typer.Option(
         min=0.0001,
         max=0.9999,
-        help="Choose the smallest threshold that keeps the error among answered images at most this (a fraction), with 95 % "
-        "confidence, on validation images. Below it the model abstains.",
+        help="Choose the smallest threshold that keeps the error rate of answered images at or below this fraction, with 95 % "
+        "confidence, on validation images. Below the threshold the model abstains.",
         show_default="no threshold",
         rich_help_panel="Scores",
     ),
@@ -128,8 +128,8 @@ InputRange = Annotated[
     str | None,
     typer.Option(
         metavar="auto|centred|unit|raw",
-        help="How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit) or 0 to 255 (raw). auto takes the one that does best "
-        "on validation images, and on training images too where those are few, and names it.",
+        help="How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit) or 0 to 255 (raw). auto picks the one that does best "
+        "on validation images, and on training images too if those are few, and prints which.",
         show_default="auto",
         rich_help_panel=INPUT,
     ),

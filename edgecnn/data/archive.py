@@ -50,7 +50,7 @@ def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise DatasetError(f"{path} is not a zip file, or a damaged one: {error}. Make the zip again.") from None
+        raise DatasetError(f"{path} is not a zip file, or it is damaged: {error}. Make the zip again.") from None
     root = Folder()
     total = 0
     for member in archive.infolist():
@@ -58,20 +58,20 @@ def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
             raise UnsafeArchiveError(
-                f"{path}: the member {member.filename!r} leads outside of the archive. Nothing was read; "
+                f"{path}: the member {member.filename!r} points outside the archive. Nothing was read; "
                 "make the zip again from a folder that you trust."
             )
         total += member.file_size
         if member.file_size > MAX_FILE_BYTES or total > MAX_ARCHIVE_BYTES:
             raise UnsafeArchiveError(
-                f"{path}: the member {member.filename!r} claims {member.file_size:,} bytes, {total:,} up to it. "
+                f"{path}: the member {member.filename!r} claims {member.file_size:,} bytes, which brings the total to {total:,}. "
                 f"The limits are {MAX_FILE_BYTES:,} for one and {MAX_ARCHIVE_BYTES:,} for all. Nothing was read."
             )
         if not parts or any(map(hidden, parts)):
             continue
         if member.flag_bits & ENCRYPTED or member.compress_type not in METHODS:
             raise DatasetError(
-                f"{path}: the member {member.filename!r} is encrypted or packed by an unusual method. "
+                f"{path}: the member {member.filename!r} is encrypted or uses an unsupported compression method. "
                 "Make the zip again, stored or deflated, without a password."
             )
         try:

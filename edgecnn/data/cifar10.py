@@ -75,7 +75,7 @@ def read_cifar10(path: Path, progress: Progress | None = None) -> LabelledImages
         if received != BATCHES[name]:
             raise DatasetError(
                 f"{path}: {name} is not CIFAR-10's: its SHA-256 is {received}, expected {BATCHES[name]}. "
-                f"Replace it with a whole copy of {URL}."
+                f"Replace it with a complete copy of {URL}."
             )
         pixels, classes = read_batch(data, f"{path}: {name}")
         source = name.removesuffix(".bin")
@@ -83,7 +83,7 @@ def read_cifar10(path: Path, progress: Progress | None = None) -> LabelledImages
         meter.advance()
     missing = [name for name in BATCHES if name not in batches]
     if missing:
-        raise DatasetError(f"{path} lacks {', '.join(missing)}. Replace it with a whole copy of {URL}.")
+        raise DatasetError(f"{path} lacks {', '.join(missing)}. Replace it with a complete copy of {URL}.")
     return LabelledImages(
         name="cifar10",
         title="CIFAR-10",
@@ -103,7 +103,7 @@ def _check_archive(path: Path) -> None:
     if received != ARCHIVE_SHA256:
         raise DatasetError(
             f"{path} is not {URL}: its SHA-256 is {received}, expected {ARCHIVE_SHA256}. "
-            "Delete it, or replace it with a whole copy."
+            "Delete it, or replace it with a complete copy."
         )
 
 
@@ -117,7 +117,7 @@ def _from_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                 if file is not None and name.name in BATCHES:
                     yield name.name, file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} is damaged: {error}. Replace it with a whole copy of {URL}.") from None
+        raise DatasetError(f"{path} is damaged: {error}. Replace it with a complete copy of {URL}.") from None
 
 
 def _from_folder(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -126,7 +126,7 @@ def _from_folder(path: Path) -> Iterator[tuple[str, bytes]]:
             yield name, (path / name).read_bytes()
         except OSError as error:
             raise DatasetError(
-                f"cannot read {path / name}: {error.strerror or error}. Replace it with a whole copy of {URL}."
+                f"cannot read {path / name}: {error.strerror or error}. Replace it with a complete copy of {URL}."
             ) from None
 
 
@@ -149,6 +149,6 @@ def read_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
     if rest or not count or max(classes) >= len(LABELS):
         raise DatasetError(
             f"{where} is not a batch of CIFAR-10: expected records of {RECORD_BYTES:,} bytes, each a class from 0 to "
-            f"{len(LABELS) - 1} and 32x32 pixels; received {len(data):,} bytes. Replace it with a whole copy of {URL}."
+            f"{len(LABELS) - 1} and 32x32 pixels; received {len(data):,} bytes. Replace it with a complete copy of {URL}."
         )
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)), classes

@@ -15,6 +15,7 @@ from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameErro
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
+from edgecnn.run_info import Conflict, DataInfo, Duplicate
 
 PRECEDENCE = ("test", "validation", "train")
 """An image that is in two splits stays in the one that comes first here."""
@@ -31,26 +32,6 @@ class Split:
     images: np.ndarray
     classes: np.ndarray
     sources: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicate:
-    """An image kept out of `split`, because its pixels at the model's size are those of `of_source` in `of_split`."""
-
-    source: str
-    split: str
-    of_source: str
-    of_split: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conflict:
-    """A file whose content also has another label: one of the two labels is wrong."""
-
-    source: str
-    label: str
-    other_source: str
-    other_label: str
 
 
 class Dataset:
@@ -120,6 +101,21 @@ class Dataset:
                 "remove it from the wrong class."
             )
         return lines
+
+    def info(self, used: Mapping[str, int]) -> DataInfo:
+        """Return what a run records about its data; `used` counts the images that trained and validated, by split."""
+        return DataInfo(
+            name=self.name,
+            title=self.title,
+            native_shape=self.shape,
+            labels=tuple(self.labels),
+            fingerprint=self.fingerprint,
+            split_hashes=self.hashes,
+            split_sizes=self.sizes,
+            used=used,
+            duplicates=self.duplicates,
+            conflicts=self.conflicts,
+        )
 
     def load(
         self,

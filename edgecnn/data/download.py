@@ -77,7 +77,7 @@ def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> Non
             part.unlink()
         raise DownloadError(
             f"{remote.url} did not send the expected file; what it sent was deleted: {error}\n"
-            f"Run again to download it again. {remote.offline}"
+            f"Run the same command to try again. {remote.offline}"
         ) from None
     with _writing(target):
         with part.open("rb+") as file:

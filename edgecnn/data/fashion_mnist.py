@@ -100,7 +100,7 @@ def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Labell
         pixels = arrays[f"{prefix}-images-idx3-ubyte"]
         classes = arrays[f"{prefix}-labels-idx1-ubyte"]
         if pixels.shape[1:] != (28, 28) or classes.shape != pixels.shape[:1] or classes.max(initial=0) >= len(LABELS):
-            raise DatasetError(f"{folder}: images {pixels.shape} and labels {classes.shape} do not fit Fashion-MNIST")
+            raise DatasetError(f"{folder}: images {pixels.shape} and labels {classes.shape} do not match Fashion-MNIST")
         items.extend(array_items(split, split, pixels[..., np.newaxis], classes.tolist()))
     return LabelledImages(
         name="fashion-mnist",
@@ -128,12 +128,12 @@ def _check(path: Path, name: str) -> bytes:
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}. Delete it, or replace it with a whole copy.") from None
+        raise DatasetError(f"{path} cannot be read: {error}. Delete it, or replace it with a complete copy.") from None
     received = sha256(data)
     if received != FILES[name]:
         raise DatasetError(
             f"{path} is not Fashion-MNIST's {name}: the SHA-256 of its unpacked bytes is {received}, expected "
-            f"{FILES[name]}. Delete it, or replace it with a whole copy."
+            f"{FILES[name]}. Delete it, or replace it with a complete copy."
         )
     return data
 

@@ -18,5 +18,7 @@ def data_home() -> Path | None:
     if not text:
         return None
     if not os.path.isdir(text):
-        raise DatasetError(f"{VARIABLE} is {text!r}, which is not a folder. Unset it, or set it to one with datasets.")
+        raise DatasetError(
+            f"{VARIABLE} is {text!r}, which is not a folder. Unset it, or set it to a folder of datasets."
+        )
     return Path(text)

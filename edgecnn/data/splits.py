@@ -58,7 +58,7 @@ def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: D
     for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if not divided[split]:
             raise DatasetError(
-                f"{where}: no image is in {split}, which gets {fraction:.0%} of them by their content.\n"
+                f"{where}: no image is in {split}, which takes {fraction:.0%} of them, chosen by content.\n"
                 f"Add images (about {_needed(1 - fraction)} in all make an empty split unlikely), raise "
                 f"data.{split}_fraction, or add a {split} folder."
             )

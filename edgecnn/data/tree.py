@@ -78,7 +78,7 @@ def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str]]:
     if not labels:
         raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
     if len(labels) == 1:
-        raise DatasetError(f"{where} has one class only, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
+        raise DatasetError(f"{where} has only one class, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
     for label in labels:
         if why := why_not_a_label(label):
             raise DatasetError(

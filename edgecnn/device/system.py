@@ -1,7 +1,6 @@
 """The machine as the checks see it: files below a root and commands through a runner, so that a test can simulate any board."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -11,47 +10,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edgecnn.cpu import read_cpu
-from edgecnn.runtime.isolated import signal_words
-
-
-class Finished(NamedTuple):
-    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it cannot be run or took too long."""
-
-    code: int | None
-    out: str
-    err: str
-
-    @property
-    def how(self) -> str:
-        """How it ended, for people, such as "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
-        if self.code is None:
-            return self.err
-        if self.code < 0:
-            return signal_words(-self.code)
-        return f"exit code {self.code}"
-
-    @property
-    def said(self) -> str:
-        """The last line of standard error that is not empty, without the command's own prefix."""
-        lines = [line for line in self.err.splitlines() if line.strip()]
-        return lines[-1].removeprefix("edgecnn: error: ").strip() if lines else ""
-
-    @property
-    def failure(self) -> str:
-        """How it ended, and the last thing that it said."""
-        return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """The JSON object that it printed, {} if it did not."""
-        try:
-            table = json.loads(self.out)
-        except ValueError:
-            return {}
-        return table if type(table) is dict else {}
+from edgecnn.runtime.program import Finished
 
 
 class Space(NamedTuple):

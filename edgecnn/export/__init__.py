@@ -49,13 +49,13 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     """
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
-        raise ExportError(f"no export as {format_} {precision}. Known: {known}.")
+        raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")
     if format_ == "tflite" and precision.startswith("int8"):
         choices: tuple[str, ...] = IOS if precision == "int8" else ("int8",)
     else:
         choices = ("uint8",) if precision == "int8" else ("float32",)
     if io is not None and io not in choices:
-        raise ExportError(f"{format_} {precision} has input and output of {' or '.join(choices)}, received {io}.")
+        raise ExportError(f"{format_} {precision} supports input and output of {' or '.join(choices)}, received {io}.")
     return io or choices[0]
 
 
@@ -65,8 +65,8 @@ def alternative(run: Run) -> tuple[str, str] | None:
         return None
     if run.int8_method == "ptq":
         return ALTERNATIVES[1]
-    refused = "int8" in run.info and run.info["int8"]["validation"]["ptq"] is None  # the converter could not
-    return None if refused else ALTERNATIVES[0]
+    int8 = run.info.int8
+    return None if int8 and int8.validation.ptq is None else ALTERNATIVES[0]  # None: the converter could not
 
 
 def source_model(run: Run, precision: str) -> str:

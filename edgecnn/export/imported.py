@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgecnn.errors import ExportError
+from edgecnn.errors import ExportError, first_line
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
@@ -71,9 +71,8 @@ def read_model(path: Path) -> Imported:
         except LOAD_ERRORS as error:
             if isinstance(error, ExportError):
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(
-                f"cannot read the model {path}: {reason}. Expected {KINDS} without custom layers."
+                f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
             ) from error
     return Imported(frozen, opened.what, cut)
 
@@ -109,7 +108,7 @@ def _keras_version(path: Path) -> str:
         raise ExportError(f"{path} is neither a .keras nor a .h5 file. Expected {KINDS}.")
     with h5py.File(path, "r") as file:
         if "model_config" not in file.attrs:
-            raise ExportError(f"{path} holds weights alone, expected a whole model. Save it with model.save(...).")
+            raise ExportError(f"{path} holds only weights, expected a whole model. Save it with model.save(...).")
         version = file.attrs.get("keras_version", "2, or older")
         return version.decode() if isinstance(version, bytes) else str(version)  # bytes in files of Keras 2.2
 
@@ -133,7 +132,7 @@ def _open_saved_model(path: Path) -> SourceModel:
 def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
         raise ExportError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one image to one vector."
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one input, an image, and one output, a vector."
         )
 
 
@@ -143,7 +142,9 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
 
     sides = opened.shape[1:]
     if len(sides) != 3 or not all(sides) or sides[2] not in (1, 3):
-        raise ExportError(f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with fixed sides.")
+        raise ExportError(
+            f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with a fixed height and width."
+        )
     if opened.dtype != "float32":
         raise ExportError(
             f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast from its beginning."
@@ -156,7 +157,7 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
     function = convert_variables_to_constants_v2(forward.get_concrete_function())
     tensor = function.outputs[0]
     if tensor.shape.rank != 2 or tensor.shape[1] is None:
-        raise ExportError(f"the model gives {tuple(tensor.shape)}, expected (None, num_classes).")
+        raise ExportError(f"the model's output has the shape {tuple(tensor.shape)}, expected (None, num_classes).")
     last = tensor
     while last.op.type in SAME_VALUES:
         last = last.op.inputs[0]

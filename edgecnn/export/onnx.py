@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from edgecnn.errors import ExportError
+from edgecnn.errors import ExportError, first_line
 from edgecnn.export import onnx_float16, onnx_int8
 from edgecnn.export.qdq import INPUT, OUTPUT
 from edgecnn.files import quiet_stderr
@@ -82,7 +82,7 @@ def _checked(model: "onnx.ModelProto") -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the ONNX file is not valid: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"the ONNX file is not valid: {first_line(error)}") from error
     opsets = {item.domain: item.version for item in model.opset_import if item.domain in ("", "ai.onnx")}
     batches = {value.type.tensor_type.shape.dim[0].dim_param for value in (model.graph.input[0], model.graph.output[0])}
     if set(opsets.values()) != {onnx_int8.OPSET} or batches != {onnx_int8.BATCH}:

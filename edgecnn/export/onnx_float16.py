@@ -39,7 +39,7 @@ def convert(model: "onnx.ModelProto") -> "onnx.ModelProto":
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise ExportError(
-                    f"the ONNX graph's {node.op_type} {node.name!r} holds a graph of its own: no float16."
+                    f"the ONNX graph's {node.op_type} {node.name!r} holds a subgraph, which cannot become float16."
                 )
             if attribute.HasField("t"):
                 _to_half(attribute.t)
@@ -68,6 +68,6 @@ def _to_half(tensor: "onnx.TensorProto") -> None:
     largest = float(np.max(np.abs(values), initial=0.0))
     if np.isfinite(largest) and largest > LARGEST:
         raise ExportError(
-            f"{tensor.name!r} holds {largest:g}, and float16 ends at {LARGEST:g}. Export float32 instead."
+            f"{tensor.name!r} holds {largest:g}, but the largest float16 value is {LARGEST:g}. Export float32 instead."
         )
     tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name))

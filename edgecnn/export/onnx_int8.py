@@ -65,7 +65,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
             continue  # it computes a shape, which the tensor of that shape states
         if operator.name not in OPERATORS:
             raise ExportError(
-                f"the int8 TFLite file holds {operator.name}, which has no ONNX int8 form here. "
+                f"the int8 TFLite file holds {operator.name}, which edgecnn cannot convert to ONNX int8. "
                 f"Replace the layer that makes it, or export float32 instead. Known: {', '.join(sorted(OPERATORS))}."
             )
         OPERATORS[operator.name](builder, operator)
@@ -187,7 +187,9 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     if len(out.shape) != 2 or options.weightsFormat:
-        raise ExportError(f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights: not known here")
+        raise ExportError(
+            f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights, expected two dimensions and plain weights"
+        )
     if len(x.shape) == 2:
         real = builder.real(x)
     else:
@@ -223,7 +225,9 @@ def mean(builder: Builder, operator: Operator) -> None:
     x, out = entry(operator), operator.outputs[0]
     over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
     if len(x.shape) != 4 or over != [1, 2]:
-        raise ExportError(f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected 1 and 2 of four")
+        raise ExportError(
+            f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected axes 1 and 2 of four dimensions"
+        )
     code = builder.add(
         "QuantizeLinear", [builder.add("GlobalAveragePool", [builder.real(x)]), *builder.parameters(out)]
     )
@@ -264,7 +268,7 @@ def reshaping(builder: Builder, operator: Operator) -> None:
     sizes = out.signature[1:]
     if sizes.count(-1) > 1 or (-1 not in sizes and math.prod(sizes) != math.prod(x.shape[1:])):
         into = f"turns {x.signature} into {out.signature}"
-        raise ExportError(f"{operator.name} {out.name!r} {into}, expected the batch to stay and one open size at most")
+        raise ExportError(f"{operator.name} {out.name!r} {into}, expected the same batch and at most one unknown size")
     code = builder.reshape(builder.flat(x), sizes)
     builder.store(builder.add("Transpose", [code], perm=TO_NCHW) if len(out.shape) == 4 else code, out)
 

@@ -1,10 +1,13 @@
 """The representative dataset: training images on which activation ranges are calibrated where training did not set them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split, open_dataset
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
+from edgecnn.run_info import RepresentativeInfo
 from edgecnn.runs import Run
 
 IMAGES = 500
@@ -56,11 +59,10 @@ def representative_dataset(
     dataset = dataset or open_dataset(run.recipe.data, progress=progress)
     advice = "Calibrate on the same data, or begin a new run."
     run.require_split("train", dataset.hashes["train"], dataset.name, advice)
-    settings = info.get("representative_dataset", {})
-    count, seed = settings.get("images", IMAGES), settings.get("seed", run.recipe.seed)
-    split = dataset.load(("train",), **info["input"], stage="export", progress=progress)["train"]
-    images = split.images[balanced(split, count, seed)]
-    drawn = {"split": "train", "images": count, "drawn": len(images), "seed": seed, "sha256": sha256(images.tobytes())}
-    if drawn != settings:
-        run.write_info(info | {"representative_dataset": drawn})
+    settings = info.representative_dataset or RepresentativeInfo(images=IMAGES, seed=run.recipe.seed)
+    split = dataset.load(("train",), **vars(info.input), stage="export", progress=progress)["train"]
+    images = split.images[balanced(split, settings.images, settings.seed)]
+    drawn = replace(settings, split="train", drawn=len(images), sha256=sha256(images.tobytes()))
+    if drawn != info.representative_dataset:
+        run.write_info(replace(info, representative_dataset=drawn))
     return RepresentativeDataset(images, run.recipe.input_scale, run.recipe.input_zero_point)

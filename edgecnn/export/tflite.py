@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.errors import ExportError
+from edgecnn.errors import ExportError, first_line
 from edgecnn.export.flatbuffer import FLOATS, Graph, read
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import FloatModel
@@ -163,8 +163,9 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
         try:
             return converter.convert()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"TensorFlow could not convert the model to {precision} TFLite: {reason}") from error
+            raise ExportError(
+                f"TensorFlow could not convert the model to {precision} TFLite: {first_line(error)}"
+            ) from error
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
@@ -212,5 +213,5 @@ def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None
         operators = ", ".join(sorted({operator for operator, _ in tensors}))
         raise ExportError(
             f"the {precision} TFLite file holds {len(tensors)} float tensors, at: {operators} (the first is {tensors[0][1]!r}). "
-            "A layer there cannot be quantized; replace it by one that can."
+            "A layer there cannot be quantized; replace it with one that can."
         )

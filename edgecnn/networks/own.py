@@ -51,7 +51,9 @@ def own_network(name: str) -> OwnNetwork | None:
     """
     file, colon, function = name.rpartition(":")
     if name.endswith(".py"):
-        raise NetworkError(f"{name} names a file without a function. Write {name}:build if its function is build.")
+        raise NetworkError(
+            f"{name} names a file without a function. Write {name}:build if the function is called build."
+        )
     if not colon:
         return None
     if not file.endswith(".py") or not function.isidentifier():
@@ -142,11 +144,11 @@ def _check_kind(model: Any, own: OwnNetwork) -> None:
         base.__module__.startswith("keras.") for base in type(model).__mro__
     ):
         raise NetworkError(
-            f"{own.label} returned a model of Keras 3, which cannot be trained quantization-aware.\n"
+            f"{own.label} returned a Keras 3 model, which does not support quantization-aware training.\n"
             "Import Keras from tf_keras instead: from tf_keras import Input, Model, layers"
         )
     if not isinstance(model, keras.Model):
-        raise NetworkError(f"{own.label} returned {type(model).__name__}, expected a functional model of tf_keras.")
+        raise NetworkError(f"{own.label} returned {type(model).__name__}, expected a functional tf_keras model.")
     if not getattr(model, "_is_graph_network", False):
         raise NetworkError(
             f"{own.label} returned the subclassed model {type(model).__name__}, expected a functional one: "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgecnn.recipe import to_toml
+from edgecnn.report.metadata import metadata_block
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,
@@ -16,6 +17,7 @@ from edgecnn.report.table import (
     score_lines,
     warning_lines,
 )
+from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
 from edgecnn.verify.confidence import ChosenConfidence
 from edgecnn.verify.report import BoardRow, Report
@@ -31,33 +33,45 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         report: its parity report.
         confidence: its temperature and threshold, with what they are worth on validation.
     """
-    info, recipe = run.info, run.recipe
-    data, shape = info["data"], info["input"]
-    sizes, used = data["split_sizes"], data["used"]
-    title = recipe.name or run.name
-    duplicates = len(data["duplicates"])
-    if run.imported:
-        drawn = info["representative_dataset"].get("drawn")
-        how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
-        origin = [
-            f"Imported ({info['imported']['format']}){how}. {sizes['test']:,} images for the test below."
-            + (f" {info['imported']['range']}." if "range" in info["imported"] else "")
-        ]
-    else:
-        origin = [
-            f"Trained on {data['title']}: {used['train']:,} images for training, {used['validation']:,} for validation, "
-            f"{sizes['test']:,} for the test below"
-            + (f"; {duplicates} exact duplicates across splits were kept out of training." if duplicates else "."),
-            f"Training took {info['seconds']:,.0f} s.",
-        ]
+    info = run.info
+    name = run.recipe.name or run.name
     lines = [
-        f"# {title}",
+        metadata_block(name, report),
+        f"# {name}",
         "",
-        f"`{run.public_recipe.network.name}` ({info['parameters']:,} parameters), input {shape['height']}x{shape['width']}x"
-        f"{shape['channels']}, {len(data['labels'])} classes: {', '.join(data['labels'])}.",
+        f"`{run.public_recipe.network.name}` ({info.parameters:,} parameters), input {info.input.height}x{info.input.width}x"
+        f"{info.input.channels}, {len(info.data.labels)} classes: {', '.join(info.data.labels)}.",
         "",
-        *origin,
+        *origin_lines(info),
         "",
+        *measured_section(report, confidence),
+        *boards_section(report.boards),
+        *recipe_section(run, report),
+    ]
+    return "\n".join(lines)
+
+
+def origin_lines(info: RunInfo) -> list[str]:
+    """Return lines on where a model comes from: its training, or the file that it was imported from."""
+    sizes, used, imported = info.data.split_sizes, info.data.used, info.imported
+    if imported:
+        drawn = info.representative_dataset.drawn if info.representative_dataset else None
+        how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
+        return [
+            f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}.",
+        ]
+    kept_out = len(info.data.duplicates)
+    return [
+        f"Trained on {info.data.title}: {used['train']:,} images for training, {used['validation']:,} for validation, "
+        f"{sizes['test']:,} for the test below"
+        + (f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."),
+        f"Training took {info.seconds:,.0f} s.",
+    ]
+
+
+def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
+    """Return the section with the parity report's figures."""
+    return [
         "## Measured",
         "",
         f"On the test split of {report.data.title}, {report.data.test_images:,} images, used once. Drop (percentage "
@@ -73,11 +87,16 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         f"- Times: {report.timing}; {report.machine}.",
         f"- Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}.",
         "",
-        *boards_section(report.boards),
+    ]
+
+
+def recipe_section(run: Run, report: Report) -> list[str]:
+    """Return the section on how to make the model again."""
+    return [
         "## Made with",
         "",
         ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())) + ".",
-        f"Data fingerprint (SHA-256): `{data['fingerprint']}`.",
+        f"Data fingerprint (SHA-256): `{run.info.data.fingerprint}`.",
         "",
         "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
         "",
@@ -86,7 +105,6 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         "```",
         "",
     ]
-    return "\n".join(lines)
 
 
 def boards_section(boards: Sequence[BoardRow]) -> list[str]:

@@ -75,6 +75,11 @@ def conversion_verdict(comparison: Comparison) -> str:
 
 
 def warning_lines(report: Report) -> list[str]:
+    """Return a report's warnings as lines for people."""
+    return [f"WARNING: {warning}" for warning in warnings_of(report)]
+
+
+def warnings_of(report: Report) -> list[str]:
     """Return what a reader must not miss in a report: models at chance level, conversions that were accepted, a doubtful input range."""
     warnings = [chance_warning(report)]
     for item in report.comparisons:
@@ -82,7 +87,7 @@ def warning_lines(report: Report) -> list[str]:
             figures = " and ".join(measured(item, figure) for figure in item.failed)
             warnings.append(f"the conversion of {item.candidate} was accepted: it {figures} (limit: {item.limit}).")
     warnings += [f"{item.model}: {item.warning}" for item in report.input_ranges if item.warning]
-    return [f"WARNING: {warning}" for warning in warnings if warning]
+    return [warning for warning in warnings if warning]
 
 
 METHODS = {

@@ -18,7 +18,10 @@ REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE)
 
 @dataclass(slots=True)
 class Score:
-    """One class and its score, a softmax probability in [0, 1]. Not frozen: three of them an image would cost three times as much."""
+    """One class and its score, a softmax probability in [0, 1].
+
+    Not frozen: creating three for each image would then cost three times as much.
+    """
 
     label: str
     index: int
@@ -26,7 +29,7 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, and what to make of them.
+    """The best classes, best first, and the decision that follows.
 
     `top` is kept when the decision is to abstain; it is empty only where the scores are not numbers. `decision` is the first class's
     label, or ABSTAIN; `reason` is then one of REASONS, else None. `lead` is by how much the best score exceeds the second, in [0, 1]; a
@@ -65,8 +68,8 @@ def decide(
         scores: float32, shape (num_classes,).
         labels: one for each class.
         top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
-        threshold: the least score of the best class, in [0, 1].
-        margin: the least lead of the best score over the second, in [0, 1].
+        threshold: the lowest accepted score of the best class, in [0, 1].
+        margin: the smallest accepted lead of the best score over the second, in [0, 1].
 
     Raises:
         ValueError: if `top_k` is less than 1, or `threshold` or `margin` is not in [0, 1].
@@ -92,10 +95,10 @@ def decide(
 
 
 class Smoother:
-    """Turns a decision a frame into a state that does not flicker.
+    """Turns the decisions on single frames into a state that does not flicker.
 
-    `state` is a label, ABSTAIN, or None before enough frames were seen. A decision becomes the state when it was that of `frames`
-    frames in a row; by majority, when it was that of more than half of the last `frames`.
+    `state` is a label, ABSTAIN, or None until enough frames have been seen. A decision becomes the state after `frames` frames in a row
+    with that decision; by majority, once more than half of the last `frames` frames had it.
     """
 
     def __init__(self, frames: int = 1, majority: bool = False) -> None:
@@ -114,7 +117,7 @@ class Smoother:
         """
         kind, _, number = text.rpartition(":")
         if kind not in ("", "majority") or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
-            raise ValueError(f"received {text!r}, expected a number of frames, 3, or majority:5; 1 to 1000")
+            raise ValueError(f"received {text!r}, expected a number of frames from 1 to 1000, such as 3 or majority:5")
         if text.startswith(":"):
             raise ValueError(f"received {text!r}, expected 3 or majority:5")
         return Smoother(int(number), bool(kind))
@@ -135,7 +138,7 @@ class Smoother:
         return True
 
     def reset(self) -> bool:
-        """Forget all frames: there is no state. Return whether there was one."""
+        """Forget all frames, so that there is no state. Return whether there was one."""
         had = self.state is not None
         self.state = None
         self._last.clear()

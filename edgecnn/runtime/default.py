@@ -17,7 +17,7 @@ LAST_BUNDLE = "last-bundle"
 
 
 class BundleChoice(NamedTuple):
-    """A bundle's path and why it was taken."""
+    """A bundle's path, and why it was chosen."""
 
     path: Path
     reason: str
@@ -148,7 +148,7 @@ def open_model(
     Args:
         bundle: as read.
         engine, provider, precision: as in `choose_model`.
-        num_threads: threads of one inference, 1 by default.
+        num_threads: threads for one inference; 1 by default.
 
     Raises:
         UnknownNameError, EngineError, ProviderError: if the request cannot be met.

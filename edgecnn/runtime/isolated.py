@@ -1,4 +1,4 @@
-"""Run a function in a process of its own: a crash or a hang there does not affect this process."""
+"""Run a function in a separate process: a crash or a hang there does not affect this one."""
 
 import os
 import signal

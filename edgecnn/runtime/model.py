@@ -51,7 +51,7 @@ class Model:
         self._num_classes = num_classes
         if num_classes is not None and engine.output.shape[1:] != (num_classes,):
             raise EngineError(
-                f"the model gives outputs of shape {engine.output.shape[1:]}, and {num_classes} labels need ({num_classes},)"
+                f"the model gives outputs of shape {engine.output.shape[1:]}, but {num_classes} labels need ({num_classes},)"
             )
         self._scale, self._zero_point = np.float32(engine.output.scale), np.float32(engine.output.zero_point)
 

@@ -3,26 +3,27 @@
 For another system's Python, such as an emulated board's; prints a JSON object that names the engine.
 """
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import bundle_model
+from edgecnn.runtime.program import run_program
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Read uint8 pixels, shape (n, height, width, channels), write the raw outputs and say what ran them."""
     bundle_path, file, name, threads, pixels, outputs = sys.argv[1:]
     bundle = read_bundle(Path(bundle_path))
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads))
     np.save(outputs, bundle_model(engine, bundle.manifest).outputs(np.load(pixels, allow_pickle=False)))
-    print(json.dumps({"name": engine.name, "version": engine.version, "provider": engine.provider}))
+    return {"engine": described(engine)}
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

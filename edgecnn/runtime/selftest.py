@@ -20,7 +20,7 @@ were up to three codes from XNNPACK on a residual network, two on a plain one.""
 
 
 LIMIT_S = 60.0
-"""The time limit of one model in a process of its own, in seconds. A Raspberry Pi takes less than one for the models that ship."""
+"""The time limit of one model in a separate process, in seconds. A Raspberry Pi takes less than one for the models that ship."""
 
 
 class Row(NamedTuple):
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 class Layer(NamedTuple):
     """What comes before the model: `layer` is "decode" (encoded image to pixels) or "resize" (pixels to the model's input).
 
-    Both must be exact: `differing` names the golden images that were not, of `images` that were checked.
+    Both steps must be exact. `images` golden images were checked; `differing` names those that were not exact.
     """
 
     layer: str
@@ -68,13 +68,13 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
     Args:
         bundle: as read.
-        engines: names of the engines to use, each of which must be installed; all that are installed by default.
-        num_threads: threads of one inference.
-        apart: whether each model is opened in a process of its own, so that one that crashes or hangs its engine is a failed row.
+        engines: names of the engines to use, each of which must be installed; by default, all that are installed.
+        num_threads: threads for one inference.
+        apart: whether to open each model in a separate process, so that a model that crashes or hangs its engine becomes a failed row.
 
     Raises:
-        UnknownNameError: for an engine that does not exist.
-        EngineError: for a requested one that is not installed.
+        UnknownNameError: if a requested engine does not exist.
+        EngineError: if a requested engine is not installed.
     """
     for name in engines or ():
         known_engine(name)
@@ -126,13 +126,13 @@ def require_pass(report: Report) -> None:
     for layer in report.layers:
         if not layer.passed:
             raise SelftestError(
-                f"the layer {layer.layer} gives other bytes than the bundle's for {len(layer.differing)} of {layer.images} golden "
+                f"the layer {layer.layer} does not reproduce the bundle's bytes for {len(layer.differing)} of {layer.images} golden "
                 f"images ({', '.join(layer.differing[:3])}). Install the Pillow that the bundle was made with, from its wheel."
             )
     failed = [row for row in report.rows if row.passed is False]
     if failed:
         row = failed[0]
-        reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
+        reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, the limit is {row.allowed:g}"
         raise SelftestError(
             f"{row.model} on {row.engine} does not answer as the bundle says: {reason} ({len(failed)} failed). "
             "Do not use it here; try another engine, or another version of it."
@@ -144,7 +144,7 @@ def require_pass(report: Report) -> None:
 
 
 def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
-    """Run `check_model` in a process of its own, for at most LIMIT_S seconds. A crash is a failed row too."""
+    """Run `check_model` in a separate process, for at most LIMIT_S seconds. A crash is a failed row too."""
     from edgecnn.runtime.isolated import isolated
 
     try:

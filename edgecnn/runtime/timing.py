@@ -1,4 +1,4 @@
-"""Time calls that are compared: interleaved, so that other work on the machine affects all of them alike."""
+"""Time calls in order to compare them, interleaved so that other work on the machine affects all of them alike."""
 
 import random
 import time
@@ -20,7 +20,7 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
     Args:
         calls: what to call, by name.
         warmup: rounds that are not counted.
-        repeats: rounds that are, at least 1.
+        repeats: rounds that are counted, at least 1.
 
     Returns:
         The timing of each, by name.
@@ -41,7 +41,7 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
 
 
 def interleave(names: Sequence[str], repeats: int, block: int, seed: int = 0) -> Iterator[tuple[str, range]]:
-    """Yield what to call next, in blocks of calls: every name once a round, in a new random order each round.
+    """Yield what to call next, in blocks of calls: every name once in each round, in a new random order each time.
 
     Blocks let caches and threads settle after another call's block; random orders keep a name from always following the same one.
 

@@ -1,6 +1,6 @@
 """The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands.
 
-One JSON file holds one entry a bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
+One JSON file holds one entry for each bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
 that it was measured with.
 """
 
@@ -30,7 +30,7 @@ MAX_THREADS = 256
 class Tuned:
     """A measured winner: what to open, and the conditions of the measurement.
 
-    `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, as 2026-11-25.
+    `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, such as 2026-11-25.
     """
 
     engine: str = key(choices=tuple(ENGINES))

@@ -1,28 +1,29 @@
 """Run a model over stored inputs: `python -m edgecnn.runtime.worker ENGINE MODEL.tflite INPUTS.npy OUTPUTS.npy`.
 
-For an engine that lives in an environment of its own; prints a JSON object that names it.
+For an engine that lives in a separate environment; prints a JSON object that names it.
 """
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.engines import described, open_engine
+from edgecnn.runtime.program import run_program
 
 CHUNK = 500
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Read the inputs, of the model's own input type, write the raw outputs and say what ran them."""
     name, model, inputs, outputs = sys.argv[1:]
     engine = open_engine(name, Path(model).read_bytes(), Path(model).suffix[1:])
     images = np.load(inputs, mmap_mode="r", allow_pickle=False)
     chunks = [engine.run(np.asarray(images[start : start + CHUNK])) for start in range(0, len(images), CHUNK)]
     np.save(outputs, np.concatenate(chunks))
-    print(json.dumps({"engine": f"{engine.name} {engine.version} ({engine.provider})"}))
+    return {"engine": described(engine)}
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

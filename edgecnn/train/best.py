@@ -14,6 +14,7 @@ import numpy as np
 
 from edgecnn.data import Split
 from edgecnn.networks.keras import keras, tf
+from edgecnn.run_info import Asked, Method, Validated
 
 CHANCE = 2.0
 """Standard errors by which two accuracies differ by chance, in 95 % of cases."""
@@ -71,15 +72,15 @@ class Score:
             return difference > 0
         return (self.agreed, self.right) > (other.agreed, other.right)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Validated:
         """Return the figures that are recorded."""
-        return {
-            "accuracy": self.accuracy,
-            "agreement": self.agreement,
-            "lost": self.lost,
-            "gained": self.gained,
-            "standard_error": self.standard_error,
-        }
+        return Validated(
+            accuracy=self.accuracy,
+            agreement=self.agreement,
+            lost=self.lost,
+            gained=self.gained,
+            standard_error=self.standard_error,
+        )
 
 
 def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Score:
@@ -101,7 +102,7 @@ def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Sco
     )
 
 
-def better_method(asked: str, qat: Score | None, ptq: Score | None) -> str:
+def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> Method:
     """Return how the int8 models are made: as requested, or by the rule if that is "auto".
 
     Args:

@@ -6,7 +6,7 @@ and, after the float phase, goes on alone; the others write nothing and take the
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 from edgecnn.errors import ClusterError, RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.networks.keras import keras, tf
-from edgecnn.recipe import Recipe, to_tables
+from edgecnn.recipe import Recipe
+from edgecnn.run_info import RunInfo
 from edgecnn.runs import without_folders
+from edgecnn.tables import to_json
 from edgecnn.train.checkpoint import Checkpoint
 from edgecnn.train.loop import Phase
 from edgecnn.workers import Workers
@@ -195,14 +197,14 @@ def from_first(
     return Checkpoint(phase=phase.name, epoch=epoch, arrays=arrays, history=()), done
 
 
-def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: Mapping[str, Any]) -> None:
+def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -> None:
     """Check that all workers were given the same recipe and images, wherever these lie.
 
     Args:
         strategy: the workers'.
         workers: which of them this is.
         recipe: this one's recipe.
-        info: what tells this one's images, teacher and versions, as JSON values.
+        info: tells this one's images, networks from elsewhere and versions.
 
     Raises:
         ClusterError: on every worker, if one has another.
@@ -210,13 +212,14 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: Mapping[st
     bare = without_folders(recipe)
     bare = replace(bare, data=replace(bare.data, source=""), train=replace(bare.train, teacher=""))
     table = np.zeros((len(workers.addresses), 32), np.int32)
-    table[workers.index] = list(bytes.fromhex(sha256(canonical_json([to_tables(bare), dict(info)]).encode())))
+    given = (bare, info.data.fingerprint, info.versions, info.network, info.init, info.teacher)
+    table[workers.index] = list(bytes.fromhex(sha256(canonical_json(to_json(given)).encode())))
     table = add_up(strategy, workers, table)
     other = [
         address for address, row in zip(workers.addresses, table, strict=True) if not np.array_equal(row, table[0])
     ]
     if other:
         raise ClusterError(
-            f"{', '.join(other)} has another recipe, other images or other versions than {workers.addresses[0]} (worker 0).",
+            f"{', '.join(other)}: the recipe, images or versions differ from those of {workers.addresses[0]} (worker 0).",
             advice="same_command",
         )

@@ -118,10 +118,9 @@ def float_phase(
             model.set_weights(weights)
         optimizer = build_optimizer(recipe.train)
         optimizer.build(model.trainable_variables)
-    replicas = 1
     if strategy:
         distribute.synchronize_batch_norm(model)
-        replicas = strategy.num_replicas_in_sync
+    replicas = strategy.num_replicas_in_sync if strategy else 1
     kept = build() if strategy else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     loss_of = objective(recipe.train, num_classes)
@@ -146,7 +145,6 @@ def float_phase(
         copy_weights()
         return accuracy_on(predict, *validation)
 
-    copy_weights()
     predict = predictor(kept, recipe.input_scale, recipe.input_zero_point)
     return kept, Phase(
         name="float",
@@ -155,6 +153,7 @@ def float_phase(
         validate=validate,
         learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
         variables=distribute.copies(strategy, [*model.variables, *optimizer.variables]),
+        finish=copy_weights,
     )
 
 

@@ -44,13 +44,13 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> "keras.layers.Lay
         shapes = [[tuple(weight.shape) for weight in item.weights] for item in (layer, other)]
         if type(layer).__name__ != type(other).__name__ or shapes[0] != shapes[1]:
             raise NetworkError(
-                f"cannot start from that network: layer {layer.name} has weights {shapes[0]}, there {other.name} has {shapes[1]}. "
-                "Use the same network, options, channels and input size: leave them out, and they are taken from there."
+                f"cannot start from that network: its layer {other.name} has weights {shapes[1]}, but {layer.name} here has {shapes[0]}. "
+                "Use its network, options, channels and input size, which apply if you give none."
             )
     if len(mine) != len(theirs):
         raise NetworkError(
-            f"cannot start from that network: it has {len(theirs)} layers with weights, this one {len(mine)}. "
-            "Use the same network and input size: leave them out, and they are taken from there."
+            f"cannot start from that network: it has {len(theirs)} layers with weights, but this one has {len(mine)}. "
+            "Use its network and input size, which apply if you give none."
         )
     for layer, other in zip(mine[:-1], theirs[:-1], strict=True):
         layer.set_weights(other.get_weights())

@@ -128,7 +128,7 @@ class Phase:
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
     after each epoch, counted from 1, and returns the figures of EXAMINED or nothing; where `stopped()` is true the
-    phase ends early.
+    phase ends early. `finish()` is called at the end, also where a checkpoint had all epochs.
     """
 
     name: str
@@ -139,6 +139,7 @@ class Phase:
     variables: Sequence[Any]
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     stopped: Callable[[], bool] = lambda: False
+    finish: Callable[[], None] = lambda: None
 
 
 def run_phase(
@@ -180,6 +181,7 @@ def run_phase(
         save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
         write_history(run, history)
         scalars.add(history[-1])
+    phase.finish()
     return history
 
 
@@ -230,22 +232,22 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
             report(progress())
     fetch()
     seconds = time.monotonic() - started
-    speed = seen / max(seconds, 1e-9)
-    validated = {"validation_accuracy": phase.validate(), **phase.examine(epoch + 1)}
-    done = progress(**validated)
+    done = progress(validation_accuracy=phase.validate(), **phase.examine(epoch + 1))
     report(done)
-    values = (
-        phase.name,
-        epoch + 1,
-        round(done.loss, 6),
-        round(done.accuracy, 6),
-        round(validated["validation_accuracy"], 6),
-        rate,
-        round(speed, 1),
-        round(seconds, 3),
-        *(round(validated[column], 6) if column in validated else None for column in EXAMINED),
-    )
-    return dict(zip(HISTORY_COLUMNS, values, strict=True))
+    return history_row(done, rate, seconds)
+
+
+def history_row(done: TrainProgress, rate: float, seconds: float) -> dict[str, Any]:
+    """Return the history's row of a finished epoch, whose last learning rate was `rate` and whose steps took so many seconds."""
+    values = {
+        **vars(done),
+        "learning_rate": rate,
+        "images_per_s": round(done.images / max(seconds, 1e-9), 1),
+        "seconds": round(seconds, 3),
+    }
+    for name in ("loss", "accuracy", "validation_accuracy", *EXAMINED):
+        values[name] = None if values[name] is None else round(values[name], 6)
+    return {column: values[column] for column in HISTORY_COLUMNS}
 
 
 def write_history(run: Run, rows: Sequence[dict[str, Any]]) -> None:

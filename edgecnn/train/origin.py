@@ -5,12 +5,12 @@ Both are copied into the run folder, so that it goes on when the originals are g
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from edgecnn.errors import RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.networks.own import own_network, read_source
 from edgecnn.recipe import Recipe
+from edgecnn.run_info import OwnFile, StartedFrom
 from edgecnn.runs import FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
 
 
@@ -71,8 +71,8 @@ def check_scale(recipe: Recipe, source: Run) -> None:
         )
 
 
-def origins(recipe: Recipe, run: Run | None, weights: bytes | None) -> dict[str, Any]:
-    """Return what `run.json` records of what comes from elsewhere, by the names of the recipe's tables: the SHA-256 of each.
+def origins(recipe: Recipe, run: Run | None, weights: bytes | None) -> tuple[OwnFile | None, StartedFrom | None]:
+    """Return what `run.json` records of a user's own network and of the run started from; None where there is none.
 
     Args:
         recipe: the resolved recipe.
@@ -82,17 +82,14 @@ def origins(recipe: Recipe, run: Run | None, weights: bytes | None) -> dict[str,
     Raises:
         NetworkError: if there is no copy, and the original cannot be read.
     """
-    found: dict[str, Any] = {}
+    network = init = None
     own = own_network(recipe.network.name)
     if own:
         copy = run.file(NETWORK_FILE) if run else own.file
-        found["network"] = {
-            "file": own.label,
-            "sha256": sha256(copy.read_bytes() if copy.exists() else read_source(own)),
-        }
+        network = OwnFile(file=own.label, sha256=sha256(copy.read_bytes() if copy.exists() else read_source(own)))
     if weights is not None:
-        found["init"] = {"run": Path(recipe.init.source).name, "sha256": sha256(weights)}
-    return found
+        init = StartedFrom(run=Path(recipe.init.source).name, sha256=sha256(weights))
+    return network, init
 
 
 def changed_origins(recipe: Recipe, run: Run) -> list[str]:
@@ -101,9 +98,9 @@ def changed_origins(recipe: Recipe, run: Run) -> list[str]:
         return []
     info, changed = run.info, []
     own = own_network(recipe.network.name)
-    if own and own.file.exists() and sha256(read_source(own)) != info.get("network", {}).get("sha256"):
+    if own and own.file.exists() and not (info.network and sha256(read_source(own)) == info.network.sha256):
         changed.append(f"the network {own.label}")
     weights = Path(recipe.init.source) / FLOAT_MODEL
-    if recipe.init.source and weights.exists() and sha256(weights.read_bytes()) != info.get("init", {}).get("sha256"):
+    if recipe.init.source and weights.exists() and not (info.init and sha256(weights.read_bytes()) == info.init.sha256):
         changed.append(f"the weights of {recipe.init.source}")
     return changed

@@ -13,6 +13,7 @@ from edgecnn.networks.fold import folded
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
+from edgecnn.run_info import Rounding
 from edgecnn.train.best import Best, Int8, Score, score
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
@@ -181,7 +182,7 @@ class Qat:
         return self.calibrated if self.best.epoch == 0 and self.calibrated else self.best.score
 
     @property
-    def rounding(self) -> str:
+    def rounding(self) -> Rounding:
         """How the weights of the best epoch became codes: "nearest" or "gptq"."""
         return "nearest" if self.best.score == self.nearest else "gptq"
 

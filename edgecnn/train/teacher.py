@@ -10,6 +10,7 @@ from edgecnn.files import sha256
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_from_bytes, real_input
 from edgecnn.recipe import Recipe
+from edgecnn.run_info import TaughtBy
 from edgecnn.runs import open_run
 from edgecnn.train.float_phase import build_at
 from edgecnn.train.origin import local_recipe
@@ -21,7 +22,7 @@ class Teacher:
     goes into `run.json`."""
 
     logits: Callable[[Any, Any], Any]
-    described: dict[str, str]
+    described: TaughtBy
 
 
 def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
@@ -42,8 +43,8 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     run = open_run(Path(recipe.train.teacher))
     data = run.read(run.float_model, "train")
     info = run.info
-    found = tuple(info["input"][side] for side in ("height", "width", "channels"))
-    classes = tuple(info["data"]["labels"])
+    found = (info.input.height, info.input.width, info.input.channels)
+    classes = info.data.labels
     if found != shape or classes != labels:
         raise RunError(
             f"train.teacher: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
@@ -59,7 +60,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     def logits(images: Any, step: Any) -> Any:
         return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
 
-    return Teacher(logits=logits, described={"name": run.name, "sha256": sha256(data)})
+    return Teacher(logits=logits, described=TaughtBy(name=run.name, sha256=sha256(data)))
 
 
 def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:

@@ -1,25 +1,25 @@
 """The training stage: data and a recipe in, a run with a float and a fake-quantized model out."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
-from edgecnn.networks.keras import tf
+from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
+from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Validation
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
-from edgecnn.train.checkpoint import load_checkpoint
+from edgecnn.train.checkpoint import Checkpoint, load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.head_phase import HEAD, head_phase, released
-from edgecnn.train.loop import Batches, Report, run_phase, write_history
+from edgecnn.train.loop import Batches, History, Phase, Report, run_phase, write_history
 from edgecnn.train.origin import init_weights, local_recipe, origins
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher, remembered
@@ -64,7 +64,7 @@ def train(
     data_progress: Callable[[str, int, int], None] | None = None,
     int8: Int8 | None = None,
     workers: Workers | None = None,
-) -> dict[str, Any]:
+) -> RunInfo:
     """Train a run to its end, from its checkpoint if it has one.
 
     Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and `qat.h5` last: the
@@ -85,100 +85,140 @@ def train(
             first writes nothing, and returns after that phase.
 
     Returns:
-        The content of `run.json`.
+        What `run.json` holds.
 
     Raises:
         NetworkError, TrainingError, DatasetError, OutputError, ClusterError: as the parts do.
         RecipeError: if several machines are to start from a trained network.
         RunError: if the teacher is not the one with which the run began, or there is no trained network to start from.
     """
-    tf.config.experimental.enable_op_determinism()
-    strategy = distribute.open_strategy(workers)
-    distribute.check_batch(recipe.train.batch_size, strategy)
-    if workers and recipe.init.source:
-        raise RecipeError("init.source is for few images, which one machine trains alone.", advice="workers_or_init")
-    shape = input_shape(recipe, dataset)
-    splits = load_splits(recipe, dataset, data_progress)
-    validation = (splits["validation"].images, splits["validation"].classes)
-    num_classes = len(dataset.labels)
-    weights = init_weights(recipe, run)
-    brought = origins(recipe, run, weights)
-    asked, recipe = recipe, local_recipe(recipe, run)
-    images, classes = splits["train"].images, splits["train"].classes
-    batches = training_batches(recipe, images, classes, dataset.mirror)
-    guide = open_teacher(recipe, shape, tuple(dataset.labels))
-    if guide and batches.views and not strategy:
-        guide = remembered(guide, batches.views * batches.count, min(batches.batch_size, len(images)), num_classes)
-    build = partial(
-        float_phase, released(recipe), shape, num_classes, validation, guide.logits if guide else None, strategy
-    )
-    model, phase = build()
-    info = {
-        "state": "training",
-        "data": describe_data(dataset, {name: len(split.classes) for name, split in splits.items()}),
-        "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
-        "parameters": model.count_params(),
-        "versions": library_versions(),
-        **brought,
-        **({"teacher": guide.described} if guide else {}),
-    }
+    training = Training(recipe, dataset, run, report, data_progress, workers)
+    info = training.info()
     if workers:
-        distribute.check_same(
-            strategy,
-            workers,
-            asked,
-            {
-                "fingerprint": dataset.fingerprint,
-                "versions": info["versions"],
-                "teacher": info.get("teacher"),
-                **brought,
-            },
-        )
+        distribute.check_same(training.strategy, workers, recipe, info)
     if run:
         begin(run, info)
-
-    checkpoint = load_checkpoint(run) if run else None
-    history = checkpoint.history if checkpoint else ()
-    float_is_done = checkpoint is not None and checkpoint.phase == "qat"
-    if workers:
-        checkpoint, float_is_done = distribute.from_first(strategy, workers, phase, checkpoint)
-    if not float_is_done:
-        with distribute.cluster_errors(workers):
-            if weights is not None and (checkpoint is None or checkpoint.phase == HEAD):
-                head_model, head = head_phase(recipe, shape, num_classes, validation, weights)
-                history = run_phase(head, batches, run, history, checkpoint, report)
-                model, phase = build(head_model.get_weights())
-            history = run_phase(phase, batches, run, history, checkpoint, report)
+    training.train_float()
     if run is None:
         return info
-    if float_is_done:
-        teacher = model_from_bytes(run.read(FLOAT_MODEL, "train"))
-    else:
-        teacher = to_float32(model, recipe, shape, num_classes)
-        write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
-
-    wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
-    qat = None
-    if recipe.qat.method != "ptq":
-        batches = qat_batches(recipe, batches)
-        qat = Qat(recipe, teacher, validation, wanted, batches, int8)
-        if not float_is_done:
-            qat.begin()
-        history = run_phase(qat.phase, batches, run, history, checkpoint, report)
-        write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
-    logits = int8.post_training(teacher, splits["train"], validation[0]) if int8 else None
-    ptq = None if logits is None else score(logits, wanted, validation[1])
-    chosen = choice(recipe.qat.method, qat, ptq, score(wanted, wanted, validation[1]))
-    write_history(run, history)
-    info |= {
-        "state": "trained",
-        "flip": batches.flip,
-        "seconds": round(sum(row["seconds"] for row in history), 1),
-        "validation_accuracy": (chosen["validation"][chosen["method"]] or chosen["validation"]["float"])["accuracy"],
-        "int8": chosen,
-    }
+    chosen = training.train_int8(run, int8)
+    write_history(run, training.history)
+    shipped = chosen.validation.qat if chosen.method == "qat" else chosen.validation.ptq
+    info = dataclasses.replace(
+        info,
+        state="trained",
+        flip=training.batches.flip,
+        seconds=round(sum(row["seconds"] for row in training.history), 1),
+        validation_accuracy=(shipped or chosen.validation.float).accuracy,
+        int8=chosen,
+    )
     run.write_info(info)
     return info
+
+
+class Training:
+    """A training under way: what its phases share, and how far it is. Arguments and errors as of `train`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        run: Run | None,
+        report: Report,
+        data_progress: Callable[[str, int, int], None] | None,
+        workers: Workers | None,
+    ) -> None:
+        """Read the images and the networks from elsewhere, copy these into the run, and build the network."""
+        tf.config.experimental.enable_op_determinism()
+        self.strategy = distribute.open_strategy(workers)
+        distribute.check_batch(recipe.train.batch_size, self.strategy)
+        if workers and recipe.init.source:
+            raise RecipeError(
+                "init.source cannot be used with several machines: it is meant for few images.",
+                advice="workers_or_init",
+            )
+        self.dataset, self.run, self.report, self.workers = dataset, run, report, workers
+        self.shape = input_shape(recipe, dataset)
+        self.num_classes = len(dataset.labels)
+        self.splits = load_splits(recipe, dataset, data_progress)
+        self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
+        self.weights = init_weights(recipe, run)
+        self.origins = origins(recipe, run, self.weights)
+        self.recipe = local_recipe(recipe, run)
+        images, classes = self.splits["train"].images, self.splits["train"].classes
+        self.batches = training_batches(self.recipe, images, classes, dataset.mirror)
+        self.guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
+        if self.guide and self.batches.views and not self.strategy:
+            steps, size = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
+            self.guide = remembered(self.guide, steps, size, self.num_classes)
+        self.history: History = ()
+        self.checkpoint: Checkpoint | None = None
+        self.model, self.phase = self.float_phase()
+
+    def float_phase(self, weights: Sequence[np.ndarray] | None = None) -> tuple["keras.Model", Phase]:
+        """Build the network and its float phase: see `float_phase.float_phase`."""
+        logits = self.guide.logits if self.guide else None
+        return float_phase(
+            released(self.recipe), self.shape, self.num_classes, self.validation, logits, self.strategy, weights
+        )
+
+    def info(self) -> RunInfo:
+        """Return what `run.json` holds while training is under way."""
+        height, width, channels = self.shape
+        network, init = self.origins
+        return RunInfo(
+            state="training",
+            data=self.dataset.info({name: len(split.classes) for name, split in self.splits.items()}),
+            input=InputSize(height=height, width=width, channels=channels),
+            parameters=self.model.count_params(),
+            versions=library_versions(),
+            network=network,
+            init=init,
+            teacher=self.guide.described if self.guide else None,
+        )
+
+    def train_float(self) -> None:
+        """Train the float phase to its end, from the run's checkpoint if it has one, after the head's alone where there are weights."""
+        self.checkpoint = load_checkpoint(self.run) if self.run else None
+        self.history = self.checkpoint.history if self.checkpoint else ()
+        self.float_is_done = self.checkpoint is not None and self.checkpoint.phase == "qat"
+        if self.workers:
+            self.checkpoint, self.float_is_done = distribute.from_first(
+                self.strategy, self.workers, self.phase, self.checkpoint
+            )
+        if self.float_is_done:
+            return
+        with distribute.cluster_errors(self.workers):
+            if self.weights is not None and (self.checkpoint is None or self.checkpoint.phase == HEAD):
+                model, head = head_phase(self.recipe, self.shape, self.num_classes, self.validation, self.weights)
+                self.run_phase(head, self.batches)
+                self.model, self.phase = self.float_phase(model.get_weights())
+            self.run_phase(self.phase, self.batches)
+
+    def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
+        """Write the float model, train the quantization-aware phase to its end, and choose how the int8 models are made."""
+        recipe, (images, classes) = self.recipe, self.validation
+        if self.float_is_done:
+            teacher = model_from_bytes(run.read(FLOAT_MODEL, "train"))
+        else:
+            teacher = to_float32(self.model, recipe, self.shape, self.num_classes)
+            write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
+        wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(images)
+        qat = None
+        if recipe.qat.method != "ptq":
+            batches = qat_batches(recipe, self.batches)
+            qat = Qat(recipe, teacher, self.validation, wanted, batches, int8)
+            if not self.float_is_done:
+                qat.begin()
+            self.run_phase(qat.phase, batches)
+            write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
+        logits = int8.post_training(teacher, self.splits["train"], images) if int8 else None
+        ptq = None if logits is None else score(logits, wanted, classes)
+        return choice(cast(Asked, recipe.qat.method), qat, ptq, score(wanted, wanted, classes))
+
+    def run_phase(self, phase: Phase, batches: Batches) -> None:
+        """Train a phase to its end, and add its epochs to the history."""
+        self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
 
 
 def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool) -> Batches:
@@ -205,22 +245,24 @@ def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
     return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0)
 
 
-def begin(run: Run, info: dict[str, Any]) -> None:
+def begin(run: Run, info: RunInfo) -> None:
     """Write what is known of a run when its training begins, or goes on.
 
     Raises:
         RunError: if it began with another teacher.
     """
-    if run.file(INFO).exists() and run.info.get("teacher") != info.get("teacher"):
+    before = run.info.teacher if run.file(INFO).exists() else info.teacher
+    if before != info.teacher:
+        one, other = (f"{item.name}, SHA-256 {item.sha256[:12]}" if item else "none" for item in (before, info.teacher))
         raise RunError(
-            f"the teacher of {run.path} is not the one with which it began ({run.info.get('teacher')}, now {info.get('teacher')}). "
+            f"the teacher of {run.path} is not the one it began with (then {one}; now {other}). "
             "Put that one back, or train a new run."
         )
     run.write_info(info)
     run.make_latest()
 
 
-def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> dict[str, Any]:
+def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:
     """Choose how the int8 models are made, and return what a run records about the choice.
 
     Args:
@@ -228,42 +270,20 @@ def choice(asked: str, qat: Qat | None, ptq: Score | None, reference: Score) -> 
         qat: the quantization-aware phase, finished; None without it.
         ptq: the score of the float model quantized after training; None if it was not measured.
         reference: the float model's own score.
-
-    Returns:
-        A JSON object: `asked`; `method`, "qat" or "ptq"; `epoch`, the one that was kept, 0 for the calibrated model, null without the
-        phase; `rounding`, how its weights became codes, null without it; `learning_rate`, the phase's peak, null without
-        it; `validation`, the figures of float, calibrated (epoch 0, before its weights are trained or rounded otherwise), qat,
-        qat_nearest (the epoch kept, weights at their nearest codes) and ptq, null where there are none.
     """
     best = qat.best.score if qat else None
-    return {
-        "asked": asked,
-        "method": better_method(asked, best, ptq),
-        "epoch": qat.best.epoch if qat else None,
-        "rounding": qat.rounding if qat else None,
-        "learning_rate": qat.learning_rate if qat else None,
-        "validation": {
-            "n": reference.n,
-            "float": reference.figures(),
-            "calibrated": qat.calibrated.figures() if qat and qat.calibrated else None,
-            "qat": best.figures() if best else None,
-            "qat_nearest": qat.nearest.figures() if qat and qat.nearest else None,
-            "ptq": ptq.figures() if ptq else None,
-        },
-    }
-
-
-def describe_data(dataset: Dataset, used: dict[str, int]) -> dict[str, Any]:
-    """Return what a run records about its data: enough to detect whether they have changed."""
-    return {
-        "name": dataset.name,
-        "title": dataset.title,
-        "native_shape": list(dataset.shape),
-        "labels": list(dataset.labels),
-        "fingerprint": dataset.fingerprint,
-        "split_hashes": dict(dataset.hashes),
-        "split_sizes": dict(dataset.sizes),
-        "used": used,
-        "duplicates": [vars(duplicate) for duplicate in dataset.duplicates],
-        "conflicts": [vars(conflict) for conflict in dataset.conflicts],
-    }
+    return Int8Method(
+        asked=asked,
+        method=better_method(asked, best, ptq),
+        epoch=qat.best.epoch if qat else None,
+        rounding=qat.rounding if qat else None,
+        learning_rate=qat.learning_rate if qat else None,
+        validation=Validation(
+            n=reference.n,
+            float=reference.figures(),
+            calibrated=qat.calibrated.figures() if qat and qat.calibrated else None,
+            qat=best.figures() if best else None,
+            qat_nearest=qat.nearest.figures() if qat and qat.nearest else None,
+            ptq=ptq.figures() if ptq else None,
+        ),
+    )

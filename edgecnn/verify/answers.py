@@ -14,7 +14,7 @@ from edgecnn.files import sha256
 from edgecnn.recipe import Recipe
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
-from edgecnn.runtime.engines import Engine, open_engine
+from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
 
@@ -58,8 +58,8 @@ class Answers:
 
 def input_contract(run: Run) -> InputContract:
     """Return the input contract of a run's models."""
-    shape = run.info["input"]
-    return contract_of(run.recipe, (shape["height"], shape["width"], shape["channels"]))
+    size = run.info.input
+    return contract_of(run.recipe, (size.height, size.width, size.channels))
 
 
 def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
@@ -83,8 +83,7 @@ def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> S
     """
     advice = "Verify on the same data, or train again."
     run.require_split("test", dataset.hashes["test"], dataset.name, advice)
-    shape = run.info["input"]
-    return dataset.load(("test",), **shape, stage="verify", progress=progress)["test"]
+    return dataset.load(("test",), **vars(run.info.input), stage="verify", progress=progress)["test"]
 
 
 def export_answers(
@@ -109,11 +108,6 @@ def export_answers(
         zero_point=engine.output.zero_point,
         call=model.logits,
     )
-
-
-def described(engine: Engine) -> str:
-    """Return an engine's name, version and provider."""
-    return f"{engine.name} {engine.version} ({engine.provider})"
 
 
 def in_chunks(

@@ -4,7 +4,6 @@ What an emulated board answers is held against this machine's answers, code by c
 processor, up to the one code that the bundle allows. Speed is not looked at: an emulated processor has none.
 """
 
-import json
 import os
 import subprocess
 import tempfile
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 import edgecnn
-from edgecnn.boards.qemu import Emulations, Ended, find_qemu
+from edgecnn.boards.qemu import Emulations, find_qemu
 from edgecnn.boards.sysroot import System, make_system
 from edgecnn.boards.targets import RELEASES, Target
 from edgecnn.boards.wheels import engines_on, package_name
@@ -25,9 +24,10 @@ from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
-from edgecnn.runtime.engines import ENGINES, is_installed, open_engine
+from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
-from edgecnn.verify.answers import Progress, described
+from edgecnn.runtime.program import Finished
+from edgecnn.verify.answers import Progress
 from edgecnn.verify.report import BoardFigure, BoardRow
 
 SAMPLE = 1000
@@ -54,7 +54,7 @@ class OnBoards:
 
     def __post_init__(self) -> None:
         if self.release is not None and self.release not in RELEASES:
-            raise UnknownNameError(f"no Debian {self.release!r} for boards. {nearest(self.release, RELEASES)}")
+            raise UnknownNameError(f"no Debian release {self.release!r} for boards. {nearest(self.release, RELEASES)}")
         for name in self.engines:
             if name not in (*ENGINES, ALL):
                 raise UnknownNameError(f"no engine {name!r}. {nearest(name, (*ENGINES, ALL))}")
@@ -201,8 +201,8 @@ def model_for(manifest: Manifest, engine: str) -> ModelEntry:
     if not fitting:
         has = ", ".join(model.file for model in manifest.models)
         raise EngineError(
-            f"{engine} runs .{format_} models, and there is none (there are {has}). "
-            f"Export one: edgecnn export --format {format_} --int8, or take another engine with --engines."
+            f"{engine} runs .{format_} models, but there is none, only {has}. "
+            f"Export one: edgecnn export --format {format_} --int8, or choose another engine with --engines."
         )
     default = manifest.defaults.get(format_)
     return min(fitting, key=lambda model: (model.precision != "int8", model.file != default))
@@ -234,14 +234,14 @@ def emulate(
     result = Emulated(engine=engine)
     bundle, threads = str(folder / "bundle.edgecnn"), str(case.num_threads)
 
-    def call(*arguments: str) -> Ended:
+    def call(*arguments: str) -> Finished:
         return emulations.run(machine, ("-m", *arguments), home)
 
     try:
         ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
-        if not ended.out:
-            return replace(result, error=f"the self-test ended with code {ended.code} on {case.cpu}: {ended.last_line}")
-        result = replace(result, selftest=bool(json.loads(ended.out)["passed"]))
+        if not ended.table:
+            return replace(result, error=f"the self-test fails on {case.cpu}: {ended.failure}")
+        result = replace(result, selftest=bool(ended.table["passed"]))
         file, pixels, outputs = (
             model_for(manifest, case.engine).file,
             str(folder / "pixels.npy"),
@@ -249,13 +249,12 @@ def emulate(
         )
         ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, pixels, outputs)
         if ended.code:
-            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.last_line}")
+            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:
         return replace(result, error=str(error))
-    ran = json.loads(ended.out)
     return replace(
         result,
-        engine=f"{ran['name']} {ran['version']} ({ran['provider']})",
+        engine=ended.table["engine"],
         outputs=np.load(outputs, allow_pickle=False),
     )
 

@@ -40,8 +40,8 @@ def run_on_boards(
     encoded, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.name,
-        title=run.info["data"]["title"],
-        labels=tuple(run.info["data"]["labels"]),
+        title=run.info.data.title,
+        labels=run.info.data.labels,
         input=contract,
         models=entries,
         defaults={},
@@ -82,9 +82,7 @@ def bundle_on_boards(
     except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
         if data is not None:
             raise
-        note(
-            f"{str(error).splitlines()[0]}\nno test images for {path.name}: its golden images only. Name them with --data."
-        )
+        note(f"{error}\nusing only the golden images of {path.name}. Give its test images with --data.")
         split, described = None, None
     rows = verify_on_boards(bundle, split, boards, progress)
     return BoardsReport(

@@ -12,8 +12,8 @@ from edgecnn.runs import CONFIDENCE, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
+from edgecnn.tables import build, to_json
 from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract
-from edgecnn.verify.document import from_json, to_json
 from edgecnn.verify.report import Confidence, ScoreFigures
 from edgecnn.verify.temperature import FEWEST, expected_calibration_error, fit_temperature, nll
 from edgecnn.verify.threshold import Choice, answered_at, choose_threshold
@@ -117,7 +117,7 @@ def validation_logits(
     """
     advice = "Verify on the same data, or train again."
     run.require_split("validation", dataset.hashes["validation"], dataset.name, advice)
-    split = dataset.load(("validation",), **run.info["input"], stage="verify", progress=progress)["validation"]
+    split = dataset.load(("validation",), **vars(run.info.input), stage="verify", progress=progress)["validation"]
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
     return in_chunks(opened.logits, split.images, "validation", progress), split.classes
 
@@ -165,6 +165,6 @@ def choose_confidence(
 def stored_confidence(run: Run) -> ChosenConfidence | None:
     """Return the content of a run's `confidence.json`; None if there is none, or it cannot be used."""
     try:
-        return from_json(ChosenConfidence, json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8")))
+        return build(ChosenConfidence, json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8")), ValueError)
     except (OSError, ValueError):
         return None

@@ -147,7 +147,7 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
         if row.error:
             raise EmulatorError(
                 f"{row.engine} on {row.target}: {row.error}{others}. "
-                "This build does not run on that processor: install another version of it, or take another engine."
+                "This build does not run on that processor: install another version of it, or use another engine."
             )
     if failed:
         first = failed[0]
@@ -156,5 +156,5 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
             reason = f"it differs from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
         raise ParityError(
             f"{first.engine} on {first.target} ({first.cpu}) does not answer as the bundle says: {reason}{others}. "
-            "Take another version of the engine, or another engine."
+            "Try another version of the engine, or another engine."
         )

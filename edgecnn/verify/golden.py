@@ -11,7 +11,7 @@ from edgecnn import images as pixels
 from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
-from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 
 COUNT = 16
@@ -160,7 +160,7 @@ def golden_outputs(
     """
     engine = open_engine(None, model, format_, num_threads=1)
     outputs = Model(engine, contract).outputs(images)
-    made_by = f"{engine.name} {engine.version} ({engine.provider})"
+    made_by = described(engine)
     if outputs.dtype != np.float32:
         return Golden(outputs, INT8_TOLERANCE, "LSB", INT8_REASON, made_by)
     largest = max(1.0, float(np.max(np.abs(outputs))))

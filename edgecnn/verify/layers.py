@@ -125,13 +125,13 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import model_from_bytes
 
-    validation = dataset.load(("validation",), **run.info["input"], stage="layers", progress=progress)["validation"]
+    validation = dataset.load(("validation",), **vars(run.info.input), stage="layers", progress=progress)["validation"]
     images = validation.images[:IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     graph = read(data)
     pairs, unmatched = matched(model, graph)
     if not pairs:
-        raise RunError(f"{path} has no layer of {run.path}/{FLOAT_MODEL} by name.", advice="export_again")
+        raise RunError(f"{path} shares no layer names with {run.path}/{FLOAT_MODEL}.", advice="export_again")
     taps = keras.Model(model.inputs, [model.get_layer(pair.layer).output for pair in pairs])
     contract = input_contract(run)
     sums = [Noise(pair.tensor.shape[-1]) for pair in pairs]

@@ -1,6 +1,5 @@
 """The matrix: the int8 model on every engine that can run it, each compared with every other."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,9 +16,10 @@ from edgecnn.errors import EngineError
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes
 from edgecnn.runs import Run
-from edgecnn.runtime.engines import is_installed, open_engine
+from edgecnn.runtime.engines import described, is_installed, open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify.answers import CHUNK, Answers, Progress, described, in_chunks, input_contract
+from edgecnn.runtime.program import Finished
+from edgecnn.verify.answers import CHUNK, Answers, Progress, in_chunks, input_contract
 from edgecnn.verify.report import MatrixCell, MatrixRow
 
 OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
@@ -60,7 +60,7 @@ def matrix(
             try:
                 answers = run_by(run, int8[format_], engine, provider, split, progress)
             except EngineError as error:
-                notes[f"{engine} ({provider})"] = str(error).splitlines()[0]
+                notes[f"{engine} ({provider})"] = str(error)
             else:
                 ran[answers.engine] = answers
     if tflite_python is not None and "tflite" in int8:
@@ -129,7 +129,7 @@ def run_in_environment(run: Run, export: Answers, python: Path, split: Split, pr
     `python` is from `find_python`.
 
     Raises:
-        EngineError: if it does not run there; the message has the last line that it printed.
+        EngineError: if it does not run there; the message has what it said.
     """
     progress("tflite_runtime", 0, len(split.images))
     with tempfile.TemporaryDirectory() as name:
@@ -150,10 +150,10 @@ def run_in_environment(run: Run, export: Answers, python: Path, split: Split, pr
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         except OSError as error:
             raise EngineError(f"--tflite-python {python} cannot be run: {error.strerror}.") from None
-        if done.returncode:
-            reason = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
-            raise EngineError(f"--tflite-python {python} did not run the model: {reason}")
+        ended = Finished(done.returncode, done.stdout, done.stderr)
+        if ended.code:
+            raise EngineError(f"--tflite-python {python} did not run the model: {ended.failure}")
         codes = np.load(folder / "outputs.npy", allow_pickle=False)
     progress("tflite_runtime", len(split.images), len(split.images))
     values = (codes.astype(np.float32) - np.float32(export.zero_point)) * np.float32(export.scale)
-    return replace(export, engine=json.loads(done.stdout)["engine"], values=values, codes=codes)
+    return replace(export, engine=ended.table["engine"], values=values, codes=codes)

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.errors import EngineError
+from edgecnn.errors import EngineError, first_line
 from edgecnn.files import sha256, sha256_file
 from edgecnn.pixels import to_codes, to_real
-from edgecnn.runtime.engines import Tensor, open_engine
-from edgecnn.verify.answers import described
+from edgecnn.runtime.engines import Tensor, described, open_engine
 from edgecnn.verify.onnx_quantization import quantization
 
 SUM_TOLERANCE = 1e-3
@@ -144,7 +143,7 @@ def _keras(path: Path) -> ModelFile:
     try:
         model = library.models.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise EngineError(f"Keras {library.__version__} cannot load {path}: {str(error).splitlines()[0]}") from None
+        raise EngineError(f"Keras {library.__version__} cannot load {path}: {first_line(error)}") from None
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise EngineError(
             f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one of each"
@@ -174,7 +173,7 @@ def _saved_model(path: Path) -> ModelFile:
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise EngineError(f"{path} is not a SavedModel: {str(error).splitlines()[0]}") from None
+        raise EngineError(f"{path} is not a SavedModel: {first_line(error)}") from None
     if "serving_default" not in loaded.signatures:
         raise EngineError(
             f"{path} has no signature 'serving_default' (it has {', '.join(loaded.signatures) or 'none'})."

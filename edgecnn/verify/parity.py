@@ -14,14 +14,15 @@ from edgecnn.errors import RunError
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import PARITY, Run
+from edgecnn.tables import build, to_json
 from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
 from edgecnn.verify.boards import OnBoards
 from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.confidence import choose_confidence, tested_confidence
-from edgecnn.verify.document import from_json, to_json
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
+from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.report import (
     Chance,
@@ -72,7 +73,7 @@ def verify(
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
     Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
-    there is, and measured on the test split.
+    there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
 
     Args:
         run: a trained run with at least one export.
@@ -103,29 +104,19 @@ def verify(
         tflite_python = find_python(tflite_python)
     chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
     test = load_test(run, dataset, progress)
-    # int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone
-    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
-    float_, *fakes = (reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names)
+    float_, *fakes = references(run, dataset, test, progress)
     other = alternative(run)
     measured = exports + [other] if other and export_path(run, *other).exists() else exports
-    answers = timed(
-        [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured],
-        test.images[:1],
-    )
+    ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
+    answers = timed(ran, test.images[:1])
     candidates, others = answers[: len(exports)], answers[len(exports) :]
-    labels = run.info["data"]["labels"]
+    labels = run.info.data.labels
     hold = partial(compared, split=test, labels=labels, gate=gate)
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
-    data = Data(
-        name=run.info["data"]["name"],
-        title=run.info["data"]["title"],
-        split="test",
-        test_images=len(test.classes),
-        test_sha256=dataset.hashes["test"],
-    )
-    report = judged(run.name, data, gate, (float_, *fakes, *answers), comparisons, test, labels)
+    models = (float_, *fakes, *answers)
+    report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, labels)
     report = replace(
         report,
         passed=report.passed and all(row.passed for row in on_boards),
@@ -134,8 +125,25 @@ def verify(
         boards=tuple(on_boards),
         confidence=tested_confidence(chosen, candidates[0], test.classes),
     )
+    tempered = (candidates[0], chosen.temperature)
+    write_predictions(run, test, (float_, *fakes, *answers), tempered)
     write_atomic(run.file(PARITY), canonical_json(to_json(report)))
     return report
+
+
+def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
+    """Return the answers that exports are held to: the float model's, then the fake-quantized one's.
+
+    int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone.
+    """
+    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
+    return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
+
+
+def test_data(run: Run, dataset: Dataset, test: Split) -> Data:
+    """Return what a run's report says of the test split."""
+    data, count = run.info.data, len(test.classes)
+    return Data(name=data.name, title=data.title, split="test", test_images=count, test_sha256=dataset.hashes["test"])
 
 
 def run_comparisons(
@@ -169,7 +177,7 @@ def parity_report(run: Run) -> Report:
         RunError: if the run was not verified, or the report cannot be read.
     """
     try:
-        return from_json(Report, json.loads(run.read(PARITY, "verify")))
+        return build(Report, json.loads(run.read(PARITY, "verify")), ValueError)
     except ValueError as error:
         raise RunError(f"{run.file(PARITY)} is not a parity report: {error}. First: {run.command('verify')}") from None
 
@@ -185,10 +193,10 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
     Returns:
         `int8` of `run.json`, and `qat_against_ptq`: None unless both TFLite files were measured.
     """
-    recorded = run.info.get("int8")
+    recorded = run.info.int8
     if recorded is None:
         return None
-    choice = from_json(Int8Choice, recorded)
+    choice = Int8Choice(**vars(recorded))
     named = {item.name: item for item in answers}
     names = {"qat": "tflite-int8-qat", "ptq": "tflite-int8-ptq"} | {choice.method: "tflite-int8"}
     if not all(name in named for name in names.values()):

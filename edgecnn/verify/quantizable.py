@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecnn.errors import ExportError, NetworkError
+from edgecnn.errors import ExportError, NetworkError, first_line
 from edgecnn.train.qat_phase import fake_quantize
 
 if TYPE_CHECKING:
@@ -86,11 +86,14 @@ def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point:
         if not refused:
             tflite.int8(fake_quantize(model, scale, zero_point))
     except (ExportError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise NetworkError(f"{name} cannot be trained quantization-aware: {reason}", advice="quantize_after") from error
+        reason = first_line(error)
+        raise NetworkError(
+            f"{name} does not support quantization-aware training: {reason}", advice="quantize_after"
+        ) from error
     if refused:
         named = ", ".join(f"{layer.name} ({layer.kind})" for layer in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         raise NetworkError(
-            f"{name} cannot be trained quantization-aware: {named}{more} cannot be quantized.", advice="quantize_after"
+            f"{name} does not support quantization-aware training: {named}{more} cannot be quantized.",
+            advice="quantize_after",
         )

@@ -1,6 +1,6 @@
 """The parity report: models on the same images, and the comparisons that the gate is held to.
 
-Frozen dataclasses; `parity.json` is `document.to_json` of a `Report`, and `parity.schema.json` next to this module is made from the same
+Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and `parity.schema.json` next to this module is made from the same
 fields: `python tools/schema.py`.
 """
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from edgecnn.verify.document import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
+from edgecnn.run_info import Int8Method
+from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.verify.threshold import Choice, Selective
 
 Kind = Literal["quantization", "conversion", "alternative", "models"]
@@ -218,34 +219,6 @@ class BoardRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validated:
-    """A model on validation images, compared with the float model."""
-
-    accuracy: Fraction
-    agreement: Fraction = described("With the float model.")
-    lost: Count = described("Images that the float model alone has right.")
-    gained: Count = described("Images that this model alone has right.")
-    standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """What the int8 method and its epoch were chosen by."""
-
-    n: Positive
-    float: Validated
-    qat: Validated | None
-    calibrated: Validated | None = described(
-        "Epoch 0 of the quantization-aware phase: ranges calibrated, no weight trained; absent from older reports.",
-        default=None,
-    )
-    qat_nearest: Validated | None = described(
-        "The same epoch, every weight at its nearest code; absent from older reports.", default=None
-    )
-    ptq: Validated | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class QatAgainstPtq(PairedFigures):
     """Quantization-aware training compared with post-training quantization, which is the reference, on the test split."""
 
@@ -253,22 +226,9 @@ class QatAgainstPtq(PairedFigures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Choice:
+class Int8Choice(Int8Method):
     """How the int8 models were made."""
 
-    asked: Literal["auto", "qat", "ptq"] = described("The recipe's qat.method.")
-    method: Literal["qat", "ptq"] = described("Quantization-aware training, or quantization after training.")
-    epoch: Count | None = described(
-        "Of the quantization-aware phase, the one that was kept; 0 is the calibrated model, null without that phase."
-    )
-    rounding: Literal["nearest", "gptq"] | None = described(
-        "How the weights of the quantization-aware phase became codes; absent from older reports.", default=None
-    )
-    learning_rate: NonNegative | None = described(
-        "The peak of the quantization-aware phase's learning rate, null without that phase; absent from older reports.",
-        default=None,
-    )
-    validation: Validation = described("What was chosen by.")
     qat_against_ptq: QatAgainstPtq | None = described(
         "Both on the test split, post-training quantization as the reference; null where one was not measured.",
         default=None,

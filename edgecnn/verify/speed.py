@@ -10,8 +10,8 @@ from edgecnn.runs import Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
+from edgecnn.schema import described
 from edgecnn.verify.answers import input_contract
-from edgecnn.verify.document import described
 from edgecnn.verify.golden import golden_images
 from edgecnn.versions import processor
 

@@ -344,7 +344,7 @@ def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] =
 
     Source: McNemar 1947, Psychometrika 12, 153-157; exact by the sign test.
     """
-    from scipy.special import bdtr  # not binomtest, whose p is 0 below about 4e-300, where this one is still right
+    from scipy.special import bdtr  # not binomtest: of 10 and 1,065 scipy 1.17 gives 0, exact is 2.7e-300
 
     if min(b, c) < 0:
         raise ValueError(f"counts must be at least 0, received {b} and {c}")

@@ -6,7 +6,7 @@ from math import ceil, log
 import numpy as np
 
 from edgecnn.errors import ThresholdError
-from edgecnn.verify.document import Count, Fraction, Positive, described
+from edgecnn.schema import Count, Fraction, Positive, described
 from edgecnn.verify.statistics import check_confidence, clopper_pearson
 
 THRESHOLDS = tuple(index / 100 for index in range(100))

@@ -66,7 +66,7 @@ def test_other_archives_with_debians_suites_are_left_out(program):
 def test_a_host_of_another_distribution_is_an_error(program):
     row = ("Ubuntu", "noble", "http://c.invalid/ubuntu/", "main", "")
     program("apt-get", f"cat <<'END'\n{targets(row)}END")
-    with pytest.raises(EmulatorError, match=r"no sources of Debian \(its suites: noble\).*Debian 12 or 13"):
+    with pytest.raises(EmulatorError, match=r"no Debian sources \(its suites: noble\).*Debian 12 or 13"):
         debian.host_sources("trixie")
 
 

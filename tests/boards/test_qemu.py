@@ -36,7 +36,7 @@ def test_the_boards_python_runs_in_an_environment_of_its_own(program, machine, t
     ended = run(machine, tmp_path, "-m", "edgecnn")
     first, *environment = ended.out.splitlines()
     assert first == f"-cpu cortex-a72 -L {tmp_path}/root {tmp_path}/root/usr/bin/python3.13 -m edgecnn"
-    assert ended.code == 18 and ended.last_line == "last"
+    assert ended.code == 18 and ended.said == "last"
     assert f"PYTHONHOME={tmp_path}/root/usr" in environment and f"HOME={tmp_path}" in environment
     assert f"PYTHONPATH={tmp_path}/a:{tmp_path}/b" in environment
     assert not any(line.startswith(("PYTHONSTARTUP", "EDGECNN")) for line in environment)
@@ -50,7 +50,7 @@ def test_the_boards_python_runs_in_an_environment_of_its_own(program, machine, t
         ("kill -KILL $$", "^ended by SIGKILL on cortex-a72$"),
         (
             "echo \"qemu-aarch64: unable to find CPU model 'cortex-a72'\" >&2; exit 1",
-            "has no processor cortex-a72.*qemu-user",
+            "does not know the processor cortex-a72.*qemu-user",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 from edgecnn.boards.targets import RELEASES, emulated_targets, list_targets, load_target, read_target
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError
 from edgecnn.runtime.engines import ENGINES
+from edgecnn.tables import to_json
 
 BOARDS = ("rpi-zero2w", "rpi3", "rpi4", "rpi5")
 
@@ -88,7 +89,7 @@ def test_optional_tables(read):
     target = read(PLAIN + REFERENCE)
     assert target.reference is not None
     assert (target.reference.p50_ms, target.reference.versions) == (3.0, {"litert": "2.3.0"})
-    assert target.to_json()["reference"]["n"] == 1000
+    assert to_json(target)["reference"]["n"] == 1000
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_optional_tables(read):
         (PLAIN.replace("num_threads = 1", "num_threads = -1"), "num_threads must be at least 0, received -1"),
         (PLAIN.replace('"litert"', "3"), "engine must be a string"),
         (PLAIN.replace("aarch64", "arm64"), "arch must be one of aarch64, x86_64"),
-        (PLAIN + 'name = "other"', "must be that of the file"),
+        (PLAIN + 'name = "other"', "must match the file name"),
         (PLAIN + "emulator = 3", "emulator must be a table"),
         (PLAIN + "[emulator]\nspeed = 3", "unknown key emulator.speed"),
         (PLAIN + "[emulator]", "the key emulator.cpu is missing"),

@@ -128,7 +128,7 @@ def test_limits(content, monkeypatch):
 
 def test_the_manifest_is_no_other_entry(content):
     manifest, files = content
-    with pytest.raises(BundleError, match=r"'manifest\.json' cannot be the name"):
+    with pytest.raises(BundleError, match=r"'manifest\.json' is not a valid name"):
         pack(manifest, files | {MANIFEST: b"{}"})
 
 

@@ -46,7 +46,7 @@ def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulat
     ((bundle, split, on),) = emulated[0]
     assert bundle.manifest.name == SHIPPED and split is None and on.sample == 7
     assert [target.name for target in on.targets] == ["rpi3", "rpi4", "rpi5"] and on.engines == ()
-    assert "ships with edgecnn" in result.err and "golden images only" in result.err
+    assert "ships with edgecnn" in result.err and "using only the golden images" in result.err
     report = json.loads(result.out)
     assert report["passed"] and report["data"] is None
     assert json.loads((tmp_path / "boards.json").read_text()) == report
@@ -93,7 +93,7 @@ def test_the_gate(edgecnn, emulated, root):
         (["--on", "rpi44"], UnknownNameError, "Did you mean 'rpi4'"),
         (["--on", "rpi4,cuda"], EmulatorError, "cuda cannot be emulated"),
         (["--on", "rpi4", "--engines", "tf"], UnknownNameError, "no engine 'tf'"),
-        (["--on", "rpi4", "--release", "sid"], UnknownNameError, "no Debian 'sid'"),
+        (["--on", "rpi4", "--release", "sid"], UnknownNameError, "no Debian release 'sid'"),
         (["--on", "rpi4", "--model", "none.edgecnn"], BundleError, "none.edgecnn"),
     ],
 )

@@ -88,8 +88,9 @@ def test_every_line_of_a_stream_that_is_ended_parses(tmp_path):
     for number in range(8):
         process = subprocess.Popen(
             [sys.executable, "-m", "edgecnn", "classify", "synthetic:64x48", "--json"],
-            cwd=tmp_path, env=UNBUFFERED, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            bufsize=0, cwd=tmp_path, env=UNBUFFERED, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        # unbuffered: communicate reads past what readline has read ahead
         lines = [process.stdout.readline() for _ in range(2 + 5 * number)]
         process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
         lines += process.communicate(timeout=60)[0].splitlines(keepends=True)

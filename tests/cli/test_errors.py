@@ -10,7 +10,7 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn import errors
-from edgecnn.pipeline import bundle_path
+from edgecnn.bundling import bundle_path
 
 
 def png(seed=0, size=(12, 12)):

@@ -9,45 +9,54 @@ from importlib import metadata
 
 import pytest
 
-from edgecnn.cli.extras import TRAIN, installed_from, missing_extra
+from edgecnn.cli.extras import MQTT, TRAIN, installed_from, missing_extra
 from edgecnn.errors import MissingExtraError
 
 CODE = """
 import sys
 from edgecnn.cli import main
 sys.modules[{module!r}] = None
-sys.argv = ["edgecnn", "networks"]
+sys.argv = ["edgecnn", *{command!r}]
 main()
 """
+MQTT_STREAM = ("classify", "synthetic:8x8?frames=1", "--mqtt", "mqtt://broker/door")
 
 
-def networks_without(root, module):
-    code = CODE.format(module=module)
+def without(root, module, *command):
+    code = CODE.format(module=module, command=command or ("networks",))
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("module", ["tensorflow", "tf_keras"])
 def test_a_missing_package_of_an_extra_names_the_extra(root, module):
-    result = networks_without(root, module)
+    result = without(root, module)
     assert result.returncode == MissingExtraError.exit_code == 28
     assert "Traceback" not in result.stderr
     assert f"needs {module}, which the base installation leaves out" in result.stderr
     assert result.stderr.rstrip().endswith("[train]'")
 
 
+def test_a_broker_without_the_extra_is_one_line(root):
+    result = without(root, "paho", *MQTT_STREAM)
+    assert result.returncode == MissingExtraError.exit_code and "Traceback" not in result.stderr
+    assert "needs paho, which the base installation leaves out. For MQTT and Home Assistant:" in result.stderr
+    assert result.stderr.rstrip().endswith("[mqtt]'")
+
+
 @pytest.mark.parametrize("module", ["edgecnn.networks", "edgecnn.report.table"])
 def test_any_other_missing_module_keeps_its_traceback(root, module):
-    result = networks_without(root, module)
+    result = without(root, module)
     assert result.returncode == 1
     assert "Traceback" in result.stderr and "ModuleNotFoundError" in result.stderr
 
 
 def test_all_of_the_extra_is_known(root):
-    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
-    names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extra]
-    modules = {"scikit-learn": "sklearn"}
-    assert list(TRAIN) == [modules.get(name, name.replace("-", "_")) for name in names]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = {"scikit-learn": "sklearn", "paho-mqtt": "paho"}
+    for known, extra in ((TRAIN, "train"), (MQTT, "mqtt")):
+        names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extras[extra]]
+        assert list(known) == [modules.get(name, name.replace("-", "_")) for name in names]
 
 
 @pytest.mark.parametrize(

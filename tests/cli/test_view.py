@@ -11,7 +11,14 @@ import time
 import pytest
 
 from edgecnn.cli.view import HIDE, SHOW, WHOLE_SCREEN, View
-from edgecnn.device.stream.results import Event, FrameResult
+from edgecnn.device.stream.events import (
+    CameraBackEvent,
+    CameraLostEvent,
+    CameraOpenedEvent,
+    FrameDamagedEvent,
+    StateChangedEvent,
+)
+from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
 
 
@@ -39,13 +46,14 @@ def result(label="cat", score=0.5, dropped=1234):
     top = (Score(label, 0, score), Score("dog", 1, 0.25))
     latency = {"decode": 1.0, "preprocess": 2.0, "infer": 0.5}
     return FrameResult(
-        seq=0, ts=0, age_ms=0, source="fake", top=top, decision=label, reason=None, state=label, state_since=0, latency_ms=latency,
+        seq=0, ts=0, age_ms=0, source="fake", image=b"", lead=0.25,
+        top=top, decision=label, reason=None, state=label, state_since=0, latency_ms=latency,
         dropped=dropped,
     )  # fmt: skip
 
 
 def event(kind, **details):
-    return Event(kind=kind, ts=0, source="fake", details=details)
+    return kind(ts=0, source="fake", **details)
 
 
 def screen(text):
@@ -68,7 +76,7 @@ def screen(text):
 
 
 def test_the_state_bars_and_figures(view, terminal):
-    view.event(event("state_changed", state="cat", previous=None, score=0.5, reason=None, seq=0))
+    view.event(event(StateChangedEvent, state="cat", previous=None, score=0.5, reason=None, seq=0))
     for _ in range(5):
         terminal.now += 0.2
         view.result(result())
@@ -87,18 +95,18 @@ def test_it_is_drawn_ten_times_a_second_at_most(view, terminal):
 
 
 def test_events_stay_above(view, terminal):
-    view.event(event("camera_opened", about="a script", live=True))
+    view.event(event(CameraOpenedEvent, about="a script", live=True))
     terminal.now += 1
     view.result(result())
-    view.event(event("frame_damaged", message="no end", seq=1, count=3))
+    view.event(event(FrameDamagedEvent, message="no end", seq=1, count=3))
     lines = screen(terminal.getvalue())
     assert lines[:2] == ["camera: fake: a script", "frame damaged: no end (3 times)"] and "frames/s" in lines[5]
-    view.event(event("camera_lost", reason="stall", message="fake: no frame for 5.0 s."))
+    view.event(event(CameraLostEvent, reason="stall", message="fake: no frame for 5.0 s."))
     lines = screen(terminal.getvalue())
     assert lines[2:4] == ["camera lost (stall): fake: no frame for 5.0 s.", "waiting for the camera"], (
         "no result is shown as if it were new"
     )
-    view.event(event("camera_back", about="a script", after_s=2.0, attempts=1))
+    view.event(event(CameraBackEvent, about="a script", after_s=2.0, attempts=1))
     assert "frames/s" in screen(terminal.getvalue())[-2]
 
 

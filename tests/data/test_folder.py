@@ -147,8 +147,8 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
             "test has classes that train does not have: 'dgo'; and train has classes that test does not have: 'dog', 'fox'.",
         ),
         (["train/cat/0.png", "train/dog/0.png", "val/dog/"], r"the class folder val/dog/ has no images"),
-        (["cat/0.png", "cat/1.png"], r"has one class only, 'cat'"),
-        (["train/cat/0.png", "test/cat/1.png"], r"has one class only, 'cat'"),
+        (["cat/0.png", "cat/1.png"], r"has only one class, 'cat'"),
+        (["train/cat/0.png", "test/cat/1.png"], r"has only one class, 'cat'"),
         ([], r"has no class folders"),
         (["0.png", "1.png"], r"has no class folders"),
         (["train/cat/0.png", "train/dog/0.png", "test/"], r"the split folder test/ has no class folders"),
@@ -169,7 +169,7 @@ def test_folders_that_make_no_dataset(tmp_path, fill, picture, names, message):
 
 def test_a_file_that_is_neither_folder_nor_zip(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DatasetError, match=r"notes.txt is not a zip file, or a damaged one"):
+    with pytest.raises(DatasetError, match=r"notes.txt is not a zip file, or it is damaged"):
         open_dataset(DataRecipe(source=str(tmp_path / "notes.txt")))
 
 

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
-from edgecnn.device.system import Finished, Space, System
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.system import Space, System
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import decide
+from edgecnn.runtime.program import Finished
 
 
 class FakeClassifier:
@@ -162,8 +164,11 @@ class Recorder:
     def event(self, event):
         self.lines.append(event)
 
-    def idle(self):
-        pass
+    def follow(self, stream):
+        """Keep what a stream gives, and close it."""
+        with stream:
+            for item in stream:
+                self.result(item) if isinstance(item, FrameResult) else self.event(item)
 
     @property
     def kinds(self):

@@ -36,6 +36,7 @@ NOT_RUN = {
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
+    r"edgecnn classify --mqtt .* --mqtt-forget": "needs a broker; tests/device/mqtt/test_mosquitto.py has one",
     r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
@@ -165,8 +166,8 @@ def workplace(tmp_path_factory, finished_run, tiny_recipe):
     """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
     from PIL import Image
 
+    from edgecnn.bundling import bundle_path
     from edgecnn.data import open_dataset
-    from edgecnn.pipeline import bundle_path
     from edgecnn.recipe import DataRecipe
     from edgecnn.runs import Run
 

@@ -42,7 +42,9 @@ def test_the_site_has_a_page_for_each_command_and_model(site):
     assert {path.stem for path in (site / "models").glob("*.html")} == {
         path.parent.name for path in (ROOT / "models").glob("*/card.md")
     }
-    assert {path.name for path in (site / "schemas").iterdir()} == {"result.schema.json", "parity.schema.json"}
+    assert {path.name for path in (site / "schemas").iterdir()} == {
+        "result.schema.json", "parity.schema.json", "report.schema.json",
+    }  # fmt: skip
 
 
 def test_no_page_fetches_anything_from_a_network(site):
@@ -55,6 +57,11 @@ def test_no_page_fetches_anything_from_a_network(site):
             assert not fetched.search(path.read_text(encoding="utf-8")), path
         if path.suffix in (".css", ".svg"):
             assert not inside.search(path.read_text(encoding="utf-8")), path
+
+
+def test_no_page_shows_a_backslash_that_escapes_markup(site):
+    for path in site.rglob("*.html"):
+        assert not re.findall(r"\\(?:\||&lt;|&gt;)", path.read_text(encoding="utf-8")), path
 
 
 def test_no_marker_is_left_and_every_page_has_its_text(site):

@@ -202,7 +202,7 @@ def test_what_is_no_model_is_refused(tmp_path, edgecnn, photos):
         "folder": "no saved_model.pb",
         "two.h5": "2 inputs and 1 outputs",
         "image.h5": "expected .None, num_classes.",
-        "weights.h5": "weights alone",
+        "weights.h5": "only weights",
     }.items():
         with pytest.raises(ExportError, match=message):
             imported.read_model(tmp_path / name)

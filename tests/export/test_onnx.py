@@ -313,7 +313,7 @@ def test_relu_is_free_where_the_smallest_code_is_zero_and_a_clip_elsewhere():
 
 def test_an_operator_without_translation_is_named():
     tflite = post_quantized(small(lambda x: layers.Conv2DTranspose(3, 3)(x)))
-    with pytest.raises(ExportError, match=r"holds TRANSPOSE_CONV, which has no ONNX int8 form here"):
+    with pytest.raises(ExportError, match=r"holds TRANSPOSE_CONV, which edgecnn cannot convert to ONNX int8"):
         onnx_export.int8(tflite)
 
 

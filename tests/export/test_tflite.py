@@ -195,5 +195,5 @@ def test_export_before_training(tmp_path):
 
 
 def test_no_such_export(own_run):
-    with pytest.raises(ExportError, match="no export as tflite int4"):
+    with pytest.raises(ExportError, match="cannot export as tflite int4"):
         export(own_run, "tflite", "int4")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from edgecnn.errors import BundleError, EngineError, ImageError, ImageTooLargeError
 from edgecnn.runtime import Classifier
+from edgecnn.runtime.classifier import BATCH
 from edgecnn.runtime.decision import ABSTAIN
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
@@ -84,6 +85,29 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
     finally:
         sys.setswitchinterval(before)
     assert [index for index, top in zip(calls, answers, strict=True) if top != expected[index]] == []
+
+
+@pytest.mark.parametrize("engine", ["litert", "tflite_runtime", "onnxruntime"])
+def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
+    """Of every kind of picture, in order, for more images than go to the engine at once."""
+    if not is_installed(engine):
+        pytest.skip(f"{engine} is not installed")
+    classifier = Classifier.load(root / "models" / SHIPPED / f"{SHIPPED}.edgecnn", engine=engine)
+    arrays = list(np.random.default_rng(6).integers(0, 256, (BATCH + 3, 40, 50, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(png(arrays[0]))
+    pictures = [tmp_path / "a.png", png(arrays[1]), Image.fromarray(arrays[2]), *arrays[3:]]
+    options = {"top_k": 4, "threshold": 0.5, "margin": 0.1, "fit": "stretch", "rotation": 90}
+    expected = [classifier.classify(picture, **options) for picture in pictures]
+    results = classifier.classify_batch(iter(pictures), **options)
+    assert [result[:4] for result in results] == [result[:4] for result in expected]
+    assert len({result.top[0].score for result in results}) > 10
+    assert all(set(result.latency_ms) == {"decode", "preprocess", "infer"} for result in results)
+    assert classifier.classify_batch([]) == []
+
+
+def test_a_batch_names_the_image_that_cannot_be_decoded(classifier, picture):
+    with pytest.raises(ImageError, match=r"^image 65: "):
+        classifier.classify_batch([picture] * 65 + [b"no image"])
 
 
 def test_a_result_is_a_copy(classifier, picture):

@@ -69,10 +69,21 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
         "cli.workstation_options",
         "cli.recipes",
         "cli.classify_stream",
+        "cli.mqtt",
+        "device.mqtt",
         "cli.help",
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
     assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "starting fast needs none of these"
+
+
+def test_a_stream_imports_nothing_of_mqtt_unless_it_has_a_broker(modules, root):
+    code, loaded = modules(
+        "classify", "synthetic:8x8?frames=1", "--model", root / "models" / "digits" / "digits.edgecnn"
+    )
+    assert code == 0 and "edgecnn.cli.classify_stream" in loaded
+    assert not loaded & (HEAVY | {"paho", "ssl"})
+    assert not [name for name in loaded if "mqtt" in name]
 
 
 def test_targets_imports_neither_engine_nor_numpy(modules):

@@ -70,7 +70,7 @@ def test_model_that_does_not_keep_the_contract(fake_engine, contract, engine, me
 def test_as_many_labels_as_outputs(fake_engine, contract, num_classes):
     assert Model(fake_engine(), contract, 3)
     with pytest.raises(
-        EngineError, match=rf"outputs of shape \(3,\), and {num_classes} labels need \({num_classes},\)"
+        EngineError, match=rf"outputs of shape \(3,\), but {num_classes} labels need \({num_classes},\)"
     ):
         Model(fake_engine(), contract, num_classes)
 

@@ -97,7 +97,7 @@ def test_off_by_one_and_never_by_two(replay, right):
     shifted[0, 0] += 1
     report = replay(shifted)
     assert not report.passed and report.rows[0].largest_difference == 2
-    with pytest.raises(SelftestError, match=r"differs by 2 LSB, 1 is allowed"):
+    with pytest.raises(SelftestError, match=r"differs by 2 LSB, the limit is 1"):
         require_pass(report)
 
 
@@ -228,7 +228,7 @@ def test_a_layer_before_the_model_that_differs_fails_it(replay, right, photos, l
     with pytest.raises(SelftestError) as raised:
         require_pass(report)
     message = str(raised.value)
-    assert f"the layer {layer} gives other bytes than the bundle's for 4 of 5 golden images" in message
+    assert f"the layer {layer} does not reproduce the bundle's bytes for 4 of 5 golden images" in message
     assert "golden/2.png" in message and "golden/3.png" not in message, "three are named"
 
 

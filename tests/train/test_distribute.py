@@ -7,15 +7,20 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import ClusterError, RecipeError
+from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import create_run
 from edgecnn.train import train
+from edgecnn.train.checkpoint import Checkpoint
+from edgecnn.train.float_phase import float_phase
+from edgecnn.train.loop import Batches, run_phase
 from edgecnn.workers import TF_CONFIG, Workers, read_workers
 
 EPOCHS = 6
@@ -137,11 +142,25 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
     assert "a worker was lost" in errors(tmp_path, 1) and "Traceback" not in errors(tmp_path, 1)
 
 
+def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
+    """The model that is validated is a copy of the one that a strategy trains: it has the checkpoint's weights without an epoch."""
+    recipe = build_recipe({"network": {"name": "article"}, "train": {"epochs": 1}})
+    images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    kept, phase = float_phase(recipe, (8, 8, 1), 10, (images, classes), strategy=strategy)
+    arrays = tuple(np.asarray(variable.numpy()) + 1 for variable in phase.variables)
+    last = Checkpoint(phase="float", epoch=1, arrays=arrays, history=())
+    batches = Batches(images=images, classes=classes, batch_size=4, seed=1, flip=False, shift=0)
+    assert run_phase(phase, batches, None, (), last, lambda progress: None) == ()
+    for weights, expected in zip(kept.variables, arrays, strict=False):
+        assert np.array_equal(weights.numpy(), expected), weights.name
+
+
 @pytest.mark.parametrize(
     ("text", "index", "message"),
     [
-        ("localhost:1", 0, "two addresses or more"),
-        ("a:1,a:1", 0, "each once"),
+        ("localhost:1", 0, "two or more addresses, none of them twice"),
+        ("a:1,a:1", 0, "two or more addresses, none of them twice"),
         ("a:1,b", 0, "received 'b'"),
         ("a:1,:2", 0, "received ':2'"),
         ("a:1,b:99999", 0, "received 'b:99999'"),

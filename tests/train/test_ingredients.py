@@ -75,7 +75,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
             assert np.array_equal(one, other)
-    assert whole.info["teacher"]["name"] == finished_run.name
+    assert whole.info.teacher.name == finished_run.name
     assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
 
 
@@ -120,7 +120,7 @@ def test_remembered_answers_are_the_first_ones():
         tf.py_function(lambda now: asked.append(int(now)), [step], [])
         return tf.cast(tf.fill((2, 3), step), tf.float32)
 
-    answer = tf.function(remembered(Teacher(logits=logits, described={}), steps=4, size=2, num_classes=3).logits)
+    answer = tf.function(remembered(Teacher(logits=logits, described=None), steps=4, size=2, num_classes=3).logits)
     found = [answer(tf.zeros((2, 1, 1, 1)), tf.constant(step, tf.int64)).numpy() for step in (0, 1, 2, 3, 4, 5, 10, 3)]
     assert [array[1, 2] for array in found] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert asked == [0, 1, 2, 3]
@@ -165,7 +165,7 @@ def test_a_teacher_that_does_not_fit(trained, tmp_path, finished_run, wrong):
         return
     run = trained(tmp_path / "run", teacher=str(teacher))
     shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
-    with pytest.raises(RunError, match="is not the one with which it began"):
+    with pytest.raises(RunError, match="is not the one it began with"):
         train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
 
 

@@ -11,12 +11,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import bundle_path, bundle_stage, resume_or_create
+from edgecnn.pipeline import resume_or_create
 from edgecnn.recipe import build_recipe
+from edgecnn.run_info import StartedFrom
 from edgecnn.runs import (
     FLOAT_MODEL,
     HISTORY,
@@ -88,7 +90,7 @@ def test_the_head_comes_first_then_all_at_a_lower_rate(started, finished_run):
         phase: max(float(row["learning_rate"]) for row in rows if row["phase"] == phase) for phase in ("head", "float")
     }
     assert rates["float"] <= 0.1 * started.recipe.train.learning_rate < rates["head"]
-    assert started.info["init"] == {"run": "tiny", "sha256": sha256(finished_run.file(FLOAT_MODEL).read_bytes())}
+    assert started.info.init == StartedFrom(run="tiny", sha256=sha256(finished_run.file(FLOAT_MODEL).read_bytes()))
     assert started.public_recipe.init.source == "tiny"
 
 
@@ -136,7 +138,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
     images, classes = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int64)
     other = recipe_from(finished_run.path, network={"name": "resnet8"})
     with pytest.raises(
-        NetworkError, match=r"cannot start from that network: layer conv2d has weights .*Use the same network"
+        NetworkError, match=r"cannot start from that network: its layer conv2d.* has weights .*Use its network"
     ):
         head_phase(other, (8, 8, 1), 10, (images, classes), init_weights(other, None))
     with pytest.raises(

@@ -63,7 +63,7 @@ def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn, ti
         process.communicate()
     last = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     assert last.returncode == 0, last.stderr
-    assert killed.info["state"] == "trained"
+    assert killed.info.state == "trained"
     assert equal(whole, killed)
 
 
@@ -87,7 +87,7 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
     with pytest.raises(DatasetError, match=r"photos: 60 of 60 images cannot be read: .*No such file"):
         train(recipe, dataset, run, lambda progress: None)
     (tmp_path / "elsewhere").rename(photos)
-    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None)["state"] == "trained"
+    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
 
 
 def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos, tiny_network):
@@ -111,4 +111,4 @@ def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, p
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
     (tmp_path / "elsewhere").rename(photos)
     assert edgecnn("train", "--resume", "--out", run.path).code == os.EX_OK
-    assert Run(run.path).info["state"] == "trained"
+    assert Run(run.path).info.state == "trained"

@@ -32,24 +32,24 @@ def trained(folder, tables):
             agreements.append(progress.int8_agreement)
 
     info = train(recipe, open_dataset(recipe.data), create_run(recipe, folder), report)
-    return info["int8"], agreements
+    return info.int8, agreements
 
 
 def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chosen, agreements = trained(tmp_path / "run", SHARP)
-    assert 0 < chosen["learning_rate"] < HIGHEST_RATE
+    assert 0 < chosen.learning_rate < HIGHEST_RATE
     assert len(agreements) == SHARP["qat"]["epochs"]
-    assert min(agreements) >= chosen["validation"]["calibrated"]["agreement"] - 0.01
+    assert min(agreements) >= chosen.validation.calibrated.agreement - 0.01
 
 
 def test_a_recipes_own_rate_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = SHARP | {"qat": SHARP["qat"] | {"epochs": 1, "learning_rate": 0.01}}
     chosen, agreements = trained(tmp_path / "run", tables)
-    assert chosen["learning_rate"] == 0.01
+    assert chosen.learning_rate == 0.01
     # what the choice protects from: the rate that was the default
-    assert agreements[0] < chosen["validation"]["calibrated"]["agreement"] - 0.01
+    assert agreements[0] < chosen.validation.calibrated.agreement - 0.01
 
 
 def test_sharpness_is_the_largest_curvature():

@@ -155,9 +155,9 @@ def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
         runs[rounding] = create_run(recipe, tmp_path / rounding)
         train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
     assert len(rounded) == 1
-    chosen = runs["auto"].info["int8"]
-    assert runs["nearest"].info["int8"]["rounding"] == "nearest"
-    assert chosen["validation"]["qat_nearest"] == runs["nearest"].info["int8"]["validation"]["qat"]
+    chosen = runs["auto"].info.int8
+    assert runs["nearest"].info.int8.rounding == "nearest"
+    assert chosen.validation.qat_nearest == runs["nearest"].info.int8.validation.qat
     same = [
         np.array_equal(*pair)
         for pair in zip(
@@ -165,5 +165,5 @@ def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
         )
     ]
     if harm:
-        assert chosen["rounding"] == "nearest"
-    assert all(same) == (chosen["rounding"] == "nearest")
+        assert chosen.rounding == "nearest"
+    assert all(same) == (chosen.rounding == "nearest")

@@ -155,7 +155,7 @@ def test_history_has_a_row_for_every_epoch(finished_run):
 
 
 def test_training_learns(finished_run):
-    assert finished_run.info["validation_accuracy"] > 0.8
+    assert finished_run.info.validation_accuracy > 0.8
 
 
 def test_the_input_stays_pinned(finished_run):
@@ -229,7 +229,7 @@ def scripted(recipe, path, rounding="nearest", **options):
 
 def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path, tiny):
     run, int8 = scripted(tiny(qat={"epochs": 3}), tmp_path / "run", wrong=[3, 2, 0, 1])
-    assert run.info["int8"]["epoch"] == 2 and len(int8.seen) == 4
+    assert run.info.int8.epoch == 2 and len(int8.seen) == 4
     agreement = [float(row["int8_agreement"]) for row in qat_epochs(run)]
     assert agreement == [round(1 - count / 206, 6) for count in (2, 0, 1)]
     stored = weights(run, QAT_MODEL)
@@ -243,8 +243,8 @@ def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path, tiny):
 
 def test_the_calibrated_start_is_epoch_0(tmp_path, tiny):
     run, _ = scripted(tiny(), tmp_path / "run", wrong=[0, 1, 2])
-    assert run.info["int8"]["epoch"] == 0
-    assert run.info["int8"]["validation"]["qat"]["agreement"] == 1
+    assert run.info.int8.epoch == 0
+    assert run.info.int8.validation.qat.agreement == 1
 
 
 @pytest.fixture(scope="module")
@@ -263,22 +263,22 @@ def losses_of_nearest(tmp_path_factory, tiny):
 def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, wrong, epoch, rounding):
     """Training goes on from the calibrated kernels either way."""
     run, int8 = scripted(tiny(), tmp_path / "run", rounding="auto", wrong=wrong)
-    chosen = run.info["int8"]
-    assert (chosen["epoch"], chosen["rounding"]) == (epoch, rounding) and len(int8.seen) == 4
-    assert chosen["validation"]["qat"]["agreement"] == 1 - min(wrong) / 206
-    assert chosen["validation"]["qat_nearest"]["agreement"] == 1 - (wrong[0] if epoch == 0 else min(wrong)) / 206
+    chosen = run.info.int8
+    assert (chosen.epoch, chosen.rounding) == (epoch, rounding) and len(int8.seen) == 4
+    assert chosen.validation.qat.agreement == 1 - min(wrong) / 206
+    assert chosen.validation.qat_nearest.agreement == 1 - (wrong[0] if epoch == 0 else min(wrong)) / 206
     assert [row["loss"] for row in qat_epochs(run)] == losses_of_nearest
 
 
 def test_patience_ends_the_phase(tmp_path, tiny):
     run, _ = scripted(tiny(qat={"epochs": 9, "patience": 2}), tmp_path / "run", wrong=[2, 1, 1, 3])
-    assert len(qat_epochs(run)) == 3 and run.info["int8"]["epoch"] == 1
+    assert len(qat_epochs(run)) == 3 and run.info.int8.epoch == 1
 
 
 @pytest.mark.parametrize(("ptq_wrong", "method"), [(0, "ptq"), (1, "qat"), (2, "qat")])
 def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method, tiny):
     run, _ = scripted(tiny(qat={"epochs": 0}), tmp_path / "run", wrong=[1], ptq_wrong=ptq_wrong)
-    assert (run.info["int8"]["asked"], run.info["int8"]["method"], run.int8_method) == ("auto", method, method)
+    assert (run.info.int8.asked, run.info.int8.method, run.int8_method) == ("auto", method, method)
 
 
 def test_the_recipe_may_insist(tmp_path, tiny):
@@ -289,4 +289,4 @@ def test_the_recipe_may_insist(tmp_path, tiny):
 def test_post_training_quantization_skips_the_phase(tmp_path, tiny):
     run, _ = scripted(tiny(qat={"method": "ptq"}), tmp_path / "run", wrong=[])
     assert not run.file(QAT_MODEL).exists() and not qat_epochs(run)
-    assert run.int8_method == "ptq" and run.info["int8"]["epoch"] is None
+    assert run.int8_method == "ptq" and run.info.int8.epoch is None

@@ -17,9 +17,9 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.data import Split
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
+from edgecnn.tables import to_json
 from edgecnn.verify import boards as module
 from edgecnn.verify.boards import Case, OnBoards, differences, drawn, model_for, verify_on_boards
-from edgecnn.verify.document import to_json
 from edgecnn.verify.gate import require_boards
 
 QEMU = 'case "$1" in --version) echo "qemu-aarch64 version 0.0 (fake)"; exit;; esac; SCRIPT shift 5; unset PYTHONHOME; exec @PYTHON "$@"'
@@ -116,10 +116,10 @@ def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, roo
 def test_what_python_says_on_the_board_is_given(emulator, bundle):
     emulator("echo 'ImportError: no libstdc++' >&2; exit 1")
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row.error == "the self-test ended with code 1 on cortex-a72: ImportError: no libstdc++"
+    assert row.error == "the self-test fails on cortex-a72: exit code 1: ImportError: no libstdc++"
     emulator('case "$*" in *replay*) echo oh >&2; exit 1;; esac')
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
-    assert row.error == "models/int8.tflite does not run on cortex-a72: oh" and row.selftest is True
+    assert row.error == "models/int8.tflite does not run on cortex-a72: exit code 1: oh" and row.selftest is True
 
 
 def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):

@@ -15,9 +15,9 @@ from edgecnn.errors import DatasetError, EngineError
 from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
 from edgecnn.report.table import range_lines, warning_lines
+from edgecnn.tables import to_json
 from edgecnn.verify.bundles import test_images as images_of_bundle
 from edgecnn.verify.compare import compare_models
-from edgecnn.verify.document import to_json
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.model_files import is_scores, open_model_file
 

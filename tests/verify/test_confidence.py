@@ -11,9 +11,9 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.canonical import pack
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_bundle
+from edgecnn.bundling import bundle_path
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
-from edgecnn.pipeline import bundle_path
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
@@ -88,7 +88,7 @@ def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, 
     assert "Scores: logits are divided by" in card
     assert "does not count that the epoch was chosen on the same validation images" in card
 
-    split = open_dataset(own_run.recipe.data).load(("validation",), **own_run.info["input"], stage="bundle")[
+    split = open_dataset(own_run.recipe.data).load(("validation",), **vars(own_run.info.input), stage="bundle")[
         "validation"
     ]
     bundle = read_bundle(bundle_path(own_run))
@@ -164,9 +164,8 @@ def test_a_target_that_cannot_be_kept_leaves_the_test_split_alone(own_run, edgec
 
 
 def test_other_validation_images_are_refused(own_run):
-    info = own_run.info
-    info["data"]["split_hashes"]["validation"] = "0" * 64
-    own_run.write_info(info)
+    text = own_run.file("run.json").read_text()
+    own_run.file("run.json").write_text(text.replace(own_run.info.data.split_hashes["validation"], "0" * 64))
     own_run.file(CONFIDENCE).unlink()
     with pytest.raises(RunError, match="Verify on the same data"):
         verify(own_run, open_dataset(own_run.recipe.data))

@@ -9,8 +9,8 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn import images
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundling import bundle_path
 from edgecnn.errors import SelftestError
-from edgecnn.pipeline import bundle_path
 from edgecnn.runtime.selftest import require_pass, selftest
 from edgecnn.verify.golden import PHOTOS, golden_images, golden_photos
 
@@ -40,7 +40,7 @@ def test_another_decoder_is_named(bundle, monkeypatch):
     monkeypatch.setattr(
         images, "decode", lambda data, channels, least: decode(data, channels).point(lambda value: value ^ 1)
     )
-    assert failure(bundle).startswith(f"the layer decode gives other bytes than the bundle's for {len(PHOTOS)} of")
+    assert failure(bundle).startswith(f"the layer decode does not reproduce the bundle's bytes for {len(PHOTOS)} of")
 
 
 def test_another_resize_is_named(bundle, monkeypatch):
@@ -48,7 +48,7 @@ def test_another_resize_is_named(bundle, monkeypatch):
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))[:, :, np.newaxis]
 
     monkeypatch.setattr("edgecnn.runtime.selftest.resize", nearest)
-    assert failure(bundle).startswith(f"the layer resize gives other bytes than the bundle's for {len(PHOTOS)} of")
+    assert failure(bundle).startswith(f"the layer resize does not reproduce the bundle's bytes for {len(PHOTOS)} of")
 
 
 def test_ignoring_exif_is_named(bundle, monkeypatch):

@@ -13,8 +13,8 @@ from edgecnn.errors import EngineError
 from edgecnn.export import export_path
 from edgecnn.report.table import matrix_table
 from edgecnn.runtime.engines import open_engine
+from edgecnn.tables import to_json
 from edgecnn.verify import verify
-from edgecnn.verify.document import to_json
 from edgecnn.verify.matrix import find_python
 
 

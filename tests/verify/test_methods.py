@@ -1,6 +1,7 @@
 """int8 by quantization-aware training or quantized after training: what ships, what is measured as well, and what the report says of it."""
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundling import bundle_path
 from edgecnn.data import open_dataset
 from edgecnn.export import alternative, convert, export_path, tflite
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import bundle_path, run_recipe
+from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
 from edgecnn.runtime.selftest import selftest
+from edgecnn.tables import to_json
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.parity import parity_report
@@ -40,8 +43,7 @@ def names(report):
 def ptq_run(own_run):
     """A run whose training chose post-training quantization: the finished run, told so, and taken through the stages again."""
     info = own_run.info
-    info["int8"] |= {"method": "ptq"}
-    own_run.write_info(info)
+    own_run.write_info(replace(info, int8=replace(info.int8, method="ptq")))
     return own_run
 
 
@@ -59,11 +61,11 @@ def test_post_training_quantization_is_measured_as_well(finished_run, root):
 
 
 def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
-    assert finished_run.info["representative_dataset"]["split"] == "train"
+    assert finished_run.info.representative_dataset.split == "train"
     bundle = read_bundle(bundle_path(finished_run))
     assert not any("ptq" in name for name in bundle.files)
-    assert bundle.manifest.provenance["int8"] == finished_run.info["int8"]
-    assert finished_run.info["int8"]["method"] == "qat"
+    assert bundle.manifest.provenance["int8"] == to_json(finished_run.info.int8)
+    assert finished_run.info.int8.method == "qat"
 
 
 def test_the_card_says_what_training_bought(finished_run):
@@ -81,7 +83,7 @@ def test_a_bad_alternative_closes_no_gate(own_run):
     model = model_from_bytes(own_run.read(FLOAT_MODEL, "train"))
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
     dataset = open_dataset(own_run.recipe.data)
-    split = dataset.load(("train",), **own_run.info["input"], stage="test")["train"]
+    split = dataset.load(("train",), **vars(own_run.info.input), stage="test")["train"]
     data = tflite.int8_post_training(model, tflite.RepresentativeDataset(split.images[:4], 1 / 128, 0))
     export_path(own_run, "tflite", "int8-ptq").write_bytes(data)
     report = verify(own_run, dataset, gate=Gate(max_drop=2.0))
@@ -109,7 +111,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
     bundle = read_bundle(bundle_path(ptq_run))
     assert bundle.files["models/int8.tflite"] == ptq
     assert bundle.manifest.provenance["int8"]["method"] == "ptq"
-    assert bundle.manifest.provenance["representative_dataset"] == ptq_run.info["representative_dataset"]
+    assert bundle.manifest.provenance["representative_dataset"] == to_json(ptq_run.info.representative_dataset)
     assert selftest(bundle).passed
     assert (
         "int8 was made by post-training quantization, which did better on validation images"
@@ -133,11 +135,11 @@ def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tin
 def test_the_file_that_training_asked_is_the_one_that_is_exported(finished_run):
     """On validation the exports answer as was recorded when training chose."""
     dataset = open_dataset(finished_run.recipe.data)
-    splits = dataset.load(("train", "validation"), **finished_run.info["input"], stage="test")
+    splits = dataset.load(("train", "validation"), **vars(finished_run.info.input), stage="test")
     images, classes = splits["validation"].images, splits["validation"].classes
     files = Int8Files(finished_run.recipe)
     for name, precision in (("qat", "int8"), ("ptq", "int8-ptq")):
         data = export_path(finished_run, "tflite", precision).read_bytes()
         assert data == convert(finished_run, "tflite", precision, dataset=dataset)
         found = np.mean(np.argmax(files._logits(data, images), axis=1) == classes)
-        assert found == finished_run.info["int8"]["validation"][name]["accuracy"]
+        assert found == getattr(finished_run.info.int8.validation, name).accuracy

@@ -54,6 +54,6 @@ def test_a_float_that_the_toolkit_leaves_behind_is_found_too():
         def call(self, inputs):
             return inputs * 2.0 + keras.backend.exp(inputs)
 
-    with pytest.raises(NetworkError, match="cannot be trained quantization-aware: ") as refused:
+    with pytest.raises(NetworkError, match="does not support quantization-aware training: ") as refused:
         check_quantizable(network(Mine(name="mine")), "net.py:build", 1 / 128, 0)
     assert refused.value.advice == "quantize_after"

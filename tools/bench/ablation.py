@@ -175,7 +175,7 @@ def run_one(recipe: Recipe, dataset: Dataset, path: Path) -> dict[str, float]:
 
 def trained(run: Run) -> bool:
     """Tell whether a run was trained to its end."""
-    return run.file("run.json").exists() and run.info["state"] == "trained"
+    return run.file("run.json").exists() and run.info.state == "trained"
 
 
 def summarize(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:

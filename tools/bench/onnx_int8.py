@@ -71,7 +71,7 @@ def main() -> None:
 def measure(run: Run, n: int, warmup: int) -> dict[str, Any]:
     """Return the bench's figures of a run."""
     contract = input_contract(run)
-    splits = open_dataset(run.recipe.data).load(("train", "validation"), **run.info["input"], stage="bench")
+    splits = open_dataset(run.recipe.data).load(("train", "validation"), **vars(run.info.input), stage="bench")
     images, classes = splits["validation"].images, splits["validation"].classes
     chosen = np.random.default_rng(0).permutation(len(splits["train"].images))[:CALIBRATION]
     tflite, float32 = convert(run, "tflite", "int8"), convert(run, "onnx", "float32")
@@ -111,8 +111,8 @@ def measure(run: Run, n: int, warmup: int) -> dict[str, Any]:
         "system": platform.platform(),
         "versions": library_versions(),
         "network": run.recipe.network.name,
-        "input": "x".join(map(str, run.info["input"].values())),
-        "data": run.info["data"]["title"],
+        "input": "x".join(map(str, vars(run.info.input).values())),
+        "data": run.info.data.title,
         "validation_images": len(images),
         "models": figures,
     }

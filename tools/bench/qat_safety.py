@@ -8,11 +8,12 @@ fall is what the worst epoch lacks, in percentage points.
     EDGECNN_DATA=<folder of trash-photos.zip and cifar10-jpeg.zip> python tools/bench/qat_safety.py
     … --data photos --networks resnet_100kb --seeds 1 --full    # all images, photos at 96x96 and 80 epochs
 
-Without --full: 5,000 of CIFAR-10's training images, photos at 64x64, and few epochs.
+A run that was interrupted goes on where it ended. Without --full: 5,000 of CIFAR-10's training images, photos at 64x64, and few epochs.
 """
 
 import argparse
 import itertools
+import json
 import os
 import platform
 import sys
@@ -70,27 +71,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
-    results: list[dict[str, Any]] = []
+    about = {
+        "bench": "qat_safety",
+        "machine": f"{processor()}, {os.cpu_count()} CPUs",
+        "system": platform.platform(),
+        "versions": library_versions(),
+        "full": arguments.full,
+        "rate": arguments.rate,
+        "allowed": ALLOWED,
+    }
+    results = measured(arguments.out, about)
+    done = {(result["data"], result["network"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # runs/latest goes there
         for seed, name, network in itertools.product(arguments.seeds, arguments.data, arguments.networks):
+            if (name, network, seed) in done:
+                continue
             case = (FULL if arguments.full else BRIEF)[name]
             if name == "cifar" and not arguments.full:
                 case = case | {"data": case["data"] | {"source": str(some_of_cifar(Path(folder)))}}
             result = measure(case, network, seed, arguments.rate)
             results.append({"data": name, "network": network, "seed": seed} | result)
             print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
-            report = {
-                "bench": "qat_safety",
-                "machine": f"{processor()}, {os.cpu_count()} CPUs",
-                "system": platform.platform(),
-                "versions": library_versions(),
-                "full": arguments.full,
-                "rate": arguments.rate,
-                "allowed": ALLOWED,
-                "results": results,
-            }
-            write_atomic(arguments.out, canonical_json(report))
+            write_atomic(arguments.out, canonical_json({**about, "results": results}))
     print(f"{processor()}, {os.cpu_count()} CPUs; {sorted({result['n'] for result in results})} validation images")
     print(text_table(HEADINGS, [row(result) for result in results]))
     falls = [result["fall"] for result in results]
@@ -99,6 +102,15 @@ def main() -> None:
         f"{beyond} of {len(falls)} trainings fall by more than {ALLOWED:g} point; the largest fall is {max(falls):.2f}"
     )
     print(arguments.out)
+
+
+def measured(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of an earlier run that was interrupted; none if it was of other settings, libraries or another machine."""
+    if not path.exists():
+        return []
+    report = json.loads(path.read_text())
+    results: list[dict[str, Any]] = report.pop("results")
+    return results if report == about else []
 
 
 def some_of_cifar(folder: Path) -> Path:
@@ -126,20 +138,22 @@ def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(recipe, Path(folder) / "run")
         info = train(recipe, open_dataset(recipe.data), run, report, int8=Int8Files(recipe))
-    validation = info["int8"]["validation"]
-    start = validation["calibrated"]["agreement"]
+    assert info.int8
+    validation = info.int8.validation
+    assert validation.calibrated and validation.qat
+    start = validation.calibrated.agreement
     agreements = [progress.int8_agreement for progress in epochs]
     return {
-        "n": validation["n"],
-        "learning_rate": info["int8"]["learning_rate"],
+        "n": validation.n,
+        "learning_rate": info.int8.learning_rate,
         "calibrated": start,
         "lowest": min(agreements),
         "last": agreements[-1],
         "fall": 100 * (start - min(agreements)),
-        "accuracy_float": validation["float"]["accuracy"],
+        "accuracy_float": validation.float.accuracy,
         "accuracy_last": epochs[-1].int8_accuracy,
-        "accuracy_kept": validation["qat"]["accuracy"],
-        "agreement_kept": validation["qat"]["agreement"],
+        "accuracy_kept": validation.qat.accuracy,
+        "agreement_kept": validation.qat.agreement,
     }
 
 

@@ -1,19 +1,22 @@
 """Time the device runtime beside loops written by hand for the one model, and say what its resize is worth.
 
-All figures of a table are medians of calls by turns (A, B, A, B, …) after warm-up rounds, one thread, int8 TFLite in LiteRT:
+All figures of a table are medians of interleaved calls (A, B, A, B, …) after warm-up rounds, one thread, int8 TFLite in LiteRT:
 
     frame   a 640x480 RGB array to a label: edgecnn; a hand-written loop of the same resize and `invoke`; the plain way, Pillow's
             bilinear filter over the whole frame, then `invoke`; MediaPipe's ImageClassifier, where --mediapipe-python is given
     photo   a 12-megapixel JPEG to a label: edgecnn; full decoding, then edgecnn's resize; full decoding, then the plain resize
     folder  `edgecnn classify DIR` on small JPEGs, in a process of its own, beside a hand-written script
+    batch   64 frames of 640x480: one at a time; `classify_batch`; on LiteRT, and on ONNX Runtime where it is installed
     accuracy, with --data: the test images, enlarged to 640x480 frames, by the chosen resize and by the plain one
 
     python tools/bench/runtime.py --model run.edgecnn --data cifar10
+    python tools/bench/runtime.py --parts batch
     edgecnn export RUN --format tflite --int8 --io uint8    # MediaPipe refuses int8 input
     python tools/bench/runtime.py --model run.edgecnn --mediapipe-python venv/bin/python --mediapipe-model model-int8-uint8.tflite
 """
 
 import argparse
+import functools
 import io
 import os
 import platform
@@ -35,6 +38,8 @@ from edgecnn.files import canonical_json, write_atomic
 from edgecnn.pixels import resize
 from edgecnn.report.table import text_table
 from edgecnn.runtime import Classifier
+from edgecnn.runtime.classifier import BATCH
+from edgecnn.runtime.engines import is_installed
 from edgecnn.runtime.timing import Timing, measure_interleaved, percentile
 from edgecnn.versions import library_versions, processor
 
@@ -42,6 +47,14 @@ FRAME = (640, 480)
 PHOTO = (4000, 3000)
 WARMUP = 50
 """Rounds of a frame that do not count."""
+
+PARTS = {
+    "frame": "a 640x480 frame",
+    "photo": "a 12-megapixel JPEG",
+    "folder": "a folder",
+    "batch": "64 frames of 640x480",
+}
+"""The tables, and what each times."""
 
 FOLDER_SCRIPT = """\
 import os
@@ -95,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a bundle with an int8 .tflite model (default: as edgecnn chooses)")
     parser.add_argument("--data", help="dataset, folder or zip whose test split gives the accuracies (default: none)")
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="default: all")
     parser.add_argument("--n", type=int, default=500, help="rounds that count, at least 100 (default: 500)")
     parser.add_argument("--photos", type=int, default=5000, help="small JPEGs in the folder (default: 5000)")
     parser.add_argument("--folder-n", type=int, default=7, help="rounds of the folder (default: 7)")
@@ -114,7 +128,8 @@ def main() -> None:
         f"{name} {report['versions'][name]}" for name in ("python", "numpy", "pillow", "ai-edge-litert")
     )
     print(f"{report['machine']}; {versions}; {report['model']}")
-    for part, what in (("frame", "a 640x480 frame"), ("photo", "a 12-megapixel JPEG"), ("folder", "a folder")):
+    for part in arguments.parts:
+        what = PARTS[part]
         rows = [
             (name, f"{item['p50_ms']:.3f}", f"{item['p90_ms']:.3f}", f"{item['ratio']:.3f}")
             for name, item in report[part]["ways"].items()
@@ -130,11 +145,13 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run all parts and return the report."""
     classifier = Classifier.load(arguments.model, engine="litert", precision="int8")
-    tables = {
-        "frame": frame(classifier, arguments),
-        "photo": photo(classifier, max(20, arguments.n // 20)),
-        "folder": folder(classifier, arguments.photos, arguments.folder_n),
+    ways = {
+        "frame": lambda: frame(classifier, arguments),
+        "photo": lambda: photo(classifier, max(20, arguments.n // 20)),
+        "folder": lambda: folder(classifier, arguments.photos, arguments.folder_n),
+        "batch": lambda: batch(classifier, max(20, arguments.n // 10)),
     }
+    tables = {part: ways[part]() for part in arguments.parts}
     accuracies, count = accuracy(classifier, arguments.data) if arguments.data else ({}, 0)
     return {
         "bench": "runtime",
@@ -243,6 +260,21 @@ def photo(classifier: Classifier, n: int) -> dict[str, Any]:
         "whole decoding, same resize": lambda: label(resize(whole(), height, width, contract.fit)),
         "whole decoding, plain": lambda: label(plain(whole(), (width, height))),
     }
+    return table(measure_interleaved(ways, warmup=3, repeats=n), n)
+
+
+def batch(classifier: Classifier, n: int) -> dict[str, Any]:
+    """Time 64 frames to labels, one at a time and as a batch."""
+    classifiers = {"": classifier}
+    if is_installed("onnxruntime"):
+        path = classifier.bundle.path
+        classifiers[", ONNX Runtime"] = Classifier.load(path, engine="onnxruntime", precision="int8")
+    channels = classifier.model.contract.channels
+    frames = [np.asarray(images.to_mode(drawing(FRAME, seed), channels)) for seed in range(BATCH)]
+    ways: dict[str, Callable[[], Any]] = {}
+    for suffix, one in classifiers.items():
+        ways[f"edgecnn{suffix}"] = functools.partial(lambda one: [one.classify(item) for item in frames], one)
+        ways[f"classify_batch{suffix}"] = functools.partial(one.classify_batch, frames)
     return table(measure_interleaved(ways, warmup=3, repeats=n), n)
 
 

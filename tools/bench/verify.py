@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,12 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     from edgecnn.networks import build_network
     from edgecnn.networks.predict import model_bytes, real_input
     from edgecnn.recipe import build_recipe
+    from edgecnn.run_info import InputSize, RunInfo
     from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
     from edgecnn.train.loop import Batches
     from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
     from edgecnn.train.ranges import calibrate
-    from edgecnn.train.train import describe_data
+    from edgecnn.versions import library_versions
 
     tables = {"data": {"source": arguments.data}, "network": {"name": "resnet8"}, "qat": {"calibration_batches": 4}}
     recipe = build_recipe(tables, "the bench")
@@ -142,7 +144,13 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     write_atomic(run.file(FLOAT_MODEL), model_bytes(model))
     write_atomic(run.file(QAT_MODEL), model_bytes(quantized))
     run.write_info(
-        {"data": describe_data(dataset, {}), "input": {"height": height, "width": width, "channels": channels}}
+        RunInfo(
+            state="trained",
+            data=dataset.info({}),
+            input=InputSize(height=height, width=width, channels=channels),
+            parameters=model.count_params(),
+            versions=library_versions(),
+        )
     )
     for format_ in ("tflite", "onnx"):
         export(run, format_, "int8")
@@ -156,7 +164,7 @@ class Repeated:
 
     name = "validation images, repeated"
 
-    def __init__(self, folder: Path, n: int, hashes: dict[str, str]) -> None:
+    def __init__(self, folder: Path, n: int, hashes: Mapping[str, str]) -> None:
         self.folder, self.n, self.hashes = folder, n, hashes
 
     def load(self, wanted: Any, **_: Any) -> dict[str, Any]:
@@ -183,13 +191,13 @@ def verify(arguments: argparse.Namespace) -> dict[str, Any]:
     from edgecnn.verify import verify as verify_run
 
     run = Run(arguments.folder)
-    data: Any = Repeated(arguments.folder, arguments.n, run.info["data"]["split_hashes"])
+    data: Any = Repeated(arguments.folder, arguments.n, run.info.data.split_hashes)
     with ProgressReporter() as reporter:
         report = verify_run(run, data, matrix=True, tflite_python=arguments.tflite_python, progress=reporter.working)
-    shape = run.info["input"]
+    size = run.info.input
     return {
         "engines": [row.name for row in report.matrix if row.accuracy is not None],
-        "image_bytes": shape["height"] * shape["width"] * shape["channels"],
+        "image_bytes": size.height * size.width * size.channels,
         **peak(),
     }
 

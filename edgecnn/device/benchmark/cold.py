@@ -14,7 +14,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.device.benchmark.figures import Percentiles, percentiles
 from edgecnn.device.benchmark.images import BenchImages
-from edgecnn.device.system import Finished
+from edgecnn.runtime.program import Finished
 
 
 def cold_starts(

@@ -68,7 +68,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
     for source, error in expand(sources, sys.stdin.buffer, note):
         if len(items) == most or total > MOST_BYTES:
             note(
-                f"the first {len(items)} images are used: {total / 2**20:.1f} MiB, the limits are {most} images and 64 MiB"
+                f"using only the first {len(items)} images, {total / 2**20:.1f} MiB; the limits are {most} images and 64 MiB"
             )
             break
         try:

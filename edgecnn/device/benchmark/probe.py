@@ -4,23 +4,23 @@ The memory measured is then its own, and an engine that crashes does not stop th
 `version`, `computes`, `peak_mib` and `golden`: "" where the golden vectors' outputs are right, else what is wrong.
 """
 
-import json
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.benchmark.images import bench_images
-from edgecnn.errors import EdgeCNNError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import bundle_model
+from edgecnn.runtime.program import run_program
 from edgecnn.runtime.selftest import check_model
 
 CALLS = 3
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Open the model, classify, read the peak memory, then replay the golden vectors."""
     path, name, file, threads, provider, *image = sys.argv[1:]
     bundle = read_bundle(Path(path))
@@ -33,16 +33,12 @@ def main() -> None:
     peak = peak_mib()
     row = check_model(bundle, entry, name, int(threads), provider or None)
     wrong = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
-    print(
-        json.dumps(
-            {
-                "version": engine.version,
-                "computes": engine.provider,
-                "peak_mib": peak,
-                "golden": "" if row.passed else wrong,
-            }
-        )
-    )
+    return {
+        "version": engine.version,
+        "computes": engine.provider,
+        "peak_mib": peak,
+        "golden": "" if row.passed else wrong,
+    }
 
 
 def peak_mib() -> float:
@@ -60,8 +56,4 @@ def peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EdgeCNNError as error:
-        print(f"edgecnn: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_program(main)

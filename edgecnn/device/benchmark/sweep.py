@@ -1,6 +1,5 @@
 """Measure a bundle on this machine: engines, precisions and threads interleaved."""
 
-import json
 import os
 import sys
 import time
@@ -46,7 +45,7 @@ def probe(
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
     done = (system or System(packages={})).run(command, PROBE_TIMEOUT_S)
-    return done.failure if done.code else Probed(**json.loads(done.out.splitlines()[-1]))
+    return done.failure if done.code else Probed(**done.table)
 
 
 def sweep(
@@ -89,7 +88,7 @@ def sweep(
                 probed[item] = result
         if not probed:
             reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
-            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. More: edgecnn doctor")
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For more details: edgecnn doctor")
         measure(bundle, images, list(probed), n, warmup, times, progress)
         rows = ranked([_row(item, probed[item], times[item], None, None) for item in probed])
         fastest = {row.configuration.engine: row.configuration for row in reversed(rows)}

@@ -10,8 +10,6 @@ goes by TCP where the server takes it, else by UDP.
 """
 
 import os
-import shutil
-import sys
 
 from edgecnn.device.cameras.ppm import PpmSplitter
 from edgecnn.device.cameras.process import ProcessSource
@@ -90,8 +88,3 @@ def filters(settings: CameraSettings) -> str:
         smallest = f"min({ratios[0]},{ratios[1]})" if len(ratios) == 2 else ratios[0]
         chain.append(f"scale=w='round(iw/max(1,{smallest}))':h='round(ih/max(1,{smallest}))':flags=bilinear")
     return ",".join([*chain, "setpts=N/(25*TB)"])
-
-
-def why_missing() -> str:
-    """Return why ffmpeg cannot be used, or ""."""
-    return "" if shutil.which(PROGRAM) else f"{PROGRAM} is not installed ({sys.platform}). {MISSING}"

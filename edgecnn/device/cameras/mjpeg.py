@@ -67,7 +67,7 @@ class MjpegSplitter:
         while self._step(images):
             pass
         if self._inside and len(self._data) > self._max_frame:
-            raise CameraLost("garbage", f"an image of more than {self._max_frame:,} bytes without an end")
+            raise CameraLost("garbage", f"an image that does not end within {self._max_frame:,} bytes")
         return images
 
     def _step(self, images: list[bytes]) -> bool:
@@ -97,7 +97,7 @@ class MjpegSplitter:
         del self._data[:count]
         self._barren += count
         if self._barren > self._max_barren:
-            raise CameraLost("garbage", f"no whole image in {self._barren:,} bytes")
+            raise CameraLost("garbage", f"no complete image in {self._barren:,} bytes")
 
     def _damage(self, resume: int) -> bool:
         """Give up the image that has begun and look for the next from byte `resume` on."""

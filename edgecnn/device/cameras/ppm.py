@@ -52,9 +52,9 @@ class PpmSplitter:
         if match is None:
             if len(self._header) < HEADER_BYTES and b"P6".startswith(self._header[:2]):
                 return rest[len(rest) :]
-            raise CameraLost("garbage", f"no PPM image begins with {self._header[:8]!r}")
+            raise CameraLost("garbage", f"not a PPM image: it begins with {self._header[:8]!r}")
         width, height = int(match[1]), int(match[2])
         if not 0 < width * height <= MAX_PIXELS:
-            raise CameraLost("garbage", f"a PPM image of {width}x{height} pixels; 1 to {MAX_PIXELS:,} are read")
+            raise CameraLost("garbage", f"the PPM image has {width}x{height} pixels, expected 1 to {MAX_PIXELS:,}")
         self._header, self._image, self._filled = b"", np.empty((height, width, 3), np.uint8), 0
         return rest[match.end() - had :]

@@ -211,7 +211,7 @@ class ProcessSource:
                 raise CameraLost("ended", f"{self.name} {how}{'' if self._count else ', before its first frame'}.")
             self._take(chunk)
             if not self._ready and time.monotonic() >= deadline:  # bytes come, and no frame
-                raise Stalled(self.name, "no whole frame", timeout)
+                raise Stalled(self.name, "no complete frame", timeout)
         return self._ready.popleft()
 
     def _take(self, chunk: bytes) -> None:

@@ -124,7 +124,7 @@ class V4L2Camera:
         """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time where that is of the same clock.
 
         Raises:
-            Stalled: if there is no whole frame within `timeout` seconds.
+            Stalled: if there is no complete frame within `timeout` seconds.
             CameraLost: "unplugged" if the device went away, "io_error" if a request failed, "ended" if the driver ended the stream.
         """
         deadline = time.monotonic() + timeout
@@ -143,7 +143,7 @@ class V4L2Camera:
                 raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
             if time.monotonic() >= deadline:
                 damaged = f", {self.damaged} damaged ones" if self.damaged else ""
-                raise Stalled(self.name, "no whole frame", timeout, damaged)
+                raise Stalled(self.name, "no complete frame", timeout, damaged)
 
     def _newest(self) -> abi.Buffer | None:
         """Take what the driver has filled, hand back all but the last whole frame, and return that one."""

@@ -56,9 +56,7 @@ class Watch:
     def __init__(self, text: str, settings: CameraSettings) -> None:
         self.name = f"watch:{text}"
         if not text:
-            raise CameraError(
-                "watch: no folder is named; expected a folder that can be read, such as watch:/srv/incoming."
-            )
+            raise CameraError("watch: no folder given; expected a readable folder, such as watch:/srv/incoming.")
         self.about = f"new images in the folder {text}"
         self._folder = Path(text)
         self._key = os.path.realpath(text)
@@ -69,7 +67,7 @@ class Watch:
         try:
             present = self._look()
         except OSError as error:
-            raise CameraError(f"{self.name}: {error.strerror or error}; expected a folder that can be read.") from None
+            raise CameraError(f"{self.name}: {error.strerror or error}; expected a readable folder.") from None
         _seen.setdefault(self._key, set(present.values()))
 
     def _look(self) -> dict[str, Version]:

@@ -4,29 +4,23 @@ A damaged installation then crashes this process, not the doctor. Prints a JSON 
 `wrong_layers`: "decode" and "resize" where the golden photos do not give the expected bytes.
 """
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.errors import EdgeCNNError
 from edgecnn.runtime.default import find_bundle
+from edgecnn.runtime.program import run_program
 from edgecnn.runtime.selftest import check_layers
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Find the named bundle, or the default one, and check it."""
     choice = find_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
     bundle = read_bundle(choice.path)
     wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]
-    print(
-        json.dumps({"path": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256, "wrong_layers": wrong})
-    )
+    return {"path": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256, "wrong_layers": wrong}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EdgeCNNError as error:
-        print(f"edgecnn: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_program(main)

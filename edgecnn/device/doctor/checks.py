@@ -76,5 +76,5 @@ def require_healthy(diagnosis: Diagnosis) -> None:
     if failed:
         count = diagnosis.count("error")
         raise DoctorError(
-            f"{count} error{'s' if count > 1 else ''} in: {', '.join(failed)}. Fix what is listed above, then run: edgecnn doctor"
+            f"{count} error{'s' if count > 1 else ''} in: {', '.join(failed)}. Fix what is listed above, then run again: edgecnn doctor"
         )

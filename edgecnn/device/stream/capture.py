@@ -28,13 +28,13 @@ class CaptureSettings:
     """What to capture.
 
     Attributes:
-        label: the class, a folder's name by `pictures.why_no_folder`.
-        folder: where the class folder stands or is made.
-        interval_s: seconds between pictures of a live source; 0 where a key takes each. Of another source each frame is considered.
+        label: the class, which names a folder: see `pictures.why_no_folder`.
+        folder: where the class folder is, or is made.
+        interval_s: seconds between pictures of a live source; 0 where a key takes each. Of any other source, every frame is considered.
         count: pictures to keep; 0 for no limit.
-        min_sharpness: as `pictures.sharpness` measures; a blurred picture is less.
-        min_change: as `pictures.change` measures against the last picture kept; below it, a picture counts as the same.
-        rotation: clockwise degrees by which pictures are turned.
+        min_sharpness: a picture with a lower `pictures.sharpness` counts as blurred.
+        min_change: a picture with a lower `pictures.change` from the last picture kept counts as the same.
+        rotation: degrees to turn pictures clockwise.
     """
 
     label: str
@@ -49,7 +49,7 @@ class CaptureSettings:
 class Shot(NamedTuple):
     """A picture: where it was kept, or which of BLURRED, SAME and DAMAGED it is.
 
-    `sharpness` is None for a damaged picture, `change` too for the first and for a blurred one.
+    `sharpness` is None for a damaged picture; `change` is None also for the first picture and for a blurred one.
     """
 
     path: Path | None

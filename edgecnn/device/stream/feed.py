@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgecnn.device.cameras.source import CameraLost, Frame, Source, Stalled
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
@@ -30,8 +30,8 @@ class FeedSettings:
     Attributes:
         stall_s: longest silence of an open source.
         first_frame_s: longest silence before its first frame.
-        retry_for_s: how long it may be without a frame before that is an error. None: a source that has given a frame is retried for
-            ever, one that cannot be opened at the start is an error at once.
+        retry_for_s: how long it may be without a frame before that is an error. None: a source that has given a frame is retried
+            forever; one that cannot be opened at the start is an error at once.
         warm_up: frames discarded after each opening. None: `LIVE_WARM_UP` of a live source, none of another.
     """
 
@@ -78,7 +78,7 @@ class Damaged(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The source has come to its end."""
+    """The source has ended."""
 
 
 class Taken(NamedTuple):
@@ -97,7 +97,7 @@ class Feed:
     """Frames of a source that is opened again when it is lost, newest first.
 
     A live source never waits: a frame that was not taken is replaced by the next, and counted in `replaced`. Any other source waits until
-    its frame was taken. Use `start`, `take` until it returns Ended or raises, then `close`.
+    its frame has been taken. Use `start`, `take` until it returns Ended or raises, then `close`.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Feed:
 
         Args:
             timeout: seconds.
-            frames: False for notices alone; None may then come early.
+            frames: False to return notices only; None may then come early.
 
         Raises:
             CameraError: if the source cannot be opened, or was away for longer than the settings allow.
@@ -180,7 +180,7 @@ class Feed:
             return self._over
 
     def refuse(self, text: str) -> None:
-        """Reject what the source gives: it is closed and opened again. The text says why."""
+        """Reject what the source gives: close it and open it again. `text` says why."""
         self._refused = text
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class Feed:
             closing.join(CLOSE_S)
 
     def _run(self) -> None:
-        over: CameraError | Ended = CameraError("the thread that reads the camera ended by an error of its own.")
+        over: CameraError | Ended = CameraError("the thread that reads the camera failed with an internal error.")
         try:
             over = self._keep_open()
         except CameraError as error:
@@ -344,3 +344,14 @@ class Feed:
     def _until_taken(self) -> None:
         while self._slot is not None and not self._stop.is_set():
             self._changed.wait()
+
+
+def open_feed(source: str | None, camera: CameraSettings, settings: FeedSettings) -> Feed:
+    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; `Feed.start` opens it."""
+
+    def open_it() -> Source:
+        from edgecnn.device import cameras
+
+        return cameras.find_camera(camera) if source is None else cameras.open_source(source, camera)
+
+    return Feed(open_it, settings, name=source or "camera")

@@ -4,21 +4,26 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from edgecnn.device.stream.feed import Taken
+from edgecnn.device.stream.events import Event, SaveFailedEvent, Seldom
+from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.pictures import encode, folder_name
+from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import OutputError
 from edgecnn.files import output_errors, write_atomic
 from edgecnn.labels import ABSTAIN
-from edgecnn.runtime.classifier import Result
 
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
 
 LEAST_INTERVAL_S = 1.0
 """Least time between two frames that are kept: those of one second are almost the same picture."""
+
+FAILED_EVERY_S = 10.0
+"""Least seconds between two events about frames that could not be written."""
 
 NO_GUESS = "unknown"
 
@@ -29,8 +34,8 @@ MOST_STALE = 64
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
 
-    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that means the same for two
-    classes, whose best score is never below one half, as for a thousand. The guess is the best class. When the files take more than
+    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that works for two
+    classes, whose best score is never below one half, and for a thousand. The guess is the best class. When the files take more than
     `cap_bytes`, the oldest are removed: only those that this or an earlier run wrote, and that are still in place with the same size.
     A file that was moved to another folder, or that someone else put here, is never removed.
     """
@@ -42,6 +47,7 @@ class UncertainFrames:
         margin: float,
         cap_bytes: int,
         rotation: int = 0,
+        interruptible: contextlib.AbstractContextManager[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -52,6 +58,7 @@ class UncertainFrames:
             margin: a smaller lead of the best score over the second is unsure, in [0, 1].
             cap_bytes: the most that the files may take.
             rotation: clockwise degrees by which frames are turned.
+            interruptible: entered while a frame is written, which a slow disk can make long.
             clock, wall: monotonic seconds, and seconds since the epoch.
 
         Raises:
@@ -61,6 +68,8 @@ class UncertainFrames:
         self._margin = margin
         self._cap_bytes = cap_bytes
         self._rotation = rotation
+        self._interruptible = interruptible or contextlib.nullcontext()
+        self._failed = Seldom(FAILED_EVERY_S, clock)
         self._clock = clock
         self._wall = wall
         self._last: float | None = None
@@ -68,12 +77,30 @@ class UncertainFrames:
         self._files: deque[tuple[str, int]] = deque(self._read_index())
         self._bytes = sum(size for _, size in self._files)
 
-    def offer(self, taken: Taken, result: Result) -> None:
-        """Keep a frame if its result is unsure.
+    def take(self, item: Item) -> Iterable[Event]:
+        """Keep a frame if its result is unsure; return an event if it cannot be written."""
+        if not isinstance(item, FrameResult):
+            return ()
+        try:
+            with self._interruptible:
+                self.offer(item)
+        except OutputError as error:
+            count = self._failed.count()
+            if count:
+                ts = self._wall()
+                return (SaveFailedEvent(ts=ts, source=item.source, message=str(error), seq=item.seq, count=count),)
+        return ()
 
-        Args:
-            taken: the frame.
-            result: its result.
+    def poll(self) -> Iterable[Event]:
+        """Do nothing: a frame is written when it is taken."""
+        return ()
+
+    def finish(self, wait_s: float) -> Iterable[Event]:
+        """Do nothing, for the same reason."""
+        return ()
+
+    def offer(self, result: FrameResult) -> None:
+        """Keep a frame if its result is unsure.
 
         Raises:
             OutputError: if it cannot be written; nothing is left half-written.
@@ -84,7 +111,7 @@ class UncertainFrames:
         if self._last is not None and now - self._last < LEAST_INTERVAL_S:
             return
         self._last = now
-        data, suffix = encode(taken.frame.image, self._rotation)
+        data, suffix = encode(result.image, self._rotation)
         if len(data) > self._cap_bytes:
             raise OutputError(
                 f"a frame of {len(data):,} bytes is larger than the limit for all kept frames, {self._cap_bytes:,} bytes.",
@@ -93,7 +120,7 @@ class UncertainFrames:
         guess = folder_name(result.top[0].label) if result.top else NO_GUESS
         wall = self._wall()
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1e6) % 1_000_000:06d}Z"
-        name = f"{guess}/{stamp}-{taken.seq}{suffix}"
+        name = f"{guess}/{stamp}-{result.seq}{suffix}"
         self._make_room(len(data))
         write_atomic(self._folder / name, data)
         self._files.append((name, len(data)))

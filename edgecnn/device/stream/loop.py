@@ -1,55 +1,74 @@
-"""The loop over a stream of frames: it classifies the newest one and reports results and events."""
+"""The loop over a stream of frames: it classifies the newest one and gives results and events."""
 
 import contextlib
-import math
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edgecnn.device.stream.feed import Damaged, Ended, Feed, SourceBack, SourceLost, SourceOpened, Taken
-from edgecnn.device.stream.results import Event, FrameResult
-from edgecnn.errors import CameraError, ImageError, OutputError
+from edgecnn.device.stream.events import (
+    CAMERA_LOST,
+    DURATION,
+    END_OF_SOURCE,
+    CameraBackEvent,
+    CameraLostEvent,
+    CameraOpenedEvent,
+    EndedEvent,
+    Event,
+    FrameDamagedEvent,
+    Seldom,
+    StateChangedEvent,
+)
+from edgecnn.device.stream.feed import (
+    Damaged,
+    Ended,
+    Feed,
+    FeedSettings,
+    SourceBack,
+    SourceLost,
+    SourceOpened,
+    Taken,
+    open_feed,
+)
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Smoother
 
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Classifier
+
 TICK_S = 0.1
-"""Longest wait for a frame between checks of signals, commands and time limits."""
+"""Longest wait for a frame: `Stream.ticks` returns to its caller at least this often."""
 
 DAMAGED_EVERY_S = 1.0
-SAVE_FAILED_EVERY_S = 10.0
-"""Least seconds between two events of a kind that may come with each frame; the next one has the count of those left out."""
+"""Least seconds between two events about damaged frames."""
 
 MANY_DAMAGED = 30
 """After this many frames in a row that cannot be decoded, a live source counts as lost."""
 
-END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "camera_lost", "signal"
-"""Reasons of the event `ended`."""
+Item = FrameResult | Event
+"""What a stream gives."""
+
+CONSUMER_WAIT_S = 5.0
+"""How long consumers may take to finish after the end of the source or of the duration."""
 
 
-class Sink(Protocol):
-    """Receives results and events. `idle` is called at least every TICK_S while nothing comes."""
+class Consumer(Protocol):
+    """Does something with each item of a stream, such as running a command, and reports events of its own. It never waits for long."""
 
-    def result(self, result: FrameResult) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def idle(self) -> None: ...
+    def take(self, item: Item) -> Iterable[Event]:
+        """Receive an item of the stream, not the events of other consumers."""
 
+    def poll(self) -> Iterable[Event]:
+        """Do what is due; called after each item, and at least every TICK_S."""
 
-class Keeper(Protocol):
-    """Keeps frames on which the classifier is unsure."""
-
-    def offer(self, taken: Taken, result: Result) -> None:
-        """Keep the frame if its result is unsure. Raises OutputError."""
-
-
-class ChangeCommand(Protocol):
-    """Runs a command when the state changes."""
-
-    def change(self, state: str | None, previous: str | None, score: float | None) -> None: ...
-    def poll(self) -> list[str]: ...
-    def finish(self, wait_s: float) -> list[str]: ...
+    def finish(self, wait_s: float) -> Iterable[Event]:
+        """Finish within `wait_s` seconds; at 0, which follows an interruption, at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +77,7 @@ class StreamSettings:
 
     Attributes:
         max_age_s: older frames of a live source are dropped.
-        max_fps: the most results a second; 0 for no limit.
+        max_fps: the most results per second; 0 for no limit.
         duration_s: seconds after which the loop ends; 0 for no limit.
     """
 
@@ -67,12 +86,13 @@ class StreamSettings:
     duration_s: float = 0.0
 
 
-COMMAND_WAIT_S = 5.0
-"""How long commands may take to finish after the end of the source or of the duration."""
-
-
 class Stream:
-    """One stream's loop. `frames` counts the classified frames, `dropped` and `damaged` the others."""
+    """Results of a source's frames, and events, in order. `frames` counts the classified frames, `dropped` and `damaged` the others.
+
+    Iterate over it once, in one thread, and close it, or use it as a context manager. The source is opened by the first step, in a thread
+    of its own; it is opened again whenever it is lost. The last item is an EndedEvent. If the source cannot be opened, or is away for
+    longer than the settings allow, CameraError is raised after it.
+    """
 
     def __init__(
         self,
@@ -81,24 +101,18 @@ class Stream:
         settings: StreamSettings,
         smoother: Smoother,
         *,
-        keeper: Keeper | None = None,
-        command: ChangeCommand | None = None,
-        check: Callable[[], object] = bool,
-        interruptible: contextlib.AbstractContextManager[Any] | None = None,
+        consumers: Sequence[Consumer] = (),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare; nothing is opened yet.
+        """Prepare; nothing is opened yet. `open_stream` is the usual way to make one.
 
         Args:
-            feed: where frames come from; the loop starts and closes it.
+            feed: where frames come from; the stream starts and closes it.
             classify: classifies an image, as `Classifier.classify` does.
             settings: see there.
             smoother: turns the decisions into a state.
-            keeper: receives each result with its frame.
-            command: receives changes of the state.
-            check: called often; raises to end the loop.
-            interruptible: entered around what may block: reporting, saving.
+            consumers: each receives every item; what they report follows it.
             clock, wall: monotonic seconds, and seconds since the epoch.
         """
         self.frames = 0
@@ -107,10 +121,7 @@ class Stream:
         self._classify = classify
         self._settings = settings
         self._smoother = smoother
-        self._keeper = keeper
-        self._command = command
-        self._check = check
-        self._interruptible = interruptible or contextlib.nullcontext()
+        self._consumers = consumers
         self._clock = clock
         self._wall = wall
         self._source = feed.name
@@ -118,45 +129,85 @@ class Stream:
         self._too_old = 0
         self._passed_over = 0
         self._damaged_in_a_row = 0
-        self._quiet: dict[str, tuple[float, int]] = {}
+        self._damaged_notices = Seldom(DAMAGED_EVERY_S, clock)
+        self._ticks = self._run()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the source, and stop the consumers. A second call does nothing; one from another thread ends the iteration."""
+        self._feed.close()
+        with contextlib.suppress(ValueError):  # another thread is in it, and comes to the end of the source now
+            self._ticks.close()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give results and events as they come.
+
+        Raises:
+            CameraError: if the source cannot be opened, or was away for too long.
+        """
+        return (item for item in self.ticks() if item is not None)
 
     @property
     def dropped(self) -> int:
         """Frames that were replaced by newer ones while another was classified, or were too old."""
         return self._feed.replaced - self._passed_over + self._too_old
 
-    def run(self, sink: Sink) -> None:
-        """Classify until the source ends, the time is over, or `check` or the sink raises; the source is closed then.
+    def ended(self, reason: str) -> EndedEvent:
+        """Return the event that ends a stream."""
+        return EndedEvent(
+            ts=self._wall(), source=self._source, reason=reason,
+            frames=self.frames, dropped=self.dropped, damaged=self.damaged,
+        )  # fmt: skip
+
+    def ticks(self) -> Iterator[Item | None]:
+        """Give results and events, and None at least every TICK_S while nothing comes, for a caller with other work.
 
         Raises:
             CameraError: if the source cannot be opened, or was away for too long.
         """
+        return self._ticks
+
+    def _run(self) -> Generator[Item | None, None, None]:
         wait_s = 0.0
+        late: list[Event] = []
         try:
             self._feed.start()
-            reason = self._loop(sink)
-            wait_s = COMMAND_WAIT_S
+            reason = yield from self._shared(self._loop())
+            wait_s = CONSUMER_WAIT_S
         except CameraError:
-            self._report(sink, self.ended(CAMERA_LOST))
+            yield self.ended(CAMERA_LOST)
             raise
         finally:
             self._feed.close()
-            failures = self._command.finish(wait_s) if self._command else []
-        for failure in failures:
-            self._report(sink, self._event("command_failed", message=failure))
-        self._report(sink, self.ended(reason))
+            for consumer in self._consumers:
+                late += consumer.finish(wait_s)
+        yield from late
+        yield self.ended(reason)
 
-    def ended(self, reason: str) -> Event:
-        """Return the event that ends a stream."""
-        counts = {"frames": self.frames, "dropped": self.dropped, "damaged": self.damaged}
-        return self._event("ended", reason=reason, **counts)
+    def _shared(self, items: Generator[Item | None, None, str]) -> Generator[Item | None, None, str]:
+        """Give items, each to the consumers too, and what they report; return why the items ended."""
+        while True:
+            try:
+                item = next(items)
+            except StopIteration as stop:
+                return str(stop.value)
+            yield item
+            for consumer in self._consumers:
+                if item is not None:
+                    yield from consumer.take(item)
+                yield from consumer.poll()
 
-    def _loop(self, sink: Sink) -> str:
+    def _loop(self) -> Generator[Item | None, None, str]:
         start = due = self._clock()
         duration, max_fps = self._settings.duration_s, self._settings.max_fps
         while True:
-            self._check()
-            self._poll_command(sink)
             now = self._clock()
             if duration and now - start >= duration:
                 return DURATION
@@ -168,25 +219,26 @@ class Stream:
             else:
                 item = self._feed.take(wait)
             if isinstance(item, Taken):
-                if self._handle(item, sink) and max_fps:
+                classified = self.frames
+                yield from self._handle(item)
+                if self.frames > classified and max_fps:
                     due = max(due + 1 / max_fps, now)
             elif isinstance(item, Ended):
                 return END_OF_SOURCE
             elif isinstance(item, Damaged):
                 self.damaged += item.frames
-                message = f"{item.name}: cut short, or flagged by the driver"
-                self._report_limited(sink, "frame_damaged", DAMAGED_EVERY_S, item.frames, message=message, seq=None)
+                yield self._damaged_event(f"{item.name}: cut short, or flagged by the driver", None, item.frames)
             elif item is None:
-                with self._interruptible:
-                    sink.idle()
+                yield None
             else:
-                self._source_changed(item, sink)
+                yield from self._source_changed(item)
 
-    def _handle(self, taken: Taken, sink: Sink) -> bool:
-        """Classify a frame and report the result; False if it was too old or damaged."""
+    def _handle(self, taken: Taken) -> Iterator[Item | None]:
+        """Classify a frame and give its result; None or an event if it was too old or damaged."""
         if taken.live and self._clock() - taken.frame.monotonic > self._settings.max_age_s:
             self._too_old += 1
-            return False
+            yield None
+            return
         self._source = taken.frame.name or taken.source
         start = time.perf_counter()
         try:
@@ -194,8 +246,8 @@ class Stream:
             converted_ms = (time.perf_counter() - start) * 1000
             result = self._classify(image)
         except ImageError as error:
-            self._count_damaged(taken, str(error), sink)
-            return False
+            yield self._count_damaged(taken, str(error))
+            return
         self._damaged_in_a_row = 0
         self.frames += 1
         age = max(0.0, self._clock() - taken.frame.monotonic)
@@ -204,84 +256,121 @@ class Stream:
         changed = self._smoother.update(result.decision)
         if changed:
             self._state_since = ts
-        frame_result = FrameResult(
+        yield FrameResult(
             seq=taken.seq,
             ts=ts,
             age_ms=age * 1000,
             source=self._source,
+            image=image,
             top=result.top,
             decision=result.decision,
             reason=result.reason,
+            lead=result.lead,
             state=self._smoother.state,
             state_since=self._state_since,
             latency_ms={**result.latency_ms, "decode": result.latency_ms["decode"] + converted_ms},
             dropped=self.dropped,
         )
-        with self._interruptible:
-            sink.result(frame_result)
         if changed:
-            self._state_changed(sink, previous, result.top[0].score if result.top else None, result.reason, taken.seq)
-        if self._keeper:
-            self._keep(self._keeper, taken, result, sink)
-        return True
+            score = round(result.top[0].score, 6) if result.top else None
+            yield self._state_changed(previous, score, result.reason, taken.seq)
 
-    def _count_damaged(self, taken: Taken, text: str, sink: Sink) -> None:
+    def _count_damaged(self, taken: Taken, text: str) -> FrameDamagedEvent | None:
         self.damaged += 1
         self._damaged_in_a_row += 1
-        self._report_limited(sink, "frame_damaged", DAMAGED_EVERY_S, message=text, seq=taken.seq)
         if taken.live and self._damaged_in_a_row >= MANY_DAMAGED:
             self._feed.refuse(f"{self._damaged_in_a_row} frames in a row cannot be decoded; the last: {text}.")
             self._damaged_in_a_row = 0
+        return self._damaged_event(text, taken.seq)
 
-    def _keep(self, keeper: Keeper, taken: Taken, result: Result, sink: Sink) -> None:
-        try:
-            with self._interruptible:
-                keeper.offer(taken, result)
-        except OutputError as error:
-            self._report_limited(sink, "save_failed", SAVE_FAILED_EVERY_S, message=str(error), seq=taken.seq)
+    def _damaged_event(self, message: str, seq: int | None, frames: int = 1) -> FrameDamagedEvent | None:
+        """Return the event of damaged frames, None if it is too early for another."""
+        count = self._damaged_notices.count(frames)
+        if not count:
+            return None
+        return FrameDamagedEvent(ts=self._wall(), source=self._source, message=message, seq=seq, count=count)
 
-    def _source_changed(self, item: SourceOpened | SourceLost | SourceBack, sink: Sink) -> None:
+    def _source_changed(self, item: SourceOpened | SourceLost | SourceBack) -> Iterator[Event]:
         self._source = item.name
+        ts = self._wall()
         if isinstance(item, SourceOpened):
-            self._report(sink, self._event("camera_opened", about=item.about, live=item.live))
+            yield CameraOpenedEvent(ts=ts, source=item.name, about=item.about, live=item.live)
         elif isinstance(item, SourceBack):
             after_s = round(item.after_s, 3)
-            self._report(sink, self._event("camera_back", about=item.about, after_s=after_s, attempts=item.attempts))
+            yield CameraBackEvent(ts=ts, source=item.name, about=item.about, after_s=after_s, attempts=item.attempts)
         else:
             self._damaged_in_a_row = 0
-            self._report(sink, self._event("camera_lost", reason=item.reason, message=item.text))
+            yield CameraLostEvent(ts=ts, source=item.name, reason=item.reason, message=item.text)
             previous = self._smoother.state
             if self._smoother.reset():  # the state is unknown while the camera is gone
                 self._state_since = None
-                self._state_changed(sink, previous, None, CAMERA_LOST, None)
+                yield self._state_changed(previous, None, CAMERA_LOST, None)
 
     def _state_changed(
-        self, sink: Sink, previous: str | None, score: float | None, reason: str | None, seq: int | None
-    ) -> None:
-        state = self._smoother.state
-        rounded = None if score is None else round(score, 6)
-        details = {"state": state, "previous": previous, "score": rounded, "reason": reason, "seq": seq}
-        self._report(sink, self._event("state_changed", **details))
-        if self._command:
-            self._command.change(state, previous, score)
+        self, previous: str | None, score: float | None, reason: str | None, seq: int | None
+    ) -> StateChangedEvent:
+        return StateChangedEvent(
+            ts=self._wall(), source=self._source, state=self._smoother.state, previous=previous,
+            score=score, reason=reason, seq=seq,
+        )  # fmt: skip
 
-    def _poll_command(self, sink: Sink) -> None:
-        for failure in self._command.poll() if self._command else ():
-            self._report(sink, self._event("command_failed", message=failure))
 
-    def _event(self, kind: str, **details: Any) -> Event:
-        return Event(kind=kind, ts=self._wall(), source=self._source, details=details)
+def open_stream(
+    source: str | None = None,
+    classifier: "Classifier | None" = None,
+    *,
+    size: tuple[int, int] = (640, 480),
+    fps: float = 0.0,
+    rotation: int = 0,
+    warm_up: int | None = None,
+    retry_for_s: float | None = None,
+    top_k: int = 3,
+    threshold: float | None = None,
+    margin: float = 0.0,
+    fit: str | None = None,
+    smooth: str = "1",
+    max_age_s: float = 1.0,
+    max_fps: float = 0.0,
+    duration_s: float = 0.0,
+    consumers: Sequence[Consumer] = (),
+) -> Stream:
+    """Prepare to classify what a camera or another stream shows; the first step of the iteration opens it.
 
-    def _report(self, sink: Sink, event: Event) -> None:
-        with self._interruptible:
-            sink.event(event)
+    Several streams may share one classifier, each in a thread of its own.
 
-    def _report_limited(self, sink: Sink, kind: str, every_s: float, times: int = 1, **details: Any) -> None:
-        """Report an event at most once in `every_s` seconds, with the count of those since the last report."""
-        last, left_out = self._quiet.get(kind, (-math.inf, 0))
-        now = self._clock()
-        if now - last < every_s:
-            self._quiet[kind] = last, left_out + times
-        else:
-            self._report(sink, self._event(kind, **details, count=left_out + times))
-            self._quiet[kind] = now, 0
+    Args:
+        source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR" or "synthetic:"; None finds a camera.
+        classifier: None loads the bundle that `Classifier.load()` does.
+        size: requested (width, height) of a camera's frames.
+        fps: requested frames per second of a camera; 0 for its own.
+        rotation: clockwise degrees by which frames are turned, one of `edgecnn.pixels.ROTATIONS`.
+        warm_up, retry_for_s: as in `edgecnn.device.stream.feed.FeedSettings`.
+        top_k, threshold, margin, fit: as in `Classifier.classify`.
+        smooth: "3" for a state that changes after three equal decisions in a row, "majority:5" for the most frequent of the last five.
+        max_age_s, max_fps, duration_s: as in `StreamSettings`.
+        consumers: each receives every item; what they report is given too.
+
+    Raises:
+        ValueError: for a `smooth` that is not valid. Other values are checked with the first frame.
+        BundleError, EngineError: if no classifier is given and none can be loaded.
+    """
+    from edgecnn.device.cameras.source import CameraSettings
+    from edgecnn.runtime.classifier import Classifier
+
+    smoother = Smoother.parse(smooth)
+    width, height = size
+    feed = open_feed(
+        source,
+        CameraSettings(width=width, height=height, fps=fps),
+        FeedSettings(warm_up=warm_up, retry_for_s=retry_for_s),
+    )
+    classify = functools.partial(
+        (classifier or Classifier.load()).classify,
+        top_k=top_k,
+        threshold=threshold,
+        margin=margin,
+        fit=fit,
+        rotation=rotation,
+    )
+    settings = StreamSettings(max_age_s=max_age_s, max_fps=max_fps, duration_s=duration_s)
+    return Stream(feed, classify, settings, smoother, consumers=consumers)

@@ -6,7 +6,10 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from edgecnn.device.stream.events import CommandFailedEvent, Event, StateChangedEvent
+from edgecnn.device.stream.loop import Item
 
 LIMIT_S = 60.0
 """A command that runs longer is terminated."""
@@ -39,31 +42,35 @@ class OnChange:
             program = self.arguments[0] if self.arguments else command
             raise ValueError(f"there is no program {program!r} to run; for shell syntax: sh -c '…'.")
         self._clock = clock
+        self._source = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._next: dict[str, str] | None = None
 
-    def change(self, state: str | None, previous: str | None, score: float | None) -> None:
-        """Run the command for a change, at the next `poll` while none is running."""
-        self._next = {
-            "EDGECNN_STATE": state or "",
-            "EDGECNN_PREVIOUS": previous or "",
-            "EDGECNN_SCORE": "" if score is None else f"{score:.6f}",
-        }
+    def take(self, item: Item) -> Iterable[Event]:
+        """Run the command for a change of the state, at the next `poll` while none is running."""
+        self._source = item.source
+        if isinstance(item, StateChangedEvent):
+            self._next = {
+                "EDGECNN_STATE": item.state or "",
+                "EDGECNN_PREVIOUS": item.previous or "",
+                "EDGECNN_SCORE": "" if item.score is None else f"{item.score:.6f}",
+            }
+        return ()
 
-    def poll(self) -> list[str]:
-        """Reap a command that has ended, start one that waits; return what failed, for people."""
-        failures = []
+    def poll(self) -> list[Event]:
+        """Reap a command that has ended, start one that waits; return what failed."""
+        failures: list[Event] = []
         if self._process is not None:
             code = self._process.poll()
             if code is None:
                 if self._clock() - self._started < LIMIT_S:
                     return []
                 self._end()
-                failures.append(f"{self.arguments[0]}: still running after {LIMIT_S:.0f} s, terminated")
+                failures.append(self._failed(f"still running after {LIMIT_S:.0f} s, terminated"))
             elif code:
                 what = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-                failures.append(f"{self.arguments[0]}: {what}")
+                failures.append(self._failed(what))
             self._process = None
         if self._next is not None:
             variables, self._next = self._next, None
@@ -76,16 +83,16 @@ class OnChange:
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:  # ValueError: a zero in a label, which no environment can hold
-                failures.append(f"{self.arguments[0]}: {getattr(error, 'strerror', None) or error}")
+                failures.append(self._failed(getattr(error, "strerror", None) or str(error)))
             self._started = self._clock()
         return failures
 
-    def finish(self, wait_s: float) -> list[str]:
+    def finish(self, wait_s: float) -> list[Event]:
         """Let the running and the waiting command finish within `wait_s` seconds, then terminate what still runs.
 
         At 0 it neither waits nor starts another.
         """
-        failures = []
+        failures: list[Event] = []
         deadline = time.monotonic() + wait_s
         if not wait_s:
             self._next = None
@@ -96,10 +103,13 @@ class OnChange:
             try:
                 self._process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                failures.append(f"{self.arguments[0]}: still running at the end, terminated")
+                failures.append(self._failed("still running at the end, terminated"))
                 break
         self._end()
         return failures
+
+    def _failed(self, what: str) -> CommandFailedEvent:
+        return CommandFailedEvent(ts=time.time(), source=self._source, message=f"{self.arguments[0]}: {what}")
 
     def _end(self) -> None:
         """Terminate the command and what it started."""

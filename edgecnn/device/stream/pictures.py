@@ -12,6 +12,9 @@ from edgecnn.labels import why_not_a_label
 JPEG_QUALITY = 95
 """For frames that a camera gave as pixels; encoded frames are kept unmodified."""
 
+PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 85
+"""Of pictures to be looked at: a few hundred kilobytes at most."""
+
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 """Clockwise degrees, and Pillow's name for them, which counts the other way."""
 
@@ -52,8 +55,23 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     return buffer.getvalue(), ".jpg"
 
 
+def as_jpeg(image: bytes | np.ndarray, rotation: int = 0) -> bytes:
+    """Return a frame as a JPEG file's bytes to be looked at: upright, at most PREVIEW_SIDE pixels wide and high, of PREVIEW_QUALITY.
+
+    Raises:
+        ImageError: if bytes cannot be decoded.
+    """
+    upright = turn(image, rotation)
+    picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
+    picture = picture.convert("RGB")
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, "jpeg", quality=PREVIEW_QUALITY)
+    return buffer.getvalue()
+
+
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
-    """Return a frame in grey at a width, and a height or the frame's own aspect: float32, shape (height, width), 0 to 255.
+    """Return a frame in grey, scaled to a width and a height or the frame's own aspect ratio: float32, shape (height, width), 0 to 255.
 
     Raises:
         ImageError: if bytes cannot be decoded.
@@ -112,7 +130,7 @@ def why_no_folder(label: str) -> str:
 
 
 def folder_name(label: str) -> str:
-    """Return a label as a class folder's name: itself where it can be one, else with what cannot be replaced by underscores."""
+    """Return a label as a class folder's name: the label itself if it can be one, else with underscores for what cannot stay."""
     if not why_no_folder(label):
         return label
     text = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in label).strip()

@@ -1,39 +1,45 @@
-"""What the loop over a stream reports: a result for each frame, and events. `result.schema.json` is the schema of their JSON lines."""
+"""The result of a frame, and the JSON lines of results and events. `result.schema.json` is their schema."""
 
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
+
+from edgecnn.device.stream.events import Event
 from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, text_json, top_json
 from edgecnn.runtime.decision import Score
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """The result of one frame. The fields are those of a JSON line; `ts` and `state_since` are seconds since the epoch."""
+    """The result of one frame of a stream.
+
+    Attributes:
+        seq: the frame's number among all that came since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
+        ts: when the frame was whole, in seconds since the epoch.
+        age_ms: milliseconds from then until its result was known.
+        source: the device, address or file that it came from.
+        image: the frame as the source gave it, before any rotation: an encoded image's bytes, or uint8 RGB of shape (height, width, 3).
+        top, decision, reason, lead, latency_ms: as in `edgecnn.runtime.classifier.Result`.
+        state: the decision after smoothing; None before enough frames were seen, and after a camera was lost until they were seen again.
+        state_since: the `ts` of the frame that made the state; None where there is none.
+        dropped: frames since the start that were replaced by newer ones while another was classified, or were too old.
+    """
 
     seq: int
     ts: float
     age_ms: float
     source: str
+    image: bytes | np.ndarray = field(repr=False, compare=False)
     top: tuple[Score, ...]
     decision: str
     reason: str | None
+    lead: float
     state: str | None
     state_since: float | None
     latency_ms: dict[str, float]
     dropped: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something other than a result: `kind` is the JSON line's `event`, `details` its other fields."""
-
-    kind: str
-    ts: float
-    source: str
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def rfc3339(seconds: float) -> str:
@@ -55,5 +61,6 @@ def result_line(result: FrameResult, model: tuple[str, str]) -> str:
 
 def event_line(event: Event) -> str:
     """Return an event as a JSON line."""
-    line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **event.details}
+    details = {name: value for name, value in vars(event).items() if name not in ("ts", "source")}
+    line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **details}
     return json.dumps(line)

@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 
 class EngineKind(NamedTuple):
-    """What is known of an engine before it is imported. `providers` are those that can be requested, the default first."""
+    """What edgecnn knows about an engine before importing it. `providers` are those that can be requested, the default first."""
 
     implementation: str
     module: str
@@ -142,8 +142,15 @@ def first_installed(names: list[str]) -> str:
             return name
     what = f"the engine {names[0]} is not" if len(names) == 1 else f"none of the engines {', '.join(names)} is"
     if sys.maxsize < 2**32 and all(ENGINES[name].format == "tflite" for name in names):
-        raise EngineError(f"{what} installed, and none has a package for a 32-bit system. Install a 64-bit one.")
+        raise EngineError(
+            f"{what} installed, and no package exists for a 32-bit system. Install a 64-bit operating system."
+        )
     raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
+
+
+def described(engine: Engine) -> str:
+    """Return an engine's name, version and provider."""
+    return f"{engine.name} {engine.version} ({engine.provider})"
 
 
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
@@ -169,7 +176,7 @@ def open_engine(
         name: one of ENGINES, or None for the first installed one that runs the format.
         model: a TFLite or ONNX file's bytes.
         format_: "tflite" or "onnx".
-        num_threads: threads of one inference, at least 1.
+        num_threads: threads for one inference, at least 1.
         provider: one of PROVIDERS; None for the engine's default.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or, asked for by name, on CUDA."""
+"""ONNX Runtime, on the CPU or, if requested by name, on CUDA."""
 
 import json
 import platform

@@ -13,9 +13,10 @@ from edgecnn.device.benchmark.configurations import Configuration, configuration
 from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, gate, winner
 from edgecnn.device.benchmark.images import bench_images
 from edgecnn.device.benchmark.sweep import probe, sweep
-from edgecnn.device.system import Finished, System
+from edgecnn.device.system import System
 from edgecnn.errors import EngineError, ImageError, ProviderError, UnknownNameError
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed
+from edgecnn.runtime.program import Finished
 
 needs_engine = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
@@ -128,7 +129,6 @@ def test_an_engine_that_crashes_is_a_reason(bundle, monkeypatch):
 
 def test_how_a_process_ended():
     assert Finished(-9, "", "").how == "killed (SIGKILL)"
-    assert Finished(3, "", "a\nedgecnn: error: no such thing\n\n").said == "no such thing"
     system = System(packages={})
     assert system.run([sys.executable, "-c", "import sys; sys.exit(7)"]).how == "exit code 7"
     assert system.run(["/none/such"]).how.startswith("cannot be run: No such file")
@@ -205,7 +205,7 @@ def test_images(bundle, folder):
         and missing.startswith("none.jpg: ")
     )
     first = bench_images(bundle, [str(folder)], most=1, note=notes.append)
-    assert len(first.items) == 1 and "the first 1 images are used" in notes[-1]
+    assert len(first.items) == 1 and "using only the first 1 images" in notes[-1]
     with pytest.raises(ImageError, match=r"none of 'none.jpg' is a readable image"):
         bench_images(bundle, ["none.jpg"])
 

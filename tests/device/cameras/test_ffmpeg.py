@@ -102,7 +102,7 @@ def test_a_video_file_that_breaks_is_a_loss_with_ffmpegs_words(fake, tmp_path):
 def test_bytes_that_are_no_frames_are_garbage(program, tmp_path):
     program("ffmpeg", "out.write(b'<html>')")
     (tmp_path / "clip.mp4").touch()
-    with pytest.raises(CameraLost, match="no PPM image") as caught:
+    with pytest.raises(CameraLost, match="not a PPM image") as caught:
         frames_of(str(tmp_path / "clip.mp4"))
     assert caught.value.reason == "garbage"
 

@@ -47,7 +47,7 @@ def test_a_camera_streams_and_every_buffer_goes_back(opened):
     assert frames[0].image.shape == (480, 640, 3)
     assert np.abs(frames[0].image.astype(int) - (255, 0, 0)).max() <= 2
     assert len(kernel.given) == 4
-    with pytest.raises(CameraLost, match="no whole frame") as caught:
+    with pytest.raises(CameraLost, match="no complete frame") as caught:
         camera.read(0)
     assert caught.value.reason == "stall"
 

@@ -150,7 +150,7 @@ def test_a_folder_that_goes_away_is_unplugged_and_one_that_is_not_there_an_error
         source.read(0.1)
     assert caught.value.reason == "unplugged"
     for text in (folder, tmp_path / "moved" / "old.jpg", ""):
-        with pytest.raises(CameraError, match="expected a folder"):
+        with pytest.raises(CameraError, match="expected a readable folder"):
             open_source(f"watch:{text}", CameraSettings())
 
 

@@ -11,9 +11,10 @@ from edgecnn.device.cameras.listing import Camera, CameraList
 from edgecnn.device.doctor.checks import CHECKS, Diagnosis, examine, require_healthy
 from edgecnn.device.doctor.engines import PACKAGES
 from edgecnn.device.doctor.finding import SEVERITIES, Finding, version_tuple
-from edgecnn.device.system import Finished, Space, System, packages
+from edgecnn.device.system import Space, System, packages
 from edgecnn.errors import BundleError, DoctorError
 from edgecnn.runtime.engines import ENGINES, is_installed
+from edgecnn.runtime.program import Finished
 
 PI_4 = {
     "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
@@ -93,7 +94,7 @@ def test_everything_that_is_not_right_says_what_it_means(pi):
     """On a board with a dozen things wrong: no finding without its meaning, no error without a fix."""
     wrong = pi(
         {"sys/devices/platform/soc/soc:firmware/get_throttled": "f000f", "proc/meminfo": "MemAvailable: 1000 kB\n"},
-        software(Finished(-4, "", ""), Finished(BundleError.exit_code, "", "edgecnn: error: the bundle is refused")),
+        software(Finished(-4, "", ""), Finished(BundleError.exit_code, '{"error": "cannot use the bundle"}', "")),
         python=(3, 9, 2),
         bits=32,
         packages={"tflite-runtime": "2.14.0", "numpy": "2.0", "typer": "0.29.2"},
@@ -298,7 +299,7 @@ def test_no_engine(pi):
 
 def test_bundles(pi):
     assert "installed" in found(pi(), "bundle", "ok")[0]
-    refused = Finished(BundleError.exit_code, "", "edgecnn: error: the bundle x is refused: it is truncated.")
+    refused = Finished(BundleError.exit_code, json.dumps({"error": "cannot use the bundle x: it is truncated."}), "")
     assert "it is truncated" in found(pi(None, software(bundle=refused)), "bundle", "error")[0]
     broken = Finished(1, "", "ImportError: no numpy")
     assert "ImportError: no numpy" in found(pi(None, software(bundle=broken)), "bundle", "error")[0]

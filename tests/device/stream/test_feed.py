@@ -278,6 +278,6 @@ def test_take_without_frames_gives_the_news_alone(feed, fake):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_nobody_waits_for_a_thread_that_died_of_a_fault(feed, fake):
     one = feed(fake.Opener(fake.Source(KeyError("a fault"))))
-    with pytest.raises(CameraError, match="an error of its own"):
+    with pytest.raises(CameraError, match="failed with an internal error"):
         while one.take(10):
             pass

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.cameras.source import Frame
-from edgecnn.device.stream.feed import Taken
 from edgecnn.device.stream.keep import INDEX, UncertainFrames
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
+from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import ABSTAIN, BELOW_THRESHOLD, NO_SCORE, Score, decide
@@ -23,8 +22,12 @@ def jpeg(size):
     return b"\xff\xd8\xff" + bytes(size - 3)
 
 
-def taken(image, seq=0, live=False):
-    return Taken(seq, Frame(seq, 0.0, image), "fake", live)
+def frame(result, image, seq=0):
+    """A frame with what a classifier made of it."""
+    return FrameResult(
+        seq=seq, ts=0.0, age_ms=0.0, source="fake", image=image, top=result.top, decision=result.decision, reason=result.reason,
+        lead=result.lead, state=None, state_since=None, latency_ms={}, dropped=0,
+    )  # fmt: skip
 
 
 def result(label="cat", score=0.4, reason=None):
@@ -64,10 +67,10 @@ def keeper(tmp_path):
 
 def test_what_is_unsure(keeper, tmp_path):
     one = keeper()
-    one.offer(taken(jpeg(10), 0), result(score=0.4))
-    one.offer(taken(jpeg(10), 1), result(score=0.5))
-    one.offer(taken(jpeg(10), 2), result("dog", 0.9, BELOW_THRESHOLD))
-    one.offer(taken(b"\x89PNG\r\n\x1a\n", 3), NO_NUMBERS)
+    one.offer(frame(result(score=0.4), jpeg(10), 0))
+    one.offer(frame(result(score=0.5), jpeg(10), 1))
+    one.offer(frame(result("dog", 0.9, BELOW_THRESHOLD), jpeg(10), 2))
+    one.offer(frame(NO_NUMBERS, b"\x89PNG\r\n\x1a\n", 3))
     assert files(tmp_path / "unsure") == [
         "cat/20251125T040000.250000Z-0.jpg",
         "dog/20251125T040000.250000Z-2.jpg",
@@ -90,26 +93,25 @@ def test_what_is_unsure(keeper, tmp_path):
 )
 def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, kept):
     labels = [f"class {index}" for index in range(len(scores))]
-    keeper().offer(taken(jpeg(10)), Result(*decide(np.array(scores), labels), {}))
+    keeper().offer(frame(Result(*decide(np.array(scores), labels), {}), jpeg(10)))
     assert bool(files(tmp_path / "unsure")) == kept
 
 
-@pytest.mark.parametrize("live", [True, False])
-def test_one_a_second_of_a_camera_and_of_a_file(keeper, tmp_path, live):
+def test_one_a_second(keeper, tmp_path):
     times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
     one = keeper(clock=lambda: next(times))
     for seq in range(9):
-        one.offer(taken(jpeg(10), seq, live), unsure())
+        one.offer(frame(unsure(), jpeg(10), seq))
     assert [name[-5] for name in files(tmp_path / "unsure")] == ["0", "4"]
 
 
 def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
     one = keeper()
     for seq in range(9):
-        one.offer(taken(jpeg(300), seq), unsure("ab"[seq % 2]))
+        one.offer(frame(unsure("ab"[seq % 2]), jpeg(300), seq))
     assert [name[-5] for name in files(tmp_path / "unsure")] == ["6", "8", "7"]
     again = keeper()
-    again.offer(taken(jpeg(700), 9), unsure("a"))
+    again.offer(frame(unsure("a"), jpeg(700), 9))
     assert [name[-5] for name in files(tmp_path / "unsure")] == ["8", "9"], "files of an earlier run count and go too"
 
 
@@ -118,10 +120,10 @@ def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", written.append)  # the slow part
     one = keeper()
     for seq in range(500):
-        one.offer(taken(jpeg(300), seq), unsure())
+        one.offer(frame(unsure(), jpeg(300), seq))
     assert len((tmp_path / "unsure" / INDEX).read_text().splitlines()) < 100
     assert len(written) < 520, "an SD card wears: the index is not written anew at each frame"
-    keeper().offer(taken(jpeg(990), 500), unsure())
+    keeper().offer(frame(unsure(), jpeg(990), 500))
     assert len(files(tmp_path / "unsure")) == 1
 
 
@@ -129,13 +131,13 @@ def test_files_of_others_stay(keeper, tmp_path):
     folder = tmp_path / "unsure"
     one = keeper()
     for seq in range(3):
-        one.offer(taken(jpeg(300), seq), unsure())
+        one.offer(frame(unsure(), jpeg(300), seq))
     (folder / "dog").mkdir()
     (folder / "dog/mine.jpg").write_bytes(jpeg(5000))
     (folder / "cat/20251125T040000.250000Z-0.jpg").rename(folder / "dog/sorted.jpg")
     (folder / "cat/20251125T040000.250000Z-1.jpg").write_bytes(b"edited")
     for seq in range(3, 9):
-        one.offer(taken(jpeg(300), seq), unsure())
+        one.offer(frame(unsure(), jpeg(300), seq))
     names = files(folder)
     assert "dog/sorted.jpg" in names and "dog/mine.jpg" in names and "cat/20251125T040000.250000Z-1.jpg" in names
     assert len(names) == 6
@@ -148,7 +150,7 @@ def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path):
     (tmp_path / "unsure" / INDEX).write_text("300 ../victim.jpg\n300 cat/../../victim.jpg\n30")
     one = keeper(cap_bytes=310)
     for seq in range(3):
-        one.offer(taken(jpeg(300), seq), unsure())
+        one.offer(frame(unsure(), jpeg(300), seq))
     assert victim.exists()
 
 
@@ -160,7 +162,7 @@ def test_an_index_that_was_damaged_or_edited_removes_nothing(keeper, tmp_path):
     index = "x cat/a.jpg\n² cat/b.jpg\n299 cat/c.jpg\n301 cat/d.jpg\ncat/a.jpg\n\n"
     (tmp_path / "unsure" / INDEX).write_text(index, encoding="utf-8")
     one = keeper(cap_bytes=310)
-    one.offer(taken(jpeg(300)), unsure())
+    one.offer(frame(unsure(), jpeg(300)))
     assert {f"cat/{name}.jpg" for name in ("a", "b", "c", "d")} < set(files(tmp_path / "unsure"))
 
 
@@ -168,7 +170,7 @@ def test_names_are_of_world_time_and_sort(keeper, tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        keeper(wall=lambda: 1764043200.0625).offer(taken(jpeg(10)), unsure())
+        keeper(wall=lambda: 1764043200.0625).offer(frame(unsure(), jpeg(10)))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -178,20 +180,20 @@ def test_names_are_of_world_time_and_sort(keeper, tmp_path, monkeypatch):
 def test_a_frame_as_large_as_all(keeper, tmp_path):
     one = keeper()
     for seq in range(2):
-        one.offer(taken(jpeg(1000), seq), unsure())
+        one.offer(frame(unsure(), jpeg(1000), seq))
     assert [name[-5] for name in files(tmp_path / "unsure")] == ["1"]
 
 
 def test_a_frame_larger_than_all(keeper, tmp_path):
     with pytest.raises(OutputError, match="larger than the limit for all kept frames, 1,000 bytes") as refused:
-        keeper().offer(taken(jpeg(1001)), unsure())
+        keeper().offer(frame(unsure(), jpeg(1001)))
     assert refused.value.advice == "keep_more"
     assert not (tmp_path / "unsure").exists()
 
 
 def test_a_full_disk(keeper, tmp_path, monkeypatch):
     one = keeper()
-    one.offer(taken(jpeg(10), 0), unsure())
+    one.offer(frame(unsure(), jpeg(10), 0))
     with monkeypatch.context() as patch:
 
         def full(descriptor):
@@ -199,16 +201,16 @@ def test_a_full_disk(keeper, tmp_path, monkeypatch):
 
         patch.setattr(os, "fsync", full)
         with pytest.raises(OutputError, match="No space left on device"):
-            one.offer(taken(jpeg(10), 1), unsure())
+            one.offer(frame(unsure(), jpeg(10), 1))
     assert len(files(tmp_path / "unsure")) == 1, "nothing is left half-written"
-    one.offer(taken(jpeg(10), 2), unsure())
+    one.offer(frame(unsure(), jpeg(10), 2))
     assert len(files(tmp_path / "unsure")) == 2
 
 
 def test_pixels_are_kept_as_jpeg_and_upright(keeper, tmp_path):
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :30] = 255
-    keeper(cap_bytes=10**6, rotation=90).offer(taken(pixels), unsure())
+    keeper(cap_bytes=10**6, rotation=90).offer(frame(unsure(), pixels))
     (name,) = files(tmp_path / "unsure")
     kept = np.asarray(Image.open(tmp_path / "unsure" / name))
     assert kept.shape == (60, 40, 3), "train reads it as it stands"

@@ -1,5 +1,6 @@
 """The loop over frames: what is told, what is dropped, and how it ends."""
 
+import contextlib
 import functools
 import json
 import threading
@@ -11,10 +12,18 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost
+from edgecnn.device.stream.events import (
+    SIGNAL,
+    CameraLostEvent,
+    CommandFailedEvent,
+    Event,
+    StateChangedEvent,
+)
 from edgecnn.device.stream.feed import Feed, FeedSettings
+from edgecnn.device.stream.keep import UncertainFrames
 from edgecnn.device.stream.lines import error_line, file_line
-from edgecnn.device.stream.loop import MANY_DAMAGED, SIGNAL, Stream, StreamSettings
-from edgecnn.device.stream.results import Event, FrameResult, event_line, result_line, rfc3339
+from edgecnn.device.stream.loop import MANY_DAMAGED, Stream, StreamSettings
+from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score, Smoother, decide
@@ -48,9 +57,9 @@ def loop(fake):
         stream = Stream(feed, looking, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
         if raises:
             with pytest.raises(raises):
-                stream.run(sink)
+                sink.follow(stream)
         else:
-            stream.run(sink)
+            sink.follow(stream)
         feed._thread.join(10)
         sink.stream = stream
         return sink
@@ -128,7 +137,7 @@ def test_a_state_that_does_not_flicker(loop, fake):
     sink = loop(fake.Source(*frames), smooth="2")
     states = [line.state for line in sink.lines if isinstance(line, FrameResult)]
     assert states == [None, "cat", "cat", "cat", "cat", "dog", "dog"]
-    changes = [line.details for line in sink.lines if isinstance(line, Event) and line.kind == "state_changed"]
+    changes = [vars(line) for line in sink.lines if isinstance(line, StateChangedEvent)]
     assert [(change["state"], change["previous"], change["seq"]) for change in changes] == [
         ("cat", None, 1),
         ("dog", "cat", 5),
@@ -157,7 +166,7 @@ def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
         now[0] += 0.3
         return classify(image)
 
-    Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]).run(sink)
+    sink.follow(Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]))
     told = lines(sink)
     damaged = [line for line in told if line.get("event") == "frame_damaged"]
     assert [(line["seq"], line["count"]) for line in damaged] == [(0, 1), (4, 4), (8, 3)]
@@ -186,9 +195,9 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     bad.read = lambda timeout: (read.set(), time.sleep(0.0005), original(timeout))[2]
     feed = Feed(fake.Opener(bad, good), FeedSettings(warm_up=0), sleep=lambda wait: None)
     sink = fake.Recorder(gate)
-    Stream(feed, paced, StreamSettings(), Smoother()).run(sink)
-    lost = next(line for line in sink.lines if isinstance(line, Event) and line.kind == "camera_lost")
-    assert lost.details["reason"] == "garbage" and f"{MANY_DAMAGED} frames in a row" in lost.details["message"]
+    sink.follow(Stream(feed, paced, StreamSettings(), Smoother()))
+    lost = next(line for line in sink.lines if isinstance(line, CameraLostEvent))
+    assert lost.reason == "garbage" and f"{MANY_DAMAGED} frames in a row" in lost.message
     assert bad.closed.is_set() and sink.kinds[-4:] == ["camera_back", "cat", "state_changed", "ended"]
 
 
@@ -205,7 +214,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
     stream = Stream(
         feed, lambda image: (feed._thread.join(10), classify(image))[1], StreamSettings(max_age_s=60), Smoother()
     )
-    stream.run(sink)
+    sink.follow(stream)
     results = [line for line in sink.lines if isinstance(line, FrameResult)]
     assert results[-1].decision == "dog" and results[-1].seq == 40
     assert results[-1].dropped == 41 - len(results) == stream.dropped
@@ -218,7 +227,7 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         sink = fake.Recorder()
         late = time.monotonic() + 100
         stream = Stream(feed, classify, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
-        stream.run(sink)
+        sink.follow(stream)
         assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
         assert ("cat" in sink.kinds) != live
 
@@ -247,19 +256,20 @@ def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
     sink = fake.Recorder()
     times = []
     sink.result = lambda result: times.append(now[0])
-    Stream(
+    stream = Stream(
         Patient(fake.Opener(source), FeedSettings()),
         classify,
         StreamSettings(max_fps=2),
         Smoother(),
         clock=lambda: now[0],
-    ).run(sink)
+    )
+    sink.follow(stream)
     assert times == pytest.approx([number / 2 for number in range(10)], abs=1e-6)
 
 
 def test_duration(loop, fake):
     sink = loop(fake.Source(b"cat 0.9"), duration_s=0.05)
-    assert sink.lines[-1].details["reason"] == "duration"
+    assert sink.lines[-1].reason == "duration"
 
 
 def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
@@ -268,24 +278,103 @@ def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
     assert (ended["reason"], ended["frames"], ended["source"]) == ("camera_lost", 0, "camera")
 
 
-def test_whatever_is_raised_closes_the_source(loop, fake):
-    for part in ("check", "sink"):
-        source = fake.Source(*[b"cat 0.9"] * 10)
-        feed = Feed(fake.Opener(source), FeedSettings())
-        sink = fake.Recorder()
-
-        def gone(*_):
-            raise BrokenPipeError
-
-        if part == "sink":
-            sink.result = gone
-        count = iter(range(1000))
-        check = (lambda count=count: next(count) > 3 and gone()) if part == "check" else bool
-        with pytest.raises(BrokenPipeError):
-            Stream(feed, classify, StreamSettings(), Smoother(), check=check).run(sink)
+@pytest.mark.parametrize("how", ["leave", "raise", "never started"])
+def test_however_it_is_left_the_source_is_closed(fake, how):
+    source = fake.Source(*[b"cat 0.9"] * 10)
+    feed = Feed(fake.Opener(source), FeedSettings())
+    with contextlib.suppress(BrokenPipeError), Stream(feed, classify, StreamSettings(), Smoother()) as stream:
+        for _ in stream if how != "never started" else ():
+            if how == "raise":
+                raise BrokenPipeError
+            break
+    if how != "never started":
         assert source.closed.is_set()
         feed._thread.join(10)
-        assert not feed._thread.is_alive()
+    assert not feed._thread.is_alive()
+    stream.close()
+
+
+def test_closing_from_another_thread_ends_the_iteration(fake):
+    source = fake.Source(b"cat 0.9")
+    stream = Stream(Feed(fake.Opener(source), FeedSettings()), classify, StreamSettings(), Smoother())
+    items = []
+    thread = threading.Thread(target=lambda: items.extend(stream))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not any(isinstance(item, FrameResult) for item in items) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    stream.close()
+    thread.join(10)
+    assert not thread.is_alive() and source.closed.is_set()
+    assert items[-1].kind == "ended"
+
+
+def test_a_caller_with_other_work_gets_the_word_while_nothing_comes(fake):
+    stream = Stream(Feed(fake.Opener(fake.Source()), FeedSettings()), classify, StreamSettings(), Smoother())
+    with stream:
+        assert next(stream.ticks()) is None
+
+
+def test_a_result_has_the_frame_and_the_lead(loop, fake):
+    frame = np.full((4, 6, 3), 7, np.uint8)
+    feed = Feed(fake.Opener(fake.Source(frame, None)), FeedSettings())
+    scores = np.array([0.25, 0.75], np.float32)
+    with Stream(feed, lambda image: Result(*decide(scores, LABELS), LATENCY), StreamSettings(), Smoother()) as stream:
+        (result,) = (item for item in stream if isinstance(item, FrameResult))
+    assert result.image is frame and result.lead == pytest.approx(0.5)
+
+
+class Consumer:
+    """Keeps what it is given, and reports an event each time."""
+
+    def __init__(self):
+        self.items, self.waits, self.polls = [], [], 0
+
+    def failed(self, message):
+        return CommandFailedEvent(ts=0.0, source="fake", message=message)
+
+    def take(self, item):
+        self.items.append(item)
+        return (self.failed(f"after {item.kind if isinstance(item, Event) else item.decision}"),)
+
+    def poll(self):
+        self.polls += 1
+        return ()
+
+    def finish(self, wait_s):
+        self.waits.append(wait_s)
+        return (self.failed("late"),)
+
+
+def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake):
+    one, other = Consumer(), Consumer()
+    sink = loop(fake.Source(b"cat 0.9", None), parts={"consumers": (one, other)})
+    said = [line.message if isinstance(line, CommandFailedEvent) else line for line in sink.lines]
+    kinds = [line if isinstance(line, str) else getattr(line, "kind", "result") for line in said]
+    assert kinds == [
+        "camera_opened", "after camera_opened", "after camera_opened",
+        "result", "after cat", "after cat",
+        "state_changed", "after state_changed", "after state_changed",
+        "late", "late", "ended",
+    ]  # fmt: skip
+    assert one.items == other.items and len(one.items) == 3 and one.polls >= 3
+    assert one.waits == [5.0], "the end of the source waits for what runs"
+
+
+def test_consumers_are_finished_at_once_when_the_loop_is_left(fake):
+    consumer = Consumer()
+    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)), FeedSettings())
+    with Stream(feed, classify, StreamSettings(), Smoother(), consumers=[consumer]) as stream:
+        next(iter(stream))
+    assert consumer.waits == [0.0]
+    missing = Consumer()
+    feed = Feed(fake.Opener(CameraError("no camera found")), FeedSettings())
+    with (
+        Stream(feed, classify, StreamSettings(), Smoother(), consumers=[missing]) as stream,
+        pytest.raises(CameraError),
+    ):
+        list(stream)
+    assert missing.waits == [0.0]
 
 
 def test_the_event_of_a_signal(loop, fake, valid):
@@ -293,20 +382,18 @@ def test_the_event_of_a_signal(loop, fake, valid):
     assert valid(event_line(sink.stream.ended(SIGNAL)))["reason"] == "signal"
 
 
-def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(fake, lines):
-    class Full:
-        offered = 0
+def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(loop, fake, lines, tmp_path, monkeypatch):
+    offered = []
 
-        def offer(self, taken, result):
-            self.offered += 1
-            raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
+    def full(self, result):
+        offered.append(result)
+        raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
 
-    keeper = Full()
-    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.6"] * 20, None)), FeedSettings())
-    sink = fake.Recorder()
-    Stream(feed, classify, StreamSettings(), Smoother(), keeper=keeper).run(sink)
+    monkeypatch.setattr(UncertainFrames, "offer", full)
+    keeper = UncertainFrames(tmp_path, margin=0.5, cap_bytes=1000)
+    sink = loop(fake.Source(*[b"cat 0.6"] * 20, None), parts={"consumers": [keeper]})
     failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
-    assert keeper.offered == 20 and [line["count"] for line in failed] == [1]
+    assert len(offered) == 20 and [line["count"] for line in failed] == [1]
     assert "No space left" in failed[0]["message"] and sink.kinds.count("cat") == 20
 
 

@@ -5,9 +5,18 @@ import time
 
 import pytest
 
+from edgecnn.device.stream.events import StateChangedEvent
 from edgecnn.device.stream.onchange import LIMIT_S, OnChange
 
 SAY = "sh -c 'echo \"$EDGECNN_STATE,$EDGECNN_PREVIOUS,$EDGECNN_SCORE\" >> said'"
+
+
+def change(state, previous, score):
+    return StateChangedEvent(ts=0.0, source="fake", state=state, previous=previous, score=score, reason=None, seq=None)
+
+
+def said(events):
+    return [event.message for event in events]
 
 
 @pytest.fixture(autouse=True)
@@ -28,35 +37,35 @@ def settle(command):
 
 def test_a_state_that_no_environment_can_hold_is_a_failure_and_no_end(tmp_path):
     on_change = OnChange("true")
-    on_change.change("a\0b", None, 0.5)
-    assert on_change.poll() == ["true: embedded null byte"]
-    on_change.change("a", None, 0.5)
+    on_change.take(change("a\0b", None, 0.5))
+    assert said(on_change.poll()) == ["true: embedded null byte"]
+    on_change.take(change("a", None, 0.5))
     assert on_change.poll() == []
     assert on_change.finish(5.0) == []
 
 
 def test_the_state_is_in_its_environment(tmp_path):
     command = OnChange(SAY)
-    command.change("red fox", None, 0.75)
+    command.take(change("red fox", None, 0.75))
     assert settle(command) == []
-    command.change(None, "red fox", None)
+    command.take(change(None, "red fox", None))
     assert command.finish(10) == []
     assert (tmp_path / "said").read_text() == "red fox,,0.750000\n,red fox,\n"
 
 
 def test_there_is_no_shell(tmp_path):
     command = OnChange("touch 'a b' $HOME ;")
-    command.change("cat", None, 1.0)
+    command.take(change("cat", None, 1.0))
     settle(command)
     assert {path.name for path in tmp_path.iterdir()} == {"a b", "$HOME", ";"}
 
 
 def test_while_one_runs_the_newest_state_waits(tmp_path):
     command = OnChange("sh -c 'while [ ! -e go ]; do sleep 0.01; done; echo $EDGECNN_STATE >> said'")
-    command.change("0", None, 1.0)
+    command.take(change("0", None, 1.0))
     command.poll()
     for number in range(1, 100):
-        command.change(str(number), None, 1.0)
+        command.take(change(str(number), None, 1.0))
         assert command.poll() == []
     (tmp_path / "go").touch()
     settle(command)
@@ -66,9 +75,9 @@ def test_while_one_runs_the_newest_state_waits(tmp_path):
 @pytest.mark.parametrize(("text", "why"), [("false", "exit code 1"), ("sh -c 'kill -9 $$'", "ended by SIGKILL")])
 def test_its_failure_is_told(text, why):
     command = OnChange(text)
-    command.change("cat", None, 1.0)
+    command.take(change("cat", None, 1.0))
     (failure,) = settle(command)
-    assert why in failure
+    assert why in failure.message
 
 
 def test_a_program_that_went_away(tmp_path):
@@ -77,30 +86,30 @@ def test_a_program_that_went_away(tmp_path):
     program.chmod(0o755)
     command = OnChange(shlex.quote(str(program)))
     program.unlink()
-    command.change("cat", None, 1.0)
-    assert command.poll() == [f"{program}: No such file or directory"]
+    command.take(change("cat", None, 1.0))
+    assert said(command.poll()) == [f"{program}: No such file or directory"]
 
 
 def test_one_that_never_ends_is_ended(tmp_path):
     now = [0.0]
     command = OnChange("sleep 1000", clock=lambda: now[0])
-    command.change("cat", None, 1.0)
+    command.take(change("cat", None, 1.0))
     command.poll()
     process = command._process
     now[0] = LIMIT_S - 1
     assert command.poll() == [] and process.poll() is None
     now[0] = LIMIT_S
-    assert command.poll() == [f"sleep: still running after {LIMIT_S:.0f} s, terminated"]
+    assert said(command.poll()) == [f"sleep: still running after {LIMIT_S:.0f} s, terminated"]
     assert process.returncode == -15
 
 
 def test_the_end_ends_what_it_started_too(tmp_path):
     command = OnChange("sh -c 'trap \"\" TERM; sleep 1000 & echo $! > pid; touch up; wait'")
-    command.change("cat", None, 1.0)
+    command.take(change("cat", None, 1.0))
     command.poll()
     while not (tmp_path / "up").exists():
         time.sleep(0.005)
-    command.change("dog", "cat", 1.0)
+    command.take(change("dog", "cat", 1.0))
     process = command._process
     started = time.monotonic()
     assert command.finish(0) == [] and command._process is None

@@ -18,7 +18,8 @@ import json, os, sys, threading, time
 from edgecnn.device.cameras import open_source
 from edgecnn.device.cameras.source import CameraLost, CameraSettings
 from edgecnn.device.stream.feed import Feed, FeedSettings
-from edgecnn.device.stream.results import Event, event_line, result_line
+from edgecnn.device.stream.events import Event
+from edgecnn.device.stream.results import event_line, result_line
 from edgecnn.device.stream.loop import Stream, StreamSettings
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import Smoother
@@ -47,34 +48,26 @@ def usage():
         pages = int(file.read().split()[1])
     return {"mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20, "files": len(os.listdir("/proc/self/fd"))}
 
-class Sink:
-    count = lost = 0
-    early = None
-    out = open(os.devnull, "w")
-
-    def result(self, result):
-        print(result_line(result, ("pets", "0" * 64)), file=self.out, flush=True)
-        self.count += 1
-        if self.count == frames // 4:
-            self.early = usage()
-
-    def event(self, event):
-        print(event_line(event), file=self.out, flush=True)
-        self.lost += event.kind == "camera_lost"
-
-    def idle(self):
-        pass
-
+count = lost = 0
+early = None
+out = open(os.devnull, "w")
 classifier = Classifier.load()
 feed = Feed(open_it, FeedSettings(), sleep=lambda wait: None)
-sink = Sink()
 before = time.monotonic()
 stream = Stream(feed, classifier.classify, StreamSettings(), Smoother.parse("majority:5"))
-stream.run(sink)
+for item in stream:
+    if isinstance(item, Event):
+        print(event_line(item), file=out, flush=True)
+        lost += item.kind == "camera_lost"
+        continue
+    print(result_line(item, ("pets", "0" * 64)), file=out, flush=True)
+    count += 1
+    if count == frames // 4:
+        early = usage()
 seconds = time.monotonic() - before
 feed._thread.join(10)
 late = usage()
-print(json.dumps({"frames": stream.frames, "dropped": stream.dropped, "lost": sink.lost, "early": sink.early, "late": late,
+print(json.dumps({"frames": stream.frames, "dropped": stream.dropped, "lost": lost, "early": early, "late": late,
                   "threads": threading.active_count(), "seconds": seconds}))
 """
 

@@ -1,0 +1,92 @@
+"""`edgecnn report`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json, emit_line, note
+from edgecnn.cli.options import Json
+from edgecnn.cli.workstation_options import Force
+from edgecnn.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.report.page import Shown
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The page. Its figures go next to it as JSON.", show_default="RUN/report.html"
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write each plot to this folder, as PNG.", show_default="none"),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write a page that shows how a model does: one HTML file that needs nothing else.
+
+    The verdict first; size, accuracy and latency of every export; confusion, drop by class, reliability, coverage and learning curves;
+    the images that int8 answers differently, and its most confident mistakes. Several runs are put side by side. A part that a run has no
+    figures for is named, with the command that makes them.
+
+    \b
+    Examples:
+      edgecnn report
+      edgecnn report runs/small runs/large --out sizes.html
+      edgecnn report cats.edgecnn --out cats.html --json
+    """
+    from edgecnn.cli.progress import ProgressReporter
+
+    paths: list[Path | None] = [*runs] if runs else [None]
+    if len(paths) > 1 and out is None:
+        raise typer.BadParameter("several runs share a page: say where it goes.", param_hint="--out")
+    if out and out.exists() and not force:
+        raise OutputExistsError(f"{out} exists.", advice="replace")
+    with ProgressReporter() as reporter:
+        from edgecnn.report.page import page_figures, write_page
+        from edgecnn.tables import to_json
+
+        shown = [show(path, reporter) for path in paths]
+        page = out or default_page(paths[0])
+        write_page(shown, page, png)
+    if json:
+        emit_json(to_json(page_figures(shown)))
+        note(f"report: {page}")
+    else:
+        emit_line(str(page))
+
+
+def show(path: Path | None, reporter: "ProgressReporter") -> "Shown":
+    """Return what the page shows of a run folder or a bundle; `runs/latest` for None.
+
+    Raises:
+        RunError, BundleError: if it cannot be read.
+    """
+    from edgecnn.report.page import Shown, shown_run
+    from edgecnn.runs import open_run
+
+    if path is not None and path.is_file():
+        from edgecnn.bundle.read import read_bundle
+        from edgecnn.report.collect import bundle_figures
+
+        return Shown(figures=bundle_figures(read_bundle(path)), pictures={})
+    run = open_run(path)
+    note(f"run {run.path}")
+    return shown_run(run, progress=reporter.working)
+
+
+def default_page(path: Path | None) -> Path:
+    """Return where the page of a run, or of a bundle, goes: into the run's folder, or next to the bundle."""
+    from edgecnn.runs import PAGE, open_run
+
+    return path.with_suffix(".html") if path is not None and path.is_file() else open_run(path).file(PAGE)

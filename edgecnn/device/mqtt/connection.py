@@ -1,0 +1,251 @@
+"""One connection to a broker, with paho-mqtt 2."""
+
+import contextlib
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from edgecnn.device.mqtt.address import Broker
+
+UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED = "unreachable", "no_answer", "tls", "not_authorized", "refused"
+CLOSED, GARBAGE, STOPPED = "closed", "garbage", "stopped"
+REASONS = (UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED, CLOSED, GARBAGE)
+"""Why there is no connection: no way to the host and port; no answer in time; no TLS, or a certificate that is not accepted; user or
+password; another refusal; the broker closed the connection; it sent what is not MQTT."""
+
+STEP_S = 0.05
+"""Longest wait for the network: so often at least, the thread sees what is to be sent."""
+
+LARGEST = 1 << 16
+"""Largest message that is taken from a broker, in bytes; those that are subscribed to have a few hundred."""
+
+
+class ConnectionFailed(Exception):
+    """There is no connection, or no longer one: `reason` is one of REASONS, the text is for people."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """How long what takes, in seconds.
+
+    Attributes:
+        keepalive_s: a broker that is silent for about twice as long counts as lost; one that hears nothing from here for one and a half
+            times as long says that this device is offline.
+        answer_s: longest wait for a connection, for its acceptance, and for a message's acknowledgment.
+        retry_s: wait before the second attempt to connect. It doubles with each, up to `longest_retry_s`.
+        steady_s: a connection that lasted as long begins again with `retry_s`.
+    """
+
+    keepalive_s: int = 15
+    answer_s: float = 10.0
+    retry_s: float = 1.0
+    longest_retry_s: float = 60.0
+    steady_s: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A message received; `retained` if it was published before this connection."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return the settings of TLS: certificates and names are verified, by the system's authorities or those of a file.
+
+    Raises:
+        OSError: if the file cannot be read, or has no certificate in PEM.
+    """
+    return ssl.create_default_context(cafile=None if ca is None else str(ca))
+
+
+class Connection:
+    """A connection, to be used in one thread, once, as a context manager.
+
+    paho's client keeps what was not acknowledged, without limit, and sends it again when it reconnects: what is out of date by then. So
+    each connection has a client of its own.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        *,
+        will: tuple[str, str] | None,
+        tls: ssl.SSLContext | None,
+        waits: Waits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            broker: see there.
+            client_id: no other client of the broker may have it.
+            will: topic and payload that the broker publishes, retained, when the connection is lost.
+            tls: for a broker with TLS.
+            waits: see there.
+            clock: monotonic seconds.
+        """
+        self._broker = broker
+        self._waits = waits
+        self._clock = clock
+        self._accepted = False
+        self._failure: ConnectionFailed | None = None
+        self._received: list[Message] = []
+        self._unacknowledged: set[int] = set()
+        self._waiting_since = 0.0
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=False
+        )
+        client.connect_timeout = waits.answer_s
+        if will is not None:
+            client.will_set(*will, qos=1, retain=True)
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        if tls is not None:
+            client.tls_set_context(tls)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the socket, without a word if `close` was not called: then the broker publishes the will."""
+        client = self._client
+        client.on_connect = client.on_disconnect = client.on_message = client.on_publish = None
+        if (socket := client.socket()) is not None:
+            with contextlib.suppress(OSError):
+                socket.close()
+
+    def open(self, give_up: Callable[[], bool]) -> None:
+        """Connect, and wait until the broker accepts.
+
+        Args:
+            give_up: called while waiting; True ends it.
+
+        Raises:
+            ConnectionFailed: if it does not, or `give_up` said so (STOPPED).
+        """
+        try:
+            self._client.connect(self._broker.host, self._broker.port, self._waits.keepalive_s)
+        except ssl.SSLCertVerificationError as error:
+            raise ConnectionFailed(TLS, f"the broker's certificate is not accepted: {error.verify_message}") from None
+        except TimeoutError:
+            raise ConnectionFailed(NO_ANSWER, f"no answer within {self._waits.answer_s:g} s") from None
+        except ssl.SSLError as error:
+            raise ConnectionFailed(TLS, f"TLS failed ({error.reason or error}); is it a port without TLS?") from None
+        except (ConnectionResetError, BrokenPipeError):
+            raise self._closed() from None
+        except (OSError, UnicodeError) as error:
+            raise ConnectionFailed(UNREACHABLE, getattr(error, "strerror", None) or str(error)) from None
+        end = self._clock() + self._waits.answer_s
+        while not self._accepted:
+            self.step()
+            if self._accepted:
+                break
+            if give_up():
+                raise ConnectionFailed(STOPPED, "the stream ended")
+            if self._clock() >= end:
+                what = f"it took the connection and did not answer within {self._waits.answer_s:g} s"
+                raise ConnectionFailed(NO_ANSWER, what)
+
+    def step(self, wait_s: float = STEP_S) -> list[Message]:
+        """Send and receive for at most `wait_s` seconds; return what was received.
+
+        Raises:
+            ConnectionFailed: if the connection is lost, or an acknowledgment is overdue.
+        """
+        try:
+            code = self._client.loop(wait_s)
+        except Exception as error:  # noqa: BLE001 - paho fails in many ways on a packet that is not MQTT's
+            raise ConnectionFailed(GARBAGE, f"the broker sent what is not MQTT ({type(error).__name__})") from None
+        if self._failure is not None:
+            raise self._failure
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._lost(code)
+        if self._unacknowledged and self._clock() - self._waiting_since >= self._waits.answer_s:
+            what = f"the broker did not acknowledge a message within {self._waits.answer_s:g} s"
+            raise ConnectionFailed(NO_ANSWER, what)
+        received, self._received = self._received, []
+        return received
+
+    @property
+    def idle(self) -> bool:
+        """Whether the broker has all that was published."""
+        return not self._unacknowledged
+
+    def subscribe(self, topics: set[str]) -> None:
+        """Subscribe. A broker that does not allow it does no harm."""
+        self._client.subscribe([(topic, 0) for topic in sorted(topics)])
+
+    def publish(self, topic: str, payload: str | bytes) -> None:
+        """Publish a retained message; an empty one removes what was retained.
+
+        Raises:
+            ConnectionFailed: if the connection is lost.
+        """
+        if self.idle:
+            self._waiting_since = self._clock()
+        data = payload.encode("utf-8", "replace") if isinstance(payload, str) else payload
+        info = self._client.publish(topic, data, qos=1, retain=True)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._failure or self._lost(info.rc)
+        if not info.is_published():
+            self._unacknowledged.add(info.mid)
+
+    def close(self) -> None:
+        """Say goodbye: the broker then publishes no will."""
+        self._client.disconnect()
+
+    def _lost(self, code: MQTTErrorCode) -> ConnectionFailed:
+        if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            return ConnectionFailed(GARBAGE, "the broker sent what is not MQTT 3.1.1")
+        return self._closed()
+
+    def _closed(self) -> ConnectionFailed:
+        what = "the broker closed the connection"
+        if not self._accepted:
+            what += f" without an answer; is it a port {'without' if self._broker.tls else 'with'} TLS?"
+        return ConnectionFailed(CLOSED, what)
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
+        if not code.is_failure:
+            self._accepted = True
+        elif code.getName() in ("Not authorized", "Bad user name or password"):
+            who = (
+                "the user or the password is not accepted" if self._broker.user else "it requires a user and a password"
+            )
+            self._failure = ConnectionFailed(NOT_AUTHORIZED, f"the broker refused the connection: {who}")
+        else:
+            self._failure = ConnectionFailed(REFUSED, f"the broker refused the connection: {code.getName().lower()}")
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
+        if self._failure is None and code.getName() == "Keep alive timeout":
+            what = f"the broker was silent for {2 * self._waits.keepalive_s} s"
+            self._failure = ConnectionFailed(NO_ANSWER, what)
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        if len(message.payload) <= LARGEST:
+            self._received.append(Message(topic=message.topic, payload=message.payload, retained=bool(message.retain)))
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, code: Any, properties: Any) -> None:
+        self._unacknowledged.discard(mid)
+        self._waiting_since = self._clock()

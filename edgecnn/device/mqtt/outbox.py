@@ -1,0 +1,126 @@
+"""What waits to be published: bounded, between the stream's thread, which never waits, and the connection's."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from edgecnn.device.mqtt.topics import Snapshot
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.runtime.decision import Score
+
+MOST_WAITING = 64
+"""Changes that wait while there is a connection; without one, only the newest does."""
+
+REFRESH_S = 10.0
+"""Least time between two messages about a score that changed while the state did not."""
+
+
+class Outbox:
+    """Changes in order, the newest score and the newest picture. Methods may be called from any thread; none waits.
+
+    A state that is replaced before it was delivered counts as dropped. The newest never is: it is sent when the connection is back.
+    """
+
+    def __init__(self, *, refresh_s: float = REFRESH_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._refresh_s = refresh_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._latest = Snapshot()
+        self._waiting: deque[Snapshot] = deque()
+        self._sent: Snapshot | None = None
+        self._connected = False
+        self._dropped = 0
+        self._score: tuple[str | None, tuple[Score, ...]] = (None, ())
+        self._refreshed = -math.inf
+        self._image: bytes | np.ndarray | None = None
+
+    def change(self, snapshot: Snapshot, image: bytes | np.ndarray | None = None) -> None:
+        """Add a change, with its frame if that is to be published."""
+        with self._lock:
+            self._latest = snapshot
+            self._waiting.append(snapshot)
+            if image is not None:
+                self._image = image
+            self._limit()
+
+    def score(self, result: FrameResult) -> None:
+        """Note a frame's scores; those of the newest frame whose decision is the state are published now and then."""
+        if result.decision == result.state:
+            self._score = (result.state, result.top)
+
+    @property
+    def latest(self) -> Snapshot:
+        """The newest change, with the newest scores of its state."""
+        with self._lock:
+            return self._fresh()
+
+    def connected(self) -> Snapshot:
+        """Begin a connection: return what is published first, which stands for all that waits."""
+        with self._lock:
+            self._connected = True
+            self._sent = self._waiting[-1] if self._waiting else None
+            self._waiting.clear()
+            self._refreshed = self._clock()
+            self._latest = self._fresh()
+            return self._latest
+
+    def disconnected(self) -> None:
+        """End a connection: what was not delivered waits again."""
+        with self._lock:
+            self._connected = False
+            if self._sent is not None:
+                self._waiting.appendleft(self._sent)
+                self._sent = None
+            self._limit()
+
+    def next(self) -> Snapshot | None:
+        """Return what is to be published now; None if nothing is. Then call `delivered`, or `disconnected`."""
+        with self._lock:
+            now = self._clock()
+            if self._waiting:
+                self._sent, self._refreshed = self._waiting.popleft(), now
+                return self._sent
+            fresh = self._fresh()
+            early = bool(self._latest.top) and now - self._refreshed < self._refresh_s
+            if early or fresh.top == self._latest.top:
+                return None
+            self._latest, self._refreshed = fresh, now
+            return fresh
+
+    def delivered(self) -> None:
+        """Note that the broker has what was published last."""
+        with self._lock:
+            self._sent = None
+
+    def image(self) -> bytes | np.ndarray | None:
+        """Return the newest frame to be published, once."""
+        with self._lock:
+            image, self._image = self._image, None
+            return image
+
+    def dropped(self) -> int:
+        """Return how many states were dropped since the last call."""
+        with self._lock:
+            count, self._dropped = self._dropped, 0
+            return count
+
+    def undelivered(self) -> int:
+        """Return how many states have not reached the broker, those that wait among them."""
+        with self._lock:
+            waiting = [self._sent, *self._waiting] if self._sent is not None else self._waiting
+            return self._dropped + sum(snapshot.state is not None for snapshot in waiting)
+
+    def _fresh(self) -> Snapshot:
+        state, top = self._score
+        return replace(self._latest, top=top) if state is not None and state == self._latest.state else self._latest
+
+    def _limit(self) -> None:
+        limit = MOST_WAITING if self._connected else 1
+        while len(self._waiting) > limit:
+            state = self._waiting.popleft().state
+            self._dropped += state is not None and state != self._waiting[0].state

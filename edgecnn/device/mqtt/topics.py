@@ -1,0 +1,99 @@
+"""What is published: topics, payloads, and the names that a state has there."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgecnn.device.stream.results import rfc3339
+from edgecnn.labels import ABSTAIN
+from edgecnn.runtime.decision import Score
+
+ONLINE, OFFLINE = "online", "offline"
+NO_VALUE = "None"
+"""Payload where there is no state or no score. Home Assistant's own, which shows the entity as unknown."""
+
+RESERVED = ("none", "unknown", "unavailable")
+"""States that mean something else in Home Assistant, in any case."""
+
+MOST_CLASSES = 5
+"""Classes in the attributes, at most: Home Assistant does not keep attributes of more than 16 kB."""
+
+
+LEVELS = ("availability", "camera", "state", "score", "attributes", "binary", "picture", "model")
+"""Last levels of a device's topics, whose messages are all retained.
+
+`availability` is the program's: the broker sets it to offline when the connection is lost. `camera` is the camera's.
+"""
+
+
+def topic(name: str, last: str) -> str:
+    """Return a device's topic by its last level, one of LEVELS."""
+    return f"edgecnn/{name}/{last}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is published of a moment.
+
+    Attributes:
+        camera: whether the camera gives frames.
+        state: a label, "abstain", or None.
+        reason: why the classifier abstained, or why there is no state.
+        since: the time of the frame that made the state, in seconds since the epoch; None without a state.
+        top: the best classes of the newest frame whose decision is the state; empty where there is none.
+    """
+
+    camera: bool = False
+    state: str | None = None
+    reason: str | None = None
+    since: float | None = None
+    top: tuple[Score, ...] = field(default=())
+
+    @property
+    def score(self) -> float | None:
+        """The best class's score in [0, 1]."""
+        return self.top[0].score if self.state is not None and self.top else None
+
+
+def state_names(labels: Sequence[str]) -> dict[str, str]:
+    """Return each state's name there: the label, except for one that Home Assistant reserves, which becomes "unknown (class)"."""
+    names: dict[str, str] = {ABSTAIN: ABSTAIN}
+    taken = {*labels, ABSTAIN}
+    for label in labels:
+        name = label
+        if label.strip().casefold() in RESERVED:
+            name = f"{label} (class)"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        names[label] = name
+    return names
+
+
+def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client: str) -> list[tuple[str, str]]:
+    """Return what a snapshot is as (last level of the topic, payload), in the order of sending.
+
+    The state comes after what an automation on its change may read. A camera that is lost comes first and one that is back last, so that
+    no state of another time is shown as a present one.
+
+    Args:
+        snapshot: see there.
+        names: of states, as `state_names` returns them.
+        binary: the label that is ON; None without a binary sensor.
+        client: who publishes: another name is another program with the same topics.
+    """
+    state, score = snapshot.state, snapshot.score
+    attributes = {
+        "label": None if state == ABSTAIN else state,
+        "reason": snapshot.reason,
+        "since": None if snapshot.since is None else rfc3339(snapshot.since),
+        "top": [{"label": item.label, "score": round(item.score, 6)} for item in snapshot.top[:MOST_CLASSES]],
+        "client": client,
+    }
+    messages = [("attributes", json.dumps(attributes)), ("score", NO_VALUE if score is None else f"{score:.6f}")]
+    if binary is not None:
+        certain = state is not None and state != ABSTAIN
+        messages.append(("binary", ("ON" if state == binary else "OFF") if certain else NO_VALUE))
+    messages.append(("state", NO_VALUE if state is None else names.get(state, NO_VALUE)))
+    camera = ("camera", ONLINE if snapshot.camera else OFFLINE)
+    return [*messages, camera] if snapshot.camera else [camera, *messages]

@@ -1,0 +1,277 @@
+"""What the report shows of a run, as frozen dataclasses: `report.json` is their JSON, and the page shows nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgecnn.verify.layers import LayerErrors
+from edgecnn.verify.predictions import Predictions
+from edgecnn.verify.report import Report
+from edgecnn.verify.temperature import BINS
+
+GALLERY = 24
+"""Pictures of each gallery, at most."""
+
+CONFUSED = 20
+"""Pairs of classes that are confused most, at most."""
+
+COVERAGE = tuple(index / 50 for index in range(50))
+"""The thresholds of the coverage curve, 0.00 to 0.98."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A part of the report that the run has no figures for."""
+
+    part: str
+    why: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """An epoch of training; accuracies are fractions, None where they were not measured."""
+
+    phase: str
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_accuracy: float
+    learning_rate: float
+    int8_accuracy: float | None
+    int8_agreement: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confused:
+    """How many images of class `true` were answered with class `answer`."""
+
+    true: str
+    answer: str
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """One model's confusion matrix: (true class, answered class, images) for each cell that is not empty, and the largest mistakes."""
+
+    model: str
+    cells: tuple[tuple[int, int, int], ...]
+    most_confused: tuple[Confused, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """The images whose best score is in (low, high]: how many, their mean score and their accuracy."""
+
+    low: float
+    high: float
+    images: int
+    score: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """How often scores are right: one model's bins, those without an image left out. `temperature` is what its logits were divided by."""
+
+    model: str
+    temperature: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a threshold is worth: the share of images that are answered, and the errors among them, None where none is."""
+
+    threshold: float
+    share_answered: float
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A test image with both models' answers and scores. `index` is its place in the test split."""
+
+    index: int
+    source: str
+    true: str
+    float_answer: str
+    float_score: float
+    int8_answer: str
+    int8_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the model is and what it was made of."""
+
+    network: str
+    parameters: int | None
+    input: str
+    labels: tuple[str, ...]
+    data: str
+    fingerprint: str
+    training_images: int | None
+    validation_images: int | None
+    seconds: float | None
+    imported: str | None
+    recipe: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
+
+    `int8` is the name of the int8 export whose answers confusion, gallery and coverage show: the first that there is.
+    """
+
+    name: str
+    kind: str
+    verdict: str
+    passed: bool | None
+    warnings: tuple[str, ...]
+    origin: Origin
+    parity: Report | None
+    int8: str | None
+    confusion: tuple[Confusion, ...]
+    reliability: tuple[Reliability, ...]
+    coverage: tuple[Coverage, ...]
+    epochs: tuple[Epoch, ...]
+    layers: LayerErrors | None
+    flips: tuple[Answered, ...]
+    flips_in_all: int | None
+    mistakes: tuple[Answered, ...]
+    mistakes_in_all: int | None
+    missing: tuple[Missing, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageFigures:
+    """The report: one run, or several next to each other."""
+
+    schema: Literal["edgecnn.report/1"]
+    runs: tuple[RunFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFigures:
+    """What `Predictions` show."""
+
+    confusion: tuple[Confusion, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    flips: tuple[Answered, ...] = ()
+    flips_in_all: int | None = None
+    mistakes: tuple[Answered, ...] = ()
+    mistakes_in_all: int | None = None
+
+
+def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequence[str]) -> Confusion:
+    """Return a model's confusion matrix.
+
+    Args:
+        model: its name.
+        true: int array, shape (n,), the true classes.
+        answers: int array, shape (n,), the answered classes.
+        labels: one for each class.
+    """
+    pairs, counts = np.unique(np.stack([true, answers], axis=1), axis=0, return_counts=True)
+    cells = tuple((int(a), int(b), int(count)) for (a, b), count in zip(pairs, counts, strict=True))
+    mistakes = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-cell[2], cell[0], cell[1]))
+    return Confusion(
+        model=model,
+        cells=cells,
+        most_confused=tuple(
+            Confused(true=labels[a], answer=labels[b], images=count) for a, b, count in mistakes[:CONFUSED]
+        ),
+    )
+
+
+def reliability(model: str, temperature: float, scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+    """Return how often scores are right, in bins of equal width, as `temperature.expected_calibration_error` has them.
+
+    Args:
+        model: its name.
+        temperature: what its logits were divided by.
+        scores: float32, shape (n,), the best scores, in [0, 1].
+        right: bool, shape (n,), whether each answer is the true class.
+        bins: how many.
+    """
+    index = np.clip(np.ceil(scores.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+    return Reliability(
+        model=model,
+        temperature=temperature,
+        bins=tuple(
+            Bin(
+                low=number / bins,
+                high=(number + 1) / bins,
+                images=int(inside.sum()),
+                score=float(scores[inside].mean(dtype=np.float64)),
+                accuracy=float(right[inside].mean()),
+            )
+            for number in range(bins)
+            if (inside := index == number).any()
+        ),
+    )
+
+
+def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
+    """Return what each threshold of COVERAGE is worth; `scores` and `right` are as in `reliability`."""
+    points = []
+    exact = scores.astype(np.float64)  # as `runtime.decision.decide` compares
+    for threshold in COVERAGE:
+        answered = exact >= threshold
+        error = float(1 - right[answered].mean()) if answered.any() else None
+        points.append(Coverage(threshold=threshold, share_answered=float(answered.mean()), error=error))
+    return tuple(points)
+
+
+def answer_figures(
+    predictions: Predictions, int8: str, temperature: float | None, labels: Sequence[str]
+) -> AnswerFigures:
+    """Return what a run's predictions show of its float model and an int8 export.
+
+    Args:
+        predictions: the run's.
+        int8: the export's name, one of the predictions'.
+        temperature: that of the bundle; None without one.
+        labels: one for each class.
+    """
+    true = predictions.true
+    one, other = predictions.answers["float"], predictions.answers[int8]
+    right = other == true
+
+    def pictured(index: int) -> Answered:
+        return Answered(
+            index=index,
+            source=predictions.sources[index],
+            true=labels[true[index]],
+            float_answer=labels[one[index]],
+            float_score=round(float(predictions.scores["float"][index]), 4),
+            int8_answer=labels[other[index]],
+            int8_score=round(float(predictions.scores[int8][index]), 4),
+        )
+
+    flips, mistakes = np.flatnonzero(one != other), np.flatnonzero(~right)
+    confident = mistakes[np.argsort(-predictions.scores[int8][mistakes], kind="stable")]
+    scores = predictions.scores[int8]
+    reliabilities = [
+        reliability("float", 1.0, predictions.scores["float"], one == true),
+        reliability(int8, 1.0, scores, right),
+    ]
+    if temperature is not None and len(predictions.tempered):
+        scores = predictions.tempered
+        if temperature != 1:
+            reliabilities.append(reliability(int8, temperature, scores, right))
+    return AnswerFigures(
+        confusion=(confusion("float", true, one, labels), confusion(int8, true, other, labels)),
+        reliability=tuple(reliabilities),
+        coverage=coverage(scores, right),
+        flips=tuple(pictured(int(index)) for index in flips[:GALLERY]),
+        flips_in_all=len(flips),
+        mistakes=tuple(pictured(int(index)) for index in confident[:GALLERY]),
+        mistakes_in_all=len(mistakes),
+    )

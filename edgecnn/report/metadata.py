@@ -1,0 +1,35 @@
+"""The block at the head of a model card, which the Hugging Face Hub reads: YAML, of which JSON values are a part."""
+
+import json
+
+from edgecnn.verify.report import Report
+
+TASK = "image-classification"
+
+
+def metadata_block(name: str, report: Report) -> str:
+    """Return a card's metadata: library, task, tags, and the accuracy of each model on the test split.
+
+    Source: the Hub's model card specification; `huggingface_hub.ModelCardData` reads it.
+
+    Args:
+        name: the model's.
+        report: its parity report.
+    """
+    formats = sorted({model.format for model in report.models if model.format in ("tflite", "onnx")})
+    dataset = {"type": report.data.name, "name": report.data.title, "split": "test"}
+    results = [
+        {
+            "task": {"type": TASK, "name": "Image classification"},
+            "dataset": dataset,
+            "metrics": [{"type": "accuracy", "value": model.accuracy, "name": f"accuracy, {model.name}"}],
+        }
+        for model in report.models
+    ]
+    fields = {
+        "library_name": "edgecnn",
+        "pipeline_tag": TASK,
+        "tags": [TASK, *formats, "int8", "quantization-aware-training", "edge", "raspberry-pi"],
+        "model-index": [{"name": name, "results": results}],
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])

@@ -1,0 +1,171 @@
+"""The report as one HTML file that needs nothing else, and its figures as JSON."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.errors import DatasetError, DownloadError, RunError, UnknownNameError
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.labels import printable
+from edgecnn.report.collect import run_figures
+from edgecnn.report.figures import Answered, Missing, PageFigures, RunFigures
+from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
+from edgecnn.runs import PAGE, PAGE_FIGURES, Run
+from edgecnn.tables import to_json
+from edgecnn.verify.answers import Progress, load_test
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+PICTURE_SIDE = 96
+"""Pixels of a gallery picture's longer side, at most; smaller inputs are shown unscaled and enlarged by the browser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split."""
+
+    figures: RunFigures
+    pictures: Mapping[int, str]
+
+
+def shown_run(run: Run, dataset: Dataset | None = None, progress: Progress = lambda what, done, total: None) -> Shown:
+    """Return a run's figures, and the pictures of its galleries where its data are still there and unchanged.
+
+    Args:
+        run: a trained or imported run.
+        dataset: its data; None opens them.
+        progress: called while images are loaded.
+
+    Raises:
+        RunError: if the run or its parity report cannot be read.
+    """
+    figures = run_figures(run)
+    wanted: list[Answered] = [*figures.flips, *figures.mistakes]
+    if not wanted:
+        return Shown(figures=figures, pictures={})
+    try:
+        images = load_test(run, dataset or open_dataset(run.recipe.data, progress=progress), progress).images
+    except (DatasetError, DownloadError, RunError, UnknownNameError) as error:
+        missing = Missing(
+            part="pictures of the galleries",
+            why=str(error),
+            command=f"edgecnn report {run.path}, with the data in place",
+        )
+        return Shown(figures=replace(figures, missing=(*figures.missing, missing)), pictures={})
+    return Shown(figures=figures, pictures={item.index: data_address(images[item.index]) for item in wanted})
+
+
+def data_address(pixels: np.ndarray) -> str:
+    """Return pixels, uint8 (height, width, channels), as the address of a picture that is in it."""
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def page_figures(shown: Sequence[Shown]) -> PageFigures:
+    """Return what a page of runs shows, for its JSON."""
+    return PageFigures(schema="edgecnn.report/1", runs=tuple(item.figures for item in shown))
+
+
+def render(shown: Sequence[Shown]) -> str:
+    """Return the page: HTML that makes no request and has no script."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edgecnn.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"pct": pct, "num": num, "points": points, "name": name_of}
+    page = page_figures(shown)
+    runs = [
+        {
+            "figures": item.figures,
+            "pictures": item.pictures,
+            "plots": drawn(plots(item.figures), f"r{number}"),
+            "drops": drop_of(item.figures),
+        }
+        for number, item in enumerate(shown)
+    ]
+    return environment.get_template("page.html.j2").render(runs=runs, together=drawn(side_by_side(page), "all"))
+
+
+def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:
+    """Return plots as the template shows them: a sentence, and SVG whose identifiers begin with the prefix."""
+    from markupsafe import Markup
+
+    return {
+        name: {"text": text, "svg": Markup(svg(figure, f"{prefix}-{name}"))} for name, (text, figure) in figures.items()
+    }
+
+
+def data(value: float | int, text: str) -> "Markup":
+    """Return a figure of the page's JSON as an element that has its value."""
+    from markupsafe import Markup
+
+    return Markup('<data value="{}">{}</data>').format(value, text)
+
+
+def pct(value: float | None, digits: int = 2) -> "Markup | str":
+    """Show a fraction as a percentage; a dash for None."""
+    return "-" if value is None else data(value, f"{value:.{digits}%}")
+
+
+def points(value: float | None) -> "Markup | str":
+    """Show percentage points with their sign; a dash for None."""
+    return "-" if value is None else data(value, f"{value:+.2f}")
+
+
+def num(value: float | None, digits: int = 0) -> "Markup | str":
+    """Show a number with so many decimals; a dash for None."""
+    return "-" if value is None else data(value, f"{value:,.{digits}f}")
+
+
+def name_of(text: str) -> "Markup":
+    """Show a label, a file's name or another text that an enemy may have chosen: printable, and isolated in its direction."""
+    from markupsafe import Markup
+
+    return Markup("<bdi>{}</bdi>").format(printable(text))
+
+
+def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = None) -> None:
+    """Write a page, its figures as JSON next to it, and if requested its plots as PNG files.
+
+    Args:
+        shown: the runs.
+        path: the page's; the JSON's ends in .json.
+        png_folder: where RUN-PLOT.png go; None for nowhere.
+
+    Raises:
+        OutputError: if one cannot be written.
+    """
+    write_atomic(path, render(shown).encode())
+    write_atomic(path.with_suffix(".json"), canonical_json(to_json(page_figures(shown))))
+    if png_folder:
+        for number, item in enumerate(shown):
+            prefix = f"{number + 1}-" if len(shown) > 1 else ""
+            for name, (_, figure) in plots(item.figures).items():
+                write_atomic(png_folder / f"{prefix}{name}.png", png(figure))
+
+
+def write_run_page(
+    run: Run, dataset: Dataset | None = None, progress: Progress = lambda what, done, total: None
+) -> Path:
+    """Write a run's page and figures into its folder, and return the page's path."""
+    path = run.file(PAGE)
+    assert path.with_suffix(".json").name == PAGE_FIGURES
+    write_page([shown_run(run, dataset, progress)], path)
+    return path

@@ -1,0 +1,247 @@
+"""The report's plots by matplotlib: as SVG whose colours follow the page, and as PNG."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecnn.labels import printable
+from edgecnn.report.figures import Confusion, PageFigures, RunFigures
+from edgecnn.verify.report import ClassDrop
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#101010", "#d1d1d1"
+FLOAT, INT8, GOOD, BAD = "#1b6ca8", "#d9730d", "#2e7d32", "#b3261e"
+COLOURS = {INK: "--ink", FAINT: "--faint", FLOAT: "--float", INT8: "--int8", GOOD: "--good", BAD: "--bad"}
+"""The colours of plots, and the custom properties of the page's style sheet that take their place in SVG."""
+
+CYCLE = (FLOAT, INT8, GOOD, BAD)
+
+MOST_NAMED = 30
+"""Classes up to which a matrix or a chart names each."""
+
+WIDTH = 4.6
+"""Inches of a plot, so that its text can still be read on a telephone."""
+
+DPI = 150
+
+
+def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
+    """Return a run's plots by name, each with a sentence that says what it shows; those that it has no figures for are left out."""
+    drawn: dict[str, tuple[str, Figure]] = {}
+    for item in figures.confusion:
+        text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers, darker is more of a class's images."
+        drawn[f"confusion-{item.model}"] = text, confusion_plot(item, figures.origin.labels)
+    comparison = drop_of(figures)
+    if comparison:
+        text = f"Drop by class, in percentage points: how much accuracy {figures.int8} lost against the float model."
+        drawn["classes"] = text, classes_plot(comparison)
+    if figures.reliability:
+        text = "Reliability: accuracy by score. On the diagonal, a score of 90 % is right 90 % of the time."
+        drawn["reliability"] = text, one_plot(lambda axes: draw_reliability(axes, figures))
+    if figures.coverage:
+        text = "Coverage: the share of images answered, and the errors among them, at each threshold."
+        drawn["coverage"] = text, one_plot(lambda axes: draw_coverage(axes, [figures]))
+    if figures.epochs:
+        text = "Learning curves: accuracy on validation images by epoch, of the float model and of int8."
+        drawn["learning"] = text, one_plot(lambda axes: draw_learning(axes, [figures]))
+    if figures.layers:
+        text = "Noise by layer: signal-to-quantization-noise ratio in dB, worst first."
+        drawn["layers"] = text, layers_plot(figures)
+    return drawn
+
+
+def side_by_side(page: PageFigures) -> dict[str, tuple[str, "Figure"]]:
+    """Return the plots that show several runs together, as `plots` does."""
+    drawn: dict[str, tuple[str, Figure]] = {}
+    learned = [run for run in page.runs if run.epochs]
+    covered = [run for run in page.runs if run.coverage]
+    if len(learned) > 1:
+        text = "Learning curves of the runs: accuracy on validation images by epoch."
+        drawn["learning"] = text, one_plot(lambda axes: draw_learning(axes, learned))
+    if len(covered) > 1:
+        text = "Coverage of the runs: errors among answered images by the share that is answered."
+        drawn["coverage"] = text, one_plot(lambda axes: draw_coverage(axes, covered))
+    return drawn
+
+
+def svg(figure: "Figure", name: str) -> str:
+    """Return a plot as SVG for a page: text as text, colours by custom properties, identifiers that begin with `name`."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(|xlink:href=")#', rf"\g<1>#{name}-", text)
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', text, count=1)
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a plot as PNG on white."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """Return an empty figure of so many inches, and its styled axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=CYCLE)
+    axes.tick_params(colors=INK, labelsize=9)
+    for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        part.set_color(INK)
+        part.set_fontsize(10)
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+    return figure, axes
+
+
+def one_plot(draw: Callable[["Axes"], None]) -> "Figure":
+    """Return a figure of one plot with a grid and a legend."""
+    figure, axes = new_figure(WIDTH, 3.4)
+    axes.grid(color=FAINT, linewidth=0.6)
+    draw(axes)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def short(label: str) -> str:
+    """Return a label for an axis: printable, at most 18 characters, and no mathematics."""
+    text = printable(label)
+    return (text if len(text) <= 18 else text[:17] + "…").replace("$", r"\$")
+
+
+def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
+    """Draw a confusion matrix, each row as shares of its class; with few classes, the counts in their cells."""
+    count = len(labels)
+    side = min(WIDTH, 2.2 + 0.24 * min(count, MOST_NAMED))
+    figure, axes = new_figure(side, side)
+    counts = np.zeros((count, count))
+    for true, answer, images in matrix.cells:
+        counts[true, answer] = images
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+    axes.set_title(matrix.model)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true class")
+    if count <= MOST_NAMED:
+        names = [short(label) for label in labels]
+        size = 9 if count <= 15 else 6
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+    for true, answer, images in matrix.cells if count <= 12 else ():
+        colour = "white" if shares[true, answer] > 0.5 else "black"
+        axes.text(answer, true, str(images), ha="center", va="center", color=colour, fontsize=7)
+    return figure
+
+
+def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
+    """Return the drop by class of a run's int8 export against the float model; empty where it is not known."""
+    for item in figures.parity.comparisons if figures.parity else ():
+        if item.kind in ("quantization", "models") and item.candidate == (figures.int8 or item.candidate):
+            return item.per_class
+    return ()
+
+
+def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":
+    """Draw the drop by class, worst first; of many classes the worst half and the best half of MOST_NAMED."""
+    known = sorted((item for item in drops if item.drop is not None), key=lambda item: -(item.drop or 0.0))
+    if len(known) > MOST_NAMED:
+        known = known[: MOST_NAMED // 2] + known[-(MOST_NAMED // 2) :]
+    figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(known))
+    values = [item.drop or 0.0 for item in known]
+    axes.barh(range(len(known)), values, color=[BAD if value > 0 else GOOD for value in values], height=0.7)
+    axes.set_yticks(range(len(known)), [short(item.label) for item in known])
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel("points lost by int8 (left of zero: gained)")
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def draw_reliability(axes: "Axes", figures: RunFigures) -> None:
+    """Draw accuracy by score, and the diagonal."""
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--")
+    for item, colour in zip(figures.reliability, CYCLE, strict=False):
+        label = item.model if item.temperature == 1 else f"{item.model}, temperature {item.temperature:.2f}"
+        axes.plot(
+            [b.score for b in item.bins], [b.accuracy for b in item.bins], "o-", color=colour, label=label, markersize=4
+        )
+    axes.set_xlabel("mean score")
+    axes.set_ylabel("accuracy")
+
+
+def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
+    """Draw, of one run, what is answered and the errors by threshold; of several, the errors by what is answered."""
+    if len(runs) == 1:
+        points = runs[0].coverage
+        thresholds = [item.threshold for item in points]
+        axes.plot(thresholds, [item.share_answered for item in points], color=FLOAT, label="answered")
+        errors = [(item.threshold, item.error) for item in points if item.error is not None]
+        axes.plot(*zip(*errors, strict=True), color=BAD, label="errors among them")
+        axes.set_xlabel("threshold")
+        axes.set_ylabel("share of test images")
+        return
+    for run in runs:
+        known = [(item.share_answered, item.error) for item in run.coverage if item.error is not None]
+        axes.plot(*zip(*known, strict=True), label=short(run.name))
+    axes.set_xlabel("share of test images answered")
+    axes.set_ylabel("errors among them")
+
+
+def draw_learning(axes: "Axes", runs: Sequence[RunFigures]) -> None:
+    """Draw accuracy on validation images by epoch; of one run int8 too, and where its phases meet."""
+    for run in runs:
+        numbers = range(1, len(run.epochs) + 1)
+        label = "validation" if len(runs) == 1 else short(run.name)
+        axes.plot(numbers, [100 * item.validation_accuracy for item in run.epochs], label=label)
+        if len(runs) == 1:
+            axes.plot(numbers, [100 * item.accuracy for item in run.epochs], color=FAINT, label="training")
+            int8 = [
+                (n, 100 * item.int8_accuracy)
+                for n, item in zip(numbers, run.epochs, strict=True)
+                if item.int8_accuracy is not None
+            ]
+            if int8:
+                axes.plot(*zip(*int8, strict=True), "x", color=INT8, label="validation, int8")
+            for number, (one, other) in enumerate(zip(run.epochs, run.epochs[1:], strict=False), 1):
+                if one.phase != other.phase:
+                    axes.axvline(number + 0.5, color=FAINT, linestyle=":")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, %")
+
+
+def layers_plot(figures: RunFigures) -> "Figure":
+    """Draw each layer's signal-to-noise ratio, worst first, at most MOST_NAMED of them."""
+    assert figures.layers
+    worst = figures.layers.layers[:MOST_NAMED]
+    figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(worst))
+    axes.barh(range(len(worst)), [item.sqnr_db for item in worst], color=INT8, height=0.7)
+    axes.set_yticks(range(len(worst)), [short(item.layer) for item in worst])
+    axes.invert_yaxis()
+    axes.set_xlabel("signal to quantization noise, dB")
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure

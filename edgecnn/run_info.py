@@ -1,0 +1,178 @@
+"""What a run's `run.json` holds, as frozen dataclasses; `edgecnn.tables` reads and writes them, `edgecnn.runs` knows where."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgecnn.schema import Count, Fraction, NonNegative, Positive, described
+from edgecnn.tables import key
+
+Asked = Literal["auto", "qat", "ptq"]
+Method = Literal["qat", "ptq"]
+Rounding = Literal["nearest", "gptq"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """An image kept out of `split`, because its pixels at the model's size are those of `of_source` in `of_split`."""
+
+    source: str
+    split: str
+    of_source: str
+    of_split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A file whose content also has another label: one of the two labels is wrong."""
+
+    source: str
+    label: str
+    other_source: str
+    other_label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """A run's data: enough to detect whether they have changed.
+
+    `native_shape` is the images' own (height, width, channels); `split_hashes` and `split_sizes` are by split, before
+    duplicates are kept out; `used` counts the images that trained and validated, by split.
+    """
+
+    name: str
+    title: str
+    native_shape: tuple[int, int, int]
+    labels: tuple[str, ...]
+    fingerprint: str
+    split_hashes: Mapping[str, str]
+    split_sizes: Mapping[str, int]
+    used: Mapping[str, int]
+    duplicates: tuple[Duplicate, ...]
+    conflicts: tuple[Conflict, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSize:
+    """The network's input, in pixels and channels."""
+
+    height: int
+    width: int
+    channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFile:
+    """A user's own network: its file and function, and the SHA-256 of the file."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedFrom:
+    """The run that training started from, and the SHA-256 of its float model."""
+
+    run: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtBy:
+    """The run whose network was the teacher, and the SHA-256 of its float model."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedFrom:
+    """The file that a model was imported from, its format, whether a softmax was cut off its end, and the range of pixels that it reads."""
+
+    file: str
+    format: str
+    softmax_cut: bool
+    range: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentativeInfo:
+    """The representative dataset: how many images, by which seed; and, once drawn, of which split, how many it has, and their SHA-256."""
+
+    images: int
+    seed: int
+    split: str | None = key(None, left_out=True)
+    drawn: int | None = key(None, left_out=True)
+    sha256: str | None = key(None, left_out=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """A model on validation images, compared with the float model."""
+
+    accuracy: Fraction
+    agreement: Fraction = described("With the float model.")
+    lost: Count = described("Images that the float model alone has right.")
+    gained: Count = described("Images that this model alone has right.")
+    standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What the int8 method and its epoch were chosen by."""
+
+    n: Positive
+    float: Validated
+    qat: Validated | None
+    calibrated: Validated | None = described(
+        "Epoch 0 of the quantization-aware phase: ranges calibrated, no weight trained; absent from older reports.",
+        default=None,
+    )
+    qat_nearest: Validated | None = described(
+        "The same epoch, every weight at its nearest code; absent from older reports.", default=None
+    )
+    ptq: Validated | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Method:
+    """How the int8 models were made, and by which figures that was chosen."""
+
+    asked: Asked = described("The recipe's qat.method.")
+    method: Method = described("Quantization-aware training, or quantization after training.")
+    epoch: Count | None = described(
+        "Of the quantization-aware phase, the one that was kept; 0 is the calibrated model, null without that phase."
+    )
+    rounding: Rounding | None = described(
+        "How the weights of the quantization-aware phase became codes; absent from older reports.", default=None
+    )
+    learning_rate: NonNegative | None = described(
+        "The peak of the quantization-aware phase's learning rate, null without that phase; absent from older reports.",
+        default=None,
+    )
+    validation: Validation = described("What was chosen by.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What held when a run began, and, once it is trained, how that went.
+
+    The keys after `versions` are only written where they are set: `network`, `init` and `teacher` if the run takes these from elsewhere,
+    `flip` to `int8` when training is finished (`flip` is whether images were mirrored, `seconds` the time of all epochs,
+    `validation_accuracy` the int8 model's, a fraction), `imported` for an imported model, and `representative_dataset` where one is used.
+    """
+
+    state: Literal["training", "trained", "imported"]
+    data: DataInfo
+    input: InputSize
+    parameters: int
+    versions: Mapping[str, str]
+    network: OwnFile | None = key(None, left_out=True)
+    init: StartedFrom | None = key(None, left_out=True)
+    teacher: TaughtBy | None = key(None, left_out=True)
+    flip: bool | None = key(None, left_out=True)
+    seconds: float | None = key(None, left_out=True)
+    validation_accuracy: float | None = key(None, left_out=True)
+    int8: Int8Method | None = key(None, left_out=True)
+    imported: ImportedFrom | None = key(None, left_out=True)
+    representative_dataset: RepresentativeInfo | None = key(None, left_out=True)

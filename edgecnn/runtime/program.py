@@ -1,0 +1,63 @@
+"""Programs of edgecnn's own that run in another process: they print one JSON object, with the key `error` where they failed."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from edgecnn.errors import EdgeCNNError
+from edgecnn.runtime.isolated import signal_words
+
+
+def run_program(work: Callable[[], dict[str, Any]]) -> None:
+    """Print what `work` returns, or the text of the EdgeCNNError that it raises, and exit with 0 or the error's code.
+
+    What engines print goes to standard error: the object stands alone on standard output.
+    """
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        result, code = work(), 0
+    except EdgeCNNError as error:
+        result, code = {"error": str(error)}, error.exit_code
+    with open(out, "wb") as file:
+        file.write(json.dumps(result).encode())
+    sys.exit(code)
+
+
+class Finished(NamedTuple):
+    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it cannot be run or took too long."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people, such as "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
+        if self.code is None:
+            return self.err
+        if self.code < 0:
+            return signal_words(-self.code)
+        return f"exit code {self.code}"
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The JSON object that it printed, {} if it did not."""
+        try:
+            table = json.loads(self.out)
+        except ValueError:
+            return {}
+        return table if type(table) is dict else {}
+
+    @property
+    def said(self) -> str:
+        """The error that it printed: of a program of ours, else the last line of standard error that is not empty; "" without one."""
+        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
+        return str(self.table.get("error") or (lines[-1] if lines else ""))
+
+    @property
+    def failure(self) -> str:
+        """How it ended, and the last thing that it said."""
+        return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how

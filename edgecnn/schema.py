@@ -1,0 +1,41 @@
+"""What the fields of a JSON document mean and are limited to, for its schema: `tools/schema.py` makes that from the dataclasses.
+
+`edgecnn.tables` reads and writes such dataclasses. It checks their types, not these limits.
+"""
+
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any
+
+from edgecnn.tables import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a value is limited to, under JSON Schema's own keys; for `Annotated`."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusiveMinimum: float | None = None
+    minLength: int | None = None
+    minItems: int | None = None
+    pattern: str | None = None
+    enum: tuple[str, ...] | None = None
+
+
+Count = Annotated[int, Limits(minimum=0)]
+Positive = Annotated[int, Limits(minimum=1)]
+Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
+Points = Annotated[float, Limits(minimum=-100, maximum=100)]
+NonNegative = Annotated[float, Limits(minimum=0)]
+Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+
+
+def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
+    """Return a field of a document.
+
+    Args:
+        meaning: what the schema says of it.
+        default: its value where a document lacks the key, as older ones may.
+        left_out: whether the key is not written where the value is the default.
+    """
+    return key(default, meaning, left_out=left_out)

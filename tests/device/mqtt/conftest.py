@@ -1,0 +1,402 @@
+"""A broker in Python, small and hostile on request; mosquitto as a process; and a publisher that is fed by hand."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from edgecnn.device.mqtt.address import Broker
+from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, StateChangedEvent
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.runtime.decision import Score
+
+LONG = 20.0
+"""How long a test waits for what comes soon; a busy machine may take its time."""
+
+QUICK = {"keepalive_s": 1, "answer_s": 0.5, "retry_s": 0.05, "longest_retry_s": 0.2, "steady_s": 0.0}
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
+
+
+def wait_for(condition, what="it"):
+    """Wait until a condition holds; return what it gave."""
+    deadline = time.monotonic() + LONG
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def eventually():
+    """Wait until a condition holds, and return what it gave: `eventually(lambda: …, "what")`."""
+    return wait_for
+
+
+def text(data):
+    """A string as MQTT has it: two bytes of length, and UTF-8."""
+    return len(data.encode()).to_bytes(2, "big") + data.encode()
+
+
+def packet(kind, flags, body):
+    length, left = bytearray(), len(body)
+    while True:
+        left, digit = divmod(left, 128)
+        length.append(digit | (128 if left else 0))
+        if not left:
+            return bytes([kind << 4 | flags]) + bytes(length) + body
+
+
+class Small:
+    """A broker of MQTT 3.1.1 for one client at a time. `code` is its answer to CONNECT, None for silence; `mute` acknowledges nothing.
+
+    `messages` are all that was published, as (topic, payload); `retained` is what a later subscriber would get. `garbage` is sent instead
+    of a CONNACK.
+    """
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.code, self.mute, self.garbage = 0, False, None
+        self.messages, self.retained, self.connects, self.subscribed, self.goodbyes = [], {}, [], [], 0
+        self.client = None
+        self.closed = False
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while not self.closed:
+            try:
+                self.client, _ = self.socket.accept()
+            except OSError:
+                return
+            with self.client as client, contextlib.suppress(OSError, EOFError):
+                client.settimeout(LONG)
+                while True:
+                    self.answer(*self.read(client))
+
+    def read(self, client):
+        def exactly(count):
+            data = b""
+            while len(data) < count:
+                part = client.recv(count - len(data))
+                if not part:
+                    raise EOFError
+                data += part
+            return data
+
+        first, length, shift = exactly(1)[0], 0, 0
+        while True:
+            digit = exactly(1)[0]
+            length |= (digit & 127) << shift
+            shift += 7
+            if digit < 128:
+                return first >> 4, first & 15, exactly(length)
+
+    def answer(self, kind, flags, body):
+        if kind == CONNECT:
+            self.connects.append(body)
+            if self.garbage is not None:
+                self.client.sendall(self.garbage)
+            elif self.code is not None:
+                self.client.sendall(packet(CONNACK, 0, bytes([0, self.code])))
+                if self.code:
+                    raise EOFError
+        elif kind == SUBSCRIBE:
+            self.subscribed.append(body)
+            self.client.sendall(packet(SUBACK, 0, body[:2] + b"\0" * (body.count(b"\0\0") or 1)))
+        elif kind == PUBLISH:
+            size = int.from_bytes(body[:2], "big")
+            topic, rest = body[2 : 2 + size].decode(), body[2 + size :]
+            number, payload = rest[:2], rest[2:]
+            self.messages.append((topic, payload))
+            assert flags & 1, "everything is retained"
+            self.retained[topic] = payload
+            if not self.mute:
+                self.client.sendall(packet(PUBACK, 0, number))
+        elif kind == PINGREQ:
+            self.client.sendall(packet(13, 0, b""))
+        elif kind == DISCONNECT:
+            self.goodbyes += 1
+
+    def send(self, topic, payload, retained=False):
+        """Publish to the client."""
+        self.client.sendall(packet(PUBLISH, int(retained), text(topic) + payload))
+
+    def drop(self):
+        """Close the connection."""
+        with contextlib.suppress(OSError):
+            self.client.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # which ends `accept` too
+        self.socket.close()
+        if self.client is not None:
+            self.drop()
+
+    def payloads(self, last):
+        """What was published on a topic of the device, in order."""
+        return [payload.decode() for topic, payload in self.messages if topic == f"edgecnn/door/{last}"]
+
+
+@pytest.fixture
+def small():
+    broker = Small()
+    yield broker
+    broker.close()
+
+
+class Fed:
+    """A publisher that is fed by hand, as a stream does it, and the events that it gave."""
+
+    def __init__(self, publisher):
+        self.publisher = publisher
+        self.events = []
+        self.seq = 0
+        self.state = None
+        self.camera("opened")
+
+    def camera(self, what):
+        common = {"ts": 0.0, "source": "camera"}
+        event = {
+            "opened": CameraOpenedEvent(about="a fake", live=True, **common),
+            "back": CameraBackEvent(about="a fake", after_s=1.0, attempts=1, **common),
+            "lost": CameraLostEvent(reason="stall", message="no frame", **common),
+        }[what]
+        self.give(event)
+        if what == "lost":
+            self.changed(None, None, "camera_lost", None)
+
+    def frame(self, decision, score=0.75, image=b""):
+        """A frame's result, and the change of the state if it is another."""
+        self.seq += 1
+        changed, self.state = self.state != decision, decision
+        top = (Score(decision, 0, score), Score("other", 1, 1 - score))
+        self.give(
+            FrameResult(
+                seq=self.seq, ts=1.8e9, age_ms=1.0, source="camera", image=image, top=top, decision=decision,
+                reason="below_threshold" if decision == "abstain" else None, lead=0.5, state=decision,
+                state_since=1.8e9, latency_ms={}, dropped=0,
+            )
+        )  # fmt: skip
+        if changed:
+            self.changed(decision, score, None, self.seq)
+
+    def changed(self, state, score, reason, seq):
+        self.state = state
+        self.give(
+            StateChangedEvent(ts=0.0, source="camera", state=state, previous=None, score=score, reason=reason, seq=seq)
+        )
+
+    def give(self, item):
+        assert not list(self.publisher.take(item))
+        self.poll()
+
+    def poll(self):
+        self.events += self.publisher.poll()
+        return self.events
+
+    def until(self, kind, count=1):
+        """Wait for events of a kind; return the last."""
+        wait_for(lambda: [event.kind for event in self.poll()].count(kind) >= count, kind)
+        return [event for event in self.events if event.kind == kind][-1]
+
+    def finish(self, wait_s=LONG):
+        self.events += self.publisher.finish(wait_s)
+
+
+@pytest.fixture
+def feed():
+    """Make a fed publisher: `feed(port, picture=True)`."""
+    from edgecnn.device.mqtt.connection import Waits
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
+
+    made = []
+
+    def make(port, *, labels=("cat", "dog"), outbox=None, user=None, password=None, **settings):
+        broker = Broker(host="127.0.0.1", port=port, tls=False, user=user, password=password)
+        settings = MqttSettings(broker=broker, name="door", **{"waits": Waits(**QUICK), **settings})
+        made.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
+        return made[-1]
+
+    yield make
+    for fed in made:
+        fed.publisher.finish(0)
+        fed.publisher._thread.join(LONG)
+        assert not fed.publisher._thread.is_alive()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Mosquitto:
+    """Debian's broker, as a process that can be killed, started again and frozen."""
+
+    folder: os.PathLike
+    spawn: object
+    port: int = dataclasses.field(default_factory=free_port)
+    lines: tuple = ("allow_anonymous true",)
+    process: object = None
+
+    def start(self):
+        path = self.folder / "mosquitto.conf"
+        path.write_text("\n".join([f"listener {self.port} 127.0.0.1", *self.lines, "user root", ""]))
+        with (self.folder / "mosquitto.log").open("a") as log:
+            self.process = self.spawn(["mosquitto", "-v", "-c", str(path)], stdout=log, stderr=log)
+        wait_for(self.listens, "mosquitto's start")
+        return self
+
+    def listens(self):
+        assert self.process.poll() is None, (self.folder / "mosquitto.log").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self, frozen):
+        os.kill(self.process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+
+@pytest.fixture
+def mosquitto(tmp_path, spawn):
+    """Start mosquitto with lines of its configuration: `mosquitto("allow_anonymous true")`."""
+
+    def make(*lines):
+        return Mosquitto(tmp_path, spawn, lines=lines or ("allow_anonymous true",)).start()
+
+    return make
+
+
+class Watcher:
+    """A client that keeps what each topic of a broker holds, and all messages in order."""
+
+    def __init__(self, port, **options):
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        self.now, self.messages = {}, []
+        self.client = Client(CallbackAPIVersion.VERSION2)
+        if "user" in options:
+            self.client.username_pw_set(options["user"], options["password"])
+        self.client.reconnect_delay_set(1, 1)
+        self.client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        self.client.on_message = self.keep
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+
+    def keep(self, client, data, message):
+        self.now[message.topic] = message.payload
+        self.messages.append((message.topic, message.payload))
+
+    def until(self, last, payload):
+        wait_for(lambda: self.now.get(f"edgecnn/door/{last}") == payload, f"{last} {payload!r}")
+
+    def close(self):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def watch():
+    watchers = []
+
+    def make(port, **options):
+        watchers.append(Watcher(port, **options))
+        return watchers[-1]
+
+    yield make
+    for watcher in watchers:
+        watcher.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """A certificate authority, and a broker's certificate for localhost: ca.pem, cert.pem and key.pem in a folder."""
+    folder = tmp_path_factory.mktemp("authority")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2"]
+    openssl("req", "-x509", *key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=authority")
+    openssl(
+        "req", "-x509", *key, "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-keyout", "key.pem", "-out", "cert.pem",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+        "-addext", "basicConstraints=critical,CA:FALSE",
+    )  # fmt: skip
+    return folder
+
+
+class Device:
+    """`edgecnn classify watch:inbox --mqtt …` as a process, which is shown digits."""
+
+    def __init__(self, process, inbox, digits, lines):
+        self.process, self.inbox, self.digits, self.lines = process, inbox, digits, lines
+        self.shown = 0
+
+    def show(self, label):
+        self.shown += 1
+        path = self.inbox / f".{self.shown}.png"
+        self.digits[label].save(path)
+        path.rename(self.inbox / f"{self.shown}.png")
+
+    def parsed(self):
+        """The JSON lines so far."""
+        lines = self.lines.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def events(self, kind):
+        return [line for line in self.parsed() if line.get("event") == kind]
+
+    def until(self, kind, count=1):
+        return wait_for(lambda: self.events(kind)[count - 1 :], kind)[0]
+
+
+@pytest.fixture(scope="session")
+def digits(root):
+    """A picture of each class of the digits model, by label."""
+    from PIL import Image
+
+    from edgecnn.bundle.read import read_bundle
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    outputs = bundle.golden_outputs(bundle.manifest.models[0])
+    pixels = bundle.golden_inputs()[:, :, :, 0]
+    return {
+        bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
+    }
+
+
+@pytest.fixture
+def device(root, tmp_path, spawn, digits):
+    """Start one: `device("mqtt://localhost:1883/door", "--mqtt-picture", EDGECNN_MQTT_USER="ann")`."""
+
+    def start(address, *options, source=None, **variables):
+        inbox = tmp_path / "inbox"
+        inbox.mkdir(exist_ok=True)
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        bundle = root / "models" / "digits" / "digits.edgecnn"
+        command = ["classify", source or f"watch:{inbox}", "--json", "--model", bundle, "--mqtt", address, *options]
+        count = len(list(tmp_path.glob("lines-*")))
+        lines = tmp_path / f"lines-{count}"
+        with lines.open("wb") as out, (tmp_path / f"notes-{count}").open("wb") as notes:
+            process = spawn(
+                [sys.executable, "-m", "edgecnn", *map(str, command)],
+                stdout=out, stderr=notes, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path, **variables},
+            )  # fmt: skip
+        return Device(process, inbox, digits, lines)
+
+    return start

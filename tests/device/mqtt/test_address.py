@@ -1,0 +1,81 @@
+"""Addresses of brokers, and where a password may stand."""
+
+import socket
+
+import pytest
+
+from edgecnn.device.mqtt.address import default_name, parse_address, parse_secret
+
+
+@pytest.mark.parametrize(("text", "host", "port", "tls", "user", "name"), [
+    ("mqtt://broker.local/door", "broker.local", 1883, False, None, "door"),
+    ("mqtts://broker.local/door", "broker.local", 8883, True, None, "door"),
+    ("mqtt://10.0.0.7:18830/front-door_2/", "10.0.0.7", 18830, False, None, "front-door_2"),
+    ("mqtt://ann@broker/door", "broker", 1883, False, "ann", "door"),
+    ("mqtt://ann%40home@broker/door", "broker", 1883, False, "ann@home", "door"),
+    ("mqtts://[fd00::1]:8884/door", "fd00::1", 8884, True, None, "door"),
+])  # fmt: skip
+def test_an_address(text, host, port, tls, user, name):
+    broker, found = parse_address(text)
+    assert (broker.host, broker.port, broker.tls, broker.user, found) == (host, port, tls, user, name)
+    assert broker.password is None and parse_address(broker.address + "/x")[0].host == host
+
+
+def test_the_name_is_the_hosts_by_default(monkeypatch):
+    for host, name in (("door", "door"), ("front door.example.org", "front-door"), ("", "edgecnn"), ("été", "t")):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        assert default_name() == parse_address("mqtt://broker")[1] == name
+
+
+@pytest.mark.parametrize("text", [
+    "mqtt://ann:sesame@broker/door",
+    "mqtt://ann:ses/ame@broker/door",
+    "mqtt://ann:ses@me@broker/door",
+    "mqtt://:sesame@broker/door",
+    "ann:sesame@broker",
+    "mqtt:ann:sesame@broker",
+])  # fmt: skip
+def test_a_password_is_refused_and_not_repeated(text):
+    with pytest.raises(ValueError, match="cannot hold a password") as error:
+        parse_address(text)
+    assert "ses" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("broker/door", "is not an address"),
+    ("http://broker/door", "is not an address"),
+    ("", "is not an address"),
+    ("mqtt://", "no valid host"),
+    ("mqtt:///door", "no valid host"),
+    ("mqtt://bro ker/door", "no valid host"),
+    ("mqtt://broker:port/door", "host or port"),
+    ("mqtt://broker:99999/door", "host or port"),
+    ("mqtt://broker:0/door", "no valid host"),
+    ("mqtt://[::1/door", "host or port"),
+    (f"mqtt://{'a' * 64}.local/door", "host or port"),
+    ("mqtt://broker/door?qos=1", "means nothing"),
+    ("mqtt://broker/front/door", "the name 'front/door'"),
+    ("mqtt://broker/%23", "the name '#'"),
+    ("mqtt://broker/a+b", "the name"),
+    ("mqtt://broker/T%C3%BCr", "the name 'Tür'"),
+    (f"mqtt://broker/{'a' * 65}", "the name"),
+    ("mqtt://a%00b@broker/door", "cannot be printed"),
+])  # fmt: skip
+def test_what_is_no_address(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(("text", "secret"), [
+    ("sesame\n", (None, "sesame")),
+    (" open:sesame ", (None, " open:sesame ")),
+    ("ann\r\nsesame\r\n", ("ann", "sesame")),
+])  # fmt: skip
+def test_a_password_file(text, secret):
+    assert parse_secret(text) == secret
+
+
+@pytest.mark.parametrize("text", ["", "\n", "ann\n\n", "\nsesame\n", "a\nb\nc\n"])
+def test_what_is_no_password_file(text):
+    with pytest.raises(ValueError, match="one line with the password"):
+        parse_secret(text)

@@ -1,0 +1,67 @@
+"""The options of `edgecnn classify` for MQTT: what is refused at the start, and why."""
+
+import os
+import socket
+
+import pytest
+
+pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
+
+from edgecnn.cli.mqtt import PASSWORD, USER
+from edgecnn.errors import MqttError
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    (["--mqtt", "mqtt://ann:sesame@broker/door"], "the password goes into --mqtt-password-file or EDGECNN_MQTT_PASSWORD"),
+    (["--mqtt", "broker/door"], "'broker/door' is not an address of MQTT"),
+    (["--mqtt", "mqtt://broker/front/door"], "the name 'front/door'"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-ca", "ca.pem"], "is for mqtts:// addresses"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", "a/#"], "expected a topic"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", ""], "expected a topic"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "none"], "none: No such file"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "secret"], "there is a password and no user"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "three"], "one line with the password"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "bytes"], "is not UTF-8"),
+    (["--mqtt-picture"], "needs --mqtt ADDRESS"),
+    (["--mqtt-forget"], "needs --mqtt ADDRESS"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-forget"], "classifies nothing"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-binary", "no such class"], "'no such class' is not a class"),
+    (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "none"], "none: No such file"),
+    (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "three"], "three: it holds no certificate"),
+])  # fmt: skip
+def test_what_can_come_to_nothing_is_refused_at_once(edgecnn, tmp_path, arguments, text):
+    (tmp_path / "secret").write_text("sesame\n")
+    (tmp_path / "three").write_text("a\nb\nc\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    result = edgecnn("classify", "synthetic:8x8?frames=1", *arguments)
+    shown = " ".join(result.err.replace("│", " ").split())
+    assert result.code == 2 and text in shown and "sesame" not in shown, shown
+
+
+def test_the_options_are_for_streams(edgecnn):
+    result = edgecnn("classify", "photo.jpg", "--mqtt", "mqtt://broker/door")
+    assert result.code == 2 and "is for streams" in result.err
+
+
+def test_no_program_that_is_started_later_finds_the_password(edgecnn, monkeypatch, small):
+    monkeypatch.setenv(USER, "ann")
+    monkeypatch.setenv(PASSWORD, "sesame")
+    result = edgecnn("classify", "synthetic:8x8?frames=20", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door")
+    assert result.code == 0 and "mqtt connected to mqtt://127.0.0.1" in result.err
+    assert b"sesame" in small.connects[0] and not {USER, PASSWORD} & set(os.environ)
+    assert small.payloads("availability") == ["online", "offline"] and small.payloads("state")[-1] != "None"
+
+
+def test_forget(edgecnn, small, eventually):
+    result = edgecnn("classify", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door", "--mqtt-forget")
+    assert result.code == 0 and result.err.endswith("door is removed\n")
+    assert len(small.messages) == 9 and {payload for _, payload in small.messages} == {b""}
+    eventually(lambda: small.goodbyes == 1)
+
+
+def test_forget_without_a_broker(edgecnn):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    result = edgecnn("classify", "--mqtt", f"mqtt://127.0.0.1:{port}/door", "--mqtt-forget")
+    assert result.code == MqttError.exit_code == 29
+    assert f"error: mqtt://127.0.0.1:{port}: Connection refused." in result.err

@@ -1,0 +1,310 @@
+"""A stream's state on a broker: what is published and when, and a broker that fails in every way it can."""
+
+import io
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
+
+from edgecnn.device.mqtt.connection import STOPPED, Waits
+from edgecnn.device.mqtt.outbox import Outbox
+from edgecnn.device.mqtt.publisher import client_id
+
+LONG = 20.0
+
+
+@pytest.fixture
+def seen(eventually):
+    """Wait until a payload was published on a topic."""
+
+    def wait(small, last, payload):
+        return eventually(lambda: payload in small.payloads(last), f"{last} {payload!r}")
+
+    return wait
+
+
+def test_the_state_its_score_and_attributes_are_published_before_the_device_is_online(feed, small, seen):
+    fed = feed(small.port)
+    fed.frame("cat", 0.75)
+    assert fed.until("mqtt_connected").broker == f"mqtt://127.0.0.1:{small.port}"
+    seen(small, "state", "cat")
+    seen(small, "availability", "online")
+    last = {topic: index for index, (topic, _) in enumerate(small.messages)}
+    assert last["edgecnn/door/attributes"] < last["edgecnn/door/state"]
+    assert small.payloads("score")[-1] == "0.750000" and small.payloads("camera")[-1] == "online"
+    assert small.payloads("model") == ["pets"]
+    attributes = json.loads(small.payloads("attributes")[-1])
+    assert attributes["label"] == "cat" and attributes["since"] == "2027-01-15T08:00:00.000Z"
+    assert attributes["top"] == [{"label": "cat", "score": 0.75}, {"label": "other", "score": 0.25}]
+    assert attributes["client"].startswith("edgecnn-door-") and set(attributes) == {
+        "label", "reason", "since", "top", "client",
+    }  # fmt: skip
+    config = json.loads(small.retained["homeassistant/device/edgecnn_door/config"])
+    assert config["components"]["state"]["options"] == ["abstain", "cat", "dog"]
+
+
+def test_each_change_is_sent_in_order(feed, small, seen, eventually):
+    fed = feed(small.port)
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    for _ in range(10):
+        fed.frame("cat")
+        fed.frame("dog")
+    eventually(lambda: small.payloads("state").count("dog") == 10)
+    assert small.payloads("state")[-20:] == ["cat", "dog"] * 10
+
+
+def test_an_abstention_and_a_lost_camera(feed, small, seen, eventually):
+    fed = feed(small.port)
+    fed.frame("abstain", 0.3)
+    seen(small, "state", "abstain")
+    assert json.loads(small.payloads("attributes")[-1])["label"] is None
+    fed.camera("lost")
+    eventually(lambda: small.payloads("state")[-1] == "None")
+    order = [topic.rpartition("/")[2] for topic, payload in small.messages if payload in (b"offline", b"None")]
+    assert order.index("camera") < len(order) - 1 - order[::-1].index("state")
+    assert small.payloads("score")[-1] == "None" and small.payloads("camera")[-1] == "offline"
+    assert json.loads(small.payloads("attributes")[-1])["reason"] == "camera_lost"
+    fed.camera("back")
+    eventually(lambda: small.payloads("camera")[-1] == "online")
+    assert small.payloads("state")[-1] == "None", "the old state must not come back with the camera"
+    fed.frame("dog")
+    seen(small, "state", "dog")
+    assert small.payloads("availability") == ["online"]
+
+
+def test_a_score_that_changes_alone_is_sent_now_and_then(feed, small, seen):
+    fed = feed(small.port, outbox=Outbox(refresh_s=0.3))
+    fed.until("mqtt_connected")
+    fed.frame("cat", 0.5)
+    seen(small, "score", "0.500000")
+    start = time.monotonic()
+    for number in range(10):
+        fed.frame("cat", 0.6 + number / 100)
+    seen(small, "score", "0.690000")
+    assert len(small.payloads("score")) <= 3 + (time.monotonic() - start) / 0.3
+    assert small.payloads("state") == ["None", "cat"] or small.payloads("state") == ["cat"]
+
+
+def test_pictures_are_jpeg_upright_and_of_the_frame_that_changed_the_state(feed, small, seen):
+    fed = feed(small.port, picture=True, rotation=90)
+    fed.until("mqtt_connected")
+    for state, level in (("cat", 10), ("dog", 200)):
+        fed.frame(state, image=np.full((24, 32, 3), level, np.uint8))
+        fed.frame(state, image=np.full((24, 32, 3), 90, np.uint8))
+        seen(small, "state", state)
+    topics = [topic.rpartition("/")[2] for topic, _ in small.messages]
+    assert topics.count("picture") == 2
+    assert topics.index("picture") < topics.index("state", topics.index("picture"))
+    picture = Image.open(io.BytesIO(small.retained["edgecnn/door/picture"]))
+    assert picture.format == "JPEG" and picture.size == (24, 32)
+    assert abs(int(np.asarray(picture).mean()) - 200) < 5
+
+
+def test_a_state_that_is_no_class_is_not_made_up(feed, small, eventually):
+    fed = feed(small.port)
+    fed.frame("cow")
+    eventually(lambda: "cow" in small.retained.get("edgecnn/door/attributes", b"").decode())
+    eventually(lambda: small.payloads("state")[-1:] == ["None"])
+
+
+def test_what_is_not_in_use_is_removed_from_the_broker(feed, small, seen):
+    fed = feed(small.port)
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    assert small.retained["edgecnn/door/picture"] == small.retained["edgecnn/door/binary"] == b""
+
+
+def test_a_binary_sensor(feed, small, eventually):
+    fed = feed(small.port, binary="dog")
+    fed.until("mqtt_connected")
+    for state, shown in (("cat", "OFF"), ("dog", "ON"), ("abstain", "None")):
+        fed.frame(state)
+        eventually(lambda shown=shown: small.payloads("binary")[-1] == shown)
+    with pytest.raises(ValueError, match="'cow' is not a class"):
+        feed(small.port, binary="cow")
+
+
+def test_the_newest_state_is_sent_on_return_and_what_was_dropped_is_counted(feed, small, seen, eventually):
+    fed = feed(small.port)
+    fed.frame("cat")
+    seen(small, "state", "cat")
+    small.code = 3  # unavailable
+    small.drop()
+    lost = fed.until("mqtt_lost")
+    assert (lost.reason, lost.message) == ("closed", "the broker closed the connection")
+    for state in ("dog", "cat", "dog", "cat", "abstain"):
+        fed.frame(state)
+    refused = fed.until("mqtt_refused")
+    assert refused.reason == "refused" and refused.count == 1
+    before = len(small.messages)
+    small.code = 0
+    back = fed.until("mqtt_connected", 2)
+    assert back.dropped == 4 and back.attempts >= 2 and back.after_s > 0
+    eventually(lambda: small.payloads("state")[-1] == "abstain")
+    assert [payload for topic, payload in small.messages[before:] if topic.endswith("state")] == [b"abstain"]
+
+
+@pytest.mark.parametrize(("code", "user", "text"), [
+    (5, "ann", "the user or the password is not accepted"),
+    (4, "ann", "the user or the password is not accepted"),
+    (5, None, "it requires a user and a password"),
+])  # fmt: skip
+def test_a_refused_user_is_said_once_and_tried_for_ever(feed, small, code, user, text, eventually):
+    small.code = code
+    fed = feed(small.port, user=user, password="secret" if user else None)
+    refused = fed.until("mqtt_refused")
+    assert refused.reason == "not_authorized" and text in refused.message and "secret" not in str(fed.events)
+    eventually(lambda: len(small.connects) >= 5)
+    assert [event.kind for event in fed.poll()] == ["mqtt_refused"]
+    small.code = 0
+    assert fed.until("mqtt_connected").attempts >= 5
+
+
+def test_a_broker_that_accepts_and_never_answers(feed, small, eventually):
+    small.code = None
+    refused = (fed := feed(small.port)).until("mqtt_refused")
+    assert refused.reason == "no_answer" and "did not answer within 0.5 s" in refused.message
+    started = time.monotonic()
+    for number in range(1000):
+        fed.frame("cat" if number % 2 else "dog")
+    assert time.monotonic() - started < 5, "a thousand frames waited for the broker"
+    small.code = 0
+    small.drop()
+    eventually(lambda: small.payloads("state")[-1:] == ["cat"])
+
+
+def test_a_broker_that_stops_answering(feed, small, seen, eventually):
+    fed = feed(small.port)
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    small.mute = True
+    fed.frame("cat")
+    lost = fed.until("mqtt_lost")
+    assert lost.reason == "no_answer" and "did not acknowledge" in lost.message
+    small.mute = False
+    fed.until("mqtt_connected", 2)
+    eventually(lambda: small.payloads("state")[-1] == "cat")
+
+
+def test_a_broker_that_is_not_there(feed, small):
+    small.close()
+    refused = feed(small.port).until("mqtt_refused")
+    assert (refused.reason, refused.message) == ("unreachable", "Connection refused")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_is_an_event(feed, small, seed):
+    generator = np.random.default_rng(seed)
+    kind = [0x20, 0x30, 0x32, 0x40, 0x62, 0x90, 0xB0, 0xD0][seed % 8]
+    small.garbage = bytes([kind, 20]) + generator.bytes(20) if seed < 16 else generator.bytes(64)
+    fed = feed(small.port)
+    refused = fed.until("mqtt_refused")
+    assert refused.reason in ("garbage", "closed", "no_answer", "refused", "not_authorized")
+    small.garbage = None
+    small.drop()
+    fed.until("mqtt_connected")
+
+
+def test_home_assistant_comes_online(feed, small, seen, eventually):
+    fed = feed(small.port, prefix="ha")
+    fed.frame("cat")
+    seen(small, "availability", "online")
+    config = "ha/device/edgecnn_door/config"
+    for count, topic in enumerate(("homeassistant/status", "ha/status"), 2):
+        small.send(topic, b"offline")
+        small.send(topic, b"online")
+        eventually(lambda count=count: [topic for topic, _ in small.messages].count(config) == count)
+        eventually(lambda count=count: small.payloads("state").count("cat") == count)
+
+
+def test_the_will_of_an_earlier_connection_is_answered(feed, small, seen, eventually):
+    fed = feed(small.port)
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    small.send("edgecnn/door/availability", b"offline")
+    eventually(lambda: small.payloads("availability") == ["online", "online"])
+
+
+def test_another_program_with_the_same_name_is_an_event(feed, small, seen):
+    fed = feed(small.port)
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    own = small.retained["edgecnn/door/attributes"]
+    small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-1"}', retained=True)  # an earlier run's
+    small.send("edgecnn/door/attributes", own)
+    for _ in range(5):
+        small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-2"}')
+    conflict = fed.until("mqtt_conflict")
+    assert "edgecnn-door-2 publishes as 'door' too" in conflict.message
+    time.sleep(0.2)
+    assert [event.kind for event in fed.poll()].count("mqtt_conflict") == 1
+
+
+@pytest.mark.parametrize("payload", [
+    b"", b"[]", b"[" * 60_000, b'{"client": {"a": 1}}', b"\xff\xfe", b'{"client": "a\\u001b[2J\\nforged"}', b"x" * 100_000,
+])  # fmt: skip
+def test_what_others_publish_does_no_harm(feed, small, seen, eventually, payload):
+    fed = feed(small.port, waits=Waits(answer_s=LONG))
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    for topic in ("edgecnn/door/attributes", "homeassistant/status", "edgecnn/door/else"):
+        small.send(topic, payload)
+    small.send("edgecnn/door/availability", payload)
+    eventually(lambda: small.payloads("availability").count("online") == 2 or len(payload) > 65536)
+    fed.frame("cat")
+    seen(small, "state", "cat")
+    assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
+    for event in fed.events:
+        assert event.kind != "mqtt_conflict" or event.message.startswith("another program publishes as 'door' too")
+
+
+def test_no_two_clients_have_one_identifier():
+    names = {client_id("a-name-of-a-good-length") for _ in range(100)}
+    assert len(names) == 100 and all(len(name) <= 23 for name in names)
+
+
+def test_the_end_sends_what_waits_and_goes_offline(feed, small, eventually):
+    fed = feed(small.port, waits=Waits(keepalive_s=15, answer_s=LONG))
+    fed.frame("cat")
+    fed.frame("dog")
+    fed.finish()
+    assert small.payloads("state")[-1] == "dog" and small.payloads("availability")[-1] == "offline"
+    assert [event.kind for event in fed.events] == ["mqtt_connected"]
+    eventually(lambda: small.goodbyes == 1)
+    assert threading.active_count() < 20
+
+
+def test_the_end_at_once_does_not_wait_and_leaves_the_goodbye_to_the_broker(feed, small, seen):
+    fed = feed(small.port, waits=Waits(keepalive_s=15, answer_s=LONG))
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    small.mute = True
+    fed.frame("cat")
+    started = time.monotonic()
+    fed.finish(0)
+    assert time.monotonic() - started < 1
+    fed.publisher._thread.join(LONG)
+    assert small.goodbyes == 0, "without a goodbye the broker publishes the will"
+
+
+def test_states_that_the_end_leaves_unsent_are_counted(feed, small):
+    small.close()
+    fed = feed(small.port)
+    fed.until("mqtt_refused")
+    fed.frame("cat")
+    fed.frame("dog")
+    fed.finish(0.5)
+    assert (fed.events[-1].kind, fed.events[-1].reason, fed.events[-1].dropped) == ("mqtt_lost", STOPPED, 2)
+
+
+def test_a_password_is_shown_nowhere(feed, small):
+    fed = feed(small.port, user="ann", password="open sesame")
+    fed.until("mqtt_connected")
+    assert b"open sesame" in small.connects[0]
+    assert "sesame" not in repr(fed.publisher._settings) + repr(fed.events)
