@@ -1,5 +1,6 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
+# make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
 # make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
 # make docs   the documents as a site, in site/
@@ -20,12 +21,15 @@ MEDIAPIPE := .venv-mediapipe-3.11
 HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
-DEFAULT := not slow and not emulated and not gpu
+ORDINARY := not long and not emulated and not gpu
+DEFAULT := not slow and $(ORDINARY)
+# two processes; a file is one's alone, in the order of tests/conftest.py
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -34,7 +38,10 @@ demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
 
 test: lint device-venvs
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(DEFAULT)"
+	$(BIN)/python -m pytest $(SHARED) -m "$(DEFAULT)"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest $(SHARED) -m "slow and $(ORDINARY)"
 
 test-tools: $(VENV)/.dev device-venvs
 	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"

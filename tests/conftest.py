@@ -1,8 +1,10 @@
-"""Fixtures for all tests: one tiny real run, made once a session by the real pipeline, and the command line."""
+"""Fixtures for all tests: one tiny real run, made once for all workers by the real pipeline, and the command line."""
 
 import contextlib
+import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -69,6 +71,20 @@ def pytest_runtest_setup(item):
         if missing:
             package = mark.kwargs.get("package", " ".join(mark.args))
             pytest.skip(f"{' and '.join(missing)} not on this machine: apt-get install {package}")
+
+
+FIRST = ("train", "export", "verify", "test_disk_full.py", "test_pipeline.py", "cli")
+"""Files below tests/ that take longest, in the order in which workers get them: the short ones fill up what is left at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest."""
+
+    def turn(item):
+        part = item.path.relative_to(ROOT / "tests").parts[0]
+        return FIRST.index(part) if part in FIRST else len(FIRST)
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -147,15 +163,18 @@ def tiny_network(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, tiny_recipe):
-    """A run that went through every stage, shared: do not change it."""
+    """A run that went through every stage, shared by all workers: do not change it."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.pipeline import run_recipe
     from edgecnn.recipe import build_recipe, load_recipe
 
-    path = tmp_path_factory.mktemp("session") / "runs" / "tiny"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path.parent.parent)  # that is where runs/latest goes
-        run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), path, Silent(), max_drop=100.0)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker makes it; for the others every stage is done
+        patch.chdir(folder)  # that is where runs/latest goes
+        run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), folder / "runs" / "tiny", Silent(), max_drop=100.0)
     return run
 
 
@@ -171,6 +190,22 @@ def own_run(finished_run, tmp_path, monkeypatch):
     run = Run(path)
     run.make_latest()
     return run
+
+
+@pytest.fixture
+def file_limit():
+    """Make every file that grows beyond a size fail, as on a full disk."""
+
+    @contextlib.contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 class Finished(NamedTuple):

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -16,17 +17,20 @@ from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe
 
 
-def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter):
+def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter, tiny_network):
     """Let each file's every version fail at its first attempt, run again each time, and compare with a run that nothing stopped."""
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(
         {
             "name": "full",
             "data": {"source": "digits"},
+            "network": {"name": tiny_network},
             "train": {"epochs": 1, "batch_size": 256},
             "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4, "rounding": "nearest"},
         }
     )
+    # one epoch decides by chance which method ships; this one has a fake-quantized model to verify
+    monkeypatch.setattr(import_module("edgecnn.train.train"), "better_method", lambda asked, qat, ptq: "qat")
     real = os.fsync
     failed = []
     written = set()
@@ -52,9 +56,10 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
             assert len(failed) == before + 1
         assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left"
     expected = {
-        ".recipe.toml", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png",
+        ".recipe.toml", ".network.py", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png",
         ".stages.json", ".model-int8.tflite", ".model-int8-ptq.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx",
-        ".parity.json", ".confidence.json", ".run.edgecnn", ".card.md", ".run.tfevents",
+        ".parity.json", ".confidence.json", ".run.edgecnn", ".card.md", ".run.tfevents", ".predictions.npz", ".report.json",
+        ".report.html",
     }  # fmt: skip
     logits = {name for name in failed if name.startswith(".logits-")}
     assert len(logits) == 2, "of the float and the fake-quantized model"
@@ -66,34 +71,23 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
         assert run.file(name).read_bytes() == whole.file(name).read_bytes(), name
 
 
-def limited(limit, *arguments, cwd, stdout=subprocess.PIPE):
-    """Run the command line with files limited to `limit` bytes, as on a disk that is full."""
-    return subprocess.run(
-        [sys.executable, "-m", "edgecnn", *map(str, arguments)],
-        cwd=cwd,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-
-
 @pytest.mark.parametrize(
     ("limit", "arguments"),
     [
-        (100, ("train", "--data", "digits", "--epochs", "1", "--out", "new")),
+        (500, ("train", "--data", "digits", "--epochs", "1", "--out", "new")),
         (50_000, ("export", "RUN", "--format", "tflite", "--force")),
         (50_000, ("export", "RUN", "--format", "onnx", "--force")),
         (1_000, ("verify", "RUN")),
         (50_000, ("bundle", "RUN", "--force")),
     ],
 )
-def test_a_real_limit_on_file_sizes(own_run, limit, arguments):
+def test_a_real_limit_on_file_sizes(own_run, edgecnn, file_limit, limit, arguments):
     before = {path: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     arguments = [own_run.path if argument == "RUN" else argument for argument in arguments]
-    result = limited(limit, *arguments, cwd=own_run.path.parent)
-    assert result.returncode == OutputError.exit_code, result.stderr
-    assert "edgecnn: error: cannot write" in result.stderr and "Traceback" not in result.stderr
+    with file_limit(limit):
+        result = edgecnn(*arguments)
+    assert result.code == OutputError.exit_code, result.err
+    assert "edgecnn: error: cannot write" in result.err
     after = {path: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     assert after == before, "the old files are whole, and nothing was added"
 
@@ -104,8 +98,13 @@ def test_results_that_do_not_fit(finished_run, tmp_path):
 
     Image.new("L", (8, 8), 200).save(image)
     with (tmp_path / "out.json").open("w") as out:
-        result = limited(
-            10, "classify", *[image] * 3, "--model", bundle_path(finished_run), "--json", cwd=tmp_path, stdout=out
+        result = subprocess.run(
+            [sys.executable, "-m", "edgecnn", "classify", *[image] * 3, "--model", bundle_path(finished_run), "--json"],
+            cwd=tmp_path,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)),
         )
     assert result.returncode == OutputError.exit_code, result.stderr
     assert "cannot write standard output" in result.stderr and "Traceback" not in result.stderr

@@ -56,7 +56,7 @@ def test_another_recipe_does_not_replace_the_run_unasked(own_run, tiny_recipe, r
         again(own_run, tiny_recipe, reporter, train={"epochs": 7})
 
 
-def test_interrupted_training_goes_on(tmp_path, tiny_recipe, reporter):
+def test_interrupted_training_goes_on(tmp_path, tiny_recipe, tiny_network, reporter):
     class Stop(KeyboardInterrupt):
         pass
 
@@ -66,7 +66,7 @@ def test_interrupted_training_goes_on(tmp_path, tiny_recipe, reporter):
             if self.epochs[-1:] == [("float", 4)]:
                 raise Stop
 
-    recipe = build_recipe(load_recipe(tiny_recipe))
+    recipe = build_recipe(merge(load_recipe(tiny_recipe), {"network": {"name": tiny_network}}))
     with pytest.raises(Stop):
         run_recipe(recipe, tmp_path / "run", Impatient(), max_drop=100.0)
     run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)

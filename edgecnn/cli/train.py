@@ -132,7 +132,7 @@ def train(
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, setting, **flags)
     with ProgressReporter() as reporter:
-        dataset = open_images(resolved, run, reporter)
+        dataset = open_images(resolved, run, reporter, cluster)
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
@@ -174,15 +174,17 @@ def network_name(recipe: "Recipe") -> str:
     return own.label if own else recipe.network.name
 
 
-def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter") -> "Dataset":
+def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", cluster: "Workers | None") -> "Dataset":
     """Open a recipe's data, after a look at whether its network exists.
 
     Args:
         recipe: the resolved recipe.
         run: the run to continue; None for a new one, whose network is then built and checked.
         reporter: hears of progress.
+        cluster: the workers, who come together before the network is built.
 
     Raises:
+        ClusterError: if they do not.
         UnknownNameError: for a network or a dataset of an unknown name.
         DatasetError: if the images of the run to continue are gone.
         NetworkError: for a network of one's own that cannot be trained.
@@ -206,6 +208,10 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter") -> "D
     if run is None:
         from edgecnn.pipeline import check_network
 
+        if cluster:
+            from edgecnn.train.distribute import open_strategy
+
+            open_strategy(cluster)
         check_network(recipe, dataset)
     return dataset
 

@@ -5,6 +5,7 @@ and, after the float phase, goes on alone; the others write nothing and take the
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,11 @@ from edgecnn.train.loop import Phase
 from edgecnn.workers import Workers
 
 
+@functools.cache
 def open_strategy(workers: Workers | None) -> Any:
     """Return how to distribute: over the workers, else over this machine's GPUs if it has several, else None.
+
+    Workers come together when it is first called, which has to be before a network is built. It waits for all of them.
 
     Raises:
         ClusterError: if the workers do not come together.

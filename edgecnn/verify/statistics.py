@@ -263,14 +263,16 @@ def clopper_pearson(
 
     Source: Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betainccinv, betaincinv
 
     check_counts(successes, 0, n)
     check_confidence(confidence)
     if side not in ("two-sided", "upper"):
         raise ValueError(f"side must be 'two-sided' or 'upper', received {side!r}")
-    tested = binomtest(successes, n, alternative="less" if side == "upper" else "two-sided")
-    return Interval(*map(float, tested.proportion_ci(confidence, method="exact")))
+    tail = 1 - confidence if side == "upper" else (1 - confidence) / 2
+    low = 0.0 if side == "upper" or not successes else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betainccinv(successes + 1, n - successes, tail))
+    return Interval(low, high)
 
 
 def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:

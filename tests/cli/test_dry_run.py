@@ -13,11 +13,11 @@ from edgecnn.networks.describe import describe
 
 
 def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
-    settings = ("--network", "resnet8", "--epochs", "7", "--qat-epochs", "3", "--batch-size", "100")
+    settings = ("--network", "article", "--epochs", "7", "--qat-epochs", "3", "--batch-size", "100")
     result = edgecnn("train", "--dry-run", "--json", "--data", "digits", *settings)
     assert result.code == 0, result.err
     found = json.loads(result.out)
-    cost = describe(build_network("resnet8", 8, 8, 1, 10))
+    cost = describe(build_network("article", 8, 8, 1, 10))
     assert (found["parameters"], found["macs"], found["int8_bytes"]) == (cost.parameters, cost.macs, cost.int8_bytes)
     assert [(phase["phase"], phase["epochs"]) for phase in found["phases"]] == [("float", 7), ("qat", 3)]
     for phase in found["phases"]:
@@ -31,9 +31,11 @@ def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_printed_with_units(edgecnn, tmp_path):
+def test_it_is_printed_with_units_and_how_the_images_are_divided(edgecnn, tmp_path):
     result = edgecnn("train", "--dry-run", "--data", "digits", "--set", "train.precision=bfloat16")
     assert result.code == 0, result.err
+    assert "digits: 1,797 images in 10 classes, " in result.err and " for validation" in result.err
+    assert "to decode the images" in result.out
     assert "parameters" in result.out and "MACs" in result.out and "bytes as int8" in result.out
     assert "images/s" in result.out and "in all" in result.out
     assert list(tmp_path.iterdir()) == []
@@ -54,9 +56,3 @@ def test_it_refuses_the_photos_that_training_refuses(edgecnn, tmp_path):
     assert dry.code == real.code == DatasetError.exit_code
     assert dry.err[dry.err.index("edgecnn: error") :] == real.err[real.err.index("edgecnn: error") :]
     assert "cat/broken.png" in dry.err
-
-
-def test_it_says_how_the_images_are_divided(edgecnn):
-    result = edgecnn("train", "--dry-run", "--data", "digits")
-    assert "digits: 1,797 images in 10 classes, " in result.err and " for validation" in result.err
-    assert "to decode the images" in result.out

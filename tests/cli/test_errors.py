@@ -138,12 +138,23 @@ def test_the_advice_names_the_run(edgecnn, own_run):
     )
 
 
-def test_a_forced_training_replaces_the_run_before(edgecnn, own_run, tmp_path):
-    few = ("--data", "digits", "--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+def test_a_forced_training_replaces_the_run_before(edgecnn, own_run, tmp_path, tiny_network):
+    few = (
+        "--data",
+        "digits",
+        "--network",
+        tiny_network,
+        "--epochs",
+        "1",
+        "--batch-size",
+        "256",
+        "--set",
+        "qat.method=ptq",
+    )
     assert edgecnn("train", *few).code == 0
     assert edgecnn("train", *few, "--set", "seed=5", "--force").code == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-article", "latest", own_run.name]
-    assert "seed = 5\n" in (tmp_path / "runs" / "digits-article" / "recipe.toml").read_text()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-net-build", "latest", own_run.name]
+    assert "seed = 5\n" in (tmp_path / "runs" / "digits-net-build" / "recipe.toml").read_text()
 
 
 def test_a_card_that_cannot_be_written_leaves_no_bundle(edgecnn, own_run, tmp_path):

@@ -34,11 +34,16 @@ def epochs(folder):
         return []
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, signal_):
+@pytest.mark.parametrize(
+    "signal_",
+    [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+)
+def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, tiny_network, signal_):
     few = (
         "--data",
         "digits",
+        "--network",
+        tiny_network,
         "--epochs",
         str(EPOCHS),
         "--qat-epochs",
@@ -71,7 +76,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_pat
     assert first.split()[2] in (f"{len(kept) + 1}/{EPOCHS}", f"{len(kept) + 2}/{EPOCHS}")
 
 
-def test_a_training_leaves_nothing_in_the_temporary_folder(tmp_path):
+def test_a_training_leaves_nothing_in_the_temporary_folder(tmp_path, tiny_network):
     """The process ends at once, and yet what libraries delete at exit is deleted."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -83,6 +88,8 @@ def test_a_training_leaves_nothing_in_the_temporary_folder(tmp_path):
             "train",
             "--data",
             "digits",
+            "--network",
+            tiny_network,
             "--epochs",
             "1",
             "--qat-epochs",

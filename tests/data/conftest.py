@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import io
 import re
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,22 +77,6 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("no_proxy", "*")
     return cache
-
-
-@pytest.fixture
-def file_limit() -> Callable[[int], contextlib.AbstractContextManager[None]]:
-    """Make every file that grows beyond a size fail, as on a full disk."""
-
-    @contextlib.contextmanager
-    def limited(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited
 
 
 class FileServer:

@@ -76,6 +76,7 @@ def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
         readme.speed_table()
 
 
+@pytest.mark.slow
 def test_the_bench_of_verify_has_what_verify_asks_for(root, tmp_path, monkeypatch):
     """Its parts, on few images: a run without training, then every engine that is here."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")

@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,15 +33,6 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.head_phase import head_phase
 from edgecnn.train.origin import init_weights
-
-OWN = """
-from tf_keras import Input, Model, layers
-
-def build(height, width, channels, num_classes):
-    inputs = Input((height, width, channels))
-    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, use_bias=False)(inputs)))
-    return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
-"""
 
 
 class Stop(KeyboardInterrupt):
@@ -124,7 +116,7 @@ def test_the_body_is_frozen_while_the_head_trains(finished_run, tmp_path):
     assert all(same[:-2]) and not same[-2], "the body is taken over, the head is drawn anew"
 
 
-@pytest.mark.parametrize("stop_after", [("head", 2), ("float", 1), ("float", 2)])
+@pytest.mark.parametrize("stop_after", [("head", 2), ("float", 1), pytest.param(("float", 2), marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
     copy = tmp_path / "tiny"
     shutil.copytree(finished_run.path, copy)
@@ -178,10 +170,10 @@ def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_pa
     assert trained_run(bundle).path == Run(own_run.path.relative_to(tmp_path)).path
 
 
-@pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
+@pytest.mark.parametrize("name", ["digits.edgecnn", pytest.param("recipe.toml", marks=pytest.mark.slow)])
 def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
-    """The commands of the message are run as they stand, with fewer epochs."""
-    few = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256")
+    """The commands of the message are run as they stand, with fewer epochs, and quantized after training."""
+    few = ("--epochs", "1", "--batch-size", "256", "--set", "qat.method=ptq")
     start = ("train", "--data", "digits", *few, "--set", "init.frozen_epochs=1")
     refused = edgecnn(*start, "--init", root / "models" / "digits" / name)
     assert refused.code == RunError.exit_code
@@ -208,15 +200,15 @@ def test_a_changed_source_is_another_run(own_run, tmp_path):
         resume_or_create(recipe, dataset, run.path, force=False)
 
 
-def test_an_own_network_travels_in_the_run(edgecnn, tmp_path):
-    file = tmp_path / "net.py"
-    file.write_text(OWN)
+def test_an_own_network_travels_in_the_run(edgecnn, tmp_path, tiny_network):
+    file, source = tmp_path / "net.py", Path(tiny_network.rpartition(":")[0]).read_text()
+    file.write_text(source)
     settings = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256", "--set", "qat.rounding=nearest")
     result = edgecnn("train", "--data", "digits", "--network", "net.py:build", *settings, "--json")
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "digits-net-build")
-    assert json.loads(result.out)["network"] == {"file": "net.py:build", "sha256": sha256(OWN.encode())}
-    assert run.file(NETWORK_FILE).read_text() == OWN
+    assert json.loads(result.out)["network"] == {"file": "net.py:build", "sha256": sha256(source.encode())}
+    assert run.file(NETWORK_FILE).read_text() == source
     assert run.public_recipe.network.name == "net.py:build"
     file.unlink()
     run.file("checkpoint.npz").unlink()  # as if it had been interrupted in its first epoch
@@ -228,8 +220,9 @@ def test_an_own_network_travels_in_the_run(edgecnn, tmp_path):
     assert Run(tmp_path / "second").file(INIT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
 
 
-def test_an_own_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path):
-    (tmp_path / "net.py").write_text(OWN.replace("layers.ReLU()(", "layers.Rescaling(2.0, name='twice')("))
+def test_an_own_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path, tiny_network):
+    source = Path(tiny_network.rpartition(":")[0]).read_text()
+    (tmp_path / "net.py").write_text(source.replace("layers.ReLU()(", "layers.Rescaling(2.0, name='twice')("))
     result = edgecnn("train", "--data", "digits", "--network", "net.py:build")
     assert result.code == NetworkError.exit_code
     assert "twice (Rescaling) cannot be quantized" in result.err and "--set qat.method=ptq" in result.err

@@ -42,9 +42,9 @@ def equal(one, other):
     )
 
 
-def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn):
+def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn, tiny_network):
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(TABLES)
+    recipe = build_recipe(TABLES | {"network": {"name": tiny_network}})
     whole = create_run(recipe, tmp_path / "whole")
     train(recipe, open_dataset(recipe.data), whole, lambda progress: None)
 
@@ -78,9 +78,9 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photos):
+def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photos, tiny_network):
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}})
+    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
     dataset = open_dataset(recipe.data)
     run = create_run(recipe, tmp_path / "run")
     photos.rename(tmp_path / "elsewhere")
@@ -90,10 +90,10 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
     assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
 
 
-def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos):
+def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos, tiny_network):
     """They are in memory by then: the run goes on. Interrupted, it cannot be resumed without them, and says so."""
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}})
+    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
     run = create_run(recipe, tmp_path / "run")
 
     def report(progress):

@@ -20,7 +20,6 @@ from edgecnn.train.train import training_batches
 
 RECIPE = {
     "data": {"source": "digits"},
-    "network": {"name": "article"},
     "train": {"epochs": 1},
     "qat": {"epochs": 0, "calibration_batches": 4},
 }
@@ -135,7 +134,7 @@ def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
 
 
 @pytest.mark.parametrize("harm", [False, True])
-def test_only_what_is_better_is_kept(tmp_path, monkeypatch, harm):
+def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
     """Where rounding spoils the network, the weights are the nearest codes'; "nearest" never rounds."""
     monkeypatch.chdir(tmp_path)
     rounded = []
@@ -151,7 +150,8 @@ def test_only_what_is_better_is_kept(tmp_path, monkeypatch, harm):
     monkeypatch.setattr(qat_phase, "round_kernels", spoil)
     runs = {}
     for rounding in ("auto", "nearest"):
-        recipe = build_recipe(RECIPE | {"qat": RECIPE["qat"] | {"rounding": rounding}})
+        qat = RECIPE["qat"] | {"rounding": rounding}
+        recipe = build_recipe(RECIPE | {"network": {"name": tiny_network}, "qat": qat})
         runs[rounding] = create_run(recipe, tmp_path / rounding)
         train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
     assert len(rounded) == 1
