@@ -40,6 +40,7 @@ NOT_RUN = {
     r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
+    r"python tools/write_images\.py .*|edgecnn explain digits/.*": "of the repository's own model; tests/cli/test_explain.py has it",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/verify/test_programs.py has one",
     r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
