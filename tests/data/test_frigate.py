@@ -66,7 +66,7 @@ def test_several_classifiers_are_named(media, fill, pictures):
         (["a.png"], "holds no dataset of Frigate's"),
         (["clips/door/dataset/"], "has no class folders"),
         (["clips/door/dataset/", "clips/door/train/a.webp"], "has no class folders"),
-        (["clips/door/dataset/open/a.png"], "has one class only, 'open'"),
+        (["clips/door/dataset/open/a.png"], "has only one class, 'open'"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path, fill, picture, files, message):
