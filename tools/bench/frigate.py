@@ -30,6 +30,7 @@ from edgecnn.export import export_path
 from edgecnn.export.programs import FRIGATE, LABELMAP, MEDIAPIPE, MODEL, PROGRAMS, export_program, program_path
 from edgecnn.pipeline import train_stage
 from edgecnn.recipe import build_recipe
+from edgecnn.report.table import text_table
 from edgecnn.runs import RECIPE, Run, create_run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
@@ -209,7 +210,19 @@ def main() -> None:
     parser.add_argument("--mediapipe-python", type=Path, help="of an environment with mediapipe")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(arguments, Path(folder)), indent=1))
+        report = measure(arguments, Path(folder))
+    rows = [
+        (
+            row["what"],
+            f"{row['n']:,}",
+            f"{row['accuracy']:.2%}",
+            f"{row['accuracy_edgecnn']:.2%}",
+            f"{row['agreement']:.2%}",
+        )
+        for row in report["rows"]
+    ]
+    print(text_table(("path", "photos", "accuracy", "edgecnn's", "agreement"), rows))
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
