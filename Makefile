@@ -2,6 +2,7 @@
 # make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
 # make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
+# make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
@@ -16,6 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
+MEDIAPIPE := .venv-mediapipe-3.11
 HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
@@ -27,7 +29,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-home-assistant test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -43,6 +45,9 @@ test-slow: $(VENV)/.dev
 
 test-tools: $(VENV)/.dev device-venvs
 	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
+
+test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
+	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
 
 test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt
@@ -91,6 +96,11 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 	"$(PYTHON)" -m venv $(TFLITE)
 	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
 	$(TFLITE)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
+$(MEDIAPIPE)/.done:
+	"$(PYTHON)" -m venv $(MEDIAPIPE)
+	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
 	touch $@
 
 # what Home Assistant would install when its MQTT integration is set up

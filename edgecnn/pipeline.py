@@ -10,6 +10,7 @@ from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
+from edgecnn.export.programs import MODEL, export_program, program_path, programs_of
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.networks import build_network
@@ -201,6 +202,13 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
             [export_path(run, format_, precision)],
             partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
+    for program in programs_of(run):  # once made, they are kept what the int8 file gives
+        stages.do(
+            f"export for {program}",
+            {"model": sha256_file(export_path(run, "tflite", "int8")), "versions": library_versions()},
+            [program_path(run, program) / MODEL],
+            partial(export_program, run, program, force=True),
+        )
     return [export_path(run, format_, precision) for format_, precision in pairs]
 
 
@@ -224,6 +232,7 @@ def do_verify(
             "target_error": target_error,
             "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
             "exports": exports,
+            "programs": programs_of(run),
             "validation": dataset.hashes["validation"],
             "test": dataset.hashes["test"],
             "gate": vars(gate),

@@ -20,12 +20,20 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
+SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
+    # Frigate stretches what it classifies to 224x224, for which article would have 12 million parameters
+    "frigate": {"data": {"fit": "stretch"}, "network": {"name": "resnet_100kb"}},
+}
+"""Kinds that `data.source` may name before a path, as in "frigate:PATH", and the defaults that a recipe with such a source has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """Where the images come from and how they are divided."""
 
     source: str = key(
-        "cifar10", "A dataset's name, or the path of a folder or zip of images, which may be below $EDGECNN_DATA."
+        "cifar10",
+        "A dataset's name, a folder or zip of images, or frigate:PATH; paths may be below $EDGECNN_DATA.",
     )
     title: str = key("", "What cards and reports call the data; empty for the dataset's own title.")
     validation_fraction: float = key(
@@ -199,13 +207,22 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
     """Make a checked Recipe from nested tables.
 
     Args:
-        tables: as read from TOML; missing keys take their defaults.
+        tables: as read from TOML; missing keys take their defaults, those of SOURCE_KINDS first.
         where: the origin's name in messages, such as the file's path.
 
     Raises:
         RecipeError: for an unknown key (naming the nearest), a wrong type or a value out of range.
     """
-    return build(Recipe, tables, RecipeError, where)
+    data = tables.get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
+    return build(Recipe, merge(SOURCE_KINDS.get(kind, {}), tables), RecipeError, where)
+
+
+def source_kind(source: str) -> tuple[str, str]:
+    """Return the kind that a data source names and its path: ("frigate", PATH) for "frigate:PATH", or "" and the whole source."""
+    kind, colon, path = source.partition(":")
+    return (kind, path) if colon and kind in SOURCE_KINDS else ("", source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
-from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, to_toml
+from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -161,9 +161,11 @@ def without_folders(recipe: Recipe) -> Recipe:
     def last(path: str) -> str:
         return Path(path).name
 
+    kind, folder = source_kind(recipe.data.source)
+
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(recipe.data, source=last(recipe.data.source)),
+        data=dataclasses.replace(recipe.data, source=f"{kind}:{last(folder)}" if kind else last(folder)),
         network=dataclasses.replace(recipe.network, name=last(recipe.network.name)),
         init=dataclasses.replace(recipe.init, source=last(recipe.init.source)),
         train=dataclasses.replace(recipe.train, teacher=last(recipe.train.teacher)),

@@ -20,6 +20,7 @@ LIBRARIES = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "opencv-python-headless",
 )
 
 

@@ -67,6 +67,16 @@ def test_it_answers_as_the_first_does(root, photo, tmp_path, name):
         assert one["score"] == pytest.approx(another["score"], abs=0.05)
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_it_explains_an_answer(root, photo, tmp_path, name):
+    command = [python_of(root, name), "-m", "edgecnn", "explain", photo, "--json"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    line = json.loads(result.stdout)
+    assert np.array(line["map"]).shape == (32, 32) and (tmp_path / line["picture"]).stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -80,6 +90,8 @@ def test_it_answers_as_the_first_does(root, photo, tmp_path, name):
         ("layers",),
         ("compare", "model.keras", "model.keras", "--data", "photos"),
         ("bundle",),
+        ("explain", "--sample", "5"),
+        ("explain", "photo.jpg", "--run", "runs/latest"),
     ],
     ids=" ".join,
 )

@@ -25,6 +25,7 @@ from edgecnn.runtime.engines import ENGINES
 ROOT = Path(__file__).parent.parent
 SCHEMAS = {
     "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
+    "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
     "report": ROOT / "edgecnn" / "report" / "report.schema.json",
 }

@@ -1,4 +1,4 @@
-"""Generate the figures of README.md and docs/figures.md: models from their bundles, speed and the ladder from tools/bench/results/.
+"""Generate the figures of README.md, docs/figures.md and docs/explain.md: models from their bundles, the others from tools/bench/results/.
 
 `--check` fails if a page has others.
 """
@@ -20,6 +20,7 @@ from edgecnn.verify.report import Report
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
+EXPLAIN = ROOT / "tools" / "bench" / "results" / "explain.json"
 
 
 def model_table(models_folder: str) -> str:
@@ -111,6 +112,18 @@ def ladder_table() -> str:
     return "\n\n".join(tables)
 
 
+def explain_table(name: str) -> str:
+    """Return one of the Markdown tables of what `tools/bench/explain.py` measured, "maps" or "costs", and where it was measured."""
+    bench = importlib.import_module("bench.explain")
+
+    report = json.loads(EXPLAIN.read_text(encoding="utf-8"))
+    if name == "maps":
+        return markdown_table(bench.MAPS, [bench.maps_row(model) for model in report["models"]])
+    table = markdown_table(bench.COSTS, [bench.costs_row(model) for model in report["models"]])
+    n = report["models"][0]["ms"]["n"]
+    return f"{table}\n\nTimes are medians of n = {n} on {report['machine']}; LiteRT {report['versions']['ai-edge-litert']}."
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -126,6 +139,10 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "figures": partial(model_table, "../models"),
         "speed": speed_table,
         "ladder": ladder_table,
+    },
+    ROOT / "docs" / "explain.md": {
+        "maps": partial(explain_table, "maps"),
+        "costs": partial(explain_table, "costs"),
     },
 }
 """Each page's sections and what makes them."""

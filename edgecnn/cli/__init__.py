@@ -32,6 +32,7 @@ COMMANDS = {
     "layers": "layers",
     "report": "report",
     "classify": "classify",
+    "explain": "explain",
     "capture": "capture",
     "selftest": "selftest",
     "benchmark": "benchmark",

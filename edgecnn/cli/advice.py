@@ -7,9 +7,14 @@ ADVICE = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
     "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
     "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
+    "program": "The program stretches images and resizes them without antialiasing: train with --set data.fit=stretch on images as it sees "
+    "them, or accept more with --max-drop.",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
     # by name
     "all_images": "Compare on all of them: --split all",
+    "frigate_input": "Train one for it: edgecnn train --data frigate:PATH, or on other data --size 224 with --set network.channels=3 and "
+    "--set data.fit=stretch",
+    "rgb_input": "Train with --set network.channels=3.",
     "choose_model": "See --engine and --precision.",
     "export_again": "Export it again with --force.",
     "keep_more": "Allow more with --save-cap.",

@@ -29,7 +29,7 @@ DECISION, STATE, UNSURE, MQTT = "Decision", "State of a stream", "Unsure frames 
 
 STREAM_OPTIONS = (
     "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
-    "save_margin", "save_cap", "mqtt", "mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary", "mqtt_prefix",
+    "save_margin", "save_cap", "explain", "mqtt", "mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary", "mqtt_prefix",
 )  # fmt: skip
 """Parameters of `classify` that are for streams only."""
 
@@ -165,9 +165,21 @@ def classify(
     save_cap: Annotated[
         float,
         typer.Option(
-            min=0.1, metavar="MIB", help="Keep at most this much; the oldest frames go first.", rich_help_panel=UNSURE
+            min=0.1,
+            metavar="MIB",
+            help="Keep at most this much in each folder; the oldest frames go first.",
+            rich_help_panel=UNSURE,
         ),
     ] = 100.0,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep a picture of what the model looked at in unsure frames as DIR/GUESS/*, at most one per second. See edgecnn explain.",
+            show_default="none",
+            rich_help_panel=UNSURE,
+        ),
+    ] = None,
     mqtt: Annotated[
         str | None,
         typer.Option(
@@ -287,7 +299,7 @@ def classify(
             source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
             retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
             max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
-            save_margin=save_margin, save_cap=save_cap, mqtt=broker,
+            save_margin=save_margin, save_cap=save_cap, explain=explain, mqtt=broker,
         )  # fmt: skip
         classify_stream(options, load)
         return

@@ -1,6 +1,7 @@
 """`edgecnn classify` for a stream: options to the loop's parts, and lines to standard output."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ class StreamOptions:
     save_uncertain: Path | None
     save_margin: float
     save_cap: float
+    explain: Path | None
     mqtt: "MqttOptions | None"
 
 
@@ -83,11 +85,16 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         Smoother.parse(options.smooth)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--smooth") from None
+    maps, frames = options.explain, options.save_uncertain
+    if maps and frames and maps.resolve().is_relative_to(frames.resolve()):
+        raise typer.BadParameter(
+            "name a folder outside that of --save-uncertain: maps are not images to train on.", param_hint="--explain"
+        )
     command = make_command(options.on_change)
     broker = read_broker(options)
     with Ends() as ends:
         classifier = load()
-        keeper = make_keeper(options, ends)
+        keepers = make_keepers(options, classifier, ends)
         publisher = make_publisher(broker, classifier) if broker else None
         stream = open_stream(
             options.source,
@@ -105,7 +112,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             max_age_s=options.max_age / 1000,
             max_fps=options.max_fps,
             duration_s=options.duration,
-            consumers=[part for part in (keeper, command, publisher) if part],
+            consumers=[*keepers, *(part for part in (command, publisher) if part)],
         )
         with make_sink(options.json, classifier) as sink, stopping_output(), stream:
             try:
@@ -159,23 +166,29 @@ def make_command(command: str | None) -> "OnChange | None":
         raise typer.BadParameter(str(error), param_hint="--on-change") from None
 
 
-def make_keeper(options: StreamOptions, ends: Ends) -> "UncertainFrames | None":
-    """Make what keeps unsure frames; None without --save-uncertain.
+def make_keepers(options: StreamOptions, classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
+    """Make what keeps unsure frames and their maps: one for each of --save-uncertain and --explain.
 
     Raises:
         OutputError: if what earlier runs kept cannot be read.
     """
-    if options.save_uncertain is None:
-        return None
+    if options.save_uncertain is None and options.explain is None:
+        return []
     from edgecnn.device.stream.keep import UncertainFrames
 
-    return UncertainFrames(
-        options.save_uncertain,
+    make = functools.partial(
+        UncertainFrames,
         margin=options.save_margin,
         cap_bytes=round(options.save_cap * 2**20),
         rotation=options.rotate,
         interruptible=ends.interruptible,
     )
+    keepers = [make(options.save_uncertain)] if options.save_uncertain else []
+    if options.explain:
+        from edgecnn.device.explain import frame_pictures
+
+        keepers.append(make(options.explain, write=frame_pictures(classifier, options.fit)))
+    return keepers
 
 
 def read_broker(options: StreamOptions) -> "MqttSettings | None":

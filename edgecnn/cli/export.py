@@ -1,5 +1,6 @@
 """`edgecnn export`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from edgecnn.cli.options import Json, check_choice
 from edgecnn.cli.workstation_options import Force, RunArgument
 
 PRECISION = "Precision (one of)"
+PROGRAM = "For another program"
 
 
 def precision_flag(name: str, text: str, default: str = "off") -> Any:
@@ -18,7 +20,10 @@ def precision_flag(name: str, text: str, default: str = "off") -> Any:
 
 def export(
     run: RunArgument = None,
-    format_: Annotated[str, typer.Option("--format", metavar="tflite|onnx", help="The file format.")] = "tflite",
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="tflite|onnx", help="The file format.", show_default="tflite"),
+    ] = None,
     int8: Annotated[bool, precision_flag("--int8", "int8 weights and activations.", "on")] = False,
     float32: Annotated[bool, precision_flag("--float32", "float32, from the float model.")] = False,
     float16: Annotated[
@@ -36,6 +41,25 @@ def export(
             metavar="int8|uint8|float32", help="Type of an int8 TFLite file's input and output.", show_default="int8"
         ),
     ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="frigate|mediapipe",
+            help="Write the int8 model as this program loads it: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
+            show_default="none",
+            rich_help_panel=PROGRAM,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where those files go; the run keeps a copy for verify.",
+            show_default="RUN/frigate or RUN/mediapipe",
+            rich_help_panel=PROGRAM,
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -45,12 +69,26 @@ def export(
     float32 file of the format, both are timed, and the output names the faster one. With int8 TFLite comes a second int8 file, made by
     the method that does not ship (quantization after training, or quantization-aware training), for verify to measure.
 
+    With --for, the files are made from the int8 TFLite file: uint8 pixels in, uint8 scores out. verify judges them by the program's own
+    steps.
+
     \b
     Examples:
       edgecnn export --format tflite --int8
       edgecnn export runs/digits --format onnx --float16
       edgecnn export --format tflite --int8 --io uint8
+      edgecnn export --for frigate
+      edgecnn export --for mediapipe --out app/assets
     """
+    if program is not None:
+        check_choice("--for", program, ("frigate", "mediapipe"))
+        if format_ or io or int8 or float32 or float16 or int16x8:
+            raise typer.BadParameter("--for decides format, precision and --io: leave them out.")
+        export_for(run, program, out, force, json)
+        return
+    if out is not None:
+        raise typer.BadParameter("--out goes with --for: other exports go into the run.")
+    format_ = format_ or "tflite"
     precision = one_precision(int8=int8, float32=float32, float16=float16, int16x8=int16x8)
     check_choice("--format", format_, ("tflite", "onnx"))
     check_choice("--io", io, ("int8", "uint8", "float32"))
@@ -78,6 +116,23 @@ def export(
     else:
         print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
         print(timing.text)
+
+
+def export_for(run: Path | None, program: str, out: Path | None, force: bool, json: bool) -> None:
+    """Write a program's files and print them."""
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.export.programs import export_program
+    from edgecnn.runs import open_run
+
+    with ProgressReporter() as reporter:
+        opened = open_run(run)
+        note(f"run {opened.path}")
+        files = export_program(opened, program, out=out, force=force, report=reporter.note, progress=reporter.working)
+    if json:
+        emit_json({"for": program, "files": [{**vars(file), "path": str(file.path)} for file in files]})
+        return
+    for file in files:
+        print(f"{file.path}  {file.size_bytes:,} bytes  SHA-256 {file.sha256}")
 
 
 def one_precision(**flags: bool) -> str:

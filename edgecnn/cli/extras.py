@@ -6,42 +6,48 @@ from urllib.parse import unquote, urlsplit
 
 from edgecnn.errors import MissingExtraError
 
-TRAIN = (
-    "tensorflow",
-    "tf_keras",
-    "tensorflow_model_optimization",
-    "tf2onnx",
-    "onnx",
-    "onnxruntime",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "jinja2",
-    "h5py",
-    "rich",
-)
-"""Modules of the packages of the extra `train`, in the order of pyproject.toml."""
+EXTRAS = {
+    "train": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_model_optimization",
+        "tf2onnx",
+        "onnx",
+        "onnxruntime",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "jinja2",
+        "h5py",
+        "flatbuffers",
+        "rich",
+    ),
+    "frigate": ("cv2",),
+    "mqtt": ("paho",),
+}
+"""Modules of the packages of an extra, in the order of pyproject.toml."""
 
-MQTT = ("paho",)
-"""Modules of the extra `mqtt`."""
-
-PURPOSES = {"train": "For training, exporting and verifying", "mqtt": "For MQTT and Home Assistant"}
+PURPOSES = {
+    "train": "For training, exporting and verifying",
+    "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
+    "mqtt": "For MQTT and Home Assistant",
+}
 """What an extra is for."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return the error for a missing module of an extra; None for any other module, whose absence is a bug."""
+    """Return the error for a missing module of one of EXTRAS; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
-    if module not in (*TRAIN, *MQTT):
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    if extra is None:
         return None
-    extra = "mqtt" if module in MQTT else "train"
     return MissingExtraError(
         f"this command needs {module}, which the base installation leaves out. {PURPOSES[extra]}:\n"
         f"pip install {installed_from(extra)}"
     )
 
 
-def installed_from(extra: str = "train") -> str:
+def installed_from(extra: str) -> str:
     """Return what pip should install: this installation's own folder or file with an extra, or the name."""
     try:
         origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")

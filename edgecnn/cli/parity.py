@@ -29,7 +29,12 @@ def print_report(report: "Report") -> None:
         print(line)
     print(table.text_table(table.HEADINGS, table.parity_rows(report), width))
     print(table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width))
-    for line in (*table.int8_lines(report), *table.conversion_lines(report), *table.flip_lines(report)):
+    for line in (
+        *table.int8_lines(report),
+        *table.conversion_lines(report),
+        *table.program_lines(report),
+        *table.flip_lines(report),
+    ):
         print(line)
     for line in table.score_lines(report):
         print(line)

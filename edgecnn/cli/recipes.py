@@ -52,6 +52,7 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
 def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     """Return a recipe whose paths are absolute; a network's file may be named relative to the recipe's own folder."""
     from edgecnn.data import DATASETS
+    from edgecnn.recipe import source_kind
 
     network, train, data = recipe.network, recipe.train, recipe.data
     file, colon, function = network.name.rpartition(":")
@@ -62,9 +63,10 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
         network = dataclasses.replace(network, name=f"{own.resolve()}{colon}{function}")
     if train.teacher:
         train = dataclasses.replace(train, teacher=str(Path(train.teacher).expanduser().resolve()))
-    source = Path(data.source).expanduser()
-    if data.source not in DATASETS and source.exists():
-        data = dataclasses.replace(data, source=str(source.resolve()))
+    kind, where = source_kind(data.source)
+    source = Path(where).expanduser()
+    if data.source not in DATASETS and where and source.exists():
+        data = dataclasses.replace(data, source=f"{kind}:{source.resolve()}" if kind else str(source.resolve()))
     return dataclasses.replace(recipe, network=network, train=train, data=data)
 
 

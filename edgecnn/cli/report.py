@@ -33,7 +33,7 @@ def report(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write a page that shows how a model does: one HTML file that needs nothing else.
+    """Show how a model does on one HTML page that needs nothing else.
 
     The verdict first; size, accuracy and latency of every export; confusion, drop by class, reliability, coverage and learning curves;
     the images that int8 answers differently, and its most confident mistakes. Several runs are put side by side. A part that a run has no

@@ -18,14 +18,18 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
 Data = Annotated[
     str | None,
-    typer.Option(help="A dataset's name, or a folder or zip of images.", show_default="cifar10", rich_help_panel=DATA),
+    typer.Option(
+        help="A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder.",
+        show_default="cifar10",
+        rich_help_panel=DATA,
+    ),
 ]
 Network = Annotated[
     str | None,
     typer.Option(
         help="A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        show_default="article",
+        show_default="article, or resnet_100kb for frigate:PATH",
         rich_help_panel=DATA,
     ),
 ]

@@ -13,12 +13,13 @@ from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Split
 from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
+from edgecnn.data.frigate import open_frigate
 from edgecnn.data.items import LabelledImages, Progress
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
-from edgecnn.recipe import DataRecipe
+from edgecnn.recipe import DataRecipe, source_kind
 
-__all__ = ["DATASETS", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
+__all__ = ["DATASETS", "PREFIXES", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
 
 DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
     "cifar10": open_cifar10,
@@ -27,13 +28,18 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 }
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
+PREFIXES: Mapping[str, Callable[[Path, Progress | None], LabelledImages]] = {
+    "frigate": open_frigate,
+}
+"""Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are told apart by what they hold."""
+
 
 def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_training: bool = True) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
     `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of
-    images, to CIFAR-10's archive or unpacked folder, or to a folder with Fashion-MNIST's files. A name has priority over a
-    path: write ./digits for a folder of that name.
+    images, to CIFAR-10's archive or unpacked folder, or to a folder with Fashion-MNIST's files; a kind of PREFIXES may stand before
+    the path. A name has priority over a path: write ./digits for a folder of that name.
 
     Args:
         recipe: the source, its title, the fractions for validation and test, and how images are fitted.
@@ -51,14 +57,21 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
     """
     if recipe.source in DATASETS:
         return Dataset(DATASETS[recipe.source](progress), recipe, for_training)
-    path = _find(recipe.source)
+    kind, where = source_kind(recipe.source)
+    path = _find(where)
     if path is None:
         home = data_home()
         below = f"or below {home} ({VARIABLE})" if home else f"({VARIABLE} can name another place; it is not set)"
+        if kind:
+            raise UnknownNameError(
+                f"there is no {where or 'path'!r} here {below}: {kind}:PATH expects a folder of {kind}."
+            )
         raise UnknownNameError(
             f"{recipe.source!r} is neither a dataset's name nor a folder or zip of images here {below}.\n"
             f"{nearest(recipe.source, DATASETS)}"
         )
+    if kind:
+        return Dataset(PREFIXES[kind](path, progress), recipe, for_training)
     read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
     return Dataset(read(path, progress), recipe, for_training)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from edgecnn.data import splits
 from edgecnn.data.items import NAMED, Item, LabelledImages, Meter, Progress, unreadable
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
+from edgecnn.modes import as_array
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Conflict, DataInfo, Duplicate
@@ -126,6 +127,7 @@ class Dataset:
         channels: int,
         stage: str,
         progress: Progress | None = None,
+        other_resize: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> dict[str, Split]:
         """Decode splits at the model's size.
 
@@ -139,6 +141,7 @@ class Dataset:
             channels: 1 for grey, 3 for RGB.
             stage: the stage that loads; only "verify" may have "test".
             progress: called for each decoded image.
+            other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
 
         Returns:
             The splits by name, in the order requested.
@@ -163,7 +166,7 @@ class Dataset:
             for item in self._items[split]:
                 meter.advance()
                 try:
-                    image = self._decode(item, height, width, channels)
+                    image = self._decode(item, height, width, channels, other_resize)
                 except ImageError as error:
                     broken.append((item.source, str(error)))
                     continue
@@ -207,14 +210,26 @@ class Dataset:
                 f"{count * height * width * channels / 2**30:,.1f} GiB, more than this machine has. Choose a smaller input."
             ) from None
 
-    def _decode(self, item: Item, height: int, width: int, channels: int) -> np.ndarray:
+    def _decode(
+        self,
+        item: Item,
+        height: int,
+        width: int,
+        channels: int,
+        other_resize: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> np.ndarray:
         data = self._read(item)
         if isinstance(data, np.ndarray):
             image = images.to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
-            return resize(image, height, width, self._recipe.fit)
-        if sha256(data) != item.hash:
+        elif sha256(data) != item.hash:
             raise ImageError("it changed after it was listed")
-        return images.load(data, height, width, channels, self._recipe.fit)
+        elif other_resize is None:
+            return images.load(data, height, width, channels, self._recipe.fit)
+        else:
+            image = images.decode(data, channels)
+        if other_resize is not None:
+            return other_resize(as_array(image))
+        return resize(image, height, width, self._recipe.fit)
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:

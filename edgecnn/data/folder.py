@@ -25,7 +25,7 @@ DEPTH = 4
 """Folder levels that are listed: an enclosing folder, a split, a class, and one more, to detect that there are too many."""
 
 
-def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
+def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequence[str] = ()) -> LabelledImages:
     """List and hash a folder or a zip file of images.
 
     Images are in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
@@ -34,6 +34,7 @@ def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
     Args:
         path: the folder or zip file.
         progress: called for each image hashed.
+        may_be_empty: classes that are left out where their folder has no images.
 
     Returns:
         The images; their shape is the size of the sample if it has only one and no side is over LARGEST_SIDE, else
@@ -49,6 +50,9 @@ def open_folder(path: Path, progress: Progress | None = None) -> LabelledImages:
     else:
         (root, read_handle), name = open_zip(path), path.stem
     name = printable(name)
+    for label in may_be_empty:
+        if label in root.folders and not root.folders[label].images:
+            del root.folders[label]
     listed, skipped = find_images(root, str(path))
     labels = tuple(sorted({image.label for image in listed}))
     numbers = {label: number for number, label in enumerate(labels)}

@@ -1,8 +1,11 @@
-"""What a TFLite file holds: operators and tensors, read from its flatbuffer by TensorFlow's schema."""
+"""What a TFLite file holds: operators and tensors, read from its flatbuffer by TensorFlow's schema; and the way back to a file."""
 
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+import flatbuffers
 import numpy as np
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64")
@@ -15,6 +18,9 @@ TYPES = {
     "FLOAT32": np.float32,
 }
 """The types whose constants are read, by the schema's names."""
+
+ALIGNMENT = 16
+"""Bytes at a multiple of which the schema puts a buffer (force_align)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,9 +69,8 @@ def read(data: bytes) -> Graph:
     Args:
         data: a TFLite file's bytes.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    schema = load_schema()
+    model = unpacked(data)
     graph = model.subgraphs[0]
     op_names = _names(schema.BuiltinOperator)
     type_names = _names(schema.TensorType)
@@ -95,6 +100,34 @@ def read(data: bytes) -> Graph:
         operators=operators,
         tensors=tensors,
     )
+
+
+def load_schema() -> ModuleType:
+    """Return TensorFlow's classes of the TFLite schema."""
+    importlib.import_module(
+        "edgecnn.networks.keras"
+    )  # first: it imports TensorFlow without its notes on standard error
+    return importlib.import_module("tensorflow.lite.python.schema_py_generated")
+
+
+def unpacked(data: bytes) -> Any:
+    """Return a TFLite file as the schema's `ModelT`, which can be changed and `packed`."""
+    schema = load_schema()
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+
+
+def packed(model: Any) -> bytes:
+    """Return the TFLite file of a `ModelT`; every buffer begins at a multiple of ALIGNMENT bytes."""
+    builder = _Aligned(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Aligned(flatbuffers.Builder):
+    """A builder that aligns every vector as the schema requires of buffers: the classes generated from it for Python do not."""
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
+        return super().StartVector(elemSize, numElems, max(alignment, ALIGNMENT))
 
 
 def _names(enumeration: type) -> dict[int, str]:

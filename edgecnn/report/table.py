@@ -37,7 +37,10 @@ def parity_rows(report: Report) -> list[tuple[str, ...]]:
 
     Drop (points) and agreement are against the float model, or the reference of two models, which has a dash.
     """
-    against_float = {item.candidate: item for item in report.comparisons if item.kind != "conversion"}
+    against_float: dict[str, Comparison] = {}
+    for item in report.comparisons:
+        if item.kind != "conversion":
+            against_float.setdefault(item.candidate, item)  # a program's first: the other is against the int8 file
     rows: list[tuple[str, ...]] = []
     for model in report.models:
         comparison = against_float.get(model.name)
@@ -88,6 +91,17 @@ def warnings_of(report: Report) -> list[str]:
             warnings.append(f"the conversion of {item.candidate} was accepted: it {figures} (limit: {item.limit}).")
     warnings += [f"{item.model}: {item.warning}" for item in report.input_ranges if item.warning]
     return [warning for warning in warnings if warning]
+
+
+def program_lines(report: Report) -> list[str]:
+    """Return a line for each program that a run has files for: how often it is right and answers as edgecnn's own int8 path does."""
+    first = report.comparisons[0].reference
+    return [
+        f"{item.candidate}, with its own resize, is right on {item.accuracy_candidate:.2%} of {item.n:,} images; {item.reference}, with "
+        f"edgecnn's, on {item.accuracy_reference:.2%}. Both give the same answer on {item.agreement:.2%}."
+        for item in report.comparisons
+        if item.kind == "program" and item.reference != first
+    ]
 
 
 METHODS = {
@@ -153,11 +167,13 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
         verdict = "" if item.kind == "alternative" else "passed: " if item.passed else "FAILED: "
         if item.passed and item.candidate in at_chance:
             verdict = "AT CHANCE LEVEL: "
+        first = report.comparisons[0].reference
+        other = "" if item.reference == first else f" (against {item.reference})"
         drops = [(one.drop, one.label) for one in item.per_class if one.drop is not None]
         worst, label = max(drops, key=lambda pair: pair[0])
         rows.append(
             (
-                item.candidate,
+                item.candidate + other,
                 f"{item.drop:.2f}",
                 f"{low:.2f} to {high:.2f}",
                 f"{item.mcnemar_p:.3g}",

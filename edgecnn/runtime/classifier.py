@@ -173,9 +173,9 @@ class Classifier:
         """Return an image as the model's pixels, uint8 (height, width, channels), and the milliseconds that took."""
         contract = self.model.contract
         start = perf_counter()
-        decoded = _decoded(image, contract)
+        picture = decoded(image, contract)
         after_decode = perf_counter()
-        pixels = resize(decoded, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
+        pixels = resize(picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
         end = perf_counter()
         return pixels, {"decode": (after_decode - start) * 1000, "preprocess": (end - after_decode) * 1000}
 
@@ -185,7 +185,7 @@ class Classifier:
         return decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
 
 
-def _decoded(image: Picture, contract: InputContract) -> Image.Image | np.ndarray:
+def decoded(image: Picture, contract: InputContract) -> Image.Image | np.ndarray:
     """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
     channels = contract.channels
     if isinstance(image, np.ndarray):

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.errors import DatasetError
-from edgecnn.recipe import DataRecipe
+from edgecnn.recipe import build_recipe
 from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
@@ -48,7 +48,7 @@ def compare_models(
         DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
-    dataset = open_dataset(DataRecipe(source=data), progress=progress, for_training=False)
+    dataset = open_dataset(build_recipe({"data": {"source": data}}).data, progress=progress, for_training=False)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
         raise DatasetError(
             f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split.",

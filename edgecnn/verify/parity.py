@@ -23,6 +23,7 @@ from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.predictions import write_predictions
+from edgecnn.verify.programs import check_programs, program_answers, program_comparisons
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.report import (
     Chance,
@@ -72,6 +73,7 @@ def verify(
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
+    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.programs`.
     Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
     there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
 
@@ -93,6 +95,7 @@ def verify(
         ThresholdError: if no threshold keeps the target error; the test split is not read then.
         EmulatorError: if boards were requested and cannot be emulated here.
         EngineError: if there is no such Python as `tflite_python`, or the model does not run there.
+        ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
     """
     exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
     if not exports:
@@ -102,17 +105,21 @@ def verify(
         find_qemu()
     if tflite_python:
         tflite_python = find_python(tflite_python)
+    programs = check_programs(run)
     chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
     test = load_test(run, dataset, progress)
     float_, *fakes = references(run, dataset, test, progress)
     other = alternative(run)
     measured = exports + [other] if other and export_path(run, *other).exists() else exports
+    by_programs = [program_answers(run, program, dataset, test, progress) for program in programs]
     ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
-    answers = timed(ran, test.images[:1])
-    candidates, others = answers[: len(exports)], answers[len(exports) :]
+    answers = timed([*ran, *(own for own, _ in by_programs)], test.images[:1])
+    candidates, others = answers[: len(exports)], answers[len(exports) : len(measured)]
     labels = run.info.data.labels
     hold = partial(compared, split=test, labels=labels, gate=gate)
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
+    if by_programs:  # then `exports` begins with the int8 TFLite file: `check_programs`
+        comparisons += program_comparisons(by_programs, float_, candidates[0], hold)
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     models = (float_, *fakes, *answers)

@@ -12,7 +12,7 @@ from edgecnn.run_info import Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.verify.threshold import Choice, Selective
 
-Kind = Literal["quantization", "conversion", "alternative", "models"]
+Kind = Literal["quantization", "conversion", "alternative", "models", "program"]
 SplitName = Annotated[str, Limits(enum=("test", "all"))]
 Figure = Literal["drop", "drop_interval", "agreement", "largest_lsb"]
 BoardFigure = Literal["error", "selftest", "largest_difference"]
@@ -78,7 +78,9 @@ class Chance:
 class ModelFigures:
     """One model on the images."""
 
-    name: Name = described("float, fake-quantized, FORMAT-PRECISION of an export, or a file's name.")
+    name: Name = described(
+        "float, fake-quantized, FORMAT-PRECISION of an export, the program that an export is for, or a file's name."
+    )
     format: Format
     precision: Precision
     engine: str = described("Name, version and provider of what ran it.")
@@ -138,8 +140,10 @@ class ComparisonFigures(PairedFigures):
     """All that is measured of a candidate and a reference."""
 
     kind: Kind = described(
-        "quantization: against the float model; conversion: an int8 file against the fake-quantized model; alternative: int8 by the method "
-        "that does not ship, against the float model; models: any two files."
+        "quantization: against the float model; conversion: an int8 file against the fake-quantized model, or a program's "
+        "file against the int8 file that it was made from; alternative: int8 by the method that does not ship, against the float model; "
+        "models: any two files; program: the test images as another program resizes and answers them, against the float model and the "
+        "int8 file on edgecnn's own pixels."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
     agreement_upper: Fraction | None = described(

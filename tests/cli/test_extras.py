@@ -9,7 +9,7 @@ from importlib import metadata
 
 import pytest
 
-from edgecnn.cli.extras import MQTT, TRAIN, installed_from, missing_extra
+from edgecnn.cli.extras import EXTRAS, PURPOSES, installed_from, missing_extra
 from edgecnn.errors import MissingExtraError
 
 CODE = """
@@ -51,12 +51,13 @@ def test_any_other_missing_module_keeps_its_traceback(root, module):
     assert "Traceback" in result.stderr and "ModuleNotFoundError" in result.stderr
 
 
-def test_all_of_the_extra_is_known(root):
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    modules = {"scikit-learn": "sklearn", "paho-mqtt": "paho"}
-    for known, extra in ((TRAIN, "train"), (MQTT, "mqtt")):
-        names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extras[extra]]
-        assert list(known) == [modules.get(name, name.replace("-", "_")) for name in names]
+@pytest.mark.parametrize("name", EXTRAS)
+def test_all_of_an_extra_is_known(root, name):
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]
+    names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extra]
+    modules = {"scikit-learn": "sklearn", "opencv-python-headless": "cv2", "paho-mqtt": "paho"}
+    assert PURPOSES[name]
+    assert list(EXTRAS[name]) == [modules.get(name, name.replace("-", "_")) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,11 @@ def test_the_advice_installs_from_where_this_one_came(monkeypatch, origin, expec
             return origin if name == "direct_url.json" else None
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
-    assert installed_from() == expected
+    assert installed_from("train") == expected
 
 
-def test_only_modules_of_the_extra_count():
+def test_only_modules_of_an_extra_count():
     assert missing_extra(ModuleNotFoundError(name="tensorflow.python")) is not None
+    assert "[frigate]" in str(missing_extra(ModuleNotFoundError(name="cv2")))
     assert missing_extra(ModuleNotFoundError(name="edgecnn.train")) is None
     assert missing_extra(ModuleNotFoundError()) is None

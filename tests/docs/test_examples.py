@@ -23,6 +23,7 @@ PRINTS = {
     "folder.py": r"images/damaged\.jpg,,.+\nimages/one\.jpg,[a-z]+,[01]\.\d{4}\n",
     "unsure.py": r"ask a person\n|[a-z]+\n",
     "frame.py": r"\[\('[a-z]+', [\d.]+\), \('[a-z]+', [\d.]+\)\]\n\{'decode': .*\}\n",
+    "explain.py": r"[a-z]+ [a-z ]+ \(32, 32\)\n",
     "publish.py": r"(Mqtt(Connected|Refused|Lost)Event\(.*\)\n)+",
     "camera.py": r"(?:[a-z]+: \d+%\n)+40 frames\n",
     "states.py": r"T1  None -> cat\nT2  camera_lost\n",

@@ -40,7 +40,9 @@ def modules(root, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("classify", "--help"), ("selftest", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("classify", "--help"), ("explain", "--help"), ("selftest", "--help"), ("--version",)]
+)
 def test_help_imports_no_engine_nor_numpy(modules, arguments):
     code, loaded = modules(*arguments)
     assert code == 0
@@ -75,6 +77,18 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
     assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "starting fast needs none of these"
+
+
+def test_explain_imports_one_engine_and_no_workstation(modules, root, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    code, loaded = modules("explain", "photo.jpg", "--json", "--model", root / "models" / "digits" / "digits.edgecnn")
+    assert code == 0
+    assert not loaded & HEAVY
+    assert len(loaded & ENGINES) == 1
+    workstation = ("pipeline", "report", "verify", "export", "train", "networks", "data", "runs", "recipe")
+    assert not loaded & {f"edgecnn.{name}" for name in workstation}
 
 
 def test_a_stream_imports_nothing_of_mqtt_unless_it_has_a_broker(modules, root):

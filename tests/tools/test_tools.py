@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -86,3 +87,36 @@ def test_the_bench_of_verify_has_what_verify_asks_for(root, tmp_path, monkeypatc
     bench.make(arguments)
     found = bench.verify(arguments)
     assert len(found["engines"]) >= 4 and found["image_bytes"] == 64 and found["peak_mib"] > 0
+
+
+def test_the_bench_of_explain_measures_bundles_and_runs(root, finished_run, monkeypatch):
+    """Its parts, on few images."""
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "explain", raising=False)
+    bench = importlib.import_module("explain")
+    model = root / "models" / "digits" / "digits.edgecnn"
+    arguments = argparse.Namespace(model=model, data="digits", images=12, n=2, python=sys.executable)
+    bundle = bench.of_bundle(arguments, np.random.default_rng(1))
+    run = bench.of_run(finished_run, arguments, np.random.default_rng(1))
+    assert set(run) - set(bundle) == {"rank_correlation"} and set(run["deletion_area"]) - set(
+        bundle["deletion_area"]
+    ) == {"gradcam"}
+    for figures in (bundle, run):
+        assert figures["images"] == 12 and figures["ms"]["p50"] > 0
+        assert 20 < figures["peak_mb"] < 80, "what a device may spend on an explanation"
+        assert len(bench.maps_row(figures)) == len(bench.MAPS)
+        assert len(bench.costs_row(figures)) == len(bench.COSTS)
+    areas = bundle["deletion_area"]
+    assert areas["occlusion"] < areas["random_patches"]
+
+
+def test_the_figures_of_explain_are_within_its_limits(root):
+    """What docs/explain.md states: the bench's own figures."""
+    report = json.loads((root / "tools/bench/results/explain.json").read_text())
+    assert all(model["images"] == 200 for model in report["models"])
+    for model in report["models"]:
+        areas = model["deletion_area"]
+        assert areas["occlusion"] < min(areas["random_patches"], areas["random_pixels"])
+        assert model["peak_mb"] < 80
+        if model["input"][:2] == [32, 32]:
+            assert model["ms"]["p50"] <= 300

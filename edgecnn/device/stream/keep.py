@@ -1,4 +1,4 @@
-"""Frames on which the classifier is unsure, kept for training in a folder of limited size."""
+"""Frames on which the classifier is unsure, kept in a folder of limited size: to train on, or as pictures of what was seen in them."""
 
 import contextlib
 import os
@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecnn.device.stream.events import Event, SaveFailedEvent, Seldom
 from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.pictures import encode, folder_name
 from edgecnn.device.stream.results import FrameResult
-from edgecnn.errors import OutputError
+from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import output_errors, write_atomic
 from edgecnn.labels import ABSTAIN
 
@@ -47,6 +49,7 @@ class UncertainFrames:
         margin: float,
         cap_bytes: int,
         rotation: int = 0,
+        write: Callable[[bytes | np.ndarray, int], tuple[bytes, str]] = encode,
         interruptible: contextlib.AbstractContextManager[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -58,6 +61,7 @@ class UncertainFrames:
             margin: a smaller lead of the best score over the second is unsure, in [0, 1].
             cap_bytes: the most that the files may take.
             rotation: clockwise degrees by which frames are turned.
+            write: turns a frame and the rotation into a file's bytes and its suffix: the frame itself, unless it makes something else.
             interruptible: entered while a frame is written, which a slow disk can make long.
             clock, wall: monotonic seconds, and seconds since the epoch.
 
@@ -68,6 +72,7 @@ class UncertainFrames:
         self._margin = margin
         self._cap_bytes = cap_bytes
         self._rotation = rotation
+        self._write = write
         self._interruptible = interruptible or contextlib.nullcontext()
         self._failed = Seldom(FAILED_EVERY_S, clock)
         self._clock = clock
@@ -84,7 +89,7 @@ class UncertainFrames:
         try:
             with self._interruptible:
                 self.offer(item)
-        except OutputError as error:
+        except (ImageError, OutputError) as error:
             count = self._failed.count()
             if count:
                 ts = self._wall()
@@ -104,6 +109,7 @@ class UncertainFrames:
 
         Raises:
             OutputError: if it cannot be written; nothing is left half-written.
+            ImageError: if `write` cannot make a file of it.
         """
         if result.decision != ABSTAIN and result.lead >= self._margin:
             return
@@ -111,7 +117,7 @@ class UncertainFrames:
         if self._last is not None and now - self._last < LEAST_INTERVAL_S:
             return
         self._last = now
-        data, suffix = encode(result.image, self._rotation)
+        data, suffix = self._write(result.image, self._rotation)
         if len(data) > self._cap_bytes:
             raise OutputError(
                 f"a frame of {len(data):,} bytes is larger than the limit for all kept frames, {self._cap_bytes:,} bytes.",

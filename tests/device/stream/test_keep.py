@@ -12,7 +12,7 @@ from PIL import Image
 from edgecnn.device.stream.keep import INDEX, UncertainFrames
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
 from edgecnn.device.stream.results import FrameResult
-from edgecnn.errors import OutputError
+from edgecnn.errors import ImageError, OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import ABSTAIN, BELOW_THRESHOLD, NO_SCORE, Score, decide
 
@@ -215,6 +215,30 @@ def test_pixels_are_kept_as_jpeg_and_upright(keeper, tmp_path):
     kept = np.asarray(Image.open(tmp_path / "unsure" / name))
     assert kept.shape == (60, 40, 3), "train reads it as it stands"
     assert kept[:30, 20:].mean() > 250 and kept[30:].mean() < 5, "the upper left is now the upper right"
+
+
+def test_what_is_written_can_be_something_else_than_the_frame(keeper, tmp_path):
+    received = []
+
+    def write(image, rotation):
+        received.append((image, rotation))
+        return b"map of it", ".png"
+
+    one = keeper(rotation=90, write=write)
+    one.offer(frame(result(score=0.9), jpeg(10), 0))
+    one.offer(frame(unsure(), jpeg(10), 1))
+    assert received == [(jpeg(10), 90)], "nothing is made of a frame that is sure"
+    (name,) = files(tmp_path / "unsure")
+    assert name == "cat/20251125T040000.250000Z-1.png" and (tmp_path / "unsure" / name).read_bytes() == b"map of it"
+
+
+def test_a_frame_of_which_nothing_can_be_made_is_an_event(keeper, tmp_path):
+    def write(image, rotation):
+        raise ImageError("the model's scores are not numbers")
+
+    (event,) = keeper(write=write).take(frame(NO_NUMBERS, jpeg(10)))
+    assert event.kind == "save_failed" and "not numbers" in event.message
+    assert not (tmp_path / "unsure").exists()
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])

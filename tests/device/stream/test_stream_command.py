@@ -12,6 +12,7 @@ import time
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from edgecnn.errors import CameraError
 from edgecnn.runtime.default import SHIPPED
@@ -154,6 +155,24 @@ def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
     (line,) = out.decode().splitlines()
     assert line[:2] == "20" and line.endswith("Z abstain (below_threshold)")
     assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
+
+
+def test_frames_and_their_maps_are_kept_in_folders_of_their_own(start, tmp_path):
+    unsure = ("--threshold", "1", "--save-uncertain", "unsure", "--explain", "maps")
+    finish(start(None, "synthetic:64x48?frames=4", "--rotate", "90", *unsure), 0)
+    (kept,) = (tmp_path / "unsure").glob("*/*.jpg")
+    (map_,) = (tmp_path / "maps").glob("*/*.png")
+    assert map_.parent.name == kept.parent.name, "the same guess"
+    with Image.open(map_) as picture:
+        assert picture.size == (2 * 256 + 8, 256)
+
+
+def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
+    (tmp_path / "link").symlink_to("unsure")
+    for folder in ("unsure", "unsure/maps", "./x/../unsure", "link"):
+        process = start(None, "synthetic:", "--save-uncertain", "unsure", "--explain", folder)
+        _, err = finish(process, 2)
+        assert "name a folder outside that of --save-uncertain" in err
 
 
 @pytest.mark.parametrize("state", ["busy", "forbidden"])
@@ -313,6 +332,7 @@ def test_a_full_disk_behind_standard_output(start):
         (["synthetic:", "--on-change", "sh '"], "cannot be split"),
         (["photo.jpg", "--max-age", "5"], "--max-age: is for streams"),
         (["photo.jpg", "--smooth", "1"], "is for streams"),
+        (["photo.jpg", "--explain", "maps"], "--explain: is for streams"),
         ([], "--camera"),
     ],
 )

@@ -1,0 +1,8 @@
+"""Say where a model looked."""
+
+from edgecnn.device.explain import explain, in_words
+from edgecnn.runtime import Classifier
+
+classifier = Classifier.load("photos.edgecnn")
+found = explain("photo.jpg", classifier.model, classifier.labels)
+print(found.answer, in_words(found.box), found.map.shape)

@@ -1,0 +1,82 @@
+"""The labelled images of one of Frigate's custom classifiers: clips/NAME/dataset/CLASS/*, as its own training reads them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgecnn.data.folder import open_folder, printable
+from edgecnn.data.items import LabelledImages, Progress
+from edgecnn.errors import DatasetError
+
+INPUT = (224, 224, 3)
+"""(height, width, channels) that Frigate gives a custom classifier."""
+
+NONE = "none"
+"""Frigate's class for an object that is none of the others: an answer of it gives the object no sub label and no attribute."""
+
+CLIPS = ("clips", "frigate/clips")
+"""Where the clips are below a folder that holds Frigate's media; below Home Assistant's, Frigate has a folder of its own."""
+
+DATASET = "dataset"
+
+
+def open_frigate(path: Path, progress: Progress | None = None) -> LabelledImages:
+    """The dataset of one of Frigate's custom classifiers, at 224x224 RGB: PATH is its media folder or clips/NAME.
+
+    `none` is a class like the others; without an image it is left out. Images that are not in a class yet (clips/NAME/train) are not read.
+
+    Args:
+        path: Frigate's media folder, its clips, the folder of one classifier, or that one's dataset folder.
+        progress: called for each image hashed.
+
+    Returns:
+        The images, named after the classifier.
+
+    Raises:
+        DatasetError: if there is no dataset, or more than one and it is not said which; as `open_folder` does.
+    """
+    folder = find_dataset(path)
+    name = printable((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
+    listed = open_folder(folder, progress, may_be_empty=(NONE,))
+    return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT)
+
+
+def find_dataset(path: Path) -> Path:
+    """Return the dataset folder that a path of Frigate's means.
+
+    Raises:
+        DatasetError: if there is none, or there are several: their names are given.
+    """
+    if not path.is_dir():
+        raise DatasetError(
+            f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."
+        )
+    if path.name == DATASET:
+        return path
+    if (path / DATASET).is_dir():
+        return path / DATASET
+    clips = next((path / below for below in CLIPS if (path / below).is_dir()), path)
+    datasets = [folder / DATASET for folder in _folders(clips) if (folder / DATASET).is_dir()]
+    if len(datasets) > 1:
+        names = ", ".join(printable(dataset.parent.name) for dataset in datasets)
+        raise DatasetError(
+            f"{clips} holds the datasets of {len(datasets)} classifiers: {names}. Name one, such as "
+            f"frigate:{datasets[0].parent}"
+        )
+    if datasets:
+        return datasets[0]
+    if clips == path and _folders(path):
+        return path
+    raise DatasetError(
+        f"{clips} holds no dataset of Frigate's: expected NAME/{DATASET}/CLASS/*.png in it. Create the classifier on Frigate's page "
+        "Classification, and give images a class there."
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders in a folder, by name; none where there is no such folder."""
+    try:
+        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DatasetError(f"cannot list the folder {path}: {error.strerror or error}.") from None

@@ -1,0 +1,93 @@
+"""TFLite Model Metadata: what MediaPipe's ImageClassifier needs to know of a file.
+
+By hand, since MediaPipe's own writer (mediapipe 1.2.3) does not import; what is written here are the fields that its reader asks for.
+Can go when a writer can be installed next to TensorFlow.
+
+Source: metadata_schema.fbs of TFLite Support, whose slot numbers stand in the comments.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import flatbuffers
+import numpy as np
+
+from edgecnn.export.flatbuffer import load_schema, packed, unpacked
+
+LABELS = "labels.txt"
+"""The associated file: one label a line, in the order of the scores."""
+
+METADATA = b"TFLITE_METADATA"
+IDENTIFIER = b"M001"
+PARSER = "1.0.0"
+IMAGE_PROPERTIES, RGB, NORMALIZATION, TENSOR_AXIS_LABELS = 2, 1, 1, 2
+"""Members of the schema's unions and enumerations."""
+
+
+def with_metadata(data: bytes, *, name: str, labels: Sequence[str], mean: float, std: float) -> bytes:
+    """Add metadata and labels to a TFLite file of one image input and one output of scores.
+
+    Args:
+        data: the file's bytes.
+        name: what the metadata call the model.
+        labels: one for each score.
+        mean, std: the network reads (pixel - mean) / std; the file's own quantization says the same of uint8 pixels.
+
+    Returns:
+        The bytes of a TFLite file that a zip of the labels follows. The labels are stored, since MediaPipe reads them in place, and have
+        no time: the same model gives the same bytes.
+    """
+    schema, model = load_schema(), unpacked(data)
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(metadata(name, mean, std), np.uint8)
+    model.buffers.append(buffer)
+    entry.name, entry.buffer = METADATA, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or ()), entry]
+    file = io.BytesIO(packed(model))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{label}\n" for label in labels))
+    return file.getvalue()
+
+
+def metadata(name: str, mean: float, std: float) -> bytes:
+    """Return the metadata of an image classifier as a flatbuffer."""
+    builder = flatbuffers.Builder(512)
+    properties = _table(builder, 2, numbers={0: RGB})  # ImageProperties: color_space
+    content = _table(builder, 3, {1: properties}, {0: IMAGE_PROPERTIES})  # Content: content_properties
+    values = {slot: builder.CreateNumpyVector(np.array([value], np.float32)) for slot, value in ((0, mean), (1, std))}
+    options = _table(builder, 2, values)  # NormalizationOptions: mean, std
+    unit = _table(builder, 2, {1: options}, {0: NORMALIZATION})  # ProcessUnit: options
+    image = {0: builder.CreateString("image"), 3: content, 4: _vector(builder, [unit])}
+    read = _table(builder, 7, image)  # TensorMetadata: name, content, process_units
+    labels = _table(
+        builder, 5, {0: builder.CreateString(LABELS)}, {2: TENSOR_AXIS_LABELS}
+    )  # AssociatedFile: name, type
+    scores = {0: builder.CreateString("scores"), 6: _vector(builder, [labels])}
+    given = _table(builder, 7, scores)  # TensorMetadata: name, associated_files
+    ends = {2: _vector(builder, [read]), 3: _vector(builder, [given])}
+    graph = _table(builder, 10, ends)  # SubGraphMetadata: input_tensor_metadata, output_tensor_metadata
+    whole = {0: builder.CreateString(name), 3: _vector(builder, [graph]), 7: builder.CreateString(PARSER)}
+    builder.Finish(
+        _table(builder, 8, whole), file_identifier=IDENTIFIER
+    )  # ModelMetadata: name, subgraph_metadata, min_parser_version
+    return bytes(builder.Output())
+
+
+def _table(
+    builder: flatbuffers.Builder, slots: int, offsets: Mapping[int, int] = {}, numbers: Mapping[int, int] = {}
+) -> int:
+    """Write a table of so many slots: offsets of what was written before, and one-byte numbers; return its own offset."""
+    builder.StartObject(slots)
+    for slot, offset in offsets.items():
+        builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+    for slot, number in numbers.items():
+        builder.PrependUint8Slot(slot, number, 0)
+    return int(builder.EndObject())
+
+
+def _vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())

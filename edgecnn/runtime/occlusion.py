@@ -1,0 +1,115 @@
+"""What an answer rests on: occlusion sensitivity of the model that the device runs, by numpy and its engine alone.
+
+Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2 (arXiv:1311.2901).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.errors import ImageError
+from edgecnn.pixels import PAD
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.model import Model
+
+PATCH = 0.25
+"""Side of the patch, as a share of the input's."""
+
+POSITIONS = 13
+"""Places of the patch in each direction, where the input has as many: steps of a sixteenth of the side."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Occlusion:
+    """What a model answers for an image, and how much of that each pixel carries.
+
+    Attributes:
+        pixels: uint8, shape (height, width, channels): what the model read, after the resize.
+        answer: the label of the best class, also where the classifier would abstain.
+        index: that class.
+        score: its softmax probability, in [0, 1].
+        map: float32, shape (height, width): by how much the answer's logit falls, on average, under the patches that cover a pixel.
+            Negative where it rises: what is there speaks against the answer.
+        box: (left, top, right, bottom) of the patch under which it falls most, as fractions of the width and height of `pixels`.
+        decrease: by how much it falls under that patch; not positive if no patch lowers it.
+    """
+
+    pixels: np.ndarray
+    answer: str
+    index: int
+    score: float
+    map: np.ndarray
+    box: tuple[float, float, float, float]
+    decrease: float
+
+
+def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperature: float = 1.0) -> Occlusion:
+    """Cover an image with a patch, place by place, and measure how the logit of the answer falls.
+
+    map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey,
+    pixel PAD: the middle of the input, whatever real values the contract gives to pixels, and what padding and letterbox bars are. The
+    model runs once for the image and at most POSITIONS x POSITIONS times for the patches, a row of them at a time.
+
+    Args:
+        model: opened, behind its contract.
+        pixels: uint8, shape (height, width, channels), as the model reads them.
+        labels: one for each class.
+        temperature: by which logits are divided before softmax. The map is of the logits as they are.
+
+    Raises:
+        ImageError: if the model's logits for the image are not numbers.
+        EngineError: as `Model.outputs` does.
+    """
+    logits = model.logits(pixels[np.newaxis])[0]
+    if not np.isfinite(logits).all():
+        raise ImageError("the model's scores are not numbers, so there is nothing to explain")
+    index = int(logits.argmax())
+    height, width, _ = pixels.shape
+    (down, tops), (across, lefts) = places(height), places(width)
+    decreases = np.empty((len(tops), len(lefts)), np.float32)
+    for row, top in enumerate(tops):
+        covered = np.repeat(pixels[np.newaxis], len(lefts), axis=0)
+        for image, left in zip(covered, lefts, strict=True):
+            image[top : top + down, left : left + across] = PAD
+        decreases[row] = logits[index] - model.logits(covered)[:, index]
+    row, column = divmod(int(decreases.argmax()), len(lefts))
+    top, left = tops[row], lefts[column]
+    return Occlusion(
+        pixels=pixels,
+        answer=labels[index],
+        index=index,
+        score=float(softmax(logits / np.float32(temperature))[index]),
+        map=mean_over_patches(decreases, (height, width)),
+        box=(left / width, top / height, (left + across) / width, (top + down) / height),
+        decrease=float(decreases[row, column]),
+    )
+
+
+def places(side: int) -> tuple[int, list[int]]:
+    """Return the patch's length along a side of so many pixels, and where it begins: from one end to the other, evenly."""
+    length = max(1, round(side * PATCH))
+    room = side - length
+    return length, np.linspace(0, room, min(POSITIONS, room + 1)).round().astype(int).tolist()
+
+
+def mean_over_patches(decreases: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the mean of the patches that cover each pixel.
+
+    Args:
+        decreases: float32, one for each patch, as `places` puts them: shape (places down, places across).
+        shape: (height, width) of the input.
+
+    Returns:
+        float32 array of that shape.
+    """
+    rows, columns = (_covers(side) for side in shape)
+    counts = np.outer(rows.sum(axis=0), columns.sum(axis=0))
+    return rows.T @ decreases @ columns / counts
+
+
+def _covers(side: int) -> np.ndarray:
+    """Return which pixels along a side each place of the patch covers: float32 of 0 and 1, shape (places, side)."""
+    length, starts = places(side)
+    pixels = np.arange(side)
+    return np.array([(pixels >= start) & (pixels < start + length) for start in starts], np.float32)

@@ -1,0 +1,88 @@
+"""Explanations as pictures and words, of files and of frames."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.device.explain import AGAINST, FOR, GAP, PANEL, explain, frame_pictures, in_words, picture
+from edgecnn.pixels import resize
+from edgecnn.runtime import Classifier
+from edgecnn.runtime.engines import engines_for, is_installed
+
+needs_engine = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
+
+@pytest.fixture
+def classifier(root):
+    return Classifier.load(root / "models" / "digits" / "digits.edgecnn")
+
+
+def drawn(pixels, *maps):
+    return np.asarray(Image.open(io.BytesIO(picture(pixels, [np.float32(item) for item in maps])))).astype(int)
+
+
+def test_the_image_and_the_map_stand_next_to_each_other():
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
+    map_ = np.zeros((8, 8))
+    map_[:4, :4], map_[4:, 4:] = 3.0, -3.0
+    sheet = drawn(pixels, map_)
+    assert sheet.shape == (PANEL, 2 * PANEL + GAP, 3)
+    side = PANEL // 8
+    assert np.array_equal(sheet[:, :PANEL], np.repeat(np.repeat(pixels, side, 0), side, 1)), "each pixel is a square"
+    assert (sheet[:, PANEL : PANEL + GAP] == 255).all()
+    over = sheet[:, PANEL + GAP :]
+    for place, colour in (((16, 16), FOR), ((-17, -17), AGAINST)):
+        assert np.abs(over[place] - colour).max() < 45, "nearly the colour itself"
+    assert np.ptp(over[16, -17]) == 0, "where the map is 0, grey"
+
+
+def test_maps_of_different_size_are_each_at_full_strength():
+    pixels = np.full((8, 8, 1), 128, np.uint8)
+    weak, strong = np.eye(8), 1000 * np.eye(8)
+    sheet = drawn(pixels, weak, strong)
+    assert sheet.shape == (PANEL, 3 * PANEL + 2 * GAP, 3)
+    assert np.array_equal(sheet[:, PANEL + GAP : 2 * PANEL + GAP], sheet[:, 2 * (PANEL + GAP) :])
+
+
+def test_a_map_without_anything_is_grey_and_a_large_input_keeps_its_size():
+    pixels = np.random.default_rng(1).integers(0, 256, (200, 300, 3), np.uint8)
+    sheet = drawn(pixels, np.zeros((200, 300)))
+    assert sheet.shape == (200, 608, 3)
+    assert (np.ptp(sheet[:, 308:], axis=2) == 0).all()
+
+
+def test_where_a_box_lies_in_words():
+    thirds = (0.1, 0.5, 0.9)
+    words = [in_words((x - 0.1, y - 0.1, x + 0.1, y + 0.1)) for y, x in itertools.product(thirds, thirds)]
+    assert words == [
+        "upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right",
+    ]  # fmt: skip
+    assert in_words((0, 0, 1, 1)) == "centre" and in_words((1, 1, 1, 1)) == "lower right"
+
+
+@needs_engine
+@pytest.mark.parametrize("fit", [None, "letterbox", "stretch"])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_what_is_explained_is_what_the_classifier_read(classifier, tmp_path, fit, rotation):
+    frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    for image in (frame, tmp_path / "frame.png", (tmp_path / "frame.png").read_bytes()):
+        found = explain(image, classifier.model, classifier.labels, float(classifier.temperature), fit, rotation)
+        best = classifier.classify(image, fit=fit, rotation=rotation).top[0]
+        assert (found.answer, found.index) == (best.label, best.index)
+        assert found.score == pytest.approx(best.score)
+        grey = np.asarray(Image.fromarray(frame).convert("L"))
+        assert np.array_equal(found.pixels, resize(grey, 8, 8, fit or "crop", rotation))
+
+
+@needs_engine
+def test_a_frame_becomes_a_picture(classifier):
+    frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
+    data, suffix = frame_pictures(classifier, "stretch")(frame, 90)
+    found = explain(frame, classifier.model, classifier.labels, fit="stretch", rotation=90)
+    assert suffix == ".png" and data == picture(found.pixels, [found.map])
