@@ -48,7 +48,7 @@ def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
 
 def test_another_gate_verifies_again(own_run, tiny_recipe, reporter):
     run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
-    assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "bundle"]
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "report", "bundle"]
 
 
 def test_another_recipe_does_not_replace_the_run_unasked(own_run, tiny_recipe, reporter):

@@ -135,7 +135,7 @@ def test_what_was_asked_for_and_cannot_be_had(command, folder):
     (folder / "broken.edgecnn").write_bytes(b"PK\x03\x04 no")
     for arguments, kind, text in (
         (["--model", "none.edgecnn"], BundleError, "none.edgecnn"),
-        (["--model", "photos/broken.edgecnn"], BundleError, "refused"),
+        (["--model", "photos/broken.edgecnn"], BundleError, "cannot use the bundle"),
         (["--engine", "litrt"], UnknownNameError, "'litert'"),
         (["--precision", "int9"], UnknownNameError, "'int8'"),
     ):
@@ -234,7 +234,7 @@ def test_labels_that_are_not_as_many_as_the_outputs(command, root, folder, count
     for arguments in (("classify", "photos/b.jpg", "--json"), ("classify", "photos/b.jpg", "--engine", "litert")):
         result = command(*arguments, "--model", path)
         assert result.returncode == EngineError.exit_code and b"Traceback" not in result.stderr
-        assert f"outputs of shape (10,), and {count} labels need ({count},)" in result.stderr.decode()
+        assert f"outputs of shape (10,), but {count} labels need ({count},)" in result.stderr.decode()
     result = command("selftest", "--model", path)
     assert result.returncode == SelftestError.exit_code and f"{count} labels" in result.stdout.decode()
 

@@ -41,6 +41,7 @@ NOT_RUN = {
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
     r"python tools/write_images\.py .*|edgecnn explain digits/.*": "of the repository's own model; tests/cli/test_explain.py has it",
+    r"edgecnn report runs/small runs/large .*": "needs two runs; tests/report/test_page.py has them",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/verify/test_programs.py has one",
     r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",

@@ -79,6 +79,7 @@ def test_it_is_the_sum_of_the_maps_by_their_mean_gradients():
 
 
 def test_where_only_one_place_matters_it_is_seen():
+    keras.utils.set_random_seed(2)
     inputs = keras.Input((32, 32, 1))
     features = layers.MaxPooling2D(2)(layers.Conv2D(1, 3, padding="same", activation="relu")(inputs))
     features = layers.Conv2D(1, 3, padding="same", activation="relu")(features)
@@ -89,7 +90,7 @@ def test_where_only_one_place_matters_it_is_seen():
     image[0, 20:26, 4:10] = 255
     (map_,) = gradcam(model, SCALE, ZERO_POINT)(image, np.array([1]))
     inside = np.zeros((32, 32), bool)
-    inside[16:30, :14] = True
+    inside[15:31, :15] = True  # what two convolutions and a pooling reach, and a pixel more by the enlarging between cells
     assert map_[22, 6] > 0.5 * map_.max() > 0 and not map_[~inside].any()
 
 
