@@ -17,6 +17,7 @@ from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe
 
 
+@pytest.mark.slow  # some fifty runs; a disk that is full at each of the stages is tested below
 def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter, tiny_network):
     """Let each file's every version fail at its first attempt, run again each time, and compare with a run that nothing stopped."""
     monkeypatch.chdir(tmp_path)

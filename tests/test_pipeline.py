@@ -66,11 +66,19 @@ def test_interrupted_training_goes_on(tmp_path, tiny_recipe, tiny_network, repor
             if self.epochs[-1:] == [("float", 4)]:
                 raise Stop
 
+    class Trained(type(reporter)):
+        def note(self, text):
+            super().note(text)
+            if text.startswith("export"):
+                raise Stop
+
     recipe = build_recipe(merge(load_recipe(tiny_recipe), {"network": {"name": tiny_network}}))
     with pytest.raises(Stop):
         run_recipe(recipe, tmp_path / "run", Impatient(), max_drop=100.0)
-    run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)
-    assert reporter.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
+    resumed = Trained()
+    with pytest.raises(Stop):
+        run_recipe(recipe, tmp_path / "run", resumed, max_drop=100.0)
+    assert resumed.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
 
 
 def test_the_bundle_holds_all_that_it_promises(finished_run):

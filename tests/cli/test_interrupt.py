@@ -17,11 +17,14 @@ EPOCHS = 12
 
 @pytest.fixture
 def start(spawn, tmp_path):
-    """Start `edgecnn train …`."""
+    """Start `edgecnn train …`, with a temporary folder of its own."""
 
-    def call(*arguments):
+    def call(*arguments, temporary):
         command = [sys.executable, "-m", "edgecnn", "train", *arguments]
-        return spawn(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        temporary.mkdir()
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return spawn(command, cwd=tmp_path, env=environment, **pipes)
 
     return call
 
@@ -53,7 +56,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_pat
         "--set",
         "qat.rounding=nearest",
     )
-    process = start(*few, "--out", "run")
+    process = start(*few, "--out", "run", temporary=tmp_path / "interrupted")
     deadline = time.monotonic() + 120
     while len(epochs(tmp_path)) < 3:
         assert process.poll() is None, process.communicate()[1]
@@ -67,40 +70,13 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_pat
     if signal_ == signal.SIGINT:
         assert process.returncode == 130
         assert "edgecnn train --resume --out run" in err
-    resumed = start("--resume", "--out", "run")
+    resumed = start("--resume", "--out", "run", temporary=tmp_path / "resumed")
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
+    assert list((tmp_path / "resumed").iterdir()) == [], (
+        "the process ends at once, yet what libraries delete at exit is deleted"
+    )
     assert epochs(tmp_path) == [("float", number) for number in range(1, EPOCHS + 1)]
     first = next(line for line in err.splitlines() if line.startswith("float epoch"))
     # the checkpoint is written before the history: a kill between the two may leave it one epoch ahead
     assert first.split()[2] in (f"{len(kept) + 1}/{EPOCHS}", f"{len(kept) + 2}/{EPOCHS}")
-
-
-def test_a_training_leaves_nothing_in_the_temporary_folder(tmp_path, tiny_network):
-    """The process ends at once, and yet what libraries delete at exit is deleted."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "edgecnn",
-            "train",
-            "--data",
-            "digits",
-            "--network",
-            tiny_network,
-            "--epochs",
-            "1",
-            "--qat-epochs",
-            "1",
-            "--batch-size",
-            "256",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert list(temporary.iterdir()) == []

@@ -90,7 +90,9 @@ def test_where_only_one_place_matters_it_is_seen():
     image[0, 20:26, 4:10] = 255
     (map_,) = gradcam(model, SCALE, ZERO_POINT)(image, np.array([1]))
     inside = np.zeros((32, 32), bool)
-    inside[15:31, :15] = True  # what two convolutions and a pooling reach, and a pixel more by the enlarging between cells
+    inside[15:31, :15] = (
+        True  # what two convolutions and a pooling reach, and a pixel more by the enlarging between cells
+    )
     assert map_[22, 6] > 0.5 * map_.max() > 0 and not map_[~inside].any()
 
 
