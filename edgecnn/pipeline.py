@@ -245,7 +245,7 @@ def do_verify(
         "report",
         {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
         [run.file(PAGE), run.file(PAGE_FIGURES)],
-        lambda: write_run_page(run, dataset, reporter.working),
+        lambda: write_run_page(run),
     )
     report = parity_report(run)
     require_parity(report)

@@ -11,7 +11,6 @@ from edgecnn.cli.workstation_options import Force
 from edgecnn.errors import OutputExistsError
 
 if TYPE_CHECKING:
-    from edgecnn.cli.progress import ProgressReporter
     from edgecnn.report.page import Shown
 
 
@@ -45,20 +44,17 @@ def report(
       edgecnn report runs/small runs/large --out sizes.html
       edgecnn report cats.edgecnn --out cats.html --json
     """
-    from edgecnn.cli.progress import ProgressReporter
-
     paths: list[Path | None] = [*runs] if runs else [None]
     if len(paths) > 1 and out is None:
         raise typer.BadParameter("several runs share a page: say where it goes.", param_hint="--out")
     if out and out.exists() and not force:
         raise OutputExistsError(f"{out} exists.", advice="replace")
-    with ProgressReporter() as reporter:
-        from edgecnn.report.page import page_figures, write_page
-        from edgecnn.tables import to_json
+    from edgecnn.report.page import page_figures, write_page
+    from edgecnn.tables import to_json
 
-        shown = [show(path, reporter) for path in paths]
-        page = out or default_page(paths[0])
-        write_page(shown, page, png)
+    shown = [show(path) for path in paths]
+    page = out or default_page(paths[0])
+    write_page(shown, page, png)
     if json:
         emit_json(to_json(page_figures(shown)))
         note(f"report: {page}")
@@ -66,7 +62,7 @@ def report(
         emit_line(str(page))
 
 
-def show(path: Path | None, reporter: "ProgressReporter") -> "Shown":
+def show(path: Path | None) -> "Shown":
     """Return what the page shows of a run folder or a bundle; `runs/latest` for None.
 
     Raises:
@@ -82,7 +78,7 @@ def show(path: Path | None, reporter: "ProgressReporter") -> "Shown":
         return Shown(figures=bundle_figures(read_bundle(path)), pictures={})
     run = open_run(path)
     note(f"run {run.path}")
-    return shown_run(run, progress=reporter.working)
+    return shown_run(run)
 
 
 def default_page(path: Path | None) -> Path:

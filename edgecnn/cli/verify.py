@@ -138,4 +138,4 @@ def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Repor
     note(f"run {opened.path}")
     dataset = open_dataset(opened.recipe.data, progress=progress)
     report = verify_exports(opened, dataset, progress=progress, **options)
-    return report, write_run_page(opened, dataset, progress)
+    return report, write_run_page(opened)

@@ -7,12 +7,9 @@ from typing import Literal
 import numpy as np
 
 from edgecnn.verify.layers import LayerErrors
-from edgecnn.verify.predictions import Predictions
+from edgecnn.verify.predictions import GALLERY, Predictions, gallery
 from edgecnn.verify.report import Report
 from edgecnn.verify.temperature import BINS
-
-GALLERY = 24
-"""Pictures of each gallery, at most."""
 
 CONFUSED = 20
 """Pairs of classes that are confused most, at most."""
@@ -255,8 +252,7 @@ def answer_figures(
             int8_score=round(float(predictions.scores[int8][index]), 4),
         )
 
-    flips, mistakes = np.flatnonzero(one != other), np.flatnonzero(~right)
-    confident = mistakes[np.argsort(-predictions.scores[int8][mistakes], kind="stable")]
+    flips, mistakes = gallery(true, one, other, predictions.scores[int8])
     scores = predictions.scores[int8]
     reliabilities = [
         reliability("float", 1.0, predictions.scores["float"], one == true),
@@ -272,6 +268,6 @@ def answer_figures(
         coverage=coverage(scores, right),
         flips=tuple(pictured(int(index)) for index in flips[:GALLERY]),
         flips_in_all=len(flips),
-        mistakes=tuple(pictured(int(index)) for index in confident[:GALLERY]),
+        mistakes=tuple(pictured(int(index)) for index in mistakes[:GALLERY]),
         mistakes_in_all=len(mistakes),
     )

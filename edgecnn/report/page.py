@@ -3,30 +3,25 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from edgecnn.data import Dataset, open_dataset
-from edgecnn.errors import DatasetError, DownloadError, RunError, UnknownNameError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.labels import printable
 from edgecnn.report.collect import run_figures
-from edgecnn.report.figures import Answered, Missing, PageFigures, RunFigures
+from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
 from edgecnn.tables import to_json
-from edgecnn.verify.answers import Progress, load_test
+from edgecnn.verify.predictions import read_predictions
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
-
-PICTURE_SIDE = 96
-"""Pixels of a gallery picture's longer side, at most; smaller inputs are shown unscaled and enlarged by the browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,39 +32,21 @@ class Shown:
     pictures: Mapping[int, str]
 
 
-def shown_run(run: Run, dataset: Dataset | None = None, progress: Progress = lambda what, done, total: None) -> Shown:
-    """Return a run's figures, and the pictures of its galleries where its data are still there and unchanged.
-
-    Args:
-        run: a trained or imported run.
-        dataset: its data; None opens them.
-        progress: called while images are loaded.
+def shown_run(run: Run) -> Shown:
+    """Return a run's figures, and the pictures of its galleries.
 
     Raises:
         RunError: if the run or its parity report cannot be read.
     """
-    figures = run_figures(run)
-    wanted: list[Answered] = [*figures.flips, *figures.mistakes]
-    if not wanted:
-        return Shown(figures=figures, pictures={})
-    try:
-        images = load_test(run, dataset or open_dataset(run.recipe.data, progress=progress), progress).images
-    except (DatasetError, DownloadError, RunError, UnknownNameError) as error:
-        missing = Missing(
-            part="pictures of the galleries",
-            why=str(error),
-            command=f"edgecnn report {run.path}, with the data in place",
-        )
-        return Shown(figures=replace(figures, missing=(*figures.missing, missing)), pictures={})
-    return Shown(figures=figures, pictures={item.index: data_address(images[item.index]) for item in wanted})
+    predictions = read_predictions(run)
+    pictures = predictions.pictures if predictions else {}
+    return Shown(figures=run_figures(run), pictures={index: data_address(item) for index, item in pictures.items()})
 
 
 def data_address(pixels: np.ndarray) -> str:
     """Return pixels, uint8 (height, width, channels), as the address of a picture that is in it."""
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -161,11 +138,9 @@ def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = Non
                 write_atomic(png_folder / f"{prefix}{name}.png", png(figure))
 
 
-def write_run_page(
-    run: Run, dataset: Dataset | None = None, progress: Progress = lambda what, done, total: None
-) -> Path:
+def write_run_page(run: Run) -> Path:
     """Write a run's page and figures into its folder, and return the page's path."""
     path = run.file(PAGE)
     assert path.with_suffix(".json").name == PAGE_FIGURES
-    write_page([shown_run(run, dataset, progress)], path)
+    write_page([shown_run(run)], path)
     return path

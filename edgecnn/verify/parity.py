@@ -133,7 +133,8 @@ def verify(
         confidence=tested_confidence(chosen, candidates[0], test.classes),
     )
     tempered = (candidates[0], chosen.temperature)
-    write_predictions(run, test, (float_, *fakes, *answers), tempered)
+    int8 = next((item for item in candidates if item.precision == "int8"), None)
+    write_predictions(run, test, (float_, *fakes, *answers), int8, tempered)
     write_atomic(run.file(PARITY), canonical_json(to_json(report)))
     return report
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from edgecnn.data import Split
 from edgecnn.files import write_atomic
@@ -14,8 +15,14 @@ from edgecnn.runtime.decision import softmax
 from edgecnn.verify.answers import Answers
 
 TRUE, SOURCES, TEMPERED = "true", "sources", "tempered"
-ANSWER, SCORE = "answer/", "score/"
-"""Names of the arrays in the file; a model's begin with one of the last two."""
+ANSWER, SCORE, PICTURE = "answer/", "score/", "picture/"
+"""Names of the arrays in the file; a model's begin with one of the first two, an image's with the last."""
+
+GALLERY = 24
+"""Pictures of each gallery, at most."""
+
+PICTURE_SIDE = 96
+"""Pixels of a picture's longer side, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +35,7 @@ class Predictions:
         answers: for each model by name, int32, shape (n,): the class of the best score.
         scores: for each model, float32, shape (n,): that score, in [0, 1], without a temperature.
         tempered: float32, shape (n,): the best score at the bundle's temperature, of the model that it was chosen with; empty without one.
+        pictures: the images of the galleries by their index, uint8, shape (height, width, channels), at most PICTURE_SIDE pixels a side.
     """
 
     true: np.ndarray
@@ -35,17 +43,42 @@ class Predictions:
     answers: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
     tempered: np.ndarray
+    pictures: Mapping[int, np.ndarray]
+
+
+def gallery(
+    true: np.ndarray, reference: np.ndarray, candidate: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of all images that two models answer differently, and of the candidate's mistakes, the most confident first.
+
+    Args:
+        true: int array, shape (n,), the true classes.
+        reference, candidate: int arrays, shape (n,), the answers.
+        scores: float32, shape (n,), the candidate's.
+    """
+    mistakes = np.flatnonzero(candidate != true)
+    return np.flatnonzero(reference != candidate), mistakes[np.argsort(-scores[mistakes], kind="stable")]
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 (height, width, channels), at no more than PICTURE_SIDE pixels a side."""
+    if max(pixels.shape[:2]) <= PICTURE_SIDE:
+        return pixels
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return np.asarray(picture).reshape(picture.height, picture.width, pixels.shape[2])
 
 
 def write_predictions(
-    run: Run, split: Split, answers: Sequence[Answers], tempered: tuple[Answers, float] | None
+    run: Run, split: Split, answers: Sequence[Answers], int8: Answers | None, tempered: tuple[Answers, float] | None
 ) -> None:
     """Write a run's `predictions.npz`.
 
     Args:
         run: the run.
         split: the test images.
-        answers: the models'.
+        answers: the models', those of "float" among them.
+        int8: those whose differences from the float model, and whose mistakes, are kept as pictures; None for no pictures.
         tempered: the answers that a temperature was chosen with, and the temperature; None without one.
 
     Raises:
@@ -58,6 +91,10 @@ def write_predictions(
     if tempered:
         model, temperature = tempered
         arrays[TEMPERED] = softmax(model.values / np.float32(temperature)).max(axis=1)
+    if int8:
+        answered, scores = arrays[ANSWER + int8.name], arrays[SCORE + int8.name]
+        for chosen in gallery(arrays[TRUE], arrays[ANSWER + "float"], answered, scores):
+            arrays |= {f"{PICTURE}{index}": thumbnail(split.images[index]) for index in chosen[:GALLERY]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(run.file(PREDICTIONS), buffer.getvalue())
@@ -74,6 +111,9 @@ def read_predictions(run: Run) -> Predictions | None:
             answers={name.removeprefix(ANSWER): value for name, value in arrays.items() if name.startswith(ANSWER)},
             scores={name.removeprefix(SCORE): value for name, value in arrays.items() if name.startswith(SCORE)},
             tempered=arrays.get(TEMPERED, np.empty(0, np.float32)),
+            pictures={
+                int(name.removeprefix(PICTURE)): value for name, value in arrays.items() if name.startswith(PICTURE)
+            },
         )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

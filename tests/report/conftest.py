@@ -38,7 +38,14 @@ def drawn_run(tmp_path):
     numbers = itertools.count()
 
     def make(
-        labels=("cat", "dog", "fox"), n=400, sources=None, verified=True, name="drawn", noise=0.3, title="Drawn images"
+        labels=("cat", "dog", "fox"),
+        n=400,
+        sources=None,
+        verified=True,
+        name="drawn",
+        noise=0.3,
+        title="Drawn images",
+        size=(8, 8),
     ) -> Run:
         random = np.random.default_rng(len(labels) + n)
         classes = random.integers(0, len(labels), n)
@@ -69,7 +76,7 @@ def drawn_run(tmp_path):
         fake = Answers(name="fake-quantized", precision="fake-quantized", values=noisy, **common)
         int8 = Answers(name="tflite-int8", precision="int8", values=noisy, **common)
         sources = sources or [f"test/{labels[c]}/{index}.jpg" for index, c in enumerate(classes)]
-        split = Split(images=np.zeros((n, 8, 8, 3), np.uint8), classes=classes, sources=tuple(sources))
+        split = Split(images=np.zeros((n, *size, 3), np.uint8), classes=classes, sources=tuple(sources))
         gate = Gate(max_drop=100.0)
         hold = partial(compared, split=split, labels=labels, gate=gate)
         report = judged(
@@ -82,7 +89,7 @@ def drawn_run(tmp_path):
             labels,
         )
         write_atomic(run.file(PARITY), canonical_json(to_json(report)))
-        write_predictions(run, split, (float_, fake, int8), (int8, 0.8))
+        write_predictions(run, split, (float_, fake, int8), int8, (int8, 0.8))
         return run
 
     return make
