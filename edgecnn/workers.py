@@ -1,4 +1,4 @@
-"""The machines that train one network together, as told on the command line; TensorFlow is not imported."""
+"""The machines that train one network together, as the command line names them; TensorFlow is not imported."""
 
 import json
 import os

@@ -31,7 +31,7 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 PREFIXES: Mapping[str, Callable[[Path, Progress | None], LabelledImages]] = {
     "frigate": open_frigate,
 }
-"""Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are told apart by what they hold."""
+"""Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are distinguished by their content."""
 
 
 def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_training: bool = True) -> Dataset:

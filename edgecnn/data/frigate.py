@@ -11,7 +11,7 @@ INPUT = (224, 224, 3)
 """(height, width, channels) that Frigate gives a custom classifier."""
 
 NONE = "none"
-"""Frigate's class for an object that is none of the others: an answer of it gives the object no sub label and no attribute."""
+"""Frigate's class for an object that belongs to no other: this answer gives the object no sub label and no attribute."""
 
 CLIPS = ("clips", "frigate/clips")
 """Where the clips are below a folder that holds Frigate's media; below Home Assistant's, Frigate has a folder of its own."""
@@ -44,7 +44,7 @@ def find_dataset(path: Path) -> Path:
     """Return the dataset folder that a path of Frigate's means.
 
     Raises:
-        DatasetError: if there is none, or there are several: their names are given.
+        DatasetError: if there is no such folder, or several, which are named.
     """
     if not path.is_dir():
         raise DatasetError(

@@ -204,7 +204,7 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -
         strategy: the workers'.
         workers: which of them this is.
         recipe: this one's recipe.
-        info: tells this one's images, networks from elsewhere and versions.
+        info: what this machine trains with: images, networks from elsewhere and versions.
 
     Raises:
         ClusterError: on every worker, if one has another.

@@ -104,8 +104,10 @@ def dry_run(
         batches = qat_batches(recipe, batches)
         batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
         brief = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, calibration_batches=1))
-        wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
-        phases.append(time_phase(Qat(brief, teacher, validation, wanted, batches).phase, batches, train_images, steps))
+        reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
+        phases.append(
+            time_phase(Qat(brief, teacher, validation, reference, batches).phase, batches, train_images, steps)
+        )
     return DryRun(cost=cost, checkpoint_bytes=checkpoint_bytes, phases=tuple(phases))
 
 

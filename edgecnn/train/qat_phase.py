@@ -79,7 +79,7 @@ class Qat:
         recipe: Recipe,
         teacher: "keras.Model",
         validation: tuple[np.ndarray, np.ndarray],
-        wanted: np.ndarray,
+        reference: np.ndarray,
         batches: Batches,
         int8: Int8 | None = None,
     ) -> None:
@@ -89,13 +89,13 @@ class Qat:
             recipe: the whole recipe.
             teacher: the float model, float32; not changed.
             validation: uint8 images (n, height, width, channels) and their classes (n,).
-            wanted: the teacher's logits of the validation images, float32 (n, num_classes).
+            reference: the teacher's logits of the validation images, float32 (n, num_classes).
             batches: the training images, by which ranges are set.
             int8: answers as the student's int8 file does; without it the student itself answers.
         """
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
-        self._recipe, self._batches, self._wanted = recipe, batches, wanted
+        self._recipe, self._batches, self._reference = recipe, batches, reference
         self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
         self._logits_range = logits_range(teacher, recipe, batches)
         predict = predictor(self.student, scale, zero_point)
@@ -167,7 +167,7 @@ class Qat:
     def _offer(self, epoch: int) -> Score:
         with narrowed(self.student, self._logits_range):
             logits = self._answer()
-        found = score(logits, self._wanted, self._classes)
+        found = score(logits, self._reference, self._classes)
         self.best.offer(epoch, found)
         return found
 
@@ -213,9 +213,9 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 
     def loss(images):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
-        wanted = tf.nn.softmax(teacher(inputs, training=False) / temperature)
+        targets = tf.nn.softmax(teacher(inputs, training=False) / temperature)
         logits = student(inputs, training=True)
-        losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
         return tf.reduce_mean(losses) * temperature**2, logits
 
     return loss

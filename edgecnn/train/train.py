@@ -203,18 +203,18 @@ class Training:
         else:
             teacher = to_float32(self.model, recipe, self.shape, self.num_classes)
             write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
-        wanted = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(images)
+        reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(images)
         qat = None
         if recipe.qat.method != "ptq":
             batches = qat_batches(recipe, self.batches)
-            qat = Qat(recipe, teacher, self.validation, wanted, batches, int8)
+            qat = Qat(recipe, teacher, self.validation, reference, batches, int8)
             if not self.float_is_done:
                 qat.begin()
             self.run_phase(qat.phase, batches)
             write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
         logits = int8.post_training(teacher, self.splits["train"], images) if int8 else None
-        ptq = None if logits is None else score(logits, wanted, classes)
-        return choice(cast(Asked, recipe.qat.method), qat, ptq, score(wanted, wanted, classes))
+        ptq = None if logits is None else score(logits, reference, classes)
+        return choice(cast(Asked, recipe.qat.method), qat, ptq, score(reference, reference, classes))
 
     def run_phase(self, phase: Phase, batches: Batches) -> None:
         """Train a phase to its end, and add its epochs to the history."""
