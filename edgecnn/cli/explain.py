@@ -13,7 +13,7 @@ import typer
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Model, check_choice
 from edgecnn.cli.workstation_options import Force
-from edgecnn.errors import ImageError, OutputExistsError, PartialFailure
+from edgecnn.errors import ImageError, PartialFailure
 
 if TYPE_CHECKING:
     from edgecnn.runs import Run
@@ -172,12 +172,13 @@ class Pictures:
         name = os.fsencode(stem)
         if len(name) > LONGEST_STEM:
             stem = name[:LONGEST_STEM].decode(errors="ignore")
+        from edgecnn.files import refuse_existing
+
         path, number = self._folder / f"{stem}{SUFFIX}", 1
         while path in self._given:
             number += 1
             path = self._folder / f"{stem}-{number}{SUFFIX}"
-        if not self._force and os.path.lexists(path):
-            raise OutputExistsError(f"{path} exists.", advice="replace")
+        refuse_existing(path, self._force)
         self._given.add(path)
         return path
 

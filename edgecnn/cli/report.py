@@ -8,7 +8,6 @@ import typer
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Json
 from edgecnn.cli.workstation_options import Force
-from edgecnn.errors import OutputExistsError
 
 if TYPE_CHECKING:
     from edgecnn.report.page import Shown
@@ -47,8 +46,10 @@ def report(
     paths: list[Path | None] = [*runs] if runs else [None]
     if len(paths) > 1 and out is None:
         raise typer.BadParameter("several runs share a page: say where it goes.", param_hint="--out")
-    if out and out.exists() and not force:
-        raise OutputExistsError(f"{out} exists.", advice="replace")
+    from edgecnn.files import refuse_existing
+
+    if out:
+        refuse_existing(out, force)
     from edgecnn.report.page import page_figures, write_page
     from edgecnn.tables import to_json
 

@@ -1,39 +1,19 @@
 """From a run folder or a bundle to what the report shows of it."""
 
-import csv
-import io
 import json
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError
 from edgecnn.recipe import to_toml
-from edgecnn.report.figures import AnswerFigures, Epoch, Missing, Origin, RunFigures, answer_figures
-from edgecnn.report.table import warnings_of
-from edgecnn.runs import HISTORY, LAYERS, PARITY, RECIPE, Run
+from edgecnn.report.figures import AnswerFigures, Missing, Origin, RunFigures, answer_figures
+from edgecnn.report.history import epochs
+from edgecnn.report.table import against_float, warnings_of
+from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
 from edgecnn.tables import build
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.predictions import read_predictions
+from edgecnn.verify.predictions import Predictions
 from edgecnn.verify.report import Report
-
-
-def epochs(run: Run) -> tuple[Epoch, ...]:
-    """Return a run's epochs; none for an imported model."""
-    if not run.file(HISTORY).exists():
-        return ()
-    return tuple(
-        Epoch(
-            phase=row["phase"],
-            epoch=int(row["epoch"]),
-            loss=float(row["loss"]),
-            accuracy=float(row["accuracy"]),
-            validation_accuracy=float(row["validation_accuracy"]),
-            learning_rate=float(row["learning_rate"]),
-            int8_accuracy=float(row["int8_accuracy"]) if row["int8_accuracy"] else None,
-            int8_agreement=float(row["int8_agreement"]) if row["int8_agreement"] else None,
-        )
-        for row in csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))
-    )
 
 
 def layers(run: Run) -> LayerErrors | None:
@@ -59,7 +39,7 @@ def verdict(report: Report | None) -> str:
     at_chance = report.chance.not_better if report.chance else ()
     int8 = int8_name(report)
     name = int8 or report.models[-1].name
-    paired = next((item for item in report.comparisons if item.candidate == name and item.kind == "quantization"), None)
+    paired = against_float(report).get(name)
     figures = ""
     if paired:
         figures = (
@@ -73,8 +53,12 @@ def verdict(report: Report | None) -> str:
     return f"Passed: what ships answers as the float model does.{figures}"
 
 
-def run_figures(run: Run) -> RunFigures:
+def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     """Return what a run's files show. Nothing is computed by a model, and no image is read.
+
+    Args:
+        run: a trained or imported run.
+        predictions: its own, None without.
 
     Raises:
         RunError: if the run or its parity report cannot be read.
@@ -83,7 +67,6 @@ def run_figures(run: Run) -> RunFigures:
     report = parity_report(run) if run.file(PARITY).exists() else None
     labels = info.data.labels
     name = int8_name(report) if report else None
-    predictions = read_predictions(run)
     missing: list[Missing] = []
     answers = AnswerFigures()
     if report is None:

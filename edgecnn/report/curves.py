@@ -1,10 +1,10 @@
 """The training curves as PNG."""
 
-import csv
 import io
 
 from edgecnn.files import write_atomic
-from edgecnn.runs import CURVES, HISTORY, Run
+from edgecnn.report.history import epochs
+from edgecnn.runs import CURVES, Run
 
 
 def write_curves(run: Run) -> None:
@@ -16,22 +16,22 @@ def write_curves(run: Run) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = list(csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode())))
+    rows = epochs(run)
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
-    epochs = range(1, len(rows) + 1)
-    float_epochs = sum(row["phase"] != "qat" for row in rows)
+    numbers = range(1, len(rows) + 1)
+    float_epochs = sum(row.phase != "qat" for row in rows)
     for phase, colour in (("head", "C4"), ("float", "C0"), ("qat", "C1")):
-        chosen = [(epoch, row) for epoch, row in zip(epochs, rows, strict=True) if row["phase"] == phase]
+        chosen = [(epoch, row) for epoch, row in zip(numbers, rows, strict=True) if row.phase == phase]
         if chosen:
-            loss.plot([e for e, _ in chosen], [float(row["loss"]) for _, row in chosen], f"{colour}.-", label=phase)
+            loss.plot([e for e, _ in chosen], [row.loss for _, row in chosen], f"{colour}.-", label=phase)
     for column, style in (("accuracy", "C2.--"), ("validation_accuracy", "C3.-")):
-        accuracy.plot(epochs, [100 * float(row[column]) for row in rows], style, label=column.replace("_", " "))
+        accuracy.plot(numbers, [100 * getattr(row, column) for row in rows], style, label=column.replace("_", " "))
     int8 = [
-        (epoch, 100 * float(row["int8_accuracy"]))
-        for epoch, row in zip(epochs, rows, strict=True)
-        if row["int8_accuracy"]
+        (epoch, 100 * row.int8_accuracy)
+        for epoch, row in zip(numbers, rows, strict=True)
+        if row.int8_accuracy is not None
     ]
     if int8:
         accuracy.plot(*zip(*int8, strict=True), "C4x", label="validation accuracy, int8")

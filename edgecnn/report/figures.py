@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgecnn.report.history import Epoch
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
 from edgecnn.verify.report import Report
@@ -25,20 +26,6 @@ class Missing:
     part: str
     why: str
     command: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """An epoch of training; accuracies are fractions, None where they were not measured."""
-
-    phase: str
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_accuracy: float
-    learning_rate: float
-    int8_accuracy: float | None
-    int8_agreement: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

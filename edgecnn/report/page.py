@@ -15,9 +15,11 @@ from edgecnn.labels import printable
 from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
+from edgecnn.report.table import against_float
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
 from edgecnn.tables import to_json
 from edgecnn.verify.predictions import read_predictions
+from edgecnn.verify.report import Comparison, ModelFigures
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -40,7 +42,9 @@ def shown_run(run: Run) -> Shown:
     """
     predictions = read_predictions(run)
     pictures = predictions.pictures if predictions else {}
-    return Shown(figures=run_figures(run), pictures={index: data_address(item) for index, item in pictures.items()})
+    return Shown(
+        figures=run_figures(run, predictions), pictures={index: data_address(item) for index, item in pictures.items()}
+    )
 
 
 def data_address(pixels: np.ndarray) -> str:
@@ -67,17 +71,27 @@ def render(shown: Sequence[Shown]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"pct": pct, "num": num, "points": points, "name": name_of}
-    page = page_figures(shown)
     runs = [
         {
             "figures": item.figures,
             "pictures": item.pictures,
+            **int8_of(item.figures),
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
         }
         for number, item in enumerate(shown)
     ]
-    return environment.get_template("page.html.j2").render(runs=runs, together=drawn(side_by_side(page), "all"))
+    return environment.get_template("page.html.j2").render(
+        runs=runs, together=drawn(side_by_side([item.figures for item in shown]), "all")
+    )
+
+
+def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
+    """Return a run's int8 export as the report has it, and its comparison with the float model; None for each without one."""
+    if figures.parity is None or figures.int8 is None:
+        return {"int8": None, "compared": None}
+    (model,) = (item for item in figures.parity.models if item.name == figures.int8)
+    return {"int8": model, "compared": against_float(figures.parity)[model.name]}
 
 
 def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecnn.labels import printable
-from edgecnn.report.figures import Confusion, PageFigures, RunFigures
+from edgecnn.report.figures import Confusion, RunFigures
+from edgecnn.report.table import against_float
 from edgecnn.verify.report import ClassDrop
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
     return drawn
 
 
-def side_by_side(page: PageFigures) -> dict[str, tuple[str, "Figure"]]:
+def side_by_side(runs: Sequence[RunFigures]) -> dict[str, tuple[str, "Figure"]]:
     """Return the plots that show several runs together, as `plots` does."""
     drawn: dict[str, tuple[str, Figure]] = {}
-    learned = [run for run in page.runs if run.epochs]
-    covered = [run for run in page.runs if run.coverage]
+    learned = [run for run in runs if run.epochs]
+    covered = [run for run in runs if run.coverage]
     if len(learned) > 1:
         text = "Learning curves of the runs: accuracy on validation images by epoch."
         drawn["learning"] = text, one_plot(lambda axes: draw_learning(axes, learned))
@@ -158,10 +159,9 @@ def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
 
 def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
     """Return the drop by class of a run's int8 export against the float model; empty where it is not known."""
-    for item in figures.parity.comparisons if figures.parity else ():
-        if item.kind in ("quantization", "models") and item.candidate == (figures.int8 or item.candidate):
-            return item.per_class
-    return ()
+    if figures.parity is None or figures.int8 is None:
+        return ()
+    return against_float(figures.parity)[figures.int8].per_class
 
 
 def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":

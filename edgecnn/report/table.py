@@ -32,18 +32,24 @@ def range_lines(report: Report) -> list[str]:
     ]
 
 
+def against_float(report: Report) -> dict[str, Comparison]:
+    """Return the comparison of each candidate, by name, with the float model, or with the reference of two models."""
+    compared: dict[str, Comparison] = {}
+    for item in report.comparisons:
+        if item.kind != "conversion":
+            compared.setdefault(item.candidate, item)  # a program's first: the other is against the int8 file
+    return compared
+
+
 def parity_rows(report: Report) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS.
 
     Drop (points) and agreement are against the float model, or the reference of two models, which has a dash.
     """
-    against_float: dict[str, Comparison] = {}
-    for item in report.comparisons:
-        if item.kind != "conversion":
-            against_float.setdefault(item.candidate, item)  # a program's first: the other is against the int8 file
+    compared = against_float(report)
     rows: list[tuple[str, ...]] = []
     for model in report.models:
-        comparison = against_float.get(model.name)
+        comparison = compared.get(model.name)
         rows.append(
             (
                 model.name,
