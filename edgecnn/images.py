@@ -21,6 +21,7 @@ from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.memory import SMALL_PIXELS, decoding_bytes, require_memory
 from edgecnn.modes import to_mode
 from edgecnn.pixels import KEPT, resize
+from edgecnn.region import WHOLE, Region, whole_size
 
 MAX_PIXELS = 100_000_000
 """Largest width times height that is decoded, read from the header before any pixel is."""
@@ -79,7 +80,8 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     Args:
         data: the bytes of a file of one of FORMATS.
         channels: 1 for grey, 3 for RGB.
-        least: (height, width) that the image will be resized to; a reduced one keeps at least twice as much. Zeros reduce nothing.
+        least: (height, width) that the image will be resized to, of the whole of it where only a region is used
+            (`edgecnn.region.whole_size`); a reduced one keeps at least twice as much. Zeros reduce nothing.
 
     Returns:
         A Pillow image of mode "L" or "RGB", at the image's own size or reduced.
@@ -205,8 +207,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop") -> np.ndarray:
-    """Decode and resize an encoded image: bytes to the model's input pixels.
+def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop", region: Region = WHOLE) -> np.ndarray:
+    """Decode and resize an encoded image, or a region of it: bytes to the model's input pixels.
 
     Returns:
         uint8 array, shape (height, width, channels).
@@ -214,4 +216,5 @@ def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop")
     Raises:
         ImageError: as `decode` does.
     """
-    return resize(decode(data, channels, (height, width)), height, width, fit)
+    decoded = decode(data, channels, whole_size(height, width, region))
+    return resize(decoded, height, width, fit, region=region)

@@ -116,6 +116,7 @@ def require_logits(model: FrozenModel, recipe: Recipe) -> None:
         width=recipe.network.width,
         channels=recipe.network.channels,
         fit=recipe.data.fit,
+        region=recipe.data.region,
         scale=scale,
         zero_point=zero_point,
     )

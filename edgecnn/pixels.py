@@ -9,6 +9,7 @@ from PIL import Image
 
 from edgecnn.errors import ImageError
 from edgecnn.modes import as_array
+from edgecnn.region import WHOLE, Region, pixel_box
 
 FITS = ("crop", "letterbox", "stretch")
 """Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
@@ -28,13 +29,18 @@ cost no measurable accuracy (docs/figures.md, "The resize")."""
 
 
 def resize(
-    image: Image.Image | np.ndarray, height: int, width: int, fit: str = "crop", rotation: int = 0
+    image: Image.Image | np.ndarray,
+    height: int,
+    width: int,
+    fit: str = "crop",
+    rotation: int = 0,
+    region: Region = WHOLE,
 ) -> np.ndarray:
     """Resize an image to the model's input: the one resize of the project.
 
-    A pixel becomes the mean of the area that it covers (bilinear interpolation where the image is enlarged), over the whole image, its
-    centre crop of the model's aspect, or the image between mid-grey bars. An image of the right size passes through unchanged.
-    The rotation turns the small image.
+    The region is cut out first. A pixel becomes the mean of the area that it covers (bilinear interpolation where the image is enlarged),
+    over the whole region, its centre crop of the model's aspect, or the region between mid-grey bars. A region of the right size passes
+    through unchanged. The rotation turns the small image.
 
     Args:
         image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
@@ -42,6 +48,7 @@ def resize(
         width: columns of the result.
         fit: one of FITS.
         rotation: one of ROTATIONS.
+        region: the part that is seen, of the image after the rotation; see `edgecnn.region`.
 
     Returns:
         uint8 array, shape (height, width, channels), channels 1 or 3.
@@ -55,6 +62,8 @@ def resize(
         raise ValueError(f"rotation must be one of {', '.join(map(str, ROTATIONS))}, received {rotation!r}")
     if rotation in (90, 270):
         height, width = width, height
+    if region != WHOLE:
+        image = cut(image, region, rotation)
     pixels = as_array(image) if isinstance(image, Image.Image) else image
     if pixels.ndim == 2:
         pixels = pixels[:, :, np.newaxis]
@@ -70,6 +79,15 @@ def resize(
     if rotation:
         pixels = np.ascontiguousarray(np.rot90(pixels, -rotation // 90))
     return pixels
+
+
+def cut(image: Image.Image | np.ndarray, region: Region, rotation: int = 0) -> Image.Image | np.ndarray:
+    """Cut a region out of an image, or out of an array (rows, columns, …) as a view; the arguments are those of `resize`."""
+    size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+    left, top, right, bottom = pixel_box(size, region, rotation)
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, right, bottom))
+    return image[top:bottom, left:right]
 
 
 def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgecnn.errors import RecipeError
 from edgecnn.pixels import FITS
+from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text
 from edgecnn.tables import NAMES, build, fields_of, key, leaves, to_json
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
@@ -44,6 +45,12 @@ class DataRecipe:
     )
     fit: str = key(
         "crop", "How an image of another aspect is fitted: centre crop, grey bars, or stretched.", choices=FITS
+    )
+    region: Region = key(
+        WHOLE,
+        "The part of each image that is seen: [x, y, width, height] as fractions of the upright image.",
+        valid=is_region,
+        expected=EXPECTED,
     )
 
 
@@ -216,7 +223,13 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
     data = tables.get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
-    return build(Recipe, merge(SOURCE_KINDS.get(kind, {}), tables), RecipeError, where)
+    recipe = build(Recipe, merge(SOURCE_KINDS.get(kind, {}), tables), RecipeError, where)
+    if kind == "frigate" and recipe.data.region != WHOLE:
+        raise RecipeError(
+            f"{where}: data.region is {region_text(recipe.data.region)}, but Frigate has cut its images already, and cuts what it "
+            "classifies. Leave it out."
+        )
+    return recipe
 
 
 def source_kind(source: str) -> tuple[str, str]:
@@ -241,8 +254,10 @@ def keys() -> list[Key]:
     return [
         Key(
             name=name,
-            type=NAMES.get(typing.cast(type, entry.type), "table of strings"),
-            default={} if entry.default is dataclasses.MISSING else entry.default,
+            type=NAMES.get(
+                typing.cast(type, entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
+            ),
+            default={} if entry.default is dataclasses.MISSING else to_json(entry.default),
             limits=_limits_text(entry),
             meaning=entry.metadata["meaning"],
         )
@@ -253,6 +268,8 @@ def keys() -> list[Key]:
 def _limits_text(entry: dataclasses.Field) -> str:
     if "choices" in entry.metadata:
         return ", ".join(map(str, entry.metadata["choices"]))
+    if "expected" in entry.metadata:
+        return str(entry.metadata["expected"])
     if "low" not in entry.metadata:
         return ""
     low, high = entry.metadata["low"], entry.metadata["high"]

@@ -30,7 +30,8 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     Args:
         default: the value where a table has none; without one the key must be there.
         meaning: one line, for people.
-        limits: low, high (both inclusive), or choices; left_out=True where JSON does not have the key while the value is the default.
+        limits: low, high (both inclusive), or choices; for an array `valid`, a function that tells whether its values may be, and
+            `expected`, what it accepts in words; left_out=True where JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -134,7 +135,10 @@ class _Builder:
                 raise self.error(f"{self.where}{path} must be {expected}, received {shown(value)}")
             if inner[0] is str and all(type(entry) is str for entry in value):
                 return tuple(value)
-            return tuple(self.value(entry, inner[0], {}, f"{path}[{index}]") for index, entry in enumerate(value))
+            values = tuple(self.value(entry, inner[0], {}, f"{path}[{index}]") for index, entry in enumerate(value))
+            if "valid" in limits and not limits["valid"](values):
+                raise self.error(f"{self.where}{path} must be {limits['expected']}; received {shown(value)}")
+            return values
         self.dict(value, path)
         if inner[1] is Any:
             return dict(value)

@@ -90,7 +90,9 @@ def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
         rows.append(
             (
                 f"`{prefix}{entry.name}`",
-                getattr(types[entry.name], "__name__", "table of strings").replace("Mapping", "table of strings"),
+                getattr(types[entry.name], "__name__", "table of strings")
+                .replace("Mapping", "table of strings")
+                .replace("tuple", "array of numbers"),
                 f"`{json.dumps(default)}`",
                 recipe_limits(entry.metadata),
                 escaped(entry.metadata.get("meaning", "")),
@@ -109,6 +111,8 @@ def recipe_limits(metadata: Mapping[str, Any]) -> str:
     """Return the values that a recipe key takes, as text."""
     if "choices" in metadata:
         return ", ".join(f"`{json.dumps(choice)}`" for choice in metadata["choices"])
+    if "expected" in metadata:
+        return escaped(metadata["expected"])
     if metadata.get("low") is None:
         return "any"
     return " to ".join(

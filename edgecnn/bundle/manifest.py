@@ -9,6 +9,7 @@ from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.labels import unsafe, why_not_a_label
 from edgecnn.pixels import FITS
+from edgecnn.region import EXPECTED, WHOLE, Region, is_region
 from edgecnn.tables import build, key, shown, to_json
 
 SCHEMA = "edgecnn.bundle/1"
@@ -40,7 +41,8 @@ MAX_LSB = 8
 class InputContract:
     """What the models read: `fit` says how an image gets into (height, width, channels), `scale` and `zero_point` what its codes mean.
 
-    The real value of a pixel is scale * (pixel - 128 - zero_point).
+    The real value of a pixel is scale * (pixel - 128 - zero_point). `region` is the part of each image that is seen, as fractions
+    (x, y, width, height) of the upright image; the JSON leaves it out where it is the whole image.
     """
 
     height: int = key(low=1, high=MAX_SIDE)
@@ -49,6 +51,7 @@ class InputContract:
     fit: str = key(choices=FITS)
     scale: float = key(low=1e-9, high=1e9)
     zero_point: int = key(low=-128, high=127)
+    region: Region = key(WHOLE, valid=is_region, expected=EXPECTED, left_out=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ ADVICE = {
     "all_images": "Compare on all of them: --split all",
     "frigate_input": "Train one for it: edgecnn train --data frigate:PATH, or on other data --size 224 with --set network.channels=3 and "
     "--set data.fit=stretch",
+    "cut_images": "Train without --region, on images that are cut already, such as edgecnn capture --region keeps.",
     "rgb_input": "Train with --set network.channels=3.",
     "choose_model": "See --engine and --precision.",
     "export_again": "Export it again with --force.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp, check_choice, read_size
+from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp, check_choice, read_region, read_size
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
@@ -56,6 +56,16 @@ def capture(
     count: Annotated[
         int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to keep going.", rich_help_panel=PICTURES)
     ] = 0,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="Keep only this part of each picture: left, top, width and height as fractions of the upright picture. Without it the "
+            "whole frame is kept, and train --region can choose the part later.",
+            show_default="the whole frame",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
     min_sharpness: Annotated[
         float,
         typer.Option(
@@ -93,6 +103,7 @@ def capture(
     Examples:
       edgecnn capture --camera --label cat --out photos
       edgecnn capture /dev/video0 --label none --interval 2 --count 100
+      edgecnn capture --camera --label open --region 0.4,0.2,0.3,0.5
     """
     from edgecnn.cli.stream import open_text, stopping_output
     from edgecnn.device.cameras import is_stream
@@ -102,6 +113,7 @@ def capture(
     from edgecnn.device.stream.feed import FeedSettings, open_feed
     from edgecnn.device.stream.pictures import why_no_folder
     from edgecnn.pixels import ROTATIONS
+    from edgecnn.region import WHOLE
 
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
@@ -116,7 +128,7 @@ def capture(
         )
     settings = CaptureSettings(
         label=label, folder=out, interval_s=interval, count=count, min_sharpness=min_sharpness, min_change=min_change,
-        rotation=rotate,
+        rotation=rotate, region=read_region(region) or WHOLE,
     )  # fmt: skip
     check_choice("--rotate", rotate, ROTATIONS)
     width, height = read_size(size)

@@ -13,12 +13,14 @@ from edgecnn.cli.options import (
     Fps,
     Model,
     Provider,
+    RegionText,
     RetryFor,
     Rotate,
     Size,
     WarmUp,
     check_choice,
     option_name,
+    read_region,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ def classify(
             metavar="NAME", help="How an image fits the input: crop, letterbox or stretch.", show_default="the bundle's"
         ),
     ] = None,
+    region: RegionText = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line for each image.", show_default="off")
     ] = False,
@@ -254,6 +257,7 @@ def classify(
       edgecnn classify photos/ 'more/*.png' --json --threshold 0.6
       find . -name '*.jpg' | edgecnn classify - --model cats.edgecnn
       edgecnn classify --camera --smooth 3 --on-change ./door.sh
+      edgecnn classify --camera --region 0.4,0.2,0.3,0.5
       edgecnn classify rtsp://door.local/1 --max-fps 5 --json --save-uncertain unsure
       edgecnn classify --camera --smooth 3 --mqtt mqtt://broker.local/door
     """
@@ -290,8 +294,9 @@ def classify(
         refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
 
     load = functools.partial(
-        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads
-    )
+        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads,
+        region=read_region(region),
+    )  # fmt: skip
     if camera or streams:
         from edgecnn.cli.classify_stream import StreamOptions, classify_stream
 

@@ -45,13 +45,13 @@ def json_printer(classifier: "Classifier") -> Callable[["Outcome"], None]:
     """Return what prints an outcome as a JSON line."""
     from edgecnn.device.stream.lines import error_line, file_line
 
-    model = (classifier.name, classifier.model_sha256)
+    model, region = (classifier.name, classifier.model_sha256), classifier.region
 
     def show(outcome: "Outcome") -> None:
         if outcome.result is None:
             emit_line(error_line(outcome.source, str(outcome.error)))
         else:
-            emit_line(file_line(outcome.source, outcome.result, model))
+            emit_line(file_line(outcome.source, outcome.result, model, region))
 
     return show
 

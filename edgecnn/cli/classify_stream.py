@@ -19,6 +19,7 @@ from edgecnn.device.stream.events import SIGNAL, Event, StateChangedEvent
 from edgecnn.device.stream.loop import Item, open_stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.pixels import ROTATIONS
+from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def show(item: Item | None, sink: Sink) -> None:
 def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
     """Yield where results go: JSON lines, a drawing in a terminal, or plain lines."""
     if json:
-        yield JsonLines((classifier.name, classifier.model_sha256))
+        yield JsonLines((classifier.name, classifier.model_sha256), classifier.region)
     elif sys.stdout.isatty():
         from edgecnn.cli.view import View
 
@@ -234,13 +235,14 @@ class Reader:
 class JsonLines:
     """A JSON line for each frame and event."""
 
-    def __init__(self, model: tuple[str, str]) -> None:
+    def __init__(self, model: tuple[str, str], region: Region = WHOLE) -> None:
         self._model = model
+        self._region = region
         self._reader = Reader()
 
     def result(self, result: FrameResult) -> None:
         """Print a frame's result."""
-        emit_line(result_line(result, self._model))
+        emit_line(result_line(result, self._model, self._region))
 
     def event(self, event: Event) -> None:
         """Print an event."""

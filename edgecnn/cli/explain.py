@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Model, check_choice
+from edgecnn.cli.options import Model, RegionText, check_choice, read_region
 from edgecnn.cli.workstation_options import Force
 from edgecnn.errors import ImageError, PartialFailure
 
 if TYPE_CHECKING:
+    from edgecnn.region import Region
     from edgecnn.runs import Run
     from edgecnn.runtime import model
     from edgecnn.runtime.occlusion import Occlusion
@@ -67,6 +68,7 @@ def explain(
             metavar="NAME", help="How an image fits the input: crop, letterbox or stretch.", show_default="the model's"
         ),
     ] = None,
+    region: RegionText = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = Path("explained"),
     sample: Annotated[
         int | None,
@@ -87,9 +89,9 @@ def explain(
 
     Covers the image with a grey patch, place by place, and runs the model of the device each time: where the answer's logit falls, the
     answer rests on what is there. For each image it writes a picture, IMAGE-explained.png. On the left is what the model sees, at the
-    model's own size: the part of the photo that crop, letterbox or stretch leaves. On the right is the same in grey with the map over it:
-    orange speaks for the answer, blue against it. The line on standard output names the place where covering costs most, in fractions of
-    that part.
+    model's own size: the part of the photo, or of its region, that crop, letterbox or stretch leaves. On the right is the same in grey
+    with the map over it: orange speaks for the answer, blue against it. The line on standard output names the place where covering costs
+    most, in fractions of that part.
 
     With --run, a third panel shows Grad-CAM of the float model, which needs TensorFlow. --sample measures how alike the two maps are:
     Spearman's rank correlation, median and quartiles. An image that cannot be read is reported and skipped, and the exit code is then 22.
@@ -105,25 +107,29 @@ def explain(
     if model is not None and (run is not None or sample is not None):
         raise typer.BadParameter("names a bundle, which has no float model to compare with.", param_hint="--model")
     if sample is not None:
+        if region is not None:
+            raise typer.BadParameter("is for images; --sample takes the run's own region.", param_hint="--region")
         if images:
             raise typer.BadParameter("draws test images of the run: name no others.", param_hint="--sample")
         compare_maps(run, sample, json)
     elif not images:
         raise typer.BadParameter("name an image, a folder or a glob, or - to read paths.", param_hint="IMAGE")
     else:
-        explain_images(run_subject(run, fit) if run else bundle_subject(model, fit), images, Pictures(out, force), json)
+        seen = read_region(region)
+        subject = run_subject(run, fit, seen) if run else bundle_subject(model, fit, seen)
+        explain_images(subject, images, Pictures(out, force), json)
 
 
-def bundle_subject(bundle: Path | None, fit: str | None) -> Subject:
+def bundle_subject(bundle: Path | None, fit: str | None, region: "Region | None") -> Subject:
     """Load a bundle's model, and print which."""
     from edgecnn.runtime.classifier import Classifier
 
-    classifier = Classifier.load(bundle)
+    classifier = Classifier.load(bundle, region=region)
     note(classifier.about)
     return Subject(model=classifier.model, labels=classifier.labels, temperature=float(classifier.temperature), fit=fit)
 
 
-def run_subject(path: Path, fit: str | None) -> Subject:
+def run_subject(path: Path, fit: str | None, region: "Region | None") -> Subject:
     """Open a run's int8 model, and Grad-CAM of its float model unless it was imported.
 
     Raises:
@@ -137,7 +143,7 @@ def run_subject(path: Path, fit: str | None) -> Subject:
     if run.imported:
         note("the model was imported, as a frozen graph without Keras layers: there is no Grad-CAM of it.")
     return Subject(
-        model=int8_model(run),
+        model=int8_model(run, region),
         labels=run.info.data.labels,
         temperature=chosen.temperature if chosen else 1.0,
         fit=fit,
@@ -213,7 +219,8 @@ def explain_images(subject: Subject, sources: Sequence[str], pictures: Pictures,
 
             maps["gradcam"] = subject.gradcam(found.pixels[np.newaxis], np.array([found.index]))[0]
         write_atomic(path, picture(found.pixels, list(maps.values())))
-        emit_line(json_line(source, found, maps, path) if json else text_line(source, found, path))
+        seen = subject.model.contract.region
+        emit_line(json_line(source, found, maps, path, seen) if json else text_line(source, found, path, seen))
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be explained; each is named above.")
     if not count:
@@ -230,23 +237,26 @@ def report_failure(source: str, error: ImageError, json: bool) -> None:
         note(f"{printable(source)}: {error}")
 
 
-def text_line(source: str, found: "Occlusion", path: Path) -> str:
+def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> str:
     """Return the line for people: the answer, its score, where the model looked, and the picture."""
     from edgecnn.device.explain import in_words
     from edgecnn.labels import printable
+    from edgecnn.region import WHOLE, region_text
 
     left, top, right, bottom = found.box
     looked = (
         f"looked at the {in_words(found.box)} (x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f})"
+        + ("" if region == WHOLE else f" of the region {region_text(region)}")
         if found.decrease > 0
         else "looked at no one place: covering any leaves the answer's logit as high"
     )
     return f"{printable(source)}: {printable(found.answer)} {found.score:.2%}, {looked}: {printable(str(path))}"
 
 
-def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path) -> str:
+def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path, region: "Region") -> str:
     """Return the JSON line of an image: as in the text, and each map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
+    from edgecnn.region import WHOLE
 
     line = {
         "schema": SCHEMA,
@@ -258,6 +268,7 @@ def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path)
         "where": in_words(found.box) if found.decrease > 0 else None,
         "decrease": round(found.decrease, DECIMALS),
         "picture": str(path),
+        **({} if region == WHOLE else {"region": list(region)}),
         **{name: item.astype(float).round(DECIMALS).tolist() for name, item in maps.items()},
     }
     return json_text.dumps(line)

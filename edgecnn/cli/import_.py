@@ -7,8 +7,14 @@ import typer
 
 from edgecnn.cli.console import emit_json
 from edgecnn.cli.options import Json
-from edgecnn.cli.recipes import resolve
-from edgecnn.cli.workstation_options import Force, InputRange, InputScale, InputZeroPoint, stated_range
+from edgecnn.cli.recipes import resolve, seen_region
+from edgecnn.cli.workstation_options import (
+    Force,
+    InputRange,
+    InputScale,
+    InputZeroPoint,
+    stated_range,
+)
 
 CALIBRATION = "Calibration"
 
@@ -32,6 +38,15 @@ def import_(
             metavar="N",
             help="How many training images to calibrate with.",
             show_default="500",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
+            show_default="the whole image",
             rich_help_panel=CALIBRATION,
         ),
     ] = None,
@@ -70,6 +85,7 @@ def import_(
         None,
         None,
         data=calibrate,
+        region=seen_region(region),
         seed=seed,
         input_range=given if given in INPUT_RANGES else None,
         input_scale=scale,

@@ -1,9 +1,12 @@
 """Options that several commands of the device have, and how their texts are read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edgecnn.region import Region
 
 CAMERA = "Camera and stream"
 """The heading of these options in a command's help."""
@@ -32,6 +35,16 @@ Provider = Annotated[
         help="What computes: cpu; cuda (ONNX Runtime); builtin or reference (LiteRT's kernels without XNNPACK).",
         show_default="cpu",
         rich_help_panel="Engine",
+    ),
+]
+RegionText = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H",
+        help="See only this part of each image: left, top, width and height as fractions of the upright image, such as "
+        "0.5,0,0.5,1 for its right half. 0,0,1,1 is the whole image.",
+        show_default="the bundle's, else the whole image",
     ),
 ]
 Size = Annotated[str, typer.Option(metavar="WxH", help="Frame size to request.", rich_help_panel=CAMERA)]
@@ -85,6 +98,28 @@ def check_choice(option: str, value: object, choices: tuple[object, ...]) -> Non
     """
     if value is not None and value not in choices:
         raise typer.BadParameter(f"received {value!r}, expected {', '.join(map(str, choices))}.", param_hint=option)
+
+
+def read_region(text: str | None) -> "Region | None":
+    """Read --region, None without it.
+
+    Raises:
+        typer.BadParameter: a usage error, for anything that is not a region within the image.
+    """
+    if text is None:
+        return None
+    from edgecnn.region import EXPECTED, is_region
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not is_region(values):
+        raise typer.BadParameter(
+            f"received {text!r}, expected X,Y,W,H: {EXPECTED}, such as 0.25,0.1,0.5,0.6.", param_hint="--region"
+        )
+    x, y, width, height = values
+    return x, y, width, height
 
 
 def read_size(text: str, square: bool = False) -> tuple[int, int]:

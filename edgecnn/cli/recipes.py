@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 FLAG_KEYS = {
     "data": "data.source",
+    "region": "data.region",
     "network": "network.name",
     "init": "init.source",
     "epochs": "train.epochs",
@@ -68,6 +69,18 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     if data.source not in DATASETS and where and source.exists():
         data = dataclasses.replace(data, source=f"{kind}:{source.resolve()}" if kind else str(source.resolve()))
     return dataclasses.replace(recipe, network=network, train=train, data=data)
+
+
+def seen_region(text: str | None) -> list[float] | None:
+    """Read --region as the flag of `resolve`; None without it.
+
+    Raises:
+        typer.BadParameter: a usage error, for what is not a region within the image.
+    """
+    from edgecnn.cli.options import read_region
+
+    region = read_region(text)
+    return None if region is None else list(region)
 
 
 def input_size(text: str | None) -> dict[str, int | None]:

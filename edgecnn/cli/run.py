@@ -7,7 +7,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json
-from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.recipes import input_size, resolve, seen_region
 from edgecnn.cli.workstation_options import (
     AcceptConversion,
     BatchSize,
@@ -19,6 +19,7 @@ from edgecnn.cli.workstation_options import (
     MaxDrop,
     Network,
     QatEpochs,
+    RegionText,
     Seed,
     Setting,
     Size,
@@ -29,6 +30,7 @@ from edgecnn.cli.workstation_options import (
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
     data: Data = None,
+    region: RegionText = None,
     network: Network = None,
     size: Size = None,
     init: Init = None,
@@ -60,6 +62,7 @@ def run(
         recipe,
         setting,
         data=data,
+        region=seen_region(region),
         network=network,
         **input_size(size),
         init=None if init is None else str(init),

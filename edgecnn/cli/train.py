@@ -7,7 +7,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json
-from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.recipes import input_size, resolve, seen_region
 from edgecnn.cli.workstation_options import (
     BatchSize,
     Data,
@@ -18,6 +18,7 @@ from edgecnn.cli.workstation_options import (
     Network,
     QatEpochs,
     RecipeArgument,
+    RegionText,
     Seed,
     Setting,
     Size,
@@ -38,6 +39,7 @@ INSTEAD = "Instead of training"
 def train(
     recipe: RecipeArgument = None,
     data: Data = None,
+    region: RegionText = None,
     network: Network = None,
     size: Size = None,
     init: Init = None,
@@ -115,6 +117,7 @@ def train(
     cluster = join_cluster(workers, worker)
     flags = {
         "data": data,
+        "region": seen_region(region),
         "network": network,
         **input_size(size),
         "init": None if init is None else str(init),

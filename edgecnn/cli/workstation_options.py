@@ -33,6 +33,17 @@ Network = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+RegionText = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H",
+        help="Train on this part of each image, which the model then sees of each frame too: left, top, width and height as fractions "
+        "of the upright image, such as 0.5,0,0.5,1 for its right half.",
+        show_default="the whole image",
+        rich_help_panel=DATA,
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(

@@ -224,12 +224,12 @@ class Dataset:
         elif sha256(data) != item.hash:
             raise ImageError("it changed after it was listed")
         elif other_resize is None:
-            return images.load(data, height, width, channels, self._recipe.fit)
+            return images.load(data, height, width, channels, self._recipe.fit, self._recipe.region)
         else:
             image = images.decode(data, channels)
         if other_resize is not None:
             return other_resize(as_array(image))
-        return resize(image, height, width, self._recipe.fit)
+        return resize(image, height, width, self._recipe.fit, region=self._recipe.region)
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:

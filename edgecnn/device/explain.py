@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from edgecnn.pixels import resize
-from edgecnn.runtime.classifier import Classifier, Picture, decoded
+from edgecnn.runtime.classifier import Classifier, Picture, decoded, fitted
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.occlusion import Occlusion, occlusion
 
@@ -34,7 +33,7 @@ def explain(
     fit: str | None = None,
     rotation: int = 0,
 ) -> Occlusion:
-    """Fit an image to a model's input as `Classifier.classify` does, and explain the answer.
+    """Fit an image, or the region of it that the model's contract names, to the model's input as `Classifier.classify` does, and explain.
 
     Args:
         image, fit, rotation: as in `Classifier.classify`.
@@ -45,8 +44,7 @@ def explain(
         ValueError: for another fit or rotation.
         EngineError: as `Model.outputs` does.
     """
-    contract = model.contract
-    pixels = resize(decoded(image, contract), contract.height, contract.width, fit or contract.fit, rotation)
+    pixels = fitted(decoded(image, model.contract, rotation), model.contract, fit, rotation)
     return occlusion(model, pixels, labels, temperature)
 
 

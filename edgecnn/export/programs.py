@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgecnn.errors import ExportError
 from edgecnn.export import export, export_path
 from edgecnn.files import refuse_existing, sha256, write_atomic
+from edgecnn.region import WHOLE, region_text
 from edgecnn.runs import Run
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ def check_program(run: Run, program: str) -> None:
     Raises:
         ExportError: if the model reads other images than the program gives, or Frigate would change its labels.
     """
+    region = run.recipe.data.region
+    if region != WHOLE:
+        cuts = "Frigate cuts its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
+        raise ExportError(
+            f"run {run.path} sees the region {region_text(region)} of each image; {cuts}.", advice="cut_images"
+        )
     shape = run.info.input
     received = f"run {run.path} reads {shape.width}x{shape.height} images of {shape.channels} channels"
     if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):

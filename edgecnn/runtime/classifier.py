@@ -15,6 +15,7 @@ from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.pixels import resize
+from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whole_size
 from edgecnn.runtime.decision import Decision, Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
 from edgecnn.runtime.model import Model, bundle_model
@@ -49,7 +50,8 @@ class Classifier:
     those, give each thread its own Classifier.
 
     `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
-    bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle.
+    bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle; `region` is the part of each image that is classified,
+    as in `edgecnn.region`.
     """
 
     def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
@@ -61,6 +63,7 @@ class Classifier:
         self.threshold = bundle.manifest.threshold
         self.about = about
         self.model_sha256 = model_sha256
+        self.region = model.contract.region
 
     @classmethod
     def load(
@@ -71,6 +74,7 @@ class Classifier:
         provider: str | None = None,
         precision: str | None = None,
         num_threads: int | None = None,
+        region: Region | None = None,
     ) -> "Classifier":
         """Load a bundle and open one of its models.
 
@@ -81,11 +85,16 @@ class Classifier:
             provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
             precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
             num_threads: threads for one inference; 1 by default.
+            region: the part of each image that is classified: (x, y, width, height) as fractions of the upright image, (0, 0, 1, 1) for
+                the whole of it; the bundle's own by default.
 
         Raises:
+            ValueError: if the region is not within the image.
             BundleError: if there is no bundle, or the bundle is damaged.
             UnknownNameError, EngineError, ProviderError: if the request cannot be met.
         """
+        if region is not None and not is_region(region):
+            raise ValueError(f"region must be {EXPECTED}; received {region!r}")
         choice = find_bundle(Path(path) if path is not None else None)
         bundle = read_bundle(choice.path)
         opened, entry, threads, remark = open_model(
@@ -97,7 +106,8 @@ class Classifier:
             f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
         )
         about += f"; {remark}" if remark else ""
-        return cls(bundle, bundle_model(opened, bundle.manifest), about, bundle.manifest.files[entry.file])
+        about += region_about(bundle.manifest.input.region, region)
+        return cls(bundle, bundle_model(opened, bundle.manifest, region), about, bundle.manifest.files[entry.file])
 
     def classify(
         self,
@@ -173,9 +183,9 @@ class Classifier:
         """Return an image as the model's pixels, uint8 (height, width, channels), and the milliseconds that took."""
         contract = self.model.contract
         start = perf_counter()
-        picture = decoded(image, contract)
+        picture = decoded(image, contract, rotation)
         after_decode = perf_counter()
-        pixels = resize(picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation)
+        pixels = fitted(picture, contract, fit, rotation)
         end = perf_counter()
         return pixels, {"decode": (after_decode - start) * 1000, "preprocess": (end - after_decode) * 1000}
 
@@ -185,8 +195,27 @@ class Classifier:
         return decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
 
 
-def decoded(image: Picture, contract: InputContract) -> Image.Image | np.ndarray:
-    """Return any image upright, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced."""
+def region_about(own: Region, requested: Region | None) -> str:
+    """Return what `Classifier.about` says of the region in use; "" for the whole image where the bundle has no other."""
+    if requested is None or requested == own:
+        return "" if own == WHOLE else f"; region {region_text(own)}, the bundle's"
+    return f"; region {region_text(requested)}" + ("" if own == WHOLE else f", not the bundle's {region_text(own)}")
+
+
+def fitted(
+    picture: Image.Image | np.ndarray, contract: InputContract, fit: str | None = None, rotation: int = 0
+) -> np.ndarray:
+    """Return what `decoded` gave as the contract's pixels; `fit` and `rotation` as in `Classifier.classify`."""
+    return resize(
+        picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation, contract.region
+    )
+
+
+def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image.Image | np.ndarray:
+    """Return any image upright by its EXIF, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced.
+
+    The rotation is the one that follows: it decides how far a JPEG may be reduced.
+    """
     channels = contract.channels
     if isinstance(image, np.ndarray):
         shape = image.shape
@@ -202,4 +231,4 @@ def decoded(image: Picture, contract: InputContract) -> Image.Image | np.ndarray
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
     data = image if isinstance(image, bytes) else images.read_file(image)
-    return images.decode(data, channels, (contract.height, contract.width))
+    return images.decode(data, channels, whole_size(contract.height, contract.width, contract.region, rotation))

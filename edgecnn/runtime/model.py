@@ -1,20 +1,29 @@
 """A model behind its input contract: uint8 pixels in, logits out, on any engine and with any of the model's types."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecnn.bundle.manifest import InputContract, Manifest
 from edgecnn.errors import EngineError, ImageError
 from edgecnn.pixels import to_codes, to_real
+from edgecnn.region import Region
 from edgecnn.runtime.engines import Engine
 
 
-def bundle_model(engine: Engine, manifest: Manifest) -> "Model":
+def bundle_model(engine: Engine, manifest: Manifest, region: Region | None = None) -> "Model":
     """Put a bundle's opened model behind the bundle's contract: its input, and one output for each label.
+
+    Args:
+        engine: the opened model.
+        manifest: the bundle's.
+        region: the part of each image that the model sees; the bundle's own by default.
 
     Raises:
         EngineError: as `Model` does.
     """
-    return Model(engine, manifest.input, len(manifest.labels))
+    contract = manifest.input if region is None else replace(manifest.input, region=region)
+    return Model(engine, contract, len(manifest.labels))
 
 
 class Model:

@@ -11,6 +11,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
+from edgecnn.region import whole_size
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
 from edgecnn.runtime.model import bundle_model
 
@@ -104,16 +105,17 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
     An image that is decoded to different bytes proves nothing about the resize, which is not checked for it.
     """
     contract = bundle.manifest.input
+    least = whole_size(contract.height, contract.width, contract.region)
     wrong: dict[str, list[str]] = {"decode": [], "resize": []}
     for golden in bundle.manifest.golden_images:
         try:
-            decoded = images.decode(bundle.files[golden.file], contract.channels, (contract.height, contract.width))
+            decoded = images.decode(bundle.files[golden.file], contract.channels, least)
         except ImageError:
             decoded = None
         if decoded is None or sha256(decoded.tobytes()) != golden.decoded_sha256:
             wrong["decode"].append(golden.file)
             continue
-        resized = resize(decoded, contract.height, contract.width, contract.fit)
+        resized = resize(decoded, contract.height, contract.width, contract.fit, region=contract.region)
         if sha256(resized.tobytes()) != golden.resized_sha256:
             wrong["resize"].append(golden.file)
     count = len(bundle.manifest.golden_images)

@@ -70,6 +70,7 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
         width=width,
         channels=channels,
         fit=recipe.data.fit,
+        region=recipe.data.region,
         scale=recipe.input_scale,
         zero_point=recipe.input_zero_point,
     )

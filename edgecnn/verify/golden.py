@@ -11,6 +11,7 @@ from edgecnn import images as pixels
 from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
+from edgecnn.region import whole_size
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 
@@ -138,8 +139,9 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
         drawn.save(buffer, "JPEG" if name.endswith(".jpg") else "PNG", **save)
         file = f"golden/encoded/{name}"
         files[file] = buffer.getvalue()
-        decoded = pixels.decode(files[file], contract.channels, (contract.height, contract.width))
-        resized = resize(decoded, contract.height, contract.width, contract.fit)
+        least = whole_size(contract.height, contract.width, contract.region)
+        decoded = pixels.decode(files[file], contract.channels, least)
+        resized = resize(decoded, contract.height, contract.width, contract.fit, region=contract.region)
         entries.append(
             GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))
         )

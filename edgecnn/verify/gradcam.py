@@ -4,7 +4,7 @@ Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgecnn.errors import NetworkError, RunError
 from edgecnn.export import export_path
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_from_bytes, real_input
+from edgecnn.region import Region
 from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
@@ -110,15 +111,18 @@ def feature_map(model: Any) -> Any:
     raise NetworkError(f"the network {model.name} has no feature map of rows and columns, which Grad-CAM needs.")
 
 
-def int8_model(run: Run) -> Model:
-    """Open a run's int8 TFLite export as a device would.
+def int8_model(run: Run, region: Region | None = None) -> Model:
+    """Open a run's int8 TFLite export as a device would; it sees the run's own region, or another.
 
     Raises:
         RunError: if there is none.
         EngineError: if no engine can run it.
     """
     data = run.read(export_path(run, "tflite", "int8").name, "export", "--format tflite --int8")
-    return Model(open_engine(None, data, "tflite", num_threads=1), input_contract(run), len(run.info.data.labels))
+    contract = input_contract(run)
+    if region is not None:
+        contract = replace(contract, region=region)
+    return Model(open_engine(None, data, "tflite", num_threads=1), contract, len(run.info.data.labels))
 
 
 def map_correlation(

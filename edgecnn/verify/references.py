@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
+from edgecnn.tables import to_json
 from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract, timed
 
 PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
@@ -35,7 +36,7 @@ def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray,
     key: dict[str, Any] = {
         "model": sha256(data),
         "test": test_sha256,
-        "input": vars(input_contract(run)),
+        "input": to_json(input_contract(run)),
         "n": len(images),
     }
     path = run.file(f"logits-{key['model'][:16]}-{test_sha256[:16]}.npz")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.errors import OutputExistsError, PartialFailure, RunError
+from edgecnn.region import WHOLE
 from edgecnn.runtime.engines import engines_for, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -153,9 +154,9 @@ def test_labels_of_any_kind(parse):
             pixels=np.zeros((2, 2, 1), np.uint8), answer=label, index=0, score=0.5,
             map=np.zeros((2, 2), np.float32), box=(0, 0, 0.5, 0.5), decrease=0.0,
         )  # fmt: skip
-        text = text_line("a.png", found, Path("a-explained.png"))
+        text = text_line("a.png", found, Path("a-explained.png"), WHOLE)
         assert not set(text) & {"\u202e", "\x1b"} and "looked at no one place" in text
-        (line,) = parse(json_line("a.png", found, {"map": found.map}, Path("a-explained.png")))
+        (line,) = parse(json_line("a.png", found, {"map": found.map}, Path("a-explained.png"), WHOLE))
         assert line["answer"] == label and line["where"] is None
 
 

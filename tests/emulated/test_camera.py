@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -55,6 +56,27 @@ def test_red_is_red_and_blue_is_blue_where_the_camera_has_them_the_other_way_rou
         assert "BGR3 640x480" in lines.event("camera_opened")["about"]
         for path in colours:
             assert answers(lines.frame(after=feed.show(path))) == answers(as_files[path])
+
+
+def test_a_region_of_what_the_camera_sees_is_classified_as_the_same_region_of_files(
+    board, feed, classifying, pictures, as_files
+):
+    region, shown = "0.3,0.2,0.45,0.6", pictures[:3]
+    done = board.run(
+        ["edgecnn", "classify", *shown, "--region", region, "--json", "--top-k", "10"], check=True, timeout=120
+    )
+    expected = {line["source"]: answers(line) for line in map(json.loads, done.out.splitlines())}
+    feed.format("RGB3")
+    feed.show(shown[0])
+    with classifying("--camera", "--region", region) as lines:
+        assert lines.event("camera_opened")["region"] == [0.3, 0.2, 0.45, 0.6]
+        seen = {}
+        for path in shown:
+            line = lines.frame(after=feed.show(path))
+            assert line["region"] == [0.3, 0.2, 0.45, 0.6]
+            seen[path] = answers(line)
+    assert seen == expected
+    assert all(seen[path] != answers(as_files[path]) for path in shown), "the region is not the whole picture"
 
 
 def test_a_captured_picture_is_what_was_before_the_camera(board, feed, colours):

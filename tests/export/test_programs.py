@@ -14,10 +14,11 @@ from edgecnn.errors import ExportError
 from edgecnn.export import tflite
 from edgecnn.export.flatbuffer import ALIGNMENT, load_schema, packed, read, unpacked
 from edgecnn.export.mediapipe import LABELS, with_metadata
-from edgecnn.export.programs import check_program
+from edgecnn.export.programs import PROGRAMS, check_program
 from edgecnn.export.scores import PIXELS, SCORES, with_scores
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
+from edgecnn.region import WHOLE
 from edgecnn.run_info import InputSize
 from edgecnn.runtime.decision import softmax
 
@@ -116,10 +117,12 @@ def test_metadata_and_labels_come_with_the_same_graph(int8):
     assert np.array_equal(answers(file, images)[2], answers(plain, images)[2])
 
 
-def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b")):
-    """Return a run of which only the input and the labels are there."""
+def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b"), region=WHOLE):
+    """Return a run of which only the input, the labels and the region are there."""
     size = InputSize(height=height, width=width, channels=channels)
-    return SimpleNamespace(path=tmp_path, info=SimpleNamespace(input=size, data=SimpleNamespace(labels=labels)))
+    recipe = SimpleNamespace(data=SimpleNamespace(region=region))
+    info = SimpleNamespace(input=size, data=SimpleNamespace(labels=labels))
+    return SimpleNamespace(path=tmp_path, recipe=recipe, info=info)
 
 
 def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):
@@ -131,6 +134,13 @@ def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):
     check_program(described(tmp_path, height=96), "mediapipe")
     with pytest.raises(ExportError, match="MediaPipe gives RGB"):
         check_program(described(tmp_path, channels=1), "mediapipe")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_run_that_sees_a_region_is_refused(tmp_path, program):
+    with pytest.raises(ExportError, match=r"sees the region 0\.5,0,0\.5,1 of each image") as caught:
+        check_program(described(tmp_path, region=(0.5, 0.0, 0.5, 1.0)), program)
+    assert caught.value.advice == "cut_images"
 
 
 @pytest.mark.parametrize("labels", [("cat", "cat "), (" ", "cat")])

@@ -44,7 +44,7 @@ def test_another_decoder_is_named(bundle, monkeypatch):
 
 
 def test_another_resize_is_named(bundle, monkeypatch):
-    def nearest(image, height, width, fit):
+    def nearest(image, height, width, fit, **options):
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))[:, :, np.newaxis]
 
     monkeypatch.setattr("edgecnn.runtime.selftest.resize", nearest)

@@ -12,6 +12,7 @@ from edgecnn.device.stream import pictures
 from edgecnn.device.stream.feed import Ended, Feed, SourceBack, SourceLost, SourceOpened, Taken
 from edgecnn.errors import ImageError
 from edgecnn.files import write_atomic
+from edgecnn.region import WHOLE, Region
 
 TICK_S = 0.05
 """Longest wait for a frame between checks of the keyboard and of signals."""
@@ -35,6 +36,7 @@ class CaptureSettings:
         min_sharpness: a picture with a lower `pictures.sharpness` counts as blurred.
         min_change: a picture with a lower `pictures.change` from the last picture kept counts as the same.
         rotation: degrees to turn pictures clockwise.
+        region: the part of each picture that is looked at and kept, after the turn.
     """
 
     label: str
@@ -44,6 +46,7 @@ class CaptureSettings:
     min_sharpness: float = 10.0
     min_change: float = 2.0
     rotation: int = 0
+    region: Region = WHOLE
 
 
 class Shot(NamedTuple):
@@ -131,14 +134,16 @@ class Capture:
 
     def _picture(self, taken: Taken) -> Shot:
         """Keep a frame, or say why not."""
-        settings, image = self._settings, taken.frame.image
+        settings, image, rotation = self._settings, taken.frame.image, self._settings.rotation
         self.skipped += 1
         try:
+            if settings.region != WHOLE:
+                image, rotation = pictures.part(image, rotation, settings.region), 0
             sharp = pictures.sharpness(image)
             if sharp < settings.min_sharpness:
                 return Shot(None, BLURRED, sharp, None)
             small = pictures.thumbnail(image)
-            data, suffix = pictures.encode(image, settings.rotation)
+            data, suffix = pictures.encode(image, rotation)
         except ImageError:
             return Shot(None, DAMAGED, None, None)
         changed = None if self._last is None else pictures.change(small, self._last)

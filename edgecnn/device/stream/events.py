@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecnn.region import Region
+
 END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "camera_lost", "signal"
 """Why a stream ended. CAMERA_LOST is also why there is no state while a camera is away."""
 
@@ -32,11 +34,13 @@ class CameraOpenedEvent(Event):
     Attributes:
         about: what was opened: device, format, size, rate.
         live: False for a source that waits for its reader, of which no frame is dropped.
+        region: the part of each frame that is classified, as in `edgecnn.region`; None for the whole frame.
     """
 
     kind = "camera_opened"
     about: str
     live: bool
+    region: Region | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING
 
+from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Score
 
 if TYPE_CHECKING:
@@ -13,15 +14,15 @@ SCHEMA = "edgecnn.result/1"
 """The schema of the lines: `result.schema.json`."""
 
 
-def file_line(source: str, result: "Result", model: tuple[str, str]) -> str:
+def file_line(source: str, result: "Result", model: tuple[str, str], region: Region = WHOLE) -> str:
     """Return a file's result as a JSON line: a frame's line without the fields that only a stream has.
 
-    `model` is the name of the bundle and the SHA-256 of its model's file.
+    `model` is the name of the bundle and the SHA-256 of its model's file, `region` the part of the image that was classified.
     """
     return (
         f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
         f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
-        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model)}}}'
+        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model)}{region_json(region)}}}'
     )
 
 
@@ -45,6 +46,11 @@ def model_json(model: tuple[str, str]) -> str:
     """Return a model's name and its file's SHA-256 as the fields of a JSON object."""
     name, sha256 = model
     return f'"model": {quote(name)}, "model_sha256": "{sha256}"'
+
+
+def region_json(region: Region) -> str:
+    """Return the part of the image that was classified as a further field of a JSON object; "" for the whole image."""
+    return "" if region == WHOLE else f', "region": {list(region)}'
 
 
 def latency_json(latency_ms: dict[str, float]) -> str:

@@ -36,6 +36,7 @@ from edgecnn.device.stream.feed import (
 )
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import CameraError, ImageError
+from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Smoother
 
@@ -102,6 +103,7 @@ class Stream:
         smoother: Smoother,
         *,
         consumers: Sequence[Consumer] = (),
+        region: Region = WHOLE,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -113,6 +115,7 @@ class Stream:
             settings: see there.
             smoother: turns the decisions into a state.
             consumers: each receives every item; what they report follows it.
+            region: the part of each frame that `classify` sees, to be named.
             clock, wall: monotonic seconds, and seconds since the epoch.
         """
         self.frames = 0
@@ -122,6 +125,7 @@ class Stream:
         self._settings = settings
         self._smoother = smoother
         self._consumers = consumers
+        self._region = None if region == WHOLE else region
         self._clock = clock
         self._wall = wall
         self._source = feed.name
@@ -294,7 +298,7 @@ class Stream:
         self._source = item.name
         ts = self._wall()
         if isinstance(item, SourceOpened):
-            yield CameraOpenedEvent(ts=ts, source=item.name, about=item.about, live=item.live)
+            yield CameraOpenedEvent(ts=ts, source=item.name, about=item.about, live=item.live, region=self._region)
         elif isinstance(item, SourceBack):
             after_s = round(item.after_s, 3)
             yield CameraBackEvent(ts=ts, source=item.name, about=item.about, after_s=after_s, attempts=item.attempts)
@@ -340,7 +344,7 @@ def open_stream(
 
     Args:
         source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR" or "synthetic:"; None finds a camera.
-        classifier: None loads the bundle that `Classifier.load()` does.
+        classifier: None loads the bundle that `Classifier.load()` does. Its region is the part of each frame that is classified.
         size: requested (width, height) of a camera's frames.
         fps: requested frames per second of a camera; 0 for its own.
         rotation: clockwise degrees by which frames are turned, one of `edgecnn.pixels.ROTATIONS`.
@@ -358,6 +362,7 @@ def open_stream(
     from edgecnn.runtime.classifier import Classifier
 
     smoother = Smoother.parse(smooth)
+    chosen = classifier or Classifier.load()
     width, height = size
     feed = open_feed(
         source,
@@ -365,7 +370,7 @@ def open_stream(
         FeedSettings(warm_up=warm_up, retry_for_s=retry_for_s),
     )
     classify = functools.partial(
-        (classifier or Classifier.load()).classify,
+        chosen.classify,
         top_k=top_k,
         threshold=threshold,
         margin=margin,
@@ -373,4 +378,4 @@ def open_stream(
         rotation=rotation,
     )
     settings = StreamSettings(max_age_s=max_age_s, max_fps=max_fps, duration_s=duration_s)
-    return Stream(feed, classify, settings, smoother, consumers=consumers)
+    return Stream(feed, classify, settings, smoother, consumers=consumers, region=chosen.region)

@@ -8,6 +8,9 @@ from PIL import Image
 
 from edgecnn import images
 from edgecnn.labels import why_not_a_label
+from edgecnn.modes import as_array
+from edgecnn.pixels import cut
+from edgecnn.region import Region
 
 JPEG_QUALITY = 95
 """For frames that a camera gave as pixels; encoded frames are kept unmodified."""
@@ -36,6 +39,20 @@ def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
         picture = images.decode(image)
         return picture.transpose(TURNS[rotation]) if rotation else picture
     return np.ascontiguousarray(np.rot90(image, -rotation // 90))
+
+
+def part(image: bytes | np.ndarray, rotation: int, region: Region) -> np.ndarray:
+    """Return a region of a frame, upright: uint8 (height, width, 3).
+
+    Args:
+        image, rotation: as in `turn`.
+        region: of the frame after the turn.
+
+    Raises:
+        ImageError: if the bytes cannot be decoded.
+    """
+    upright = cut(turn(image, rotation), region)
+    return as_array(upright) if isinstance(upright, Image.Image) else np.ascontiguousarray(upright)
 
 
 def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecnn.device.stream.events import Event
-from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, text_json, top_json
+from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, region_json, text_json, top_json
+from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Score
 
 
@@ -48,19 +49,21 @@ def rfc3339(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
 
 
-def result_line(result: FrameResult, model: tuple[str, str]) -> str:
-    """Return a frame's result as a JSON line; `model` is as in `lines.file_line`."""
+def result_line(result: FrameResult, model: tuple[str, str], region: Region = WHOLE) -> str:
+    """Return a frame's result as a JSON line; `model` and `region` are as in `lines.file_line`."""
     since = "null" if result.state_since is None else f'"{rfc3339(result.state_since)}"'
     return (
         f'{{"schema": "{SCHEMA}", "seq": {result.seq}, "ts": "{rfc3339(result.ts)}", "age_ms": {result.age_ms:.3f}, '
         f'"source": {quote(result.source)}, "top": {top_json(result.top)}, "decision": {quote(result.decision)}, '
         f'"reason": {text_json(result.reason)}, "state": {text_json(result.state)}, "state_since": {since}, '
-        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model)}}}'
+        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model)}'
+        f"{region_json(region)}}}"
     )
 
 
 def event_line(event: Event) -> str:
     """Return an event as a JSON line."""
-    details = {name: value for name, value in vars(event).items() if name not in ("ts", "source")}
+    left_out = {"ts", "source"} | ({"region"} if getattr(event, "region", None) is None else set())
+    details = {name: value for name, value in vars(event).items() if name not in left_out}
     line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **details}
     return json.dumps(line)

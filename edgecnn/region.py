@@ -1,0 +1,64 @@
+"""The part of the picture that matters: a region of an image, in fractions, and its pixels."""
+
+import math
+from collections.abc import Sequence
+
+Region = tuple[float, float, float, float]
+"""(x, y, width, height) of a region of an upright image, as fractions of its width and height; (x, y) is the upper left corner."""
+
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+"""The region that is the whole image."""
+
+EXPECTED = (
+    "four fractions of the image, X, Y, W and H, from 0 to 1, with W and H above 0 and neither X + W nor Y + H above 1"
+)
+
+SLACK = 1e-9
+"""How far X + W may be above 1, since sums of fractions are rounded."""
+
+
+def is_region(values: Sequence[float]) -> bool:
+    """Tell whether numbers are a region within the image."""
+    if len(values) != 4 or not all(math.isfinite(value) for value in values):
+        return False
+    x, y, width, height = values
+    return min(x, y) >= 0 < min(width, height) and max(x + width, y + height) <= 1 + SLACK
+
+
+def region_text(region: Region) -> str:
+    """Return a region as --region takes it: "0.25,0,0.5,1"."""
+    return ",".join(f"{value:g}" for value in region)
+
+
+def pixel_box(size: tuple[int, int], region: Region, rotation: int = 0) -> tuple[int, int, int, int]:
+    """Return the box (left, top, right, bottom) of a region, in whole pixels, at least one each way.
+
+    Args:
+        size: (width, height) of the image as it is, before the rotation.
+        region: of the image after the rotation.
+        rotation: clockwise degrees that make the image upright: 0, 90, 180 or 270. Cutting before the rotation gives the same pixels as
+            cutting after it.
+    """
+    width, height = size if rotation in (0, 180) else size[::-1]
+    x, y, across, down = region
+    left, right = _span(x, x + across, width)
+    top, bottom = _span(y, y + down, height)
+    if rotation == 90:
+        return top, width - right, bottom, width - left
+    if rotation == 180:
+        return width - right, height - bottom, width - left, height - top
+    if rotation == 270:
+        return height - bottom, left, height - top, right
+    return left, top, right, bottom
+
+
+def _span(start: float, end: float, length: int) -> tuple[int, int]:
+    first = min(round(start * length), length - 1)
+    return first, max(first + 1, min(round(end * length), length))
+
+
+def whole_size(height: int, width: int, region: Region = WHOLE, rotation: int = 0) -> tuple[int, int]:
+    """Return the (height, width) that a whole image has, before its rotation, where its region has (height, width) after it."""
+    _, _, across, down = region
+    whole = math.ceil(height / down), math.ceil(width / across)
+    return whole if rotation in (0, 180) else whole[::-1]
