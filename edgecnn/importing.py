@@ -54,7 +54,7 @@ def import_stage(
     """
     reporter.note(f"reading {path}")
     model, what, softmax_cut = read_model(path)
-    dataset = open_dataset(recipe.data, progress=reporter.working)
+    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     classes = model.output_shape[1]
     if classes != len(dataset.labels):
         raise ExportError(

@@ -159,7 +159,7 @@ def run_recipe(
         ParityError: if the gate does not pass; the report is written all the same.
         ThresholdError: if no threshold keeps the target error.
     """
-    dataset = open_dataset(recipe.data, progress=reporter.working)
+    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     if not Run(path).file(CHECKPOINT).exists():
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)

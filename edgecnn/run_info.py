@@ -33,11 +33,21 @@ class Conflict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """An image that is left out because it cannot be read, and why; `split` is None where not even its bytes could be read."""
+
+    source: str
+    split: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """A run's data: enough to detect whether they have changed.
 
     `native_shape` is the images' own (height, width, channels); `split_hashes` and `split_sizes` are by split, before
-    duplicates are kept out; `used` counts the images that trained and validated, by split.
+    duplicates and images that cannot be decoded are kept out; `used` counts the images that trained and validated, by split.
+    `unreadable` is not written where every image could be read.
     """
 
     name: str
@@ -50,6 +60,7 @@ class DataInfo:
     used: Mapping[str, int]
     duplicates: tuple[Duplicate, ...]
     conflicts: tuple[Conflict, ...]
+    unreadable: tuple[Unreadable, ...] = key((), left_out=True)
 
 
 @dataclass(frozen=True, kw_only=True)

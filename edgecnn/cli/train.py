@@ -200,7 +200,7 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
     if run is None or not run.file(NETWORK_FILE).exists():
         network_module(recipe.network.name)
     try:
-        dataset = open_dataset(recipe.data, progress=reporter.working)
+        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     except UnknownNameError:
         if run is None:
             raise

@@ -136,6 +136,6 @@ def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Repor
 
     opened = open_run(path)
     note(f"run {opened.path}")
-    dataset = open_dataset(opened.recipe.data, progress=progress)
+    dataset = open_dataset(opened.recipe.data, progress=progress, note=note)
     report = verify_exports(opened, dataset, progress=progress, **options)
     return report, write_run_page(opened)

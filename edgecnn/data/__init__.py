@@ -14,7 +14,7 @@ from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
 from edgecnn.data.frigate import open_frigate
-from edgecnn.data.items import LabelledImages, Progress
+from edgecnn.data.items import LabelledImages, Note, Progress
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
@@ -34,7 +34,13 @@ PREFIXES: Mapping[str, Callable[[Path, Progress | None], LabelledImages]] = {
 """Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are distinguished by their content."""
 
 
-def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_training: bool = True) -> Dataset:
+def open_dataset(
+    recipe: DataRecipe,
+    *,
+    progress: Progress | None = None,
+    for_training: bool = True,
+    note: Note = lambda text: None,
+) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
     `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of
@@ -45,6 +51,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
         recipe: the source, its title, the fractions for validation and test, and how images are fitted.
         progress: called as progress(what, done, total) while it works.
         for_training: whether every class must have a training image, and no split may be empty.
+        note: called with a line for people when loading leaves images out.
 
     Returns:
         The dataset; `Dataset.load` decodes its splits.
@@ -56,7 +63,7 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
         DownloadError, OutputError: if a download fails or cannot be written.
     """
     if recipe.source in DATASETS:
-        return Dataset(DATASETS[recipe.source](progress), recipe, for_training)
+        return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note)
     kind, where = source_kind(recipe.source)
     path = _find(where)
     if path is None:
@@ -71,9 +78,9 @@ def open_dataset(recipe: DataRecipe, *, progress: Progress | None = None, for_tr
             f"{nearest(recipe.source, DATASETS)}"
         )
     if kind:
-        return Dataset(PREFIXES[kind](path, progress), recipe, for_training)
+        return Dataset(PREFIXES[kind](path, progress), recipe, for_training, note)
     read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
-    return Dataset(read(path, progress), recipe, for_training)
+    return Dataset(read(path, progress), recipe, for_training, note)
 
 
 def _find(source: str) -> Path | None:

@@ -1,38 +1,32 @@
 """A dataset: divided, fingerprinted, and decoded split by split on request."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.items import NAMED, Item, LabelledImages, Meter, Progress, unreadable
-from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
-from edgecnn.files import sha256
-from edgecnn.modes import as_array
-from edgecnn.pixels import resize
+from edgecnn.data.decoding import Decoder, Split
+from edgecnn.data.items import (
+    NAMED,
+    PASSING,
+    Item,
+    LabelledImages,
+    Meter,
+    Note,
+    Progress,
+    emptied,
+    too_many,
+    unreadable,
+    unreadable_text,
+)
+from edgecnn.errors import DatasetError, SplitError, UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe
-from edgecnn.run_info import Conflict, DataInfo, Duplicate
+from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
 PRECEDENCE = ("test", "validation", "train")
 """An image that is in two splits stays in the one that comes first here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Decoded images, sorted by content hash.
-
-    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,), indices into the dataset's
-    labels; `sources` names each image.
-    """
-
-    images: np.ndarray
-    classes: np.ndarray
-    sources: tuple[str, ...]
 
 
 class Dataset:
@@ -50,10 +44,14 @@ class Dataset:
         duplicates: images kept out of their split; filled by loading "train".
         conflicts: images that are in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
+        unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
+        note: called with a line for people when loading leaves images out.
         own_test: whether the source has a test split.
     """
 
-    def __init__(self, listed: LabelledImages, recipe: DataRecipe, for_training: bool = True):
+    def __init__(
+        self, listed: LabelledImages, recipe: DataRecipe, for_training: bool = True, note: Note = lambda text: None
+    ):
         """Divide the images of a source.
 
         Raises, for training:
@@ -65,6 +63,8 @@ class Dataset:
         self.shape = listed.shape
         self.mirror = listed.mirror
         self.skipped = listed.skipped
+        self.unreadable = self._unlisted = listed.unreadable
+        self.note = note
         self.duplicates: tuple[Duplicate, ...] = ()
         self._recipe = recipe
         self._read = listed.read
@@ -94,6 +94,9 @@ class Dataset:
             )
         if others := [path for path in self.skipped if path not in outside]:
             lines.append(f"{self.name}: {images.left_out(others)}")
+        if self._unlisted:
+            total = sum(counts.values()) + len(self._unlisted)
+            lines.append(f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out.")
         if self.conflicts:
             named = "; ".join(f"{item.source} and {item.other_source}" for item in self.conflicts[:NAMED])
             more = f"; and {len(self.conflicts) - NAMED:,} more" if len(self.conflicts) > NAMED else ""
@@ -116,6 +119,7 @@ class Dataset:
             used=used,
             duplicates=self.duplicates,
             conflicts=self.conflicts,
+            unreadable=self.unreadable,
         )
 
     def load(
@@ -132,7 +136,9 @@ class Dataset:
         """Decode splits at the model's size.
 
         Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they
-        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too, hashed and dropped.
+        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too, hashed and dropped. Images that are damaged
+        are left out, noted and recorded, as long as they are few: at most MOST_UNREADABLE of all, and with "train" never all of a
+        class's training images or of a split.
 
         Args:
             requested: of "train", "validation" and "test".
@@ -148,48 +154,62 @@ class Dataset:
 
         Raises:
             SplitError: if a stage other than "verify" requests "test".
-            DatasetError: if images cannot be read (the first five are named), changed since they were listed, or a
-                class has no training image left.
+            DatasetError: if too many images cannot be read (the first five are named), one changed since they were listed or is too
+                large to decode, or a class has no training image left.
             UnknownNameError: if a split is not one of the three.
         """
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
-        total = sum(self.sizes[split] for split in needed)
-        meter = Meter(progress, f"decoding {self.name}", total)
-        broken: list[tuple[str, str]] = []
-        seen: dict[bytes, Item] = {}
-        duplicates: list[Duplicate] = []
+        decoder = Decoder(
+            read=self._read,
+            recipe=self._recipe,
+            shape=(height, width, channels),
+            other_resize=other_resize,
+            meter=Meter(progress, f"decoding {self.name}", sum(self.sizes[split] for split in needed)),
+        )
         loaded = {}
         for split in needed:
-            pixels = self._room(self.sizes[split] if split in requested else 0, height, width, channels)
-            kept: list[Item] = []
-            for item in self._items[split]:
-                meter.advance()
-                try:
-                    image = self._decode(item, height, width, channels, other_resize)
-                except ImageError as error:
-                    broken.append((item.source, str(error)))
-                    continue
-                first = seen.setdefault(hashlib.sha256(image.tobytes()).digest(), item)
-                if first.split != split:
-                    duplicates.append(
-                        Duplicate(source=item.source, split=split, of_source=first.source, of_split=first.split)
-                    )
-                    continue
-                if split in requested:
-                    pixels[len(kept)] = image
-                    kept.append(item)
-            loaded[split] = Split(
-                images=pixels[: len(kept)],
-                classes=np.array([item.label for item in kept], np.int64),
-                sources=tuple(item.source for item in kept),
-            )
-        if broken:
-            raise unreadable(broken, total, self.name)
+            room = self._room(self.sizes[split], height, width, channels) if split in requested else None
+            loaded[split] = decoder.split(self._items[split], room)
+        self._leave_out(decoder, "train" in requested)
         if "train" in requested:
-            self.duplicates = tuple(duplicates)
+            self.duplicates = tuple(decoder.duplicates)
             splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
         return {split: loaded[split] for split in requested}
+
+    def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
+        """Note what cannot be read, or raise DatasetError if it is not to be left out.
+
+        Every split that is decoded later leaves out the same images: what is damaged is so everywhere. So the whole dataset is judged
+        where all of it is decoded, which training does.
+        """
+        total = sum(self.sizes.values()) + len(self._unlisted)
+        if decoder.lost:
+            raise unreadable([*decoder.lost, *decoder.damaged], total, self.name, PASSING)
+        if not decoder.damaged:
+            return
+        broken = [*self._unlisted, *decoder.damaged]
+        if too_many(broken, total):
+            raise unreadable(broken, total, self.name)
+        if all_decoded and (lost := self._emptied(decoder.damaged)):
+            raise unreadable(broken, total, self.name, emptied(lost))
+        known = set(self.unreadable)
+        if fresh := [item for item in decoder.damaged if item not in known]:
+            self.unreadable = (*self.unreadable, *fresh)
+            self.note(f"{self.name}: {unreadable_text(fresh, total)}. They are left out.")
+
+    def _emptied(self, damaged: Sequence[Unreadable]) -> list[str]:
+        """Return the splits, and the classes of the training split, of which no readable image is left."""
+        gone = {(item.split, item.source) for item in damaged}
+        left = {
+            name: [item for item in items if (name, item.source) not in gone] for name, items in self._items.items()
+        }
+        classes = {item.label for item in left["train"]}
+        lost = {item.label for item in self._items["train"]} - classes
+        return [
+            *(self.labels[index] for index in sorted(lost)),
+            *(name for name, items in left.items() if self._items[name] and not items),
+        ]
 
     def _permit(self, requested: Sequence[str], stage: str) -> None:
         for split in requested:
@@ -209,27 +229,6 @@ class Dataset:
                 f"{self.name}: {count:,} images of {height}x{width}x{channels} take "
                 f"{count * height * width * channels / 2**30:,.1f} GiB, more than this machine has. Choose a smaller input."
             ) from None
-
-    def _decode(
-        self,
-        item: Item,
-        height: int,
-        width: int,
-        channels: int,
-        other_resize: Callable[[np.ndarray], np.ndarray] | None,
-    ) -> np.ndarray:
-        data = self._read(item)
-        if isinstance(data, np.ndarray):
-            image = images.to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
-        elif sha256(data) != item.hash:
-            raise ImageError("it changed after it was listed")
-        elif other_resize is None:
-            return images.load(data, height, width, channels, self._recipe.fit, self._recipe.region)
-        else:
-            image = images.decode(data, channels)
-        if other_resize is not None:
-            return other_resize(as_array(image))
-        return resize(image, height, width, self._recipe.fit, region=self._recipe.region)
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:

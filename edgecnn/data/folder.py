@@ -7,10 +7,11 @@ from typing import Any
 
 from edgecnn import images
 from edgecnn.data.archive import open_zip
-from edgecnn.data.items import Item, LabelledImages, Meter, Progress, unreadable
+from edgecnn.data.items import PASSING, Item, LabelledImages, Meter, Progress, emptied, too_many, unreadable
 from edgecnn.data.tree import Folder, find_images, hidden
-from edgecnn.errors import DatasetError, ImageError
+from edgecnn.errors import DatasetError, ImageError, ImageTooLargeError
 from edgecnn.files import sha256
+from edgecnn.run_info import Unreadable
 
 SAMPLE = 256
 """How many training images decide the native shape: those with the smallest hashes."""
@@ -41,7 +42,8 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
         USUAL_SIDE squared, with 1 channel if all of the sample are grey.
 
     Raises:
-        DatasetError: if no layout fits, a class is empty, there is one class only, or images cannot be read.
+        DatasetError: if no layout fits, a class is empty, there is one class only, or more than MOST_UNREADABLE of the images, all of a
+            class or one that is too large cannot be read.
         UnsafeArchiveError: as `archive.open_zip` does.
     """
     read_handle: Callable[[Any], bytes]
@@ -58,13 +60,16 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
     numbers = {label: number for number, label in enumerate(labels)}
     meter = Meter(progress, f"reading {name}", len(listed))
     items: list[Item] = []
-    broken: list[tuple[str, str]] = []
+    broken: list[Unreadable] = []
     for image in listed:
         meter.advance()
         try:
             content = sha256(read_handle(image.handle))
         except ImageError as error:
-            broken.append((image.path, str(error)))
+            found = Unreadable(source=image.path, split=None, reason=str(error))
+            if isinstance(error, ImageTooLargeError):
+                raise unreadable([found], len(listed), str(path), PASSING) from None
+            broken.append(found)
             continue
         items.append(
             Item(
@@ -75,8 +80,10 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
                 handle=image.handle,
             )
         )
-    if broken:
+    if too_many(broken, len(listed)):
         raise unreadable(broken, len(listed), str(path))
+    if lost := set(range(len(labels))) - {item.label for item in items}:
+        raise unreadable(broken, len(listed), str(path), emptied(labels[index] for index in sorted(lost)))
     return LabelledImages(
         name=name,
         title=name,
@@ -86,6 +93,7 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
         items=tuple(items),
         read=lambda item: read_handle(item.handle),
         skipped=tuple(skipped),
+        unreadable=tuple(broken),
     )
 
 
@@ -98,12 +106,12 @@ def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str
     training = [item for item in items if item.split == "train"] or items
     sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
     shapes: set[tuple[int, int, int]] = set()
-    broken: list[tuple[str, str]] = []
+    broken: list[Unreadable] = []
     for item in sample:
         try:
             shapes.add(images.probe(read(item.handle)))
         except ImageError as error:  # a few broken images are reported, with all others, when they are decoded
-            broken.append((item.source, str(error)))
+            broken.append(Unreadable(source=item.source, split=item.split, reason=str(error)))
     if sample and not shapes:
         raise unreadable(broken, len(sample), where)
     channels = 1 if all(shape[2] == 1 for shape in shapes) else 3

@@ -1,7 +1,7 @@
 """Labelled images as a source lists them: hashed, not yet decoded."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,23 @@ import numpy as np
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
 from edgecnn.labels import printable
+from edgecnn.run_info import Unreadable
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
+
+Note = Callable[[str], None]
+"""Called with a line for people."""
 
 PROGRESS_S = 0.1
 """Least time between two calls of a progress function."""
 
 NAMED = 5
-"""How many broken images an error names."""
+"""How many broken images an error or a note names."""
+
+MOST_UNREADABLE = 0.05
+"""Largest share of a dataset's images that may be left out because they cannot be read. More is no accident: a copy that broke off, a
+folder of something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +50,7 @@ class LabelledImages:
 
     `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip. `read`
     returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
-    `skipped` names the files among the images that are not images.
+    `skipped` names the files among the images that are not images, `unreadable` the images whose bytes cannot be read.
     """
 
     name: str
@@ -53,6 +61,7 @@ class LabelledImages:
     items: tuple[Item, ...]
     read: Callable[[Item], bytes | np.ndarray]
     skipped: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 class Meter:
@@ -93,17 +102,35 @@ def held(item: Item) -> np.ndarray:
     return item.handle
 
 
-def unreadable(broken: Sequence[tuple[str, str]], total: int, where: str) -> DatasetError:
-    """Return the error for images that cannot be read: how many, and the first five with their reasons.
+def too_many(broken: Sequence[Unreadable], total: int) -> bool:
+    """Tell whether so many of all images cannot be read that they are not left out: more than MOST_UNREADABLE."""
+    return len(broken) > MOST_UNREADABLE * total
+
+
+def unreadable_text(broken: Sequence[Unreadable], total: int) -> str:
+    """Return how many of all images cannot be read, and the first five with their reasons."""
+    named = "; ".join(f"{printable(item.source)} ({item.reason})" for item in broken[:NAMED])
+    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
+    return f"{len(broken):,} of {total:,} images cannot be read: {named}{more}"
+
+
+def unreadable(broken: Sequence[Unreadable], total: int, where: str, why: str = "") -> DatasetError:
+    """Return the error for images that cannot be read.
 
     Args:
-        broken: (source, reason) of each.
-        total: how many images were read.
+        broken: the images.
+        total: how many images there are.
         where: the dataset.
+        why: why they are not left out, as a sentence.
     """
-    named = "; ".join(f"{printable(source)} ({reason})" for source, reason in broken[:NAMED])
-    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
-    return DatasetError(
-        f"{where}: {len(broken):,} of {total:,} images cannot be read: {named}{more}.\n"
-        "Replace or remove them, then run again."
-    )
+    why = why or f"Up to {MOST_UNREADABLE:.0%} of the images are left out if they cannot be read; these are too many."
+    return DatasetError(f"{where}: {unreadable_text(broken, total)}.\n{why} Replace or remove them, then run again.")
+
+
+PASSING = "An image that is too large to decode here, is gone or has changed is not left out: elsewhere it would count."
+"""Why images are not left out that another machine, or the same one later, may be able to read."""
+
+
+def emptied(classes: Iterable[str]) -> str:
+    """Return why images are not left out where no readable one is left in some classes."""
+    return f"No image would be left in {', '.join(map(repr, classes))}."

@@ -60,10 +60,12 @@ def origin_lines(info: RunInfo) -> list[str]:
         return [
             f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}.",
         ]
-    kept_out = len(info.data.duplicates)
+    kept_out, broken = len(info.data.duplicates), len(info.data.unreadable)
+    tested = sizes["test"] - sum(item.split == "test" for item in info.data.unreadable)
     return [
         f"Trained on {info.data.title}: {used['train']:,} images for training, {used['validation']:,} for validation, "
-        f"{sizes['test']:,} for the test below"
+        f"{tested:,} for the test below"
+        + (f"; {broken:,} that cannot be read were left out" if broken else "")
         + (f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."),
         f"Training took {info.seconds:,.0f} s.",
     ]

@@ -122,8 +122,8 @@ def test_a_member_that_unpacks_to_more_than_it_claims_fills_no_memory(pack, good
     lie(path, "cat/bomb.png", 1000)
     tracemalloc.start()
     try:
-        with pytest.raises(DatasetError, match=r"1 of 61 images .* cat/bomb.png \(it is damaged in the zip"):
-            open_folder(path)
+        (item,) = open_folder(path).unreadable
+        assert item.source == "cat/bomb.png" and item.reason.startswith("it is damaged in the zip")
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
@@ -176,8 +176,8 @@ def test_a_damaged_member_is_named(pack, good):
     data = bytearray(path.read_bytes())
     data[data.index(good["dog/5.png"]) + 100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"1 of 60 images .* dog/5.png \(it is damaged in the zip: Bad CRC"):
-        open_folder(path)
+    (item,) = open_folder(path).unreadable
+    assert item.source == "dog/5.png" and item.reason.startswith("it is damaged in the zip: Bad CRC")
 
 
 def test_random_damage_raises_nothing_else(pack, pictures):

@@ -1,0 +1,119 @@
+"""Items to pixels at one size: what is damaged, what is a duplicate, and what stays."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from edgecnn import images
+from edgecnn.data.items import Item, Meter
+from edgecnn.errors import ImageError, ImageTooLargeError
+from edgecnn.files import sha256
+from edgecnn.modes import as_array, to_mode
+from edgecnn.pixels import resize
+from edgecnn.recipe import DataRecipe
+from edgecnn.run_info import Duplicate, Unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Decoded images, sorted by content hash.
+
+    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,), indices into the dataset's
+    labels; `sources` names each image.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    sources: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Decoder:
+    """Decodes one split after the other.
+
+    Attributes:
+        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
+        recipe: says how an image is fitted, and which region of it is seen.
+        shape: (height, width, channels) of the results.
+        other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; None for edgecnn's way.
+        meter: counts the items.
+        damaged: items whose content is not a whole image: the same ones wherever and whenever they are decoded.
+        lost: items that another time or machine may be able to read: gone, changed, or too large for the memory.
+        duplicates: images whose pixels are in a split that was decoded before.
+    """
+
+    read: Callable[[Item], bytes | np.ndarray]
+    recipe: DataRecipe
+    shape: tuple[int, int, int]
+    other_resize: Callable[[np.ndarray], np.ndarray] | None
+    meter: Meter
+    damaged: list[Unreadable] = field(default_factory=list)
+    lost: list[Unreadable] = field(default_factory=list)
+    duplicates: list[Duplicate] = field(default_factory=list)
+    _seen: dict[bytes, Item] = field(default_factory=dict)
+
+    def split(self, items: Sequence[Item], room: np.ndarray | None) -> Split:
+        """Decode a split's items: those that are whole and in no split before.
+
+        Args:
+            items: of one split.
+            room: uint8, shape (at least as many, height, width, channels), for the pixels; None if the split is only looked at.
+        """
+        kept: list[Item] = []
+        for item in items:
+            self.meter.advance()
+            image = self._decoded(item)
+            if image is None:
+                continue
+            first = self._seen.setdefault(hashlib.sha256(image.tobytes()).digest(), item)
+            if first.split != item.split:
+                self.duplicates.append(
+                    Duplicate(source=item.source, split=item.split, of_source=first.source, of_split=first.split)
+                )
+                continue
+            if room is not None:
+                room[len(kept)] = image
+                kept.append(item)
+        return Split(
+            images=np.empty((0, *self.shape), np.uint8) if room is None else room[: len(kept)],
+            classes=np.array([item.label for item in kept], np.int64),
+            sources=tuple(item.source for item in kept),
+        )
+
+    def _decoded(self, item: Item) -> np.ndarray | None:
+        """Return an item's pixels at the size, None if it cannot be read: then it is in one of the lists."""
+
+        def broken(found: list[Unreadable], reason: object) -> None:
+            found.append(Unreadable(source=item.source, split=item.split, reason=str(reason)))
+
+        try:
+            data = self.read(item)
+        except ImageError as error:
+            broken(self.lost, error)
+            return None
+        if not isinstance(data, np.ndarray) and sha256(data) != item.hash:
+            broken(self.lost, "it changed after it was listed")
+            return None
+        try:
+            return self._resized(data)
+        except ImageTooLargeError as error:
+            broken(self.lost, error)
+        except ImageError as error:
+            broken(self.damaged, error)
+        return None
+
+    def _resized(self, data: bytes | np.ndarray) -> np.ndarray:
+        height, width, channels = self.shape
+        fit, region = self.recipe.fit, self.recipe.region
+        if isinstance(data, np.ndarray):
+            image = to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
+        elif self.other_resize is None:
+            return images.load(data, height, width, channels, fit, region)
+        else:
+            image = images.decode(data, channels)
+        if self.other_resize is not None:
+            return self.other_resize(as_array(image))
+        return resize(image, height, width, fit, region=region)
