@@ -51,7 +51,7 @@ def open_dataset(
         recipe: the source, its title, the fractions for validation and test, and how images are fitted.
         progress: called as progress(what, done, total) while it works.
         for_training: whether every class must have a training image, and no split may be empty.
-        note: called with a line for people when loading leaves images out.
+        note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
 
     Returns:
         The dataset; `Dataset.load` decodes its splits.

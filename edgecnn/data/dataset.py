@@ -21,7 +21,8 @@ from edgecnn.data.items import (
     unreadable,
     unreadable_text,
 )
-from edgecnn.errors import DatasetError, SplitError, UnknownNameError, nearest
+from edgecnn.data.room import Rooms
+from edgecnn.errors import SplitError, UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
@@ -45,7 +46,7 @@ class Dataset:
         conflicts: images that are in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
-        note: called with a line for people when loading leaves images out.
+        note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
         own_test: whether the source has a test split.
     """
 
@@ -65,6 +66,7 @@ class Dataset:
         self.skipped = listed.skipped
         self.unreadable = self._unlisted = listed.unreadable
         self.note = note
+        self._file_noted = False
         self.duplicates: tuple[Duplicate, ...] = ()
         self._recipe = recipe
         self._read = listed.read
@@ -150,9 +152,10 @@ class Dataset:
             other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
 
         Returns:
-            The splits by name, in the order requested.
+            The splits by name, in the order requested. Their images are in a mapped file where they are many (`edgecnn.data.room`).
 
         Raises:
+            OutputError: if there is no space for that file.
             SplitError: if a stage other than "verify" requests "test".
             DatasetError: if too many images cannot be read (the first five are named), one changed since they were listed or is too
                 large to decode, or a class has no training image left.
@@ -167,10 +170,11 @@ class Dataset:
             other_resize=other_resize,
             meter=Meter(progress, f"decoding {self.name}", sum(self.sizes[split] for split in needed)),
         )
-        loaded = {}
-        for split in needed:
-            room = self._room(self.sizes[split], height, width, channels) if split in requested else None
-            loaded[split] = decoder.split(self._items[split], room)
+        stored = [split for split in needed if split in requested]
+        counts = [self.sizes[split] for split in stored]
+        rooms = Rooms(name=self.name, count=sum(counts), shape=(height, width, channels), note=self._note_once)
+        room = dict(zip(stored, rooms.open(counts), strict=True))
+        loaded = {split: decoder.split(self._items[split], room.get(split)) for split in needed}
         self._leave_out(decoder, "train" in requested)
         if "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
@@ -198,6 +202,12 @@ class Dataset:
             self.unreadable = (*self.unreadable, *fresh)
             self.note(f"{self.name}: {unreadable_text(fresh, total)}. They are left out.")
 
+    def _note_once(self, text: str) -> None:
+        """Note that the images are in a file; the stages of `edgecnn run` would each say so."""
+        if not self._file_noted:
+            self._file_noted = True
+            self.note(text)
+
     def _emptied(self, damaged: Sequence[Unreadable]) -> list[str]:
         """Return the splits, and the classes of the training split, of which no readable image is left."""
         gone = {(item.split, item.source) for item in damaged}
@@ -220,15 +230,6 @@ class Dataset:
                 f"the stage {stage!r} requested test images, which only 'verify' may see: "
                 "the test split is used once.\nUse the splits 'train' and 'validation'."
             )
-
-    def _room(self, count: int, height: int, width: int, channels: int) -> np.ndarray:
-        try:
-            return np.empty((count, height, width, channels), np.uint8)
-        except (MemoryError, ValueError):  # ValueError: more than can be addressed
-            raise DatasetError(
-                f"{self.name}: {count:,} images of {height}x{width}x{channels} take "
-                f"{count * height * width * channels / 2**30:,.1f} GiB, more than this machine has. Choose a smaller input."
-            ) from None
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:

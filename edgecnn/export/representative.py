@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecnn.data import Dataset, Progress, Split, open_dataset
+from edgecnn.data import Dataset, Progress, open_dataset
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.run_info import RepresentativeInfo
@@ -19,24 +19,24 @@ def needs_representative_dataset(run: Run, precision: str) -> bool:
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 
-def balanced(split: Split, count: int, seed: int) -> np.ndarray:
+def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Draw images, the same number of each class as far as they go.
 
     Args:
-        split: the training images, in an order that does not depend on where they stand.
+        classes: int array, shape (n,), of images in an order that does not depend on where they stand.
         count: how many; all where there are fewer.
         seed: of the drawing.
 
     Returns:
-        Indices into the split, the classes interleaved.
+        Indices of images, the classes interleaved.
     """
     random = np.random.default_rng(seed)
-    order = random.permutation(len(split.classes))
+    order = random.permutation(len(classes))
     turn = np.empty(len(order), np.int64)  # 0 for the first image drawn of its class, 1 for the second, …
-    for label in np.unique(split.classes):
-        of_class = split.classes[order] == label
+    for label in np.unique(classes):
+        of_class = classes[order] == label
         turn[of_class] = np.arange(np.sum(of_class))
-    return order[np.lexsort((split.classes[order], turn))][:count]
+    return order[np.lexsort((classes[order], turn))][:count]
 
 
 def representative_dataset(
@@ -61,7 +61,7 @@ def representative_dataset(
     run.require_split("train", dataset.hashes["train"], dataset.name, advice)
     settings = info.representative_dataset or RepresentativeInfo(images=IMAGES, seed=run.recipe.seed)
     split = dataset.load(("train",), **vars(info.input), stage="export", progress=progress)["train"]
-    images = split.images[balanced(split, settings.images, settings.seed)]
+    images = split.images[balanced(split.classes, settings.images, settings.seed)]
     drawn = replace(settings, split="train", drawn=len(images), sha256=sha256(images.tobytes()))
     if drawn != info.representative_dataset:
         run.write_info(replace(info, representative_dataset=drawn))

@@ -55,18 +55,18 @@ def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero
         seed: draws the images, and the places of a convolution's output.
     """
     random = np.random.default_rng([seed, *b"rounding"])
-    images = images[random.permutation(len(images))[:IMAGES]]
+    chosen = random.permutation(len(images))[:IMAGES]
     kernels = find_kernels(student)
     if not kernels:
         return
     observe = tf.function(keras.Model(student.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
     matrices = [kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1]) for kernel in kernels]
     moments = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
-    for first in range(0, len(images), BATCH):
-        pixels = tf.constant(images[first : first + BATCH])
+    for first in range(0, len(chosen), BATCH):
+        pixels = tf.constant(images[chosen[first : first + BATCH]])
         seen = tf.nest.flatten(observe(real_input(pixels, scale, zero_point), training=False))
         for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
-            rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(images)))
+            rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(chosen)))
             moment += rows.T @ rows
     for kernel, matrix, moment in zip(kernels, matrices, moments, strict=True):
         codes = round_matrix(matrix, kernel.step, moment)

@@ -27,7 +27,7 @@ from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.program import Finished
-from edgecnn.verify.answers import Progress
+from edgecnn.verify.answers import Progress, in_chunks
 from edgecnn.verify.report import BoardFigure, BoardRow
 
 SAMPLE = 1000
@@ -221,7 +221,8 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
         ((name, provider) for name, provider in candidates if name and is_installed(name)), (None, None)
     )
     opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
-    return Answer(described(opened), bundle_model(opened, bundle.manifest).outputs(pixels))
+    model = bundle_model(opened, bundle.manifest)
+    return Answer(described(opened), in_chunks(model.outputs, pixels, engine, lambda what, done, total: None))
 
 
 def emulate(

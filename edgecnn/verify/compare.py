@@ -1,11 +1,13 @@
 """Any two models compared on any images: no run is needed."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.room import Rooms, taken
 from edgecnn.errors import DatasetError
 from edgecnn.recipe import build_recipe
 from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
@@ -110,13 +112,25 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
     loaded = dataset.load(
         tuple(requested), height=height, width=width, channels=channels, stage="verify", progress=progress
     )
-    parts = [loaded[name] for name in SPLITS[split]]
-    compared_images = Split(
-        images=np.concatenate([part.images for part in parts]),
+    compared_images = joined([loaded[name] for name in SPLITS[split]], dataset.name)
+    return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
+
+
+def joined(parts: Sequence[Split], name: str) -> Split:
+    """Return splits of a dataset as one; a single one as it is, since a copy would take as much memory again."""
+    if len(parts) == 1:
+        return parts[0]
+    count = sum(len(part.classes) for part in parts)
+    (images,) = Rooms(name=name, count=count, shape=parts[0].images.shape[1:]).open([count])
+    start = 0
+    for part in parts:
+        images[start : start + len(part.classes)] = part.images
+        start += len(part.classes)
+    return Split(
+        images=images,
         classes=np.concatenate([part.classes for part in parts]),
         sources=tuple(source for part in parts for source in part.sources),
     )
-    return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
@@ -126,9 +140,14 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     shared = set(one.sources) & set(other.sources)
 
     def kept(split: Split) -> Split:
-        keep = [index for index, source in enumerate(split.sources) if source in shared]
+        keep = np.array([index for index, source in enumerate(split.sources) if source in shared], np.int64)
+        if len(keep) == len(split.sources):
+            return split
+        (room,) = Rooms(name="compared images", count=len(keep), shape=split.images.shape[1:]).open([len(keep)])
         return Split(
-            images=split.images[keep], classes=split.classes[keep], sources=tuple(split.sources[i] for i in keep)
+            images=taken(split.images, keep, room),
+            classes=split.classes[keep],
+            sources=tuple(split.sources[i] for i in keep),
         )
 
     return kept(one), kept(other)

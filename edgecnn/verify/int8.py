@@ -12,7 +12,7 @@ from edgecnn.export.representative import IMAGES, balanced
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify.answers import contract_of
+from edgecnn.verify.answers import contract_of, in_chunks
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Int8Files:
             ExportError: if the recipe's method is "ptq" and it cannot be converted.
         """
         recipe = self.recipe
-        chosen = train.images[balanced(train, IMAGES, recipe.seed)]
+        chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
         drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)
         try:
             data = tflite.int8_post_training(model, drawn, granularity=recipe.qat.granularity)
@@ -50,4 +50,5 @@ class Int8Files:
 
     def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
         engine = open_engine(None, data, "tflite", num_threads=1)
-        return Model(engine, contract_of(self.recipe, images.shape[1:])).logits(images)
+        model = Model(engine, contract_of(self.recipe, images.shape[1:]))
+        return in_chunks(model.logits, images, "validation", lambda what, done, total: None)

@@ -66,13 +66,16 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
     if not loaded:
         assert compared is not None
         loaded, name = {"test": compared}, "of the compared images, since there are no others"
-    whole = Split(
-        images=np.concatenate([split.images for split in loaded.values()]),
-        classes=np.concatenate([split.classes for split in loaded.values()]),
-        sources=(),
-    )
-    chosen = balanced(whole, IMAGES, 1)
-    return Labelled(images=whole.images[chosen], classes=whole.classes[chosen], name=f"{len(chosen)} {name}")
+    parts = list(loaded.values())
+    classes = np.concatenate([part.classes for part in parts])
+    chosen = balanced(classes, IMAGES, 1)
+    images = np.empty((len(chosen), *parts[0].images.shape[1:]), np.uint8)
+    start = 0
+    for part in parts:
+        inside = (chosen >= start) & (chosen < start + len(part.classes))
+        images[inside] = part.images[chosen[inside] - start]
+        start += len(part.classes)
+    return Labelled(images=images, classes=classes[chosen], name=f"{len(chosen)} {name}")
 
 
 def splits_to_try(dataset: Dataset) -> tuple[str, ...]:

@@ -141,13 +141,13 @@ def test_impossible_exports(finished_run):
 def test_a_representative_dataset_is_balanced_seeded_and_of_training_alone(own_run):
     dataset = open_dataset(own_run.recipe.data)
     split = dataset.load(("train",), **vars(own_run.info.input), stage="export")["train"]
-    chosen = balanced(split, 57, seed=3)
+    chosen = balanced(split.classes, 57, seed=3)
     assert len(set(chosen)) == 57
     counts = np.bincount(split.classes[chosen])
     assert counts.min() >= 5 and counts.max() <= 6
-    assert np.array_equal(chosen, balanced(split, 57, seed=3))
-    assert not np.array_equal(chosen, balanced(split, 57, seed=4))
-    assert len(balanced(split, 10**6, seed=1)) == len(split.classes)
+    assert np.array_equal(chosen, balanced(split.classes, 57, seed=3))
+    assert not np.array_equal(chosen, balanced(split.classes, 57, seed=4))
+    assert len(balanced(split.classes, 10**6, seed=1)) == len(split.classes)
     drawn = representative_dataset(own_run)
     training = {image.tobytes() for image in split.images}
     assert len(drawn.images) == IMAGES and all(image.tobytes() in training for image in drawn.images)
