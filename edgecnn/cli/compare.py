@@ -67,6 +67,7 @@ def compare(
             input_range=stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES)),
             gate=Gate(max_drop=max_drop, confident=confident, min_agreement=min_agreement),
             progress=reporter.working,
+            note=reporter.note,
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic

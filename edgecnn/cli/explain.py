@@ -288,7 +288,8 @@ def compare_maps(path: Path | None, count: int, json: bool) -> None:
         from edgecnn.tables import to_json
         from edgecnn.verify.gradcam import map_correlation
 
-        found = map_correlation(run, open_dataset(run.recipe.data, progress=reporter.working), count, reporter.working)
+        dataset = open_dataset(run.recipe.data, progress=reporter.working, note=reporter.note)
+        found = map_correlation(run, dataset, count, reporter.working)
     if json:
         emit_json(to_json(found))
         return

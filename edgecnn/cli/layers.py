@@ -30,7 +30,8 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
         from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
-        result = layer_errors(opened, open_dataset(opened.recipe.data, progress=reporter.working), reporter.working)
+        dataset = open_dataset(opened.recipe.data, progress=reporter.working, note=reporter.note)
+        result = layer_errors(opened, dataset, reporter.working)
     write_atomic(opened.file(LAYERS), canonical_json(to_json(result)))
     if json:
         emit_json(to_json(result))

@@ -96,9 +96,7 @@ class Dataset:
             )
         if others := [path for path in self.skipped if path not in outside]:
             lines.append(f"{self.name}: {images.left_out(others)}")
-        if self._unlisted:
-            total = sum(counts.values()) + len(self._unlisted)
-            lines.append(f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out.")
+        lines += self.left_out()
         if self.conflicts:
             named = "; ".join(f"{item.source} and {item.other_source}" for item in self.conflicts[:NAMED])
             more = f"; and {len(self.conflicts) - NAMED:,} more" if len(self.conflicts) > NAMED else ""
@@ -107,6 +105,11 @@ class Dataset:
                 "remove it from the wrong class."
             )
         return lines
+
+    def left_out(self) -> list[str]:
+        """Return a line on the images whose bytes cannot be read; none where there are none."""
+        total = sum(self.sizes.values()) + len(self._unlisted)
+        return [f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out."] if self._unlisted else []
 
     def info(self, used: Mapping[str, int]) -> DataInfo:
         """Return what a run records about its data; `used` counts the images that trained and validated, by split."""

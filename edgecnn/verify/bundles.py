@@ -68,7 +68,7 @@ def bundle_on_boards(
         path: an .edgecnn file.
         boards: which boards, and what there.
         data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
-        note: called with the reason why golden images are used.
+        note: called with the reason why golden images are used, or what of the images is left out.
         progress: called with the work done.
 
     Raises:
@@ -78,7 +78,7 @@ def bundle_on_boards(
     find_qemu()
     bundle = read_bundle(path)
     try:
-        split, described = test_images(bundle, data, progress)
+        split, described = test_images(bundle, data, progress, note)
     except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
         if data is not None:
             raise
@@ -97,7 +97,9 @@ def bundle_on_boards(
     )
 
 
-def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[Split, BoardsData]:
+def test_images(
+    bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None] = lambda text: None
+) -> tuple[Split, BoardsData]:
     """Load the test images that a bundle was verified with, and say which they are.
 
     Raises:
@@ -111,7 +113,7 @@ def test_images(bundle: Bundle, data: str | None, progress: Progress) -> tuple[S
     # Only the table of the data: the others may have keys that recipes no longer have.
     tables = {"data": recipe.get("data", {})}
     recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
-    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False)
+    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
     if dataset.hashes["test"] != hashes["test"]:
         raise DatasetError(
             f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with.",

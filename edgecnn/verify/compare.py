@@ -1,7 +1,7 @@
 """Any two models compared on any images: no run is needed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ def compare_models(
     input_range: str | tuple[float, int] = AUTO,
     gate: Gate = Gate(),
     progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Compare two models on the same images, each with its own input type and size.
 
@@ -41,6 +42,7 @@ def compare_models(
             validation and training images: see `ranges.find_range`.
         gate: the limits.
         progress: called with the images done.
+        note: called with a line on images that are left out.
 
     Returns:
         The report: one comparison, of kind "models".
@@ -50,7 +52,10 @@ def compare_models(
         DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
-    dataset = open_dataset(build_recipe({"data": {"source": data}}).data, progress=progress, for_training=False)
+    recipe = build_recipe({"data": {"source": data}})
+    dataset = open_dataset(recipe.data, progress=progress, for_training=False, note=note)
+    for line in dataset.left_out():
+        note(line)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
         raise DatasetError(
             f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split.",

@@ -105,6 +105,23 @@ def test_a_damaged_member_of_a_zip(tmp_path, good, picture):
     assert sources == set(good) - {"dog/5.png"}
 
 
+def test_comparing_models_names_them_too(edgecnn, tmp_path, fill, good, broken, root):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    from edgecnn.bundle.read import read_bundle
+
+    model = read_bundle(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn").files["models/int8.tflite"]
+    (tmp_path / "model.tflite").write_bytes(model)
+    classes = {f"{label}/{name.replace('/', '-')}": good[name] for label in "cdefghijkl" for name in list(good)[:12]}
+    folder = fill(
+        tmp_path / "pets", classes | {name.replace("cat", "c").replace("dog", "d"): broken[name] for name in broken}
+    )
+    (folder / "c" / "gone.png").symlink_to(tmp_path / "gone")
+    result = edgecnn("compare", "model.tflite", "model.tflite", "--data", "pets", "--split", "all", "--max-drop", "100")
+    assert result.code == 0, result.err
+    assert "pets: 1 of 125 images cannot be read: c/gone.png" in result.err
+    assert result.err.count("pets: 4 of 125 images cannot be read: ") == 1
+
+
 def test_more_than_the_share_are_an_error_that_names_five(tmp_path, fill, good):
     most = int(MOST_UNREADABLE * 105)
     assert most == 5
