@@ -61,11 +61,12 @@ def test_one_class_only(edgecnn, tmp_path):
     failed(edgecnn("train", "--data", "photos"), errors.DatasetError)
 
 
-def test_unreadable_and_truncated_images(edgecnn, tmp_path):
+def test_many_unreadable_and_truncated_images(edgecnn, tmp_path):
     folder = photos(tmp_path / "photos")
-    (folder / "cat" / "broken.png").write_bytes(png(7)[:200])
-    (folder / "dog" / "text.jpg").write_bytes(b"not an image")
-    failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "broken.png", "text.jpg")
+    for number in range(4):
+        (folder / "cat" / f"broken{number}.png").write_bytes(png(7)[: 200 + number])
+        (folder / "dog" / f"text{number}.jpg").write_bytes(b"not an image %d" % number)
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "8 of ", "these are too many")
     assert not (tmp_path / "runs" / "latest").exists()
 
 
