@@ -34,6 +34,7 @@ COMMANDS = {
     "classify": "classify",
     "explain": "explain",
     "capture": "capture",
+    "slot": "slot",
     "selftest": "selftest",
     "benchmark": "benchmark",
     "doctor": "doctor",
