@@ -198,6 +198,12 @@ class SlotError(EdgeCNNError, ValueError):
     exit_code = 30
 
 
+class ServiceError(EdgeCNNError, RuntimeError):
+    """A service that cannot be set up: no systemd, not root, or options that are not valid."""
+
+    exit_code = 31
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "explain": "explain",
     "capture": "capture",
     "slot": "slot",
+    "service": "service",
     "selftest": "selftest",
     "benchmark": "benchmark",
     "doctor": "doctor",

@@ -12,20 +12,22 @@ UNCOUNTED = "its start cannot be counted"
 
 
 class Refused(NamedTuple):
-    """A release that a start does not run any more, and why."""
+    """A release that a start does not run any more, its bundle's name, and why."""
 
     release: str
+    name: str
     reason: str
 
 
 class Choice(NamedTuple):
     """What a start runs.
 
-    `release` is None for the bundle that ships; `pending` says whether it has yet to prove itself; `refused` are the releases that came
-    before it, `problems` what the disk or the record was not able to do.
+    `release` is None for the bundle that ships, and `name` the name of its bundle, "" for that; `pending` says whether it has yet to prove
+    itself; `refused` are the releases that came before it, `problems` what the disk or the record was not able to do.
     """
 
     release: str | None
+    name: str
     pending: bool
     refused: tuple[Refused, ...]
     problems: tuple[str, ...]
@@ -51,20 +53,22 @@ def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
     try:
         slots = store.change(count)
         if before[0].current is not None and slots.current != before[0].current:
-            refused.append(Refused(before[0].current, slots.releases[before[0].current].reason))
+            spent = slots.releases[before[0].current]
+            refused.append(Refused(before[0].current, spent.name, spent.reason))
     except (OutputError, SlotError) as error:
         problems.append(str(error))
         slots = _readable(store)
         if slots.current is not None and slots.pending:
-            refused.append(Refused(slots.current, UNCOUNTED))
+            refused.append(Refused(slots.current, slots.releases[slots.current].name, UNCOUNTED))
             slots = failed(slots, slots.current, UNCOUNTED)
     while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
         release = slots.current
         slots = failed(slots, release, LOST)
         if release not in avoid:
-            refused.append(Refused(release, LOST))
+            refused.append(Refused(release, slots.releases[release].name, LOST))
             problems += condemn(store, release, LOST)
-    return Choice(slots.current, slots.pending, tuple(refused), tuple(problems))
+    name = slots.releases[slots.current].name if slots.current else ""
+    return Choice(slots.current, name, slots.pending, tuple(refused), tuple(problems))
 
 
 def approve(store: Store, release: str) -> list[str]:

@@ -37,7 +37,7 @@ def in_use(store, make_bundle):
 
 
 def test_a_board_without_releases_runs_the_bundle_that_ships(store):
-    assert choose(store)[:2] == (None, False)
+    assert choose(store) == (None, "", False, (), ())
     with pytest.raises(SlotError, match="none before it"):
         store.change(record.rolled_back)
 
@@ -48,7 +48,7 @@ def test_a_new_release_is_pending_then_good(store, make_bundle):
     assert slots.current is None and slots.releases[release].serial == 3
     store.activate(release[:6])
     assert states(store) == {"cats": PENDING}
-    assert choose(store) == (release, True, (), ())
+    assert choose(store) == (release, "cats", True, (), ())
     approve(store, release)
     assert states(store) == {"cats": GOOD}
     assert choose(store).pending is False
@@ -58,12 +58,12 @@ def test_a_release_that_never_proves_itself_goes_back_after_its_starts(store, in
     old = in_use("old")
     new = in_use("new", good=False)
     for _ in range(MAX_STARTS):
-        assert choose(store)[:2] == (new, True)
+        assert choose(store)[:3] == (new, "new", True)
     choice = choose(store)
     assert choice.release == old and choice.refused[0].release == new
     assert f"started {MAX_STARTS} times" in choice.refused[0].reason
     assert states(store) == {"old": GOOD, "new": BAD}
-    assert choose(store)[:3] == (old, False, ())
+    assert choose(store)[:4] == (old, "old", False, ())
 
 
 def test_a_release_that_is_condemned_goes_back_at_once_and_may_try_again(store, in_use):
@@ -95,7 +95,7 @@ def test_back_by_hand_one_after_the_other(store, in_use):
     assert states(store)["second"] == GOOD
     assert store.change(record.rolled_back).current is None
     assert store.activate(second)[1].chain == (second,)
-    assert choose(store)[:2] == (second, False), "it has proved itself before"
+    assert choose(store)[:3] == (second, "second", False), "it has proved itself before"
 
 
 def test_an_older_release_is_refused_unless_on_purpose(store, in_use, make_bundle):
@@ -151,7 +151,7 @@ def test_a_bundle_that_is_removed_while_in_use(store, in_use):
     old, new = in_use("old"), in_use("new")
     store.path(new).unlink()
     choice = choose(store)
-    assert choice.release == old and choice.refused == ((new, LOST),)
+    assert choice.release == old and choice.refused == ((new, "new", LOST),)
     assert states(store) == {"old": GOOD, "new": BAD}
     with pytest.raises(SlotError, match=r"missing or damaged\. Add it again"):
         store.activate(new)
@@ -179,7 +179,7 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
     with pytest.raises(OutputError, match=message):
         broken.change(record.rolled_back)
     choice = choose(broken)
-    assert choice.release == old and choice.refused == ((new, UNCOUNTED),)
+    assert choice.release == old and choice.refused == ((new, "new", UNCOUNTED),)
     assert any("cannot write" in problem for problem in choice.problems)
     assert (store.root / "current").read_bytes() == before
     assert not [path for path in store.root.rglob("*") if path.name.endswith(".new")]
