@@ -32,6 +32,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
+    r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
