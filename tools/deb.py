@@ -120,11 +120,11 @@ def build(architecture: str, out: Path, download: Callable[[str, Path], Path] = 
         for path, content in files().items():
             write(tree / path, content)
         finish(tree, architecture)
-        path = out / f"edgecnn_{__version__}_{architecture}.deb"
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(path)]
+        package = out / f"edgecnn_{__version__}_{architecture}.deb"
+        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(package)]
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
         subprocess.run(command, check=True, capture_output=True, env=environment)
-    return path
+    return package
 
 
 def is_kept(name: str) -> bool:
