@@ -24,6 +24,9 @@ def slot(
             show_default="none",
         ),
     ] = None,
+    activate: Annotated[
+        bool, typer.Option("--activate", help="With add: put it in use at once.", show_default="off")
+    ] = False,
     older: Annotated[
         bool, typer.Option("--older", help="Activate a release with a smaller serial number.", show_default="off")
     ] = False,
@@ -44,11 +47,13 @@ def slot(
     \b
     Examples:
       edgecnn slot list
-      edgecnn slot add cats.edgecnn
+      edgecnn slot add cats.edgecnn --activate
       edgecnn slot activate 3f2a9c
       edgecnn slot rollback
     """
     check_choice("ACTION", action, ACTIONS)
+    if activate and action != "add":
+        raise typer.BadParameter("goes with add.", param_hint="--activate")
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")
@@ -57,9 +62,9 @@ def slot(
 
     store = Store(root)
     if action == "add":
-        release, slots = store.add(Path(name or ""))
-        note(f"added {release[:12]}; put it in use with: edgecnn slot activate {release[:12]}")
-    elif action == "activate":
+        name, slots = store.add(Path(name or ""))
+        note(f"added: {described(slots, name)}")
+    if action == "activate" or activate:
         release, slots = store.activate(name or "", older=older)
         note(f"in use: {described(slots, release)}")
     elif action == "rollback":
@@ -68,7 +73,7 @@ def slot(
     elif action == "prune":
         gone, slots = store.prune(keep)
         note(f"removed: {', '.join(release[:12] for release in gone) or 'none'}")
-    else:
+    elif action == "list":
         slots = store.read()
     show(slots, json)
 

@@ -38,6 +38,12 @@ def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
     assert slot("prune").err == "removed: none\n"
 
 
+def test_added_and_put_in_use_at_once(slot, bundle):
+    done = slot("add", bundle, "--activate")
+    assert done.out.startswith("in use  ") and done.out.splitlines()[0].endswith(f" {SHIPPED} pending")
+    assert "goes with add" in slot("list", "--activate").err
+
+
 def test_a_typing_error_is_a_usage_error(slot, bundle):
     assert "expected add, activate, rollback, list, prune" in slot("ad", bundle).err
     assert "name a bundle" in slot("add").err

@@ -1,6 +1,7 @@
 """A running board: QEMU with the files of image.py, commands run on it by ssh, and its end, whatever happens."""
 
 import contextlib
+import functools
 import io
 import os
 import shlex
@@ -10,10 +11,12 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from debian_image import DebianImage
+from debian_image import make_initramfs as make_debian_initramfs
 from image import Image, install_project, make_initramfs
 
 from edgecnn.errors import EmulatorError
@@ -21,6 +24,8 @@ from edgecnn.errors import EmulatorError
 QEMU = "qemu-system-aarch64"
 BOOT_S = 90
 """Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
+DEBIAN_BOOT_S = 300
+"""The same for Debian's systemd; 37 to 76 were seen."""
 PATIENCE_S = 60
 """Seconds that ssh and the board's shell may take beside a command's own: a busy host is slow, and says nothing of the board."""
 CONSOLE_LINES = 15
@@ -233,7 +238,8 @@ def boot(
         _call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", str(folder / "key")])
         (folder / "initramfs").write_bytes(make_initramfs(image, (folder / "key.pub").read_bytes()))
         start = time.monotonic()
-        qemu, port = _start(image, folder, cpu, memory_mib, limit_s)
+        command = functools.partial(_command, image, folder, cpu=cpu, memory_mib=memory_mib, limit_s=limit_s)
+        qemu, port = _start(folder, command)
         machine = Machine(folder, qemu, port)
         try:
             machine.connect(start + BOOT_S)
@@ -243,13 +249,48 @@ def boot(
             machine.close()
 
 
-def _start(image: Image, folder: Path, cpu: str, memory_mib: int, limit_s: int) -> tuple[subprocess.Popen[bytes], int]:
+@contextlib.contextmanager
+def boot_debian(
+    image: DebianImage, disk: Path, *, cpu: str = "cortex-a72", memory_mib: int = 512, limit_s: int = 900
+) -> Iterator[Machine]:
+    """Boot a board with Debian's systemd and switch it off at the block's end, without its knowing: as if the power were cut.
+
+    Args:
+        image: from `debian_image.build`.
+        disk: its changes, from `debian_image.make_disk`; they stay there.
+        cpu, memory_mib: as of `boot`.
+        limit_s: seconds after which QEMU is killed, whatever becomes of this process.
+
+    Raises:
+        EmulatorError: as `boot` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="board-") as name:
+        folder, key = Path(name), disk.with_suffix(".key")
+        if not key.exists():
+            _call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", str(key)])
+        shutil.copy(key, folder / "key")
+        (folder / "initramfs").write_bytes(make_debian_initramfs(image, key.with_suffix(".key.pub").read_bytes()))
+        start = time.monotonic()
+        command = functools.partial(
+            _debian_command, image, folder, disk=disk, cpu=cpu, memory_mib=memory_mib, limit_s=limit_s
+        )
+        qemu, port = _start(folder, command)
+        machine = Machine(folder, qemu, port)
+        try:
+            machine.connect(start + DEBIAN_BOOT_S)
+            machine.boot_s = time.monotonic() - start
+            yield machine
+        finally:
+            machine.close()
+
+
+def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subprocess.Popen[bytes], int]:
     """Start QEMU on a free port; another one if somebody took it in between."""
     for _ in range(5):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = _command(image, folder, port, cpu, memory_mib, limit_s)
+        command = command_on(port)
         with (folder / "console").open("wb") as console:
             qemu = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
@@ -262,19 +303,36 @@ def _start(image: Image, folder: Path, cpu: str, memory_mib: int, limit_s: int) 
     raise EmulatorError(f"QEMU found no free port for the board's ssh: {said.strip()[-300:]}")
 
 
-def _command(image: Image, folder: Path, port: int, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
-    shares = {"root": image.root, "site": image.site, "edgecnn": folder / "edgecnn"}
-    command = [
+def _qemu(folder: Path, port: int, kernel: Path, append: str, cpu: str, memory_mib: int) -> list[str]:
+    """Return what the commands of both boards share."""
+    return [
         *_tied(), QEMU, "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory_mib), "-accel", "tcg,thread=multi",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-        "-kernel", str(image.kernel), "-initrd", str(folder / "initramfs"),
-        "-append", f"console=ttyAMA0 earlycon quiet panic=-1 board.camera=vivid board.limit={limit_s}",
+        "-kernel", str(kernel), "-initrd", str(folder / "initramfs"), "-append", f"console=ttyAMA0 earlycon quiet panic=-1 {append}",
         "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
         "-device", "virtio-net-pci,netdev=net,romfile=",
     ]  # fmt: skip
-    for tag, path in shares.items():
-        command += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+
+
+def _share(tag: str, path: Path) -> list[str]:
+    return ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+
+
+def _command(image: Image, folder: Path, port: int, *, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
+    command = _qemu(folder, port, image.kernel, f"board.camera=vivid board.limit={limit_s}", cpu, memory_mib)
+    for tag, path in {"root": image.root, "site": image.site, "edgecnn": folder / "edgecnn"}.items():
+        command += _share(tag, path)
     return command
+
+
+def _debian_command(
+    image: DebianImage, folder: Path, port: int, *, disk: Path, cpu: str, memory_mib: int, limit_s: int
+) -> list[str]:
+    append = "systemd.unit=multi-user.target systemd.show_status=false net.ifnames=0"
+    return [
+        *_tied(), "timeout", "--signal=KILL", str(limit_s), *_qemu(folder, port, image.kernel, append, cpu, memory_mib),
+        *_share("root", image.root), "-drive", f"file={disk},if=virtio,format=raw",
+    ]  # fmt: skip
 
 
 def _tied() -> list[str]:

@@ -25,6 +25,9 @@ from edgecnn.runtime.selftest import require_pass, selftest
 LOOK_EVERY_S = 1.0
 """Seconds between two looks at the record."""
 
+START_S = 180
+"""Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
+
 CHANGED, ENDED = "changed", "ended"
 """Why the service ends by itself: another release is in use, so that a new process has to load it, or the source has ended."""
 
@@ -99,15 +102,21 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
         max_fps=config.max_fps,
         consumers=[judge, *around.consumers(running.classifier)],
     )
-    around.tell("READY=1\nSTATUS=waiting for the camera")
+    around.tell(f"READY=1\nSTATUS=waiting for the camera{watchdog(os.environ.get('WATCHDOG_USEC'))}")
     with stream:
         for item in stream.ticks():
             around.check()
             if item is not None:
                 around.report(item)
             if watcher.changed() and in_use(store) != running.release:
+                around.tell(f"STATUS=changing over{watchdog(START_S * 1_000_000)}")
                 return CHANGED
     return ENDED
+
+
+def watchdog(microseconds: int | str | None) -> str:
+    """Return what sets the watchdog's limit anew, as part of a message; "" for None, where no watchdog listens."""
+    return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
 def prepare(store: Store, around: Surroundings) -> Running:

@@ -57,8 +57,10 @@ class Store:
             table = json.loads(path.read_bytes())
         except FileNotFoundError:
             return Slots()
-        except (OSError, ValueError) as error:
-            raise SlotError(f"cannot read {path}: {error}. Remove it, and add the bundles again.") from None
+        except OSError as error:
+            raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
+        except ValueError as error:
+            raise SlotError(f"{path} is damaged: {error}. Remove it, and add the bundles again.") from None
         slots = build(Slots, table, SlotError, str(path))
         if unknown := next((release for release in slots.chain if release not in slots.releases), None):
             raise SlotError(f"{path}: chain names {unknown!r}, which is not a release. Remove the file.")

@@ -12,7 +12,7 @@ import pytest
 from edgecnn.device.service.config import Config
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
-from edgecnn.device.service.run import CHANGED, Surroundings, serve
+from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
 from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.results import FrameResult
@@ -120,7 +120,16 @@ def test_it_ends_when_another_release_is_in_use(board, variant):
             board.activate(new)
 
     assert board.serve(until=activate) == CHANGED
+    assert board.told[-1].endswith(f"WATCHDOG_USEC={START_S * 1_000_000}"), (
+        "a new process has the time that a start has"
+    )
     assert board.start()[0] == ("new", PENDING)
+
+
+def test_a_start_sets_the_watchdogs_own_limit_again(board, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    board.start()
+    assert board.told[0] == "READY=1\nSTATUS=waiting for the camera\nWATCHDOG_USEC=30000000"
 
 
 def test_it_does_not_end_when_its_own_release_becomes_good(board, variant):
