@@ -27,6 +27,7 @@ EARLY = ("virtio_net", "9pnet_virtio", "9p", "overlay", "virtio_blk", "crc32c_ge
 """Modules without which the board has no network and no root file system."""
 
 CAMERA = ("vivid",)
+PYTHON = RELEASES[RELEASE]
 GUEST = Path(__file__).parent / "guest"
 ALTERNATIVES = ("blas", "lapack")
 """Libraries that Debian's alternatives link: their packages' scripts, which are not run here, would make the links."""
@@ -94,7 +95,7 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
 
 def make_root(folder: Path, home: Path, progress: debian.Progress) -> dict[str, Any]:
     """Unpack Debian's packages into a folder, compile their Python files, and write what dpkg knows of them."""
-    python = RELEASES[RELEASE]
+    python = PYTHON
     debs = debian.fetch(PACKAGES, RELEASE, home, progress)
     for number, deb in enumerate(debs):
         progress(f"unpack Debian {RELEASE} with systemd", number, len(debs))

@@ -32,6 +32,9 @@ CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 """Programs of the host, and Debian's packages of them."""
 
+NEEDED_BY_DEBIAN = {**NEEDED, "mkfs.ext4": "e2fsprogs", "timeout": "coreutils"}
+"""The same for the board with Debian's systemd."""
+
 
 class Finished(NamedTuple):
     """How a command ended on the board, and what it printed."""
@@ -41,9 +44,9 @@ class Finished(NamedTuple):
     err: str
 
 
-def lacking() -> str:
-    """Return what this host lacks to run the board, for people; "" if nothing."""
-    missing = {name: package for name, package in NEEDED.items() if shutil.which(name) is None}
+def lacking(needed: Mapping[str, str] = NEEDED) -> str:
+    """Return what this host lacks of the programs that a board needs, for people; "" if nothing."""
+    missing = {name: package for name, package in needed.items() if shutil.which(name) is None}
     if not missing:
         return ""
     packages = " ".join(sorted(set(missing.values())))
@@ -284,6 +287,34 @@ def boot_debian(
             machine.close()
 
 
+@contextlib.contextmanager
+def power_on(image: DebianImage, disk: Path, project: Path, *, limit_s: int = 120) -> Iterator[subprocess.Popen[bytes]]:
+    """Boot a board whose first process is guest/releases.py, and cut its power at the block's end.
+
+    Args:
+        image, disk: as of `boot_debian`.
+        project: a folder that the board sees: edgecnn, compiled, releases.py, and what that reads.
+        limit_s: as of `boot_debian`.
+
+    Yields:
+        The process of QEMU, whose standard output is the board's console.
+    """
+    with tempfile.TemporaryDirectory(prefix="board-") as name:
+        folder = Path(name)
+        (folder / "initramfs").write_bytes(make_debian_initramfs(image, b""))
+        command = [
+            *_tied(), "timeout", "--signal=KILL", str(limit_s),
+            *_qemu(folder, None, image.kernel, "board.first=releases", "cortex-a72", 512),
+            *_share("root", image.root), *_share("project", project), *_disk(disk),
+        ]  # fmt: skip
+        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            yield qemu
+        finally:
+            qemu.kill()
+            qemu.communicate()
+
+
 def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subprocess.Popen[bytes], int]:
     """Start QEMU on a free port; another one if somebody took it in between."""
     for _ in range(5):
@@ -303,19 +334,24 @@ def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subpro
     raise EmulatorError(f"QEMU found no free port for the board's ssh: {said.strip()[-300:]}")
 
 
-def _qemu(folder: Path, port: int, kernel: Path, append: str, cpu: str, memory_mib: int) -> list[str]:
-    """Return what the commands of both boards share."""
+def _qemu(folder: Path, port: int | None, kernel: Path, append: str, cpu: str, memory_mib: int) -> list[str]:
+    """Return what the commands of all boards share; with a port of this machine for the board's ssh, or without."""
+    forward = "" if port is None else f",hostfwd=tcp:127.0.0.1:{port}-:22"
     return [
         *_tied(), QEMU, "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory_mib), "-accel", "tcg,thread=multi",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel), "-initrd", str(folder / "initramfs"), "-append", f"console=ttyAMA0 earlycon quiet panic=-1 {append}",
-        "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+        "-netdev", f"user,id=net,restrict=on{forward}",
         "-device", "virtio-net-pci,netdev=net,romfile=",
     ]  # fmt: skip
 
 
 def _share(tag: str, path: Path) -> list[str]:
     return ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+
+
+def _disk(path: Path) -> list[str]:
+    return ["-drive", f"file={path},if=virtio,format=raw"]
 
 
 def _command(image: Image, folder: Path, port: int, *, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
@@ -331,7 +367,7 @@ def _debian_command(
     append = "systemd.unit=multi-user.target systemd.show_status=false net.ifnames=0"
     return [
         *_tied(), "timeout", "--signal=KILL", str(limit_s), *_qemu(folder, port, image.kernel, append, cpu, memory_mib),
-        *_share("root", image.root), "-drive", f"file={disk},if=virtio,format=raw",
+        *_share("root", image.root), *_disk(disk),
     ]  # fmt: skip
 
 

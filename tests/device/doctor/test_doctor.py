@@ -244,7 +244,7 @@ def test_cameras_are_what_edgecnn_cameras_says(pi):
 def test_a_camera_that_edgecnn_itself_has_is_well(pi):
     problem = "in use by edgecnn (process 278). End that process, or use another camera."
     system = pi(None, software(cameras=listed(Camera(device="/dev/video0", name="HD Webcam", problem=problem))))
-    assert found(system, "cameras", "ok")[-1] == "/dev/video0 (HD Webcam): in use by edgecnn (process 278)"
+    assert found(system, "cameras", "ok")[-1].strip() == "/dev/video0 (HD Webcam): in use by edgecnn (process 278)"
     assert found(system, "cameras", "warning") == []
 
 
