@@ -7,7 +7,8 @@
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
 # make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
-# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
+# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), one with Debian's systemd (the package, power cuts),
+#                      and bundles on the processors of four boards
 
 # Python's own path, not a link to it, which may go
 WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))

@@ -89,6 +89,17 @@ def test_it_needs_what_debian_has_and_names_its_architecture(package):
     assert all("root/root" in line for line in listing.splitlines())
 
 
+def test_a_machine_of_another_architecture_refuses_it_before_anything_changes(deb, download, tmp_path):
+    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    other = "amd64" if own == "arm64" else "arm64"
+    for folder in ("updates", "info"):
+        (tmp_path / "dpkg" / folder).mkdir(parents=True)
+    (tmp_path / "dpkg" / "status").touch()
+    command = ["dpkg", "--simulate", f"--admindir={tmp_path / 'dpkg'}", "--force-not-root", "--install"]
+    done = subprocess.run([*command, deb.build(other, tmp_path, download)], capture_output=True, text=True)
+    assert done.returncode == 1 and f"package architecture ({other}) does not match system ({own})" in done.stderr
+
+
 def test_it_is_the_same_bytes_twice(deb, download, package, tmp_path):
     assert deb.build("arm64", tmp_path, download).read_bytes() == package.read_bytes()
 

@@ -30,6 +30,7 @@ def test_options():
         ("rotate = 45", r"here: rotate must be one of 0, 90, 180, 270"),
         ('smooth = "often"', r"here: smooth: "),
         ("max_fps = 0.1", r"here: max_fps must be 0 or at least 0\.2"),
+        ('source = "rstp:"', r"here: source 'rstp:' is not a camera or a stream"),
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
         ('mqtt = "http://broker"', r"here: mqtt: .*is not an address of MQTT"),
     ],

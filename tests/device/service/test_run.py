@@ -9,7 +9,7 @@ import time
 import jsonschema
 import pytest
 
-from edgecnn.device.service.config import Config
+from edgecnn.device.service.config import Config, take
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
@@ -139,6 +139,21 @@ def test_it_does_not_end_when_its_own_release_becomes_good(board, variant):
     assert board.states() == {"new": GOOD}
 
 
+def test_a_bundle_that_is_removed_while_in_use_is_answered_by_until_the_next_start(board, variant):
+    board.activate(variant("old"))
+    board.start()
+    new = board.activate(variant("new"))
+    board.start()
+
+    def remove(items):
+        if frames(items) == 3:
+            board.store.path(new).unlink(missing_ok=True)
+        return frames(items) >= 20
+
+    assert board.start(until=remove) == [("new", GOOD)] and not board.store.whole(new)
+    assert board.start() == [("new", BAD), ("old", GOOD)]
+
+
 def test_a_good_release_is_not_condemned_for_a_broken_engine(board, variant, monkeypatch):
     board.activate(variant("old"))
     board.start()
@@ -209,15 +224,19 @@ def test_notify_sends_a_datagram(tmp_path, monkeypatch):
 
 
 def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn):
-    """As systemd runs it: the same process goes on with the new release, and ends with 143."""
+    """As systemd runs it: with the last valid options, the same process goes on with the new release, and ends with 143."""
     options = tmp_path / "service.toml"
     options.write_text('source = "synthetic:"\ngood_after = 3\n')
+    take(options, store.root)
+    options.write_text('source = "synthetic:"\ngood_afer = 3\n')  # somebody has edited the file since
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(root)}
         process = spawn(command, env=environment, stdout=subprocess.PIPE, text=True)
         lines = map(json.loads, process.stdout)
+        problem = next(lines)
+        assert problem["about"] == "configuration" and "Did you mean 'good_after'" in problem["message"]
         assert next(lines)["release"] is None
         assert manager.recv(200).startswith(b"READY=1")
         release, _ = store.add(variant("new"))
