@@ -5,8 +5,10 @@
 # make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
+# make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
 # make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
-# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
+# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), one with Debian's systemd (the package, power cuts),
+#                      and bundles on the processors of four boards
 
 # Python's own path, not a link to it, which may go
 WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))
@@ -29,7 +31,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated lint docs release device-venvs clean
+.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated lint docs release deb device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -66,6 +68,9 @@ docs: $(VENV)/.dev
 
 release: $(VENV)/.release
 	$(BIN)/python tools/release.py --python $(PYTHON) --python $(or $(PYTHON_313),$(error a release is tried on Python 3.13 too: install it, with venv))
+
+deb: $(VENV)/.dev
+	$(BIN)/python tools/deb.py
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)

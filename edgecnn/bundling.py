@@ -71,6 +71,7 @@ def bundle_stage(
     out: Path | None = None,
     *,
     only: Collection[str] = (),
+    serial: int = 0,
     force: bool = False,
 ) -> tuple[Path, str]:
     """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
@@ -79,6 +80,7 @@ def bundle_stage(
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
         only: precisions of the models that it carries, such as "int8"; all that were verified by default.
+        serial: the bundle's serial number, by which a device tells an older one; 0 for none.
         force: whether an existing file is replaced.
 
     Returns:
@@ -119,6 +121,7 @@ def bundle_stage(
         golden_images=golden_encoded,
         temperature=confidence.temperature,
         threshold=confidence.threshold,
+        serial=serial,
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: recorded["data"][key] for key in DATA_KEYS},

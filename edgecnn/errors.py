@@ -192,6 +192,18 @@ class MqttError(EdgeCNNError, ConnectionError):
     exit_code = 29
 
 
+class SlotError(EdgeCNNError, ValueError):
+    """A change of a device's releases that cannot be made: an unknown or an older one, none before, or another change at the same time."""
+
+    exit_code = 30
+
+
+class ServiceError(EdgeCNNError, RuntimeError):
+    """A service that cannot be set up: no systemd, not root, or options that are not valid."""
+
+    exit_code = 31
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

@@ -18,9 +18,11 @@ from edgecnn import errors
 from edgecnn.boards.targets import list_targets
 from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
+from edgecnn.device.service.config import Config
 from edgecnn.recipe import Recipe
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
+from edgecnn.tables import fields_of
 
 ROOT = Path(__file__).parent.parent
 SCHEMAS = {
@@ -105,6 +107,20 @@ def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
     yield f"{title}\n\n{escaped(about)}\n\n{markdown_table(headings[:columns], [row[:columns] for row in rows])}"
     for item, path in inner:
         yield from recipe_tables(item, path)
+
+
+def service_options() -> str:
+    """Return a table of the service's options: each with its default, limits and meaning."""
+    rows = [
+        (
+            f"`{name}`",
+            f"`{json.dumps(entry.default)}`",
+            recipe_limits(entry.metadata),
+            escaped(entry.metadata["meaning"]),
+        )
+        for name, entry in fields_of(Config).items()
+    ]
+    return markdown_table(("option", "default", "allowed", "meaning"), rows)
 
 
 def recipe_limits(metadata: Mapping[str, Any]) -> str:
@@ -255,6 +271,7 @@ def escaped(text: str) -> str:
 GENERATORS: Mapping[str, Callable[..., str]] = {
     "commands": command_table,
     "recipe-keys": recipe_keys,
+    "service-options": service_options,
     "errors": error_table,
     "error": error_line,
     "targets": target_table,

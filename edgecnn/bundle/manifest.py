@@ -90,7 +90,8 @@ class Manifest:
     when the bundle is written.
 
     Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by
-    default. The JSON leaves out these two and `golden_images` where they have their defaults.
+    default. `serial` orders the bundles of one purpose: of two, the one with the smaller number is older; 0 is no number. The JSON leaves
+    out these three and `golden_images` where they have their defaults.
     """
 
     schema: str = SCHEMA
@@ -104,6 +105,7 @@ class Manifest:
     golden_images: tuple[GoldenImage, ...] = key((), left_out=True)
     temperature: float = key(1.0, low=1e-3, high=1e3, left_out=True)
     threshold: float = key(0.0, low=0, high=1, left_out=True)
+    serial: int = key(0, low=0, high=2**53, left_out=True)
     provenance: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
 

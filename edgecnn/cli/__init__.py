@@ -34,6 +34,8 @@ COMMANDS = {
     "classify": "classify",
     "explain": "explain",
     "capture": "capture",
+    "slot": "slot",
+    "service": "service",
     "selftest": "selftest",
     "benchmark": "benchmark",
     "doctor": "doctor",

@@ -18,6 +18,7 @@ ADVICE = {
     "rgb_input": "Train with --set network.channels=3.",
     "choose_model": "See --engine and --precision.",
     "export_again": "Export it again with --force.",
+    "go_back": "To go back on purpose: edgecnn slot rollback, or --older",
     "keep_more": "Allow more with --save-cap.",
     "name_bundle": "Name another with --model.",
     "name_images": "Name those with --data.",

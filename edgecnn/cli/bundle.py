@@ -22,6 +22,16 @@ def bundle(
             show_default="all verified models",
         ),
     ] = None,
+    serial: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**53,
+            metavar="N",
+            help="Number it, so that a device can tell an older bundle: give each a larger one, such as $(date +%s).",
+            show_default="none",
+        ),
+    ] = 0,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -32,7 +42,7 @@ def bundle(
     \b
     Examples:
       edgecnn bundle --out cats.edgecnn
-      edgecnn bundle --only int8
+      edgecnn bundle --only int8 --serial 2
     """
     from edgecnn.runs import open_run
 
@@ -43,7 +53,7 @@ def bundle(
     from edgecnn.tables import to_json
     from edgecnn.verify.parity import parity_report
 
-    path, digest = bundle_stage(opened, out, only=only or (), force=force)
+    path, digest = bundle_stage(opened, out, only=only or (), serial=serial, force=force)
     remember(path)
     report = parity_report(opened)
     confidence = verified_confidence(opened, report)

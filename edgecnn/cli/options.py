@@ -19,6 +19,7 @@ Model = Annotated[
         show_default="the last one made on this machine, else the installed one, else the one that ships",
     ),
 ]
+Root = Annotated[Path, typer.Option(metavar="DIR", help="Where the releases are.")]
 EngineName = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,8 @@ from edgecnn.device.stream.events import (
     MqttConnectedEvent,
     MqttLostEvent,
     MqttRefusedEvent,
+    ProblemEvent,
+    ReleaseEvent,
     SaveFailedEvent,
     StateChangedEvent,
 )
@@ -82,6 +84,11 @@ def event_text(event: Event) -> str:
             return f"mqtt refused ({event.reason}): {event.broker}: {event.message}{times}"
         case MqttConflictEvent():
             return f"mqtt conflict: {event.broker}: {event.message}"
+        case ReleaseEvent():
+            why = f": {event.reason}" if event.reason else ""
+            return f"release {(event.release or 'that ships')[:12]} ({event.name}) is {event.state}{why}"
+        case ProblemEvent():
+            return f"{event.about}: {event.message}"
         case EndedEvent():
             counts = f"{event.frames:,} frames, {event.dropped:,} dropped, {event.damaged:,} damaged"
             return f"ended ({event.reason.replace('_', ' ')}): {counts}"

@@ -49,10 +49,19 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     if installed.is_file():
         return BundleChoice(installed, f"installed{gone}")
     try:
-        shipped = data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
+        shipped = shipped_bundle()
     except FileNotFoundError as error:
         raise BundleError(f"no bundle in {LATEST}, none installed, and {error}") from None
     return BundleChoice(shipped, f"ships with edgecnn{gone}")
+
+
+def shipped_bundle() -> Path:
+    """Return the path of the bundle that ships with edgecnn.
+
+    Raises:
+        FileNotFoundError: if the installation lacks it.
+    """
+    return data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
 
 
 def remember_bundle(path: Path) -> None:

@@ -32,6 +32,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
+    r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
@@ -44,6 +45,8 @@ NOT_RUN = {
     r"edgecnn report runs/small runs/large .*": "needs two runs; tests/report/test_page.py has them",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/verify/test_programs.py has one",
+    r"edgecnn slot (?!list).*": "changes the releases of this machine; tests/cli/test_slot.py has a folder of its own",
+    r"edgecnn service .*": "needs systemd and its options; tests/cli/test_service.py and tests/device/service have fakes of both",
     r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
 }  # fmt: skip
 """Lines that no test here runs, as regular expressions of whole lines, and why."""
@@ -197,7 +200,11 @@ def workplace(tmp_path_factory, finished_run, tiny_recipe):
     return folder
 
 
-WRITES = {"edgecnn bundle": "runs/latest/tiny.edgecnn", "edgecnn bundle --out photos.edgecnn": "photos.edgecnn"}
+WRITES = {
+    "edgecnn bundle": "runs/latest/tiny.edgecnn",
+    "edgecnn bundle --out cats.edgecnn --serial 2": "cats.edgecnn",
+    "edgecnn bundle --out photos.edgecnn": "photos.edgecnn",
+}
 """What a line writes that another has written before; it is removed, since nothing is replaced without --force."""
 
 RUN: set[str] = set()

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
     home = home or sysroot.boards_home()
     system = sysroot.make_system(RELEASE, ENGINE, progress, packages=PACKAGES, home=home)
     asked = {"release": RELEASE, "package": KERNEL, "early": EARLY, "camera": CAMERA}
-    folder = sysroot.keep(home / f"kernel-{RELEASE}", asked, lambda fresh: make_kernel(fresh, home, progress))
+    folder = sysroot.keep(
+        home / f"kernel-{RELEASE}", asked, lambda fresh: make_kernel(fresh, home, progress, EARLY, CAMERA)
+    )
     made = json.loads((folder / sysroot.MADE).read_text(encoding="utf-8"))
     return Image(
         kernel=folder / "vmlinuz",
@@ -87,8 +89,16 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
     )
 
 
-def make_kernel(folder: Path, home: Path, progress: debian.Progress) -> dict[str, Any]:
+def make_kernel(
+    folder: Path, home: Path, progress: debian.Progress, first: Sequence[str], then: Sequence[str]
+) -> dict[str, Any]:
     """Bring Debian's kernel of the day: itself, and an archive of the modules in the order in which they load.
+
+    Args:
+        folder: where they go.
+        home: where downloads are kept.
+        progress: receives what is downloaded.
+        first, then: modules that load before there is a root file system, and after.
 
     Raises:
         EmulatorError: if there is none.
@@ -105,8 +115,8 @@ def make_kernel(folder: Path, home: Path, progress: debian.Progress) -> dict[str
     debian.unpack([deb], unpacked)
     (image,) = (unpacked / "boot").glob("vmlinuz-*")
     (tree,) = (unpacked / "usr/lib/modules").iterdir()
-    early = read_modules(tree, EARLY)
-    camera = {name: content for name, content in read_modules(tree, CAMERA).items() if name not in early}
+    early = read_modules(tree, first)
+    camera = {name: content for name, content in read_modules(tree, then).items() if name not in early}
     files = {f"modules/{name}.ko": file(content) for name, content in {**early, **camera}.items()}
     for listing, group in (("early", early), ("camera", camera)):
         files[f"modules/{listing}"] = file("".join(f"{name}\n" for name in group).encode())

@@ -1,6 +1,7 @@
 """A running board: QEMU with the files of image.py, commands run on it by ssh, and its end, whatever happens."""
 
 import contextlib
+import functools
 import io
 import os
 import shlex
@@ -10,10 +11,12 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from debian_image import DebianImage
+from debian_image import make_initramfs as make_debian_initramfs
 from image import Image, install_project, make_initramfs
 
 from edgecnn.errors import EmulatorError
@@ -21,11 +24,16 @@ from edgecnn.errors import EmulatorError
 QEMU = "qemu-system-aarch64"
 BOOT_S = 90
 """Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
+DEBIAN_BOOT_S = 300
+"""The same for Debian's systemd; 18 to 41 were seen."""
 PATIENCE_S = 60
 """Seconds that ssh and the board's shell may take beside a command's own: a busy host is slow, and says nothing of the board."""
 CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 """Programs of the host, and Debian's packages of them."""
+
+NEEDED_BY_DEBIAN = {**NEEDED, "mkfs.ext4": "e2fsprogs", "setpriv": "util-linux", "timeout": "coreutils"}
+"""The same for the board with Debian's systemd."""
 
 
 class Finished(NamedTuple):
@@ -36,9 +44,9 @@ class Finished(NamedTuple):
     err: str
 
 
-def lacking() -> str:
-    """Return what this host lacks to run the board, for people; "" if nothing."""
-    missing = {name: package for name, package in NEEDED.items() if shutil.which(name) is None}
+def lacking(needed: Mapping[str, str] = NEEDED) -> str:
+    """Return what this host lacks of the programs that a board needs, for people; "" if nothing."""
+    missing = {name: package for name, package in needed.items() if shutil.which(name) is None}
     if not missing:
         return ""
     packages = " ".join(sorted(set(missing.values())))
@@ -151,7 +159,7 @@ class Machine:
             if self._qemu.poll() is not None:
                 raise self._failure("the board went off before it could be used")
             if time.monotonic() > deadline:
-                raise self._failure(f"the board did not answer within {BOOT_S} s")
+                raise self._failure("the board did not answer in time")
             if not self._answers():
                 time.sleep(0.1)
                 continue
@@ -233,7 +241,8 @@ def boot(
         _call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", str(folder / "key")])
         (folder / "initramfs").write_bytes(make_initramfs(image, (folder / "key.pub").read_bytes()))
         start = time.monotonic()
-        qemu, port = _start(image, folder, cpu, memory_mib, limit_s)
+        command = functools.partial(_command, image, folder, cpu=cpu, memory_mib=memory_mib, limit_s=limit_s)
+        qemu, port = _start(folder, command)
         machine = Machine(folder, qemu, port)
         try:
             machine.connect(start + BOOT_S)
@@ -243,13 +252,76 @@ def boot(
             machine.close()
 
 
-def _start(image: Image, folder: Path, cpu: str, memory_mib: int, limit_s: int) -> tuple[subprocess.Popen[bytes], int]:
+@contextlib.contextmanager
+def boot_debian(
+    image: DebianImage, disk: Path, *, cpu: str = "cortex-a72", memory_mib: int = 512, limit_s: int = 900
+) -> Iterator[Machine]:
+    """Boot a board with Debian's systemd and switch it off at the block's end, without its knowing: as if the power were cut.
+
+    Args:
+        image: from `debian_image.build`.
+        disk: its changes, from `debian_image.make_disk`; they stay there.
+        cpu, memory_mib: as of `boot`.
+        limit_s: seconds after which QEMU is killed, whatever becomes of this process.
+
+    Raises:
+        EmulatorError: as `boot` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="board-") as name:
+        folder, key = Path(name), disk.with_suffix(".key")
+        if not key.exists():
+            _call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", str(key)])
+        shutil.copy(key, folder / "key")
+        (folder / "initramfs").write_bytes(make_debian_initramfs(image, key.with_suffix(".key.pub").read_bytes()))
+        start = time.monotonic()
+        command = functools.partial(
+            _debian_command, image, folder, disk=disk, cpu=cpu, memory_mib=memory_mib, limit_s=limit_s
+        )
+        qemu, port = _start(folder, command)
+        machine = Machine(folder, qemu, port)
+        try:
+            machine.connect(start + DEBIAN_BOOT_S)
+            machine.boot_s = time.monotonic() - start
+            yield machine
+        finally:
+            machine.close()
+
+
+@contextlib.contextmanager
+def power_on(image: DebianImage, disk: Path, project: Path, *, limit_s: int = 120) -> Iterator[subprocess.Popen[bytes]]:
+    """Boot a board whose first process is guest/releases.py, and cut its power at the block's end.
+
+    Args:
+        image, disk: as of `boot_debian`.
+        project: a folder that the board sees: edgecnn, compiled, releases.py, and what that reads.
+        limit_s: as of `boot_debian`.
+
+    Yields:
+        The process of QEMU, whose standard output is the board's console.
+    """
+    with tempfile.TemporaryDirectory(prefix="board-") as name:
+        folder = Path(name)
+        (folder / "initramfs").write_bytes(make_debian_initramfs(image, b""))
+        command = [
+            *_tied(), "timeout", "--signal=KILL", str(limit_s),
+            *_qemu(folder, None, image.kernel, "board.first=releases", "cortex-a72", 512),
+            *_share("root", image.root), *_share("project", project), *_disk(disk),
+        ]  # fmt: skip
+        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            yield qemu
+        finally:
+            qemu.kill()
+            qemu.communicate()
+
+
+def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subprocess.Popen[bytes], int]:
     """Start QEMU on a free port; another one if somebody took it in between."""
     for _ in range(5):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = _command(image, folder, port, cpu, memory_mib, limit_s)
+        command = command_on(port)
         with (folder / "console").open("wb") as console:
             qemu = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
@@ -262,19 +334,41 @@ def _start(image: Image, folder: Path, cpu: str, memory_mib: int, limit_s: int) 
     raise EmulatorError(f"QEMU found no free port for the board's ssh: {said.strip()[-300:]}")
 
 
-def _command(image: Image, folder: Path, port: int, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
-    shares = {"root": image.root, "site": image.site, "edgecnn": folder / "edgecnn"}
-    command = [
+def _qemu(folder: Path, port: int | None, kernel: Path, append: str, cpu: str, memory_mib: int) -> list[str]:
+    """Return what the commands of all boards share; with a port of this machine for the board's ssh, or without."""
+    forward = "" if port is None else f",hostfwd=tcp:127.0.0.1:{port}-:22"
+    return [
         *_tied(), QEMU, "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory_mib), "-accel", "tcg,thread=multi",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-        "-kernel", str(image.kernel), "-initrd", str(folder / "initramfs"),
-        "-append", f"console=ttyAMA0 earlycon quiet panic=-1 board.camera=vivid board.limit={limit_s}",
-        "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+        "-kernel", str(kernel), "-initrd", str(folder / "initramfs"), "-append", f"console=ttyAMA0 earlycon quiet panic=-1 {append}",
+        "-netdev", f"user,id=net,restrict=on{forward}",
         "-device", "virtio-net-pci,netdev=net,romfile=",
     ]  # fmt: skip
-    for tag, path in shares.items():
-        command += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+
+
+def _share(tag: str, path: Path) -> list[str]:
+    return ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,readonly=on"]
+
+
+def _disk(path: Path) -> list[str]:
+    return ["-drive", f"file={path},if=virtio,format=raw"]
+
+
+def _command(image: Image, folder: Path, port: int, *, cpu: str, memory_mib: int, limit_s: int) -> list[str]:
+    command = _qemu(folder, port, image.kernel, f"board.camera=vivid board.limit={limit_s}", cpu, memory_mib)
+    for tag, path in {"root": image.root, "site": image.site, "edgecnn": folder / "edgecnn"}.items():
+        command += _share(tag, path)
     return command
+
+
+def _debian_command(
+    image: DebianImage, folder: Path, port: int, *, disk: Path, cpu: str, memory_mib: int, limit_s: int
+) -> list[str]:
+    append = "systemd.unit=multi-user.target systemd.show_status=false net.ifnames=0"
+    return [
+        *_tied(), "timeout", "--signal=KILL", str(limit_s), *_qemu(folder, port, image.kernel, append, cpu, memory_mib),
+        *_share("root", image.root), *_disk(disk),
+    ]  # fmt: skip
 
 
 def _tied() -> list[str]:

@@ -208,6 +208,38 @@ class MqttConflictEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseEvent(Event):
+    """The service runs a release, has found it good, or does not run it any more.
+
+    Attributes:
+        release: the SHA-256 of its bundle; None for the bundle that ships with edgecnn.
+        name: the bundle's.
+        state: one of `edgecnn.device.slots.record.STATES`; the bundle that ships is good.
+        reason: why it is bad.
+    """
+
+    kind = "release"
+    release: str | None
+    name: str
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemEvent(Event):
+    """Something is wrong, and the service goes on.
+
+    Attributes:
+        about: clock, configuration or disk.
+        message: what, for people.
+    """
+
+    kind = "problem"
+    about: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndedEvent(Event):
     """The stream has ended: nothing follows.
 

@@ -241,6 +241,13 @@ def test_cameras_are_what_edgecnn_cameras_says(pi):
     assert text.startswith("/dev/video2\nit cannot be used: no permission: it belongs to the group video.")
 
 
+def test_a_camera_that_edgecnn_itself_has_is_well(pi):
+    problem = "in use by edgecnn (process 278). End that process, or use another camera."
+    system = pi(None, software(cameras=listed(Camera(device="/dev/video0", name="HD Webcam", problem=problem))))
+    assert found(system, "cameras", "ok")[-1].strip() == "/dev/video0 (HD Webcam): in use by edgecnn (process 278)"
+    assert found(system, "cameras", "warning") == []
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

@@ -1,0 +1,151 @@
+"""`edgecnn service`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, emit_line, note
+from edgecnn.cli.options import Json, Root, check_choice
+
+if TYPE_CHECKING:
+    from edgecnn.device.service.config import Config
+    from edgecnn.device.service.run import Surroundings
+    from edgecnn.device.stream.loop import Consumer, Item
+    from edgecnn.runtime.classifier import Classifier
+
+ACTIONS = ("install", "check", "status", "logs", "remove", "run")
+
+
+def service(
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="install, check, status, logs, remove or run; required")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Options in TOML. install checks it and copies it to the default's place.",
+            show_default="/etc/edgecnn/service.toml",
+        ),
+    ] = None,
+    root: Root = Path("/var/lib/edgecnn"),
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="For logs: keep printing what comes.", show_default="off")
+    ] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, metavar="N", help="For logs: how many.")] = 20,
+    json: Json = False,
+) -> None:
+    """Classify what a camera sees from boot to boot, with systemd.
+
+    install, once and as root, writes the unit, checks the options and starts the service. check only checks the options. status and logs
+    show what it does, remove takes it away and leaves options and releases. run is what the unit runs.
+
+    The service runs the release that edgecnn slot has put in use. Its lines in the journal are JSON. A watchdog, which only a freshly
+    classified frame feeds, starts it again.
+
+    \b
+    Examples:
+      edgecnn service install --config service.toml
+      edgecnn service check --config service.toml
+      edgecnn service status
+      edgecnn service logs --follow
+    """
+    check_choice("ACTION", action, ACTIONS)
+    from edgecnn.device.service import config as options
+    from edgecnn.device.service import manage
+
+    if action == "run":
+        run(config or options.CONFIG, root)
+    elif action == "check":
+        path = config or options.CONFIG
+        options.parse(options.read(path), str(path))
+        note(f"{path}: valid")
+    elif action == "install":
+        unit = manage.install(manage.Host(), config)
+        note(f"{unit} is started, now and at each boot; see: edgecnn service logs --follow")
+    elif action == "remove":
+        manage.remove(manage.Host())
+        note(f"the service is removed; options in {options.CONFIG.parent} and releases in {root} stay")
+    elif action == "logs":
+        command = manage.logs_command(manage.Host(), lines, follow)
+        os.execvp(command[0], command)
+    else:
+        show_status(manage.status(manage.Host()), root, json)
+
+
+def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
+    """Print what systemd says of the service, and which release is in use."""
+    from edgecnn.device.slots.store import Store
+    from edgecnn.tables import to_json
+
+    slots = Store(root).read()
+    release = slots.current
+    about = slots.releases[release] if release else None
+    if json:
+        emit_json({"systemd": state, "release": release, "about": to_json(about)})
+        return
+    print(
+        f"service {state['ActiveState']} ({state['SubState']}), {state['UnitFileState']}, restarts {state['NRestarts']}"
+    )
+    print(f"status  {state['StatusText'] or '-'}")
+    print(f"release {f'{release[:12]} {about.name} {about.state}' if release and about else 'the model that ships'}")
+
+
+def run(path: Path, root: Path) -> None:
+    """Run the service until it is stopped; a new process takes over when another release is in use.
+
+    Raises:
+        EdgeCNNError: if neither a release nor the bundle that ships can be loaded.
+        Stopped: after a signal.
+    """
+    from edgecnn.device.service.config import take
+    from edgecnn.device.service.run import CHANGED, Surroundings, serve
+    from edgecnn.device.slots.store import Store
+    from edgecnn.device.stream.ends import Ends
+
+    taken = take(path, root)
+    config = taken.config
+    with Ends() as ends:
+        around = Surroundings(
+            report=print_item,
+            check=ends.check,
+            consumers=lambda classifier: publishers(config, classifier, around),
+        )
+        if taken.problem:
+            around.problem("configuration", taken.problem)
+        outcome = serve(Store(root), config, around)
+    if outcome == CHANGED:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def print_item(item: "Item") -> None:
+    """Print an event as a JSON line. A line for each frame would fill the journal."""
+    from edgecnn.device.stream.events import Event
+    from edgecnn.device.stream.results import event_line
+
+    if isinstance(item, Event):
+        emit_line(event_line(item))
+
+
+def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
+    """Make what publishes the state, if the options name a broker. Options that do not fit are a problem, not the end."""
+    if not config.mqtt:
+        return []
+    from edgecnn.cli.mqtt import MqttOptions, make_publisher, read_settings
+
+    typed = MqttOptions(
+        address=config.mqtt, password_file=None, ca=Path(config.mqtt_ca) if config.mqtt_ca else None,
+        picture=config.mqtt_picture, binary=config.mqtt_binary or None, prefix="homeassistant",
+    )  # fmt: skip
+    try:
+        return [make_publisher(read_settings(typed, config.rotate), classifier)]
+    except typer.BadParameter as error:
+        around.problem("configuration", f"no MQTT: {error.message}")
+    except ModuleNotFoundError as error:
+        around.problem(
+            "configuration", f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or edgecnn[mqtt]"
+        )
+    return []

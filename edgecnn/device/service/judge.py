@@ -1,0 +1,84 @@
+"""What makes a release good, and feeds the watchdog: frames that were classified, and nothing else."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from edgecnn.device.service.notify import notify
+from edgecnn.device.stream.events import Event, ProblemEvent, ReleaseEvent, StateChangedEvent
+from edgecnn.device.stream.loop import Item
+from edgecnn.device.stream.results import FrameResult
+
+FEED_EVERY_S = 1.0
+"""Least seconds between two messages to the watchdog."""
+
+AGAIN_S = 60.0
+"""Seconds until a release that could not be recorded as good, since the disk was full, is recorded again."""
+
+
+class Judge:
+    """Counts the fresh frames of a release until it is good, and feeds the watchdog with each. A Consumer of the stream."""
+
+    def __init__(
+        self,
+        release: str,
+        name: str,
+        frames: int,
+        approve: Callable[[], list[str]],
+        *,
+        tell: Callable[[str], object] = notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            release: the release that runs.
+            name: its bundle's name.
+            frames: how many frames it has to classify until it is good; 0 if it is good already.
+            approve: records that; returns why that was not possible, nothing if it was.
+            tell: sends a message to the service manager.
+            clock: monotonic seconds.
+        """
+        self._release, self._name = release, name
+        self._left = frames
+        self._approve = approve
+        self._tell = tell
+        self._clock = clock
+        self._fed = self._tried = float("-inf")
+
+    def take(self, item: Item) -> Iterable[Event]:
+        """Count a frame; give a change of the state to the service manager, for people."""
+        if isinstance(item, StateChangedEvent):
+            self._tell(f"STATUS=state: {'none' if item.state is None else item.state!r}")
+        if not isinstance(item, FrameResult):
+            return ()
+        now = self._clock()
+        if now - self._fed >= FEED_EVERY_S:
+            self._fed = now
+            self._tell("WATCHDOG=1")
+        if not self._left:
+            return ()
+        if self._left > 1:
+            self._left -= 1
+            return ()
+        return self._judge(item, now) if now - self._tried >= AGAIN_S else ()
+
+    def _judge(self, item: FrameResult, now: float) -> list[Event]:
+        """Record that the release is good, with its last frame; a later one does it again if the disk does not take it."""
+        self._tried = now
+        problems = self._approve()
+        if problems:
+            return [ProblemEvent(ts=item.ts, source=item.source, about="disk", message=text) for text in problems]
+        self._left = 0
+        return [
+            ReleaseEvent(
+                ts=item.ts, source=item.source, release=self._release, name=self._name, state="good", reason=None
+            )
+        ]
+
+    def poll(self) -> Iterable[Event]:
+        """Do nothing: silence is what the watchdog listens for."""
+        return ()
+
+    def finish(self, wait_s: float) -> Iterable[Event]:
+        """Do nothing."""
+        return ()

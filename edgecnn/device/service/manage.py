@@ -1,0 +1,169 @@
+"""The service in systemd: its unit written, switched on, looked at and removed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecnn.device.service import config
+from edgecnn.errors import ServiceError
+from edgecnn.files import output_errors, write_atomic
+from edgecnn.runtime.program import Finished
+
+UNIT = "edgecnn.service"
+OWN, PACKAGED = f"etc/systemd/system/{UNIT}", f"usr/lib/systemd/system/{UNIT}"
+"""Where `install` writes the unit, and where the Debian package has it."""
+
+HIDDEN = ("/home/", "/root/", "/run/user/")
+"""Folders that the unit's ProtectHome hides from the service."""
+
+SHOWN = ("ActiveState", "SubState", "StatusText", "NRestarts", "UnitFileState", "Result")
+"""What `status` takes from systemd."""
+
+
+def unit_text(command: Sequence[str]) -> str:
+    """Return the unit, with the command that runs edgecnn."""
+    return Path(__file__).with_name(UNIT).read_text(encoding="utf-8").replace("@EXECUTABLE@", " ".join(command))
+
+
+def _run(command: Sequence[str]) -> Finished:
+    done = subprocess.run(command, capture_output=True, text=True)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The machine: what is below `root`, how commands are run, who runs this, and where this edgecnn is."""
+
+    root: Path = Path("/")
+    run: Callable[[Sequence[str]], Finished] = _run
+    is_root: bool = os.geteuid() == 0
+    python: str = sys.executable
+    package: str = __file__
+
+    def require_systemd(self) -> None:
+        """Refuse a machine on which systemd is not the service manager.
+
+        Raises:
+            ServiceError: with what to do.
+        """
+        if not (self.root / "run/systemd/system").is_dir():
+            raise ServiceError(
+                "systemd does not run on this machine, and the service needs it. "
+                "Start edgecnn service run by the service manager that it has."
+            )
+
+    def require_root(self) -> None:
+        """Refuse to go on without root.
+
+        Raises:
+            ServiceError: with what to do.
+        """
+        if not self.is_root:
+            raise ServiceError("only root may change the services of this machine. Run it again with sudo.")
+
+    def systemctl(self, *arguments: str) -> Finished:
+        """Run systemctl.
+
+        Raises:
+            ServiceError: if it fails, with its reason.
+        """
+        done = self.run(["systemctl", *arguments])
+        if done.code:
+            raise ServiceError(f"systemctl {' '.join(arguments)} failed: {(done.err or done.out).strip()}")
+        return done
+
+
+def install(host: Host, options: Path | None = None) -> Path:
+    """Write the unit, take options, and start the service, now and at each boot.
+
+    Args:
+        host: the machine.
+        options: a file of options, which becomes the board's after it was checked; None leaves the board's.
+
+    Returns:
+        The unit's path.
+
+    Raises:
+        ServiceError: if the options are not valid, the service could not read this edgecnn, or systemd refuses. Nothing was changed then,
+            except in the last case.
+        OutputError: if a file cannot be written.
+    """
+    host.require_systemd()
+    host.require_root()
+    place = host.root / config.CONFIG.relative_to("/")
+    source = options or place
+    if options is not None and not options.exists():
+        raise ServiceError(f"there is no file {options}.")
+    text = config.read(source)
+    config.parse(text, str(source))
+    packaged = (host.root / PACKAGED).exists()
+    unit = host.root / (PACKAGED if packaged else OWN)
+    if not packaged:
+        command = [host.python, "-m", "edgecnn"]
+        if hidden := next((path for path in (host.python, host.package) if path.startswith(HIDDEN)), None):
+            raise ServiceError(
+                f"{hidden} is in a folder that the service cannot see. Install edgecnn elsewhere, such as in a virtual environment "
+                "/opt/edgecnn, or take the Debian package."
+            )
+        write_atomic(unit, unit_text(command))
+    if options is not None:
+        write_atomic(place, text)
+    host.systemctl("daemon-reload")
+    host.systemctl("enable", UNIT)
+    host.systemctl("restart", "--no-block", UNIT)
+    return unit
+
+
+def remove(host: Host) -> None:
+    """Stop the service and take its unit away. Options and releases stay.
+
+    Raises:
+        ServiceError: if it is not installed, the Debian package owns it, or systemd refuses.
+        OutputError: if the unit cannot be removed.
+    """
+    host.require_systemd()
+    host.require_root()
+    if (host.root / PACKAGED).exists():
+        raise ServiceError("the service is part of the Debian package. Remove that: apt remove edgecnn")
+    unit = host.root / OWN
+    if not unit.exists():
+        raise ServiceError("the service is not installed. Install it: edgecnn service install")
+    host.systemctl("disable", "--now", UNIT)
+    with output_errors(unit):
+        unit.unlink()
+    host.systemctl("daemon-reload")
+
+
+def status(host: Host) -> dict[str, Any]:
+    """Return what systemd says of the service, by the names of SHOWN.
+
+    Raises:
+        ServiceError: if systemd does not run.
+    """
+    host.require_systemd()
+    lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {name: values.get(name, "") for name in SHOWN}
+
+
+def logs_command(host: Host, lines: int, follow: bool) -> list[str]:
+    """Return the command that prints the service's lines of the journal.
+
+    Raises:
+        ServiceError: if systemd does not run, or has no journal.
+    """
+    host.require_systemd()
+    if shutil.which("journalctl") is None:
+        raise ServiceError("journalctl is not installed, which reads the journal.")
+    return [
+        "journalctl",
+        f"--unit={UNIT}",
+        "--output=cat",
+        f"--lines={lines}",
+        *(["--follow"] if follow else ["--no-pager"]),
+    ]

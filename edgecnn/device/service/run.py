@@ -1,0 +1,182 @@
+"""The service itself: choose a release, prove it, classify what the camera sees, and change over when another one is put in use."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.device.doctor.machine import RELEASE_YEAR
+from edgecnn.device.service.config import Config
+from edgecnn.device.service.judge import Judge
+from edgecnn.device.service.notify import notify
+from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.device.slots.record import BAD, GOOD, PENDING
+from edgecnn.device.slots.store import RECORD, Store
+from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent
+from edgecnn.device.stream.loop import Consumer, Item, open_stream
+from edgecnn.errors import EdgeCNNError, SlotError
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.default import shipped_bundle
+from edgecnn.runtime.selftest import require_pass, selftest
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks at the record."""
+
+START_S = 180
+"""Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
+
+CHANGED, ENDED = "changed", "ended"
+"""Why the service ends by itself: another release is in use, so that a new process has to load it, or the source has ended."""
+
+
+class Running(NamedTuple):
+    """The release that runs, None for the bundle that ships; whether it has yet to prove itself; its classifier."""
+
+    release: str | None
+    pending: bool
+    classifier: Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the service talks to.
+
+    Attributes:
+        report: receives each result and event.
+        check: called at least every tenth of a second; raises to end.
+        consumers: makes further consumers of the stream.
+        tell: sends a message to the service manager.
+        wall: seconds since the epoch.
+    """
+
+    report: Callable[[Item], object]
+    check: Callable[[], object] = bool
+    consumers: Callable[[Classifier], list[Consumer]] = lambda classifier: []
+    tell: Callable[[str], object] = notify
+    wall: Callable[[], float] = time.time
+
+    def problem(self, about: str, message: str) -> None:
+        """Report a problem that ends nothing."""
+        self.report(ProblemEvent(ts=self.wall(), source="", about=about, message=message))
+
+    def release(self, release: str | None, name: str, state: str, reason: str | None = None) -> None:
+        """Report what became of a release."""
+        self.report(
+            ReleaseEvent(ts=self.wall(), source="", release=release, name=name, state=state, reason=reason or None)
+        )
+
+
+def serve(store: Store, config: Config, around: Surroundings) -> str:
+    """Run the service; return CHANGED or ENDED.
+
+    Args:
+        store: the board's releases.
+        config: the options.
+        around: see there.
+
+    Raises:
+        EdgeCNNError: if neither a release nor the bundle that ships can be loaded.
+        what `around.check` raises.
+    """
+    year = time.gmtime(around.wall()).tm_year
+    if year < RELEASE_YEAR:
+        around.problem("clock", f"it says {year}: times are wrong, and TLS fails, until it is set. All else works.")
+    watcher = Watcher(store.root / RECORD)
+    running = prepare(store, around)
+    frames = config.good_after if running.pending else 0
+    release = running.release or ""
+    judge = Judge(release, running.classifier.name, frames, lambda: approve(store, release), tell=around.tell)
+    stream = open_stream(
+        config.source or None,
+        running.classifier,
+        size=(config.width, config.height),
+        fps=config.fps,
+        rotation=config.rotate,
+        retry_for_s=float("inf"),
+        threshold=config.threshold,
+        margin=config.margin,
+        smooth=config.smooth,
+        max_fps=config.max_fps,
+        consumers=[judge, *around.consumers(running.classifier)],
+    )
+    around.tell(f"READY=1\nSTATUS=waiting for the camera{watchdog(os.environ.get('WATCHDOG_USEC'))}")
+    with stream:
+        for item in stream.ticks():
+            around.check()
+            if item is not None:
+                around.report(item)
+            if watcher.changed() and in_use(store) != running.release:
+                around.tell(f"STATUS=changing over{watchdog(START_S * 1_000_000)}")
+                return CHANGED
+    return ENDED
+
+
+def watchdog(microseconds: int | str | None) -> str:
+    """Return what sets the watchdog's limit anew, as part of a message; "" for None, where no watchdog listens."""
+    return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
+
+
+def prepare(store: Store, around: Surroundings) -> Running:
+    """Choose a release and load it. A pending one has to pass the self-test; one that fails is bad, and the next is chosen.
+
+    Raises:
+        EdgeCNNError: if a release that is good, or the bundle that ships, cannot be loaded: the engine is broken, not the release.
+    """
+    avoid: set[str] = set()
+    while True:
+        choice = choose(store, avoid)
+        for problem in choice.problems:
+            around.problem("disk", problem)
+        for item in choice.refused:
+            around.release(item.release, item.name, BAD, item.reason)
+        path = store.path(choice.release) if choice.release else shipped_bundle()
+        try:
+            if choice.pending:
+                require_pass(selftest(read_bundle(path), apart=True))
+            classifier = Classifier.load(path)
+        except EdgeCNNError as error:
+            if not choice.pending or choice.release is None:
+                raise
+            avoid.add(choice.release)
+            around.release(choice.release, choice.name, BAD, str(error))
+            for problem in condemn(store, choice.release, str(error)):
+                around.problem("disk", problem)
+            continue
+        around.release(choice.release, classifier.name, PENDING if choice.pending else GOOD)
+        return Running(choice.release, choice.pending, classifier)
+
+
+def in_use(store: Store) -> str | None:
+    """Return the release that the record has in use; None also where it cannot be read, as `choose` then takes the bundle that ships."""
+    try:
+        return store.read().current
+    except SlotError:
+        return None
+
+
+class Watcher:
+    """Says when a file was replaced, looking at most every LOOK_EVERY_S."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._looked = clock()
+        self._seen = self._stamp()
+
+    def changed(self) -> bool:
+        """Return whether it is another file than at the last look."""
+        if self._clock() - self._looked < LOOK_EVERY_S:
+            return False
+        self._looked = self._clock()
+        before, self._seen = self._seen, self._stamp()
+        return before != self._seen
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns

@@ -1,0 +1,97 @@
+"""Which release a start of the service runs, and what becomes of one that is judged. Whatever the disk does, there is an answer."""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from edgecnn.device.slots.record import Slots, failed, proved, started
+from edgecnn.device.slots.store import Store
+from edgecnn.errors import OutputError, SlotError
+
+LOST = "its bundle is missing or damaged"
+UNCOUNTED = "its start cannot be counted"
+
+
+class Refused(NamedTuple):
+    """A release that a start does not run any more, its bundle's name, and why."""
+
+    release: str
+    name: str
+    reason: str
+
+
+class Choice(NamedTuple):
+    """What a start runs.
+
+    `release` is None for the bundle that ships, and `name` the name of its bundle, "" for that; `pending` says whether it has yet to prove
+    itself; `refused` are the releases that came before it, `problems` what the disk or the record was not able to do.
+    """
+
+    release: str | None
+    name: str
+    pending: bool
+    refused: tuple[Refused, ...]
+    problems: tuple[str, ...]
+
+
+def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
+    """Count a start, and choose its release: the one in use, unless it is spent, missing or damaged; else the one before it.
+
+    A pending release is not run where its start cannot be counted, since nothing would end a release that crashes.
+
+    Args:
+        store: where the releases are.
+        avoid: releases that this process has judged bad, which the record may not say if the disk was full.
+    """
+    before: list[Slots] = []
+    problems: list[str] = []
+    refused: list[Refused] = []
+
+    def count(slots: Slots) -> Slots:
+        before.append(slots)
+        return started(slots)
+
+    try:
+        slots = store.change(count)
+        if before[0].current is not None and slots.current != before[0].current:
+            spent = slots.releases[before[0].current]
+            refused.append(Refused(before[0].current, spent.name, spent.reason))
+    except (OutputError, SlotError) as error:
+        problems.append(str(error))
+        slots = _readable(store)
+        if slots.current is not None and slots.pending:
+            refused.append(Refused(slots.current, slots.releases[slots.current].name, UNCOUNTED))
+            slots = failed(slots, slots.current, UNCOUNTED)
+    while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
+        release = slots.current
+        slots = failed(slots, release, LOST)
+        if release not in avoid:
+            refused.append(Refused(release, slots.releases[release].name, LOST))
+            problems += condemn(store, release, LOST)
+    name = slots.releases[slots.current].name if slots.current else ""
+    return Choice(slots.current, name, slots.pending, tuple(refused), tuple(problems))
+
+
+def approve(store: Store, release: str) -> list[str]:
+    """Record that a release has proved itself; return why that was not possible, nothing if it was."""
+    return _recorded(store, lambda slots: proved(slots, release))
+
+
+def condemn(store: Store, release: str, reason: str) -> list[str]:
+    """Record that a release is bad, so that the one before it comes back; return why that was not possible, nothing if it was."""
+    return _recorded(store, lambda slots: failed(slots, release, reason))
+
+
+def _recorded(store: Store, transition: Callable[[Slots], Slots]) -> list[str]:
+    try:
+        store.change(transition)
+    except (OutputError, SlotError) as error:
+        return [str(error)]
+    return []
+
+
+def _readable(store: Store) -> Slots:
+    """Return the record, or, if it is damaged, that of a board without releases: the bundle that ships still answers."""
+    try:
+        return store.read()
+    except SlotError:
+        return Slots()

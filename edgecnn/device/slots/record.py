@@ -1,0 +1,132 @@
+"""The record of releases, and how it changes. Each change is a function from one record to the next; `store` puts it on the disk."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgecnn.errors import SlotError
+from edgecnn.tables import key
+
+SCHEMA = "edgecnn.slots/1"
+PENDING, GOOD, BAD = "pending", "good", "bad"
+STATES = (PENDING, GOOD, BAD)
+
+MAX_STARTS = 3
+"""How often a pending release may be started. One that has not proved itself by then is bad: it crashes, hangs, or gives no answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A bundle on this device.
+
+    Attributes:
+        name: the bundle's.
+        serial: the bundle's; 0 for a bundle without one.
+        state: pending until it has proved itself on this device, then good; bad if it failed to.
+        reason: why it is bad.
+    """
+
+    name: str
+    serial: int = key(low=0)
+    state: str = key(choices=STATES)
+    reason: str = key("", left_out=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """All releases, by the SHA-256 of their bundles.
+
+    Attributes:
+        chain: the release in use, then those that come back, one after the other. After the last, or if there is none, it is the bundle
+            that ships with edgecnn.
+        starts: how often the release in use was started while it was pending.
+        releases: see `Release`.
+    """
+
+    schema: str = key(SCHEMA, choices=(SCHEMA,))
+    chain: tuple[str, ...] = ()
+    starts: int = key(0, low=0)
+    releases: Mapping[str, Release] = field(default_factory=dict)
+
+    @property
+    def current(self) -> str | None:
+        """The release in use; None for the bundle that ships."""
+        return self.chain[0] if self.chain else None
+
+    @property
+    def pending(self) -> bool:
+        """Whether the release in use has yet to prove itself."""
+        return self.current is not None and self.releases[self.current].state == PENDING
+
+
+def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
+    """Return the record with a new release, pending; one that it has stays as it is."""
+    new = Release(name=name, serial=serial, state=PENDING)
+    return dataclasses.replace(slots, releases={release: new, **slots.releases})
+
+
+def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
+    """Return the record with a release in use: pending, unless it has proved itself before.
+
+    Args:
+        release: one of the record's.
+        older: whether it may be older than the one in use.
+
+    Raises:
+        SlotError: if it is older and may not be.
+    """
+    new = slots.releases[release]
+    serial = slots.releases[slots.current].serial if slots.current else 0
+    if 0 < new.serial < serial and not older:
+        raise SlotError(
+            f"{new.name} has the serial number {new.serial}, older than the release in use, {serial}.", advice="go_back"
+        )
+    if slots.current == release and new.state != BAD:
+        return slots
+    proved = [item for item in slots.chain if item != release and slots.releases[item].state == GOOD]
+    judged = new if new.state == GOOD else dataclasses.replace(new, state=PENDING, reason="")
+    return dataclasses.replace(slots, chain=(release, *proved), starts=0, releases={**slots.releases, release: judged})
+
+
+def started(slots: Slots) -> Slots:
+    """Return the record of one more start: a pending release is counted, and bad after MAX_STARTS."""
+    if not slots.pending or slots.current is None:
+        return slots
+    if slots.starts >= MAX_STARTS:
+        return failed(slots, slots.current, f"it was started {MAX_STARTS} times and did not prove itself")
+    return dataclasses.replace(slots, starts=slots.starts + 1)
+
+
+def proved(slots: Slots, release: str) -> Slots:
+    """Return the record with a release good, if it is the one in use."""
+    return _judged(slots, release, GOOD, "") if slots.current == release else slots
+
+
+def failed(slots: Slots, release: str, reason: str) -> Slots:
+    """Return the record with a release bad and, if it was in use, the one before it in use."""
+    if slots.current != release:
+        return slots
+    return dataclasses.replace(_judged(slots, release, BAD, reason), chain=slots.chain[1:])
+
+
+def rolled_back(slots: Slots) -> Slots:
+    """Return the record with the release in use that was before, whatever the state of the one that goes.
+
+    Raises:
+        SlotError: if the bundle that ships is in use.
+    """
+    if not slots.chain:
+        raise SlotError("the model that ships with edgecnn is in use, and there is none before it")
+    return dataclasses.replace(slots, chain=slots.chain[1:], starts=0)
+
+
+def pruned(slots: Slots, keep: int) -> Slots:
+    """Return the record without bad releases, and without good ones that are not among the first `keep` of the chain, at least 1."""
+    chain = slots.chain[:keep]
+    kept = {item: about for item, about in slots.releases.items() if item in chain or about.state == PENDING}
+    return dataclasses.replace(slots, chain=chain, releases=kept)
+
+
+def _judged(slots: Slots, release: str, state: str, reason: str) -> Slots:
+    judged = dataclasses.replace(slots.releases[release], state=state, reason=reason)
+    return dataclasses.replace(slots, starts=0, releases={**slots.releases, release: judged})

@@ -1,0 +1,194 @@
+"""Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that says which is in use.
+
+The record is the only truth, and its atomic rename is where each change takes effect. A release that it does not name does not exist,
+whatever is left of it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.device.slots.disk import Disk, replace
+from edgecnn.device.slots.record import Slots, activated, added, pruned
+from edgecnn.errors import SlotError
+from edgecnn.files import canonical_json, output_errors, sha256_file
+from edgecnn.runtime.default import choose_model
+from edgecnn.tables import build, to_json
+
+ROOT = Path("/var/lib/edgecnn")
+"""Where a board keeps its releases."""
+
+RECORD, RELEASES, BUNDLE = "current", "releases", "model.edgecnn"
+WAIT_S = 5.0
+"""How long a change waits for another one to end."""
+
+SHORTEST = 4
+"""Digits of a SHA-256 that name a release, at least."""
+
+
+class Store:
+    """The releases in one folder. Changes are made one at a time, by a lock on the folder."""
+
+    def __init__(self, root: Path = ROOT, disk: Disk | None = None, *, wait_s: float = WAIT_S) -> None:
+        """Name the folder; nothing is read or made yet.
+
+        Args:
+            root: the folder; its parent must be there.
+            disk: makes all changes.
+            wait_s: seconds that a change waits for another one.
+        """
+        self.root = root
+        self._disk = disk or Disk()
+        self._wait_s = wait_s
+
+    def read(self) -> Slots:
+        """Return the record; an empty one where there is none.
+
+        Raises:
+            SlotError: if it cannot be read.
+        """
+        path = self.root / RECORD
+        try:
+            table = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return Slots()
+        except OSError as error:
+            raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
+        except ValueError as error:
+            raise SlotError(f"{path} is damaged: {error}. Remove it, and add the bundles again.") from None
+        slots = build(Slots, table, SlotError, str(path))
+        if unknown := next((release for release in slots.chain if release not in slots.releases), None):
+            raise SlotError(f"{path}: chain names {unknown!r}, which is not a release. Remove the file.")
+        return slots
+
+    def path(self, release: str) -> Path:
+        """Return where a release's bundle is."""
+        return self.root / RELEASES / release / BUNDLE
+
+    def whole(self, release: str) -> bool:
+        """Return whether a release's bundle is there, with every bit as it was added."""
+        try:
+            return sha256_file(self.path(release)) == release
+        except OSError:
+            return False
+
+    def change(self, transition: Callable[[Slots], Slots]) -> Slots:
+        """Change the record by a function of `record`, and return it.
+
+        Raises:
+            SlotError: if the transition refuses, or another change does not end in time.
+            OutputError: if the record cannot be written; it is as it was.
+        """
+        with self._locked():
+            return self._commit(transition)
+
+    def add(self, source: Path) -> tuple[str, Slots]:
+        """Copy a bundle to the releases, after checking that it is whole and that an engine here has a model in it.
+
+        Returns:
+            The release and the record.
+
+        Raises:
+            BundleError: if the bundle is not whole.
+            EngineError: if no engine of this device can run it.
+            SlotError, OutputError: as `change` does.
+        """
+        bundle = read_bundle(source)
+        choose_model(bundle.manifest)
+        release = bundle.sha256
+        with self._locked():
+            self._copy(bundle)
+            manifest = bundle.manifest
+            return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
+
+    def activate(self, name: str, *, older: bool = False) -> tuple[str, Slots]:
+        """Put a release in use, given the first digits of its SHA-256. Returns and raises: as `add`; SlotError if it is not whole."""
+        with self._locked():
+            release = find(self.read(), name)
+            if not self.whole(release):
+                raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
+            return release, self._commit(lambda slots: activated(slots, release, older=older))
+
+    def prune(self, keep: int) -> tuple[list[str], Slots]:
+        """Remove what `record.pruned` leaves out; return it, and the record.
+
+        Raises:
+            SlotError, OutputError: as `change` does.
+        """
+        with self._locked():
+            slots = self._commit(lambda slots: pruned(slots, keep))
+            folder = self.root / RELEASES
+            gone = sorted(path for path in folder.glob("*/") if path.name not in slots.releases)
+            with output_errors(folder):
+                for path in gone:
+                    for file in path.iterdir():
+                        self._disk.remove(file)
+                    self._disk.remove_folder(path)
+                if gone:
+                    self._disk.sync(folder)
+            return [path.name for path in gone], slots
+
+    def _copy(self, bundle: Bundle) -> None:
+        if self.whole(bundle.sha256):
+            return
+        path = self.path(bundle.sha256)
+        with output_errors(path):
+            self._make_folder(self.root / RELEASES)
+            self._make_folder(path.parent)
+            replace(self._disk, path, bundle.data)
+
+    def _make_folder(self, path: Path) -> None:
+        """Make a folder that outlives a power cut; one that is there may be what a cut has left, not yet sure to stay."""
+        self._disk.make_folder(path)
+        self._disk.sync(path.parent)
+
+    def _commit(self, transition: Callable[[Slots], Slots]) -> Slots:
+        before = self.read()
+        after = transition(before)
+        if after != before:
+            path = self.root / RECORD
+            with output_errors(path):
+                replace(self._disk, path, canonical_json(to_json(after)).encode())
+        return after
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, which is made if need be. It ends with the process, so a crash leaves none behind."""
+        with output_errors(self.root):
+            if not self.root.is_dir():
+                self._make_folder(self.root)
+            descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            deadline = time.monotonic() + self._wait_s
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise SlotError(
+                            f"another command is changing the releases in {self.root}. Run this one again when it has ended."
+                        ) from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def find(slots: Slots, name: str) -> str:
+    """Return the release whose SHA-256 begins with some digits.
+
+    Raises:
+        SlotError: if there is none, or more than one.
+    """
+    matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    known = ", ".join(release[:12] for release in slots.releases) or "none"
+    problem = f"{len(matches)} releases begin" if matches else "no release begins"
+    raise SlotError(f"{problem} with {name!r}; expected {SHORTEST} or more digits of one SHA-256. Known: {known}.")

@@ -1,0 +1,43 @@
+"""`edgecnn service`: what it refuses, and what it says."""
+
+import os
+
+import pytest
+
+from edgecnn.errors import ServiceError
+
+
+def test_options_are_checked(edgecnn, tmp_path):
+    options = tmp_path / "service.toml"
+    options.write_text("good_after = 5\n")
+    done = edgecnn("service", "check", "--config", options)
+    assert done.code == 0 and done.err == f"{options}: valid\n"
+    options.write_text("good_afer = 5\n")
+    done = edgecnn("service", "check", "--config", options)
+    assert done.code == ServiceError.exit_code
+    assert done.err.startswith(f"edgecnn: error: {options}: unknown key good_afer. Did you mean 'good_after'?")
+
+
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs on this machine")
+@pytest.mark.parametrize("action", ["install", "status", "logs", "remove"])
+def test_without_systemd(edgecnn, action):
+    done = edgecnn("service", action)
+    assert done.code == ServiceError.exit_code and "systemd does not run on this machine" in done.err
+
+
+def test_an_action_with_a_typing_error(edgecnn):
+    assert "expected install, check, status, logs, remove, run" in edgecnn("service", "instal").err
+
+
+def test_status_says_what_runs(edgecnn, monkeypatch, tmp_path):
+    from edgecnn.device.service import manage
+
+    shown = {"ActiveState": "active", "SubState": "running", "StatusText": "state: 'cat'", "NRestarts": "0"}
+    monkeypatch.setattr(manage, "status", lambda host: {"UnitFileState": "enabled", "Result": "success", **shown})
+    done = edgecnn("service", "status", "--root", tmp_path / "none")
+    assert done.out.splitlines() == [
+        "service active (running), enabled, restarts 0",
+        "status  state: 'cat'",
+        "release the model that ships",
+    ]
+    assert '"ActiveState": "active"' in edgecnn("service", "status", "--json", "--root", tmp_path / "none").out

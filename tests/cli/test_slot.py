@@ -1,0 +1,75 @@
+"""`edgecnn slot`: what it prints, and what it refuses."""
+
+import json
+
+import pytest
+
+from edgecnn.errors import SlotError
+from edgecnn.files import data_folder
+from edgecnn.runtime.default import SHIPPED
+from edgecnn.runtime.engines import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
+
+@pytest.fixture
+def bundle():
+    return data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
+
+
+@pytest.fixture
+def slot(edgecnn, tmp_path):
+    return lambda *arguments: edgecnn("slot", *arguments, "--root", tmp_path / "slots")
+
+
+def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
+    assert slot("list").out == "in use  the model that ships with edgecnn\n"
+    added = json.loads(slot("add", bundle, "--json").out)
+    (release,) = added["releases"]
+    assert added["current"] is None and added["releases"][release]["state"] == "pending"
+    active = slot("activate", release[:8])
+    assert active.out.splitlines() == [
+        f"in use  {release[:12]} {SHIPPED} pending",
+        "before  the model that ships with edgecnn",
+    ]
+    back = slot("rollback")
+    assert back.err == "in use: the model that ships with edgecnn\n" and f"-       {release[:12]}" in back.out
+    assert slot("rollback").code == SlotError.exit_code
+    assert slot("prune").err == "removed: none\n"
+
+
+def test_added_and_put_in_use_at_once(slot, bundle):
+    done = slot("add", bundle, "--activate")
+    assert done.out.startswith("in use  ") and done.out.splitlines()[0].endswith(f" {SHIPPED} pending")
+    assert "goes with add" in slot("list", "--activate").err
+
+
+def test_a_typing_error_is_a_usage_error(slot, bundle):
+    assert "expected add, activate, rollback, list, prune" in slot("ad", bundle).err
+    assert "name a bundle" in slot("add").err
+    assert "prune takes no name" in slot("prune", bundle).err
+    assert slot("activate", "0000").code == SlotError.exit_code
+
+
+def test_going_back_on_purpose_is_named(slot, edgecnn, bundle, tmp_path):
+    import dataclasses
+
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.write import write_bundle
+
+    read = read_bundle(bundle)
+    for serial in (1, 2):
+        write_bundle(tmp_path / f"{serial}.edgecnn", dataclasses.replace(read.manifest, serial=serial), read.files)
+        slot("add", tmp_path / f"{serial}.edgecnn")
+    releases = {about["serial"]: name for name, about in json.loads(slot("list", "--json").out)["releases"].items()}
+    assert slot("activate", releases[2]).code == 0
+    refused = slot("activate", releases[1])
+    assert refused.code == SlotError.exit_code
+    assert refused.err.endswith("To go back on purpose: edgecnn slot rollback, or --older\n")
+    assert slot("activate", releases[1], "--older").code == 0
+
+
+def test_a_folder_that_cannot_be_made(edgecnn, bundle, tmp_path):
+    (tmp_path / "file").touch()
+    done = edgecnn("slot", "add", bundle, "--root", tmp_path / "file" / "slots")
+    assert done.code == 19 and "cannot write" in done.err

@@ -1,0 +1,72 @@
+import errno
+import os
+
+import pytest
+
+from edgecnn.device.service.config import Config, parse, take
+from edgecnn.device.slots.disk import Disk
+from edgecnn.errors import ServiceError
+
+
+def test_no_options_are_the_defaults(tmp_path):
+    assert take(tmp_path / "service.toml", tmp_path) == (Config(), "")
+    assert parse("", "here") == Config()
+
+
+def test_options():
+    config = parse(
+        'source = "/dev/video2"\nwidth = 1280\nheight = 720\nthreshold = 0.6\nmqtt = "mqtt://broker/door"\n', "x"
+    )
+    assert (config.source, config.width, config.threshold) == ("/dev/video2", 1280, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("thresold = 0.6", r"here: unknown key thresold\. Did you mean 'threshold'\?"),
+        ("threshold = 2", r"here: threshold must be between 0 and 1, received 2"),
+        ('threshold = "high"', r"here: threshold must be a number, received 'high'"),
+        ("threshold = 0.6 0.7", r"here is not TOML: .*line 1"),
+        ("rotate = 45", r"here: rotate must be one of 0, 90, 180, 270"),
+        ('smooth = "often"', r"here: smooth: "),
+        ("max_fps = 0.1", r"here: max_fps must be 0 or at least 0\.2"),
+        ('source = "rstp:"', r"here: source 'rstp:' is not a camera or a stream"),
+        ('source = "watch:inbox"', r"here: source cannot be a folder"),
+        ('mqtt = "http://broker"', r"here: mqtt: .*is not an address of MQTT"),
+    ],
+)
+def test_a_typing_error_is_named(text, message):
+    with pytest.raises(ServiceError, match=message):
+        parse(text, "here")
+
+
+def test_options_that_are_not_valid_leave_the_last_that_were(tmp_path):
+    path, folder = tmp_path / "service.toml", tmp_path / "slots"
+    folder.mkdir()
+    path.write_text("thresold = 0.6\n")
+    config, problem = take(path, folder)
+    assert config == Config() and "unknown key thresold" in problem and "The defaults are in use" in problem
+    path.write_text("threshold = 0.6\n")
+    assert take(path, folder) == (Config(threshold=0.6), "")
+    for text in (b"thresold = 0.7\n", b"\xff"):
+        path.write_bytes(text)
+        config, problem = take(path, folder)
+        assert config == Config(threshold=0.6) and "The last valid options stay in use" in problem
+    path.write_text("threshold = 0.7\n")
+    assert take(path, folder) == (Config(threshold=0.7), "")
+
+
+def test_a_full_disk_does_not_keep_valid_options_from_use(tmp_path):
+    class Full(Disk):
+        def write(self, path, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "options.toml").write_text("threshold = 0.6\n")
+    config, problem = take(tmp_path / "options.toml", tmp_path, Full())
+    assert config == Config(threshold=0.6) and "No space left" in problem
+
+
+def test_the_example_of_the_page_is_valid(root):
+    page = (root / "docs" / "service.md").read_text(encoding="utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert parse(example, "docs/service.md").mqtt == "mqtt://broker.local/door"

@@ -1,0 +1,119 @@
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from edgecnn.device.service import manage
+from edgecnn.device.service.manage import Host, install, logs_command, remove, status, unit_text
+from edgecnn.errors import ServiceError
+from edgecnn.runtime.program import Finished
+
+
+class Machine:
+    """A machine of files below a folder, with systemd or without, that notes what is run."""
+
+    def __init__(self, root, systemd=True, answer=Finished(0, "", "")):
+        self.calls = []
+        self.answer = answer
+        if systemd:
+            (root / "run/systemd/system").mkdir(parents=True)
+        self.root = root
+        self.host = Host(root=root, run=self.run, is_root=True, python="/opt/edgecnn/bin/python", package="/opt/x")
+
+    def run(self, command):
+        self.calls.append(" ".join(command[1:]))
+        return self.answer
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def test_install_writes_the_unit_and_starts_it(machine, tmp_path):
+    options = tmp_path / "mine.toml"
+    options.write_text("threshold = 0.5\n")
+    unit = install(machine.host, options)
+    assert unit == tmp_path / "etc/systemd/system/edgecnn.service"
+    assert "\nExecStart=/opt/edgecnn/bin/python -m edgecnn service run\n" in unit.read_text()
+    assert (tmp_path / "etc/edgecnn/service.toml").read_text() == "threshold = 0.5\n"
+    assert machine.calls == ["daemon-reload", "enable edgecnn.service", "restart --no-block edgecnn.service"]
+    remove(machine.host)
+    assert not unit.exists() and (tmp_path / "etc/edgecnn/service.toml").exists()
+    assert machine.calls[3:] == ["disable --now edgecnn.service", "daemon-reload"]
+    with pytest.raises(ServiceError, match="not installed"):
+        remove(machine.host)
+
+
+def test_options_with_a_typing_error_change_nothing(machine, tmp_path):
+    (tmp_path / "mine.toml").write_text("thresold = 0.5\n")
+    with pytest.raises(ServiceError, match="Did you mean 'threshold'"):
+        install(machine.host, tmp_path / "mine.toml")
+    with pytest.raises(ServiceError, match="there is no file"):
+        install(machine.host, tmp_path / "other.toml")
+    assert machine.calls == [] and not (tmp_path / "etc").exists()
+
+
+def test_the_packages_unit_is_used_and_not_removed(machine, tmp_path):
+    unit = tmp_path / "usr/lib/systemd/system/edgecnn.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("of the package")
+    assert install(machine.host) == unit and unit.read_text() == "of the package"
+    with pytest.raises(ServiceError, match="apt remove edgecnn"):
+        remove(machine.host)
+
+
+def test_what_the_service_could_not_see_is_refused(machine, tmp_path):
+    host = Host(root=tmp_path, run=machine.run, is_root=True, python="/home/pi/venv/bin/python", package="/opt/x")
+    with pytest.raises(ServiceError, match="/home/pi/venv/bin/python is in a folder that the service cannot see"):
+        install(host)
+    assert machine.calls == [] and not (tmp_path / "etc").exists()
+
+
+def test_without_systemd_or_root_there_is_a_clear_error(tmp_path):
+    bare = Machine(tmp_path / "bare", systemd=False)
+    for action in (install, remove, status, lambda host: logs_command(host, 1, False)):
+        with pytest.raises(ServiceError, match="systemd does not run on this machine"):
+            action(bare.host)
+    ordinary = Machine(tmp_path / "ordinary")
+    for action in (install, remove):
+        with pytest.raises(ServiceError, match="only root"):
+            action(Host(root=ordinary.root, run=ordinary.run, is_root=False))
+    assert bare.calls == ordinary.calls == []
+
+
+def test_what_systemd_refuses_is_passed_on(tmp_path):
+    machine = Machine(tmp_path, answer=Finished(1, "", "Access denied\n"))
+    with pytest.raises(ServiceError, match="systemctl daemon-reload failed: Access denied"):
+        install(machine.host)
+
+
+def test_status_and_logs(tmp_path, monkeypatch):
+    machine = Machine(tmp_path, answer=Finished(0, "ActiveState=active\nStatusText=state: 'cat=1'\n", ""))
+    found = status(machine.host)
+    assert found["ActiveState"] == "active" and found["StatusText"] == "state: 'cat=1'" and found["NRestarts"] == ""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert logs_command(machine.host, 5, True) == [
+        "journalctl", "--unit=edgecnn.service", "--output=cat", "--lines=5", "--follow",
+    ]  # fmt: skip
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ServiceError, match="journalctl is not installed"):
+        logs_command(machine.host, 5, True)
+
+
+@pytest.fixture
+def unit(tmp_path):
+    path = tmp_path / manage.UNIT
+    path.write_text(unit_text(["/usr/bin/env", "edgecnn"]).replace("Documentation=man:edgecnn(1)\n", ""))
+    return path
+
+
+@pytest.mark.needs("systemd-analyze", package="systemd")
+def test_the_unit_is_valid_and_exposed_to_1_5_at_most(unit):
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15", unit]
+    done = subprocess.run(command, capture_output=True, text=True)
+    score = float(re.search(r"Overall exposure level for edgecnn\.service: ([0-9.]+)", done.stdout)[1])
+    assert done.returncode == 0 and score <= 1.5

@@ -1,0 +1,254 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jsonschema
+import pytest
+
+from edgecnn.device.service.config import Config, take
+from edgecnn.device.service.judge import AGAIN_S, Judge
+from edgecnn.device.service.notify import notify
+from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
+from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
+from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, StateChangedEvent
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.errors import EngineError
+from edgecnn.runtime.engines import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
+FRAMES = Config(source="synthetic:", good_after=3, max_fps=0)
+SILENT = Config(source="exec:sleep 100", good_after=3)
+
+
+class Stop(Exception):
+    pass
+
+
+class Board:
+    """Runs the service in this process, and keeps what it reports and tells."""
+
+    def __init__(self, store):
+        self.store = store
+        self.items, self.told = [], []
+
+    def serve(self, config=FRAMES, until=None, **around):
+        def check():
+            if until is not None and until(self.items):
+                raise Stop
+
+        around = Surroundings(report=self.items.append, check=check, tell=self.told.append, **around)
+        self.items.clear()
+        self.told.clear()
+        return serve(self.store, config, around)
+
+    def start(self, config=FRAMES, until=lambda items: frames(items) >= 5):
+        with pytest.raises(Stop):
+            self.serve(config, until)
+        return self.releases()
+
+    def releases(self):
+        return [(item.name, item.state) for item in self.items if isinstance(item, ReleaseEvent)]
+
+    def activate(self, path):
+        release, _ = self.store.add(path)
+        self.store.activate(release)
+        return release
+
+    def states(self):
+        return {about.name: about.state for about in self.store.read().releases.values()}
+
+
+def frames(items):
+    return sum(isinstance(item, FrameResult) for item in items)
+
+
+@pytest.fixture
+def board(store):
+    return Board(store)
+
+
+def at_once(items):
+    return True
+
+
+def test_without_a_release_the_bundle_that_ships_answers(board):
+    assert board.start() == [("cifar10-resnet8", GOOD)]
+    assert board.told[0].startswith("READY=1") and "WATCHDOG=1" in board.told
+
+
+def test_a_new_release_becomes_good_after_its_frames(board, variant):
+    board.activate(variant("new"))
+    assert board.start() == [("new", PENDING), ("new", GOOD)]
+    good = next(
+        number for number, item in enumerate(board.items) if isinstance(item, ReleaseEvent) and item.state == GOOD
+    )
+    assert frames(board.items[:good]) == 3
+    assert board.states() == {"new": GOOD}
+    assert board.start() == [("new", GOOD)]
+
+
+def test_a_release_whose_selftest_fails_goes_back_at_once(board, variant):
+    board.activate(variant("old"))
+    board.start()
+    board.activate(variant("wrong", wrong=True))
+    assert board.start() == [("wrong", BAD), ("old", GOOD)]
+    reason = next(item.reason for item in board.items if isinstance(item, ReleaseEvent))
+    assert "does not answer as the bundle says" in reason
+    assert board.states() == {"old": GOOD, "wrong": BAD}
+
+
+def test_a_release_whose_frames_never_come_goes_back(board, variant):
+    board.activate(variant("old"))
+    board.start()
+    board.activate(variant("new"))
+    for _ in range(MAX_STARTS):
+        assert board.start(SILENT, until=at_once) == [("new", PENDING)]
+        assert "WATCHDOG=1" not in board.told
+    assert board.start() == [("new", BAD), ("old", GOOD)]
+
+
+def test_it_ends_when_another_release_is_in_use(board, variant):
+    new = variant("new")
+
+    def activate(items):
+        if frames(items) == 3 and not board.states():
+            board.activate(new)
+
+    assert board.serve(until=activate) == CHANGED
+    assert board.told[-1].endswith(f"WATCHDOG_USEC={START_S * 1_000_000}"), (
+        "a new process has the time that a start has"
+    )
+    assert board.start()[0] == ("new", PENDING)
+
+
+def test_a_start_sets_the_watchdogs_own_limit_again(board, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    board.start()
+    assert board.told[0] == "READY=1\nSTATUS=waiting for the camera\nWATCHDOG_USEC=30000000"
+
+
+def test_it_does_not_end_when_its_own_release_becomes_good(board, variant):
+    board.activate(variant("new"))
+    deadline = time.monotonic() + 2.5  # longer than it takes to look at the record twice
+    board.start(until=lambda items: time.monotonic() > deadline)
+    assert board.states() == {"new": GOOD}
+
+
+def test_a_bundle_that_is_removed_while_in_use_is_answered_by_until_the_next_start(board, variant):
+    board.activate(variant("old"))
+    board.start()
+    new = board.activate(variant("new"))
+    board.start()
+
+    def remove(items):
+        if frames(items) == 3:
+            board.store.path(new).unlink(missing_ok=True)
+        return frames(items) >= 20
+
+    assert board.start(until=remove) == [("new", GOOD)] and not board.store.whole(new)
+    assert board.start() == [("new", BAD), ("old", GOOD)]
+
+
+def test_a_good_release_is_not_condemned_for_a_broken_engine(board, variant, monkeypatch):
+    board.activate(variant("old"))
+    board.start()
+
+    def broken(*arguments, **options):
+        raise EngineError("litert is not installed")
+
+    monkeypatch.setattr("edgecnn.runtime.classifier.open_model", broken)
+    with pytest.raises(EngineError):
+        board.serve()
+    assert board.states() == {"old": GOOD}
+
+
+def test_a_clock_in_1970_is_a_problem_and_no_more(board):
+    with pytest.raises(Stop):
+        board.serve(until=lambda items: frames(items) >= 1, wall=lambda: 60.0)
+    (problem,) = (item for item in board.items if isinstance(item, ProblemEvent))
+    assert problem.about == "clock" and "1970" in problem.message
+
+
+def result(seq=0):
+    return FrameResult(
+        seq=seq, ts=0.0, age_ms=1.0, source="cam", image=b"", top=(), decision="cat", reason=None, lead=0.0, state=None,
+        state_since=None, latency_ms={}, dropped=0,
+    )  # fmt: skip
+
+
+def test_only_frames_feed_the_watchdog_once_a_second():
+    told, now = [], [0.0]
+    judge = Judge("", "", 0, list, tell=told.append, clock=lambda: now[0])
+    judge.take(StateChangedEvent(ts=0.0, source="", state="cat", previous=None, score=1.0, reason=None, seq=0))
+    judge.poll()
+    assert told == ["STATUS=state: 'cat'"]
+    for seconds in (0.0, 0.5, 0.9, 1.0, 1.5, 2.1):
+        now[0] = seconds
+        judge.take(result())
+    assert told.count("WATCHDOG=1") == 3
+
+
+def test_a_label_cannot_speak_to_the_service_manager():
+    told = []
+    judge = Judge("", "", 0, list, tell=told.append)
+    judge.take(StateChangedEvent(ts=0.0, source="", state="a\nMAINPID=1", previous=None, score=1.0, reason=None, seq=0))
+    assert "\n" not in told[0]
+
+
+def test_a_release_that_the_disk_does_not_take_is_tried_again():
+    answers, now = [["cannot write"], []], [0.0]
+    judge = Judge("a" * 64, "new", 2, lambda: answers.pop(0), tell=lambda text: None, clock=lambda: now[0])
+    assert [*judge.take(result())] == []
+    assert [event.kind for event in judge.take(result())] == ["problem"]
+    assert [*judge.take(result())] == [] and len(answers) == 1
+    now[0] = AGAIN_S
+    assert [event.kind for event in judge.take(result())] == ["release"]
+    assert [*judge.take(result())] == []
+
+
+def test_notify_sends_a_datagram(tmp_path, monkeypatch):
+    for address in (str(tmp_path / "socket"), f"@edgecnn-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(address.replace("@", "\0"))
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+            notify("READY=1")
+            assert receiver.recv(100) == b"READY=1"
+    notify("READY=1")  # nobody listens any more
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
+
+
+def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn):
+    """As systemd runs it: with the last valid options, the same process goes on with the new release, and ends with 143."""
+    options = tmp_path / "service.toml"
+    options.write_text('source = "synthetic:"\ngood_after = 3\n')
+    take(options, store.root)
+    options.write_text('source = "synthetic:"\ngood_afer = 3\n')  # somebody has edited the file since
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(root)}
+        process = spawn(command, env=environment, stdout=subprocess.PIPE, text=True)
+        lines = map(json.loads, process.stdout)
+        problem = next(lines)
+        assert problem["about"] == "configuration" and "Did you mean 'good_after'" in problem["message"]
+        assert next(lines)["release"] is None
+        assert manager.recv(200).startswith(b"READY=1")
+        release, _ = store.add(variant("new"))
+        store.activate(release)
+        states = []
+        schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+        for line in lines:
+            jsonschema.validate(line, schema)
+            if line["event"] == "release":
+                states.append((line["name"], line["state"], line["release"]))
+            if len(states) == 2:
+                break
+        assert states == [("new", "pending", release), ("new", "good", release)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143

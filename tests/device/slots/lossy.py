@@ -1,0 +1,168 @@
+"""A disk that records what is done to it, and what a power cut may leave of that.
+
+After a cut, what was synced is there. Of what was not, anything may be missing or not, in any combination: a name in a folder without
+those that were made before it, a file with its name and nothing in it, or half of it. That is more than real file systems lose.
+"""
+
+import itertools
+from pathlib import Path
+
+from edgecnn.device.slots.disk import Disk
+
+
+class Recorder(Disk):
+    """The real disk, and a list of what was done: (method's name, paths below `root`, data)."""
+
+    def __init__(self, root):
+        self.root = root
+        self.done = []
+
+    def note(self, name, *arguments):
+        self.done.append(
+            (name, *(item.relative_to(self.root) if isinstance(item, Path) else item for item in arguments))
+        )
+
+    def make_folder(self, path):
+        if not path.is_dir():
+            self.note("make_folder", path)
+        super().make_folder(path)
+
+    def write(self, path, data):
+        self.note("write", path, data)
+        super().write(path, data)
+
+    def sync(self, path):
+        self.note("sync", path)
+        super().sync(path)
+
+    def rename(self, old, new):
+        self.note("rename", old, new)
+        super().rename(old, new)
+
+    def remove(self, path):
+        self.note("remove", path)
+        super().remove(path)
+
+    def remove_folder(self, path):
+        self.note("remove_folder", path)
+        super().remove_folder(path)
+
+
+class File:
+    """A file: what is on the disk, and what was written since."""
+
+    def __init__(self, data=b""):
+        self.data = self.now = data
+
+    def outcomes(self):
+        half = self.now[: len(self.now) // 2]
+        return sorted({self.data, b"", half, self.now}) if self.now != self.data else [self.data]
+
+
+class Folder:
+    """A folder: the names on the disk, the names as they are, and the changes in between: (name that goes, name that comes, what)."""
+
+    def __init__(self):
+        self.names, self.now, self.changes = {}, {}, []
+
+    def change(self, gone, name, what):
+        self.changes.append((gone, name, what))
+        self.now = changed(self.now, [self.changes[-1]])
+
+    def sync(self):
+        self.names, self.changes = dict(self.now), []
+
+
+def changed(names, changes):
+    names = dict(names)
+    for gone, name, what in changes:
+        names.pop(gone, None)
+        if name is not None:
+            names[name] = what
+    return names
+
+
+def load(root):
+    """Return a folder of the real disk, all of it synced."""
+    folder = Folder()
+    for path in root.iterdir():
+        folder.now[path.name] = load(path) if path.is_dir() else File(path.read_bytes())
+    folder.sync()
+    return folder
+
+
+def at(folder, path):
+    for part in path.parts:
+        folder = folder.now[part]
+    return folder
+
+
+def apply(top, step):
+    """Do one recorded step in memory."""
+    name, path, *more = step
+    folder = at(top, path.parent)
+    if name == "sync":
+        what = at(top, path)
+        if isinstance(what, Folder):
+            what.sync()
+        else:
+            what.data = what.now
+    elif name == "write":
+        if path.name not in folder.now:
+            folder.change(None, path.name, File())
+        folder.now[path.name].now = more[0]
+    elif name == "make_folder":
+        folder.change(None, path.name, Folder())
+    elif name == "rename":
+        folder.change(path.name, more[0].name, folder.now[path.name])
+    else:
+        folder.change(path.name, None, None)
+
+
+def outcomes(what):
+    """Yield what a power cut now may leave: bytes of a file, a dict of a folder."""
+    if isinstance(what, File):
+        yield from what.outcomes()
+        return
+    for kept in itertools.product((False, True), repeat=len(what.changes)):
+        names = changed(what.names, itertools.compress(what.changes, kept))
+        for contents in itertools.product(*(list(outcomes(inner)) for inner in names.values())):
+            yield dict(zip(names, contents, strict=True))
+
+
+def cuts(top, steps):
+    """Yield, for a power cut before each step and after the last, each thing that it may leave, once."""
+    for number in range(len(steps) + 1):
+        seen = []
+        for left in outcomes(top):
+            if left not in seen:
+                seen.append(left)
+                yield number, left
+        if number < len(steps):
+            apply(top, steps[number])
+
+
+def restore(left, folder):
+    """Write what a power cut left to the real disk."""
+    folder.mkdir()
+    for name, content in left.items():
+        if isinstance(content, dict):
+            restore(content, folder / name)
+        else:
+            (folder / name).write_bytes(content)
+
+
+def now(what):
+    """Return a folder, or a file, as it is while there is power: in the form of `outcomes`."""
+    return what.now if isinstance(what, File) else {name: now(inner) for name, inner in what.now.items()}
+
+
+def syncs(top, steps):
+    """Return the numbers of the steps that sync something that was not synced before."""
+    numbers = []
+    for number, step in enumerate(steps):
+        what = at(top, step[1]) if step[0] == "sync" else None
+        if (isinstance(what, Folder) and what.changes) or (isinstance(what, File) and what.now != what.data):
+            numbers.append(number)
+        apply(top, step)
+    return numbers

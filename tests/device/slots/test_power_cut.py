@@ -1,0 +1,188 @@
+"""A power cut at every step of every change of releases, and again at every step of the start that follows it."""
+
+import copy
+import importlib.util
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgecnn.device.slots import record
+from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.device.slots.record import BAD, MAX_STARTS
+from edgecnn.device.slots.store import Store
+from edgecnn.runtime.engines import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
+spec = importlib.util.spec_from_file_location("lossy", Path(__file__).with_name("lossy.py"))
+lossy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lossy)
+
+
+class Bundles:
+    """Three bundles, and their releases."""
+
+    def __init__(self, make_bundle, store):
+        self.paths = [make_bundle(name, serial) for serial, name in enumerate(("old", "new", "next"), start=1)]
+        self.old, self.new, self.next = (store.add(path)[0] for path in self.paths)
+
+
+@pytest.fixture
+def bundles(make_bundle, tmp_path):
+    return Bundles(make_bundle, Store(tmp_path / "other"))
+
+
+def good(store, path):
+    release, _ = store.add(path)
+    store.activate(release)
+    choose(store)
+    approve(store, release)
+
+
+def with_old(store, bundles):
+    good(store, bundles.paths[0])
+
+
+def with_new_added(store, bundles):
+    with_old(store, bundles)
+    store.add(bundles.paths[1])
+
+
+def with_new_pending(store, bundles):
+    with_new_added(store, bundles)
+    store.activate(bundles.new)
+
+
+def with_new_started(store, bundles):
+    with_new_pending(store, bundles)
+    choose(store)
+
+
+def with_new_spent(store, bundles):
+    with_new_pending(store, bundles)
+    for _ in range(MAX_STARTS):
+        choose(store)
+
+
+def with_new_lost(store, bundles):
+    with_new_started(store, bundles)
+    approve(store, bundles.new)
+    store.path(bundles.new).unlink()
+
+
+def with_both(store, bundles):
+    with_new_started(store, bundles)
+    approve(store, bundles.new)
+
+
+def with_three(store, bundles):
+    with_both(store, bundles)
+    good(store, bundles.paths[2])
+
+
+CHANGES = {
+    "the first add": (lambda store, bundles: None, lambda store, bundles: store.add(bundles.paths[0]), {None}),
+    "add": (with_old, lambda store, bundles: store.add(bundles.paths[1]), {"old"}),
+    "activate": (with_new_added, lambda store, bundles: store.activate(bundles.new), {"old", "new"}),
+    "a start": (with_new_pending, lambda store, bundles: choose(store), {"new", "old"}),
+    "judge good": (with_new_started, lambda store, bundles: approve(store, bundles.new), {"new"}),
+    "judge bad": (with_new_started, lambda store, bundles: condemn(store, bundles.new, "no"), {"new", "old"}),
+    "one start too many": (with_new_spent, lambda store, bundles: choose(store), {"old"}),
+    "a lost bundle": (with_new_lost, lambda store, bundles: choose(store), {"old"}),
+    "a lost bundle added again": (with_new_lost, lambda store, bundles: store.add(bundles.paths[1]), {"new", "old"}),
+    "rollback": (with_both, lambda store, bundles: store.change(record.rolled_back), {"new", "old"}),
+    "prune": (with_three, lambda store, bundles: store.prune(1), {"next"}),
+    "add after prune": (
+        lambda store, bundles: (with_both(store, bundles), store.prune(1)),
+        lambda store, bundles: store.add(bundles.paths[0]),
+        {"new"},
+    ),
+}
+"""Each change: what is there before it, the change, and which bundles may be in use after a power cut in it."""
+
+
+def opened(top, disk=None):
+    return Store(top / "edgecnn", disk)
+
+
+def record_change(name, bundles, top):
+    """Prepare a disk, make a change on it, and return the disk before, in memory, and the steps of the change."""
+    prepare, change, _ = CHANGES[name]
+    top.mkdir()
+    prepare(opened(top), bundles)
+    before, disk = lossy.load(top), lossy.Recorder(top)
+    change(opened(top, disk), bundles)
+    return before, disk.done
+
+
+def flaw(top, disk, name, bundles):
+    """Start after a power cut, and return what is wrong: "" if a bundle that may be in use answers, and all of the record is whole."""
+    choice = choose(opened(top, disk))
+    if choice.problems:
+        return choice.problems[0]
+    names = {None: None, bundles.old: "old", bundles.new: "new", bundles.next: "next"}
+    if names[choice.release] not in CHANGES[name][2]:
+        return f"{names[choice.release]} is in use"
+    store = opened(top)
+    lacking = [names[release] for release in store.read().releases if not store.whole(release)]
+    return "" if not lacking or "lost" in name else f"{lacking} are not whole"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_power_cut_leaves_the_old_model_or_the_new(name, tmp_path, bundles):
+    before, steps = record_change(name, bundles, tmp_path / "before")
+    numbers, seen, first, second = itertools.count(), set(), 0, 0
+    for number, left in lossy.cuts(before, steps):
+        first += 1
+        top = tmp_path / str(next(numbers))
+        lossy.restore(left, top)
+        assert number < len(steps) or left == lossy.now(before), "what is done stays done"
+        start, disk = lossy.load(top), lossy.Recorder(top)
+        assert flaw(top, disk, name, bundles) == "", (number, left)
+        for _, left_again in lossy.cuts(start, disk.done):
+            second += 1
+            key = json.dumps(left_again, default=bytes.hex, sort_keys=True)
+            if key not in seen:  # not the same as after another cut
+                seen.add(key)
+                again = tmp_path / str(next(numbers))
+                lossy.restore(left_again, again)
+                assert flaw(again, None, name, bundles) == ""
+                require_future(opened(again), bundles)
+                shutil.rmtree(again)
+        shutil.rmtree(top)
+    print(f"{name}: {len(steps)} steps, {first} cuts, {second} cuts in the start after them")
+    assert first > len(steps) >= 4 and second >= first
+
+
+def require_future(store, bundles):
+    """Check that a pending release ends good or bad, and that a new one can be added, used and kept alone."""
+    for _ in range(MAX_STARTS + 1):
+        last = choose(store)
+    assert not last.pending
+    release, _ = store.add(bundles.paths[2])
+    store.activate(release, older=True)
+    assert choose(store).release == release and store.whole(release)
+    approve(store, release)
+    _, slots = store.prune(1)
+    assert slots.chain == (release,)
+    assert {path.name for path in (store.root / "releases").iterdir()} == set(slots.releases)
+    assert all(about.state != BAD for about in slots.releases.values())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_sync_is_needed(name, tmp_path, bundles):
+    """Without any one of its syncs, the same walk finds a cut that leaves no model, or undoes what was done."""
+    before, steps = record_change(name, bundles, tmp_path / "before")
+    numbers = itertools.count()
+    for left_out in lossy.syncs(copy.deepcopy(before), steps):
+        after, fewer = copy.deepcopy(before), steps[:left_out] + steps[left_out + 1 :]
+        for number, left in lossy.cuts(after, fewer):
+            top = tmp_path / str(next(numbers))
+            lossy.restore(left, top)
+            if (number == len(fewer) and left != lossy.now(after)) or flaw(top, None, name, bundles):
+                break
+        else:
+            pytest.fail(f"nothing is lost without {steps[left_out]}")

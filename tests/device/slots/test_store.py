@@ -1,0 +1,238 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edgecnn.device.slots import record
+from edgecnn.device.slots.choose import LOST, UNCOUNTED, approve, choose, condemn
+from edgecnn.device.slots.disk import Disk
+from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
+from edgecnn.device.slots.store import Store
+from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
+from edgecnn.runtime.engines import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
+
+def states(store):
+    return {about.name: about.state for about in store.read().releases.values()}
+
+
+@pytest.fixture
+def in_use(store, make_bundle):
+    """Add and activate a bundle; by default it has proved itself."""
+
+    def in_use(name, serial=0, good=True):
+        release, _ = store.add(make_bundle(name, serial))
+        store.activate(release)
+        if good:
+            assert choose(store).release == release
+            assert approve(store, release) == []
+        return release
+
+    return in_use
+
+
+def test_a_board_without_releases_runs_the_bundle_that_ships(store):
+    assert choose(store) == (None, "", False, (), ())
+    with pytest.raises(SlotError, match="none before it"):
+        store.change(record.rolled_back)
+
+
+def test_a_new_release_is_pending_then_good(store, make_bundle):
+    release, slots = store.add(make_bundle("cats", 3))
+    assert store.path(release).read_bytes() == make_bundle("cats", 3).read_bytes()
+    assert slots.current is None and slots.releases[release].serial == 3
+    store.activate(release[:6])
+    assert states(store) == {"cats": PENDING}
+    assert choose(store) == (release, "cats", True, (), ())
+    approve(store, release)
+    assert states(store) == {"cats": GOOD}
+    assert choose(store).pending is False
+
+
+def test_a_release_that_never_proves_itself_goes_back_after_its_starts(store, in_use):
+    old = in_use("old")
+    new = in_use("new", good=False)
+    for _ in range(MAX_STARTS):
+        assert choose(store)[:3] == (new, "new", True)
+    choice = choose(store)
+    assert choice.release == old and choice.refused[0].release == new
+    assert f"started {MAX_STARTS} times" in choice.refused[0].reason
+    assert states(store) == {"old": GOOD, "new": BAD}
+    assert choose(store)[:4] == (old, "old", False, ())
+
+
+def test_a_release_that_is_condemned_goes_back_at_once_and_may_try_again(store, in_use):
+    old, new = in_use("old"), in_use("new", good=False)
+    choose(store)
+    condemn(store, new, "the self-test failed")
+    assert choose(store).release == old
+    assert store.read().releases[new].reason == "the self-test failed"
+    store.activate(new)
+    assert states(store)["new"] == PENDING and choose(store).pending
+
+
+def test_the_first_release_goes_back_to_the_bundle_that_ships(store, in_use):
+    release = in_use("first", good=False)
+    condemn(store, release, "no")
+    assert choose(store).release is None
+
+
+def test_a_release_that_is_not_good_is_nothing_to_go_back_to(store, in_use):
+    old = in_use("old")
+    in_use("untried", good=False)
+    newest = in_use("newest", good=False)
+    assert store.read().chain == (newest, old)
+
+
+def test_back_by_hand_one_after_the_other(store, in_use):
+    first, second = in_use("first", 1), in_use("second", 2)
+    assert store.change(record.rolled_back).current == first
+    assert states(store)["second"] == GOOD
+    assert store.change(record.rolled_back).current is None
+    assert store.activate(second)[1].chain == (second,)
+    assert choose(store)[:3] == (second, "second", False), "it has proved itself before"
+
+
+def test_an_older_release_is_refused_unless_on_purpose(store, in_use, make_bundle):
+    in_use("five", 5)
+    older, _ = store.add(make_bundle("four", 4))
+    with pytest.raises(SlotError, match=r"serial number 4, older than the release in use, 5"):
+        store.activate(older)
+    assert store.activate(older, older=True)[1].current == older
+    assert store.activate(store.add(make_bundle("unnumbered"))[0])[1].pending
+
+
+def test_a_bundle_that_is_added_again_keeps_its_state_and_is_made_whole(store, in_use, make_bundle):
+    release = in_use("cats")
+    store.path(release).write_bytes(b"damaged")
+    store.add(make_bundle("cats"))
+    assert store.whole(release) and states(store) == {"cats": GOOD}
+
+
+def test_what_no_engine_here_runs_is_refused(store, make_bundle, monkeypatch):
+    monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
+    with pytest.raises(EngineError, match="onnx"):
+        store.add(make_bundle("other", format_="onnx"))
+    assert not store.root.exists()
+
+
+def test_what_is_no_bundle_is_refused(store, tmp_path):
+    (tmp_path / "a.edgecnn").write_bytes(b"PK")
+    with pytest.raises(BundleError):
+        store.add(tmp_path / "a.edgecnn")
+
+
+@pytest.mark.parametrize("name", ["", "abc", "0000", "release"])
+def test_a_release_is_named_by_digits_of_its_hash(store, in_use, name):
+    in_use("cats")
+    with pytest.raises(SlotError, match="no release begins with"):
+        store.activate(name)
+
+
+def test_prune_leaves_what_may_be_needed(store, in_use, make_bundle):
+    oldest, old, current = in_use("oldest"), in_use("old"), in_use("current")
+    bad = in_use("bad", good=False)
+    condemn(store, bad, "no")
+    waiting, _ = store.add(make_bundle("waiting"))
+    (store.root / "releases" / ("f" * 64)).mkdir()  # what a power cut left of an add
+    gone, slots = store.prune(keep=2)
+    assert set(gone) == {oldest, bad, "f" * 64}
+    assert slots.chain == (current, old) and set(slots.releases) == {current, old, waiting}
+    assert {path.name for path in (store.root / "releases").iterdir()} == {current, old, waiting}
+
+
+def test_a_bundle_that_is_removed_while_in_use(store, in_use):
+    """The service goes on with what it has in memory; its next start finds the release before."""
+    old, new = in_use("old"), in_use("new")
+    store.path(new).unlink()
+    choice = choose(store)
+    assert choice.release == old and choice.refused == ((new, "new", LOST),)
+    assert states(store) == {"old": GOOD, "new": BAD}
+    with pytest.raises(SlotError, match=r"missing or damaged\. Add it again"):
+        store.activate(new)
+
+
+class FailingDisk(Disk):
+    def __init__(self, number):
+        self.number = number
+
+    def write(self, path, data):
+        path.touch()
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "No space left.*Free some space"), (errno.EROFS, "Read-only file system")]
+)
+def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message):
+    """Nothing new gets in, what is good is served, and what cannot be counted is not tried."""
+    old, new = in_use("old"), in_use("new", good=False)
+    before = (store.root / "current").read_bytes()
+    broken = Store(store.root, FailingDisk(number))
+    with pytest.raises(OutputError, match=message):
+        broken.add(make_bundle("newest"))
+    with pytest.raises(OutputError, match=message):
+        broken.change(record.rolled_back)
+    choice = choose(broken)
+    assert choice.release == old and choice.refused == ((new, "new", UNCOUNTED),)
+    assert any("cannot write" in problem for problem in choice.problems)
+    assert (store.root / "current").read_bytes() == before
+    assert not [path for path in store.root.rglob("*") if path.name.endswith(".new")]
+    assert choose(store).release == new, "once there is room, it is tried"
+
+
+def test_what_was_judged_bad_is_not_run_again_although_the_disk_is_full(store, in_use):
+    old, new = in_use("old"), in_use("new", good=False)
+    choose(store)
+    broken = Store(store.root, FailingDisk(errno.ENOSPC))
+    assert condemn(broken, new, "no")
+    assert choose(store, avoid={new}).release == old
+
+
+def test_a_damaged_record(store, in_use):
+    in_use("old")
+    for content in (b"{", b"[]", b'{"chain": ["a"]}', b'{"schema": "edgecnn.slots/2"}', b"\xff"):
+        (store.root / "current").write_bytes(content)
+        with pytest.raises(SlotError, match="current"):
+            store.read()
+        choice = choose(store)
+        assert choice.release is None and choice.problems, "the bundle that ships answers"
+
+
+def test_two_changes_at_once(store, in_use):
+    release = in_use("old")
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom edgecnn.device.slots.store import Store\n"
+        "def slow(slots):\n print('in', flush=True)\n sys.stdin.read()\n return slots\n"
+        "Store(Path(sys.argv[1])).change(slow)"
+    )
+    command = [sys.executable, "-c", script, str(store.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(SlotError, match="another command is changing the releases"):
+            store.activate(release)
+        assert choose(store).release == release, "a good release needs no change"
+        other.kill()
+    assert store.activate(release)[1].current == release, "a lock ends with its process"
+
+
+def test_nothing_depends_on_the_clock(store, in_use, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    in_use("new", 2)
+    assert json.loads((store.root / "current").read_text())["chain"] == list(store.read().chain)
+
+
+def test_all_may_read_what_root_adds(store, make_bundle):
+    before = os.umask(0o077)
+    try:
+        release, _ = store.add(make_bundle("cats"))
+    finally:
+        os.umask(before)
+    assert store.path(release).stat().st_mode & 0o777 == 0o644
+    assert (store.root / "current").stat().st_mode & 0o777 == 0o644
+    assert store.path(release).parent.stat().st_mode & 0o777 == 0o755

@@ -1,0 +1,196 @@
+"""The Debian package on a board with Debian's own systemd: from apt install to apt purge. The tests are one story, in their order."""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.write import write_bundle
+from edgecnn.errors import EmulatorError
+from edgecnn.runtime.default import shipped_bundle
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools" / "board"))
+
+from debian_image import build, make_disk
+from machine import NEEDED_BY_DEBIAN, boot_debian, lacking
+
+LIMIT_S = 240
+"""The longest wait for a line of the journal."""
+
+DROP_IN = """[Service]
+WatchdogSec=12
+RestartSec=1
+"""
+"""A frozen camera is noticed sooner than on a real board: the test has to wait for it three times."""
+
+OPTIONS = """width = 320
+height = 180
+max_fps = 2
+good_after = 5
+"""
+FROZEN, MOVING = 100, 0
+"""How many percent of its frames the camera drops."""
+
+
+class Board:
+    """A board with a disk, that is switched off and on again, and the service's events since it was switched on."""
+
+    def __init__(self, image, disk):
+        self.image, self.disk = image, disk
+        self.boots, self.events = [], []
+        self.changed = threading.Condition()
+        self.power = contextlib.ExitStack()
+
+    def on(self):
+        self.machine = self.power.enter_context(boot_debian(self.image, self.disk, limit_s=1200))
+        self.boots.append(self.machine.boot_s)
+        self.events.clear()
+        command = ["journalctl", "--unit=edgecnn", "--output=cat", "--boot", "--lines=all", "--follow"]
+        process, _ = self.power.enter_context(self.machine.job(command))
+        threading.Thread(target=self.read, args=(process.stdout,), daemon=True).start()
+
+    def off(self):
+        """Cut the power."""
+        self.power.close()
+
+    def read(self, lines):
+        for line in lines:
+            if line.startswith(b"{"):
+                with self.changed:
+                    self.events.append(json.loads(line))
+                    self.changed.notify_all()
+
+    def run(self, *command, check=True):
+        return self.machine.run(command, check=check, timeout=LIMIT_S)
+
+    def wait(self, wanted, what, after=0):
+        """Return the number of the first event from a number on that is wanted."""
+        with self.changed:
+            found = self.changed.wait_for(lambda: self.first(wanted, after) is not None, LIMIT_S)
+        if not found:
+            journal = self.run("journalctl", "--unit=edgecnn", "--no-pager", "--lines=40", check=False).out
+            pytest.fail(f"no {what} within {LIMIT_S} s:\n{journal}")
+        return self.first(wanted, after)
+
+    def first(self, wanted, after):
+        return next((number for number, event in enumerate(self.events) if number >= after and wanted(event)), None)
+
+    def released(self, name, state, after=0):
+        wanted = ("release", name, state)
+        return self.wait(lambda event: (event["event"], event.get("name"), event.get("state")) == wanted, wanted, after)
+
+    def classifying(self, after=0):
+        return self.wait(lambda event: event["event"] == "state_changed" and event["state"], "state", after)
+
+    def camera(self, dropped):
+        self.run("v4l2-ctl", "-d", "/dev/video0", "-c", f"percentage_of_dropped_buffers={dropped}")
+
+
+@pytest.fixture(scope="module")
+def service_board(tmp_path_factory, root):
+    """A board that has been booted once, with the package and three bundles in /root; skipped, with the reason, where it cannot be."""
+    missing = lacking(NEEDED_BY_DEBIAN)
+    if missing:
+        pytest.skip(missing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "tools")
+        package = importlib.import_module("deb").build("arm64", tmp_path_factory.mktemp("deb"))
+    folder = tmp_path_factory.mktemp("disk")
+    make_disk(folder / "disk")
+    board = Board(build(), folder / "disk")
+    try:
+        board.on()
+        board.machine.put({"edgecnn.deb": package.read_bytes(), **bundles(folder)}, "/root")
+        board.run("sh", "-c", f"{LISTING} > /root/before")
+        board.machine.put({"test.conf": DROP_IN.encode()}, "/etc/systemd/system/edgecnn.service.d")
+        board.machine.put({"service.toml": OPTIONS.encode()}, "/etc/edgecnn")
+        yield board
+    finally:
+        board.off()
+
+
+LISTING = "find /etc /usr /var /opt -path /var/log -prune -o -path /var/cache -prune -o -print | sort"
+"""What a board has, without logs and apt's cache."""
+
+
+def bundles(folder):
+    """Return bundles as files: the one that ships under other names, one with wrong golden answers."""
+    shipped = read_bundle(shipped_bundle())
+    made = {}
+    for name in ("new", "wrong", "silent"):
+        files = dict(shipped.files)
+        if name == "wrong":
+            for model in shipped.manifest.models:
+                content = files[model.golden]
+                files[model.golden] = content[:-100] + bytes(byte ^ 64 for byte in content[-100:])
+        write_bundle(folder / name, dataclasses.replace(shipped.manifest, name=name), files)
+        made[f"{name}.edgecnn"] = (folder / name).read_bytes()
+    return made
+
+
+def test_apt_installs_it_and_the_camera_is_classified(service_board):
+    service_board.run("apt-get", "install", "--yes", "./edgecnn.deb")
+    opened = service_board.wait(lambda event: event["event"] == "camera_opened", "camera")
+    assert service_board.events[opened]["source"] == "/dev/video0"
+    service_board.classifying()
+    shown = service_board.run("systemctl", "show", "--property=ActiveState,UnitFileState", "edgecnn").out
+    assert shown.split() == ["ActiveState=active", "UnitFileState=enabled"]
+    service_board.run("systemd-analyze", "security", "--no-pager", "--threshold=15", "edgecnn.service")  # 1.5 of 10
+
+
+def test_the_doctor_finds_it_well(service_board):
+    done = service_board.run("edgecnn", "doctor", "--json")
+    findings = json.loads(done.out)["findings"]
+    assert [finding for finding in findings if finding["severity"] in ("error", "warning")] == []
+
+
+def test_a_new_bundle_becomes_good(service_board):
+    after = len(service_board.events)
+    service_board.run("edgecnn", "slot", "add", "new.edgecnn", "--activate")
+    service_board.released("new", "good", service_board.released("new", "pending", after))
+
+
+def test_after_a_reboot_it_still_classifies(service_board):
+    with pytest.raises(EmulatorError):
+        service_board.run("sh", "-c", "systemctl reboot; sleep 100")  # QEMU ends where the board would start again
+    service_board.off()
+    service_board.on()
+    service_board.classifying(service_board.released("new", "good"))
+
+
+def test_a_bundle_whose_selftest_fails_goes_back_by_itself(service_board):
+    after = len(service_board.events)
+    service_board.run("edgecnn", "slot", "add", "wrong.edgecnn", "--activate")
+    bad = service_board.released("wrong", "bad", after)
+    assert "does not answer as the bundle says" in service_board.events[bad]["reason"]
+    service_board.classifying(service_board.released("new", "good", bad))
+
+
+def test_a_bundle_whose_frames_never_come_goes_back_and_the_watchdog_restarts_a_frozen_camera(service_board):
+    after = len(service_board.events)
+    service_board.camera(FROZEN)
+    service_board.run("edgecnn", "slot", "add", "silent.edgecnn", "--activate")
+    bad = service_board.released("silent", "bad", after)
+    assert "did not prove itself" in service_board.events[bad]["reason"]
+    service_board.camera(MOVING)
+    service_board.classifying(service_board.released("new", "good", bad))
+    journal = service_board.run("journalctl", "--unit=edgecnn", "--boot", "--no-pager").out
+    assert journal.count("Watchdog timeout") >= 2
+
+
+def test_purge_leaves_nothing(service_board):
+    service_board.run("apt-get", "purge", "--yes", "edgecnn")
+    service_board.run("sh", "-c", f"{LISTING} > /root/after")
+    left = service_board.run("sh", "-c", "diff before after", check=False).out
+    assert "edgecnn" not in left, left
+    assert (
+        service_board.run("sh", "-c", "ls /var/lib/private; systemctl list-units --all edgecnn.service --no-legend").out
+        == ""
+    )
+    print("boots took", [f"{seconds:.0f} s" for seconds in service_board.boots])

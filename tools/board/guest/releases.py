@@ -1,0 +1,48 @@
+"""On the board, as its first process: change releases without end, until somebody cuts the power.
+
+It begins with what the service does at its start, and says on the console which release answers; then a line before each change. Nothing
+of it runs a model, so no engine is needed.
+"""
+
+import itertools
+import os
+from pathlib import Path
+
+from edgecnn.device.slots import record, store
+from edgecnn.device.slots.choose import approve, choose
+
+BUNDLES = Path("/opt/project/bundles")
+
+
+def say(text: str) -> None:
+    """Write a line on the console."""
+    os.write(1, f"\nreleases: {text}\n".encode())
+
+
+def main() -> None:
+    """See the module's docstring."""
+    vars(store)["choose_model"] = lambda manifest: None
+    releases = store.Store(Path("/var/lib/edgecnn"))
+    choice = choose(releases)
+    slots = releases.read()
+    lacking = [about.name for release, about in slots.releases.items() if not releases.whole(release)]
+    say(f"start {choice.name or 'shipped'} problems {len(choice.problems)} lacking {len(lacking)}")
+    for path in itertools.cycle(sorted(BUNDLES.iterdir())):
+        say("add")
+        release, _ = releases.add(path)
+        say("activate")
+        releases.activate(release)
+        say("choose")
+        choose(releases)
+        say("approve")
+        approve(releases, release)
+        say("prune")
+        releases.prune(1)
+        say("rollback")
+        releases.change(record.rolled_back)
+        say("activate")
+        releases.activate(release)
+
+
+if __name__ == "__main__":
+    main()
