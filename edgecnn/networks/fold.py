@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.networks.keras import keras
+from edgecnn.networks.keras import keras, tf
 
 
 def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
@@ -47,13 +47,50 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
     return copy
 
 
+def even_depthwise(model: "keras.Model") -> "keras.Model":
+    """Return a model with the same answers, in which the channels of each depthwise kernel reach equally far: to 1.
+
+    The BatchNorm behind a kernel takes over each channel's factor. tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel by one
+    range for all channels (its axis for channels has size 1); of an even kernel that range suits each of them, and the file gets a scale
+    for each channel, since the converter folds the BatchNorm into it. Delete this when the toolkit quantizes along the channels.
+
+    Args:
+        model: a tf_keras functional model; not changed.
+
+    Returns:
+        A model with weights of its own; the model itself where it has no depthwise kernel with a BatchNorm.
+    """
+    pairs = [
+        (before, layer)
+        for layer in model.layers
+        if isinstance(before := _foldable(layer), keras.layers.DepthwiseConv2D)
+    ]
+    if not pairs:
+        return model
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for before, layer in pairs:
+        if layer.scale:
+            kernel, *rest = before.get_weights()
+            factor = np.abs(kernel).max(axis=(0, 1))
+            factor = np.where(factor > 0, factor, 1).astype(np.float32)
+            flat = factor.reshape(-1)
+            copy.get_layer(before.name).set_weights([kernel / factor, *(bias / flat for bias in rest)])
+            norm = copy.get_layer(layer.name)
+            norm.gamma.assign(norm.gamma * flat)
+            norm.moving_mean.assign(norm.moving_mean / flat)
+    return copy
+
+
 def _make_identity(norm: Any) -> None:
     """Give a BatchNorm the weights by which it returns what it reads."""
     ones = np.ones_like(norm.moving_mean.numpy())
     norm.moving_mean.assign(0 * ones)
     norm.moving_variance.assign((1 - norm.epsilon) * ones)
     if norm.scale:
-        norm.gamma.assign(ones)
+        # On some processors TensorFlow 2.21's rsqrt(1) is 0.9999999, and what is not a factor of 1 the converter cannot fold into weights
+        # of one scale. The converter folds constants with the same operator.
+        norm.gamma.assign(1 / tf.math.rsqrt(norm.moving_variance + norm.epsilon))
     if norm.center:
         norm.beta.assign(0 * ones)
 
