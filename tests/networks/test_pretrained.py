@@ -1,0 +1,173 @@
+"""Weights of ImageNet: read without PyTorch, refused before anything of them runs if they are not the expected ones, and right."""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from edgecnn import images
+from edgecnn.cli.extras import missing_extra
+from edgecnn.errors import NetworkError
+from edgecnn.networks import pretrained, torch_file
+from edgecnn.networks.pretrained import SOURCES, read_weights, source_of
+
+SOURCE = SOURCES[0]
+
+
+class FloatStorage:
+    """Stands for PyTorch's, which pickles name."""
+
+
+class Evil:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def legacy_file(state, storages, header=(torch_file.MAGIC, torch_file.PROTOCOL)):
+    """Return a file in PyTorch's legacy format: state maps names to (key, offset, shape, strides), or to anything else."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            if isinstance(item, tuple) and item and item[0] == "storage":
+                return item
+            return None
+
+        def reducer_override(self, item):
+            if isinstance(item, Reference):
+                storage = ("storage", FloatStorage, item.key, "cpu", len(storages[item.key]), None)
+                return _rebuild_tensor_v2, (storage, item.offset, item.shape, item.strides, False, OrderedDict())
+            return NotImplemented
+
+    out = io.BytesIO()
+    for value in (*header, {"little_endian": True}):
+        pickle.dump(value, out, 2)
+    Pickler(out, 2).dump(OrderedDict(state))
+    pickle.dump(list(storages), out, 2)
+    for values in storages.values():
+        out.write(len(values).to_bytes(8, "little") + np.asarray(values, "<f4").tobytes())
+    # the names of this file's stand-ins, as PyTorch's own
+    return (
+        out.getvalue()
+        .replace(f"c{__name__}\n_rebuild_tensor_v2\n".encode(), b"ctorch._utils\n_rebuild_tensor_v2\n")
+        .replace(f"c{__name__}\nFloatStorage\n".encode(), b"ctorch\nFloatStorage\n")
+    )
+
+
+class Reference:
+    """A tensor of `legacy_file`."""
+
+    def __init__(self, key, offset, shape, strides):
+        self.key, self.offset, self.shape, self.strides = key, offset, shape, strides
+
+
+def _rebuild_tensor_v2(*arguments):
+    raise AssertionError("only named, never called")
+
+
+def test_tensors_are_read_in_any_layout():
+    values = np.arange(12.0)
+    state = {"rows": Reference("1", 0, (3, 4), (4, 1)), "columns": Reference("1", 2, (4, 2), (1, 4))}
+    arrays = torch_file.read_state(legacy_file(state, {"1": values}), "weights")
+    np.testing.assert_array_equal(arrays["rows"], values.reshape(3, 4))
+    np.testing.assert_array_equal(arrays["columns"], [[2, 6], [3, 7], [4, 8], [5, 9]])
+
+
+def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
+    data = legacy_file({"weight": Evil(tmp_path / "created")}, {})
+    with pytest.raises(NetworkError, match=r"weights: it names \w+\.open, and only tensors are read"):
+        torch_file.read_state(data, "weights")
+    assert not (tmp_path / "created").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "storages", "message"),
+    [
+        ({"w": Reference("1", 0, (3, 5), (5, 1))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
+        ({"w": Reference("1", -1, (2,), (1,))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
+        ({"w": Reference("1", 0, (2,), (-1,))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
+    ],
+)
+def test_a_tensor_outside_of_its_storage_is_refused(state, storages, message):
+    with pytest.raises(NetworkError, match=message):
+        torch_file.read_state(legacy_file(state, storages), "weights")
+
+
+def test_damaged_files_are_refused():
+    whole = legacy_file({"w": Reference("1", 0, (3, 4), (4, 1))}, {"1": np.arange(12.0)})
+    for length in range(0, len(whole), 7):
+        with pytest.raises(NetworkError):
+            torch_file.read_state(whole[:length], "weights")
+    with pytest.raises(NetworkError, match="not a file of PyTorch weights"):
+        torch_file.read_state(legacy_file({}, {}, header=(1, 2)), "weights")
+    with zipfile.ZipFile(zipped := io.BytesIO(), "w") as file:
+        file.writestr("data.pkl", b"")
+    with pytest.raises(NetworkError):
+        torch_file.read_state(zipped.getvalue(), "weights")
+
+
+def test_an_altered_package_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    file = tmp_path / SOURCE.package / SOURCE.file
+    file.parent.mkdir(parents=True)
+    (tmp_path / SOURCE.package / "__init__.py").write_text("raise SystemExit('executed')")
+    file.write_bytes(legacy_file({"weight": Evil(tmp_path / "created")}, {}))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch_file, "read_state", None)
+    with pytest.raises(NetworkError, match=r"is not the file of .*Nothing of it was read\. Install the package again"):
+        read_weights(SOURCE)
+    assert not (tmp_path / "created").exists()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        read_weights(SOURCE)
+    error = str(missing_extra(caught.value))
+    assert "[backbones]" in error and "--network resnet_100kb" in error
+
+
+def test_each_backbone_has_a_source():
+    assert source_of("efficientnet_lite0_150kb") is SOURCE
+    assert source_of("resnet_100kb") is None
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """EfficientNet-Lite0 with all of its weights, the dense layer's too, and a function from photos of scikit-learn to its classes."""
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    from edgecnn.networks import build_network
+    from edgecnn.networks.predict import predictor
+
+    def build(channels):
+        state = read_weights(SOURCE)
+        model = build_network("efficientnet_lite0_4000kb", 224, 224, channels, 1000)
+        pretrained.load_weights(model, state)
+        model.layers[-1].set_weights([state["_fc.weight"].T, state["_fc.bias"]])
+        predict = predictor(model, 1 / 128, 0)
+
+        def best(name):
+            data = (resources.files("sklearn") / "datasets" / "images" / name).read_bytes()
+            return np.argsort(-predict(images.load(data, 224, 224, channels, "crop")[np.newaxis])[0])
+
+        return best
+
+    return build
+
+
+def test_it_knows_what_is_in_photos(whole):
+    best = whole(3)
+    assert best("flower.jpg")[0] == 985, "ImageNet's daisy"
+    assert 698 in best("china.jpg")[:3], "ImageNet's palace"
+
+
+@pytest.mark.slow
+def test_a_grey_input_answers_as_grey_in_three_channels(whole):
+    assert 698 in whole(1)("china.jpg")[:10]
