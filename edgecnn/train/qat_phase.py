@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.networks.fold import folded
+from edgecnn.networks.fold import even_depthwise, folded
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
@@ -21,13 +21,10 @@ from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine
-from edgecnn.train.sharpness import sharpness
 
-HIGHEST_RATE = 0.001
-"""The peak learning rate where the recipe leaves it open, at most."""
-
-STABILITY = 0.2
-"""What that rate times the loss's sharpness is, at most. At 2 (1 + momentum) = 3.8 training would diverge."""
+SAFE_RATE = 5e-5
+"""Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, however sharply the loss
+bends, so that one rate suits every network: SGD's has to be tuned for each."""
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granularity: str = "channel") -> "keras.Model":
@@ -47,9 +44,8 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granulari
 
     scheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme(disable_per_axis=granularity == "tensor")
     toolkit = tfmot.quantization.keras
-    if granularity == "tensor":
-        # a BatchNorm behind a quantized kernel gives each channel a scale of its own, which one scale for all cannot hold
-        model = folded(model, keep_norms=True)
+    # a BatchNorm behind a quantized kernel gives each channel a scale of its own, which one scale for all cannot hold
+    model = folded(model, keep_norms=True) if granularity == "tensor" else even_depthwise(model)
     quantized = toolkit.quantize_apply(toolkit.quantize_annotate_model(model), scheme)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
@@ -102,9 +98,9 @@ class Qat:
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
         self._calibrated = tf.Variable(np.zeros(5, np.int64), trainable=False)
-        self._rate = tf.Variable(recipe.qat.learning_rate, trainable=False, dtype=tf.float64)
-        self._loss = distillation(recipe, folded(teacher), self.student)
-        step, optimizer = training_step(recipe, self._loss, self.student)
+        self.learning_rate = recipe.qat.learning_rate or SAFE_RATE
+        loss = distillation(recipe, folded(teacher), self.student)
+        step, optimizer = training_step(recipe, loss, self.student)
         self.phase = Phase(
             name="qat",
             epochs=recipe.qat.epochs,
@@ -116,7 +112,6 @@ class Qat:
                 *optimizer.variables,
                 *self.best.variables,
                 self._calibrated,
-                self._rate,
             ],
             examine=self.examine,
             stopped=self.best.stopped,
@@ -130,34 +125,11 @@ class Qat:
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
         self._calibrated.assign(astuple(self._offer(0)))
-        if recipe.qat.epochs and not recipe.qat.learning_rate:
-            self._rate.assign(self._safe_rate())
         if recipe.qat.rounding == "auto":
             before = self.student.get_weights()
             round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
             self.student.set_weights(before)
-
-    def _safe_rate(self) -> float:
-        """Return the peak rate for a recipe that leaves it open: HIGHEST_RATE, or less where the loss bends too sharply for it."""
-        before = self.student.get_weights()
-        images = tf.constant(next(self._batches.endless("calibration"))[0])
-        variables = self.student.trainable_variables
-
-        @tf.function
-        def gradients():
-            with tf.GradientTape() as tape:
-                loss, _ = self._loss(images)
-            return tape.gradient(loss, variables)
-
-        bend = sharpness(gradients, variables)
-        self.student.set_weights(before)  # the gradients' forward passes moved the activations' ranges
-        return min(HIGHEST_RATE, STABILITY / bend) if bend else HIGHEST_RATE
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate: the recipe's, or the one that `begin` chose."""
-        return float(self._rate.numpy())
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""
@@ -224,8 +196,14 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 def training_step(
     recipe: Recipe, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
 ) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
-    """Return the step that trains the `student` by a loss from `distillation`, and its optimizer: SGD with momentum."""
-    optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
+    """Return the step that trains the `student` by a loss from `distillation`, and its optimizer.
+
+    It is SGD with momentum at the recipe's rate, and Adam where the recipe leaves the rate open.
+    """
+    if recipe.qat.learning_rate:
+        optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
+    else:
+        optimizer = keras.optimizers.Adam(SAFE_RATE)
     optimizer.build(student.trainable_variables)
 
     def update(images, classes):

@@ -29,7 +29,8 @@ from few_images import listed, write_zip
 from edgecnn.data import open_dataset
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.networks import NETWORKS
-from edgecnn.recipe import build_recipe
+from edgecnn.networks.pretrained import source_of
+from edgecnn.recipe import build_recipe, merge
 from edgecnn.report.table import text_table
 from edgecnn.runs import create_run
 from edgecnn.train import train
@@ -56,6 +57,9 @@ FULL: dict[str, dict[str, Any]] = {
     "photos": {"data": {"source": PHOTOS, "validation_fraction": 0.3}, "train": {"epochs": 80}},
     "cifar": {"data": {"source": CIFAR}, "train": {"epochs": 10}},
 }
+FINE_TUNED: dict[str, Any] = {"network": {"height": 160, "width": 160}, "train": {"epochs": 4}}
+"""What differs for networks that start from ImageNet, without --full."""
+
 IMAGES = 500
 """Images a class of CIFAR-10, without --full."""
 
@@ -90,6 +94,8 @@ def main() -> None:
             case = (FULL if arguments.full else BRIEF)[name]
             if name == "cifar" and not arguments.full:
                 case = case | {"data": case["data"] | {"source": str(some_of_cifar(Path(folder)))}}
+            if source_of(network) and not arguments.full:
+                case = merge(case, FINE_TUNED)
             result = measure(case, network, seed, arguments.rate)
             results.append({"data": name, "network": network, "seed": seed} | result)
             print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
