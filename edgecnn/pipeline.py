@@ -38,6 +38,7 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
+from edgecnn.train.settle import reasons, settle
 from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.int8 import Int8Files
@@ -160,6 +161,9 @@ def run_recipe(
         ThresholdError: if no threshold keeps the target error.
     """
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    given, recipe = recipe, settle(recipe, dataset)
+    for line in reasons(given, recipe, dataset):
+        reporter.note(line)
     if not Run(path).file(CHECKPOINT).exists():
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)

@@ -21,6 +21,12 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
+AUTO = "auto"
+"""What `network.name` says for a network chosen by the images."""
+
+NO_START = "none"
+"""What `init.source` says for random weights."""
+
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
     # Frigate stretches what it classifies to 224x224, for which article would have 12 million parameters
     "frigate": {"data": {"fit": "stretch"}, "network": {"name": "resnet_100kb"}},
@@ -58,10 +64,10 @@ class DataRecipe:
 class NetworkRecipe:
     """Which network, for which input."""
 
-    name: str = key("article", "A network's name, or FILE.py:FUNCTION for one of your own.")
+    name: str = key(AUTO, "A network's name, or FILE.py:FUNCTION for one of your own; auto chooses by the images.")
     height: int = key(
         0,
-        "Rows of the input; 0 for the images' own up to 224, or 96 where they differ or are larger.",
+        "Rows of the input; 0 for 160 from ImageNet, else for the images' own up to 224, or 96.",
         low=0,
         high=1024,
     )
@@ -86,14 +92,11 @@ class NetworkRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class InitRecipe:
-    """A trained network to start from, for few images: its body is kept, its head starts from random weights."""
+    """A trained network to start from, for few images: its body is kept, and its head is fitted to the images anew."""
 
-    source: str = key("", "Run folder of the trained network to start from; empty for none.")
-    frozen_epochs: int = key(
-        10, "Epochs in which only the new head is trained, before the float phase.", low=0, high=10_000
-    )
-    body_rate: float = key(
-        0.1, "The float phase's learning rate after that, as a share of train.learning_rate.", low=1e-4, high=1.0
+    source: str = key(
+        "",
+        "Run folder to start from; none for random weights; empty for ImageNet's where the network has them.",
     )
 
 
@@ -101,10 +104,12 @@ class InitRecipe:
 class TrainRecipe:
     """The float phase."""
 
-    epochs: int = key(10, "Epochs of the float phase.", low=1, high=10_000)
-    batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
+    epochs: int = key(0, "Epochs of the float phase; 0 chooses by the number of images.", low=0, high=10_000)
+    batch_size: int = key(0, "Images in a batch; 0 chooses 32, 64 or 128 by the number of images.", low=0, high=65_536)
     optimizer: str = key("adam", "Adam with decoupled weight decay, or SGD with momentum.", choices=("adam", "sgd"))
-    learning_rate: float = key(0.003, "Peak learning rate.", low=1e-8, high=100.0)
+    learning_rate: float = key(
+        0.0, "Peak learning rate; 0 for 0.003, or 0.0005 where trained weights are the start.", low=0.0, high=100.0
+    )
     schedule: str = key(
         "one-cycle",
         "How the learning rate changes: it rises, then falls; it falls; or it stays.",
@@ -118,6 +123,11 @@ class TrainRecipe:
         "auto", "Mirror half of the images: if the dataset allows it, always, never, or each half alternately.",
         choices=("auto", "yes", "no", "alternating"),
     )  # fmt: skip
+    augment: str = key(
+        "auto",
+        "Changes to training images: shifts, or a photo's crops, turns and light; auto chooses by the images.",
+        choices=("auto", "shift", "photo"),
+    )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     warm_up: float = key(0.2, "Share of a one-cycle schedule in which the rate rises.", low=0.0, high=0.9)
@@ -142,11 +152,17 @@ class QatRecipe:
     """The quantization-aware phase."""
 
     epochs: int = key(
-        2, "Epochs of the quantization-aware phase; 0 calibrates ranges and trains no weight.", low=0, high=10_000
+        -1,
+        "Epochs of the quantization-aware phase; 0 only calibrates ranges, -1 leaves the choice to edgecnn.",
+        low=-1,
+        high=10_000,
     )
-    batch_size: int = key(128, "Images in a batch.", low=1, high=65_536)
+    batch_size: int = key(0, "Images in a batch; 0 chooses 32, 64 or 128 by the number of images.", low=0, high=65_536)
     learning_rate: float = key(
-        0.0, "Peak learning rate; 0 chooses one by how sharply the loss bends, at most 0.001.", low=0.0, high=10.0
+        0.0,
+        "Peak learning rate of SGD with momentum; 0 for Adam at 0.00005, which suits every network.",
+        low=0.0,
+        high=10.0,
     )
     calibration_batches: int = key(
         60, "Batches that calibrate the activation ranges at the start of the phase.", low=1, high=10_000

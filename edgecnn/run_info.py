@@ -82,10 +82,11 @@ class OwnFile:
 
 @dataclass(frozen=True, kw_only=True)
 class StartedFrom:
-    """The run that training started from, and the SHA-256 of its float model."""
+    """The run that training started from, or the title of pretrained weights and their licence; the SHA-256 of the file."""
 
     run: str
     sha256: str
+    licence: str | None = key(None, left_out=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
-from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
+from edgecnn.recipe import NO_START, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -266,9 +266,10 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
         RunError: as `trained_run` does.
     """
     init = tables.get("init")
-    if not isinstance(init, Mapping) or not isinstance(init.get("source"), str) or not init["source"]:
+    source = init.get("source") if isinstance(init, Mapping) else None
+    if not isinstance(source, str) or source in ("", NO_START):
         return dict(tables)
-    run = trained_run(Path(init["source"]))
+    run = trained_run(Path(source))
     network = run.recipe.network
     own = run.file(NETWORK_FILE)
     function = network.name.rpartition(":")[2]

@@ -39,7 +39,7 @@ def test_a_key_without_its_table_names_where_it_stands():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"train": {"epochs": 0}}, r"train\.epochs must be between 1 and 10000, received 0"),
+        ({"train": {"epochs": -1}}, r"train\.epochs must be between 0 and 10000, received -1"),
         ({"train": {"epochs": "ten"}}, "must be a whole number, received 'ten'"),
         ({"train": {"epochs": True}}, "must be a whole number, received True"),
         ({"train": {"learning_rate": float("nan")}}, "must be finite"),
@@ -163,7 +163,7 @@ def test_every_key_is_listed_with_a_meaning_of_one_line():
 
 def test_listed_limits_are_those_that_are_enforced():
     listed = {key.name: key for key in keys()}
-    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
+    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "0 to 10,000")
     assert listed["qat.method"].limits == "auto, qat, ptq"
     for key in listed.values():
         if " to " not in key.limits or key.type.startswith("array"):

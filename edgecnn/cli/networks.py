@@ -1,6 +1,6 @@
 """`edgecnn networks`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
 def networks(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One network.", show_default="all of them")] = None,
-    height: Annotated[int, typer.Option(min=1, max=1024, help="Rows of the input.")] = 32,
-    width: Annotated[int, typer.Option(min=1, max=1024, help="Columns of the input.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.")] = 3,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Images to train on, as for edgecnn train: each network's input and classes, and the network that train chooses.",
+            show_default="none",
+        ),
+    ] = None,
+    height: Annotated[int | None, typer.Option(min=1, max=1024, help="Rows of the input.", show_default="32")] = None,
+    width: Annotated[int | None, typer.Option(min=1, max=1024, help="Columns of the input.", show_default="32")] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.", show_default="3")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes.", show_default="10")] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Print each layer's shape, parameters and MACs.", show_default="off")
     ] = False,
@@ -25,28 +35,38 @@ def networks(
 ) -> None:
     """List the networks and what each costs.
 
-    Prints parameters, MACs and expected int8 bytes for an input size.
+    Prints parameters, MACs and expected int8 bytes for an input size, or for the images that --data names.
 
     \b
     Examples:
       edgecnn networks
+      edgecnn networks --data photos/
       edgecnn networks article --layers --height 28 --width 28 --channels 1
     """
     from edgecnn.networks import NETWORKS, network_module
 
     if channels == 2:
         raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
+    if data is not None and classes is not None:
+        raise typer.BadParameter("the classes are those of --data: leave --classes out.", param_hint="--classes")
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)
     from edgecnn.networks import build_network
     from edgecnn.networks.describe import describe
 
-    costs = {item: describe(build_network(item, height, width, channels, classes)) for item in names}
+    chosen, count = None, classes or 10
+    sizes = dict.fromkeys(names, (height or 32, width or 32, channels or 3))
+    if data is not None:
+        chosen, count, sizes = inputs_for(data, names, height or 0, width or 0, channels or 0)
+    costs = {item: describe(build_network(item, *sizes[item], count)) for item in names}
     if json:
         emit_json(
             {
                 item: {
+                    "input": sizes[item],
+                    "starts_from": starts_from(item),
+                    "chosen": item == chosen,
                     "parameters": cost.parameters,
                     "macs": cost.macs,
                     "int8_bytes": cost.int8_bytes,
@@ -56,18 +76,58 @@ def networks(
             }
         )
         return
-    print(f"input ({height}, {width}, {channels}), {classes} classes")
-    print_costs(costs, layers)
+    print(f"{count} classes" + (f"; edgecnn train chooses {chosen}" if chosen else ""))
+    print_costs(costs, sizes, layers)
 
 
-def print_costs(costs: Mapping[str, "NetworkCost"], layers: bool) -> None:
+def inputs_for(
+    data: str, names: Sequence[str], height: int, width: int, channels: int
+) -> tuple[str, int, dict[str, tuple[int, int, int]]]:
+    """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels).
+
+    `height`, `width` and `channels` are 0 where the images choose.
+    """
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.data import open_dataset
+    from edgecnn.recipe import AUTO, build_recipe
+    from edgecnn.train.settle import settle
+
+    size = {"height": height, "width": width, "channels": channels}
+    recipes = {
+        item: build_recipe({"data": {"source": data}, "network": {"name": item, **size}}) for item in (AUTO, *names)
+    }
+    with ProgressReporter() as reporter:
+        dataset = open_dataset(recipes[AUTO].data, progress=reporter.working)
+    settled = {item: settle(recipe, dataset).network for item, recipe in recipes.items()}
+    inputs = {item: (settled[item].height, settled[item].width, settled[item].channels) for item in names}
+    return settled[AUTO].name, len(dataset.labels), inputs
+
+
+def starts_from(network: str) -> str | None:
+    """Return the title of the weights that a network starts from; None for random ones."""
+    from edgecnn.networks.pretrained import source_of
+
+    source = source_of(network)
+    return source.title if source else None
+
+
+def print_costs(costs: Mapping[str, "NetworkCost"], sizes: Mapping[str, tuple[int, int, int]], layers: bool) -> None:
     """Print what each network costs; with `layers` each layer too."""
     from edgecnn.report.table import text_table
 
     rows = [
-        (item, f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.int8_bytes:,}", "") for item, cost in costs.items()
+        (
+            item,
+            "x".join(map(str, sizes[item])),
+            f"{cost.parameters:,}",
+            f"{cost.macs:,}",
+            f"{cost.int8_bytes:,}",
+            starts_from(item) or "random weights",
+        )
+        for item, cost in costs.items()
     ]
-    print(text_table(("network", "parameters", "MACs", "int8 bytes (expected)", ""), rows))
+    headings = ("network", "input", "parameters", "MACs", "int8 bytes (expected)", "starts from")
+    print(text_table(headings, rows))
     for item, cost in costs.items() if layers else ():
         print(f"\n{item}")
         layer_rows = [

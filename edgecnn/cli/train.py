@@ -136,6 +136,7 @@ def train(
     resolved = run.recipe if run else resolve(recipe, setting, **flags)
     with ProgressReporter() as reporter:
         dataset = open_images(resolved, run, reporter, cluster)
+        resolved = settled(resolved, dataset, reporter)
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
@@ -195,9 +196,10 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
     from edgecnn.data import open_dataset
     from edgecnn.errors import DatasetError, UnknownNameError
     from edgecnn.networks import network_module
+    from edgecnn.recipe import AUTO
     from edgecnn.runs import NETWORK_FILE
 
-    if run is None or not run.file(NETWORK_FILE).exists():
+    if recipe.network.name != AUTO and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
         dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
@@ -217,6 +219,16 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
             open_strategy(cluster)
         check_network(recipe, dataset)
     return dataset
+
+
+def settled(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "Recipe":
+    """Return the recipe with what it leaves open chosen by the images, and say what that is and why."""
+    from edgecnn.train.settle import reasons, settle
+
+    chosen = settle(recipe, dataset)
+    for line in reasons(recipe, chosen, dataset):
+        reporter.note(line)
+    return chosen
 
 
 def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool) -> "Run":

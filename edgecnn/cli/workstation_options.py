@@ -29,7 +29,7 @@ Network = Annotated[
     typer.Option(
         help="A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        show_default="article, or resnet_100kb for frigate:PATH",
+        show_default="chosen by the images: see edgecnn networks --data",
         rich_help_panel=DATA,
     ),
 ]
@@ -49,7 +49,7 @@ Size = Annotated[
     typer.Option(
         metavar="WxH",
         help="The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        show_default="the images' own size up to 224, or 96 where they differ or are larger",
+        show_default="160 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
         rich_help_panel=DATA,
     ),
 ]
@@ -57,23 +57,40 @@ Init = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="Start from this run's trained network, with a new head, when you have few images. Its network and input apply unless "
-        "you name others. You may also name a recipe or a bundle: edgecnn then looks for its run in runs/.",
-        show_default="none",
+        help="Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
+        "name a recipe or a bundle: edgecnn then looks for its run in runs/. none starts from random weights.",
+        show_default="the network's own weights of ImageNet, if it has any",
         rich_help_panel=DATA,
     ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option(help="Epochs of the float phase.", show_default="10", rich_help_panel=TRAINING)
+    int | None,
+    typer.Option(
+        min=1, help="Epochs of the float phase.", show_default="by the number of images", rich_help_panel=TRAINING
+    ),
 ]
 QatEpochs = Annotated[
     int | None,
-    typer.Option(help="Epochs of the quantization-aware phase.", show_default="2", rich_help_panel=TRAINING),
+    typer.Option(
+        min=0,
+        help="Epochs of the quantization-aware phase.",
+        show_default="by the number of images",
+        rich_help_panel=TRAINING,
+    ),
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.", show_default="128", rich_help_panel=TRAINING)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Images in a batch.", show_default="32, 64 or 128, by the number of images", rich_help_panel=TRAINING
+    ),
+]
 LearningRate = Annotated[
     float | None,
-    typer.Option(help="Peak learning rate of the float phase.", show_default="0.003", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Peak learning rate of the float phase.",
+        show_default="0.003, or 0.0005 from trained weights",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of weights and batches.", show_default="1", rich_help_panel=TRAINING)

@@ -1,8 +1,23 @@
 """Random changes to training images that keep their class."""
 
+import math
+
 import numpy as np
+from PIL import Image
 
 from edgecnn.pixels import PAD
+
+AREA = (0.4, 1.0)
+"""Share of a photo that is kept, before it is enlarged again."""
+
+ASPECT = 1.25
+"""Most that one side is stretched compared with the other."""
+
+TURN = 15.0
+"""Most that a photo is turned, in degrees."""
+
+BRIGHTNESS, CONTRAST, SATURATION = 0.25, 0.25, 0.25
+"""Most by which each changes, as a share."""
 
 
 def augment(
@@ -15,8 +30,7 @@ def augment(
         random: the generator that chooses.
         flip: whether to mirror half of them, chosen at random, left and right; or bool array (n,), the ones to mirror.
         shift: largest shift in pixels, in either direction and axis.
-        cutout: side of the square in pixels, 0 for none. Its centre is anywhere in the image, so that a part may fall outside.
-            Source: DeVries and Taylor 2017, "Cutout" (arXiv:1708.04552).
+        cutout: side of the square in pixels, 0 for none: see `cover`.
 
     Returns:
         uint8 array, same shape.
@@ -35,8 +49,88 @@ def augment(
             result[index] = padded[index, row : row + height, column : column + width]
     else:
         result = padded
-    if cutout:
-        corners = random.integers(0, (height, width), (count, 2)) - cutout // 2
+    return cover(result, random, cutout)
+
+
+def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndarray:
+    """Cover a square of each image in mid-grey, in place, and return them; nothing where `side`, in pixels, is 0.
+
+    The square's centre is anywhere in the image, so that a part may fall outside.
+
+    Source: DeVries and Taylor 2017, "Cutout" (arXiv:1708.04552).
+    """
+    if side:
+        corners = random.integers(0, images.shape[1:3], (len(images), 2)) - side // 2
         for index, (top, left) in enumerate(corners.tolist()):
-            result[index, max(top, 0) : max(top + cutout, 0), max(left, 0) : max(left + cutout, 0)] = PAD
-    return result
+            images[index, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = PAD
+    return images
+
+
+def augment_photos(
+    images: np.ndarray, random: np.random.Generator, *, flip: bool | np.ndarray, cutout: int = 0
+) -> np.ndarray:
+    """Change photos as a camera would: another part of the scene, slightly turned, in another light.
+
+    Each is cropped to a random part of AREA at a random place, stretched, turned about its centre and mirrored, in one bilinear
+    resampling; then its saturation, contrast and brightness change. What lies outside of the photo is mid-grey.
+
+    Args:
+        images: uint8 array, shape (n, height, width, channels); not changed.
+        random, flip, cutout: as for `augment`.
+
+    Returns:
+        uint8 array, same shape.
+
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv:1409.4842), for crops of random area and aspect.
+    """
+    count, height, width, channels = images.shape
+    mirrored = flip if isinstance(flip, np.ndarray) else (random.random(count) < 0.5) & np.full(count, flip)
+    draws = random.random((count, 8)).tolist()
+    result = np.empty_like(images)
+    for index in range(count):
+        photo = Image.fromarray(images[index, :, :, 0] if channels == 1 else images[index])
+        place = crop_and_turn(width, height, draws[index][:5], bool(mirrored[index]))
+        moved = photo.transform(
+            (width, height), Image.Transform.AFFINE, place, Image.Resampling.BILINEAR, fillcolor=(PAD,) * channels
+        )
+        result[index] = np.asarray(moved).reshape(height, width, channels)
+    return cover(change_light(result, np.array(draws)[:, 5:]), random, cutout)
+
+
+def crop_and_turn(width: int, height: int, draws: list[float], mirror: bool) -> tuple[float, ...]:
+    """Return the six coefficients by which Pillow finds, for each pixel of the result, its place in the photo.
+
+    Args:
+        width, height: of the photo and the result, in pixels.
+        draws: five numbers in [0, 1): area, aspect, column, row, angle.
+        mirror: whether left and right change places.
+    """
+    area = AREA[0] + (AREA[1] - AREA[0]) * draws[0]
+    aspect = ASPECT ** (2 * draws[1] - 1)
+    wide, tall = min(math.sqrt(area * aspect), 1.0), min(math.sqrt(area / aspect), 1.0)
+    angle = math.radians(TURN * (2 * draws[4] - 1))
+    centre = (width * (wide / 2 + (1 - wide) * draws[2]), height * (tall / 2 + (1 - tall) * draws[3]))
+    across = -wide if mirror else wide
+    cosine, sine = math.cos(angle), math.sin(angle)
+    a, b, d, e = across * cosine, -tall * sine, across * sine, tall * cosine
+    return a, b, centre[0] - a * width / 2 - b * height / 2, d, e, centre[1] - d * width / 2 - e * height / 2
+
+
+def change_light(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Change the saturation, contrast and brightness of images.
+
+    Args:
+        images: uint8 array, shape (n, height, width, channels).
+        draws: shape (n, 3), in [0, 1): 0.5 changes nothing.
+
+    Returns:
+        uint8 array, same shape.
+    """
+    factors = (1 + np.array([SATURATION, CONTRAST, BRIGHTNESS]) * (2 * draws - 1)).astype(np.float32)
+    saturation, contrast, brightness = (factors[:, kind, None, None, None] for kind in range(3))
+    values = images.astype(np.float32)
+    grey = values.mean(axis=3, keepdims=True)
+    values = grey + (values - grey) * saturation
+    mean = values.mean(axis=(1, 2, 3), keepdims=True)
+    values = (mean + (values - mean) * contrast) * brightness
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -39,6 +39,7 @@ class Dataset:
         labels: class names; a class index points into it.
         shape: native (height, width, channels), channels 1 or 3.
         mirror: whether classes survive a left-right flip.
+        own: whether the images are a user's, not a named dataset's.
         sizes: images in each split, as listed: before duplicates are kept out.
         hashes: SHA-256 of each split's labels and content hashes.
         fingerprint: SHA-256 of all splits, labels and content hashes.
@@ -62,7 +63,7 @@ class Dataset:
         self.title = recipe.title or listed.title
         self.labels = listed.labels
         self.shape = listed.shape
-        self.mirror = listed.mirror
+        self.mirror, self.own = listed.mirror, listed.own
         self.skipped = listed.skipped
         self.unreadable = self._unlisted = listed.unreadable
         self.note = note

@@ -90,6 +90,7 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
         labels=labels,
         shape=native_shape(items, read_handle, str(path)),
         mirror=True,
+        own=True,
         items=tuple(items),
         read=lambda item: read_handle(item.handle),
         skipped=tuple(skipped),

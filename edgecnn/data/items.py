@@ -48,9 +48,10 @@ class Item:
 class LabelledImages:
     """A source, listed and hashed.
 
-    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip. `read`
-    returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
-    `skipped` names the files among the images that are not images, `unreadable` the images whose bytes cannot be read.
+    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip, `own` that the images
+    are a user's, not a named dataset's. `read` returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels);
+    it raises ImageError. `skipped` names the files among the images that are not images, `unreadable`
+    the images whose bytes cannot be read.
     """
 
     name: str
@@ -58,6 +59,7 @@ class LabelledImages:
     labels: tuple[str, ...]
     shape: tuple[int, int, int]
     mirror: bool
+    own: bool = False
     items: tuple[Item, ...]
     read: Callable[[Item], bytes | np.ndarray]
     skipped: tuple[str, ...] = ()

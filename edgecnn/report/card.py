@@ -67,6 +67,7 @@ def origin_lines(info: RunInfo) -> list[str]:
         f"{tested:,} for the test below"
         + (f"; {broken:,} that cannot be read were left out" if broken else "")
         + (f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."),
+        *([f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []),
         f"Training took {info.seconds:,.0f} s.",
     ]
 

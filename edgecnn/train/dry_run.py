@@ -12,9 +12,7 @@ from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
 from edgecnn.train.float_phase import float_phase, to_float32
-from edgecnn.train.head_phase import head_phase, released
 from edgecnn.train.loop import Batches, Phase
-from edgecnn.train.origin import init_weights
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
 from edgecnn.train.train import qat_batches, training_batches
@@ -68,7 +66,7 @@ def dry_run(
     """Build a recipe's network, time a few steps of each of its phases, and tell what the whole would take.
 
     Args:
-        recipe: the resolved recipe.
+        recipe: the settled recipe.
         shape: (height, width, channels) of the input.
         labels: the classes.
         train_images: images of the training split.
@@ -85,18 +83,14 @@ def dry_run(
     validation = (images[:1], classes[:1])
     batches = training_batches(recipe, images, classes, mirror)
     batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
-    weights = init_weights(recipe, None)
     guide = open_teacher(recipe, shape, labels)
     phases = []
-    if weights is not None and recipe.init.frozen_epochs:
-        _, head = head_phase(recipe, shape, len(labels), validation, weights)
-        phases.append(time_phase(head, batches, train_images, steps))
-    model, phase = float_phase(released(recipe), shape, len(labels), validation, guide.logits if guide else None)
+    model, phase = float_phase(recipe, shape, len(labels), validation, guide.logits if guide else None)
     cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
     if batches.views:
         asked = dataclasses.replace(phase, epochs=batches.views)
         phases.append(time_phase(asked, batches, train_images, steps))
-        _, phase = float_phase(released(recipe), shape, len(labels), validation)
+        _, phase = float_phase(recipe, shape, len(labels), validation)
         phase = dataclasses.replace(phase, name="float, remembered", epochs=phase.epochs - asked.epochs)
     phases.append(time_phase(phase, batches, train_images, steps))
     if recipe.qat.method != "ptq":

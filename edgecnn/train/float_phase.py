@@ -1,7 +1,7 @@
 """The float phase: cross-entropy on labelled images, and on a teacher's answers if there is a teacher."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
+from edgecnn.networks.pretrained import source_of, tuned_variables
 from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
 from edgecnn.train import distribute
 from edgecnn.train.loop import Phase
 from edgecnn.train.schedule import learning_rates
+from edgecnn.train.settle import starts_trained
 
 MOMENTUM = 0.9
 
@@ -92,9 +94,10 @@ def float_phase(
     validation: tuple[np.ndarray, np.ndarray],
     teacher: Callable[[Any, Any], Any] | None = None,
     strategy: Any = None,
-    weights: Sequence[np.ndarray] | None = None,
 ) -> tuple["keras.Model", Phase]:
     """Build the network and its float phase.
+
+    Where it starts from trained weights, which the caller gives it, BatchNorm's statistics stay theirs.
 
     Args:
         recipe: the whole recipe; its seed draws the weights.
@@ -103,7 +106,6 @@ def float_phase(
         validation: uint8 images (n, height, width, channels) and their classes (n,).
         teacher: `Teacher.logits` of the network to learn from.
         strategy: from `distribute.open_strategy`.
-        weights: those to begin with, in the order of Keras's `get_weights`; None for the ones drawn.
 
     Returns:
         The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
@@ -114,16 +116,18 @@ def float_phase(
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
     with distribute.scope(strategy):
         model = build()
-        if weights is not None:
-            model.set_weights(weights)
         optimizer = build_optimizer(recipe.train)
-        optimizer.build(model.trainable_variables)
+        variables = trained_variables(model, recipe)
+        optimizer.build(variables)
     if strategy:
         distribute.synchronize_batch_norm(model)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     kept = build() if strategy else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     loss_of = objective(recipe.train, num_classes)
+    live = not starts_trained(
+        recipe
+    )  # few images give poorer BatchNorm statistics than the ones that trained weights bring
 
     def copy_weights() -> None:
         for mine, variable in pairs:
@@ -133,12 +137,11 @@ def float_phase(
         taught = teacher(images, optimizer.iterations) if teacher else None
         with tf.GradientTape() as tape:
             inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
-            logits = tf.cast(model(inputs, training=True), tf.float32)
+            logits = tf.cast(model(inputs, training=live), tf.float32)
             loss = loss_of(classes, logits, taught)
             if replicas > 1:
                 loss /= replicas
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss, right_answers(logits, classes)
 
     def validate() -> float:
@@ -155,6 +158,14 @@ def float_phase(
         variables=distribute.copies(strategy, [*model.variables, *optimizer.variables]),
         finish=copy_weights,
     )
+
+
+def trained_variables(model: "keras.Model", recipe: Recipe) -> list[Any]:
+    """Return the variables that the float phase changes: all, but where it starts from ImageNet those of the later layers."""
+    source = source_of(recipe.network.name)
+    if source and not recipe.init.source:
+        return tuned_variables(model, source)
+    return model.trainable_variables
 
 
 def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":

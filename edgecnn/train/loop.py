@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.data.augment import augment
+from edgecnn.data.augment import augment, augment_photos
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
@@ -66,9 +66,10 @@ History = tuple[dict[str, Any], ...]
 class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
-    A last batch that would be smaller is left out, unless it is the only one. `flip`, `shift` and `cutout` are those of
-    `augment`; with `alternating`, the images that are mirrored in one epoch are not in the next, and the others are (Jordan 2024,
-    "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
+    A last batch that would be smaller is left out, unless it is the only one. With `photo`, images change as photos do
+    (`augment_photos`), else as `augment` says, by `shift`; `flip` and `cutout` are for both. With `alternating`, the images that are
+    mirrored in one epoch are not in the next, and the others are (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds",
+    arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
     """
 
     images: np.ndarray
@@ -80,6 +81,7 @@ class Batches:
     alternating: bool = False
     cutout: int = 0
     views: int = 0
+    photo: bool = False
 
     @property
     def count(self) -> int:
@@ -100,7 +102,11 @@ class Batches:
         for batch in range(self.count):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             flip = self.flip if mirrored is None else mirrored[chosen]
-            images = augment(self.images[chosen], random, flip=flip, shift=self.shift, cutout=self.cutout)
+            images = self.images[chosen]
+            if self.photo:
+                images = augment_photos(images, random, flip=flip, cutout=self.cutout)
+            else:
+                images = augment(images, random, flip=flip, shift=self.shift, cutout=self.cutout)
             yield images, self.classes[chosen]
 
     def endless(self, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,17 +1,26 @@
-"""What a run takes from elsewhere when it begins: a user's own network and the network it starts from.
+"""What a run takes from elsewhere when it begins: a user's own network, and the trained weights that it starts from.
 
-Both are copied into the run folder, so that it goes on when the originals are gone or have changed.
+A network and a run's weights are copied into the run folder, so that it goes on when the originals are gone or have changed.
 """
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecnn.errors import RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.networks.own import own_network, read_source
-from edgecnn.recipe import Recipe
+from edgecnn.networks.predict import model_from_bytes
+from edgecnn.networks.pretrained import load_weights, read_weights, source_of
+from edgecnn.recipe import NO_START, Recipe
 from edgecnn.run_info import OwnFile, StartedFrom
 from edgecnn.runs import FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
+from edgecnn.train.head import take_body
+
+if TYPE_CHECKING:
+    from edgecnn.networks.keras import keras
 
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
@@ -35,17 +44,40 @@ def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
     return dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, name=name))
 
 
-def init_weights(recipe: Recipe, run: Run | None) -> bytes | None:
-    """Return the float model that a recipe starts from, as HDF5 bytes; None if it starts from nothing.
+@dataclass(frozen=True)
+class Start:
+    """Trained weights to begin with: what a run records of them, and the function that gives them to a network, all but its head."""
 
-    It is read from the run's copy, made now if there is none yet; without a run, from where it is.
+    recorded: StartedFrom
+    give: Callable[["keras.Model"], None]
+
+
+def open_start(recipe: Recipe, run: Run | None) -> Start | None:
+    """Return the trained weights that a settled recipe starts from: a run's, or the network's own of ImageNet; None for random ones.
+
+    A run's are read from this run's copy, made now if there is none yet; without a run, from where they are.
 
     Raises:
         RunError: if there is no copy and no such trained run, or its images are read in other ways than this network's.
+        ModuleNotFoundError, NetworkError: as `pretrained.read_weights` does.
         OutputError: if the copy cannot be written.
     """
-    if not recipe.init.source:
+    source = source_of(recipe.network.name)
+    if recipe.init.source == NO_START:
         return None
+    if recipe.init.source:
+        weights = init_weights(recipe, run)
+        recorded = StartedFrom(run=Path(recipe.init.source).name, sha256=sha256(weights))
+        return Start(recorded, lambda model: take_body(model, model_from_bytes(weights)))
+    if source is None:
+        return None
+    state = read_weights(source)
+    recorded = StartedFrom(run=f"{source.title} ({source.distribution})", sha256=source.sha256, licence=source.licence)
+    return Start(recorded, lambda model: load_weights(model, state))
+
+
+def init_weights(recipe: Recipe, run: Run | None) -> bytes:
+    """Return the float model of the run that a recipe starts from, as HDF5 bytes; errors as of `open_start`."""
     copy = run.file(INIT_MODEL) if run else None
     if copy and copy.exists():
         return copy.read_bytes()
@@ -71,25 +103,21 @@ def check_scale(recipe: Recipe, source: Run) -> None:
         )
 
 
-def origins(recipe: Recipe, run: Run | None, weights: bytes | None) -> tuple[OwnFile | None, StartedFrom | None]:
-    """Return what `run.json` records of a user's own network and of the run started from; None where there is none.
+def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
+    """Return what `run.json` records of a user's own network; None where there is none.
 
     Args:
         recipe: the resolved recipe.
         run: the run folder, whose copy of the network counts where there is one; None for the original.
-        weights: from `init_weights`.
 
     Raises:
         NetworkError: if there is no copy, and the original cannot be read.
     """
-    network = init = None
     own = own_network(recipe.network.name)
-    if own:
-        copy = run.file(NETWORK_FILE) if run else own.file
-        network = OwnFile(file=own.label, sha256=sha256(copy.read_bytes() if copy.exists() else read_source(own)))
-    if weights is not None:
-        init = StartedFrom(run=Path(recipe.init.source).name, sha256=sha256(weights))
-    return network, init
+    if own is None:
+        return None
+    copy = run.file(NETWORK_FILE) if run else own.file
+    return OwnFile(file=own.label, sha256=sha256(copy.read_bytes() if copy.exists() else read_source(own)))
 
 
 def changed_origins(recipe: Recipe, run: Run) -> list[str]:

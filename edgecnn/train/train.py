@@ -1,7 +1,7 @@
 """The training stage: data and a recipe in, a run with a float and a fake-quantized model out."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
-from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Validation
@@ -18,10 +18,11 @@ from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import Checkpoint, load_checkpoint
 from edgecnn.train.float_phase import float_phase, to_float32
-from edgecnn.train.head_phase import HEAD, head_phase, released
+from edgecnn.train.head import fit_head
 from edgecnn.train.loop import Batches, History, Phase, Report, run_phase, write_history
-from edgecnn.train.origin import init_weights, local_recipe, origins
+from edgecnn.train.origin import local_recipe, open_start, own_file
 from edgecnn.train.qat_phase import Qat
+from edgecnn.train.settle import settle, starts_trained
 from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
@@ -35,15 +36,9 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def input_line(recipe: Recipe, dataset: Dataset) -> str:
-    """Return a line on the network's input, and where its size comes from."""
+    """Return a line on the network's input."""
     height, width, channels = input_shape(recipe, dataset)
-    network = recipe.network
-    origin = (
-        ""
-        if network.height and network.width
-        else ", chosen from the images; network.width and network.height change it"
-    )
-    return f"input: {width}x{height} pixels (width x height), {channels} channel{'s' if channels > 1 else ''}{origin}"
+    return f"input: {width}x{height} pixels (width x height), {channels} channel{'s' if channels > 1 else ''}"
 
 
 def load_splits(
@@ -129,12 +124,13 @@ class Training:
         workers: Workers | None,
     ) -> None:
         """Read the images and the networks from elsewhere, copy these into the run, and build the network."""
+        recipe = settle(recipe, dataset)
         tf.config.experimental.enable_op_determinism()
         self.strategy = distribute.open_strategy(workers)
         distribute.check_batch(recipe.train.batch_size, self.strategy)
-        if workers and recipe.init.source:
+        if workers and starts_trained(recipe):
             raise RecipeError(
-                "init.source cannot be used with several machines: it is meant for few images.",
+                "a network that starts from trained weights cannot be trained by several machines: it is meant for few images.",
                 advice="workers_or_init",
             )
         self.dataset, self.run, self.report, self.workers = dataset, run, report, workers
@@ -142,8 +138,9 @@ class Training:
         self.num_classes = len(dataset.labels)
         self.splits = load_splits(recipe, dataset, data_progress)
         self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
-        self.weights = init_weights(recipe, run)
-        self.origins = origins(recipe, run, self.weights)
+        self.start = open_start(recipe, run)
+        self.own_file = own_file(recipe, run)
+        self.data_progress = data_progress
         self.recipe = local_recipe(recipe, run)
         images, classes = self.splits["train"].images, self.splits["train"].classes
         self.batches = training_batches(self.recipe, images, classes, dataset.mirror)
@@ -153,32 +150,27 @@ class Training:
             self.guide = remembered(self.guide, steps, size, self.num_classes)
         self.history: History = ()
         self.checkpoint: Checkpoint | None = None
-        self.model, self.phase = self.float_phase()
-
-    def float_phase(self, weights: Sequence[np.ndarray] | None = None) -> tuple["keras.Model", Phase]:
-        """Build the network and its float phase: see `float_phase.float_phase`."""
         logits = self.guide.logits if self.guide else None
-        return float_phase(
-            released(self.recipe), self.shape, self.num_classes, self.validation, logits, self.strategy, weights
+        self.model, self.phase = float_phase(
+            self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy
         )
 
     def info(self) -> RunInfo:
         """Return what `run.json` holds while training is under way."""
         height, width, channels = self.shape
-        network, init = self.origins
         return RunInfo(
             state="training",
             data=self.dataset.info({name: len(split.classes) for name, split in self.splits.items()}),
             input=InputSize(height=height, width=width, channels=channels),
             parameters=self.model.count_params(),
             versions=library_versions(),
-            network=network,
-            init=init,
+            network=self.own_file,
+            init=self.start.recorded if self.start else None,
             teacher=self.guide.described if self.guide else None,
         )
 
     def train_float(self) -> None:
-        """Train the float phase to its end, from the run's checkpoint if it has one, after the head's alone where there are weights."""
+        """Train the float phase to its end, from the run's checkpoint, or from trained weights and a fitted head, or from random ones."""
         self.checkpoint = load_checkpoint(self.run) if self.run else None
         self.history = self.checkpoint.history if self.checkpoint else ()
         self.float_is_done = self.checkpoint is not None and self.checkpoint.phase == "qat"
@@ -189,10 +181,9 @@ class Training:
         if self.float_is_done:
             return
         with distribute.cluster_errors(self.workers):
-            if self.weights is not None and (self.checkpoint is None or self.checkpoint.phase == HEAD):
-                model, head = head_phase(self.recipe, self.shape, self.num_classes, self.validation, self.weights)
-                self.run_phase(head, self.batches)
-                self.model, self.phase = self.float_phase(model.get_weights())
+            if self.start and self.checkpoint is None:
+                self.start.give(self.model)
+                fit_head(self.model, self.recipe, self.batches.images, self.batches.classes, self.data_progress)
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
@@ -236,13 +227,17 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mi
         shift=recipe.train.shift,
         alternating=recipe.train.flip == "alternating",
         cutout=recipe.train.cutout,
+        photo=recipe.train.augment == "photo",
         views=views if views < recipe.train.epochs else 0,
     )
 
 
 def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
-    """Return the quantization-aware phase's batches: like the float phase's, but neither covered nor repeated."""
-    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0)
+    """Return the quantization-aware phase's batches: like the float phase's, but neither covered, nor repeated, nor changed as photos.
+
+    The phase teaches a network to answer as it did, for which images as a camera gives them serve best.
+    """
+    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=False)
 
 
 def begin(run: Run, info: RunInfo) -> None:

@@ -91,7 +91,10 @@ def test_recipe_with_an_unknown_key(edgecnn, tmp_path):
 
 
 def test_recipe_value_out_of_range(edgecnn):
-    failed(edgecnn("train", "--data", "digits", "--epochs", "0"), errors.RecipeError, "train.epochs must be between")
+    failed(edgecnn("train", "--set", "train.epochs=-1"), errors.RecipeError, "train.epochs must be between")
+    for option in ("--epochs", "--batch-size"):  # 0 would leave the choice to edgecnn, which no option has to say
+        refused = edgecnn("train", "--data", "digits", option, "0")
+        assert refused.code == 2 and "0 is not in the range" in refused.err
     failed(edgecnn("train", "--set", "train.learning_rate=-1"), errors.RecipeError, "train.learning_rate")
 
 

@@ -65,6 +65,7 @@ def weights(run, name=FLOAT_MODEL):
     return model_from_bytes(run.read(name, "train")).get_weights()
 
 
+@pytest.mark.slow
 def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
         "flip": "alternating", "cutout": 3, "warm_up": 0.5, "precision": "bfloat16",
@@ -129,7 +130,8 @@ def test_remembered_answers_are_the_first_ones():
 def test_a_dry_run_times_both_parts(finished_run):
     """With and without asking the teacher, since only the first epochs ask it."""
     train = {"epochs": 7, "batch_size": 64, "teacher": str(finished_run.path), "teacher_views": 3}
-    recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "train": train})
+    qat = {"epochs": 2, "batch_size": 64}
+    recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "train": train, "qat": qat})
     found = dry_run(recipe, (8, 8, 1), tuple("0123456789"), train_images=1000, mirror=False, steps=1)
     assert [(phase.phase, phase.epochs) for phase in found.phases] == [
         ("float", 3),

@@ -1,0 +1,117 @@
+"""What a recipe leaves open, chosen by the images: the network, its input's size, augmentation, batches, epochs and the learning rate."""
+
+import dataclasses
+import math
+
+from edgecnn.data import Dataset
+from edgecnn.networks.pretrained import source_of
+from edgecnn.recipe import AUTO, NO_START, Recipe
+
+BACKBONE = "efficientnet_lite0_1200kb"
+"""The network for a user's own photos."""
+
+PLAIN = "article"
+"""The network for named datasets."""
+
+BACKBONE_SIDE = 160
+"""Rows and columns of the input of a network that starts from ImageNet."""
+
+PHOTO_SIDE = 64
+"""Rows or columns from which images are augmented as photos: a crop of a smaller one is too blurred."""
+
+SMALL_IMAGES = 48
+MANY_SMALL_IMAGES = 5_000
+"""Of images of at most SMALL_IMAGES rows and columns, so many teach a network from nothing more than ImageNet's weights do, at a
+fraction of the device's time."""
+
+FROM_NOTHING = "resnet_100kb"
+"""The network for these."""
+
+BATCHES = ((2_000, 32), (10_000, 64))
+LARGEST_BATCH = 128
+"""Below so many training images, the batch is so large: an epoch of few images has to have enough steps."""
+
+STEPS, FINE_TUNING_STEPS = 3_000, 700
+"""Steps of the float phase, about: from random weights, and from trained ones."""
+
+EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 40)
+"""The least and the most epochs of the float phase: from random weights, and from trained ones."""
+
+QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
+"""Steps of the quantization-aware phase, about, and its least and most epochs."""
+
+RATE, FINE_TUNING_RATE = 0.003, 0.0005
+
+
+def starts_trained(recipe: Recipe) -> bool:
+    """Tell whether training starts from trained weights: a run's, or the network's own of ImageNet."""
+    source = recipe.init.source
+    return source != NO_START and bool(source or source_of(recipe.network.name))
+
+
+def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return a recipe that leaves nothing open: every "auto" and 0 that stands for one is replaced by what suits the images.
+
+    What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged.
+    """
+    network = recipe.network
+    if network.name == AUTO:
+        network = dataclasses.replace(network, name=choose_network(recipe, dataset))
+    recipe = dataclasses.replace(recipe, network=network)
+    native = dataset.shape
+    if starts_trained(recipe) and not recipe.init.source:
+        native = (BACKBONE_SIDE, BACKBONE_SIDE, native[2])
+    height, width = network.height or native[0], network.width or native[1]
+    network = dataclasses.replace(network, height=height, width=width, channels=network.channels or native[2])
+    train, count = recipe.train, dataset.sizes["train"]
+    steps, limits = (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS) if starts_trained(recipe) else (STEPS, EPOCHS)
+    suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
+    batch_size = train.batch_size or suitable
+    photo = dataset.own and min(height, width) >= PHOTO_SIDE
+    train = dataclasses.replace(
+        train,
+        batch_size=batch_size,
+        epochs=train.epochs or epochs_for(steps, count, batch_size, limits),
+        learning_rate=train.learning_rate or (FINE_TUNING_RATE if starts_trained(recipe) else RATE),
+        augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
+    )
+    qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
+    if qat.epochs < 0:
+        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS, count, qat.batch_size, QAT_EPOCHS))
+    return dataclasses.replace(recipe, network=network, train=train, qat=qat)
+
+
+def choose_network(recipe: Recipe, dataset: Dataset) -> str:
+    """Return the name of the network that suits a dataset."""
+    if not dataset.own or recipe.init.source:
+        return PLAIN
+    small = max(dataset.shape[:2]) <= SMALL_IMAGES
+    return FROM_NOTHING if small and dataset.sizes["train"] >= MANY_SMALL_IMAGES else BACKBONE
+
+
+def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:
+    """Return how many epochs of so many images take about so many steps, within limits."""
+    least, most = limits
+    return min(max(math.ceil(steps / max(1, count // batch_size)), least), most)
+
+
+def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
+    """Return lines that say what `settle` chose, and why."""
+    lines, network = [], after.network
+    count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
+    if before.network.name == AUTO:
+        why = {
+            BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
+            FROM_NOTHING: f"{count:,} images of {size} pixels are enough to start from nothing",
+            PLAIN: "the default for named datasets",
+        }[network.name]
+        lines.append(f"network: {network.name}: {why}; network.name changes it")
+    if not (before.network.width and before.network.height):
+        lines.append(
+            f"input size: {size} pixels (width x height), chosen from network and images; network.width and network.height change it"
+        )
+    if not (before.train.epochs and before.train.batch_size):
+        lines.append(
+            f"training: {after.train.epochs} epochs in batches of {after.train.batch_size}, chosen for {count:,} images"
+        )
+    return lines

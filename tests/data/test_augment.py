@@ -1,0 +1,66 @@
+"""Random changes to photos: the same seed gives the same, nothing is lost but what a crop leaves out, and light changes as it says."""
+
+import numpy as np
+import pytest
+
+from edgecnn.data.augment import TURN, augment_photos, change_light, crop_and_turn
+
+MIDDLE = [1.0, 0.5, 0.5, 0.5, 0.5]
+"""Draws by which nothing changes: the whole area, square, in the middle, upright."""
+
+
+def photos(channels=3, count=6, height=24, width=32):
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([rows * 8, columns * 6, (rows + columns) * 3], axis=2)[..., :channels]
+    return np.repeat(picture.astype(np.uint8)[np.newaxis], count, axis=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_seed_gives_the_same_photos_and_leaves_the_originals(channels):
+    images = photos(channels)
+    before = images.copy()
+    first, second, other = (augment_photos(images, np.random.default_rng(seed), flip=True) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(images, before)
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == images.shape and first.dtype == np.uint8
+    assert not np.array_equal(first, other) and len({photo.tobytes() for photo in first}) == len(first)
+
+
+def test_without_a_flip_left_stays_left():
+    brighter = augment_photos(photos(count=200), np.random.default_rng(1), flip=False).astype(int)
+    right_minus_left = brighter[:, 8:16, 24:, 1].mean((1, 2)) - brighter[:, 8:16, :8, 1].mean((1, 2))
+    assert (right_minus_left > 0).all()
+    flipped = augment_photos(photos(count=200), np.random.default_rng(1), flip=True).astype(int)
+    right_minus_left = flipped[:, 8:16, 24:, 1].mean((1, 2)) - flipped[:, 8:16, :8, 1].mean((1, 2))
+    assert 60 < (right_minus_left < 0).sum() < 140
+
+
+def place(coefficients, column, row):
+    a, b, c, d, e, f = coefficients
+    return a * column + b * row + c, d * column + e * row + f
+
+
+def test_a_crop_is_where_and_as_large_as_it_says():
+    width, height = 160, 120
+    assert place(crop_and_turn(width, height, MIDDLE, False), 17, 5) == pytest.approx((17, 5))
+    assert place(crop_and_turn(width, height, MIDDLE, True), 17, 5) == pytest.approx((width - 17, 5))
+    # the smallest area, at the top left: four tenths of the photo
+    corner = crop_and_turn(width, height, [0.0, 0.5, 0.0, 0.0, 0.5], False)
+    assert place(corner, 0, 0) == pytest.approx((0, 0))
+    assert np.prod(place(corner, width, height)) == pytest.approx(0.4 * width * height)
+    # turned, the centre stays and a corner moves by the angle
+    turned = crop_and_turn(100, 100, [1.0, 0.5, 0.5, 0.5, 1.0], False)
+    assert place(turned, 50, 50) == pytest.approx((50, 50))
+    across, down = np.subtract(place(turned, 100, 50), (50, 50))
+    assert np.degrees(np.arctan2(down, across)) == pytest.approx(TURN)
+
+
+def test_light_changes_as_it_says():
+    images = photos()
+    np.testing.assert_array_equal(change_light(images, np.full((6, 3), 0.5)), images)
+    dim = change_light(images, np.tile([0.5, 0.5, 0.0], (6, 1)))
+    np.testing.assert_allclose(dim, images * 0.75, atol=0.51)
+    pale = change_light(images, np.tile([0.0, 0.5, 0.5], (6, 1))).astype(float)
+    assert np.ptp(pale, axis=3).mean() == pytest.approx(0.75 * np.ptp(images.astype(float), axis=3).mean(), rel=0.02)
+    flat = change_light(images, np.tile([0.5, 0.0, 0.5], (6, 1)))
+    assert flat.std() == pytest.approx(0.75 * images.std(), rel=0.02) and abs(flat.mean() - images.mean()) < 0.6

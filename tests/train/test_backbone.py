@@ -1,0 +1,90 @@
+"""A network that starts from ImageNet: what fine-tuning keeps, that int8 is by channel, and what run and card say of the weights."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.export import tflite
+from edgecnn.export.flatbuffer import read
+from edgecnn.networks import build_network
+from edgecnn.networks.fold import even_depthwise
+from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights
+from edgecnn.recipe import build_recipe
+from edgecnn.report.card import origin_lines
+from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
+from edgecnn.train import train
+from edgecnn.verify.int8 import Int8Files
+
+NETWORK = "efficientnet_lite0_150kb"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A run on digits, at 32 pixels and two epochs, and the int8 file of its quantization-aware model."""
+    recipe = build_recipe(
+        {
+            "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
+            "network": {"name": NETWORK, "height": 32, "width": 32},
+            "train": {"epochs": 2, "augment": "photo", "flip": "no", "batch_size": 64},
+            "qat": {"epochs": 1, "calibration_batches": 2, "rounding": "nearest"},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("tuned"))
+        run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
+        train(recipe, open_dataset(recipe.data), run, lambda progress: None, int8=Int8Files(recipe))
+    return run, tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    model = build_network(NETWORK, 32, 32, 1, 10)
+    load_weights(model, read_weights(SOURCES[0]))
+    return model
+
+
+def test_it_learns_from_few_images(tuned):
+    run, _ = tuned
+    assert run.info.int8.validation.float.accuracy > 0.8, "of ten classes, after two epochs on some hundred images"
+
+
+def test_run_and_card_name_the_weights_and_their_licence(tuned):
+    run, _ = tuned
+    init = run.info.init
+    assert (init.licence, init.sha256) == ("Apache-2.0", SOURCES[0].sha256)
+    assert f"Started from {init.run}, licence Apache-2.0." in origin_lines(run.info)
+
+
+def test_early_layers_and_all_statistics_stay(tuned, pretrained):
+    trained = model_from_bytes(tuned[0].read(FLOAT_MODEL, "train"))
+    names = [layer.name for layer in trained.layers]
+    first = names.index(SOURCES[0].first_tuned)
+    for index, (mine, given) in enumerate(zip(trained.layers, pretrained.layers, strict=True)):
+        for one, other in zip(mine.weights, given.weights, strict=True):
+            same = np.array_equal(one.numpy(), other.numpy())
+            assert same or (index >= first and "moving" not in one.name), one.name
+            assert not same or index < first or "moving" in one.name, one.name
+
+
+def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):
+    graph = read(tuned[1])
+    assert tflite.float_tensors(tuned[1]) == []
+    depthwise = [operator for operator in graph.operators if operator.name == "DEPTHWISE_CONV_2D"]
+    assert len(depthwise) == 6
+    for operator in depthwise:
+        kernel = operator.inputs[1]
+        assert len(kernel.scale) == kernel.shape[-1] > 1 and len(set(kernel.scale)) > 1
+
+
+def test_even_kernels_answer_as_before(pretrained):
+    even = even_depthwise(pretrained)
+    images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
+    before, after = (predictor(model, 1 / 128, 0)(images) for model in (pretrained, even))
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
+    for layer in even.layers:
+        if layer.name.endswith("_depthwise"):
+            reach = np.abs(layer.get_weights()[0]).max(axis=(0, 1, 3))
+            np.testing.assert_allclose(reach[reach > 0], 1, rtol=1e-6)  # a channel of zeros stays one

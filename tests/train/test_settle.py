@@ -1,0 +1,85 @@
+"""What a recipe leaves open is chosen by the images, and what it states stays."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.data import open_dataset
+from edgecnn.recipe import build_recipe, merge
+from edgecnn.train.settle import reasons, settle
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Return a function that makes a folder of so many images a class, of a size."""
+    random = np.random.default_rng(1)
+
+    def make(count, size, mode="RGB"):
+        folder = tmp_path_factory.mktemp("photos")
+        for label in ("cat", "dog"):
+            (folder / label).mkdir()
+            for index in range(count):
+                pixels = random.integers(0, 256, (size[1], size[0], len(mode)), np.uint8).squeeze()
+                Image.fromarray(pixels, mode).save(folder / label / f"{index}.png")
+        return folder
+
+    return make
+
+
+def settled(source, **tables):
+    recipe = build_recipe(merge({"data": {"source": str(source)}}, tables))
+    dataset = open_dataset(recipe.data)
+    result = settle(recipe, dataset)
+    assert settle(result, dataset) == result, "settled once, nothing is left open"
+    return result, reasons(recipe, result, dataset)
+
+
+def test_photos_start_from_imagenet(photos):
+    recipe, lines = settled(photos(40, (120, 90)))
+    network, train = recipe.network, recipe.train
+    assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 160, 160, 3)
+    assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
+    assert train.epochs == 40 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
+    assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "40 epochs" in lines[2]
+
+
+def test_grey_photos_stay_grey(photos):
+    assert settled(photos(40, (120, 90), "L"))[0].network.channels == 1
+
+
+def test_few_small_images_start_from_imagenet_too(photos):
+    recipe, _ = settled(photos(40, (32, 32)))
+    assert (recipe.network.name, recipe.network.height) == ("efficientnet_lite0_1200kb", 160)
+    recipe, _ = settled(photos(40, (32, 32)), network={"name": "resnet_100kb"})
+    assert (recipe.network.height, recipe.train.augment, recipe.train.learning_rate) == (32, "shift", 0.003)
+
+
+def test_many_small_images_start_from_nothing(photos, monkeypatch):
+    monkeypatch.setattr("edgecnn.train.settle.MANY_SMALL_IMAGES", 50)
+    recipe, lines = settled(photos(40, (32, 32)))
+    assert (recipe.network.name, recipe.network.height) == ("resnet_100kb", 32)
+    assert "enough to start from nothing" in lines[0]
+
+
+def test_a_named_dataset_keeps_the_articles_network():
+    recipe, lines = settled("digits")
+    assert (recipe.network.name, recipe.network.height, recipe.train.augment) == ("article", 8, "shift")
+    assert "default for named datasets" in lines[0]
+
+
+def test_what_is_stated_stays(photos):
+    stated = {
+        "network": {"name": "resnet8", "height": 48, "width": 64},
+        "train": {"epochs": 5, "batch_size": 7, "learning_rate": 0.1, "augment": "shift"},
+        "qat": {"epochs": 0, "batch_size": 9},
+        "init": {"source": "none"},
+    }
+    recipe, lines = settled(photos(40, (120, 90)), **stated)
+    assert lines == []
+    for table, values in stated.items():
+        assert {key: getattr(getattr(recipe, table), key) for key in values} == values
+
+
+def test_a_backbone_from_random_weights_trains_as_from_nothing(photos):
+    recipe, _ = settled(photos(40, (120, 90)), network={"name": "efficientnet_lite0_150kb"}, init={"source": "none"})
+    assert (recipe.network.height, recipe.train.learning_rate, recipe.train.epochs) == (90, 0.003, 100)
