@@ -64,7 +64,15 @@ def page(drawn_run, finished_run, root, tmp_path, request):
 
 @pytest.mark.parametrize(
     "page",
-    ["finished", "two classes", "1,000 classes", "hostile", "never verified", "bundle", "several"],
+    [
+        "finished",
+        "two classes",
+        pytest.param("1,000 classes", marks=pytest.mark.slow),
+        "hostile",
+        "never verified",
+        "bundle",
+        "several",
+    ],
     indirect=True,
 )
 def test_the_page(browser, axe, page):

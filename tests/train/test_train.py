@@ -135,7 +135,12 @@ def uninterrupted(tmp_path_factory, branches, tiny_network):
 
 
 @pytest.mark.parametrize(
-    ("precision", "stop_after"), [("float32", ("float", 2)), ("float32", ("qat", 2)), ("bfloat16", ("float", 2))]
+    ("precision", "stop_after"),
+    [
+        pytest.param("float32", ("float", 2), marks=pytest.mark.slow),
+        ("float32", ("qat", 2)),
+        pytest.param("bfloat16", ("float", 2), marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, uninterrupted, precision, stop_after):
     recipe, whole = uninterrupted(precision)
