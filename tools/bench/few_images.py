@@ -1,14 +1,13 @@
-"""Few images: 50 a class of five CIFAR-10 classes, trained from nothing and from a network that was trained on the other five.
+"""Few images: 10, 20 and 50 a class of five CIFAR-10 classes, by edgecnn's defaults and from nothing.
 
-The network to start from is trained once, on all images of the other five classes. Then, for each seed, 50 images a class are drawn
-of the first five classes, and a recipe is run twice on them, by turns: from nothing, and with init.source. Both have the same epochs and
-ingredients: see COMMON. Accuracy is that of the int8 TFLite file on all test images of the five classes, measured once a run, by
-`edgecnn run`'s verify stage. Minutes are those of all training phases; decoding and verification come on top.
+For each number and seed, images are drawn of five classes, and a recipe is run twice on them: with no option at all, which starts from
+ImageNet, and with --network resnet8, which starts from nothing. Accuracy is that of the int8 TFLite file on all test images of the five
+classes, measured once a run, by `edgecnn run`'s verify stage. Minutes are those of all training phases; decoding and verification come
+on top.
 
-    EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/few_images.py --network resnet8 --epochs 30
-    … --source runs/five-others        # one that is trained already
+    EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/few_images.py
 
-The classes to learn are those with even numbers (airplane, bird, deer, frog, ship), the others those that the body knows.
+The classes are those with even numbers: airplane, bird, deer, frog, ship.
 """
 
 import argparse
@@ -35,20 +34,7 @@ from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "few_images.json"
-WAYS = ("nothing", "trained")
-COMMON = {
-    "train.batch_size": 25,
-    "train.optimizer": "sgd",
-    "train.weight_decay": 0.0005,
-    "train.label_smoothing": 0.1,
-    "train.shift": 4,
-    "data.validation_fraction": 0.1,
-    "qat.batch_size": 25,
-    "qat.epochs": 4,
-}
-FROM_NOTHING = {"train.learning_rate": 0.1}
-FROM_TRAINED = {"train.learning_rate": 0.1, "init.body_rate": 0.2}
-"""The peak rates: from nothing, and of the head alone, then of all by body_rate."""
+WAYS: Mapping[str, Mapping[str, Any]] = {"imagenet": {}, "nothing": {"network.name": "resnet8"}}
 
 
 def main() -> None:
@@ -57,69 +43,50 @@ def main() -> None:
     parser.add_argument(
         "--data", default="cifar10-jpeg.zip", help="a zip of train/CLASS/* and test/CLASS/*, below $EDGECNN_DATA"
     )
-    parser.add_argument("--network", default="resnet8", help="a network of the ladder (default: resnet8)")
-    parser.add_argument("--epochs", type=int, default=30, help="of the network to start from (default: 30)")
-    parser.add_argument("--few-epochs", type=int, default=100, help="on the few images, from nothing (default: 100)")
     parser.add_argument(
-        "--frozen-epochs", type=int, default=20, help="of these, with --init, the head alone (default: 20)"
+        "--images", type=int, nargs="+", default=[10, 20, 50], help="images a class (default: 10 20 50)"
     )
-    parser.add_argument("--images", type=int, default=50, help="images a class (default: 50)")
     parser.add_argument("--seeds", type=int, default=3, help="draws and weights (default: 3)")
-    parser.add_argument("--source", type=Path, help="a run on the other five classes (default: train one)")
-    parser.add_argument("--limit", type=int, help="images a class of the other five; for a trial (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(arguments, Path(folder))
+    print(f"{report['machine']}; {report['test_images']:,} test images")
     print(
-        f"{report['machine']}; {arguments.network}, {arguments.images} images a class, {report['test_images']:,} test images"
+        text_table(
+            ("images a class", "from", "accuracy, median", "95 % interval", "all draws", "minutes, median"),
+            rows(report),
+        )
     )
-    print(text_table(("from", "accuracy, median", "95 % interval", "all seeds", "minutes, median"), rows(report)))
     write_atomic(arguments.out, canonical_json(report))
     print(arguments.out)
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train both ways with every seed and return the figures."""
+    """Train both ways with every number of images and seed, and return the figures."""
     archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
     members = listed(archive)
-    classes = sorted({name for _, name in members})
-    few, others = classes[::2], classes[1::2]
-    source, source_run = arguments.source, None
-    if source is None:
-        data = write_zip(archive, folder / "others.zip", members, others, arguments.limit, seed=0)
-        source = folder / "source"
-        recipe = COMMON | {"train.batch_size": 128, "qat.batch_size": 128, "qat.epochs": 0, "train.learning_rate": 0.2}
-        settings = recipe | {"network.name": arguments.network, "train.epochs": arguments.epochs}
-        source_run = trained(data, source, settings)
-    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for seed in range(1, arguments.seeds + 1):
-        data = write_zip(archive, folder / f"few-{seed}.zip", members, few, arguments.images, seed)
-        for way in WAYS if seed % 2 else WAYS[::-1]:
-            settings = COMMON | {"seed": seed, "network.name": arguments.network}
-            if way == "nothing":
-                settings |= FROM_NOTHING | {"train.epochs": arguments.few_epochs}
-            else:
-                settings |= FROM_TRAINED | {
-                    "init.source": str(source),
-                    "init.frozen_epochs": arguments.frozen_epochs,
-                    "train.epochs": arguments.few_epochs - arguments.frozen_epochs,
-                }
-            runs[way].append({"seed": seed} | trained(data, folder / f"{way}-{seed}", settings))
+    classes = sorted({name for _, name in members})[::2]
+    cases = []
+    for images in arguments.images:
+        runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+        for seed in range(1, arguments.seeds + 1):
+            data = write_zip(archive, folder / f"few-{images}-{seed}.zip", members, classes, images, seed)
+            for way, settings in WAYS.items():
+                runs[way].append(
+                    {"seed": seed} | trained(data, folder / f"{way}-{images}-{seed}", {"seed": seed, **settings})
+                )
+                print(images, way, runs[way][-1], file=sys.stderr, flush=True)
+        cases.append({"images": images, "runs": runs, "medians": {way: medians(items) for way, items in runs.items()}})
     return {
         "bench": "few_images",
         "machine": f"{processor()}, {os.cpu_count()} CPUs",
         "system": platform.platform(),
         "versions": library_versions(),
         "data": arguments.data,
-        "network": arguments.network,
-        "classes": few,
-        "source": {"classes": others, "epochs": arguments.epochs, "run": source_run},
-        "images_a_class": arguments.images,
-        "epochs": {"all": arguments.few_epochs, "frozen": arguments.frozen_epochs},
-        "test_images": runs["nothing"][0]["n"],
-        "runs": runs,
-        "medians": {way: medians(items) for way, items in runs.items()},
+        "classes": classes,
+        "test_images": cases[0]["runs"]["imagenet"][0]["n"],
+        "cases": cases,
     }
 
 
@@ -186,17 +153,19 @@ def medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return both ways' figures as text."""
-    names = {"nothing": "nothing", "trained": "the other five classes"}
+    """Return the figures as text."""
+    names = {"nothing": "nothing, resnet8", "imagenet": "ImageNet, no option"}
     return [
         (
+            str(case["images"]),
             names[way],
             f"{found['accuracy']:.2%}",
             " to ".join(f"{end:.2%}" for end in found["accuracy_interval"]),
-            ", ".join(f"{run['accuracy']:.2%}" for run in report["runs"][way]),
+            ", ".join(f"{run['accuracy']:.2%}" for run in case["runs"][way]),
             f"{found['seconds'] / 60:.2f}",
         )
-        for way, found in report["medians"].items()
+        for case in report["cases"]
+        for way, found in case["medians"].items()
     ]
 
 
