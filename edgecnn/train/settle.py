@@ -52,7 +52,8 @@ def starts_trained(recipe: Recipe) -> bool:
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return a recipe that leaves nothing open: every "auto" and 0 that stands for one is replaced by what suits the images.
 
-    What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged.
+    What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged. Named datasets
+    have the article's network, and its ten epochs in batches of 128, unless they start from trained weights.
     """
     network = recipe.network
     if network.name == AUTO:
@@ -66,6 +67,8 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     train, count = recipe.train, dataset.sizes["train"]
     steps, limits = (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS) if starts_trained(recipe) else (STEPS, EPOCHS)
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
+    if not dataset.own and not starts_trained(recipe):
+        steps, suitable = 0, LARGEST_BATCH
     batch_size = train.batch_size or suitable
     photo = dataset.own and min(height, width) >= PHOTO_SIDE
     train = dataclasses.replace(
@@ -77,7 +80,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs < 0:
-        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS, count, qat.batch_size, QAT_EPOCHS))
+        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
     return dataclasses.replace(recipe, network=network, train=train, qat=qat)
 
 

@@ -21,7 +21,7 @@ def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
     assert (found["parameters"], found["macs"], found["int8_bytes"]) == (cost.parameters, cost.macs, cost.int8_bytes)
     assert [(phase["phase"], phase["epochs"]) for phase in found["phases"]] == [("float", 7), ("qat", 3)]
     for phase in found["phases"]:
-        size = 100 if phase["phase"] == "float" else 32
+        size = 100 if phase["phase"] == "float" else 128
         assert phase["steps"] == found["images"]["train"] // size
         assert phase["total_s"] == pytest.approx(phase["epochs"] * phase["steps"] * phase["step_s"])
         assert phase["images_per_s"] == pytest.approx(size / phase["step_s"])

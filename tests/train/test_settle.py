@@ -64,6 +64,7 @@ def test_many_small_images_start_from_nothing(photos, monkeypatch):
 def test_a_named_dataset_keeps_the_articles_network():
     recipe, lines = settled("digits")
     assert (recipe.network.name, recipe.network.height, recipe.train.augment) == ("article", 8, "shift")
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.qat.epochs, recipe.qat.batch_size) == (10, 128, 2, 128)
     assert "default for named datasets" in lines[0]
 
 
