@@ -79,10 +79,18 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def train_stage(
-    recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, workers: Workers | None = None
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run | None,
+    reporter: Reporter,
+    workers: Workers | None = None,
+    why: Sequence[str] = (),
 ) -> RunInfo:
-    """Train a run and plot its curves; `run` is None for a worker that is not the first. Raises as `train` does."""
-    for line in (*dataset.summary(), input_line(recipe, dataset)):
+    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`.
+
+    Raises as `train` does.
+    """
+    for line in (*dataset.summary(), *why, input_line(recipe, dataset)):
         reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
@@ -162,8 +170,6 @@ def run_recipe(
     """
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     given, recipe = recipe, settle(recipe, dataset)
-    for line in reasons(given, recipe, dataset):
-        reporter.note(line)
     if not Run(path).file(CHECKPOINT).exists():
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
@@ -172,7 +178,7 @@ def run_recipe(
         "train",
         {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
         [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
-        lambda: train_stage(recipe, dataset, run, reporter),
+        lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
     )
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))

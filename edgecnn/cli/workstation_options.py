@@ -81,7 +81,10 @@ QatEpochs = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Images in a batch.", show_default="32, 64 or 128, by the number of images", rich_help_panel=TRAINING
+        min=1,
+        help="Images in a batch.",
+        show_default="32, 64 or 128, by the number of images",
+        rich_help_panel=TRAINING,
     ),
 ]
 LearningRate = Annotated[
