@@ -162,6 +162,7 @@ def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, s
     assert cache.is_dir() and list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, tiny_network, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     command = ("train", "--data", pets, "--network", tiny_network, "--epochs", 2, "--qat-epochs", 1, "--batch-size", 16)

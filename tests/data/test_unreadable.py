@@ -188,6 +188,7 @@ def test_what_another_machine_could_read_is_an_error_however_many_there_are(tmp_
         loaded(large, "train")
 
 
+@pytest.mark.slow
 def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny_network):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     fill(tmp_path / "pets", good | broken)

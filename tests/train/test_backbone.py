@@ -16,7 +16,6 @@ from edgecnn.recipe import build_recipe
 from edgecnn.report.card import origin_lines
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
 from edgecnn.train import train
-from edgecnn.verify.int8 import Int8Files
 
 NETWORK = "efficientnet_lite0_150kb"
 
@@ -35,7 +34,7 @@ def tuned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("tuned"))
         run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
-        train(recipe, open_dataset(recipe.data), run, lambda progress: None, int8=Int8Files(recipe))
+        train(recipe, open_dataset(recipe.data), run, lambda progress: None)
     return run, tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))
 
 

@@ -99,6 +99,7 @@ def started(start, tmp_path, tiny_network):
     return processes
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, monkeypatch, start, started):
     started[1].kill()
     assert started[0].wait(ENDED) == ClusterError.exit_code, errors(tmp_path, 0)

@@ -207,6 +207,7 @@ def test_a_changed_source_is_another_run(own_run, tmp_path):
         resume_or_create(recipe, dataset, run.path, force=False)
 
 
+@pytest.mark.slow
 def test_an_own_network_travels_in_the_run(edgecnn, tmp_path, tiny_network):
     file, source = tmp_path / "net.py", Path(tiny_network.rpartition(":")[0]).read_text()
     file.write_text(source)
