@@ -38,7 +38,7 @@ from edgecnn.runs import (
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
-from edgecnn.train.settle import reasons, settle
+from edgecnn.train.settle import reasons, require_start, settle
 from edgecnn.train.train import input_line, input_shape
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.int8 import Int8Files
@@ -171,6 +171,7 @@ def run_recipe(
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     given, recipe = recipe, settle(recipe, dataset)
     if not Run(path).file(CHECKPOINT).exists():
+        require_start(recipe)
         check_network(recipe, dataset)
     run = resume_or_create(recipe, dataset, path, force)
     stages = Stages(run, reporter.note)

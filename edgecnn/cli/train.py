@@ -223,9 +223,10 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
 
 def settled(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "Recipe":
     """Return the recipe with what it leaves open chosen by the images, and say what that is and why."""
-    from edgecnn.train.settle import reasons, settle
+    from edgecnn.train.settle import reasons, require_start, settle
 
     chosen = settle(recipe, dataset)
+    require_start(chosen)
     for line in reasons(recipe, chosen, dataset):
         reporter.note(line)
     return chosen

@@ -69,17 +69,22 @@ def source_of(network: str) -> Source | None:
     return next((source for source in SOURCES if network.startswith(source.prefix)), None)
 
 
+def locate(source: Source) -> Path:
+    """Return the file of a source. Raises ModuleNotFoundError if its package is not installed; the command line names the extra."""
+    spec = importlib.util.find_spec(source.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{source.distribution} is not installed", name=source.package)
+    return Path(next(iter(spec.submodule_search_locations))) / source.file
+
+
 def read_weights(source: Source) -> Mapping[str, np.ndarray]:
     """Read the weights of a source, in PyTorch's names and layout.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed; the command line names the extra.
+        ModuleNotFoundError: as `locate` does.
         NetworkError: if the file is not the one that is expected, or cannot be read.
     """
-    spec = importlib.util.find_spec(source.package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"{source.distribution} is not installed", name=source.package)
-    path = Path(next(iter(spec.submodule_search_locations))) / source.file
+    path = locate(source)
     try:
         data = path.read_bytes()
     except OSError as error:

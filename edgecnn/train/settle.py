@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from edgecnn.data import Dataset
-from edgecnn.networks.pretrained import source_of
+from edgecnn.networks.pretrained import locate, source_of
 from edgecnn.recipe import AUTO, NO_START, Recipe
 
 BACKBONE = "efficientnet_lite0_1200kb"
@@ -82,6 +82,17 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     if qat.epochs < 0:
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
     return dataclasses.replace(recipe, network=network, train=train, qat=qat)
+
+
+def require_start(recipe: Recipe) -> None:
+    """Check, before a run begins, that the weights of ImageNet that a settled recipe starts from are installed.
+
+    Raises:
+        ModuleNotFoundError: if they are not; the command line names the extra.
+    """
+    source = source_of(recipe.network.name)
+    if source and not recipe.init.source:
+        locate(source)
 
 
 def choose_network(recipe: Recipe, dataset: Dataset) -> str:

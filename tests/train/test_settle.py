@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
+from edgecnn.errors import MissingExtraError
+from edgecnn.networks import pretrained
 from edgecnn.recipe import build_recipe, merge
 from edgecnn.train.settle import reasons, settle
 
@@ -84,3 +86,14 @@ def test_what_is_stated_stays(photos):
 def test_a_backbone_from_random_weights_trains_as_from_nothing(photos):
     recipe, _ = settled(photos(40, (120, 90)), network={"name": "efficientnet_lite0_150kb"}, init={"source": "none"})
     assert (recipe.network.height, recipe.train.learning_rate, recipe.train.epochs) == (90, 0.003, 100)
+
+
+def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path, monkeypatch):
+    whole = pretrained.importlib.util.find_spec
+    monkeypatch.setattr(
+        pretrained.importlib.util, "find_spec", lambda name: None if "efficientnet" in name else whole(name)
+    )
+    result = edgecnn("train", "--data", str(photos(10, (120, 90))))
+    assert result.code == MissingExtraError.exit_code
+    assert "[backbones]" in result.err and "--network resnet_100kb" in result.err
+    assert not (tmp_path / "runs").exists()
