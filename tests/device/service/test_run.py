@@ -212,7 +212,8 @@ def test_a_release_that_the_disk_does_not_take_is_tried_again():
 
 
 def test_notify_sends_a_datagram(tmp_path, monkeypatch):
-    for address in (str(tmp_path / "socket"), f"@edgecnn-test-{os.getpid()}"):
+    monkeypatch.chdir(tmp_path)  # a socket's path has at most 107 bytes
+    for address in ("socket", f"@edgecnn-test-{os.getpid()}"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             receiver.bind(address.replace("@", "\0"))
             monkeypatch.setenv("NOTIFY_SOCKET", address)
@@ -230,9 +231,10 @@ def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spaw
     take(options, store.root)
     options.write_text('source = "synthetic:"\ngood_afer = 3\n')  # somebody has edited the file since
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
+        address = f"edgecnn-test-notify-{os.getpid()}"
+        manager.bind(f"\0{address}")
         command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
-        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(root)}
+        environment = {**os.environ, "NOTIFY_SOCKET": f"@{address}", "PYTHONPATH": str(root)}
         process = spawn(command, env=environment, stdout=subprocess.PIPE, text=True)
         lines = map(json.loads, process.stdout)
         problem = next(lines)
