@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import jsonschema
@@ -211,9 +212,15 @@ def test_a_release_that_the_disk_does_not_take_is_tried_again():
     assert [*judge.take(result())] == []
 
 
-def test_notify_sends_a_datagram(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path has at most 107 bytes
-    for address in ("socket", f"@edgecnn-test-{os.getpid()}"):
+@pytest.fixture
+def short_folder():
+    """A folder whose path leaves room for a socket's name: that has at most 107 bytes in all, which tmp_path's may exceed."""
+    with tempfile.TemporaryDirectory(prefix="n", dir="/tmp") as folder:
+        yield folder
+
+
+def test_notify_sends_a_datagram(short_folder, monkeypatch):
+    for address in (f"{short_folder}/socket", f"@edgecnn-test-{os.getpid()}"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             receiver.bind(address.replace("@", "\0"))
             monkeypatch.setenv("NOTIFY_SOCKET", address)
