@@ -67,7 +67,7 @@ def page(drawn_run, finished_run, root, tmp_path, request):
     [
         "finished",
         "two classes",
-        pytest.param("1,000 classes", marks=pytest.mark.slow),
+        "1,000 classes",
         "hostile",
         "never verified",
         "bundle",
