@@ -80,7 +80,7 @@ def bundle_stage(
         run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
         only: precisions of the models that it carries, such as "int8"; all that were verified by default.
-        serial: the bundle's serial number, by which a device tells an older one; 0 for none.
+        serial: the bundle's serial number, by which a device recognises an older one; 0 for a bundle without one.
         force: whether an existing file is replaced.
 
     Returns:

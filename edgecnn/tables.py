@@ -30,7 +30,7 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     Args:
         default: the value where a table has none; without one the key must be there.
         meaning: one line, for people.
-        limits: low, high (both inclusive), or choices; for an array `valid`, a function that tells whether its values may be, and
+        limits: low, high (both inclusive), or choices; for an array `valid`, a function that decides whether its values may be, and
             `expected`, what it accepts in words; left_out=True where JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)

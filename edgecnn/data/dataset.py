@@ -108,7 +108,7 @@ class Dataset:
         return lines
 
     def left_out(self) -> list[str]:
-        """Return a line on the images whose bytes cannot be read; none where there are none."""
+        """Return a line on the images whose bytes cannot be read; an empty list if all can."""
         total = sum(self.sizes.values()) + len(self._unlisted)
         return [f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out."] if self._unlisted else []
 

@@ -65,7 +65,7 @@ SHIFT = 1 / 128
 
 
 def source_of(network: str) -> Source | None:
-    """Return the weights that a network of this name can start from; None where there are none."""
+    """Return the weights that a network of this name can start from; None if there are no such weights."""
     return next((source for source in SOURCES if network.startswith(source.prefix)), None)
 
 
@@ -103,6 +103,7 @@ def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
     Args:
         model: of `edgecnn.networks.efficientnet_lite0`; changed.
         state: from `read_weights`.
+
     A model of one channel answers to a grey image as that of three does to the same grey in each.
     """
     for layer in model.layers:

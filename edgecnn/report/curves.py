@@ -22,7 +22,7 @@ def write_curves(run: Run) -> None:
     loss, accuracy = figure.subplots(1, 2)
     numbers = range(1, len(rows) + 1)
     float_epochs = sum(row.phase != "qat" for row in rows)
-    for phase, colour in (("head", "C4"), ("float", "C0"), ("qat", "C1")):
+    for phase, colour in (("float", "C0"), ("qat", "C1")):
         chosen = [(epoch, row) for epoch, row in zip(numbers, rows, strict=True) if row.phase == phase]
         if chosen:
             loss.plot([e for e, _ in chosen], [row.loss for _, row in chosen], f"{colour}.-", label=phase)

@@ -10,12 +10,12 @@ import numpy as np
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
-from edgecnn.networks.pretrained import source_of, tuned_variables
+from edgecnn.networks.pretrained import tuned_variables
 from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
 from edgecnn.train import distribute
 from edgecnn.train.loop import Phase
 from edgecnn.train.schedule import learning_rates
-from edgecnn.train.settle import starts_trained
+from edgecnn.train.settle import own_weights, starts_trained
 
 MOMENTUM = 0.9
 
@@ -162,10 +162,8 @@ def float_phase(
 
 def trained_variables(model: "keras.Model", recipe: Recipe) -> list[Any]:
     """Return the variables that the float phase changes: all, but where it starts from ImageNet those of the later layers."""
-    source = source_of(recipe.network.name)
-    if source and not recipe.init.source:
-        return tuned_variables(model, source)
-    return model.trainable_variables
+    source = own_weights(recipe)
+    return tuned_variables(model, source) if source else model.trainable_variables
 
 
 def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":

@@ -13,11 +13,12 @@ from edgecnn.errors import RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.networks.own import own_network, read_source
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.networks.pretrained import load_weights, read_weights, source_of
-from edgecnn.recipe import NO_START, Recipe
+from edgecnn.networks.pretrained import load_weights, read_weights
+from edgecnn.recipe import Recipe
 from edgecnn.run_info import OwnFile, StartedFrom
 from edgecnn.runs import FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
 from edgecnn.train.head import take_body
+from edgecnn.train.settle import own_weights, starts_trained
 
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
@@ -55,22 +56,20 @@ class Start:
 def open_start(recipe: Recipe, run: Run | None) -> Start | None:
     """Return the trained weights that a settled recipe starts from: a run's, or the network's own of ImageNet; None for random ones.
 
-    A run's are read from this run's copy, made now if there is none yet; without a run, from where they are.
+    A run's are read from this run's copy, which is made unless it exists; without a run, from where they are.
 
     Raises:
         RunError: if there is no copy and no such trained run, or its images are read in other ways than this network's.
         ModuleNotFoundError, NetworkError: as `pretrained.read_weights` does.
         OutputError: if the copy cannot be written.
     """
-    source = source_of(recipe.network.name)
-    if recipe.init.source == NO_START:
+    if not starts_trained(recipe):
         return None
-    if recipe.init.source:
+    source = own_weights(recipe)
+    if source is None:
         weights = init_weights(recipe, run)
         recorded = StartedFrom(run=Path(recipe.init.source).name, sha256=sha256(weights))
         return Start(recorded, lambda model: take_body(model, model_from_bytes(weights)))
-    if source is None:
-        return None
     state = read_weights(source)
     recorded = StartedFrom(run=f"{source.title} ({source.distribution})", sha256=source.sha256, licence=source.licence)
     return Start(recorded, lambda model: load_weights(model, state))
@@ -104,7 +103,7 @@ def check_scale(recipe: Recipe, source: Run) -> None:
 
 
 def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
-    """Return what `run.json` records of a user's own network; None where there is none.
+    """Return what `run.json` records of a user's own network; None for one of edgecnn's.
 
     Args:
         recipe: the resolved recipe.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from edgecnn.data import Dataset
-from edgecnn.networks.pretrained import locate, source_of
+from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import AUTO, NO_START, Recipe
 
 BACKBONE = "efficientnet_lite0_1200kb"
@@ -43,10 +43,14 @@ QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
 RATE, FINE_TUNING_RATE = 0.003, 0.0005
 
 
+def own_weights(recipe: Recipe) -> Source | None:
+    """Return the weights of ImageNet that training starts from; None if it starts from a run's or from random ones."""
+    return None if recipe.init.source else source_of(recipe.network.name)
+
+
 def starts_trained(recipe: Recipe) -> bool:
-    """Tell whether training starts from trained weights: a run's, or the network's own of ImageNet."""
-    source = recipe.init.source
-    return source != NO_START and bool(source or source_of(recipe.network.name))
+    """Return whether training starts from trained weights: a run's, or the network's own of ImageNet."""
+    return recipe.init.source not in ("", NO_START) or own_weights(recipe) is not None
 
 
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
@@ -60,7 +64,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         network = dataclasses.replace(network, name=choose_network(recipe, dataset))
     recipe = dataclasses.replace(recipe, network=network)
     native = dataset.shape
-    if starts_trained(recipe) and not recipe.init.source:
+    if own_weights(recipe):
         native = (BACKBONE_SIDE, BACKBONE_SIDE, native[2])
     height, width = network.height or native[0], network.width or native[1]
     network = dataclasses.replace(network, height=height, width=width, channels=network.channels or native[2])
@@ -90,8 +94,7 @@ def require_start(recipe: Recipe) -> None:
     Raises:
         ModuleNotFoundError: if they are not; the command line names the extra.
     """
-    source = source_of(recipe.network.name)
-    if source and not recipe.init.source:
+    if source := own_weights(recipe):
         locate(source)
 
 

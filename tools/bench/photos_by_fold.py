@@ -12,7 +12,6 @@ A bench that was interrupted goes on where it ended.
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import sys
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from qat_safety import measured
 
 from edgecnn.data import open_dataset
 from edgecnn.export import export, export_path
@@ -93,15 +94,6 @@ def listed(archive: Path) -> list[tuple[str, str]]:
     """Return the zip's photos and their classes, sorted."""
     with zipfile.ZipFile(archive) as file:
         return sorted((name, name.split("/")[-2]) for name in file.namelist() if name.lower().endswith(".jpg"))
-
-
-def measured(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the results of an earlier run; none if it was of other data, settings, libraries or another machine."""
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text())
-    results: list[dict[str, Any]] = report.pop("results")
-    return results if report == about else []
 
 
 def case_of(result: Mapping[str, Any]) -> tuple[str, int, int, int]:

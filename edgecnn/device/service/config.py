@@ -79,7 +79,7 @@ def parse(text: str, where: str) -> Config:
 
 
 def read(path: Path) -> str:
-    """Return the text of a file of options; "" where there is none.
+    """Return the text of a file of options; "" if it does not exist.
 
     Raises:
         ServiceError: if it cannot be read.
@@ -124,7 +124,7 @@ def take(path: Path, folder: Path, disk: Disk | None = None) -> Taken:
 
 
 def _last(copy: Path) -> Config | None:
-    """Return the options of the copy; None where there is none that can be read."""
+    """Return the options of the copy; None if there is no readable one."""
     try:
         return parse(read(copy), str(copy)) if copy.exists() else None
     except ServiceError:

@@ -1,4 +1,4 @@
-"""What a service tells systemd: a datagram to the socket that the environment names. See sd_notify(3)."""
+"""What a service reports to systemd: a datagram to the socket that the environment names. See sd_notify(3)."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import socket
 
 
 def notify(text: str) -> None:
-    """Send assignments, such as "READY=1", to the service manager; nothing happens where there is none.
+    """Send assignments, such as "READY=1", to the service manager; nothing happens without one.
 
     systemd takes a full second-long queue for granted: a message that cannot be sent at once is dropped, and the next one says the same.
     """

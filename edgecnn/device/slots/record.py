@@ -37,8 +37,8 @@ class Slots:
     """All releases, by the SHA-256 of their bundles.
 
     Attributes:
-        chain: the release in use, then those that come back, one after the other. After the last, or if there is none, it is the bundle
-            that ships with edgecnn.
+        chain: the release in use, then those that come back, one after the other. After the last, and for an empty
+            chain, it is the bundle that ships with edgecnn.
         starts: how often the release in use was started while it was pending.
         releases: see `Release`.
     """

@@ -47,7 +47,7 @@ class Store:
         self._wait_s = wait_s
 
     def read(self) -> Slots:
-        """Return the record; an empty one where there is none.
+        """Return the record; an empty one if the file does not exist.
 
         Raises:
             SlotError: if it cannot be read.
@@ -184,7 +184,7 @@ def find(slots: Slots, name: str) -> str:
     """Return the release whose SHA-256 begins with some digits.
 
     Raises:
-        SlotError: if there is none, or more than one.
+        SlotError: unless exactly one release begins with them.
     """
     matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
     if len(matches) == 1:
