@@ -7,8 +7,8 @@
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
 # make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
-# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), one with Debian's systemd (the package, power cuts),
-#                      and bundles on the processors of four boards
+# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
+# make test-service   on QEMU: an arm64 board with Debian's systemd (the package from apt install to purge, power cuts); it takes minutes
 
 # Python's own path, not a link to it, which may go
 WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))
@@ -31,7 +31,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated lint docs release deb device-venvs clean
+.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -55,7 +55,10 @@ test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt
 
 test-emulated: $(VENV)/.dev
-	$(BIN)/python -m pytest -m emulated tests/emulated tests/verify/test_emulated.py --durations=5
+	$(BIN)/python -m pytest -m "emulated and not slow" tests/emulated tests/verify/test_emulated.py --durations=5
+
+test-service: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "emulated and slow" tests/emulated --durations=5
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
