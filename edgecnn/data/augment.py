@@ -127,10 +127,14 @@ def change_light(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         uint8 array, same shape.
     """
     factors = (1 + np.array([SATURATION, CONTRAST, BRIGHTNESS]) * (2 * draws - 1)).astype(np.float32)
-    saturation, contrast, brightness = (factors[:, kind, None, None, None] for kind in range(3))
-    values = images.astype(np.float32)
-    grey = values.mean(axis=3, keepdims=True)
-    values = grey + (values - grey) * saturation
-    mean = values.mean(axis=(1, 2, 3), keepdims=True)
-    values = (mean + (values - mean) * contrast) * brightness
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    saturation, contrast, brightness = factors.T[:, :, np.newaxis, np.newaxis]
+    count, channels = len(images), images.shape[3]
+    values = images.reshape(count, -1, channels).astype(np.float32)
+    mean = values.mean(axis=(1, 2), keepdims=True)
+    # of a pixel, its grey (the mean of its channels) and the photo's mean, all three changes are one sum
+    grey = np.full((channels, channels), 1 / channels, np.float32)
+    mixed = (saturation * np.eye(channels, dtype=np.float32) + (1 - saturation) * grey) * contrast * brightness
+    values = values @ mixed
+    values += mean * (1 - contrast) * brightness
+    np.clip(np.rint(values, out=values), 0, 255, out=values)
+    return values.astype(np.uint8).reshape(images.shape)
