@@ -46,7 +46,7 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SHARED) -m "slow and $(ORDINARY)"
 
 test-tools: $(VENV)/.dev device-venvs
-	$(BIN)/python -m pytest -m "needs and $(DEFAULT)"
+	$(BIN)/python -m pytest -m "needs and $(ORDINARY)"
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py

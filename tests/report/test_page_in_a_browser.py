@@ -66,12 +66,11 @@ def page(drawn_run, finished_run, root, tmp_path, request):
     "page",
     [
         "finished",
-        "two classes",
-        "1,000 classes",
         "hostile",
-        "never verified",
-        "bundle",
-        "several",
+        *(
+            pytest.param(page, marks=pytest.mark.slow)
+            for page in ("two classes", "1,000 classes", "never verified", "bundle", "several")
+        ),
     ],
     indirect=True,
 )
