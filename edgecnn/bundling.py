@@ -136,6 +136,13 @@ def bundle_stage(
     return path, write_bundle(path, manifest, files | model_files | photos, force=force)
 
 
+def refresh_card(run: Run) -> None:
+    """Write a bundled run's card again, after a measurement that it shows; nothing where the run has none."""
+    if run.file(CARD).exists():
+        report = parity_report(run)
+        write_atomic(run.file(CARD), card(run, report, verified_confidence(run, report)))
+
+
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
     """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
 

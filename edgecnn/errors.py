@@ -204,6 +204,12 @@ class ServiceError(EdgeCNNError, RuntimeError):
     exit_code = 31
 
 
+class StressError(EdgeCNNError):
+    """A model whose accuracy under corruptions is below the pass line."""
+
+    exit_code = 33
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
 

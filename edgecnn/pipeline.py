@@ -32,9 +32,11 @@ from edgecnn.runs import (
     PREDICTIONS,
     QAT_MODEL,
     RECIPE,
+    STRESS,
     Run,
     create_run,
 )
+from edgecnn.stress.report import SPLITS
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
@@ -192,6 +194,7 @@ def run_recipe(
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
+            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
             "versions": library_versions(),
         },
         [bundle_path(run), run.file(CARD)],
@@ -254,7 +257,11 @@ def do_verify(
     )
     stages.do(
         "report",
-        {"parity": sha256_file(run.file(PARITY)), "predictions": sha256_file(run.file(PREDICTIONS))},
+        {
+            "parity": sha256_file(run.file(PARITY)),
+            "predictions": sha256_file(run.file(PREDICTIONS)),
+            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
+        },
         [run.file(PAGE), run.file(PAGE_FIGURES)],
         lambda: write_run_page(run),
     )

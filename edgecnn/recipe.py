@@ -134,6 +134,9 @@ class TrainRecipe:
     cutout: int = key(
         0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
     )
+    robust: bool = key(
+        False, "Mix corruptions into half of the training images, against what cameras do; see edgecnn stress."
+    )
     teacher: str = key("", "Run folder of a trained network to learn from as well; empty for none.")
     teacher_temperature: float = key(
         2.0, "Divides the logits of teacher and network in their loss.", low=0.1, high=100.0
@@ -379,4 +382,4 @@ def _toml_value(value: Any) -> str:
             for char in value
         )
         return f'"{escaped}"'
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

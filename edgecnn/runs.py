@@ -37,6 +37,7 @@ CONFIDENCE = "confidence.json"
 CARD = "card.md"
 PREDICTIONS = "predictions.npz"
 LAYERS = "layers.json"
+STRESS = "stress-{split}.json"
 PAGE = "report.html"
 PAGE_FIGURES = "report.json"
 

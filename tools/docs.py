@@ -29,6 +29,7 @@ SCHEMAS = {
     "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
     "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
+    "stress": ROOT / "edgecnn" / "stress" / "stress.schema.json",
     "report": ROOT / "edgecnn" / "report" / "report.schema.json",
 }
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"

@@ -1,4 +1,4 @@
-"""Make the JSON schemas of the parity report and of the report page's figures from their dataclasses.
+"""Make the JSON schemas of the parity report, of the stress report and of the report page's figures from their dataclasses.
 
 `--check` fails if a file is out of date.
 """
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from edgecnn.report import figures
+from edgecnn.stress import report as stress
 from edgecnn.tables import fields_of, to_json
 from edgecnn.verify import report
 
 DOCUMENTS: dict[Path, tuple[type, ...]] = {
     Path(report.__file__).with_name("parity.schema.json"): (report.Report, report.BoardsReport),
+    Path(stress.__file__).with_name("stress.schema.json"): (stress.StressReport,),
     Path(figures.__file__).with_name("report.schema.json"): (figures.PageFigures,),
 }
 """Each schema's file, and the documents that it describes: a file's whole, and others under $defs."""

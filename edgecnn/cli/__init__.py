@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "run",
     "compare": "compare",
     "layers": "layers",
+    "stress": "stress",
     "report": "report",
     "classify": "classify",
     "explain": "explain",

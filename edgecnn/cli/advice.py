@@ -10,6 +10,12 @@ ADVICE = {
     "program": "The program stretches images and resizes them without antialiasing: train with --set data.fit=stretch on images as it sees "
     "them, or accept more with --max-drop.",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
+    # by what may help against the corruption that costs most
+    "train.robust": "Train with --robust, or accept less with --at-least.",
+    "train.augment": "Train with --set train.augment=photo, or accept less with --at-least.",
+    "train.cutout": "Train with --set train.cutout=SIDE, about a third of the input's, or accept less with --at-least.",
+    "colour order": "Make sure that the frames are RGB, or leave it out with --corruptions.",
+    "more images": "Add such images to the training data, or accept less with --at-least.",
     # by name
     "all_images": "Compare on all of them: --split all",
     "frigate_input": "Train one for it: edgecnn train --data frigate:PATH, or on other data --size 224 with --set network.channels=3 and "

@@ -1,9 +1,10 @@
 """A dataset: divided, fingerprinted, and decoded split by split on request."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from edgecnn import images
 from edgecnn.data import splits
@@ -23,11 +24,15 @@ from edgecnn.data.items import (
 )
 from edgecnn.data.room import Rooms
 from edgecnn.errors import SplitError, UnknownNameError, nearest
+from edgecnn.modes import as_array, to_mode
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
 PRECEDENCE = ("test", "validation", "train")
 """An image that is in two splits stays in the one that comes first here."""
+
+MAY_SEE_TEST = ("verify", "stress")
+"""Stages that may have the test split: they report, and choose nothing."""
 
 
 class Dataset:
@@ -151,7 +156,7 @@ class Dataset:
             height: rows of the result.
             width: columns of the result.
             channels: 1 for grey, 3 for RGB.
-            stage: the stage that loads; only "verify" may have "test".
+            stage: the stage that loads; only those of MAY_SEE_TEST may have "test".
             progress: called for each decoded image.
             other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
 
@@ -160,7 +165,7 @@ class Dataset:
 
         Raises:
             OutputError: if there is no space for that file.
-            SplitError: if a stage other than "verify" requests "test".
+            SplitError: if another stage than those of MAY_SEE_TEST requests "test".
             DatasetError: if too many images cannot be read (the first five are named), one changed since they were listed or is too
                 large to decode, or a class has no training image left.
             UnknownNameError: if a split is not one of the three.
@@ -184,6 +189,35 @@ class Dataset:
             self.duplicates = tuple(decoder.duplicates)
             splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
         return {split: loaded[split] for split in requested}
+
+    def pictures(
+        self, split: str, sources: Sequence[str], *, channels: int, least: tuple[int, int], stage: str
+    ) -> Iterator[np.ndarray]:
+        """Yield images of a split as they are before the resize, one at a time.
+
+        Args:
+            split: "train", "validation" or "test".
+            sources: which ones, in this order: those of a loaded `Split`, whose images can all be read.
+            channels: 1 for grey, 3 for RGB.
+            least: (height, width) that each keeps at least twice, if it has that: see `images.decode`.
+            stage: as for `load`.
+
+        Yields:
+            uint8 arrays, shape (rows, columns, channels).
+
+        Raises:
+            SplitError: as `load` does.
+            ImageError: if an image has changed since it was loaded.
+        """
+        self._permit((split,), stage)
+        items = {item.source: item for item in self._items[split]}
+        for source in sources:
+            data = self._read(items[source])
+            if isinstance(data, np.ndarray):
+                image = to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
+            else:
+                image = images.decode(data, channels, least)
+            yield as_array(image).reshape(image.height, image.width, channels)
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
         """Note what cannot be read, or raise DatasetError if it is not to be left out.
@@ -229,9 +263,9 @@ class Dataset:
         for split in requested:
             if split not in splits.SPLITS:
                 raise UnknownNameError(f"{split!r} is not a split. {nearest(split, splits.SPLITS)}")
-        if "test" in requested and stage != "verify":
+        if "test" in requested and stage not in MAY_SEE_TEST:
             raise SplitError(
-                f"the stage {stage!r} requested test images, which only 'verify' may see: "
+                f"the stage {stage!r} requested test images, which only {' and '.join(map(repr, MAY_SEE_TEST))} may see: "
                 "the test split is used once.\nUse the splits 'train' and 'validation'."
             )
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from edgecnn.recipe import to_toml
 from edgecnn.report.metadata import metadata_block
+from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
+from edgecnn.report.stress import images_line, stress_lines, stress_rows
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,
@@ -19,6 +21,7 @@ from edgecnn.report.table import (
 )
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
+from edgecnn.stress.report import best_report
 from edgecnn.verify.confidence import ChosenConfidence
 from edgecnn.verify.report import BoardRow, Report
 
@@ -46,6 +49,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         "",
         *measured_section(report, confidence),
         *boards_section(report.boards),
+        *stress_section(run),
         *recipe_section(run, report),
     ]
     return "\n".join(lines)
@@ -119,6 +123,17 @@ def boards_section(boards: Sequence[BoardRow]) -> list[str]:
         "differences are against this machine, on a sample of the test split."
     )
     return ["## On emulated boards", "", text, "", markdown_table(BOARD_HEADINGS, board_rows(boards)), ""]
+
+
+def stress_section(run: Run) -> list[str]:
+    """Return the section on the stress test; empty without one."""
+    report = best_report(run)
+    if report is None:
+        return []
+    side = min(run.info.input.height, run.info.input.width)
+    text = f"{images_line(report)}. The columns 1 to 5 are the int8 model's accuracy by strength, the others means over the strengths."
+    table = markdown_table(STRESS_HEADINGS, stress_rows(report))
+    return ["## Under stress", "", text, "", table, "", *(f"- {line}" for line in stress_lines(report, side)), ""]
 
 
 def confidence_line(confidence: ChosenConfidence) -> str:

@@ -9,6 +9,7 @@ from edgecnn.report.figures import AnswerFigures, Missing, Origin, RunFigures, a
 from edgecnn.report.history import epochs
 from edgecnn.report.table import against_float, warnings_of
 from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
+from edgecnn.stress.report import best_report
 from edgecnn.tables import build
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
@@ -84,6 +85,9 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     measured = layers(run)
     if measured is None and not run.imported:
         missing.append(Missing(part="noise by layer", why="it was not measured", command=run.command("layers")))
+    stressed = best_report(run)
+    if stressed is None and name is not None:
+        missing.append(Missing(part="stress", why="it was not measured", command=run.command("stress")))
     if report and not report.boards:
         command = f"{run.command('verify')} --on rpi4"
         missing.append(Missing(part="boards", why="the exports did not run on one", command=command))
@@ -98,6 +102,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         int8=name,
         epochs=epochs(run),
         layers=measured,
+        stress=stressed,
         missing=tuple(missing),
         **vars(answers),
     )
@@ -120,7 +125,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
     contract, sizes = manifest.input, provenance["data"]["split_sizes"]
     missing = [
         Missing(
-            part="confusion, reliability, coverage, learning curves, noise by layer and galleries",
+            part="confusion, reliability, coverage, learning curves, noise by layer, stress and galleries",
             why="a bundle carries its parity report alone",
             command="edgecnn run recipe.toml, with the recipe below, then edgecnn report",
         )
@@ -149,6 +154,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
         int8=int8_name(report) if report else None,
         epochs=(),
         layers=None,
+        stress=None,
         missing=tuple(missing),
         **vars(AnswerFigures()),
     )

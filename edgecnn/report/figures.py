@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from edgecnn.report.history import Epoch
+from edgecnn.stress.report import StressReport
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
 from edgecnn.verify.report import Report
@@ -125,6 +126,7 @@ class RunFigures:
     coverage: tuple[Coverage, ...]
     epochs: tuple[Epoch, ...]
     layers: LayerErrors | None
+    stress: StressReport | None
     flips: tuple[Answered, ...]
     flips_in_all: int | None
     mistakes: tuple[Answered, ...]

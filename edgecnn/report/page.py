@@ -15,8 +15,10 @@ from edgecnn.labels import printable
 from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
+from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.table import against_float
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
+from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import to_json
 from edgecnn.verify.predictions import read_predictions
 from edgecnn.verify.report import Comparison, ModelFigures
@@ -78,6 +80,7 @@ def render(shown: Sequence[Shown]) -> str:
             **int8_of(item.figures),
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
+            **stress_texts(item.figures),
         }
         for number, item in enumerate(shown)
     ]
@@ -92,6 +95,14 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
         return {"int8": None, "compared": None}
     (model,) = (item for item in figures.parity.models if item.name == figures.int8)
     return {"int8": model, "compared": against_float(figures.parity)[model.name]}
+
+
+def stress_texts(figures: RunFigures) -> dict[str, str]:
+    """Return what the page says about a stress test in words: what may help, and what training had of the corruptions."""
+    if figures.stress is None:
+        return {"remedy": "", "kin": ""}
+    height, width, _ = map(int, figures.origin.input.split("x"))
+    return {"remedy": remedy_text(figures.stress.remedy, min(height, width)), "kin": ROBUST_KIN}
 
 
 def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from edgecnn.labels import printable
 from edgecnn.report.figures import Confusion, RunFigures
 from edgecnn.report.table import against_float
+from edgecnn.stress.report import StressReport
 from edgecnn.verify.report import ClassDrop
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ MOST_NAMED = 30
 
 WIDTH = 4.6
 """Inches of a plot, so that its text can still be read on a telephone."""
+
+STRESS_COLUMNS = 3
+"""Corruptions next to each other in the plot of a stress test."""
 
 DPI = 150
 
@@ -54,6 +58,9 @@ def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
     if figures.layers:
         text = "Noise by layer: signal-to-quantization-noise ratio in dB, worst first."
         drawn["layers"] = text, layers_plot(figures)
+    if figures.stress:
+        text = "Stress: accuracy by strength of each corruption, of the float model and of int8; strength zero is no corruption."
+        drawn["stress"] = text, stress_plot(figures.stress)
     return drawn
 
 
@@ -244,4 +251,36 @@ def layers_plot(figures: RunFigures) -> "Figure":
     axes.set_xlabel("signal to quantization noise, dB")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
+    return figure
+
+
+def stress_plot(report: StressReport) -> "Figure":
+    """Draw a small plot for each corruption that has several strengths: accuracy by strength, of float and int8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [item for item in report.corruptions if len(item.strengths) > 1] or list(report.corruptions)
+    rows = -(-len(shown) // STRESS_COLUMNS)
+    figure = Figure(figsize=(WIDTH, 0.6 + 1.15 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, STRESS_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, item in zip(grid, shown, strict=False):
+        points = (report.clean, *item.strengths)
+        for name, colour in (("float", FLOAT), ("int8", INT8)):
+            known = [(point.strength, getattr(point, name)) for point in points]
+            line = [(strength, 100 * value.accuracy) for strength, value in known if value is not None]
+            if line:
+                axes.plot(*zip(*line, strict=True), ".-", color=colour, label=name, markersize=4, linewidth=1)
+        axes.set_title(item.corruption, fontsize=8, color=INK)
+        axes.set_ylim(0, 100)
+        axes.set_xticks(range(6))
+        axes.grid(color=FAINT, linewidth=0.6)
+        axes.tick_params(colors=INK, labelsize=7)
+        for spine in axes.spines.values():
+            spine.set_color(FAINT)
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
+    grid[0].legend(frameon=False, fontsize=7, labelcolor=INK)
+    figure.supylabel("accuracy, %", fontsize=8, color=INK)
+    figure.supxlabel("strength", fontsize=8, color=INK)
     return figure

@@ -105,20 +105,8 @@ def test_images(
     Raises:
         DatasetError: if they have changed, or the bundle does not say which they were.
     """
-    contract, provenance = bundle.manifest.input, bundle.manifest.provenance
-    recipe, recorded = provenance.get("recipe"), provenance.get("data")
-    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
-    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or "test" not in hashes:
-        raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
-    # Only the table of the data: the others may have keys that recipes no longer have.
-    tables = {"data": recipe.get("data", {})}
-    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
-    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
-    if dataset.hashes["test"] != hashes["test"]:
-        raise DatasetError(
-            f"the test images of {dataset.name} are not those that {bundle.path.name} was verified with.",
-            advice="name_images",
-        )
+    contract = bundle.manifest.input
+    dataset = recorded_data(bundle, data, "test", progress, note)
     split = dataset.load(
         ("test",),
         height=contract.height,
@@ -128,5 +116,37 @@ def test_images(
         progress=progress,
     )["test"]
     return split, BoardsData(
-        name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=hashes["test"]
+        name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=dataset.hashes["test"]
     )
+
+
+def recorded_data(
+    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None] = lambda text: None
+) -> Dataset:
+    """Open the data that a bundle was made from; no image is decoded yet.
+
+    Args:
+        bundle: the bundle.
+        data: where they are: a dataset's name, a folder or zip; None for where the bundle's recipe has them.
+        split: the split that has to be the recorded one.
+        progress: called with the work done.
+        note: called with what is left out.
+
+    Raises:
+        DatasetError: if the images of the split have changed, or the bundle does not say which they were.
+    """
+    provenance = bundle.manifest.provenance
+    recipe, recorded = provenance.get("recipe"), provenance.get("data")
+    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
+    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
+        raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
+    # Only the table of the data: the others may have keys that recipes no longer have.
+    tables = {"data": recipe.get("data", {})}
+    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
+    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
+    if dataset.hashes[split] != hashes[split]:
+        raise DatasetError(
+            f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with.",
+            advice="name_images",
+        )
+    return dataset

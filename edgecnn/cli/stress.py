@@ -1,0 +1,179 @@
+"""`edgecnn stress`."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json, note, terminal_width
+from edgecnn.cli.options import Json, check_choice
+
+if TYPE_CHECKING:
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stress.report import StressReport
+    from edgecnn.stress.subject import Subject
+
+GATE = "Gate"
+NOTE_S = 30.0
+"""Seconds between two lines of progress where standard error is not a terminal."""
+
+
+def stress(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|BUNDLE]", help="A run folder or a bundle.", show_default="runs/latest"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where its images are now: a dataset's name, a folder or zip. They must be the same ones.",
+            show_default="where they were",
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|test",
+            help="Which images: validation while you still choose, test once you have chosen.",
+        ),
+    ] = "validation",
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="Measure these alone, such as defocus,low-light. The result is not kept in the run.",
+            show_default="all",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Measure at most N images.", show_default="all of the split")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the corruptions.")] = 1,
+    at_least: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="The pass line: the least mean corrupted accuracy of the int8 model, 0 to 1.",
+            show_default="none",
+            rich_help_panel=GATE,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write the figures (JSON) and the curves (PNG) here.", show_default="none"
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure how a model does under what cameras do to images.
+
+    Each image is corrupted in sixteen ways, most of them at five strengths: JPEG, coarse pixels, defocus, motion, three kinds of noise,
+    exposure, low light, contrast, white balance, red and blue swapped, rotation, scale and occlusion. Accuracy and agreement of the float
+    and the int8 model, the corruption that costs most, and what may help go to the screen, into the run and onto its page and card. The
+    exit code is 33 if the mean is below --at-least.
+
+    Ctrl-C keeps what was measured of a run, or with --out; the same command goes on from there.
+
+    \b
+    Examples:
+      edgecnn stress
+      edgecnn stress --split test --at-least 0.5
+      edgecnn stress photos.edgecnn --data photos/ --limit 200 --corruptions jpeg,rotation
+    """
+    from edgecnn.stress.report import SPLITS
+
+    check_choice("--split", split, SPLITS)
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stress.corruptions import CORRUPTIONS
+    from edgecnn.stress.measure import Settings, require_passed
+    from edgecnn.stress.measure import stress as measure
+    from edgecnn.stress.subject import Source, open_subject
+
+    names = tuple(CORRUPTIONS) if corruptions is None else tuple(name.strip() for name in corruptions.split(","))
+    with ProgressReporter() as reporter:
+        source = Source(path=model, data=data, split="test" if split == "test" else "validation")
+        subject = open_subject(source, reporter.working, reporter.note)
+        keep = out or (subject.run.path if subject.run else None)
+        settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least, keep=keep)
+        try:
+            report = measure(subject, settings, progress_of(reporter))
+        except KeyboardInterrupt:
+            note(
+                f"\nInterrupted; {'what was measured is kept. The same command goes on from there' if keep else 'nothing is kept'}."
+            )
+            raise
+    places = keep_report(report, subject, settings.keep, out)
+    if json:
+        from edgecnn.tables import to_json
+
+        emit_json(to_json(report))
+    else:
+        print_report(report, subject)
+    for place in places:
+        note(str(place)) if json else print(place)
+    require_passed(report)
+
+
+def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
+    """Return the function that shows how far a test is and how long it will take: in the bar, or in a line now and then."""
+    began = noted = time.monotonic()
+    first: int | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal first, noted
+        from edgecnn.cli.progress import clock
+
+        first = done if first is None else first  # an earlier try may have done these
+        now = time.monotonic()
+        left = (now - began) * (total - done) / (done - first) if done > first else 0.0
+        what = f"stress, {clock(left)} left" if done > first else "stress"
+        reporter.working(what, done, total)
+        if reporter.bars.disable and now - noted >= NOTE_S:
+            noted = now
+            reporter.note(f"{what}: {done:,} of {total:,} corrupted images")
+
+    return progress
+
+
+def keep_report(report: "StressReport", subject: "Subject", keep: Path | None, out: Path | None) -> list[str]:
+    """Write a report where it belongs, and return lines that say where.
+
+    A whole report goes into its run, onto the run's page and its card; with --out any report goes into that folder, with its curves.
+    """
+    from edgecnn.files import canonical_json, write_atomic
+    from edgecnn.report.plots import png, stress_plot
+    from edgecnn.stress.measure import part_name, stored_name
+    from edgecnn.tables import to_json
+
+    text, name, run = canonical_json(to_json(report)), stored_name(report), subject.run
+    places = []
+    if run and report.complete:
+        from edgecnn.bundling import refresh_card
+        from edgecnn.report.page import write_run_page
+
+        write_atomic(run.file(name), text)
+        places.append(f"report: {write_run_page(run)}")
+        refresh_card(run)
+    if out:
+        write_atomic(out / name, text)
+        write_atomic((out / name).with_suffix(".png"), png(stress_plot(report)))
+        places.append(f"figures: {out / name}")
+    if keep:
+        (keep / part_name(report.data.split)).unlink(missing_ok=True)
+    return places
+
+
+def print_report(report: "StressReport", subject: "Subject") -> None:
+    """Print a stress report: what was corrupted, the table, the mean, the worst and what may help."""
+    from edgecnn.report.stress import HEADINGS, images_line, stress_lines, stress_rows
+    from edgecnn.report.table import text_table
+
+    print(images_line(report))
+    print(text_table(HEADINGS, stress_rows(report), terminal_width()))
+    for line in stress_lines(report, min(subject.contract.height, subject.contract.width)):
+        print(line)

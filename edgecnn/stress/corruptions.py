@@ -1,0 +1,298 @@
+"""What cameras do to images: each corruption as a function, and its five strengths for photos and for small images.
+
+Corruptions that Hendrycks and Dietterich 2019 (arXiv:1903.12261) define have their definitions and strengths: those of ImageNet-C for
+photos, those of CIFAR-10-C for small images. The others are edgecnn's own.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.stress.filters import (
+    LUMINANCE,
+    as_image,
+    as_pixels,
+    disk,
+    filtered,
+    framed,
+    from_light,
+    moved,
+    to_light,
+    to_pixels,
+)
+
+STRENGTHS = (1, 2, 3, 4, 5)
+
+SizeClass = Literal["photo", "small"]
+"""Which strengths apply."""
+
+READ_NOISE = 2.0
+"""Electrons of noise that reading a pixel of the sensor adds (standard deviation), for `low_light`."""
+
+LOW_LIGHT = 0.5
+"""Share of its light that a photo in low light has after the camera's gain: one stop is missing."""
+
+
+def jpeg(image: np.ndarray, quality: int, random: Any) -> np.ndarray:
+    """Compress by JPEG, `quality` in Pillow's scale."""
+    buffer = io.BytesIO()
+    as_image(image).save(buffer, "JPEG", quality=quality)
+    return as_pixels(Image.open(buffer))
+
+
+def pixelate(image: np.ndarray, share: float, random: Any) -> np.ndarray:
+    """Reduce to a share of rows and columns, and enlarge again without interpolation."""
+    height, width, _ = image.shape
+    size = max(1, int(width * share)), max(1, int(height * share))
+    coarse = as_image(image).resize(size, Image.Resampling.BOX)
+    return as_pixels(coarse.resize((width, height), Image.Resampling.NEAREST))
+
+
+def defocus(image: np.ndarray, lens: tuple[float, float], random: Any) -> np.ndarray:
+    """Blur by a disk, `lens` its radius in pixels and the softness of its edge."""
+    return to_pixels(filtered(image, disk(*lens)) + 1e-3)  # the transform's rounding must not fall below a whole number
+
+
+def motion(image: np.ndarray, way: tuple[int, float], random: Any) -> np.ndarray:
+    """Blur along a line, at an angle between -45 and 45 degrees; `way` is the radius and the standard deviation, in pixels."""
+    return to_pixels(moved(image, *way, random.uniform(-45, 45)))
+
+
+def gaussian_noise(image: np.ndarray, deviation: float, random: Any) -> np.ndarray:
+    """Add Gaussian noise, its standard deviation as a share of white."""
+    return to_pixels(np.clip(image / 255 + random.normal(size=image.shape, scale=deviation), 0, 1) * 255)
+
+
+def shot_noise(image: np.ndarray, photons: float, random: Any) -> np.ndarray:
+    """Count photons, so many for white."""
+    return to_pixels(np.clip(random.poisson(image / 255 * photons) / photons, 0, 1) * 255)
+
+
+def impulse_noise(image: np.ndarray, share: float, random: Any) -> np.ndarray:
+    """Make a share of all values black or white."""
+    hit = random.random(image.shape) <= share
+    white = random.random(image.shape) <= 0.5
+    return np.where(hit, np.where(white, np.uint8(255), np.uint8(0)), image)
+
+
+def brightness(image: np.ndarray, more: float, random: Any) -> np.ndarray:
+    """Raise the value of hue, saturation and value by a share of white."""
+    value = image.max(axis=2, keepdims=True).astype(np.float64)
+    raised = np.minimum(value + more * 255, 255)
+    return to_pixels(np.where(value > 0, image * (raised / np.maximum(value, 1)), raised) + 1e-9)
+
+
+def contrast(image: np.ndarray, share: float, random: Any) -> np.ndarray:
+    """Bring each channel nearer to its mean: a share of the distance is left."""
+    values = image / 255
+    means = values.mean(axis=(0, 1), keepdims=True)
+    return to_pixels(np.clip((values - means) * share + means, 0, 1) * 255)
+
+
+def underexposure(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
+    """Take away light: each stop halves it."""
+    return from_light(to_light(image) * np.float32(0.5**stops))
+
+
+def low_light(image: np.ndarray, electrons: float, random: Any) -> np.ndarray:
+    """Photograph in little light: few electrons for white, noise of reading them, and a gain that leaves LOW_LIGHT of the light."""
+    light = to_light(image) * np.float32(LOW_LIGHT)
+    counted = random.poisson(light * electrons) + random.normal(size=image.shape, scale=READ_NOISE)
+    return from_light(counted / electrons)
+
+
+def white_balance(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
+    """Cast a warm or a cool light: red and blue move apart by `stops` each, in opposite directions; the mean luminance stays."""
+    towards = stops if random.random() < 0.5 else -stops
+    light = to_light(image)
+    cast = light * (2.0 ** np.array([towards, 0.0, -towards])).astype(np.float32)
+    before, after = (float((item @ LUMINANCE).mean()) for item in (light, cast))
+    return from_light(cast * (before / max(after, 1e-9)))
+
+
+def swapped(image: np.ndarray, strength: None, random: Any) -> np.ndarray:
+    """Swap red and blue, as a program does that takes a frame in OpenCV's order of channels."""
+    return image[:, :, ::-1]
+
+
+def rotation(image: np.ndarray, degrees: float, random: Any) -> np.ndarray:
+    """Turn left or right about the centre; what comes in at the corners is the image's mirror image."""
+    height, width, _ = image.shape
+    angle = degrees if random.random() < 0.5 else -degrees
+    reach = math.hypot(height, width) / 2
+    rows, columns = math.ceil(reach - height / 2) + 1, math.ceil(reach - width / 2) + 1
+    turned = as_image(framed(image, rows, columns)).rotate(angle, Image.Resampling.BILINEAR)
+    return as_pixels(turned)[rows : rows + height, columns : columns + width]
+
+
+def scale(image: np.ndarray, factor: float, random: Any) -> np.ndarray:
+    """Come nearer or go farther away, by a factor; around a smaller image stands its mirror image."""
+    height, width, _ = image.shape
+    picture = as_image(image)
+    across, down = width / factor, height / factor
+    if random.random() < 0.5:
+        left, top = (width - across) / 2, (height - down) / 2
+        box = (left, top, left + across, top + down)
+        return as_pixels(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    small = as_pixels(picture.resize((max(1, round(across)), max(1, round(down))), Image.Resampling.BILINEAR))
+    rows, columns = height - small.shape[0], width - small.shape[1]
+    return framed(small, (rows + 1) // 2, (columns + 1) // 2)[:height, :width]
+
+
+def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:
+    """Cover a share of the image by a rectangle of its aspect, of one random colour, at a random place within it."""
+    height, width, channels = image.shape
+    rows, columns = round(height * math.sqrt(share)), round(width * math.sqrt(share))
+    down, across = random.random(), random.random()
+    top, left = round(down * (height - rows)), round(across * (width - columns))
+    result = image.copy()
+    result[top : top + rows, left : left + columns] = (random.random(channels) * 256).astype(np.uint8)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """A corruption and its strengths.
+
+    Attributes:
+        apply: function(image, strength, random): uint8 (height, width, 1 or 3), one of the values below, and a numpy generator, to uint8
+            of the same shape. The same generator gives every strength the same place, angle or direction.
+        photo: what `apply` is given for photos, at each of the strengths from 1.
+        small: the same for small images.
+        unit: what these values are.
+        colour: whether it changes colours alone, so that grey images have none of it.
+        reference: the corruption's name in ImageNet-C and imagecorruptions; "" for edgecnn's own.
+    """
+
+    apply: Callable[[np.ndarray, Any, Any], np.ndarray]
+    photo: tuple[Any, ...]
+    small: tuple[Any, ...]
+    unit: str
+    colour: bool = False
+    reference: str = ""
+
+    def values(self, size_class: SizeClass) -> tuple[Any, ...]:
+        """Return the values of its strengths."""
+        return self.photo if size_class == "photo" else self.small
+
+
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "jpeg": Corruption(
+        apply=jpeg,
+        photo=(25, 18, 15, 10, 7),
+        small=(80, 65, 58, 50, 40),
+        unit="quality",
+        reference="jpeg_compression",
+    ),
+    "pixelate": Corruption(
+        apply=pixelate,
+        photo=(0.6, 0.5, 0.4, 0.3, 0.25),
+        small=(0.95, 0.9, 0.85, 0.75, 0.65),
+        unit="share of the sides",
+        reference="pixelate",
+    ),
+    "defocus": Corruption(
+        apply=defocus,
+        photo=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        small=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        unit="radius and softness, pixels",
+        reference="defocus_blur",
+    ),
+    "motion": Corruption(
+        apply=motion,
+        photo=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        small=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        unit="radius and deviation, pixels",
+        reference="motion_blur",
+    ),
+    "gaussian-noise": Corruption(
+        apply=gaussian_noise,
+        photo=(0.08, 0.12, 0.18, 0.26, 0.38),
+        small=(0.04, 0.06, 0.08, 0.09, 0.10),
+        unit="deviation, share of white",
+        reference="gaussian_noise",
+    ),
+    "shot-noise": Corruption(
+        apply=shot_noise,
+        photo=(60, 25, 12, 5, 3),
+        small=(500, 250, 100, 75, 50),
+        unit="photons for white",
+        reference="shot_noise",
+    ),
+    "impulse-noise": Corruption(
+        apply=impulse_noise,
+        photo=(0.03, 0.06, 0.09, 0.17, 0.27),
+        small=(0.01, 0.02, 0.03, 0.05, 0.07),
+        unit="share of the values",
+        reference="impulse_noise",
+    ),
+    "brightness": Corruption(
+        apply=brightness,
+        photo=(0.1, 0.2, 0.3, 0.4, 0.5),
+        small=(0.05, 0.1, 0.15, 0.2, 0.3),
+        unit="share of white",
+        reference="brightness",
+    ),
+    "contrast": Corruption(
+        apply=contrast,
+        photo=(0.4, 0.3, 0.2, 0.1, 0.05),
+        small=(0.75, 0.5, 0.4, 0.3, 0.15),
+        unit="share that is left",
+        reference="contrast",
+    ),
+    "underexposure": Corruption(apply=underexposure, photo=(1, 2, 3, 4, 5), small=(0.5, 1, 1.5, 2, 3), unit="stops"),
+    "low-light": Corruption(
+        apply=low_light, photo=(100, 50, 25, 12, 6), small=(800, 400, 200, 100, 50), unit="electrons for white"
+    ),
+    "white-balance": Corruption(
+        apply=white_balance,
+        photo=(0.25, 0.5, 0.75, 1, 1.25),
+        small=(0.25, 0.5, 0.75, 1, 1.25),
+        unit="stops of red and of blue",
+        colour=True,
+    ),
+    "swapped": Corruption(apply=swapped, photo=(None,), small=(None,), unit="one strength by its nature", colour=True),
+    "rotation": Corruption(apply=rotation, photo=(5, 10, 20, 30, 45), small=(5, 10, 20, 30, 45), unit="degrees"),
+    "scale": Corruption(apply=scale, photo=(1.15, 1.3, 1.5, 1.75, 2), small=(1.15, 1.3, 1.5, 1.75, 2), unit="factor"),
+    "occlusion": Corruption(
+        apply=occlusion, photo=(0.05, 0.1, 0.2, 0.3, 0.4), small=(0.05, 0.1, 0.2, 0.3, 0.4), unit="share of the area"
+    ),
+}
+"""The corruptions by name, in the order of tables."""
+
+
+def corrupt(image: np.ndarray, name: str, strength: int, random: Any, size_class: SizeClass = "photo") -> np.ndarray:
+    """Corrupt an image.
+
+    Args:
+        image: uint8, shape (height, width, 1 or 3); not changed.
+        name: one of CORRUPTIONS.
+        strength: from 1 to 5; "swapped" has 1 alone.
+        random: a numpy generator.
+        size_class: whose strengths.
+
+    Returns:
+        uint8 array, same shape.
+    """
+    corruption = CORRUPTIONS[name]
+    return corruption.apply(image, corruption.values(size_class)[strength - 1], random)
+
+
+def generator(seed: int, name: str, source: str) -> np.random.Generator:
+    """Return the generator of one corruption of one image: it depends on neither the other corruptions nor the other images."""
+    return np.random.default_rng([seed, *name.encode(), 0, *source.encode("utf-8", "surrogateescape")])
+
+
+def conditions(channels: int, names: tuple[str, ...] = tuple(CORRUPTIONS)) -> list[tuple[str, int]]:
+    """Return each corruption, in the order of CORRUPTIONS, with each of its strengths; grey images have none that changes colours alone."""
+    return [
+        (name, strength)
+        for name, corruption in CORRUPTIONS.items()
+        if name in names and not (corruption.colour and channels == 1)
+        for strength in range(1, len(corruption.photo) + 1)
+    ]

@@ -1,0 +1,142 @@
+"""What the corruptions compute with: filters, light and borders, by numpy and Pillow alone."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+SPAN = 8
+"""A disk of at most this radius is drawn on a grid of -SPAN to SPAN, a larger one on a grid of its own size, as the reference does."""
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+"""Shares of linear red, green and blue in luminance (ITU-R BT.709)."""
+
+
+def to_pixels(values: np.ndarray) -> np.ndarray:
+    """Clip values, in units of a pixel, to 0 to 255, and cut off what is after the point, as the reference does."""
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def as_image(image: np.ndarray) -> Image.Image:
+    """Return pixels, uint8 (height, width, 1 or 3), as a Pillow image."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def as_pixels(image: Image.Image) -> np.ndarray:
+    """Return a Pillow image of mode "L" or "RGB" as uint8 (height, width, 1 or 3)."""
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+
+def gaussian(size: int, sigma: float) -> np.ndarray:
+    """Return a Gaussian of standard deviation `sigma` at `size` whole numbers around 0, its sum 1."""
+    places = np.arange(size) - size // 2
+    values = np.exp(-(places**2) / (2 * sigma**2))
+    return values / values.sum()
+
+
+def disk(radius: float, softness: float) -> np.ndarray:
+    """Return the kernel of a lens out of focus: a disk, its edge softened by a Gaussian; the rim of zeros is cut off.
+
+    Args:
+        radius: in pixels.
+        softness: standard deviation of the Gaussian, 3x3 pixels, or 5x5 for a radius above SPAN.
+    """
+    span, size = (SPAN, 3) if radius <= SPAN else (math.floor(radius), 5)
+    line = np.arange(-span, span + 1)
+    drawn = (line[:, np.newaxis] ** 2 + line**2 <= radius**2).astype(np.float64)
+    soft = gaussian(size, softness)
+    padded = np.pad(drawn / drawn.sum(), size // 2, mode="reflect")
+    rows = sum(weight * padded[start : start + len(line)] for start, weight in enumerate(soft))
+    kernel = sum(weight * rows[:, start : start + len(line)] for start, weight in enumerate(soft))
+    rim = int(np.argmax((kernel > 1e-9).any(axis=0)))
+    return kernel[rim : len(line) - rim, rim : len(line) - rim]
+
+
+def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Filter an image by a symmetric kernel, through the Fourier transform; beyond the border it is mirrored at its last pixel.
+
+    Args:
+        image: shape (height, width, channels).
+        kernel: shape (odd, odd), of the same sides.
+
+    Returns:
+        float array, shape of the image.
+    """
+    height, width, _ = image.shape
+    reach = len(kernel) // 2
+    padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    shape = tuple(_smooth(side + 2 * reach) for side in padded.shape[:2])
+    spectrum = np.fft.rfft2(padded, shape, axes=(0, 1))
+    spectrum *= np.fft.rfft2(kernel.astype(np.float32), shape)[..., np.newaxis]
+    whole = np.fft.irfft2(spectrum, shape, axes=(0, 1))
+    return whole[2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
+
+
+def _smooth(size: int) -> int:
+    """Return the smallest number of at least `size` that has no prime factor above 5, for which Fourier transforms are fast."""
+    while True:
+        left = size
+        for prime in (2, 3, 5):
+            while left % prime == 0:
+                left //= prime
+        if left == 1:
+            return size
+        size += 1
+
+
+def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
+    """Blur an image along a line, as a camera in motion does: the half of a Gaussian, one copy of the image a pixel of the way.
+
+    Beyond the border the last row or column is repeated. Copies that would lie outside of the image are left out.
+
+    Args:
+        image: shape (height, width, channels).
+        radius: the way is 2 * radius + 1 pixels long.
+        sigma: standard deviation of the Gaussian, in pixels.
+        angle: of the line, in degrees, between -90 and 90.
+
+    Returns:
+        float32 array, same shape.
+    """
+    height, width, _ = image.shape
+    length = 2 * radius + 1
+    weights = np.exp(-(np.arange(length) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    result = np.zeros(image.shape, np.float32)
+    padded = np.pad(image, ((length, length), (length, length), (0, 0)), mode="edge")
+    for step, weight in enumerate(weights):
+        down, right = math.ceil(step * sine - 0.5), math.ceil(step * cosine - 0.5)
+        if abs(down) >= height or abs(right) >= width:
+            break
+        top, left = length + down, length + right
+        result += np.float32(weight) * padded[top : top + height, left : left + width]
+    return result
+
+
+def _light(values: np.ndarray) -> np.ndarray:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+LIGHT = _light(np.arange(256) / 255)
+"""The linear light of each sRGB pixel, 0 to 1."""
+
+
+def to_light(image: np.ndarray) -> np.ndarray:
+    """Return the linear light, 0 to 1, of sRGB pixels (IEC 61966-2-1), float32."""
+    return LIGHT[image]
+
+
+def from_light(light: np.ndarray) -> np.ndarray:
+    """Return linear light, clipped to 0 to 1, as sRGB pixels, uint8."""
+    light = np.clip(light, 0, 1).astype(np.float32)
+    values = np.maximum(np.float32(1.055) * light ** np.float32(1 / 2.4) - np.float32(0.055), np.float32(0))
+    dark = light <= 0.0031308
+    values[dark] = light[dark] * np.float32(12.92)
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def framed(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Continue an image beyond each border, by its mirror image, by so many rows above and below and columns left and right."""
+    return np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")

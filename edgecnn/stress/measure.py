@@ -1,0 +1,356 @@
+"""The stress test: each image, corrupted in each way, answered by each model."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import StressError, UnknownNameError, nearest
+from edgecnn.pixels import resize
+from edgecnn.region import whole_size
+from edgecnn.runs import STRESS
+from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator
+from edgecnn.stress.remedies import remedy_for
+from edgecnn.stress.report import (
+    Condition,
+    Mean,
+    Measured,
+    StressData,
+    Stressed,
+    StressReport,
+    StressSplit,
+    stress_report,
+)
+from edgecnn.stress.subject import Subject
+from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
+from edgecnn.verify.answers import in_chunks
+from edgecnn.verify.statistics import quantile, wilson
+from edgecnn.versions import library_versions, processor
+
+SMALL_SIDE = 48
+"""Images of at most so many rows and columns are corrupted by the strengths for small images."""
+
+PHOTO_SIDE = 256
+"""Shorter side, in pixels, to which larger photos are reduced before they are corrupted, as for ImageNet-C. Its blurs are so many pixels
+long, and its noise is a pixel's own: in a photo of 12 million pixels, both would be gone after the resize."""
+
+CHUNK = 50
+"""Images that are corrupted in all ways before the next ones."""
+
+SAVE_S = 5.0
+"""Least seconds between two writes of what was counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured.
+
+    `names` are the corruptions, all by default; `limit` is the most images, None for all of the split; `seed` is that of the corruptions;
+    `at_least` is the pass line, a fraction, None without one. `keep` is the folder in which what was counted waits for the next try after
+    an interruption; None keeps nothing.
+    """
+
+    names: tuple[str, ...] = tuple(CORRUPTIONS)
+    limit: int | None = None
+    seed: int = 1
+    at_least: float | None = None
+    keep: Path | None = None
+
+
+Progress = Callable[[int, int], None]
+"""Called with the corrupted images that were answered, and how many there are in all."""
+
+
+def stress(
+    subject: Subject, settings: Settings = Settings(), progress: Progress = lambda done, total: None
+) -> StressReport:
+    """Measure a run or a bundle under every corruption at every strength.
+
+    Corruptions are applied to the images as they are before edgecnn's resize, photos at a shorter side of at most PHOTO_SIDE pixels. The
+    same seed and images give the same figures.
+
+    Args:
+        subject: what is measured, on which images.
+        settings: how.
+        progress: called with how far it is.
+
+    Returns:
+        The report. It is not written anywhere.
+
+    Raises:
+        UnknownNameError: for a corruption that there is not, or that grey images cannot have.
+        OutputError: if what was counted cannot be kept.
+    """
+    check_names(settings.names, subject.contract.channels)
+    tally = counted(subject, settings, progress)
+    return report_of(subject, settings, tally)
+
+
+def check_names(names: Iterable[str], channels: int) -> None:
+    """Raise UnknownNameError for a name that is not a corruption, or changes colours of images that have none."""
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise UnknownNameError(f"{name!r} is not a corruption. {nearest(name, CORRUPTIONS)}")
+    if not conditions(channels, tuple(names)):
+        raise UnknownNameError(
+            f"grey images have no colours for {', '.join(names)} to change. Name another corruption."
+        )
+
+
+def size_class_of(subject: Subject) -> SizeClass:
+    """Return whose strengths suit a subject's images, by the size that most of them have."""
+    return "small" if max(subject.dataset.shape[:2]) <= SMALL_SIDE else "photo"
+
+
+def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
+    """Return the conditions in order: ("", 0), the image as it is, then each corruption at each strength."""
+    return [("", 0), *conditions(subject.contract.channels, settings.names)]
+
+
+def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
+    """Answer all images under all conditions, from where an interrupted test of the same models, images and settings stopped."""
+    todo = plan(subject, settings)
+    classes = subject.images.classes[: settings.limit]
+    weights = weights_of(todo)
+    empty = new_tally(len(subject.models), len(todo), len(classes))
+    store = store_of(subject, settings, todo)
+    tally = store.read(empty) if store else empty
+    total = len(todo) * len(classes)
+    began, saved = time.monotonic() - tally.seconds, time.monotonic()
+    try:
+        while tally.done < len(classes):
+            chunk = slice(tally.done, min(tally.done + CHUNK, len(classes)))
+            for_chunk = partial(shifted, progress, len(todo) * tally.done, total)
+            answers = answer(subject, settings.seed, todo, chunk, for_chunk)
+            tally.add(answers, classes[chunk], weights)
+            tally.seconds = time.monotonic() - began
+            if store and time.monotonic() - saved >= SAVE_S:
+                store.write(tally)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if store and tally.done:
+            store.write(tally)
+        raise
+    return tally
+
+
+def shifted(progress: Progress, before: int, total: int, done: int) -> None:
+    """Report progress of a part of the work, before which so much was done."""
+    progress(before + done, total)
+
+
+def store_of(subject: Subject, settings: Settings, todo: Sequence[tuple[str, int]]) -> Store | None:
+    """Return where a test's counts are kept while it is under way; None for nowhere."""
+    if settings.keep is None:
+        return None
+    key = {
+        "models": {name: model.described.sha256 for name, model in subject.models.items()},
+        "split": subject.dataset.hashes[subject.split],
+        "images": len(subject.images.classes[: settings.limit]),
+        "conditions": [list(item) for item in todo],
+        "seed": settings.seed,
+        "versions": library_versions(),
+    }
+    return Store(path=settings.keep / part_name(subject.split), key=key)
+
+
+def part_name(split: StressSplit) -> str:
+    """Return the name of the file with the counts of a test that is not finished; whoever writes the report removes it."""
+    return f"stress-{split}.part.npz"
+
+
+def answer(
+    subject: Subject, seed: int, todo: Sequence[tuple[str, int]], chunk: slice, progress: Callable[[int], None]
+) -> np.ndarray:
+    """Return every model's answers to some images under all conditions.
+
+    Args:
+        subject: the models and the images.
+        seed: of the corruptions.
+        todo: the conditions, of which the first is no corruption.
+        chunk: which images.
+        progress: called with the corrupted images that were answered.
+
+    Returns:
+        int64 array, shape (models, conditions, images).
+    """
+    sources = subject.images.sources[chunk]
+    originals = list(pictures(subject, sources))
+    size_class = size_class_of(subject)
+    answers = np.empty((len(subject.models), len(todo), len(sources)), np.int64)
+    for number, (name, strength) in enumerate(todo):
+        images = subject.images.images[chunk]
+        if name:
+            images = np.stack(
+                [
+                    fitted(corrupt(image, name, strength, generator(seed, name, source), size_class), subject)
+                    for image, source in zip(originals, sources, strict=True)
+                ]
+            )
+        for index, model in enumerate(subject.models.values()):
+            logits = in_chunks(model.call, np.ascontiguousarray(images), name, lambda what, done, total: None)
+            answers[index, number] = np.argmax(logits, axis=1)
+        progress((number + 1) * len(sources))
+    return answers
+
+
+def pictures(subject: Subject, sources: Sequence[str]) -> Iterable[np.ndarray]:
+    """Yield images as they are corrupted: of their own size, photos at a shorter side of at most the subject's largest."""
+    contract, largest = subject.contract, largest_side(subject)
+    least = (largest, largest) if largest else (0, 0)
+    for image in subject.dataset.pictures(
+        subject.split, sources, channels=contract.channels, least=least, stage="stress"
+    ):
+        height, width, _ = image.shape
+        if largest and min(height, width) > largest:
+            share = largest / min(height, width)
+            image = resize(image, round(height * share), round(width * share), "stretch")
+        yield image
+
+
+def largest_side(subject: Subject) -> int | None:
+    """Return the shorter side to which larger photos are reduced: PHOTO_SIDE, or the input's if that is larger; None for small images."""
+    if size_class_of(subject) == "small":
+        return None
+    contract = subject.contract
+    return max(PHOTO_SIDE, *whole_size(contract.height, contract.width, contract.region))
+
+
+def fitted(image: np.ndarray, subject: Subject) -> np.ndarray:
+    """Resize an image to the model's input, as edgecnn does everywhere."""
+    contract = subject.contract
+    return resize(image, contract.height, contract.width, contract.fit, region=contract.region)
+
+
+def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressReport:
+    """Return the report of what was counted."""
+    todo = plan(subject, settings)
+    names = list(subject.models)
+    clean = condition(tally, names, todo, 0, "photo")
+    stressed = [
+        stressed_by(tally, names, todo, name, clean, size_class_of(subject))
+        for name in dict.fromkeys(name for name, _ in todo if name)
+    ]
+    worst = max(stressed, key=lambda item: item.lost).corruption
+    means = dict(zip(names, map(mean, tally.shares), strict=True))
+    split, run = subject.split, subject.run
+    before = stress_report(run, "test") if run else None
+    return StressReport(
+        schema="edgecnn.stress/1",
+        name=subject.name,
+        kind="run" if run else "bundle",
+        data=StressData(
+            name=subject.dataset.name,
+            title=subject.dataset.title,
+            split=split,
+            images=tally.done,
+            of=len(subject.images.classes),
+            sha256=subject.dataset.hashes[split],
+        ),
+        seed=settings.seed,
+        size_class=size_class_of(subject),
+        largest_side=largest_side(subject),
+        models=tuple(model.described for model in subject.models.values()),
+        clean=clean,
+        corruptions=tuple(stressed),
+        complete=len(todo) == 1 + len(conditions(subject.contract.channels)),
+        mean_float=means.get("float"),
+        mean_int8=means["int8"],
+        worst=worst,
+        remedy=remedy_for(worst, subject.train),
+        trained_robust=subject.train["robust"],
+        at_least=settings.at_least,
+        passed=settings.at_least is None or means["int8"].accuracy >= settings.at_least,
+        test_uses=(before.test_uses if before else 0) + (split == "test"),
+        seconds=round(tally.seconds, 1),
+        machine=processor(),
+        versions=library_versions(),
+    )
+
+
+def condition(
+    tally: Tally, names: Sequence[str], todo: Sequence[tuple[str, int]], number: int, size_class: SizeClass
+) -> Condition:
+    """Return the figures of one condition."""
+    name, strength = todo[number]
+    value = CORRUPTIONS[name].values(size_class)[strength - 1] if name else None
+    measured = {
+        model: Measured(accuracy=int(right) / tally.done, interval=wilson(int(right), tally.done))
+        for model, right in zip(names, tally.right[:, number], strict=True)
+    }
+    agree = int(tally.agree[number]) if len(names) > 1 else None
+    return Condition(
+        strength=strength,
+        value=value_text(value),
+        float=measured.get("float"),
+        int8=measured["int8"],
+        agreement=None if agree is None else agree / tally.done,
+        agreement_interval=None if agree is None else wilson(agree, tally.done),
+    )
+
+
+def value_text(value: Any) -> str:
+    """Return a strength's value for people; "" for none."""
+    if value is None:
+        return ""
+    return " and ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else f"{value:g}"
+
+
+def stressed_by(
+    tally: Tally,
+    names: Sequence[str],
+    todo: Sequence[tuple[str, int]],
+    corruption: str,
+    clean: Condition,
+    size_class: SizeClass,
+) -> Stressed:
+    """Return the figures of one corruption; `clean` are those without any."""
+    strengths = [
+        condition(tally, names, todo, number, size_class) for number, (name, _) in enumerate(todo) if name == corruption
+    ]
+    int8 = average(item.int8.accuracy for item in strengths)
+    floats = [item.float.accuracy for item in strengths if item.float]
+    agreements = [item.agreement for item in strengths if item.agreement is not None]
+    return Stressed(
+        corruption=corruption,
+        unit=CORRUPTIONS[corruption].unit,
+        float=average(floats) if floats else None,
+        int8=int8,
+        agreement=average(agreements) if agreements else None,
+        lost=100 * (clean.int8.accuracy - int8),
+        strengths=tuple(strengths),
+    )
+
+
+def average(values: Iterable[float]) -> float:
+    """Return the mean of numbers."""
+    return float(np.mean(list(values)))
+
+
+def mean(shares: np.ndarray) -> Mean:
+    """Return the mean corrupted accuracy of a model, and its interval, from each image's own mean, float64 (n,)."""
+    middle = float(np.clip(shares.mean(), 0, 1))
+    error = float(shares.std(ddof=1) / len(shares) ** 0.5) if len(shares) > 1 else 1.0
+    reach = quantile(0.95) * error
+    return Mean(accuracy=middle, interval=(max(0.0, middle - reach), min(1.0, middle + reach)))
+
+
+def stored_name(report: StressReport) -> str:
+    """Return the name of a report's file."""
+    return STRESS.format(split=report.data.split)
+
+
+def require_passed(report: StressReport) -> None:
+    """Raise StressError for a report below its pass line."""
+    if report.passed:
+        return
+    worst = next(item for item in report.corruptions if item.corruption == report.worst)
+    raise StressError(
+        f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images in the mean, and {report.at_least:.2%} were "
+        f"required. {worst.corruption} costs most: {worst.lost:.2f} points.",
+        advice=report.remedy,
+    )

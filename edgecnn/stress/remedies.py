@@ -1,0 +1,51 @@
+"""Which training option may help against a corruption."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgecnn.stress.report import Remedy
+
+REMEDIES: Mapping[str, Remedy] = {
+    "jpeg": "train.robust",
+    "pixelate": "train.robust",
+    "defocus": "train.robust",
+    "motion": "train.robust",
+    "gaussian-noise": "train.robust",
+    "shot-noise": "train.robust",
+    "impulse-noise": "train.robust",
+    "brightness": "train.robust",
+    "contrast": "train.robust",
+    "underexposure": "train.robust",
+    "low-light": "train.robust",
+    "white-balance": "train.robust",
+    "swapped": "colour order",
+    "rotation": "train.augment",
+    "scale": "train.augment",
+    "occlusion": "train.cutout",
+}
+"""By corruption. Red and blue that are swapped are a fault to be repaired where the frames come from, not one to train for."""
+
+TEXTS: Mapping[Remedy, str] = {
+    "train.robust": "train with train.robust = true, which mixes corruptions into the training images",
+    "train.augment": 'train with train.augment = "photo", which crops, turns and stretches the training images',
+    "train.cutout": "train with train.cutout = {cutout}, which covers a part of each training image",
+    "colour order": "make sure that the camera's frames are RGB, not BGR; training cannot help",
+    "more images": "add such images to the training data: the training option that may help is on already",
+}
+"""By remedy; `{cutout}` is a third of the input's side."""
+
+
+def remedy_for(corruption: str, train: Mapping[str, Any]) -> Remedy:
+    """Return what may help against a corruption, given the recipe's table `train`: more images if the option is on already."""
+    remedy = REMEDIES[corruption]
+    on = {
+        "train.robust": train["robust"],
+        "train.augment": train["augment"] == "photo",
+        "train.cutout": train["cutout"] > 0,
+    }
+    return "more images" if on.get(remedy, False) else remedy
+
+
+def remedy_text(remedy: Remedy, side: int) -> str:
+    """Return a remedy as a sentence without its first capital and its point; `side` is the input's smaller one, in pixels."""
+    return TEXTS[remedy].format(cutout=max(1, side // 3))

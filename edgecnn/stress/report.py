@@ -1,0 +1,137 @@
+"""The stress report: accuracy and agreement under each corruption at each strength.
+
+Frozen dataclasses; `stress-SPLIT.json` is `tables.to_json` of a `StressReport`, and `stress.schema.json` next to this module is made from
+the same fields: `python tools/schema.py`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from edgecnn.errors import RunError
+from edgecnn.runs import STRESS, Run
+from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
+from edgecnn.stress.corruptions import SizeClass
+from edgecnn.tables import build
+
+Interval = tuple[Fraction, Fraction]
+StressSplit = Literal["validation", "test"]
+SPLITS: tuple[StressSplit, ...] = ("test", "validation")
+"""The splits that can be measured, that of the final figures first."""
+
+Remedy = Literal["train.robust", "train.augment", "train.cutout", "colour order", "more images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StressData:
+    """The images."""
+
+    name: str
+    title: str
+    split: StressSplit
+    images: Positive = described("How many were measured.")
+    of: Positive = described("How many the split has.")
+    sha256: Sha256 = described("Of the split: over the sorted (label, content hash) of its images.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StressedModel:
+    """A model that was measured."""
+
+    name: Annotated[str, Limits(enum=("float", "int8"))]
+    engine: str = described("Name, version and provider of what ran it.")
+    sha256: Sha256 = described("Of its file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Accuracy on n images."""
+
+    accuracy: Fraction
+    interval: Interval = described("Wilson's 95 % interval.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """The images, or one corruption of them at one strength."""
+
+    strength: Count = described("1 to 5; 0 without a corruption.")
+    value: str = described("What the strength is, in the corruption's unit; empty without one.")
+    float: Measured | None = described("Of the float model; null without one.")
+    int8: Measured = described("Of the int8 model.")
+    agreement: Fraction | None = described("Share of the images with the same answer; null without a float model.")
+    agreement_interval: Interval | None = described("Wilson's 95 % interval.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stressed:
+    """A corruption: the means over its strengths, and each of them."""
+
+    corruption: str
+    unit: str = described("Of the strengths' values.")
+    float: Fraction | None = described("Mean accuracy of the float model; null without one.")
+    int8: Fraction = described("Mean accuracy of the int8 model.")
+    agreement: Fraction | None = described("Mean agreement of the two; null without a float model.")
+    lost: Points = described("Percentage points of the int8 model's accuracy that the corruption costs, in the mean.")
+    strengths: Annotated[tuple[Condition, ...], Limits(minItems=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """The mean corrupted accuracy: the mean of the corruptions' means, so that each corruption counts once."""
+
+    accuracy: Fraction
+    interval: Interval = described(
+        "95 %, by the normal distribution, of the images' own means: the images are drawn, the corruptions are not."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StressReport:
+    """The stress report: accuracy and agreement of float and int8 under each corruption at each strength."""
+
+    schema: Literal["edgecnn.stress/1"]
+    name: str = described("Of the run or the bundle.")
+    kind: Literal["run", "bundle"]
+    data: StressData
+    seed: Count = described("Of the corruptions' random numbers.")
+    size_class: SizeClass = described("Whose strengths: those for photos, or those for small images.")
+    largest_side: Positive | None = described(
+        "Pixels to which the shorter side of a larger photo was reduced before it was corrupted; null where images kept their size."
+    )
+    models: Annotated[tuple[StressedModel, ...], Limits(minItems=1)]
+    clean: Condition = described("Without a corruption.")
+    corruptions: Annotated[tuple[Stressed, ...], Limits(minItems=1)]
+    complete: bool = described("Whether every corruption was measured that the images can have.")
+    mean_float: Mean | None = described("The float model's mean corrupted accuracy; null without one.")
+    mean_int8: Mean = described("The int8 model's mean corrupted accuracy.")
+    worst: str = described("The corruption that costs the int8 model most.")
+    remedy: Remedy = described("The training option that may help against it, or what else.")
+    trained_robust: bool = described("Whether it was trained with train.robust.")
+    at_least: Fraction | None = described("The pass line: least mean corrupted accuracy of int8; null without one.")
+    passed: bool = described("Whether the pass line was met, or there was none.")
+    test_uses: Count = described("How often this run's test split was measured under stress, this time included.")
+    seconds: NonNegative
+    machine: str
+    versions: Mapping[str, str]
+
+
+def stress_report(run: Run, split: StressSplit) -> StressReport | None:
+    """Return what `edgecnn stress` measured of a run on a split; None if it has not.
+
+    Raises:
+        RunError: if the file cannot be read.
+    """
+    path = run.file(STRESS.format(split=split))
+    if not path.exists():
+        return None
+    try:
+        return build(StressReport, json.loads(path.read_text(encoding="utf-8")), ValueError)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not a stress report: {error}. First: {run.command('stress')}") from None
+
+
+def best_report(run: Run) -> StressReport | None:
+    """Return the run's report on the test split, else that on validation images, None without either; raises as `stress_report` does."""
+    return next((report for split in SPLITS if (report := stress_report(run, split))), None)

@@ -1,0 +1,90 @@
+"""What was counted so far: a stress test that was interrupted goes on from here."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.files import canonical_json, write_atomic
+
+ARRAYS = ("right", "agree", "shares")
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts over the first `done` images.
+
+    Attributes:
+        right: int64, shape (models, conditions): right answers of each model.
+        agree: int64, shape (conditions,): images on which all models give the same answer.
+        shares: float64, shape (models, n): each image's own mean corrupted accuracy.
+        done: images that were counted.
+        seconds: what that took.
+    """
+
+    right: np.ndarray
+    agree: np.ndarray
+    shares: np.ndarray
+    done: int = 0
+    seconds: float = 0.0
+
+    def add(self, answers: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> None:
+        """Count the answers to the next images.
+
+        Args:
+            answers: int, shape (models, conditions, images).
+            classes: int, shape (images,), the true classes.
+            weights: float64, shape (conditions,): a condition's weight in the mean corrupted accuracy.
+        """
+        hits = answers == classes
+        self.right += hits.sum(axis=2)
+        self.agree += (answers == answers[0]).all(axis=0).sum(axis=1)
+        self.shares[:, self.done : self.done + len(classes)] = np.einsum("c,mci->mi", weights, hits)
+        self.done += len(classes)
+
+
+def new_tally(models: int, conditions: int, images: int) -> Tally:
+    """Return a tally of nothing."""
+    return Tally(
+        right=np.zeros((models, conditions), np.int64),
+        agree=np.zeros(conditions, np.int64),
+        shares=np.zeros((models, images)),
+    )
+
+
+def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
+    """Return each condition's weight in the mean corrupted accuracy: each corruption counts once, however many strengths it has."""
+    names = [name for name, _ in conditions]
+    corruptions = {name for name in names if name}
+    return np.array([1 / (len(corruptions) * names.count(name)) if name else 0.0 for name in names])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where a tally is kept: a file, under a key that says what was counted."""
+
+    path: Path
+    key: Mapping[str, Any]
+
+    def read(self, empty: Tally) -> Tally:
+        """Return the stored tally; `empty` if there is none of this key and these shapes, or it cannot be used."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if str(file["key"]) != canonical_json(dict(self.key)):
+                    return empty
+                arrays = {name: file[name] for name in ARRAYS}
+                stored = Tally(**arrays, done=int(file["done"]), seconds=float(file["seconds"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return empty
+        same = all(getattr(stored, name).shape == getattr(empty, name).shape for name in ARRAYS)
+        return stored if same and stored.done <= empty.shares.shape[1] else empty
+
+    def write(self, tally: Tally) -> None:
+        """Store a tally, atomically. Raises OutputError if it cannot be written."""
+        buffer = io.BytesIO()
+        np.savez(buffer, key=canonical_json(dict(self.key)), **vars(tally))
+        write_atomic(self.path, buffer.getvalue())

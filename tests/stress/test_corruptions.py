@@ -1,0 +1,140 @@
+"""The corruptions: those of Hendrycks and Dietterich against arrays that `imagecorruptions` made, edgecnn's own by what they must do."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, generator
+from edgecnn.stress.filters import from_light, to_light
+
+GOLDEN = Path(__file__).with_name("golden.npz")
+SEED = 7
+"""Of tools/golden_corruptions.py."""
+
+SHARED = [name for name, corruption in CORRUPTIONS.items() if corruption.reference]
+
+OFF_BY_ONE = {"defocus": 0.10, "motion": 0.02, "brightness": 0.04}
+"""Largest share of values that may be off by one. Both cut off what is after the point, so that a sum in another order falls to either
+side of a whole number; off by two is never allowed. The other corruptions have to be equal."""
+
+JPEG_LEVELS = 12
+"""Another libjpeg rounds its transforms another way; with the one that made the arrays, JPEG is equal too."""
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as file:
+        return {name: file[name] for name in file.files}
+
+
+def drawn(channels, height=40, width=56):
+    """Return an image with slopes and texture."""
+    random = np.random.default_rng(channels)
+    slope = np.linspace(40, 200, width)[np.newaxis, :, np.newaxis] + np.zeros((height, width, channels))
+    return np.clip(slope + random.normal(0, 8, slope.shape) + 10 * np.arange(channels), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size_class", ["photo", "small"])
+@pytest.mark.parametrize("name", SHARED)
+def test_it_is_what_imagecorruptions_makes(name, size_class, golden):
+    image, expected = golden[size_class], golden[f"{size_class}/{CORRUPTIONS[name].reference}"]
+    for strength in range(1, 6):
+        # numpy's legacy generator, from which the package draws; scikit-image draws salt and pepper from a new one
+        random = np.random.default_rng(SEED) if name == "impulse-noise" else np.random.RandomState(SEED)
+        off = np.abs(corrupt(image, name, strength, random, size_class).astype(int) - expected[strength - 1])
+        assert off.max() <= (JPEG_LEVELS if name == "jpeg" else 1), (strength, off.max())
+        if name != "jpeg":
+            assert (off > 0).mean() <= OFF_BY_ONE.get(name, 0.0), (strength, (off > 0).mean())
+
+
+def test_the_golden_arrays_are_of_all_shared_corruptions(golden):
+    references = {f"{size}/{CORRUPTIONS[name].reference}" for size in ("photo", "small") for name in SHARED}
+    assert set(golden) == references | {"photo", "small"} and len(SHARED) == 9
+    assert all(len({array.tobytes() for array in golden[name]}) == 5 for name in references)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(40, 56), (8, 8), (33, 17)])
+def test_every_corruption_keeps_shape_and_type_and_depends_on_the_generator_alone(channels, shape):
+    image = drawn(channels, *shape)
+    before = image.copy()
+    for size_class in ("photo", "small"):
+        for name, strength in conditions(channels):
+            first, again = (corrupt(image, name, strength, generator(1, name, "a.jpg"), size_class) for _ in range(2))
+            assert first.shape == image.shape and first.dtype == np.uint8, name
+            assert np.array_equal(first, again), name
+    assert np.array_equal(image, before)
+
+
+def test_each_strength_is_further_from_the_image_than_the_one_before(golden):
+    image = golden["photo"]
+    for name, corruption in CORRUPTIONS.items():
+        if name in ("rotation", "scale"):
+            continue  # another place in the image is not farther away, pixel by pixel
+        distances = [
+            float(np.abs(corrupt(image, name, strength, generator(1, name, "a"), "photo").astype(int) - image).mean())
+            for strength in range(1, len(corruption.photo) + 1)
+        ]
+        steps = itertools.pairwise(distances)
+        assert distances[0] > 0.1 and all(after > 0.95 * before for before, after in steps), (name, distances)
+        assert len(distances) == 1 or distances[-1] > 1.2 * distances[0], (name, distances)
+
+
+def test_grey_images_have_no_colours_to_change():
+    grey, colour = ({name for name, _ in conditions(channels)} for channels in (1, 3))
+    assert colour == set(CORRUPTIONS) and colour - grey == {"white-balance", "swapped"}
+    assert [item for item in conditions(3) if item[0] == "swapped"] == [("swapped", 1)]
+
+
+def test_exposure_is_in_stops_of_light():
+    image = np.full((4, 4, 3), 200, np.uint8)
+    darker = corrupt(image, "underexposure", 1, generator(1, "underexposure", "a"), "photo")
+    assert to_light(darker).mean() == pytest.approx(to_light(image).mean() / 2, rel=0.02)
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    assert np.array_equal(from_light(to_light(every)), every)
+
+
+def test_white_balance_casts_warm_or_cool_light_and_keeps_the_luminance():
+    image = np.full((8, 8, 3), 120, np.uint8)
+    casts = [corrupt(image, "white-balance", 3, generator(1, "white-balance", str(n)), "photo") for n in range(20)]
+    warm = [int(cast[0, 0, 0]) - int(cast[0, 0, 2]) for cast in casts]
+    assert min(warm) < -50 and max(warm) > 50
+    for cast in casts:
+        assert (to_light(cast) @ [0.2126, 0.7152, 0.0722]).mean() == pytest.approx(to_light(image).mean(), rel=0.03)
+
+
+def test_low_light_is_noisier_the_less_light_there_is():
+    image = np.full((64, 64, 3), 180, np.uint8)
+    deviations = [corrupt(image, "low-light", n, generator(1, "low-light", "a"), "photo").std() for n in range(1, 6)]
+    assert deviations == sorted(deviations) and deviations[4] > 3 * deviations[0]
+
+
+def test_rotation_turns_by_its_degrees_and_brings_in_no_border():
+    image = np.zeros((101, 101, 3), np.uint8)
+    image[50, 50:95] = 255  # a hand that points right
+    turned = corrupt(image, "rotation", 5, generator(1, "rotation", "a"), "photo")
+    rows, columns = np.nonzero(turned[:, :, 0] > 100)
+    angle = np.degrees(np.arctan2(rows.mean() - 50, columns.mean() - 50))
+    assert abs(abs(angle) - 45) < 2
+    white = np.full((20, 30, 3), 255, np.uint8)
+    assert (corrupt(white, "rotation", 5, generator(1, "rotation", "a"), "photo") == 255).all()
+
+
+def test_scale_comes_nearer_and_goes_farther():
+    image = np.zeros((100, 100, 1), np.uint8)
+    image[40:60, 40:60] = 255
+    areas = {
+        (corrupt(image, "scale", 5, generator(1, "scale", str(n)), "photo")[30:70, 30:70] > 127).sum()
+        for n in range(20)
+    }
+    assert {round(area / 100) for area in areas} == {1, 16}, areas  # 10x10, and 40x40
+
+
+def test_occlusion_covers_its_share_within_the_image():
+    image = drawn(3, 50, 80)
+    for strength, share in enumerate(CORRUPTIONS["occlusion"].photo, 1):
+        covered = corrupt(image, "occlusion", strength, generator(1, "occlusion", "b"), "photo")
+        _, counts = np.unique(covered.reshape(-1, 3), axis=0, return_counts=True)
+        assert counts.max() == pytest.approx(share * 4000, rel=0.1)

@@ -1,0 +1,194 @@
+"""`edgecnn stress`: figures of a real run and a shipped bundle, the pass line, an interrupted test that goes on, page and card."""
+
+import json
+import shutil
+
+import jsonschema
+import numpy as np
+import pytest
+
+from edgecnn.cli.advice import ADVICE
+from edgecnn.data import open_dataset
+from edgecnn.errors import SplitError, StressError
+from edgecnn.recipe import DataRecipe
+from edgecnn.stress import measure
+from edgecnn.stress.corruptions import CORRUPTIONS, conditions
+from edgecnn.stress.measure import Settings, require_passed, stress
+from edgecnn.stress.remedies import REMEDIES, TEXTS, remedy_for, remedy_text
+from edgecnn.stress.subject import Source, open_subject
+from edgecnn.stress.tally import new_tally, weights_of
+from edgecnn.tables import to_json
+
+FEW = ("jpeg", "impulse-noise", "rotation")
+
+
+def silent(*progress):
+    """Show nothing."""
+
+
+@pytest.fixture(scope="module")
+def digits(root):
+    """The shipped bundle of handwritten digits, opened once."""
+    bundle = root / "models" / "digits" / "digits.edgecnn"
+    return open_subject(Source(path=bundle, data=None, split="validation"), silent)
+
+
+@pytest.fixture(scope="module")
+def report(digits):
+    return stress(digits, Settings(limit=120))
+
+
+def test_a_shipped_bundle_loses_accuracy_where_it_must(report, digits):
+    assert {item.corruption for item in report.corruptions} == {name for name, _ in conditions(1)}
+    assert report.clean.int8.accuracy > 0.95 and report.complete
+    by_name = {item.corruption: item for item in report.corruptions}
+    assert by_name["gaussian-noise"].lost < 5 < 15 < by_name["rotation"].lost
+    assert report.mean_int8.accuracy == pytest.approx(np.mean([item.int8 for item in report.corruptions]))
+    assert report.mean_int8.interval[0] < report.mean_int8.accuracy < report.mean_int8.interval[1]
+    assert by_name[report.worst].lost == max(item.lost for item in report.corruptions)
+    assert report.data.images == 120 and report.data.of == len(digits.images.classes) > 120
+    assert all(item.agreement > 0.95 for item in report.corruptions)
+
+
+def test_a_condition_is_what_the_model_answers_to_these_very_images(report, digits):
+    from edgecnn.stress.corruptions import corrupt, generator
+
+    name, strength = "rotation", 3
+    images = np.stack(
+        [
+            corrupt(image, name, strength, generator(1, name, source), "small")
+            for image, source in zip(digits.images.images[:120], digits.images.sources[:120], strict=True)
+        ]
+    )
+    right = np.argmax(digits.models["int8"].call(images), axis=1) == digits.images.classes[:120]
+    (stressed,) = (item for item in report.corruptions if item.corruption == name)
+    assert stressed.strengths[2].int8.accuracy == right.mean()
+    assert stressed.strengths[2].value == "20" and stressed.unit == "degrees"
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_does_not(digits):
+    one, again, other = (stress(digits, Settings(names=FEW, limit=60, seed=seed)) for seed in (1, 1, 2))
+    assert one.corruptions == again.corruptions != other.corruptions
+    assert not one.complete
+
+
+def test_the_json_is_as_its_schema_says(report, root):
+    schema = json.loads((root / "edgecnn/stress/stress.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(to_json(report))), schema)
+
+
+def test_an_interrupted_test_goes_on_where_it_was(digits, tmp_path, monkeypatch):
+    settings = Settings(names=FEW, limit=120, keep=tmp_path)
+    whole = stress(digits, Settings(names=FEW, limit=120))
+    answered = []
+    answer = measure.answer
+
+    def stopped(subject, seed, todo, chunk, progress):
+        if chunk.start == 100:
+            raise KeyboardInterrupt
+        return answer(subject, seed, todo, chunk, progress)
+
+    def noted(subject, seed, todo, chunk, progress):
+        answered.append((chunk.start, chunk.stop))
+        return answer(subject, seed, todo, chunk, progress)
+
+    monkeypatch.setattr(measure, "answer", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        stress(digits, settings)
+    monkeypatch.setattr(measure, "answer", noted)
+    resumed = stress(digits, settings)
+    assert answered == [(100, 120)]
+    assert resumed.corruptions == whole.corruptions and resumed.mean_int8 == whole.mean_int8
+    answered.clear()
+    stress(digits, Settings(names=FEW, limit=120, keep=tmp_path, seed=2))
+    assert answered[0] == (0, 50), "another seed's counts are not used"
+
+
+def test_the_mean_counts_each_corruption_once():
+    weights = weights_of([("", 0), ("jpeg", 1), ("jpeg", 2), ("swapped", 1)])
+    assert weights.tolist() == [0, 0.25, 0.25, 0.5]
+    tally = new_tally(2, 4, 2)
+    answers = np.array([[[0, 1], [0, 0], [0, 1], [1, 1]], [[0, 1], [0, 1], [0, 0], [0, 1]]])
+    tally.add(answers, np.array([0, 1]), weights)
+    assert tally.right.tolist() == [[2, 1, 2, 1], [2, 2, 1, 2]] and tally.agree.tolist() == [2, 1, 1, 1]
+    assert tally.shares.tolist() == [[0.5, 0.75], [1.0, 0.75]]
+
+
+def test_the_pass_line(digits):
+    low, high = (stress(digits, Settings(names=FEW, limit=60, at_least=line)) for line in (0.1, 0.99))
+    require_passed(low)
+    with pytest.raises(
+        StressError, match=r"digits: int8 is right on .* of corrupted images .*99.00% were required"
+    ) as failure:
+        require_passed(high)
+    assert failure.value.advice == high.remedy == "train.augment" and failure.value.advice in ADVICE
+
+
+def test_every_corruption_has_a_remedy_that_is_explained():
+    assert set(REMEDIES) == set(CORRUPTIONS)
+    train = {"robust": False, "augment": "shift", "cutout": 0}
+    for name in CORRUPTIONS:
+        assert remedy_text(remedy_for(name, train), 64) and remedy_for(name, train) in ADVICE
+    assert (
+        remedy_for("defocus", train | {"robust": True})
+        == remedy_for("scale", train | {"augment": "photo"})
+        == "more images"
+    )
+    assert set(TEXTS) == {*REMEDIES.values(), "more images"}
+    assert remedy_text("train.cutout", 64).startswith("train with train.cutout = 21")
+
+
+def test_pictures_are_the_images_before_the_resize(tmp_path):
+    from PIL import Image
+
+    random = np.random.default_rng(1)
+    for label in ("cat", "dog"):
+        for number in range(12):
+            (tmp_path / label).mkdir(exist_ok=True)
+            image = random.integers(0, 256, (60 + number, 80, 3), np.uint8)
+            Image.fromarray(image).save(tmp_path / label / f"{number}.png")
+    dataset = open_dataset(DataRecipe(source=str(tmp_path)), for_training=False)
+    split = dataset.load(("test",), height=16, width=16, channels=3, stage="stress")["test"]
+    size = {"channels": 3, "least": (0, 0), "stage": "stress"}
+    for source, picture in zip(split.sources, dataset.pictures("test", split.sources, **size), strict=True):
+        assert np.array_equal(picture, np.asarray(Image.open(tmp_path / source)))
+    with pytest.raises(SplitError, match="'verify' and 'stress'"):
+        next(dataset.pictures("test", split.sources, channels=3, least=(0, 0), stage="train"))
+
+
+def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn, monkeypatch):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    monkeypatch.chdir(own_run.path.parent.parent)
+    kept = own_run.file("card.md").read_text()
+    result = edgecnn("stress", own_run.path, "--limit", 30, "--json", "--at-least", 0.01)
+    assert result.code == 0, result.err
+    figures = json.loads(result.out)
+    assert figures["data"]["split"] == "validation" and figures["test_uses"] == 0 and figures["passed"]
+    assert json.loads(own_run.file("stress-validation.json").read_text()) == figures
+    assert not list(own_run.path.glob("*.part.npz"))
+    for uses in (1, 2):
+        result = edgecnn("stress", own_run.path, "--limit", 30, "--split", "test", "--at-least", 1)
+        assert result.code == StressError.exit_code and "--at-least" in result.err
+        assert json.loads(own_run.file("stress-test.json").read_text())["test_uses"] == uses
+    assert "stress has measured this test split 2 times" in result.out
+    page = json.loads(own_run.file("report.json").read_text())["runs"][0]
+    assert page["stress"]["data"]["split"] == "test"
+    html = own_run.file("report.html").read_text()
+    assert "<h3>Stress</h3>" in html and "Each corruption and strength" in html
+    card = own_run.file("card.md").read_text()
+    assert "## Under stress" in card and "## Under stress" not in kept and "FAILED" in card
+    part = edgecnn("stress", own_run.path, "--limit", 30, "--corruptions", "jpeg", "--out", "here")
+    assert part.code == 0 and "Not of all corruptions" in part.out
+    assert json.loads(own_run.file("stress-validation.json").read_text())["complete"]
+    shutil.rmtree(own_run.path / "here", ignore_errors=True)
+
+
+def test_what_is_typed_wrong_is_said(edgecnn, root):
+    bundle = root / "models" / "digits" / "digits.edgecnn"
+    wrong = edgecnn("stress", bundle, "--corruptions", "rotaton")
+    assert wrong.code == 3 and "Did you mean 'rotation'" in wrong.err
+    grey = edgecnn("stress", bundle, "--corruptions", "swapped")
+    assert grey.code == 3 and "grey images have no colours" in grey.err
+    assert edgecnn("stress", bundle, "--split", "train").code == 2
+    other = edgecnn("stress", bundle, "--data", "fashion-mnist-is-not-here")
+    assert other.code == 3

@@ -1,0 +1,85 @@
+"""Make tests/stress/golden.npz: images corrupted by `imagecorruptions` 1.1.2, which the corruptions of edgecnn are held against.
+
+It needs an environment of its own, since the package is old: Python 3.11, `pip install imagecorruptions==1.1.2 "numpy>=2" "setuptools<81"`.
+With scikit-image 0.26 and numpy 2, 16 of its 19 corruptions run; `glass_blur`, `gaussian_blur` and `fog` do not, and edgecnn has none
+of the three.
+
+The package knows the strengths of ImageNet-C alone. For small images its functions are compiled again with the constants of CIFAR-10-C
+(`make_cifar_c.py` of Hendrycks and Dietterich) in place of their own. Random ones draw from numpy's legacy generator with SEED, or,
+where scikit-image draws, from a new one with it; the test draws the same numbers.
+
+    venv/bin/python tools/golden_corruptions.py tests/stress/golden.npz
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SEED = 7
+
+SMALL: dict[str, list[Any]] = {
+    "gaussian_noise": [0.04, 0.06, 0.08, 0.09, 0.10],
+    "shot_noise": [500, 250, 100, 75, 50],
+    "impulse_noise": [0.01, 0.02, 0.03, 0.05, 0.07],
+    "defocus_blur": [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
+    "motion_blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
+    "brightness": [0.05, 0.1, 0.15, 0.2, 0.3],
+    "contrast": [0.75, 0.5, 0.4, 0.3, 0.15],
+    "pixelate": [0.95, 0.9, 0.85, 0.75, 0.65],
+    "jpeg_compression": [80, 65, 58, 50, 40],
+}
+"""The corruptions that edgecnn has too, and their constants in CIFAR-10-C."""
+
+
+def drawn(height: int, width: int) -> np.ndarray:
+    """Draw an image of every kind of content: slopes, edges, texture, black, white and strong colours; uint8 (height, width, 3)."""
+    random = np.random.default_rng(SEED)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
+    half = height // 2, width // 2
+    pixels[: half[0] // 2, : half[1] // 2] = 0
+    pixels[-half[0] // 2 :, -half[1] // 2 :] = 255
+    pixels[half[0] : half[0] + 6, : half[1]] = random.integers(0, 256, (6, half[1], 3), np.uint8)
+    pixels[3:9, -9:-3] = (230, 20, 40)
+    return pixels
+
+
+def with_constants(corruptions: Any, name: str, values: list[Any]) -> Callable[..., Any]:
+    """Return a function of the package with other constants."""
+    source = inspect.getsource(getattr(corruptions, name))
+    changed, count = re.subn(r"(?s)c = \[.*?\]\[\s*severity - 1\]", f"c = {values!r}[severity - 1]", source, count=1)
+    assert count == 1, f"{name} does not have its constants where they are expected"
+    space = dict(vars(corruptions))
+    exec(compile(changed, name, "exec"), space)
+    function: Callable[..., Any] = space[name]
+    return function
+
+
+def main() -> None:
+    """Write the arrays: each image, and each corruption of it at five strengths."""
+    from imagecorruptions import corruptions
+
+    corruptions.sk.util.random_noise = partial(corruptions.sk.util.random_noise, rng=SEED)
+    arrays: dict[str, np.ndarray] = {}
+    for size_class, image in (("photo", drawn(40, 56)), ("small", drawn(32, 32))):
+        arrays[size_class] = image
+        for name, values in SMALL.items():
+            own = getattr(corruptions, name)
+            function = with_constants(corruptions, name, values) if size_class == "small" else own
+            results = []
+            for severity in range(1, 6):
+                np.random.seed(SEED)
+                results.append(np.uint8(function(Image.fromarray(image), severity)))
+            arrays[f"{size_class}/{name}"] = np.stack(results)
+    np.savez_compressed(Path(sys.argv[1]), **arrays)
+
+
+if __name__ == "__main__":
+    main()
