@@ -22,6 +22,7 @@ from edgecnn.device.service.config import Config
 from edgecnn.recipe import Recipe
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
+from edgecnn.stress.corruptions import CORRUPTIONS, value_text
 from edgecnn.tables import fields_of
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +212,20 @@ def network_table() -> str:
     return markdown_table(("network", "what it is"), rows)
 
 
+def corruption_table() -> str:
+    """Return a table of the corruptions that a stress test measures: each with its strengths, and whose definition it has."""
+    rows = []
+    for name, corruption in CORRUPTIONS.items():
+        photo, small = (
+            "; ".join(filter(None, map(value_text, values))) or "-" for values in (corruption.photo, corruption.small)
+        )
+        source = f"`{corruption.reference}`" if corruption.reference else "edgecnn's own"
+        rows.append((f"`{name}`", corruption.unit, photo, small, source))
+    return markdown_table(
+        ("corruption", "its strengths are", "photos, 1 to 5", "small images, 1 to 5", "definition"), rows
+    )
+
+
 def schema_tables(name: str) -> str:
     """Return the tables of a JSON schema: each object's fields with types and meanings."""
     schema = json.loads(SCHEMAS[name].read_text(encoding="utf-8"))
@@ -278,6 +293,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "targets": target_table,
     "engines": engine_table,
     "networks": network_table,
+    "corruptions": corruption_table,
     "schema": schema_tables,
 }
 """What a marker in a page may name."""

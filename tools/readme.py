@@ -1,6 +1,6 @@
-"""Generate the figures of README.md, docs/figures.md and docs/explain.md: models from their bundles, the others from tools/bench/results/.
+"""Generate the figures of README.md, docs/figures.md, docs/explain.md and docs/stress.md.
 
-`--check` fails if a page has others.
+Those of models are from their bundles, the others from tools/bench/results/. `--check` fails if a page has others.
 """
 
 import argparse
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 EXPLAIN = ROOT / "tools" / "bench" / "results" / "explain.json"
+STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 
 def model_table(models_folder: str) -> str:
@@ -124,6 +125,20 @@ def explain_table(name: str) -> str:
     return f"{table}\n\nTimes are medians of n = {n} on {report['machine']}; LiteRT {report['versions']['ai-edge-litert']}."
 
 
+def stress_table(name: str) -> str:
+    """Return one of the Markdown tables of what `tools/bench/stress.py` measured: "models", "gains" or "corruptions"."""
+    bench = importlib.import_module("bench.stress")
+
+    report = json.loads(STRESS.read_text(encoding="utf-8"))
+    if name == "gains":
+        return markdown_table(bench.GAINS, bench.gain_rows(report))
+    if name == "corruptions":
+        return markdown_table(bench.BY_CORRUPTION, bench.corruption_rows(report))
+    versions = report["versions"]
+    where = f"{report['machine']}; LiteRT {versions['ai-edge-litert']}, numpy {versions['numpy']}, Pillow {versions['pillow']}."
+    return f"{markdown_table(bench.HEADINGS, [bench.row(entry) for entry in report['entries']])}\n\n{where}"
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -144,6 +159,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "maps": partial(explain_table, "maps"),
         "costs": partial(explain_table, "costs"),
     },
+    ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},
 }
 """Each page's sections and what makes them."""
 

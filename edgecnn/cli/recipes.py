@@ -17,6 +17,7 @@ FLAG_KEYS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "seed": "seed",
+    "robust": "train.robust",
     "width": "network.width",
     "height": "network.height",
     "input_range": "network.input_range",

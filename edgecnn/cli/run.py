@@ -20,6 +20,7 @@ from edgecnn.cli.workstation_options import (
     Network,
     QatEpochs,
     RegionText,
+    Robust,
     Seed,
     Setting,
     Size,
@@ -39,6 +40,7 @@ def run(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     seed: Seed = None,
+    robust: Robust = False,
     setting: Setting = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder to write.", show_default="runs/NAME, as in the recipe")
@@ -71,6 +73,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        robust=robust or None,
     )
     from edgecnn.cli.bundles import remember
     from edgecnn.cli.progress import ProgressReporter

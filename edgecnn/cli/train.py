@@ -19,6 +19,7 @@ from edgecnn.cli.workstation_options import (
     QatEpochs,
     RecipeArgument,
     RegionText,
+    Robust,
     Seed,
     Setting,
     Size,
@@ -48,6 +49,7 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     seed: Seed = None,
+    robust: Robust = False,
     setting: Setting = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/DATA-NETWORK")] = None,
     resume: Annotated[
@@ -126,6 +128,7 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "robust": robust or None,
     }
     if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")

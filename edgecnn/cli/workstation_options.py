@@ -98,6 +98,16 @@ LearningRate = Annotated[
 Seed = Annotated[
     int | None, typer.Option(help="Seed of weights and batches.", show_default="1", rich_help_panel=TRAINING)
 ]
+Robust = Annotated[
+    bool,
+    typer.Option(
+        "--robust",
+        help="Mix corruptions into half of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
+        "measures what it gains.",
+        show_default="off",
+        rich_help_panel=TRAINING,
+    ),
+]
 Setting = Annotated[
     list[str] | None,
     typer.Option(

@@ -296,3 +296,10 @@ def conditions(channels: int, names: tuple[str, ...] = tuple(CORRUPTIONS)) -> li
         if name in names and not (corruption.colour and channels == 1)
         for strength in range(1, len(corruption.photo) + 1)
     ]
+
+
+def value_text(value: Any) -> str:
+    """Return a strength's value for people; "" for none."""
+    if value is None:
+        return ""
+    return " and ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else f"{value:g}"

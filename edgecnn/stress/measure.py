@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from edgecnn.errors import StressError, UnknownNameError, nearest
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runs import STRESS
-from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator
+from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
 from edgecnn.stress.remedies import remedy_for
 from edgecnn.stress.report import (
     Condition,
@@ -291,13 +290,6 @@ def condition(
         agreement=None if agree is None else agree / tally.done,
         agreement_interval=None if agree is None else wilson(agree, tally.done),
     )
-
-
-def value_text(value: Any) -> str:
-    """Return a strength's value for people; "" for none."""
-    if value is None:
-        return ""
-    return " and ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else f"{value:g}"
 
 
 def stressed_by(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.data.augment import augment, augment_photos
+from edgecnn.data.robust import mix_corruptions
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
@@ -67,7 +68,8 @@ class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
     A last batch that would be smaller is left out, unless it is the only one. With `photo`, images change as photos do
-    (`augment_photos`), else as `augment` says, by `shift`; `flip` and `cutout` are for both. With `alternating`, the images that are
+    (`augment_photos`), else as `augment` says, by `shift`; `flip` and `cutout` are for both. With `robust`, corruptions are mixed in
+    at the end. With `alternating`, the images that are
     mirrored in one epoch are not in the next, and the others are (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds",
     arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
     """
@@ -82,6 +84,7 @@ class Batches:
     cutout: int = 0
     views: int = 0
     photo: bool = False
+    robust: bool = False
 
     @property
     def count(self) -> int:
@@ -107,7 +110,7 @@ class Batches:
                 images = augment_photos(images, random, flip=flip, cutout=self.cutout)
             else:
                 images = augment(images, random, flip=flip, shift=self.shift, cutout=self.cutout)
-            yield images, self.classes[chosen]
+            yield mix_corruptions(images, random) if self.robust else images, self.classes[chosen]
 
     def endless(self, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield batches as `epoch` does, epoch after epoch."""

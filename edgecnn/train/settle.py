@@ -40,6 +40,10 @@ EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 40)
 QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
 """Steps of the quantization-aware phase, about, and its least and most epochs."""
 
+ROBUST_EPOCHS = 1.25
+"""Times as many epochs of the float phase with train.robust: half of the images are harder, and a network learns the others later. Mixing
+corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
+
 RATE, FINE_TUNING_RATE = 0.003, 0.0005
 
 
@@ -75,10 +79,11 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         steps, suitable = 0, LARGEST_BATCH
     batch_size = train.batch_size or suitable
     photo = dataset.own and min(height, width) >= PHOTO_SIDE
+    epochs = epochs_for(steps, count, batch_size, limits)
     train = dataclasses.replace(
         train,
         batch_size=batch_size,
-        epochs=train.epochs or epochs_for(steps, count, batch_size, limits),
+        epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or (FINE_TUNING_RATE if starts_trained(recipe) else RATE),
         augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
     )

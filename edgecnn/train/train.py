@@ -228,6 +228,7 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mi
         alternating=recipe.train.flip == "alternating",
         cutout=recipe.train.cutout,
         photo=recipe.train.augment == "photo",
+        robust=recipe.train.robust,
         views=views if views < recipe.train.epochs else 0,
     )
 
@@ -235,7 +236,8 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mi
 def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
     """Return the quantization-aware phase's batches: like the float phase's, but neither covered, nor repeated, nor changed as photos.
 
-    The phase teaches a network to answer as it did, for which images as a camera gives them serve best.
+    The phase teaches a network to answer as it did, for which images as a camera gives them serve best. Corruptions stay mixed in: the
+    int8 model has to answer as the float one under these too.
     """
     return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=False)
 

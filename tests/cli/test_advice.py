@@ -12,6 +12,7 @@ import typer
 from edgecnn import errors
 from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.advice import ADVICE, with_advice
+from edgecnn.stress.report import Remedy
 from edgecnn.verify.report import Kind
 
 PACKAGE = Path(errors.__file__).parent
@@ -31,7 +32,7 @@ def advice_in_the_package() -> set[str]:
 
 def test_every_advice_has_its_sentence_and_every_sentence_is_of_use():
     kinds = set(get_args(Kind)) - {"alternative"}  # which is held to no limit
-    assert advice_in_the_package() | kinds == set(ADVICE)
+    assert advice_in_the_package() | kinds | set(get_args(Remedy)) == set(ADVICE)
 
 
 @pytest.mark.parametrize("text", ADVICE.values())

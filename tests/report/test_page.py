@@ -92,6 +92,28 @@ def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_o
     jsonschema.validate(figures_of(tmp_path / "page.html"), schema)
 
 
+def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, figures_of, root, tmp_path):
+    from edgecnn.files import canonical_json
+    from edgecnn.stress.measure import Settings, stress
+    from edgecnn.stress.subject import Source, open_subject
+    from edgecnn.tables import to_json
+
+    bundle = root / "models" / "digits" / "digits.edgecnn"
+    subject = open_subject(Source(path=bundle, data=None, split="validation"), lambda *progress: None)
+    report = stress(subject, Settings(limit=30, at_least=0.5))
+    run = drawn_run()
+    run.file("stress-validation.json").write_text(canonical_json(to_json(report)))
+    path = tmp_path / "page.html"
+    write_page([shown_run(run)], path)
+    page, figures = Page(path.read_text()), figures_of(path)
+    assert figures["runs"][0]["stress"]["worst"] == report.worst
+    known = set(numbers(figures))
+    assert [value for value in page.values if value not in known] == []
+    assert "Mean corrupted accuracy of int8" in page.text and f"{report.worst} costs most" in page.text
+    assert not [item for item in figures["runs"][0]["missing"] if item["part"] == "stress"]
+    jsonschema.validate(figures, json.loads((root / "edgecnn/report/report.schema.json").read_text()))
+
+
 def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     run = drawn_run()
     paired = next(item for item in parity_report(run).comparisons if item.candidate == "tflite-int8")

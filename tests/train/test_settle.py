@@ -1,5 +1,7 @@
 """What a recipe leaves open is chosen by the images, and what it states stays."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,3 +99,11 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     assert result.code == MissingExtraError.exit_code
     assert "[backbones]" in result.err and "--network resnet_100kb" in result.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):
+    plain, robust, stated = (
+        settled(photos(40, (32, 32)), network={"name": "resnet_100kb"}, train=train)[0].train.epochs
+        for train in ({}, {"robust": True}, {"robust": True, "epochs": 7})
+    )
+    assert (robust, stated) == (math.ceil(1.25 * plain), 7)

@@ -1,0 +1,144 @@
+"""Corruptions mixed into training images, against what cameras do: AugMix with one chain, and with noise and blur among its operations.
+
+None of the operations is a corruption that `edgecnn stress` measures, so that the measurement says what a model has learnt to bear, and
+not only what it has been shown. Some are related to them; docs/stress.md lists which.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+SHARE = 0.5
+"""Share of the images that are changed; the others stay as they are, which keeps the accuracy on clean images."""
+
+DEPTH = 3
+"""Most operations of a chain; their number is drawn from 1 to this."""
+
+SOFT, COARSE = 0.05, 0.25
+"""Largest radius of the box blur, as a share of the shorter side; least share of the sides that `coarse` leaves."""
+
+GRAIN = 110
+"""Largest amplitude of the noise, in pixels' units."""
+
+CURVE = 3.0
+"""Most by which a curve bends: the exponent is between 1 / CURVE and CURVE."""
+
+VEIL = 0.85
+"""Most that a veil covers, as a share."""
+
+SHEAR = 0.3
+"""Most that a side is sheared, as a share of the other."""
+
+Draws = np.random.Generator
+
+
+def autocontrast(image: Image.Image, random: Draws) -> Image.Image:
+    """Stretch each channel to the full range."""
+    return ImageOps.autocontrast(image)
+
+
+def equalize(image: Image.Image, random: Draws) -> Image.Image:
+    """Make each channel's histogram even."""
+    return ImageOps.equalize(image)
+
+
+def shear(image: Image.Image, random: Draws) -> Image.Image:
+    """Shear along rows or columns about the centre; mid-grey comes in."""
+    amount = float(random.uniform(-SHEAR, SHEAR))
+    width, height = image.size
+    if random.random() < 0.5:
+        matrix = (1.0, amount, -amount * height / 2, 0.0, 1.0, 0.0)
+    else:
+        matrix = (1.0, 0.0, 0.0, amount, 1.0, -amount * width / 2)
+    fill = (128,) * len(image.getbands())
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+def soften(image: Image.Image, random: Draws) -> Image.Image:
+    """Blur by a box."""
+    return image.filter(ImageFilter.BoxBlur(float(random.uniform(0.3, max(0.6, SOFT * min(image.size))))))
+
+
+def coarsen(image: Image.Image, random: Draws) -> Image.Image:
+    """Reduce and enlarge again, with interpolation."""
+    share = float(random.uniform(COARSE, 1))
+    small = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.resize(small, Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def grain(image: Image.Image, random: Draws) -> Image.Image:
+    """Add even noise, of all channels alike or of each its own."""
+    pixels = np.asarray(image)
+    amplitude = int(random.uniform(8, GRAIN))
+    shape = pixels.shape if random.random() < 0.7 else (*pixels.shape[:2], *(1,) * (pixels.ndim - 2))
+    noise = random.integers(-amplitude, amplitude + 1, shape, np.int16)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+
+def curve(image: Image.Image, random: Draws) -> Image.Image:
+    """Bend the brightness by a power, of all channels alike."""
+    return bent(image, CURVE ** random.uniform(-1, 1, 1))
+
+
+def tint(image: Image.Image, random: Draws) -> Image.Image:
+    """Bend the brightness by a power, of each channel by its own."""
+    return bent(image, CURVE ** random.uniform(-1, 1, len(image.getbands())))
+
+
+def bent(image: Image.Image, exponents: np.ndarray) -> Image.Image:
+    """Raise values, as shares of white, to powers: one for all channels, or one for each."""
+    powers = np.resize(exponents, len(image.getbands()))[:, np.newaxis]
+    return image.point(np.rint(255 * (np.arange(256) / 255) ** powers).astype(int).ravel().tolist())
+
+
+def fade(image: Image.Image, random: Draws) -> Image.Image:
+    """Take colour away, up to all of it; nothing of a grey image."""
+    return Image.blend(image, image.convert("L").convert(image.mode), float(random.uniform(0.3, 1)))
+
+
+def veil(image: Image.Image, random: Draws) -> Image.Image:
+    """Lay black, white or a grey of one random level over the image."""
+    level = int(random.choice((0, 255, int(random.integers(0, 256)))))
+    flat = Image.new(image.mode, image.size, (level,) * len(image.getbands()) if image.mode == "RGB" else level)
+    return Image.blend(image, flat, float(random.uniform(0.1, VEIL)))
+
+
+OPERATIONS: Mapping[str, Callable[[Image.Image, Draws], Image.Image]] = {
+    "autocontrast": autocontrast,
+    "equalize": equalize,
+    "shear": shear,
+    "soften": soften,
+    "coarsen": coarsen,
+    "grain": grain,
+    "curve": curve,
+    "tint": tint,
+    "fade": fade,
+    "veil": veil,
+}
+"""What a chain is made of."""
+
+
+def mix_corruptions(images: np.ndarray, random: Draws) -> np.ndarray:
+    """Change a SHARE of images by a chain of 1 to DEPTH operations, and mix each with itself as it was, by an even random weight.
+
+    Args:
+        images: uint8, shape (n, height, width, 1 or 3); not changed.
+        random: the generator that chooses.
+
+    Returns:
+        uint8 array, same shape.
+
+    Source: Hendrycks et al. 2020, "AugMix" (arXiv:1912.02781), without its second and third chain and its consistency loss.
+    """
+    result = images.copy()
+    operations = list(OPERATIONS.values())
+    channels = images.shape[3]
+    for index in np.flatnonzero(random.random(len(images)) < SHARE).tolist():
+        before = Image.fromarray(images[index, :, :, 0] if channels == 1 else images[index])
+        after = before
+        for chosen in random.integers(0, len(operations), int(random.integers(1, DEPTH + 1))).tolist():
+            after = operations[chosen](after, random)
+        mixed = Image.blend(after, before, float(random.random()) * 0.5)
+        result[index] = np.asarray(mixed).reshape(result[index].shape)
+    return result

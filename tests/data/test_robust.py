@@ -1,0 +1,62 @@
+"""Corruptions that are mixed into training images."""
+
+import numpy as np
+import pytest
+
+from edgecnn.data import robust
+from edgecnn.data.robust import OPERATIONS, SHARE, mix_corruptions
+from edgecnn.stress.corruptions import CORRUPTIONS
+from edgecnn.train.loop import Batches
+
+
+def photos(count, side=24, channels=3):
+    random = np.random.default_rng(5)
+    slope = np.linspace(30, 220, side)[np.newaxis, np.newaxis, :, np.newaxis]
+    return np.clip(slope + random.normal(0, 12, (count, side, side, channels)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_about_half_of_the_images_change_and_the_given_ones_stay(channels):
+    images = photos(400, channels=channels)
+    before = images.copy()
+    mixed = mix_corruptions(images, np.random.default_rng(1))
+    assert mixed.shape == images.shape and mixed.dtype == np.uint8 and np.array_equal(images, before)
+    changed = (mixed != images).any(axis=(1, 2, 3)).mean()
+    assert SHARE - 0.12 < changed <= SHARE + 0.08
+
+
+def test_the_same_generator_gives_the_same_images():
+    images = photos(40)
+    first, again, other = (mix_corruptions(images, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_changes_an_image_and_keeps_its_form(name):
+    from PIL import Image
+
+    for channels in (1, 3):
+        for side in (8, 24, 96):
+            pixels = photos(1, side, channels)[0]
+            image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+            after = [OPERATIONS[name](image, np.random.default_rng(seed)) for seed in range(5)]
+            assert {item.size for item in after} == {(side, side)} and {item.mode for item in after} == {image.mode}
+            if (name, channels) != ("fade", 1):
+                assert any(np.asarray(item).tobytes() != np.asarray(image).tobytes() for item in after)
+
+
+def test_no_operation_is_a_measured_corruption():
+    assert not {name.replace("-", "_") for name in CORRUPTIONS} & set(OPERATIONS)
+    measured = {corruption.apply for corruption in CORRUPTIONS.values()}
+    assert not measured & {value for value in vars(robust).values() if callable(value)}
+
+
+def test_batches_mix_corruptions_only_if_the_recipe_says_so():
+    images = photos(64)
+    settings = {"images": images, "classes": np.arange(64) % 2, "batch_size": 64, "seed": 1, "flip": False, "shift": 0}
+    (plain, classes), (mixed, same) = (
+        next(Batches(**settings, robust=robust_).epoch("float", 0)) for robust_ in (False, True)
+    )
+    assert np.array_equal(classes, same)
+    changed = (plain != mixed).any(axis=(1, 2, 3)).mean()
+    assert 0.25 < changed < 0.75
