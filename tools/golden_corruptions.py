@@ -11,6 +11,7 @@ where scikit-image draws, from a new one with it; the test draws the same number
     venv/bin/python tools/golden_corruptions.py tests/stress/golden.npz
 """
 
+import importlib
 import inspect
 import re
 import sys
@@ -64,7 +65,7 @@ def with_constants(corruptions: Any, name: str, values: list[Any]) -> Callable[.
 
 def main() -> None:
     """Write the arrays: each image, and each corruption of it at five strengths."""
-    from imagecorruptions import corruptions
+    corruptions = importlib.import_module("imagecorruptions.corruptions")
 
     corruptions.sk.util.random_noise = partial(corruptions.sk.util.random_noise, rng=SEED)
     arrays: dict[str, np.ndarray] = {}
@@ -78,7 +79,7 @@ def main() -> None:
                 np.random.seed(SEED)
                 results.append(np.uint8(function(Image.fromarray(image), severity)))
             arrays[f"{size_class}/{name}"] = np.stack(results)
-    np.savez_compressed(Path(sys.argv[1]), **arrays)
+    np.savez_compressed(Path(sys.argv[1]), **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

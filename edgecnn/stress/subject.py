@@ -146,8 +146,10 @@ def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:
 
 def load(dataset: Dataset, split: StressSplit, contract: InputContract, progress: Any) -> Split:
     """Load a split at the size that a contract states."""
-    size = {"height": contract.height, "width": contract.width, "channels": contract.channels}
-    return dataset.load((split,), **size, stage="stress", progress=progress)[split]
+    height, width, channels = contract.height, contract.width, contract.channels
+    return dataset.load((split,), height=height, width=width, channels=channels, stage="stress", progress=progress)[
+        split
+    ]
 
 
 def engine_model(name: str, data: bytes, format_: str, contract: InputContract) -> Opened:

@@ -33,13 +33,13 @@ SHIPPED: Mapping[str, Sequence[str]] = {
 }
 """Shipped models, and how many of their test images are measured: the first ones by their content's hash."""
 
-PHOTOS: Mapping[str, Any] = {
+PHOTOS: Mapping[str, Mapping[str, Any]] = {
     "data": {"source": "trash-photos.zip"},
     "network": {"name": "efficientnet_lite0_270kb", "height": 96, "width": 96},
 }
 """The recipe of the runs on photos."""
 
-WAYS: Mapping[str, Mapping[str, Any]] = {"lite": {}, "lite-robust": {"train": {"robust": True}}}
+WAYS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"lite": {}, "lite-robust": {"train": {"robust": True}}}
 """The runs on photos by name, and what each adds to the recipe."""
 
 SPLITS = ("validation", "test")
@@ -65,7 +65,7 @@ def main() -> None:
         run = trained(arguments.runs, name, changes)
         entries += [{"model": name, "stress": stress(run, "--split", split)} for split in SPLITS]
     times = training_s(arguments.runs)
-    report = {
+    report: dict[str, Any] = {
         "bench": "stress",
         "machine": f"{processor()}, {os.cpu_count()} CPUs",
         "versions": library_versions(),
@@ -99,7 +99,7 @@ def trained(runs: Path, name: str, changes: Mapping[str, Any]) -> Path:
 
 def recipe_of(runs: Path, name: str, changes: Mapping[str, Any]) -> Path:
     """Write a run's recipe, and return its path."""
-    tables = {**PHOTOS, **changes}
+    tables: dict[str, Mapping[str, Any]] = {**PHOTOS, **changes}
     path = runs / f"{name}.toml"
     path.write_text(
         "".join(
