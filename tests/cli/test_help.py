@@ -89,7 +89,7 @@ def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
                 continue  # there "auto" comes before the recipe
             if name in options:
                 checked.add(name)
-                default = defaults[options[name]]
+                default = "off" if defaults[options[name]] is False else defaults[options[name]]
                 if name in CHOSEN:  # the key's default stands for a choice, which the help describes
                     assert re.search(r"\[default: (?!-1|0[^.]|auto)", row), row
                 else:
