@@ -121,13 +121,13 @@ def training_s(runs: Path) -> dict[str, float]:
 
 
 def stress(path: Path, *options: str) -> dict[str, Any]:
-    """Measure a run or a bundle, and return the report; one that the run has of this split is taken as it is."""
+    """Measure a run or a bundle, and return the report without its figures by strength; one that the run has of this split is taken."""
     kept = path / f"stress-{options[1]}.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
-    measured: dict[str, Any] = json.loads(command("stress", str(path), "--json", *options))
-    return measured
+    text = kept.read_bytes() if kept.exists() else command("stress", str(path), "--json", *options)
+    report: dict[str, Any] = json.loads(text)
+    for item in report["corruptions"]:
+        del item["strengths"]
+    return report
 
 
 def command(*arguments: str) -> bytes:
