@@ -204,6 +204,12 @@ class ServiceError(EdgeCNNError, RuntimeError):
     exit_code = 31
 
 
+class FindingsError(EdgeCNNError, ValueError):
+    """Images in which an inspection found what `--fail-on` does not allow."""
+
+    exit_code = 32
+
+
 class StressError(EdgeCNNError):
     """A model whose accuracy under corruptions is below the pass line."""
 

@@ -13,6 +13,7 @@ from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.programs import MODEL, export_program, program_path, programs_of
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.inspect.last import worst
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, to_tables
@@ -92,8 +93,9 @@ def train_stage(
 
     Raises as `train` does.
     """
-    for line in (*dataset.summary(), *why, input_line(recipe, dataset)):
-        reporter.note(line)
+    for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
+        if line:
+            reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for duplicate in dataset.duplicates[:5]:
         reporter.note(

@@ -32,6 +32,7 @@ SCHEMAS = {
     "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
     "stress": ROOT / "edgecnn" / "stress" / "stress.schema.json",
     "report": ROOT / "edgecnn" / "report" / "report.schema.json",
+    "inspection": ROOT / "edgecnn" / "inspect" / "inspection.schema.json",
 }
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
 MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)

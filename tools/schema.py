@@ -1,4 +1,4 @@
-"""Make the JSON schemas of the parity report, of the stress report and of the report page's figures from their dataclasses.
+"""Make the JSON schemas of the parity report, the stress report, the report page's figures and an inspection from their dataclasses.
 
 `--check` fails if a file is out of date.
 """
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from edgecnn.inspect import report as inspection
 from edgecnn.report import figures
 from edgecnn.stress import report as stress
 from edgecnn.tables import fields_of, to_json
@@ -24,6 +25,7 @@ DOCUMENTS: dict[Path, tuple[type, ...]] = {
     Path(report.__file__).with_name("parity.schema.json"): (report.Report, report.BoardsReport),
     Path(stress.__file__).with_name("stress.schema.json"): (stress.StressReport,),
     Path(figures.__file__).with_name("report.schema.json"): (figures.PageFigures,),
+    Path(inspection.__file__).with_name("inspection.schema.json"): (inspection.Inspection, inspection.Cleaned),
 }
 """Each schema's file, and the documents that it describes: a file's whole, and others under $defs."""
 

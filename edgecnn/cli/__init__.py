@@ -22,6 +22,7 @@ from edgecnn.errors import EdgeCNNError, OutputError
 from edgecnn.labels import printable_lines
 
 COMMANDS = {
+    "inspect": "inspect",
     "train": "train",
     "import": "import_",
     "export": "export",

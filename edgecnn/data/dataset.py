@@ -53,7 +53,10 @@ class Dataset:
         skipped: files among the images that are not read as images.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
         note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
+        given: the splits that the source itself has; only "train" where it leaves the choice to edgecnn.
         own_test: whether the source has a test split.
+        items: the listed images by split, for who looks at the files and trains on none of them.
+        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
     """
 
     def __init__(
@@ -75,19 +78,20 @@ class Dataset:
         self._file_noted = False
         self.duplicates: tuple[Duplicate, ...] = ()
         self._recipe = recipe
-        self._read = listed.read
-        self._items = splits.divide(listed.items, recipe)
-        self.own_test = any(item.split == "test" for item in listed.items)
+        self.read = listed.read
+        self.items = splits.divide(listed.items, recipe)
+        self.given = frozenset(item.split for item in listed.items)
+        self.own_test = "test" in self.given
         if for_training:
-            splits.check(self._items, self.labels, recipe, self.name)
-        self.sizes = {split: len(items) for split, items in self._items.items()}
-        self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self._items.items()}
-        self.fingerprint = splits.fingerprint(self._items, self.labels)
-        self.conflicts = find_conflicts(self._items, self.labels)
+            splits.check(self.items, self.labels, recipe, self.name)
+        self.sizes = {split: len(items) for split, items in self.items.items()}
+        self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self.items.items()}
+        self.fingerprint = splits.fingerprint(self.items, self.labels)
+        self.conflicts = find_conflicts(self.items, self.labels)
 
     def summary(self) -> list[str]:
         """Return lines for people: images, classes and splits, then the files left out and the images with two labels."""
-        counts = Counter(item.label for items in self._items.values() for item in items)
+        counts = Counter(item.label for items in self.items.values() for item in items)
         classes = sorted(range(len(self.labels)), key=lambda index: (counts[index], index))
         small, large = classes[0], classes[-1]
         lines = [
@@ -173,7 +177,7 @@ class Dataset:
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
         decoder = Decoder(
-            read=self._read,
+            read=self.read,
             recipe=self._recipe,
             shape=(height, width, channels),
             other_resize=other_resize,
@@ -183,7 +187,7 @@ class Dataset:
         counts = [self.sizes[split] for split in stored]
         rooms = Rooms(name=self.name, count=sum(counts), shape=(height, width, channels), note=self._note_once)
         room = dict(zip(stored, rooms.open(counts), strict=True))
-        loaded = {split: decoder.split(self._items[split], room.get(split)) for split in needed}
+        loaded = {split: decoder.split(self.items[split], room.get(split)) for split in needed}
         self._leave_out(decoder, "train" in requested)
         if "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
@@ -249,14 +253,12 @@ class Dataset:
     def _emptied(self, damaged: Sequence[Unreadable]) -> list[str]:
         """Return the splits, and the classes of the training split, of which no readable image is left."""
         gone = {(item.split, item.source) for item in damaged}
-        left = {
-            name: [item for item in items if (name, item.source) not in gone] for name, items in self._items.items()
-        }
+        left = {name: [item for item in items if (name, item.source) not in gone] for name, items in self.items.items()}
         classes = {item.label for item in left["train"]}
-        lost = {item.label for item in self._items["train"]} - classes
+        lost = {item.label for item in self.items["train"]} - classes
         return [
             *(self.labels[index] for index in sorted(lost)),
-            *(name for name, items in left.items() if self._items[name] and not items),
+            *(name for name, items in left.items() if self.items[name] and not items),
         ]
 
     def _permit(self, requested: Sequence[str], stage: str) -> None:

@@ -39,9 +39,13 @@ class ImageFile:
     handle: Any
 
 
+LEFT_OUT = "left-out.json"
+"""What `edgecnn inspect` writes among the images of a cleaned copy: which ones it left out."""
+
+
 def hidden(name: str) -> bool:
-    """Tell whether a file or folder name is one to leave out."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Tell whether a file or folder name is one to leave out without a word."""
+    return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
 def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str]]:

@@ -24,6 +24,7 @@ from edgecnn.verify.predictions import read_predictions
 from edgecnn.verify.report import Comparison, ModelFigures
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
@@ -63,16 +64,6 @@ def page_figures(shown: Sequence[Shown]) -> PageFigures:
 
 def render(shown: Sequence[Shown]) -> str:
     """Return the page: HTML that makes no request and has no script."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgecnn.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"pct": pct, "num": num, "points": points, "name": name_of}
     runs = [
         {
             "figures": item.figures,
@@ -84,9 +75,26 @@ def render(shown: Sequence[Shown]) -> str:
         }
         for number, item in enumerate(shown)
     ]
-    return environment.get_template("page.html.j2").render(
-        runs=runs, together=drawn(side_by_side([item.figures for item in shown]), "all")
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(runs=runs, together=drawn(side_by_side([item.figures for item in shown]), "all"))
     )
+
+
+def templates(*packages: str) -> "Environment":
+    """Return the templates of this package and others, with the filters that show figures and names."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, ".") for package in ("edgecnn.report", *packages)]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"pct": pct, "num": num, "points": points, "name": name_of}
+    return environment
 
 
 def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:

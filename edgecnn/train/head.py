@@ -8,13 +8,7 @@ from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
-
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths of the regularisation that are tried (scikit-learn's C)."""
-
-FOLDS = 5
-SAMPLE = 2_000
-"""Images that choose among them, at most, in so many stratified folds, or as many as the smallest class allows."""
+from edgecnn.train.regression import logistic_regression, standardised
 
 BATCH = 100
 
@@ -70,9 +64,8 @@ def fit_head(
     if type(head) is not keras.layers.Dense:
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
-    weights, bias = logistic_regression((features - mean) / spread, classes, recipe.seed)
+    scaled, mean, spread = standardised(features)
+    weights, bias = logistic_regression(scaled, classes, recipe.seed)
     kernel = weights / spread[:, np.newaxis]
     head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
 
@@ -91,40 +84,3 @@ def compute_features(
         if progress:
             progress("computing features", min(start + BATCH, len(images)), len(images))
     return np.concatenate(parts)
-
-
-def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression.
-
-    Args:
-        features: standardised, shape (n, features).
-        classes: int (n,), every class at least once.
-        seed: of the folds.
-
-    Returns:
-        Weights (features, classes) and bias (classes,).
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
-
-    def regression(strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=500)
-
-    strength = STRENGTHS[1]
-    folds = min(FOLDS, int(np.bincount(classes).min()))
-    if folds > 1:
-        chosen = np.arange(len(classes))
-        if len(classes) > SAMPLE:
-            draw = StratifiedShuffleSplit(1, train_size=SAMPLE, random_state=seed)
-            chosen = next(draw.split(features, classes))[0]
-            folds = max(2, min(folds, int(np.bincount(classes[chosen]).min())))
-        search = GridSearchCV(
-            regression(strength), {"C": STRENGTHS}, cv=StratifiedKFold(folds, shuffle=True, random_state=seed), refit=False,
-            scoring="neg_log_loss",
-        )  # fmt: skip
-        strength = search.fit(features[chosen], classes[chosen]).best_params_["C"]
-    fitted = regression(strength).fit(features, classes)
-    weights, bias = fitted.coef_.T, fitted.intercept_
-    if weights.shape[1] == 1:  # of two classes scikit-learn gives the second's log-odds
-        weights, bias = np.concatenate([-weights, weights], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
-    return weights, bias

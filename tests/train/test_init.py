@@ -32,8 +32,9 @@ from edgecnn.runs import (
     trained_run,
 )
 from edgecnn.train import train
-from edgecnn.train.head import fit_head, logistic_regression
+from edgecnn.train.head import fit_head
 from edgecnn.train.origin import open_start
+from edgecnn.train.regression import logistic_regression
 
 
 class Stop(KeyboardInterrupt):

@@ -1,0 +1,196 @@
+"""Whether two pictures show the same scene from the same place: one laid over the other, moved, enlarged and mirrored as it fits best.
+
+Photos of a set look alike: one background, one light, objects of one kind. What tells a copy from another photo is whether their detail
+agrees at one place, so slow changes of brightness are removed first, and the detail of one is searched for in the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+from scipy import fft
+from scipy.ndimage import gaussian_filter
+
+COARSE_SIDE, FINE_SIDE = 64, 160
+"""Longer side, in pixels, at which a place is searched for, and at which it is measured."""
+
+SCALES = (1.1, 1.0, 0.93, 0.86, 0.8, 0.74, 0.69, 0.64, 0.59, 0.55)
+"""How large one picture may be within the other: a copy that keeps 60 % of each side is covered, from both directions."""
+
+FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)
+"""Scales that are tried around the best of those."""
+
+MIDDLE = 0.7
+"""Share of each side that is searched for: a copy that was cut or moved still has its middle in the other picture."""
+
+COARSE_BLURS, FINE_BLURS = (0.7, 3.0), (1.0, 4.0)
+"""Standard deviations, in pixels, of the two blurs whose difference is a picture's detail."""
+
+NOISE = 2.0
+"""Grey levels of detail that do not count: a compressed empty wall has as many."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as fractions of an upright picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """How well one picture fits onto another, and where.
+
+    `score` is the correlation of their detail, -1 to 1. `mirrored` says that left and right of the second are exchanged first, `scale`
+    how large it then is within the first. The two boxes show the same: one in the first, one in the second after mirroring.
+    """
+
+    score: float
+    mirrored: bool
+    scale: float
+    first: Box = (0.0, 0.0, 1.0, 1.0)
+    second: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class Detail:
+    """A picture's detail, and that of its middle at each scale as its Fourier transform.
+
+    Args:
+        grey: the picture in mode "L", its longer side at most COARSE_SIDE.
+    """
+
+    def __init__(self, grey: Image.Image) -> None:
+        self.grey = grey
+        self.whole = detail(np.asarray(grey), COARSE_BLURS)
+
+    @cached_property
+    def spectrum(self) -> np.ndarray:
+        """Transform of the whole, complex64 (COARSE_SIDE, COARSE_SIDE // 2 + 1)."""
+        return fft.rfft2(self.whole, (COARSE_SIDE, COARSE_SIDE))
+
+    @cached_property
+    def energy(self) -> np.ndarray:
+        """Sums of squares: see `energy_sums`."""
+        return energy_sums(self.whole)
+
+    @cached_property
+    def middles(self) -> tuple[np.ndarray, list[tuple[int, ...]], np.ndarray]:
+        """Transforms of the middle at each of SCALES, then of those mirrored; their sizes (rows, columns), and their norms."""
+        cuts = []
+        for scale in SCALES:
+            size = [max(8, round(scale * side)) for side in self.grey.size]
+            resized = np.asarray(self.grey.resize((size[0], size[1]), Image.Resampling.BILINEAR))
+            cuts.append(middle(detail(resized, COARSE_BLURS)))
+        cuts += [cut[:, ::-1] for cut in cuts]
+        spectra = np.stack([fft.rfft2(cut, (COARSE_SIDE, COARSE_SIDE)) for cut in cuts])
+        return spectra, [cut.shape for cut in cuts], np.array([norm(cut) for cut in cuts])
+
+
+def detail(pixels: np.ndarray, blurs: tuple[float, float]) -> np.ndarray:
+    """Return pixels (height, width) or (height, width, channels) without slow changes: one blur minus a wider one, float32, same shape."""
+    real = pixels.astype(np.float32)
+    narrow, wide = ((blur, blur, 0.0)[: pixels.ndim] for blur in blurs)
+    return gaussian_filter(real, narrow) - gaussian_filter(real, wide)
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """Return the middle of a picture, MIDDLE of each side and at least 6 pixels, as a view."""
+    height, width = pixels.shape[:2]
+    rows, columns = max(min(6, height), round(MIDDLE * height)), max(min(6, width), round(MIDDLE * width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]
+
+
+def norm(cut: np.ndarray) -> float:
+    """Return the square root of a cut's energy, and of as much noise as its pixels may have."""
+    return float(np.sqrt(np.square(cut, dtype=np.float64).sum() + NOISE**2 * cut.size))
+
+
+def energy_sums(pixels: np.ndarray) -> np.ndarray:
+    """Return the sums of squares over all rectangles that begin at the origin, float64 (height + 1, width + 1)."""
+    squares = np.square(pixels, dtype=np.float64)
+    squares = squares.sum(axis=2) if squares.ndim == 3 else squares
+    return np.pad(np.cumsum(np.cumsum(squares, 0), 1), ((1, 0), (1, 0)))
+
+
+def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+    """Return a cut's products with the whole, over the whole's norm, at each place where all of it lies inside; None if it is too large.
+
+    Args:
+        sums: products by place, at least as large as the whole.
+        energy: of the whole, from `energy_sums`.
+        shape: of the cut: rows, columns and, for colours, channels.
+    """
+    rows, columns = shape[:2]
+    down, across = energy.shape[0] - rows, energy.shape[1] - columns
+    if down < 1 or across < 1:
+        return None
+    local = energy[rows:, columns:] - energy[:down, columns:] - energy[rows:, :across] + energy[:down, :across]
+    return sums[:down, :across] / np.sqrt(np.maximum(local, 0) + NOISE**2 * np.prod(shape))
+
+
+def placed(first: Detail, second: Detail) -> Match:
+    """Return how well the middle of the second picture fits into the first where it fits best; the boxes are not set."""
+    spectra, shapes, norms = second.middles
+    sums = fft.irfft2(first.spectrum * spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
+    best = Match(score=-1.0, mirrored=False, scale=1.0)
+    for index, shape in enumerate(shapes):
+        scores = correlations(sums[index], first.energy, shape)
+        if scores is not None and (score := float(scores.max()) / norms[index]) > best.score:
+            best = Match(score=score, mirrored=index >= len(SCALES), scale=SCALES[index % len(SCALES)])
+    return best
+
+
+def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
+    """Return a match measured at FINE_SIDE, in colour, around the scale that was found; its boxes are set.
+
+    Args:
+        first, second: in mode "RGB", the longer side at most FINE_SIDE.
+        found: from `placed`, of the same pictures.
+    """
+    size = (FINE_SIDE, FINE_SIDE)
+    whole = detail(np.asarray(first), FINE_BLURS)
+    spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
+    turned = second.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if found.mirrored else second
+    best = Match(score=-1.0, mirrored=found.mirrored, scale=found.scale)
+    for step in FINE_STEPS:
+        scale = step * found.scale
+        width, height = (max(8, round(scale * side)) for side in turned.size)
+        pixels = detail(np.asarray(turned.resize((width, height), Image.Resampling.BILINEAR)), FINE_BLURS)
+        cut = middle(pixels)
+        if cut.shape[0] > FINE_SIDE or cut.shape[1] > FINE_SIDE:
+            continue
+        products = spectrum * fft.rfft2(cut, size, axes=(0, 1)).conj()
+        scores = correlations(fft.irfft2(products.sum(axis=2), size), energy, cut.shape)
+        if scores is None or (score := float(scores.max()) / norm(cut)) <= best.score:
+            continue
+        row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+        top, left = int(row) - (height - cut.shape[0]) // 2, int(column) - (width - cut.shape[1]) // 2
+        boxes = overlap(first.size, (left, top, left + width, top + height))
+        best = Match(score=score, mirrored=found.mirrored, scale=scale, first=boxes[0], second=boxes[1])
+    return best
+
+
+def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
+    """Return the part that two pictures share, as fractions of each.
+
+    Args:
+        size: width and height of the first.
+        place: left, top, right and bottom of the second, in the first's pixels; it may lie partly outside.
+    """
+    ends = (max(0, place[0]), max(0, place[1]), min(size[0], place[2]), min(size[1], place[3]))
+    width, height = place[2] - place[0], place[3] - place[1]
+    within = (ends[0] / size[0], ends[1] / size[1], ends[2] / size[0], ends[3] / size[1])
+    shifted = [end - start for end, start in zip(ends, (place[0], place[1], place[0], place[1]), strict=True)]
+    return within, (shifted[0] / width, shifted[1] / height, shifted[2] / width, shifted[3] / height)
+
+
+def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:
+    """Return a part of a picture at (side, side)."""
+    pixels = (box[0] * image.width, box[1] * image.height, box[2] * image.width, box[3] * image.height)
+    return image.resize((side, side), Image.Resampling.BOX, box=pixels)
+
+
+def difference(first: Image.Image, second: Image.Image) -> tuple[float, float]:
+    """Return how much two pictures of one size differ once their mean colours are equal, in grey levels: mean, and 99th percentile."""
+    levels = np.asarray(first, np.float32) - np.asarray(second, np.float32)
+    levels = np.abs(levels - levels.mean(axis=(0, 1)))
+    return float(levels.mean()), float(np.percentile(levels, 99))

@@ -1,0 +1,66 @@
+"""What an inspection computes of each file and pair, kept by content: a second one, or one that goes on, computes nothing twice."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from edgecnn.files import cache_home
+
+FILE = "inspect-1.sqlite"
+"""In the user's cache folder; whoever needs the space may delete it."""
+
+ASKED = 500
+"""Keys of one query: below SQLite's own limit in every version."""
+
+
+class Cache:
+    """Bytes by kind and content hash, in one file; a pair has the hashes of both, one after the other.
+
+    A file that cannot be used is replaced by memory, which `note` says.
+    """
+
+    def __init__(self, note: Callable[[str], None] = lambda text: None, path: Path | None = None) -> None:
+        self._path = path or cache_home() / FILE
+        try:
+            self._database = self._opened(self._path)
+        except (OSError, sqlite3.Error) as error:
+            note(f"{self._path} cannot be used ({error}): what is computed now will be computed again next time.")
+            self._database = self._opened(":memory:")
+
+    @staticmethod
+    def _opened(path: Path | str) -> sqlite3.Connection:
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=30)
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS entries (kind TEXT, hash TEXT, value BLOB, PRIMARY KEY (kind, hash)) WITHOUT ROWID"
+        )
+        database.commit()
+        return database
+
+    def get(self, kind: str, hashes: Sequence[str], size: int | None = None) -> dict[str, bytes]:
+        """Return what is known of some hashes, by hash; a value of another size than `size` bytes is not."""
+        known: dict[str, bytes] = {}
+        for start in range(0, len(hashes), ASKED):
+            part = hashes[start : start + ASKED]
+            marks = ",".join("?" * len(part))
+            rows = self._rows(f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({marks})", kind, *part)
+            known.update((key, value) for key, value in rows if size is None or len(value) == size)
+        return known
+
+    def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
+        """Keep values by hash, from now on also if the process is killed. A full disk keeps nothing, and nobody needs to know."""
+        with contextlib.suppress(sqlite3.Error), self._database:
+            rows = [(kind, key, value) for key, value in values]
+            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _rows(self, query: str, *values: str) -> Iterator[tuple[str, bytes]]:
+        """Yield the rows of a query; none of a damaged file, whose entries are computed again."""
+        with contextlib.suppress(sqlite3.Error):
+            yield from self._database.execute(query, values).fetchall()

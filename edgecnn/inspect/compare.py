@@ -1,0 +1,179 @@
+"""Pairs of images, decided: is one a copy of the other, cut, mirrored and compressed as may be, or another picture of a burst?"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.data.items import Item
+from edgecnn.inspect.alignment import (
+    COARSE_SIDE,
+    FINE_SIDE,
+    Detail,
+    cut_out,
+    difference,
+    measured,
+    placed,
+)
+from edgecnn.inspect.features import SIDE, Body, unit
+from edgecnn.inspect.look import decoded, scaled
+
+KEPT_PICTURES = 512
+"""Decoded pictures that are kept for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """From where on two pictures count as the same; `calibrate` tightens those that other pictures of the set would pass.
+
+    `frame`: most difference of two whole pictures, as a share of their spread; `frame_peak` the same for the worst hundredth of the pixels.
+    `place`: least correlation at which a place is measured at all. `copied`: most grey levels of difference of two parts that show the
+    same, with a correlation of `copied_detail`. `burst`: least cosine of such parts' features, with a correlation of `burst_detail`.
+    """
+
+    frame: float = 0.1
+    frame_peak: float = 0.6
+    place: float = 0.7
+    copied: float = 4.0
+    copied_detail: float = 0.6
+    burst: float = 0.92
+    burst_detail: float = 0.85
+
+
+LEVELS, PEAK_LEVELS = 1.5, 8.0
+"""Grey levels that compression alone changes, on average and of the worst hundredth: added to `frame` and `frame_peak`."""
+
+DIFFERENCE_SIDE = 32
+"""Side at which two parts are compared in colour: what is left of a photo after compression and a place that is half a pixel off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """That two images are the same, and how alike, 0 to 1; `mirrored` says that left and right are exchanged."""
+
+    score: float
+    mirrored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What was measured of a pair: how well they fit, the grey levels by which the parts that show the same differ, their features' cosine.
+
+    `place` and `mirrored` are of the `Match`; `cosine` is -1 where it was not measured.
+    """
+
+    place: float
+    mirrored: bool
+    levels: float
+    cosine: float
+
+    def packed(self) -> bytes:
+        """Return the measures as the cache keeps them."""
+        return MEASURES.pack(self.place, self.mirrored, self.levels, self.cosine)
+
+
+MEASURES = struct.Struct("<d?dd")
+
+
+def unpacked(value: bytes) -> Measures | None:
+    """Return what `packed` wrote; None, which nothing to measure is, for an empty value."""
+    if len(value) != MEASURES.size:
+        return None
+    place, mirrored, levels, cosine = MEASURES.unpack(value)
+    return Measures(place=place, mirrored=mirrored, levels=levels, cosine=cosine)
+
+
+class Pictures:
+    """Decodes images for comparisons, and keeps the last ones."""
+
+    def __init__(self, items: Sequence[Item], read: Callable[[Item], Any]) -> None:
+        self._items, self._read = items, read
+        self.picture = lru_cache(KEPT_PICTURES)(self._picture)
+        self.detail = lru_cache(KEPT_PICTURES)(self._detail)
+
+    def _picture(self, index: int) -> Image.Image:
+        return scaled(decoded(self._items[index], self._read, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
+
+    def _detail(self, index: int) -> Detail:
+        return Detail(scaled(self.picture(index).convert("L"), COARSE_SIDE))
+
+
+def same_frame(pictures: Pictures, first: int, second: int, mirrored: bool, limits: Limits) -> Verdict | None:
+    """Return that two images are the same whole picture, compressed, resized or mirrored; None if they are not."""
+    one, other = (cut_out(pictures.picture(index), (0, 0, 1, 1), COARSE_SIDE) for index in (first, second))
+    if mirrored:
+        other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    spread = (float(np.asarray(one.convert("L")).std()) + float(np.asarray(other.convert("L")).std())) / 2
+    mean, peak = difference(one, other)
+    allowed = LEVELS + limits.frame * spread
+    if mean > allowed or peak > PEAK_LEVELS + limits.frame_peak * spread:
+        return None
+    return Verdict(score=1.0 - 0.5 * mean / allowed, mirrored=mirrored)
+
+
+def measure(
+    pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
+) -> list[Measures | None]:
+    """Return what is measured of each pair; None for one whose detail agrees at no place.
+
+    Args:
+        pictures: decodes them.
+        pairs: indices of images.
+        body: computes features; without it no cosine is measured.
+        step: called after each pair.
+        limits: what decides which pairs are worth measuring.
+    """
+    found: list[Measures | None] = []
+    parts: list[np.ndarray] = []
+    places: list[int] = []
+    for number, (first, second) in enumerate(pairs):
+        found.append(None)
+        step()
+        ways = [(first, second, placed(pictures.detail(first), pictures.detail(second)))]
+        ways.append((second, first, placed(pictures.detail(second), pictures.detail(first))))
+        measured_ways = [
+            (one, other, measured(pictures.picture(one), pictures.picture(other), match))
+            for one, other, match in ways
+            if match.score >= limits.place
+        ]
+        if not measured_ways:
+            continue
+        one, other, match = max(measured_ways, key=lambda way: way[2].score)
+        if match.score < limits.copied_detail:
+            continue
+        turned = pictures.picture(other)
+        turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if match.mirrored else turned
+        shared = [cut_out(pictures.picture(one), match.first, SIDE), cut_out(turned, match.second, SIDE)]
+        small = [cut_out(part, (0, 0, 1, 1), DIFFERENCE_SIDE) for part in shared]
+        found[-1] = Measures(place=match.score, mirrored=match.mirrored, levels=difference(*small)[0], cosine=-1.0)
+        if body and match.score >= limits.burst_detail:
+            places.append(number)
+            parts += [np.asarray(part) for part in shared]
+    for number, cosine in zip(places, cosines(parts, body), strict=True):
+        if (item := found[number]) is not None:
+            found[number] = replace(item, cosine=cosine)
+    return found
+
+
+def cosines(parts: Sequence[np.ndarray], body: Body | None) -> list[float]:
+    """Return the cosine of the features of every two pictures, uint8 (SIDE, SIDE, 3)."""
+    if not parts or body is None:
+        return []
+    values = unit(np.concatenate([body(np.stack(parts[start : start + 64])) for start in range(0, len(parts), 64)]))
+    return np.einsum("ij,ij->i", values[0::2], values[1::2]).astype(float).tolist()
+
+
+def decided(measures: Measures | None, limits: Limits) -> Verdict | None:
+    """Return that two images are the same by what was measured of them; None if they are not."""
+    if measures is None:
+        return None
+    detail = measures.place
+    copied = measures.levels <= limits.copied and detail >= limits.copied_detail
+    burst = measures.cosine >= limits.burst and detail >= limits.burst_detail
+    if not copied and not burst:
+        return None
+    return Verdict(score=min(max(detail, measures.cosine), 1.0), mirrored=measures.mirrored)

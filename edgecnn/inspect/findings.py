@@ -1,0 +1,201 @@
+"""From what was detected to sentences: what is wrong, how bad that is, and what to do."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from edgecnn.data.items import Item
+from edgecnn.inspect.report import (
+    SEVERITIES,
+    ClassFigures,
+    Finding,
+    Group,
+    Kind,
+    Lost,
+    Method,
+    Odd,
+    Severity,
+    WrongLabel,
+)
+
+FEW_TRAINING, FEW_TEST = 20, 10
+"""Images of a class below which it is called small: of 10 test images one more right is ten points of that class's accuracy."""
+
+UNEVEN, VERY_UNEVEN = 3.0, 10.0
+"""Largest class over smallest one, in images."""
+
+MOSTLY_COPIES = 0.7
+"""Share of distinct images in a class below which its images are too alike."""
+
+TELLING = 0.2
+"""How much better than the largest class alone the size, mode and format of an image may tell its class."""
+
+FEWEST_OF_A_SIZE = 10
+"""Images of one size from which on it says something about the class."""
+
+REMOVE = "Keep one of each group."
+
+
+def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str) -> Finding:
+    """Return a finding."""
+    return Finding(kind=kind, severity=severity, images=images, text=text, advice=advice)
+
+
+def of_files(broken: Sequence[Lost], total: int) -> Iterator[Finding]:
+    """Yield what is wrong with files."""
+    if broken:
+        text = f"{images(len(broken))} of {total:,} cannot be read, such as {broken[0].source} ({broken[0].reason})"
+        yield finding("unreadable", "warning", len(broken), text, "Replace or remove them.")
+
+
+def of_groups(groups: Sequence[Group], own_splits: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is wrong with images that show the same; `own_splits` are those that the data have themselves."""
+    leaks = [group for group in groups if group.leak]
+    given = set(own_splits)
+    ours = [group for group in leaks if not {copy.split for copy in group.copies} <= given]
+    theirs = [group for group in leaks if group not in ours]
+    ways: tuple[tuple[list[Group], Severity, str], ...] = (
+        (theirs, "error", "Remove them from training: what was trained on them cannot be measured on them."),
+        (ours, "warning", "Keep one of each, or divide the images into train, val and test folders yourself."),
+    )
+    for found, severity, advice in ways:
+        if found:
+            text = f"{number(len(found), 'group')} of the same image in more than one split, such as {named(found[0])}"
+            yield finding("leak", severity, len(found), text, advice)
+    if conflicts := [group for group in groups if group.two_labels]:
+        text = (
+            f"{number(len(conflicts), 'group')} of the same image with different labels, such as {named(conflicts[0])}"
+        )
+        yield finding("two-labels", "error", len(conflicts), text, "Remove the images with the wrong label.")
+    rest = [group for group in groups if not group.leak and not group.two_labels]
+    exact = [group for group in rest if group.exact]
+    near = [group for group in rest if not group.exact]
+    if exact:
+        text = f"{number(len(exact), 'group')} of identical images within a split, such as {named(exact[0])}"
+        yield finding("duplicate", "warning", len(exact), text, REMOVE)
+    if near:
+        text = f"{number(len(near), 'group')} of nearly identical images within a split, such as {named(near[0])}"
+        yield finding("near-duplicate", "note", len(near), text, REMOVE)
+
+
+def of_labels(doubts: Sequence[WrongLabel]) -> Iterator[Finding]:
+    """Yield that labels are likely wrong."""
+    if doubts:
+        first = doubts[0]
+        text = (
+            f"{number(len(doubts), 'label')} may be wrong, the likeliest first: {first.source} is labelled {first.label}, "
+            f"looks like {first.suggested}"
+        )
+        yield finding(
+            "label", "warning", len(doubts), text, "Look at them in this order, and move those that are wrong."
+        )
+
+
+def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Finding]:
+    """Yield what is wrong with the number of images, and with how different they are."""
+    totals = {item.label: sum(item.images.values()) for item in classes}
+    small: tuple[tuple[str, int, Severity], ...] = (("train", FEW_TRAINING, "warning"), ("test", FEW_TEST, "note"))
+    for split, least, severity in small:
+        few = [item for item in classes if item.images.get(split, 0) < least]
+        if few and any(item.images.get(split, 0) for item in classes):
+            smallest = min(few, key=lambda item: item.images.get(split, 0))
+            text = (
+                f"{number(len(few), 'class', 'classes')} with fewer than {least} images in {split}, such as {smallest.label} "
+                f"({smallest.images.get(split, 0):,})"
+            )
+            yield finding("few", severity, len(few), text, "Add images of these classes.")
+    largest, smallest_label = max(totals, key=lambda label: totals[label]), min(totals, key=lambda label: totals[label])
+    ratio = totals[largest] / max(totals[smallest_label], 1)
+    if ratio >= UNEVEN:
+        text = f"{largest} has {ratio:.1f} times as many images as {smallest_label} ({totals[largest]:,} and {totals[smallest_label]:,})"
+        yield finding(
+            "balance", "warning" if ratio >= VERY_UNEVEN else "note", 2, text, f"Add images of {smallest_label}."
+        )
+    alike = [item for item in classes if item.distinct < MOSTLY_COPIES * totals[item.label]]
+    if alike:
+        worst = min(alike, key=lambda item: item.distinct / totals[item.label])
+        text = (
+            f"{number(len(alike), 'class', 'classes')} in which many images show the same, such as {worst.label}: "
+            f"{totals[worst.label]:,} images, {worst.distinct:,} different ones"
+        )
+        yield finding("alike", "warning", len(alike), text, "Add images from other places, days and angles.")
+    if method.tightened:
+        text = (
+            f"{method.alike:.0%} of randomly chosen pairs of images are as alike as copies usually are, as where a camera never moves. "
+            "Only closer ones are called copies"
+        )
+        yield finding(
+            "alike",
+            "warning",
+            0,
+            text,
+            "Add images from other places, days and angles, unless the camera will stay there.",
+        )
+
+
+def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> Iterator[Finding]:
+    """Yield that sizes differ, or give the class away."""
+    keys = [(*shape, item.source.rpartition(".")[2].lower()[:5]) for item, shape in zip(items, shapes, strict=True)]
+    if not keys:
+        return
+    counts = Counter(keys)
+    usual, most = counts.most_common(1)[0]
+    if len(counts) > 1:
+        text = f"images of {len(counts):,} sizes, modes and formats; {most / len(keys):.0%} are {usual[0]}x{usual[1]}"
+        yield finding(
+            "sizes", "note", len(keys) - most, text, "Nothing, unless the camera's images have one size only."
+        )
+    frequent = [(key, item.label) for key, item in zip(keys, items, strict=True) if counts[key] >= FEWEST_OF_A_SIZE]
+    if len(frequent) < len(keys) / 2:
+        return
+    by_key: dict[tuple, Counter[int]] = {}
+    for key, label in frequent:
+        by_key.setdefault(key, Counter())[label] += 1
+    right = sum(counter.most_common(1)[0][1] for counter in by_key.values())
+    chance = Counter(label for _, label in frequent).most_common(1)[0][1]
+    if right - chance >= TELLING * len(frequent):
+        key = max(by_key, key=lambda key: by_key[key].most_common(1)[0][1] if key != usual else 0)
+        label, count = by_key[key].most_common(1)[0]
+        text = (
+            f"size, mode and format alone tell the class of {right / len(frequent):.0%} of the images (always saying the largest class: "
+            f"{chance / len(frequent):.0%}), such as {key[0]}x{key[1]} {key[3]}: {labels[label]} in {count / by_key[key].total():.0%}"
+        )
+        advice = "A network may learn that instead of what is shown. Take the images of all classes in the same way."
+        yield finding("tell", "warning", right, text, advice)
+
+
+def of_odd_ones(far: Sequence[Odd], soft: Sequence[Odd]) -> Iterator[Finding]:
+    """Yield that there are images unlike the others."""
+    if far:
+        text = f"{images(len(far))} unlike all others, such as {far[0].source} ({far[0].label})"
+        yield finding("far", "note", len(far), text, "Check that they belong to the data.")
+    if soft:
+        text = f"{images(len(soft))} much less sharp than the others, such as {soft[0].source} ({soft[0].label})"
+        yield finding("blurred", "note", len(soft), text, "Remove them, unless the camera's images will be like that.")
+
+
+def ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings, the most severe first."""
+    return tuple(sorted(found, key=lambda item: -SEVERITIES.index(item.severity)))
+
+
+def number(count: int, what: str, several: str = "") -> str:
+    """Return a number and what it counts."""
+    return f"{count:,} {what if count == 1 else several or f'{what}s'}"
+
+
+def images(count: int) -> str:
+    """Return a number of images."""
+    return number(count, "image")
+
+
+def named(group: Group) -> str:
+    """Return the first two images of a group, from different splits or with different labels where that is what is wrong."""
+    first = group.copies[0]
+    others = group.copies[1:]
+    other = next((copy for copy in others if (copy.split, copy.label) != (first.split, first.label)), others[0])
+    return f"{placed(first.source, first.split, group.leak)} and {placed(other.source, other.split, group.leak)}"
+
+
+def placed(source: str, split: str, leak: bool) -> str:
+    """Return an image's name, and its split where that matters and the name does not say it."""
+    return f"{source} ({split})" if leak else source

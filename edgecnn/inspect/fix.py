@@ -1,0 +1,194 @@
+"""A cleaned copy of labelled images: the same classes and splits without what an inspection detected."""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.data import Dataset, Progress
+from edgecnn.data.items import Item, Meter
+from edgecnn.data.tree import LEFT_OUT
+from edgecnn.errors import DatasetError, ImageError, OutputExistsError
+from edgecnn.files import canonical_json, output_errors, sha256
+from edgecnn.images import SUFFIXES, suffix_of
+from edgecnn.inspect.report import Cleaned, Group, Inspection, LeftOut
+from edgecnn.labels import unsafe
+from edgecnn.tables import to_json
+
+LEAVE_OUT: Mapping[str, str] = {
+    "unreadable": "files that cannot be read",
+    "copies": "all but one of images with the same pixels, and all of them where their labels differ",
+    "near": "the same of images that are nearly the same",
+    "labels": "images whose label may be wrong",
+    "far": "images unlike all others",
+    "blurred": "images much less sharp than the others",
+}
+"""What a cleaned copy can be without."""
+
+USUAL = ("unreadable", "copies", "near")
+"""What it is without unless you say otherwise: what can be decided without a look."""
+
+LONGEST_NAME = 200
+"""Bytes of a file's name that is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an image of a cleaned copy goes: its split's folder ("" without splits), its class's folder, and its name."""
+
+    split: str
+    label: str
+    name: str
+
+
+def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
+    """Return why an image is left out, by its source, for the kinds of LEAVE_OUT that are given."""
+    reasons: dict[str, str] = {}
+    if "unreadable" in kinds:
+        reasons |= {item.source: f"it cannot be read: {item.reason}" for item in report.unreadable}
+    for group in report.groups:
+        for source, reason in of_group(group, kinds):
+            reasons.setdefault(source, reason)
+    if "labels" in kinds:
+        for wrong in report.wrong_labels:
+            reasons.setdefault(wrong.source, f"it is labelled {wrong.label} and looks like {wrong.suggested}")
+    for kind, odd, reason in (
+        ("far", report.far, "it is unlike all others"),
+        ("blurred", report.blurred, "it is much less sharp than the others"),
+    ):
+        if kind in kinds:
+            for item in odd:
+                reasons.setdefault(item.source, reason)
+    return reasons
+
+
+def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the sources of a group that are left out, and why."""
+    near = "near" in kinds
+    if not near and "copies" not in kinds:
+        return
+    copies = [copy for copy in group.copies if near or copy.same != "near"]
+    if group.exact and "copies" not in kinds:
+        return
+    if len(copies) < 2:
+        return
+    if len({copy.label for copy in copies}) > 1:
+        for copy in copies:
+            other = next(item for item in copies if item.label != copy.label)
+            yield copy.source, f"it shows what {other.source} shows, which is labelled {other.label}"
+        return
+    kept, *others = copies
+    for copy in others:
+        why = f"it has the pixels of {kept.source}" if group.exact else f"it shows what {kept.source} shows"
+        yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
+
+
+def require_new(folder: Path, source: str) -> None:
+    """Check that a cleaned copy may go to a folder.
+
+    Raises:
+        OutputExistsError: if it exists, or lies inside the data.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise OutputExistsError(f"{folder} exists.", advice="new_folder")
+    original = Path(os.path.expanduser(source))
+    if original.is_dir() and folder.resolve().is_relative_to(original.resolve()):
+        raise OutputExistsError(f"{folder} lies inside the data.", advice="new_folder")
+
+
+def write_cleaned(
+    report: Inspection, dataset: Dataset, folder: Path, kinds: Sequence[str], progress: Progress
+) -> Cleaned:
+    """Write a cleaned copy: the files that are kept, byte by byte, and a list of the others. The original is only read.
+
+    The folder appears when all of it is written.
+
+    Args:
+        report: of the dataset.
+        dataset: that was inspected.
+        folder: where to; it must not exist.
+        kinds: of LEAVE_OUT.
+        progress: called as progress(what, done, total).
+
+    Raises:
+        DatasetError: if no image of a class would be left, or one cannot be read any more.
+        OutputError: if the folder cannot be written.
+    """
+    reasons = left_out(report, kinds)
+    items = [item for part in dataset.items.values() for item in part if item.source not in reasons]
+    if lost := sorted(set(range(len(dataset.labels))) - {item.label for item in items}):
+        names = ", ".join(repr(dataset.labels[index]) for index in lost)
+        raise DatasetError(
+            f"a cleaned copy of {dataset.name} would have no image of {names}. Add images, or leave out less."
+        )
+    cleaned = Cleaned(
+        schema="edgecnn.left-out/1",
+        data=dataset.title,
+        kept=len(items),
+        left_out=tuple(LeftOut(source=source, reason=reason) for source, reason in sorted(reasons.items())),
+    )
+    meter = Meter(progress, f"writing {folder}", len(items))
+    with output_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            write_items(items, dataset, made, meter)
+            (made / LEFT_OUT).write_text(canonical_json(to_json(cleaned)), encoding="utf-8")
+            umask = os.umask(0)
+            os.umask(umask)
+            made.chmod(0o777 & ~umask)
+            made.rename(folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+    return cleaned
+
+
+def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Meter) -> None:
+    """Write items into the folders of their splits and classes."""
+    taken: set[tuple[str, str, str]] = set()
+    for item in items:
+        data = encoded(item, dataset)
+        place = place_of(item, dataset, data)
+        key = (place.split, place.label, place.name.lower())
+        name = place.name if key not in taken else f"{len(taken)}-{place.name}"
+        taken.add((place.split, place.label, name.lower()))
+        target = folder / place.split / place.label
+        target.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(data)
+        meter.advance()
+
+
+def encoded(item: Item, dataset: Dataset) -> bytes:
+    """Return an item's file, or a PNG of its pixels where there is none."""
+    try:
+        data = dataset.read(item)
+    except ImageError as error:
+        raise DatasetError(f"{item.source}: {error}. Inspect the images again.") from None
+    if isinstance(data, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(buffer, "PNG")
+        return buffer.getvalue()
+    if sha256(data) != item.hash:
+        raise DatasetError(f"{item.source} changed after it was inspected. Inspect the images again.")
+    return data
+
+
+def place_of(item: Item, dataset: Dataset, data: bytes) -> Place:
+    """Return where an item goes. A name that a file system or a terminal may take amiss is replaced by the content's hash."""
+    split = item.split if item.split in dataset.given else "train"
+    name = item.source.rpartition("/")[2]
+    plain = name and not any(map(unsafe, name)) and "\\" not in name and len(name.encode()) <= LONGEST_NAME
+    if not plain or not name.lower().endswith(SUFFIXES):
+        stem = name if plain else item.hash[:16]
+        name = f"{stem}{suffix_of(data)}"
+    label = dataset.labels[item.label].replace("/", "-").replace("\\", "-")
+    if label.startswith("."):
+        label = f"class{label}"
+    return Place(split=split if dataset.given != {"train"} else "", label=label, name=name)

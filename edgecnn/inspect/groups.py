@@ -1,0 +1,226 @@
+"""Which images of a set show the same: by content, by perceptual hash, and by features."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgecnn.data import Progress
+from edgecnn.data.items import Meter
+from edgecnn.inspect.cache import Cache
+from edgecnn.inspect.compare import Limits, Measures, Pictures, Verdict, decided, measure, same_frame, unpacked
+from edgecnn.inspect.features import KIND as FEATURES
+from edgecnn.inspect.features import Body, neighbours
+from edgecnn.inspect.hashing import near_pairs
+from edgecnn.inspect.look import Looks, chunks
+from edgecnn.inspect.report import By
+
+KIND = f"pair-1 {FEATURES}"
+"""The name under which measures are cached; it changes with what is measured."""
+
+CHUNK = 256
+"""Pairs that are measured before what was measured is kept."""
+
+NEIGHBOURS = 3
+"""Nearest images by features that are compared: of 1,465 photos a mirrored copy was always one of them."""
+
+LEAST_COSINE = 0.5
+"""Cosine of features below which no pair is compared: a copy cut to 60 % of each side has 0.5 or more."""
+
+MOST_PAIRS = 20_000
+"""Candidates by features that are compared, the nearest ones: about three minutes."""
+
+THUMB_LEVELS = 25.0
+"""Mean difference of two thumbnails, in grey levels, above which a candidate by hash is not decoded."""
+
+RANDOM_PAIRS = 200
+"""Pairs that are drawn to see how alike the set's images are anyway."""
+
+USUAL_SHARE = 0.01
+"""Share of those that may pass for the same. Where more do, as with a camera that never moves, the limits are tightened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two images that show the same, what detected it, and how alike they are."""
+
+    first: int
+    second: int
+    by: By
+    verdict: Verdict
+
+
+@dataclass(kw_only=True)
+class Search:
+    """Finds the pairs of a set.
+
+    Attributes:
+        looks: the images and their hashes.
+        pictures: decodes them.
+        features: float32 (n, LENGTH) of length 1; None for hashes alone.
+        body: computes features of parts of pictures; None as for `features`.
+        cache: keeps what was measured of pairs.
+        progress: called as progress(what, done, total).
+        limits: from where on two pictures are the same; `calibrate` may tighten them.
+        alike: share of randomly chosen pairs that the usual limits would call the same.
+        skipped: candidates that were not compared.
+    """
+
+    looks: Looks
+    pictures: Pictures
+    features: np.ndarray | None
+    body: Body | None
+    cache: Cache
+    progress: Progress
+    limits: Limits = field(default_factory=Limits)
+    alike: float = 0.0
+    skipped: int = 0
+
+    def run(self, seed: int = 1) -> list[Pair]:
+        """Return all pairs that connect images which show the same, each image to the first one of its content."""
+        pairs, distinct = self.by_content()
+        self.calibrate(distinct, np.random.default_rng(seed))
+        found = self.by_hash(distinct)
+        pairs += found
+        if self.features is not None:
+            pairs += self.by_features(distinct, {(pair.first, pair.second) for pair in found})
+        return pairs
+
+    def by_content(self) -> tuple[list[Pair], np.ndarray]:
+        """Return the pairs of equal pixels, and the first image of each content."""
+        first: dict[bytes, int] = {}
+        pairs = []
+        for index, content in enumerate(self.looks.table["pixels"].tolist()):
+            other = first.setdefault(content, index)
+            if other != index:
+                pairs.append(Pair(first=other, second=index, by="content", verdict=Verdict(score=1.0, mirrored=False)))
+        return pairs, np.array(list(first.values()), np.int64)
+
+    def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> None:
+        """Tighten the limits where randomly chosen pairs pass them: beyond the most alike of these by half of what is left."""
+        if len(distinct) < 2:
+            return
+        drawn = [random.choice(distinct, 2, replace=False).tolist() for _ in range(RANDOM_PAIRS)]
+        meter = Meter(self.progress, "comparing random pairs", RANDOM_PAIRS)
+        usual = self.limits
+        frames = [same_frame(self.pictures, first, second, False, usual) for first, second in drawn]
+        passed = np.array([verdict is not None for verdict in frames])
+        if self.body is None:
+            meter.advance(RANDOM_PAIRS)
+        else:
+            measured = self.measured([(first, second) for first, second in drawn], meter)
+            passed |= np.array([decided(item, usual) is not None for item in measured])
+        self.alike = float(passed.mean())
+        if self.alike <= USUAL_SHARE:
+            return
+        self.limits = replace(usual, frame=usual.frame / 4, frame_peak=usual.frame_peak / 4)
+        if self.body is not None:
+            present = [item for item in measured if item is not None]
+            nearest = max((item.cosine for item in present), default=usual.burst)
+            least = min((item.levels for item in present), default=usual.copied)
+            self.limits = replace(
+                self.limits,
+                burst=max(usual.burst, (1 + nearest) / 2),
+                copied=min(usual.copied, least / 2),
+            )
+
+    def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
+        """Return the measures of pairs, from the cache or some at a time: their parts take memory."""
+        hashes = [self.looks.items[index].hash for index in range(len(self.looks.items))]
+        keys = {pair: hashes[pair[0]] + hashes[pair[1]] for pair in pairs}
+        known = {key: unpacked(value) for key, value in self.cache.get(KIND, list(keys.values())).items()}
+        missing = [pair for pair, key in keys.items() if key not in known]
+        meter.advance(len(pairs) - len(missing))
+        for part in chunks(missing, CHUNK):
+            fresh = {keys[pair]: item for pair, item in zip(part, self.measure(part, meter), strict=True)}
+            self.cache.put(KIND, [(key, item.packed() if item else b"") for key, item in fresh.items()])
+            known |= fresh
+        return [known[keys[pair]] for pair in pairs]
+
+    def measure(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
+        """Return the measures of pairs."""
+        return measure(self.pictures, pairs, self.body, meter.advance, self.limits)
+
+    def by_hash(self, distinct: np.ndarray) -> list[Pair]:
+        """Return the pairs of images that are the same whole picture, of those whose perceptual hashes are near."""
+        table = self.looks.table[distinct]
+        pairs, mirrored = near_pairs(
+            table["hash"], table["mirrored"], lambda done, total: self.progress("comparing hashes", done, total)
+        )
+        keep = thumbs_agree(table["thumb"], pairs, mirrored)
+        chosen = [
+            (int(distinct[a]), int(distinct[b]), bool(flag))
+            for (a, b), flag in zip(pairs[keep], mirrored[keep], strict=True)
+        ]
+        meter = Meter(self.progress, "comparing pictures", len(chosen))
+        result = []
+        for first, second, flag in sorted(chosen):
+            meter.advance()
+            if verdict := same_frame(self.pictures, first, second, flag, self.limits):
+                result.append(Pair(first=first, second=second, by="hash", verdict=verdict))
+        return result
+
+    def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
+        """Return the pairs that show the same, perhaps cut or moved, of those whose features are near; `known` ones are left out."""
+        assert self.features is not None
+        if len(distinct) < 2:
+            return []
+        nearest, cosines = neighbours(
+            self.features[distinct], NEIGHBOURS, lambda done, total: self.progress("comparing features", done, total)
+        )
+        candidates: dict[tuple[int, int], float] = {}
+        for row, column in zip(*np.nonzero(cosines >= LEAST_COSINE), strict=True):
+            first, second = sorted((int(distinct[row]), int(distinct[nearest[row, column]])))
+            if (first, second) not in known:
+                candidates[first, second] = float(cosines[row, column])
+        ordered = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
+        self.skipped = max(0, len(ordered) - MOST_PAIRS)
+        chosen = sorted(ordered[:MOST_PAIRS])
+        meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
+        return [
+            Pair(first=first, second=second, by="features", verdict=verdict)
+            for (first, second), item in zip(chosen, self.measured(chosen, meter), strict=True)
+            if (verdict := decided(item, self.limits))
+        ]
+
+
+def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Return which pairs have thumbnails near enough to decode their images, bool (pairs,).
+
+    Args:
+        thumbs: uint8 (n, THUMB, THUMB, 3).
+        pairs: int (pairs, 2), indices of them.
+        mirrored: bool (pairs,), whether the second is mirrored first.
+    """
+    agree = np.empty(len(pairs), bool)
+    for start in range(0, len(pairs), 4096):
+        part, flags = pairs[start : start + 4096], mirrored[start : start + 4096, np.newaxis, np.newaxis, np.newaxis]
+        one, other = thumbs[part[:, 0]].astype(np.int16), thumbs[part[:, 1]].astype(np.int16)
+        levels = one - np.where(flags, other[:, :, ::-1], other)
+        levels = levels - levels.mean(axis=(1, 2), keepdims=True)
+        agree[start : start + 4096] = np.abs(levels).mean(axis=(1, 2, 3)) <= THUMB_LEVELS
+    return agree
+
+
+def connected(count: int, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[Pair]]]:
+    """Yield the groups of images that pairs connect: their indices in order, and their pairs."""
+    parent = list(range(count))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for pair in pairs:
+        first, second = sorted((root(pair.first), root(pair.second)))
+        parent[second] = first
+    members: dict[int, list[int]] = {}
+    inside: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        inside.setdefault(root(pair.first), []).append(pair)
+    for index in range(count):
+        if (top := root(index)) in inside:
+            members.setdefault(top, []).append(index)
+    for top, indices in members.items():
+        yield indices, inside[top]

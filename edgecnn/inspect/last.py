@@ -1,0 +1,69 @@
+"""What training says of its images: what their last inspection found, or else what their listing shows."""
+
+import json
+from collections import Counter
+
+from edgecnn.data import Dataset
+from edgecnn.files import cache_home
+from edgecnn.inspect.cache import FILE, Cache
+from edgecnn.inspect.findings import FEW_TRAINING, number
+from edgecnn.inspect.report import SEVERITIES, Inspection
+
+KIND = "inspection-1"
+
+NAMED = 2
+"""Findings that the line names."""
+
+
+def keep(report: Inspection) -> None:
+    """Keep the findings of an inspection for `worst`, by the data's fingerprint."""
+    cache = Cache()
+    found = [[item.severity, item.text] for item in report.findings]
+    cache.put(KIND, [(report.fingerprint, json.dumps(found).encode())])
+    cache.close()
+
+
+def worst(dataset: Dataset) -> str:
+    """Return a line on the worst findings of the same images, divided in the same way; "" if there are none, or none is known.
+
+    Without an inspection only the listing counts, which costs nothing: identical files, and classes of few images.
+    """
+    found = inspected(dataset)
+    if found is None:
+        return listed(dataset)
+    bad = [text for severity, text in found if severity in SEVERITIES[1:]]
+    if not bad:
+        return ""
+    more = f"; and {number(len(bad) - NAMED, 'more finding')}" if len(bad) > NAMED else ""
+    return f"{dataset.name}: inspected: {'; '.join(bad[:NAMED])}{more}. All of them: edgecnn inspect"
+
+
+def inspected(dataset: Dataset) -> list[tuple[str, str]] | None:
+    """Return severities and texts of the last inspection of the same images; None if there was none."""
+    if not (cache_home() / FILE).is_file():
+        return None
+    cache = Cache()
+    known = cache.get(KIND, [dataset.fingerprint]).get(dataset.fingerprint)
+    cache.close()
+    try:
+        return None if known is None else [(str(severity), str(text)) for severity, text in json.loads(known)]
+    except ValueError:
+        return None
+
+
+def listed(dataset: Dataset) -> str:
+    """Return a line on what the listing of a user's own images shows; "" where it shows nothing bad."""
+    if not dataset.own:
+        return ""
+    hashes = Counter(item.hash for items in dataset.items.values() for item in items)
+    copies = sum(hashes.values()) - len(hashes)
+    training = Counter(item.label for item in dataset.items["train"])
+    few = [label for index, label in enumerate(dataset.labels) if training[index] < FEW_TRAINING]
+    parts = []
+    if copies:
+        parts.append(f"{number(copies, 'file is a copy', 'files are copies')} of another one")
+    if few:
+        parts.append(
+            f"{number(len(few), 'class has', 'classes have')} fewer than {FEW_TRAINING} training images, such as {few[0]}"
+        )
+    return f"{dataset.name}: {'; '.join(parts)}. What else is wrong with the images: edgecnn inspect" if parts else ""

@@ -1,0 +1,152 @@
+"""What one look at each image gives: whether it can be read, its size, the hash of its pixels, and its fingerprints."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgecnn import images
+from edgecnn.data.items import Item, Meter
+from edgecnn.errors import ImageError
+from edgecnn.files import sha256
+from edgecnn.inspect.cache import Cache
+from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
+from edgecnn.modes import to_mode
+
+KIND = "look-1"
+"""The name under which looks are cached; it changes with what is computed."""
+
+THUMB = 16
+"""Side of the small picture that candidates for copies are compared by."""
+
+SHARP_SIDE = 160
+"""Longer side, in pixels, at which sharpness is measured: a photo's and that of its reduced copy are then the same."""
+
+CHUNK = 64
+"""Images that are looked at before what was computed is kept."""
+
+LOOK = np.dtype(
+    [
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("channels", "u1"),
+        ("pixels", "S64"),
+        ("hash", "<u8"),
+        ("mirrored", "<u8"),
+        ("sharpness", "<f4"),
+        ("spread", "<f4"),
+        ("thumb", "u1", (THUMB, THUMB, 3)),
+    ]
+)
+"""A look, as the cache keeps it: `pixels` is the SHA-256 of the decoded upright pixels, in RGB, with their size; `sharpness` the mean
+difference of neighbouring pixels and `spread` the standard deviation, both in grey levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """All items that can be read, their looks as an array of LOOK, and the others with the reasons."""
+
+    items: tuple[Item, ...]
+    table: np.ndarray
+    broken: tuple[tuple[Item, str], ...]
+    computed: int
+
+
+def look_at(
+    items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter, workers: int | None = None
+) -> Looks:
+    """Look at all items, those that the cache does not know by decoding them.
+
+    Args:
+        items: of a dataset.
+        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
+        cache: keeps each look, by the item's hash.
+        meter: counts the items.
+        workers: threads that decode; by default one for each processor, at most four.
+    """
+    known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
+    table = np.zeros(len(items), LOOK)
+    reasons: dict[int, str] = {}
+    missing = []
+    for index, item in enumerate(items):
+        if item.hash in known:
+            table[index] = np.frombuffer(known[item.hash], LOOK)[0]
+        else:
+            missing.append(index)
+    meter.advance(len(items) - len(missing))
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+        for part in chunks(missing, CHUNK):
+            fresh = []
+            for index, looked in zip(part, pool.map(lambda index: one_look(items[index], read), part), strict=True):
+                meter.advance()
+                if isinstance(looked, str):
+                    reasons[index] = looked
+                else:
+                    table[index] = looked
+                    fresh.append((items[index].hash, looked.tobytes()))
+            cache.put(KIND, fresh)
+    good = [index for index in range(len(items)) if index not in reasons]
+    return Looks(
+        items=tuple(items[index] for index in good),
+        table=table[good],
+        broken=tuple((items[index], reason) for index, reason in reasons.items()),
+        computed=len(missing),
+    )
+
+
+def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield a sequence in parts of `size`; the last may be smaller."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def decoded(item: Item, read: Callable[[Item], Any], least: tuple[int, int] = (0, 0)) -> Image.Image:
+    """Return an item as an upright RGB image, possibly reduced to no less than twice `least`, (height, width).
+
+    Raises:
+        ImageError: if it cannot be read, or has changed since it was listed.
+    """
+    data = read(item)
+    if isinstance(data, np.ndarray):
+        return to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), 3)
+    if sha256(data) != item.hash:
+        raise ImageError("it changed after it was listed")
+    return images.decode(data, 3, least)
+
+
+def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
+    """Return an item's look, a scalar of LOOK; the reason as text if it cannot be read."""
+    try:
+        data = read(item)
+        image = decoded(item, lambda _: data)
+        channels = data.shape[2] if isinstance(data, np.ndarray) else images.probe(data)[2]
+    except ImageError as error:
+        return str(error)
+    grey = image.convert("L")
+    result = np.zeros((), LOOK)
+    result["width"], result["height"], result["channels"] = *image.size, channels
+    result["pixels"] = sha256(f"{image.size}".encode() + image.tobytes()).encode()
+    result["hash"], result["mirrored"] = perceptual_hash(grey), mirrored_hash(grey)
+    small = np.asarray(scaled(grey, SHARP_SIDE), np.float32)
+    result["sharpness"] = (steps(small) + steps(small.T)) / 2
+    result["spread"] = small.std()
+    result["thumb"] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX))
+    return result[()]
+
+
+def steps(pixels: np.ndarray) -> float:
+    """Return the mean difference of neighbouring columns, 0 of a single column."""
+    return float(np.abs(np.diff(pixels)).mean()) if pixels.shape[1] > 1 else 0.0
+
+
+def scaled(image: Image.Image, side: int) -> Image.Image:
+    """Return an image with its longer side reduced to `side`, a smaller one unchanged. No side gets below 8 where it was not."""
+    factor = side / max(image.size)
+    if factor >= 1:
+        return image
+    width, height = (max(round(factor * length), min(8, length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)

@@ -1,0 +1,69 @@
+"""Images unlike the others: far from them in features, or blurred."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.data import Progress
+from edgecnn.inspect.features import neighbours
+
+NEIGHBOURS = 10
+"""Nearest others whose mean distance is an image's own."""
+
+SPREADS = 4.0
+"""How far from the median, in robust standard deviations of the logarithm, an image is called odd: one of 30,000 by chance, if normal."""
+
+FEWEST = 20
+"""Images below which nothing is called odd."""
+
+EMPTY = 4.0
+"""Standard deviation, in grey levels, below which a picture is too empty to be called blurred."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddOnes:
+    """Indices of odd images, the oddest first, all images' values and their median."""
+
+    indices: tuple[int, ...]
+    values: np.ndarray
+    usual: float
+
+
+def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
+    """Return the images whose neighbours in features (n, LENGTH), of length 1, are farthest: 1 minus the mean cosine, 0 to 2."""
+    if len(features) < FEWEST:
+        return OddOnes(indices=(), values=np.zeros(len(features)), usual=0.0)
+    _, cosines = neighbours(features, NEIGHBOURS, lambda done, total: progress("comparing features", done, total))
+    return odd_ones(1.0 - cosines.mean(axis=1, dtype=np.float64), 1)
+
+
+def blurred(sharpness: np.ndarray, spread: np.ndarray) -> OddOnes:
+    """Return the images whose neighbouring pixels differ least, measured by the image's contrast.
+
+    Args:
+        sharpness: mean difference of neighbouring pixels, grey levels (n,).
+        spread: standard deviation, grey levels (n,).
+    """
+    values = sharpness.astype(np.float64) / np.maximum(spread, 1e-6)
+    full = spread >= EMPTY
+    if full.sum() < FEWEST:
+        return OddOnes(indices=(), values=values, usual=0.0)
+    found = odd_ones(np.where(full, values, np.median(values[full])), -1)
+    return OddOnes(indices=found.indices, values=values, usual=found.usual)
+
+
+def odd_ones(values: np.ndarray, side: int) -> OddOnes:
+    """Return the values SPREADS robust standard deviations of their logarithm from the median: above it for side 1, below for -1.
+
+    Source: Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers", section 3.3 (modified z-score).
+    """
+    logs = np.log(np.maximum(values, 1e-6))
+    middle = np.median(logs)
+    spread = 1.4826 * np.median(np.abs(logs - middle))
+    score = side * (logs - middle) / max(float(spread), 1e-6)
+    order = np.argsort(-score, kind="stable")
+    return OddOnes(
+        indices=tuple(int(index) for index in order if score[index] > SPREADS),
+        values=values,
+        usual=float(np.median(values)),
+    )

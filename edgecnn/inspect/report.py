@@ -1,0 +1,171 @@
+"""What an inspection says of labelled images.
+
+Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, and `inspection.schema.json` next to this module is made from
+the same fields: `python tools/schema.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from edgecnn.schema import Count, Fraction, Limits, NonNegative, Positive, described
+
+Severity = Literal["note", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
+
+Kind = Literal[
+    "leak", "two-labels", "unreadable", "label", "duplicate", "near-duplicate", "alike", "few", "balance", "tell", "far", "blurred", "sizes"
+]  # fmt: skip
+Same = Literal["file", "pixels", "near"]
+By = Literal["content", "hash", "features"]
+Cosine = Annotated[float, Limits(minimum=-1, maximum=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """An image of the data."""
+
+    source: str = described("Its path within the data, or NAME[INDEX] of an array.")
+    split: str = described(
+        "train, validation or test; where the data have no splits, the one that edgecnn puts it into."
+    )
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Photo):
+    """An image of a group."""
+
+    same: Same = described(
+        "What it shares with another image of its group: the file, the decoded pixels, or nearly what it shows."
+    )
+    keep: bool = described("Whether a cleaned copy of the data keeps it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Images that show the same."""
+
+    copies: tuple[Copy, ...]
+    exact: bool = described("Whether all have the same pixels.")
+    leak: bool = described("Whether they are in more than one split.")
+    two_labels: bool = described("Whether they have more than one label.")
+    by: By = described("What detected the last of them: the content, the perceptual hash, or the features.")
+    score: Fraction = described("How alike the two are that are least alike of those compared; 1 for the same pixels.")
+    mirrored: bool = described("Whether left and right are exchanged in some.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """An image that cannot be read."""
+
+    source: str
+    split: str | None = described("null where not even its bytes could be read.")
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongLabel(Photo):
+    """An image whose label is likely wrong."""
+
+    suggested: str = described("The label that its features suggest.")
+    score: Fraction = described("Its label's score by classifiers that were fitted without it.")
+    suggested_score: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd(Photo):
+    """An image unlike the others."""
+
+    value: float = described(
+        "Its distance from its neighbours' features, 0 to 2; for a blurred one its sharpness over its contrast."
+    )
+    usual: float = described("The median of all images.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFigures:
+    """A class."""
+
+    label: str
+    images: Mapping[str, Count] = described("Readable images by split.")
+    distinct: Count = described("Images left if each group is one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeFigures:
+    """Images of one size and mode."""
+
+    width: Positive
+    height: Positive
+    channels: Positive = described("1 for grey, 3 for colour.")
+    images: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is wrong, in a sentence, and what to do about it."""
+
+    kind: Kind
+    severity: Severity
+    images: Count = described("How many images, classes or groups it is about.")
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How the images were compared."""
+
+    features: str | None = described("The network whose features were used; null for hashes alone.")
+    missing: str | None = described("What could not be looked for, and what to install; null if all was.")
+    alike: Fraction = described("Share of randomly chosen pairs of images that the usual limits would call the same.")
+    tightened: bool = described("Whether the limits were tightened because of that.")
+    skipped_pairs: Count = described("Candidates that were not compared, since there were too many.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """All that `edgecnn inspect` says of labelled images."""
+
+    schema: Literal["edgecnn.inspect/1"]
+    edgecnn: str = described("Version of edgecnn.")
+    name: str
+    title: str
+    fingerprint: str = described("SHA-256 over the splits, labels and content hashes of the listed images.")
+    images: Count = described("Images that can be read.")
+    splits: Mapping[str, Count] = described("Those by split.")
+    own_splits: tuple[str, ...] = described(
+        "The splits that the data have themselves; train alone where edgecnn makes the others."
+    )
+    findings: tuple[Finding, ...] = described("The most severe first.")
+    classes: tuple[ClassFigures, ...]
+    sizes: tuple[SizeFigures, ...] = described("The most frequent first.")
+    unreadable: tuple[Lost, ...]
+    groups: tuple[Group, ...] = described("Leaks first, then those with two labels, exact and near copies.")
+    wrong_labels: tuple[WrongLabel, ...] = described("The likeliest first.")
+    far: tuple[Odd, ...] = described("The farthest first.")
+    blurred: tuple[Odd, ...] = described("The most blurred first.")
+    method: Method
+    computed: Mapping[str, Count] = described(
+        "For how many images hashes and features were computed; the others were known."
+    )
+    seconds: NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """An image that a cleaned copy does not have, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """`left-out.json` of a cleaned copy."""
+
+    schema: Literal["edgecnn.left-out/1"]
+    data: str = described("What was cleaned.")
+    kept: Count
+    left_out: tuple[LeftOut, ...]
