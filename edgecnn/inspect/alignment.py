@@ -54,7 +54,7 @@ class Detail:
     """A picture's detail, and that of its middle at each scale as its Fourier transform.
 
     Args:
-        grey: the picture in mode "L", its longer side at most COARSE_SIDE.
+        grey: the picture in mode "L", its longer side COARSE_SIDE.
     """
 
     def __init__(self, grey: Image.Image) -> None:
@@ -143,7 +143,7 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
     """Return a match measured at FINE_SIDE, in colour, around the scale that was found; its boxes are set.
 
     Args:
-        first, second: in mode "RGB", the longer side at most FINE_SIDE.
+        first, second: in mode "RGB", the longer side FINE_SIDE.
         found: from `placed`, of the same pictures.
     """
     size = (FINE_SIDE, FINE_SIDE)
@@ -181,6 +181,13 @@ def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Bo
     within = (ends[0] / size[0], ends[1] / size[1], ends[2] / size[0], ends[3] / size[1])
     shifted = [end - start for end, start in zip(ends, (place[0], place[1], place[0], place[1]), strict=True)]
     return within, (shifted[0] / width, shifted[1] / height, shifted[2] / width, shifted[3] / height)
+
+
+def sized(image: Image.Image, side: int) -> Image.Image:
+    """Return a picture whose longer side is `side`, and whose shorter one is 8 or more."""
+    factor = side / max(image.size)
+    width, height = (max(8, round(factor * length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR)
 
 
 def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:

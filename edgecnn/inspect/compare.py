@@ -18,9 +18,10 @@ from edgecnn.inspect.alignment import (
     difference,
     measured,
     placed,
+    sized,
 )
 from edgecnn.inspect.features import SIDE, Body, unit
-from edgecnn.inspect.look import decoded, scaled
+from edgecnn.inspect.look import decoded
 
 KEPT_PICTURES = 512
 """Decoded pictures that are kept for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
@@ -28,15 +29,14 @@ KEPT_PICTURES = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """From where on two pictures count as the same; `calibrate` tightens those that other pictures of the set would pass.
+    """From where on two pictures count as the same; `Search.calibrate` tightens those that other pictures of the set would pass.
 
-    `frame`: most difference of two whole pictures, as a share of their spread; `frame_peak` the same for the worst hundredth of the pixels.
+    `frame`: most difference of two whole pictures, in units of what compression may change (`frame_difference`).
     `place`: least correlation at which a place is measured at all. `copied`: most grey levels of difference of two parts that show the
     same, with a correlation of `copied_detail`. `burst`: least cosine of such parts' features, with a correlation of `burst_detail`.
     """
 
-    frame: float = 0.1
-    frame_peak: float = 0.6
+    frame: float = 1.0
     place: float = 0.7
     copied: float = 4.0
     copied_detail: float = 0.6
@@ -44,8 +44,9 @@ class Limits:
     burst_detail: float = 0.85
 
 
-LEVELS, PEAK_LEVELS = 1.5, 8.0
-"""Grey levels that compression alone changes, on average and of the worst hundredth: added to `frame` and `frame_peak`."""
+MEAN, PEAK = (1.5, 0.1), (8.0, 0.6)
+"""What compression and resizing may change of a picture: grey levels, and a share of its spread; on average, and of the worst hundredth
+of its pixels. Of 300 photos each, compressed at quality 40 and halved, the worst stayed below."""
 
 DIFFERENCE_SIDE = 32
 """Side at which two parts are compared in colour: what is left of a photo after compression and a place that is half a pixel off."""
@@ -96,23 +97,27 @@ class Pictures:
         self.detail = lru_cache(KEPT_PICTURES)(self._detail)
 
     def _picture(self, index: int) -> Image.Image:
-        return scaled(decoded(self._items[index], self._read, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
+        return sized(decoded(self._items[index], self._read, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
 
     def _detail(self, index: int) -> Detail:
-        return Detail(scaled(self.picture(index).convert("L"), COARSE_SIDE))
+        return Detail(sized(self.picture(index).convert("L"), COARSE_SIDE))
+
+
+def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool) -> float:
+    """Return how much two whole pictures differ, in units of what compression and resizing may change: MEAN or PEAK, the larger."""
+    one, other = (cut_out(pictures.picture(index), (0, 0, 1, 1), COARSE_SIDE) for index in (first, second))
+    if mirrored:
+        other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    spread = sum(float(np.asarray(image.convert("L")).std()) for image in (one, other)) / 2
+    differences = difference(one, other)
+    allowed = (levels + share * spread for levels, share in (MEAN, PEAK))
+    return max(levels / most for levels, most in zip(differences, allowed, strict=True))
 
 
 def same_frame(pictures: Pictures, first: int, second: int, mirrored: bool, limits: Limits) -> Verdict | None:
     """Return that two images are the same whole picture, compressed, resized or mirrored; None if they are not."""
-    one, other = (cut_out(pictures.picture(index), (0, 0, 1, 1), COARSE_SIDE) for index in (first, second))
-    if mirrored:
-        other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    spread = (float(np.asarray(one.convert("L")).std()) + float(np.asarray(other.convert("L")).std())) / 2
-    mean, peak = difference(one, other)
-    allowed = LEVELS + limits.frame * spread
-    if mean > allowed or peak > PEAK_LEVELS + limits.frame_peak * spread:
-        return None
-    return Verdict(score=1.0 - 0.5 * mean / allowed, mirrored=mirrored)
+    found = frame_difference(pictures, first, second, mirrored)
+    return Verdict(score=1.0 - 0.5 * found, mirrored=mirrored) if found <= limits.frame else None
 
 
 def measure(

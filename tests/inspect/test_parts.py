@@ -1,0 +1,127 @@
+"""The parts of an inspection against plain computations: hashes, places, neighbours, labels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.inspect import wrong_labels
+from edgecnn.inspect.alignment import COARSE_SIDE, FINE_SIDE, Detail, difference, measured, overlap, placed, sized
+from edgecnn.inspect.features import neighbours, unit
+from edgecnn.inspect.hashing import NEAR, mirrored_hash, near_pairs, perceptual_hash
+from edgecnn.inspect.odd import odd_ones
+
+
+def bits(first, second):
+    return (first ^ second).bit_count()
+
+
+def test_a_compressed_picture_has_nearly_the_same_hash_and_another_one_does_not(scene, encode):
+    import io
+
+    for seed in range(10):
+        grey = scene(seed).convert("L")
+        again = Image.open(io.BytesIO(encode(scene(seed).resize((80, 60)), quality=50))).convert("L")
+        assert bits(perceptual_hash(grey), perceptual_hash(again)) <= NEAR
+        assert bits(perceptual_hash(grey), perceptual_hash(scene(seed + 50).convert("L"))) > NEAR
+        assert mirrored_hash(grey) == perceptual_hash(grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+def test_near_pairs_are_those_of_a_plain_comparison(monkeypatch):
+    from edgecnn.inspect import hashing
+
+    monkeypatch.setattr(hashing, "BLOCK", 7)
+    random = np.random.default_rng(1)
+    hashes = random.integers(0, 2**64, 40, np.uint64)
+    hashes[5] = hashes[31] ^ np.uint64(0b1011)
+    mirrored = random.integers(0, 2**64, 40, np.uint64)
+    mirrored[20] = hashes[3]
+    pairs, flags = near_pairs(hashes, mirrored)
+    found = {(*pair, flag) for pair, flag in zip(pairs.tolist(), flags.tolist(), strict=True)}
+    plain = {
+        (a, b, flag)
+        for a in range(40)
+        for b in range(a + 1, 40)
+        for flag, other in ((False, hashes), (True, mirrored))
+        if bits(int(hashes[a]), int(other[b])) <= NEAR
+    }
+    assert {(a, b, flag) for (a, b), flag in [((item[0], item[1]), item[2]) for item in found]} == plain
+    assert plain == {(5, 31, False), (3, 20, True)}
+
+
+@pytest.mark.parametrize("mirror", (False, True))
+def test_a_part_of_a_picture_is_found_in_it(scene, mirror):
+    whole = scene(3)
+    part = whole.crop((30, 10, 150, 100))
+    if mirror:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    match = placed(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, part)))
+    assert match.score > 0.8 and match.mirrored is mirror
+    fine = measured(sized(whole, FINE_SIDE), sized(part, FINE_SIDE), match)
+    assert fine.score > 0.9
+    assert np.allclose(fine.first, (30 / 160, 10 / 120, 150 / 160, 100 / 120), atol=0.05)
+    other = placed(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
+    assert other.score < 0.7
+
+
+def test_the_overlap_of_a_picture_that_lies_partly_outside():
+    first, second = overlap((100, 50), (-20, 10, 80, 60))
+    assert first == (0.0, 0.2, 0.8, 1.0) and second == (0.2, 0.0, 1.0, 0.8)
+
+
+def test_brightness_alone_is_no_difference(scene):
+    picture = scene(1)
+    brighter = Image.fromarray((np.asarray(picture) // 2 + 20).astype(np.uint8))
+    assert difference(picture, Image.fromarray(np.asarray(picture) // 4 * 4))[0] < 2
+    assert difference(picture, brighter)[0] > 5, "contrast is one"
+
+
+def test_neighbours_are_those_of_a_plain_comparison():
+    features = unit(np.random.default_rng(2).normal(size=(600, 12)).astype(np.float32))
+    indices, cosines = neighbours(features, 3, lambda done, total: None)
+    products = features @ features.T
+    np.fill_diagonal(products, -2)
+    expected = np.argsort(-products, axis=1)[:, :3]
+    assert (indices == expected).mean() > 0.999
+    assert np.allclose(cosines, np.take_along_axis(products, expected, 1), atol=1e-5)
+
+
+def labelled(count=300, classes=3, seed=4):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, count)
+    return random.normal(size=(count, 20)).astype(np.float32) + 4 * np.eye(classes, 20, dtype=np.float32)[truth], truth
+
+
+def test_wrong_labels_are_named_first():
+    features, truth = labelled()
+    given = truth.copy()
+    wrong = np.random.default_rng(5).choice(len(truth), 15, replace=False)
+    given[wrong] = (truth[wrong] + 1) % 3
+    scores = wrong_labels.out_of_fold(features, given, np.arange(len(given)), 1)
+    assert np.allclose(scores.sum(axis=1), 1)
+    named = wrong_labels.doubts(scores, given)
+    assert len(named) >= 8 and {item.index for item in named[:8]} <= set(wrong.tolist())
+    assert all(item.suggested == truth[item.index] for item in named[:8])
+
+
+def test_right_labels_are_not_named():
+    features, truth = labelled()
+    assert len(wrong_labels.doubts(wrong_labels.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
+
+
+def test_a_copy_does_not_vouch_for_a_wrong_label():
+    features, truth = labelled(60)
+    features, given = (
+        np.concatenate([features, np.repeat(features[:1], 20, axis=0)]),
+        np.concatenate([truth, np.full(20, truth[0])]),
+    )
+    given[0] = (truth[0] + 1) % 3
+    given[60:] = given[0]
+    together = np.concatenate([np.arange(60), np.zeros(20, int)])
+    scores = wrong_labels.out_of_fold(features, given, together, 1)
+    assert 0 in {item.index for item in wrong_labels.doubts(scores, given)}
+
+
+def test_odd_ones_are_far_from_the_median():
+    values = np.random.default_rng(1).uniform(0.9, 1.1, 200)
+    values[17] = 5.0
+    assert odd_ones(values, 1).indices == (17,) and odd_ones(values, -1).indices == ()
