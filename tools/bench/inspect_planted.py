@@ -182,7 +182,7 @@ def main() -> None:
         "data": arguments.data,
         "cases": cases,
     }
-    print(table(cases))
+    print(text_table(HEADINGS, rows_of(cases)))
     write_atomic(arguments.out, canonical_json(report))
     print(arguments.out)
 
@@ -269,24 +269,30 @@ def reference(
     return {"cleanlab": ranked(named, planted)}
 
 
-def table(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Return the figures of all draws, added up."""
+HEADINGS = ("planted", "by hash alone", "with features")
+
+
+def rows_of(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the figures of all draws, added up, as the rows of a table."""
 
     def share(pairs: Sequence[Sequence[int]]) -> str:
         found, planted = (sum(pair[place] for pair in pairs) for place in (0, 1))
         return f"{found} of {planted}"
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for title, key in (
         ("same pixels", "exact"),
         ("leaks", "leaks"),
         ("damaged files", "damaged"),
-        ("near copies", "near"),
+        ("near copies, all", "near"),
     ):
         rows.append((title, *(share([case[way][key] for case in cases]) for way in ("hash", "features"))))
     for way in cases[0]["features"]["near_by_way"]:
         rows.append(
-            (f"  {way}", *(share([case[by]["near_by_way"][way] for case in cases]) for by in ("hash", "features")))
+            (
+                f"near copies, {way}",
+                *(share([case[by]["near_by_way"][way] for case in cases]) for by in ("hash", "features")),
+            )
         )
     images = sum(case["images"] for case in cases)
     rows.append(
@@ -297,7 +303,7 @@ def table(cases: Sequence[Mapping[str, Any]]) -> str:
         mine = f"{sum(case['labels'][key] for case in cases)} of {planted}"
         theirs = [case["labels"]["cleanlab"][key] for case in cases if "cleanlab" in case["labels"]]
         rows.append((f"wrong labels, {title}", "-", mine + (f"; cleanlab {sum(theirs)}" if theirs else "")))
-    return text_table(("planted", "by hash alone", "with features"), rows)
+    return rows
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10-jpeg.zip", help="a zip of NAME/train/CLASS/*, below $EDGECNN_DATA")
     parser.add_argument("--photos", default="trash-photos.zip", help="photos whose features are computed")
     parser.add_argument("--generated", type=int, default=5000, help="generated images (default: 5000)")
-    parser.add_argument("--interrupt-after", type=float, default=15.0, help="seconds (default: 15)")
+    parser.add_argument("--interrupt-after", type=float, help="seconds (default: 0.4 of what the whole run takes)")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     home = Path(os.environ.get("EDGECNN_DATA", "."))
@@ -51,7 +51,7 @@ def main() -> None:
         folder = Path(text)
         data = with_generated(home / arguments.data, folder / "many.zip", arguments.generated)
         whole = inspected(data, folder / "whole")
-        cut = inspected(data, folder / "cut", arguments.interrupt_after)
+        cut = inspected(data, folder / "cut", arguments.interrupt_after or 0.4 * whole["seconds"])
         again = inspected(data, folder / "cut")
         rate = features_a_second(home / arguments.photos, folder / "features")
     report = {

