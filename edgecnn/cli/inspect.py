@@ -64,7 +64,7 @@ def inspect(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Say what is wrong with labelled images, before anything is trained on them.
+    """Say what is wrong with labelled images, before training.
 
     Files that cannot be read; the same image twice, in two splits or with two labels, also compressed, cut or mirrored; labels that may be
     wrong; images unlike the others; classes of few or too similar images. The page shows them. The data are only read.
