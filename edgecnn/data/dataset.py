@@ -214,9 +214,9 @@ class Dataset:
             ImageError: if an image has changed since it was loaded.
         """
         self._permit((split,), stage)
-        items = {item.source: item for item in self._items[split]}
+        items = {item.source: item for item in self.items[split]}
         for source in sources:
-            data = self._read(items[source])
+            data = self.read(items[source])
             if isinstance(data, np.ndarray):
                 image = to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
             else:

@@ -99,7 +99,11 @@ def inspected(data: Path, folder: Path, interrupt_after: float | None = None) ->
             process.send_signal(signal.SIGINT)
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - started
-    result = {"seconds": seconds, "peak_mib": usage.ru_maxrss / 1024, "exit_code": os.waitstatus_to_exitcode(status)}
+    result: dict[str, Any] = {
+        "seconds": seconds,
+        "peak_mib": usage.ru_maxrss / 1024,
+        "exit_code": os.waitstatus_to_exitcode(status),
+    }
     if interrupt_after is None:
         report = json.loads(out.read_text())
         kinds = {item["kind"]: item["images"] for item in report["findings"]}
