@@ -130,6 +130,12 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
             text,
             "Add images from other places, days and angles, unless the camera will stay there.",
         )
+    if method.skipped_pairs or method.uncompared:
+        text = (
+            f"too many images are alike to compare all: {method.skipped_pairs:,} pairs by features and {method.uncompared:,} images "
+            "by hash were left out, so that copies may be missing here"
+        )
+        yield finding("alike", "warning", method.uncompared, text, "Take copies out and inspect the data again.")
 
 
 def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> Iterator[Finding]:

@@ -76,7 +76,8 @@ class Search:
         progress: called as progress(what, done, total).
         limits: from where on two pictures are the same; `calibrate` may tighten them.
         alike: share of randomly chosen pairs that the usual limits would call the same.
-        skipped: candidates that were not compared.
+        skipped: candidates by features that were not compared.
+        uncompared: images whose hashes were not compared with those after them.
     """
 
     looks: Looks
@@ -88,6 +89,7 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     alike: float = 0.0
     skipped: int = 0
+    uncompared: int = 0
 
     def run(self, seed: int = 1) -> list[Pair]:
         """Return all pairs that connect images which show the same, each image to the first one of its content."""
@@ -159,7 +161,7 @@ class Search:
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
         """Return the pairs of images that are the same whole picture, of those whose perceptual hashes are near."""
         table = self.looks.table[distinct]
-        pairs, mirrored = near_pairs(
+        pairs, mirrored, self.uncompared = near_pairs(
             table["hash"], table["mirrored"], lambda done, total: self.progress("comparing hashes", done, total)
         )
         keep = thumbs_agree(table["thumb"], pairs, mirrored)

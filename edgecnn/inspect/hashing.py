@@ -54,7 +54,7 @@ def _hash(pixels: np.ndarray) -> int:
 
 def near_pairs(
     hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the pairs of images whose hashes differ by at most NEAR bits, one of them mirrored if need be.
 
     All pairs are compared, a block at a time: an exclusive or and a count of bits for each.
@@ -65,10 +65,11 @@ def near_pairs(
         progress: called as progress(done, total) after each block.
 
     Returns:
-        int64 (pairs, 2), the smaller index first, and bool (pairs,): whether the second had to be mirrored.
+        int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and how many images were not
+        compared with those after them, since MOST_CANDIDATES pairs were exceeded.
     """
     pairs, flags = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
-    found = 0
+    found = compared = 0
     for start in range(0, len(hashes), BLOCK):
         block = hashes[start : start + BLOCK, np.newaxis]
         for flag, others in ((False, hashes[start:]), (True, mirrored[start:])):
@@ -77,7 +78,8 @@ def near_pairs(
             pairs.append(np.stack([first[later], second[later]], axis=1) + start)
             flags.append(np.full(int(later.sum()), flag))
             found += len(pairs[-1])
-        progress(min(start + BLOCK, len(hashes)), len(hashes))
+        compared = min(start + BLOCK, len(hashes))
+        progress(compared, len(hashes))
         if found > MOST_CANDIDATES:
             break
-    return np.concatenate(pairs), np.concatenate(flags)
+    return np.concatenate(pairs), np.concatenate(flags), len(hashes) - compared

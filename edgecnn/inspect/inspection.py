@@ -110,6 +110,7 @@ def _inspected(dataset: Dataset, missing: str | None, progress: Progress, cache:
         alike=search.alike,
         tightened=search.limits != Limits(),
         skipped_pairs=search.skipped,
+        uncompared=search.uncompared,
     )
     return _Report(dataset, looks, [indices for indices, _ in groups], method).made(
         tuple(group_of(looks, indices, pairs, dataset.labels) for indices, pairs in groups),

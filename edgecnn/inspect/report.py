@@ -121,7 +121,10 @@ class Method:
     missing: str | None = described("What could not be looked for, and what to install; null if all was.")
     alike: Fraction = described("Share of randomly chosen pairs of images that the usual limits would call the same.")
     tightened: bool = described("Whether the limits were tightened because of that.")
-    skipped_pairs: Count = described("Candidates that were not compared, since there were too many.")
+    skipped_pairs: Count = described("Candidates by features that were not compared, since there were too many.")
+    uncompared: Count = described(
+        "Images whose hashes were not compared with those of later images, since too many are alike."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

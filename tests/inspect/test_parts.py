@@ -35,7 +35,8 @@ def test_near_pairs_are_those_of_a_plain_comparison(monkeypatch):
     hashes[5] = hashes[31] ^ np.uint64(0b1011)
     mirrored = random.integers(0, 2**64, 40, np.uint64)
     mirrored[20] = hashes[3]
-    pairs, flags = near_pairs(hashes, mirrored)
+    pairs, flags, left = near_pairs(hashes, mirrored)
+    assert left == 0
     found = {(*pair, flag) for pair, flag in zip(pairs.tolist(), flags.tolist(), strict=True)}
     plain = {
         (a, b, flag)
@@ -46,6 +47,16 @@ def test_near_pairs_are_those_of_a_plain_comparison(monkeypatch):
     }
     assert {(a, b, flag) for (a, b), flag in [((item[0], item[1]), item[2]) for item in found]} == plain
     assert plain == {(5, 31, False), (3, 20, True)}
+
+
+def test_too_many_near_pairs_are_counted(monkeypatch):
+    from edgecnn.inspect import hashing
+
+    monkeypatch.setattr(hashing, "BLOCK", 7)
+    monkeypatch.setattr(hashing, "MOST_CANDIDATES", 100)
+    same = np.zeros(40, np.uint64)
+    pairs, _, left = near_pairs(same, ~same)
+    assert left == 40 - 7 and set(pairs[:, 0].tolist()) == set(range(7))
 
 
 @pytest.mark.parametrize("mirror", (False, True))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from edgecnn.report.collect import bundle_figures
@@ -42,9 +43,11 @@ def axe():
 
 @pytest.fixture
 def page(drawn_run, finished_run, root, tmp_path, request):
-    """The page of a run that went through every stage, of two classes, 1,000 classes, hostile names, a bundle, or several."""
+    """The page of a run that went through every stage, of two classes, 1,000 classes, hostile names, a bundle, or several; of photos."""
     from edgecnn.bundle.read import read_bundle
 
+    if request.param == "inspection":
+        return inspection_page(tmp_path)
     hostile = ("<script>alert(1)</script>", "\u05e9\u05dc\u05d5\u05dd", "x" * 255)
     made = {
         "finished": lambda: [shown_run(finished_run)],
@@ -62,11 +65,36 @@ def page(drawn_run, finished_run, root, tmp_path, request):
     return path
 
 
+def inspection_page(folder):
+    """Return the page of an inspection with findings: twins in two splits and in two classes, a damaged file, hostile names."""
+    from PIL import Image
+
+    from edgecnn.data import open_dataset
+    from edgecnn.inspect.inspection import inspect_images
+    from edgecnn.inspect.page import write_inspection
+    from edgecnn.recipe import DataRecipe
+
+    for number, label in enumerate(("cat", "<b>dog", "x" * 200)):
+        for split in ("train", "test"):
+            place = folder / "photos" / split / label
+            place.mkdir(parents=True)
+            for index in range(6):
+                seed = index if index == 5 else 100 * number + index + 50 * (split == "test")
+                pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+                Image.fromarray(pixels).resize((80, 60)).save(place / f"{index}<script>.png")
+    (place / "broken.png").write_bytes(b"not a picture")
+    dataset = open_dataset(DataRecipe(source=str(folder / "photos")), for_training=False)
+    report = inspect_images(dataset, missing="By hashes alone.")
+    assert {item.kind for item in report.findings} >= {"leak", "two-labels", "unreadable"}
+    return write_inspection(report, dataset, folder / "inspections")
+
+
 @pytest.mark.parametrize(
     "page",
     [
         "finished",
         "hostile",
+        "inspection",
         *(
             pytest.param(page, marks=pytest.mark.slow)
             for page in ("two classes", "1,000 classes", "never verified", "bundle", "several")

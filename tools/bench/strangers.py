@@ -22,6 +22,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from edgecnn.data import open_dataset
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.images import load
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import predictor
+from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.pixels import resize
 from edgecnn.recipe import build_recipe, merge, parse_overrides
 from edgecnn.report.table import text_table
@@ -108,33 +109,26 @@ def measure(
     recipe = settle(recipe, dataset)
     run = create_run(recipe, folder / f"run-{label}")
     train(recipe, dataset, run, lambda progress: None)
-    side = recipe.network.height
-    size = {"height": side, "width": recipe.network.width, "channels": recipe.network.channels}
-    splits = dataset.load(("train", "validation"), stage="train", **size) | dataset.load(
-        ("test",), stage="verify", **size
-    )
+    height, width, channels = recipe.network.height, recipe.network.width, recipe.network.channels
+    load_splits = partial(dataset.load, height=height, width=width, channels=channels)
+    splits = load_splits(("train", "validation"), stage="train") | load_splits(("test",), stage="verify")
     with zipfile.ZipFile(archive) as file:
-        strangers = np.stack(
-            [
-                load(file.read(name), side, recipe.network.width, recipe.network.channels, recipe.data.fit)
-                for name, of in members
-                if of == label
-            ]
-        )
+        near = [load(file.read(name), height, width, channels, recipe.data.fit) for name, of in members if of == label]
     answer = Scorer(run.read(FLOAT_MODEL, "train"), recipe, splits["train"].images)
-    validation, test = answer.scores(splits["validation"].images), answer.scores(splits["test"].images)
-    kinds = {"near": strangers} | far_strangers(side, recipe.network.width)
+    validation, test = (answer.scores(splits[split].images) for split in ("validation", "test"))
+    kinds = {"near": np.stack(near)} | far_strangers(height, width)
     found = {kind: answer.scores(images) for kind, images in kinds.items()}
+
+    def judged_by(name: str) -> dict[str, Any]:
+        ranks = {kind: ranked(scores, validation)[name] for kind, scores in found.items()}
+        return judged(ranked(validation, validation)[name], ranked(test, validation)[name], ranks)
+
     return {
         "known": len(splits["test"].classes),
         "strangers": {kind: len(images) for kind, images in kinds.items()},
         "accuracy": float(np.mean(answer.classes(splits["test"].images) == splits["test"].classes)),
-        "scores": {
-            name: judged(*(ranked(scores, validation)[name] for scores in (validation, test)),
-                         {kind: ranked(scores, validation)[name] for kind, scores in found.items()})
-            for name in SCORES
-        },
-    }  # fmt: skip
+        "scores": {name: judged_by(name) for name in SCORES},
+    }
 
 
 class Scorer:
@@ -142,8 +136,6 @@ class Scorer:
 
     def __init__(self, model: bytes, recipe: Any, images: np.ndarray) -> None:
         """Compute the training photos' features."""
-        from edgecnn.networks.predict import model_from_bytes
-
         network = model_from_bytes(model)
         both = keras.Model(network.inputs, keras.layers.Concatenate()([network.layers[-1].input, network.output]))
         self._classes = network.output_shape[-1]
