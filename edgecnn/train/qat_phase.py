@@ -20,11 +20,12 @@ from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
-from edgecnn.train.schedule import cosine
+from edgecnn.train.schedule import cosine, one_cycle
 
 SAFE_RATE = 5e-5
 """Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, however sharply the loss
-bends, so that one rate suits every network: SGD's has to be tuned for each."""
+bends, so that one rate suits every network: SGD's has to be tuned for each. The rate rises first, since Adam's first steps are as large
+as any, whatever the gradients."""
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granularity: str = "channel") -> "keras.Model":
@@ -99,6 +100,7 @@ class Qat:
         self.best = Best(self.student, recipe.qat.patience)
         self._calibrated = tf.Variable(np.zeros(5, np.int64), trainable=False)
         self.learning_rate = recipe.qat.learning_rate or SAFE_RATE
+        schedule = cosine if recipe.qat.learning_rate else one_cycle
         loss = distillation(recipe, folded(teacher), self.student)
         step, optimizer = training_step(recipe, loss, self.student)
         self.phase = Phase(
@@ -106,7 +108,7 @@ class Qat:
             epochs=recipe.qat.epochs,
             step=step,
             validate=lambda: accuracy_on(predict, *validation),
-            learning_rate=lambda done: self.learning_rate * cosine(done),
+            learning_rate=lambda done: self.learning_rate * schedule(done),
             variables=[
                 *self.student.variables,
                 *optimizer.variables,
