@@ -135,7 +135,7 @@ class TrainRecipe:
         0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
     )
     robust: bool = key(
-        False, "Mix corruptions into half of the training images, against what cameras do; see edgecnn stress."
+        False, "Mix corruptions into a third of the training images, against what cameras do; see edgecnn stress."
     )
     teacher: str = key("", "Run folder of a trained network to learn from as well; empty for none.")
     teacher_temperature: float = key(

@@ -102,7 +102,7 @@ Robust = Annotated[
     bool,
     typer.Option(
         "--robust",
-        help="Mix corruptions into half of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
+        help="Mix corruptions into a third of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
         "measures what it gains.",
         show_default="off",
         rich_help_panel=TRAINING,
