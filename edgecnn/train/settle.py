@@ -41,8 +41,8 @@ QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
 """Steps of the quantization-aware phase, about, and its least and most epochs."""
 
 ROBUST_EPOCHS = 1.25
-"""Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later. Mixing
-corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
+"""Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later.
+Mixing corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
 
 RATE, FINE_TUNING_RATE = 0.003, 0.0005
 
