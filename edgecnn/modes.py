@@ -35,6 +35,11 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Return pixels, uint8 (height, width, channels), as an image: of mode "L" for one channel."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def as_array(image: Image.Image) -> np.ndarray:
     """Return an image's pixels: uint8, shape (rows, columns) or (rows, columns, 3)."""
     if image.width * image.height <= BAND_PIXELS:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn.errors import ImageError
-from edgecnn.modes import as_array
+from edgecnn.modes import as_array, as_image
 from edgecnn.region import WHOLE, Region, pixel_box
 
 FITS = ("crop", "letterbox", "stretch")
@@ -106,11 +106,11 @@ def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     rows, columns, _ = pixels.shape
     if rows < height or columns < width:
-        return _resized(_as_image(pixels), height, width, Image.Resampling.BILINEAR)
+        return _resized(as_image(pixels), height, width, Image.Resampling.BILINEAR)
     even = rows % height == 0 and columns % width == 0
     kept = 1 if even else KEPT
     down, across = max(1, rows // (kept * height)), max(1, columns // (kept * width))
-    image = _as_image(mean_of_rows(pixels, down))
+    image = as_image(mean_of_rows(pixels, down))
     if across > 1:
         image = image.reduce((across, 1))
     box = (0, 0, columns / across, rows / down)
@@ -141,10 +141,6 @@ def _divided(sums: np.ndarray, count: int) -> np.ndarray:
     sums += count // 2
     sums //= count
     return sums.astype(np.uint8)
-
-
-def _as_image(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[:, :, 0])
 
 
 def _resized(

@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.decoding import Decoder, Split
+from edgecnn.data.decoding import Decoder, Split, picture
 from edgecnn.data.items import (
     NAMED,
     PASSING,
@@ -23,8 +22,8 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.data.room import Rooms
-from edgecnn.errors import SplitError, UnknownNameError, nearest
-from edgecnn.modes import as_array, to_mode
+from edgecnn.errors import ImageError, SplitError, UnknownNameError, nearest
+from edgecnn.modes import as_array
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
@@ -216,11 +215,10 @@ class Dataset:
         self._permit((split,), stage)
         items = {item.source: item for item in self.items[split]}
         for source in sources:
-            data = self.read(items[source])
-            if isinstance(data, np.ndarray):
-                image = to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
-            else:
-                image = images.decode(data, channels, least)
+            try:
+                image = picture(items[source], self.read, channels, least)
+            except ImageError as error:
+                raise ImageError(f"{source}: {error}") from None
             yield as_array(image).reshape(image.height, image.width, channels)
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:

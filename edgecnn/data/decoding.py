@@ -11,7 +11,7 @@ from edgecnn import images
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.files import sha256
-from edgecnn.modes import as_array, to_mode
+from edgecnn.modes import as_array, as_image, to_mode
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Duplicate, Unreadable
@@ -28,6 +28,33 @@ class Split:
     images: np.ndarray
     classes: np.ndarray
     sources: tuple[str, ...]
+
+
+def picture(
+    item: Item, read: Callable[[Item], bytes | np.ndarray], channels: int, least: tuple[int, int] = (0, 0)
+) -> Image.Image:
+    """Return an item as an upright image before the resize.
+
+    Args:
+        item: of a dataset.
+        read: returns its encoded bytes, or its uint8 pixels; it raises ImageError.
+        channels: 1 for grey, 3 for RGB.
+        least: (height, width) that it keeps at least twice, if it has that: see `images.decode`.
+
+    Raises:
+        ImageError: if it cannot be read, or has changed since it was listed.
+    """
+    data = read(item)
+    if isinstance(data, np.ndarray):
+        return to_mode(as_image(data), channels)
+    require_listed(item, data)
+    return images.decode(data, channels, least)
+
+
+def require_listed(item: Item, data: bytes) -> None:
+    """Raise ImageError if an item's encoded bytes are not those that were listed."""
+    if sha256(data) != item.hash:
+        raise ImageError("it changed after it was listed")
 
 
 @dataclass(kw_only=True)
@@ -91,11 +118,10 @@ class Decoder:
 
         try:
             data = self.read(item)
+            if not isinstance(data, np.ndarray):
+                require_listed(item, data)
         except ImageError as error:
             broken(self.lost, error)
-            return None
-        if not isinstance(data, np.ndarray) and sha256(data) != item.hash:
-            broken(self.lost, "it changed after it was listed")
             return None
         try:
             return self._resized(data)
@@ -109,7 +135,7 @@ class Decoder:
         height, width, channels = self.shape
         fit, region = self.recipe.fit, self.recipe.region
         if isinstance(data, np.ndarray):
-            image = to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
+            image = to_mode(as_image(data), channels)
         elif self.other_resize is None:
             return images.load(data, height, width, channels, fit, region)
         else:

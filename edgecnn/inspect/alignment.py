@@ -1,7 +1,7 @@
 """Whether two pictures show the same scene from the same place: one laid over the other, moved, enlarged and mirrored as it fits best.
 
-Photos of a set look alike: one background, one light, objects of one kind. What tells a copy from another photo is whether their detail
-agrees at one place, so slow changes of brightness are removed first, and the detail of one is searched for in the other.
+Photos of a set have one background, one light and objects of one kind. Of a copy, the detail agrees at one place; of another photo, it
+does not. So slow changes of brightness are removed first, and the detail of one is searched for in the other.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.items import Item, Meter
@@ -19,6 +18,7 @@ from edgecnn.files import canonical_json, output_errors, sha256
 from edgecnn.images import SUFFIXES, suffix_of
 from edgecnn.inspect.report import Cleaned, Group, Inspection, LeftOut
 from edgecnn.labels import unsafe
+from edgecnn.modes import as_image
 from edgecnn.tables import to_json
 
 LEAVE_OUT: Mapping[str, str] = {
@@ -166,14 +166,14 @@ def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Me
 
 
 def encoded(item: Item, dataset: Dataset) -> bytes:
-    """Return an item's file, or a PNG of its pixels where there is none."""
+    """Return an item's file, or a PNG of its pixels where it has no file."""
     try:
         data = dataset.read(item)
     except ImageError as error:
         raise DatasetError(f"{item.source}: {error}. Inspect the images again.") from None
     if isinstance(data, np.ndarray):
         buffer = io.BytesIO()
-        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(buffer, "PNG")
+        as_image(data).save(buffer, "PNG")
         return buffer.getvalue()
     if sha256(data) != item.hash:
         raise DatasetError(f"{item.source} changed after it was inspected. Inspect the images again.")

@@ -143,8 +143,8 @@ class Search:
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
         """Return the measures of pairs, from the cache or some at a time: their parts take memory."""
-        hashes = [self.looks.items[index].hash for index in range(len(self.looks.items))]
-        keys = {pair: hashes[pair[0]] + hashes[pair[1]] for pair in pairs}
+        items = self.looks.items
+        keys = {pair: items[pair[0]].hash + items[pair[1]].hash for pair in pairs}
         known = {key: unpacked(value) for key, value in self.cache.get(KIND, list(keys.values())).items()}
         missing = [pair for pair, key in keys.items() if key not in known]
         meter.advance(len(pairs) - len(missing))

@@ -24,7 +24,7 @@ def keep(report: Inspection) -> None:
 
 
 def worst(dataset: Dataset) -> str:
-    """Return a line on the worst findings of the same images, divided in the same way; "" if there are none, or none is known.
+    """Return a line on the worst findings of the same images, divided in the same way; "" where nothing is known to be wrong.
 
     Without an inspection only the listing counts, which costs nothing: identical files, and classes of few images.
     """

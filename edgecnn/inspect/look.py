@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
 from edgecnn.files import sha256
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
-from edgecnn.modes import to_mode
 
 KIND = "look-1"
 """The name under which looks are cached; it changes with what is computed."""
@@ -110,12 +110,7 @@ def decoded(item: Item, read: Callable[[Item], Any], least: tuple[int, int] = (0
     Raises:
         ImageError: if it cannot be read, or has changed since it was listed.
     """
-    data = read(item)
-    if isinstance(data, np.ndarray):
-        return to_mode(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), 3)
-    if sha256(data) != item.hash:
-        raise ImageError("it changed after it was listed")
-    return images.decode(data, 3, least)
+    return picture(item, read, 3, least)
 
 
 def one_look(item: Item, read: Callable[[Item], Any]) -> Any:

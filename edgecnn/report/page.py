@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.labels import printable
+from edgecnn.modes import as_image
 from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
@@ -53,7 +53,7 @@ def shown_run(run: Run) -> Shown:
 def data_address(pixels: np.ndarray) -> str:
     """Return pixels, uint8 (height, width, channels), as the address of a picture that is in it."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    as_image(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -1,9 +1,9 @@
 """A stress report in words and tables: for the terminal, the card and the page."""
 
+from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.remedies import remedy_text
 from edgecnn.stress.report import Condition, Mean, Stressed, StressReport
 
-STRENGTHS = (1, 2, 3, 4, 5)
 HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
 
 ROBUST_KIN = (
@@ -20,14 +20,14 @@ def stress_rows(report: StressReport) -> list[tuple[str, ...]]:
             "none",
             *("-" for _ in STRENGTHS),
             f"{clean.int8.accuracy:.2%}",
-            f"{clean.float.accuracy:.2%}" if clean.float else "-",
+            share(clean.float.accuracy if clean.float else None),
             share(clean.agreement),
             "-",
         )
     ]
     rows += [stressed_row(item) for item in report.corruptions]
     lost = 100 * (clean.int8.accuracy - report.mean_int8.accuracy)
-    float_mean = f"{report.mean_float.accuracy:.2%}" if report.mean_float else "-"
+    float_mean = share(report.mean_float.accuracy if report.mean_float else None)
     rows.append(("mean", *("-" for _ in STRENGTHS), f"{report.mean_int8.accuracy:.2%}", float_mean, "-", f"{lost:.2f}"))
     return rows
 
@@ -87,7 +87,7 @@ def clean_text(clean: Condition) -> str:
 
 def worst_line(report: StressReport, side: int) -> str:
     """Return which corruption costs most, and what may help; `side` is the input's smaller one, in pixels."""
-    worst = next(item for item in report.corruptions if item.corruption == report.worst)
+    worst = report.costliest
     return f"{worst.corruption} costs most, {worst.lost:.2f} points. What may help: {remedy_text(report.remedy, side)}."
 
 

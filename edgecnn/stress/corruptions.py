@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from edgecnn.modes import as_image
 from edgecnn.stress.filters import (
     LUMINANCE,
-    as_image,
     as_pixels,
     disk,
     filtered,

@@ -17,11 +17,6 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def as_image(image: np.ndarray) -> Image.Image:
-    """Return pixels, uint8 (height, width, 1 or 3), as a Pillow image."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
 def as_pixels(image: Image.Image) -> np.ndarray:
     """Return a Pillow image of mode "L" or "RGB" as uint8 (height, width, 1 or 3)."""
     pixels = np.asarray(image)

@@ -340,7 +340,7 @@ def require_passed(report: StressReport) -> None:
     """Raise StressError for a report below its pass line."""
     if report.passed:
         return
-    worst = next(item for item in report.corruptions if item.corruption == report.worst)
+    worst = report.costliest
     raise StressError(
         f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images in the mean, and {report.at_least:.2%} were "
         f"required. {worst.corruption} costs most: {worst.lost:.2f} points.",

@@ -116,6 +116,11 @@ class StressReport:
     machine: str
     versions: Mapping[str, str]
 
+    @property
+    def costliest(self) -> Stressed:
+        """The figures of the worst corruption."""
+        return next(item for item in self.corruptions if item.corruption == self.worst)
+
 
 def stress_report(run: Run, split: StressSplit) -> StressReport | None:
     """Return what `edgecnn stress` measured of a run on a split; None if it has not.

@@ -156,7 +156,7 @@ def engine_model(name: str, data: bytes, format_: str, contract: InputContract) 
     """Open a TFLite or ONNX file by the engine that a device would use.
 
     Raises:
-        EngineError: if there is none, or it refuses the model.
+        EngineError: if no engine is installed, or it refuses the model.
     """
     engine = open_engine(None, data, format_, num_threads=1)
     return Opened(

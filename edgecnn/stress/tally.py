@@ -71,7 +71,7 @@ class Store:
     key: Mapping[str, Any]
 
     def read(self, empty: Tally) -> Tally:
-        """Return the stored tally; `empty` if there is none of this key and these shapes, or it cannot be used."""
+        """Return the stored tally; `empty` if the file has another key or other shapes, or cannot be read."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 if str(file["key"]) != canonical_json(dict(self.key)):

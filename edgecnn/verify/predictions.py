@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from edgecnn.data import Split
 from edgecnn.files import write_atomic
+from edgecnn.modes import as_image
 from edgecnn.runs import PREDICTIONS, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.verify.answers import Answers
@@ -64,7 +64,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """Return an image, uint8 (height, width, channels), at no more than PICTURE_SIDE pixels a side."""
     if max(pixels.shape[:2]) <= PICTURE_SIDE:
         return pixels
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture = as_image(pixels)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return np.asarray(picture).reshape(picture.height, picture.width, pixels.shape[2])
 

@@ -7,7 +7,7 @@ import pytest
 
 from edgecnn import images
 from edgecnn.data import DATASETS, Duplicate, open_dataset
-from edgecnn.errors import DatasetError, OutputError, SplitError, UnknownNameError
+from edgecnn.errors import DatasetError, ImageError, OutputError, SplitError, UnknownNameError
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe
 
@@ -22,6 +22,16 @@ def split_pets(tmp_path, fill, pictures):
         for start, split, count in ((0, "train", 8), (20, "val", 4), (40, "test", 4)):
             files |= pictures(f"{split}/{label}", 1000 * number + start, count)
     return fill(tmp_path / "pets", files)
+
+
+def test_a_picture_that_changed_is_named(split_pets, picture):
+    dataset = open_dataset(DataRecipe(source=str(split_pets)))
+    first, second = dataset.load(("test",), **SIZE, stage="verify")["test"].sources[:2]
+    (split_pets / second).write_bytes(picture(4711, 30, 30))
+    found = dataset.pictures("test", (first, second), channels=3, least=(0, 0), stage="stress")
+    assert next(found).shape[2] == 3
+    with pytest.raises(ImageError, match=f"{second}: it changed after it was listed"):
+        next(found)
 
 
 def test_the_pixels_are_those_of_the_one_preprocessing(split_pets):

@@ -184,8 +184,9 @@ def judged(validation: np.ndarray, test: np.ndarray, strangers: Mapping[str, np.
 
 def auroc(known: np.ndarray, strangers: np.ndarray) -> float:
     """Return the share of pairs in which the known scores higher; a tie counts half."""
-    apart = known[:, np.newaxis] - strangers
-    return float(np.mean(apart > 0) + np.mean(apart == 0) / 2)
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score([True] * len(known) + [False] * len(strangers), np.concatenate([known, strangers])))
 
 
 def far_strangers(height: int, width: int) -> dict[str, np.ndarray]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.device.benchmark.figures import Percentiles, percentiles
 from edgecnn.device.benchmark.images import BenchImages
+from edgecnn.modes import as_image
 from edgecnn.runtime.program import Finished
 
 
@@ -58,7 +58,7 @@ def write_photo(image: bytes | np.ndarray, path: Path) -> None:
     if isinstance(image, bytes):
         path.write_bytes(image)
     else:
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path, "PNG")
+        as_image(image).save(path, "PNG")
 
 
 def classify_command(bundle: Bundle, item: Configuration, photo: Path) -> list[str]:
