@@ -33,7 +33,7 @@ def model_table(models_folder: str) -> str:
         models_folder: the path of models/ from the page.
     """
     rows = []
-    machines = set()
+    measured: dict[str, list[str]] = {}
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
         bundle = read_bundle(path)
         report = build(Report, json.loads(bundle.files["parity.json"]), ValueError)
@@ -54,10 +54,13 @@ def model_table(models_folder: str) -> str:
             )
         )
         timing = report.timing.split(";")[0]  # the rest is about TensorFlow
-        machines.add(f"{report.machine}; LiteRT {report.versions['ai-edge-litert']}; {timing}")
+        where = f"{report.machine}; LiteRT {report.versions['ai-edge-litert']}; {timing}"
+        measured.setdefault(where, []).append(f"`{bundle.manifest.name}`")
     headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms", "float32 ms")
-    where = "\n".join(f"Times of the TFLite files: {machine}." for machine in sorted(machines))
-    return f"{markdown_table(headings, rows)}\n\n{where}"
+    most, *others = sorted(measured, key=lambda where: (-len(measured[where]), where))
+    lines = [f"Times of the TFLite files: {most}."]
+    lines += [f"Those of {', '.join(measured[where])}: {where}." for where in others]
+    return "\n".join([markdown_table(headings, rows), "", *lines])
 
 
 def speed_table() -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundling import bundle_path, bundle_stage
+from edgecnn.data import open_dataset
 from edgecnn.files import write_atomic
 from edgecnn.recipe import build_recipe, load_recipe, to_tables
 from edgecnn.runs import CARD, open_run, without_folders
+from edgecnn.train.settle import settle
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -21,10 +23,12 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
     """Copy a run's bundle and card to models/NAME and return their paths.
 
     Raises:
+        DatasetError: if the recipe's data are not there, which its automatic settings depend on.
         SystemExit: if the run was made by another recipe.
     """
     run = open_run(run_path)
     recipe = build_recipe(load_recipe(MODELS / name / "recipe.toml"))
+    recipe = settle(recipe, open_dataset(recipe.data))
     bundle = read_bundle(bundle_path(run))
     if bundle.manifest.provenance["recipe"] != to_tables(without_folders(recipe)):
         sys.exit(f"{run.path} was not made by models/{name}/recipe.toml")

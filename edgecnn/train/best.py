@@ -2,7 +2,8 @@
 
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
 one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
-than the models do; agreement is the sharper figure. A tie keeps the earlier epoch, and the quantization-aware model.
+than the models do; agreement is the sharper figure. In a tie, which few validation images often give, the later epoch wins, since
+it had more training; post-training quantization never wins a tie.
 """
 
 from collections.abc import Sequence
@@ -130,40 +131,44 @@ class Best:
         self.model = model
         self.patience = patience
         self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
-        # the best epoch, the last one offered, and the best one's score; n is 0 until there is one
-        self._state = tf.Variable(np.zeros(7, np.int64), trainable=False)
+        # the epoch that is kept, the last that was better than all before it, and the last one offered
+        self._epochs = tf.Variable(np.zeros(3, np.int64), trainable=False)
+        # of the epoch that is kept; n is 0 until there is one
+        self._score = tf.Variable(np.zeros(5, np.int64), trainable=False)
 
     @property
     def variables(self) -> Sequence[Any]:
         """All that a resume needs."""
-        return [*self._weights, self._state]
+        return [*self._weights, self._epochs, self._score]
 
     @property
     def epoch(self) -> int:
         """The best epoch; 0 is the calibrated model, before any training."""
-        return int(self._state.numpy()[0])
+        return int(self._epochs.numpy()[0])
 
     @property
     def score(self) -> Score | None:
         """The best epoch's score; None before the first was offered."""
-        return Score.read(self._state.numpy()[2:])
+        return Score.read(self._score.numpy())
 
     def offer(self, epoch: int, found: Score) -> None:
-        """Keep the model's weights if this epoch is better than the best."""
+        """Keep the model's weights if this epoch is better than the best, or as good and later."""
         best = self.score
-        if best is None or found.better_than(best):
-            for kept, variable in zip(self._weights, self.model.variables, strict=True):
-                kept.assign(variable)
-            self._state.assign([epoch, epoch, *astuple(found)])
-        else:
-            self._state.assign([self.epoch, epoch, *astuple(best)])
+        kept, better, _ = map(int, self._epochs.numpy())
+        is_better = best is None or found.better_than(best)
+        if is_better or (best and epoch > kept and not best.better_than(found)):
+            for saved, variable in zip(self._weights, self.model.variables, strict=True):
+                saved.assign(variable)
+            self._score.assign(astuple(found))
+            kept = epoch
+        self._epochs.assign([kept, epoch if is_better else better, epoch])
 
     def stopped(self) -> bool:
         """Tell whether patience has run out."""
-        best, last = self._state.numpy()[:2]
-        return bool(self.patience and last - best >= self.patience)
+        _, better, last = self._epochs.numpy()
+        return bool(self.patience and last - better >= self.patience)
 
     def restore(self) -> None:
         """Give the model the best epoch's weights."""
-        for kept, variable in zip(self._weights, self.model.variables, strict=True):
-            variable.assign(kept)
+        for saved, variable in zip(self._weights, self.model.variables, strict=True):
+            variable.assign(saved)

@@ -47,7 +47,7 @@ def main() -> None:
         "folders", type=Path, nargs="*", help="folders with a bundle and its card (default: the ladder's in models/)"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the figures; the plot goes beside them as PNG")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the figures; the plot goes next to them as PNG")
     arguments = parser.parse_args()
     folders = arguments.folders or sorted(path.parent for path in ROOT.glob("models/*/*.edgecnn"))
     try:

@@ -1,12 +1,12 @@
-"""Time a run's ONNX int8 graph in ONNX Runtime beside its float32, and beside two other ways to an int8 graph.
+"""Time a run's ONNX int8 graph in ONNX Runtime, its float32 graph, and two other ways to an int8 graph.
 
-One image, one thread, by turns (A, B, A, B, …) after warm-up rounds; the figures are medians of a session's run alone,
+One image, one thread, interleaved (A, B, A, B, …) after warm-up rounds; the figures are medians of a session's run alone,
 its input already in the type that it reads. The answers are compared with those of the int8 TFLite file on the
 validation images.
 
     float32           the run's float32 export
     edgecnn           the run's int8 export: edgecnn.export.onnx.int8
-    tf2onnx           tf2onnx.convert.from_tflite of the int8 TFLite file, as it comes
+    tf2onnx           tf2onnx.convert.from_tflite of the int8 TFLite file, unmodified
     quantize_static   ONNX Runtime's own quantizer on the float32 export: QDQ, uint8 activations, per-channel weights
 
     python tools/bench/onnx_int8.py runs/latest --n 500

@@ -1,11 +1,11 @@
-"""Time the device runtime beside loops written by hand for the one model, and say what its resize is worth.
+"""Time the device runtime and loops written by hand for the one model, and say what its resize is worth.
 
 All figures of a table are medians of interleaved calls (A, B, A, B, …) after warm-up rounds, one thread, int8 TFLite in LiteRT:
 
     frame   a 640x480 RGB array to a label: edgecnn; a hand-written loop of the same resize and `invoke`; the plain way, Pillow's
             bilinear filter over the whole frame, then `invoke`; MediaPipe's ImageClassifier, where --mediapipe-python is given
     photo   a 12-megapixel JPEG to a label: edgecnn; full decoding, then edgecnn's resize; full decoding, then the plain resize
-    folder  `edgecnn classify DIR` on small JPEGs, in a process of its own, beside a hand-written script
+    folder  `edgecnn classify DIR` on small JPEGs, in a process of its own, and a hand-written script
     batch   64 frames of 640x480: one at a time; `classify_batch`; on LiteRT, and on ONNX Runtime where it is installed
     accuracy, with --data: the test images, enlarged to 640x480 frames, by the chosen resize and by the plain one
 
@@ -279,7 +279,7 @@ def batch(classifier: Classifier, n: int) -> dict[str, Any]:
 
 
 def folder(classifier: Classifier, count: int, n: int) -> dict[str, Any]:
-    """Time `edgecnn classify DIR` beside a hand-written script, both cold, over small JPEGs of the model's size."""
+    """Time `edgecnn classify DIR` and a hand-written script, both cold, over small JPEGs of the model's size."""
     contract = classifier.model.contract
     with tempfile.TemporaryDirectory() as name:
         photos, model, labels, script = (Path(name, part) for part in ("photos", "m.tflite", "labels.txt", "script.py"))

@@ -1,6 +1,6 @@
 """Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
 
-Both run in the same interpreter, by turns (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time, and of the
+Both run in the same interpreter, interleaved (A, B, A, B, …), after warm-up rounds; the figures are medians of wall time, and of the
 largest resident memory in further rounds. The script imports numpy, Pillow and LiteRT, opens the model, decodes, resizes,
 invokes and prints, and checks nothing. Bytecode is cached for both, as after any installation.
 
@@ -149,7 +149,7 @@ def commands(folder: Path, bundle: Bundle, python: str, engine: str) -> dict[str
 
 
 def measure(calls: dict[str, list[str]], warmup: int, n: int) -> dict[str, list[float]]:
-    """Run the commands by turns and return each one's wall times in seconds, without the warm-up rounds."""
+    """Run the commands interleaved and return each one's wall times in seconds, without the warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for turn in range(warmup + n):
@@ -162,7 +162,7 @@ def measure(calls: dict[str, list[str]], warmup: int, n: int) -> dict[str, list[
 
 
 def measure_peaks(calls: dict[str, list[str]], python: str, n: int) -> dict[str, float]:
-    """Run the commands by turns and return the median of each one's largest resident memory, in MiB."""
+    """Run the commands interleaved and return the median of each one's largest resident memory, in MiB."""
     peaks: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(n):
         for name, command in calls.items():

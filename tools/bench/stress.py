@@ -1,10 +1,11 @@
-"""The stress test of shipped models, of a run on photos, and of the same run trained with --robust.
+"""The stress test of shipped models, and of networks trained on photos without and with --robust.
 
-`edgecnn run` trains the recipes in a folder of runs and skips what is done already, so the bench can be interrupted and started again.
-Validation images choose and the test split confirms: both are measured for the runs, the test split for the shipped models. How much longer
-a training with --robust takes is estimated by `edgecnn train --dry-run`, which times a few steps of both, alternately.
+For each draw the photos are divided anew: one stratified fold of five is the test split. `edgecnn run` trains both recipes in a folder
+of runs and skips what is done already, so the bench can be interrupted and started again. Validation images choose and the test split
+confirms: both are measured for the runs, the test split for the shipped models. How much longer a training with --robust takes is
+estimated by `edgecnn train --dry-run`, which times a few steps of both, alternately.
 
-    EDGECNN_DATA=<folder of trash-photos.zip and cifar10-jpeg.zip> python tools/bench/stress.py --runs /tmp/stress
+    EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/stress.py --data <trash-photos.zip> --runs /tmp/stress
 """
 
 import argparse
@@ -33,14 +34,14 @@ SHIPPED: Mapping[str, Sequence[str]] = {
 }
 """Shipped models, and how many of their test images are measured: the first ones by their content's hash."""
 
-PHOTOS: Mapping[str, Mapping[str, Any]] = {
-    "data": {"source": "trash-photos.zip"},
-    "network": {"name": "efficientnet_lite0_270kb", "height": 96, "width": 96},
-}
-"""The recipe of the runs on photos."""
+PHOTOS: Mapping[str, Mapping[str, Any]] = {"network": {"name": "efficientnet_lite0_270kb", "height": 96, "width": 96}}
+"""The recipe of the runs on photos, without data and seed."""
 
 WAYS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"lite": {}, "lite-robust": {"train": {"robust": True}}}
 """The runs on photos by name, and what each adds to the recipe."""
+
+DRAWS = (3, 4, 5)
+"""Seeds of the divisions of the photos and of the trainings. Draws 1 and 2 were looked at while `--robust` was made."""
 
 SPLITS = ("validation", "test")
 
@@ -49,21 +50,29 @@ ROUNDS = 3
 
 HEADINGS = ("model", "split", "images", "clean", "mean corrupted", "95 % interval", "agreement", "worst", "points lost")
 
-GAINS = ("split", "images", "clean", "with --robust", "points", "mean corrupted", "with --robust", "points")
+GAINS = ("draw", "split", "images", "clean", "with --robust", "points", "mean corrupted", "with --robust", "points")
 BY_CORRUPTION = ("corruption", "without", "with --robust", "points")
 
 
 def main() -> None:
     """Train, measure, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs, which are kept there")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     entries = [shipped(name, options) for name, options in SHIPPED.items()]
-    for name, changes in WAYS.items():
-        run = trained(arguments.runs, name, changes)
-        entries += [{"model": name, "stress": stress(run, "--split", split)} for split in SPLITS]
+    from photos_by_fold import listed, tested, write_split  # with TensorFlow, which the tables' reader does without
+
+    members = listed(arguments.data)
+    for draw in DRAWS:
+        photos = arguments.runs.resolve() / f"photos-{draw}.zip"
+        if not photos.exists():
+            write_split(arguments.data, photos, members, tested(members, 0, 0, draw))
+        for name in WAYS:
+            run = trained(arguments.runs, name, draw)
+            entries += [{"model": name, "draw": draw, "stress": stress(run, "--split", split)} for split in SPLITS]
     times = training_s(arguments.runs)
     report: dict[str, Any] = {
         "bench": "stress",
@@ -71,7 +80,7 @@ def main() -> None:
         "versions": library_versions(),
         "recipe": PHOTOS,
         "entries": entries,
-        "gains": {split: gain(entries, split) for split in SPLITS},
+        "gains": {split: gain(entries, split, DRAWS) for split in SPLITS},
         "training_s": times,
         "load_average": round(os.getloadavg()[0], 1),
     }
@@ -91,18 +100,21 @@ def shipped(name: str, options: Sequence[str]) -> dict[str, Any]:
     return {"model": name, "stress": stress(bundle, "--split", "test", *options)}
 
 
-def trained(runs: Path, name: str, changes: Mapping[str, Any]) -> Path:
+def trained(runs: Path, name: str, draw: int) -> Path:
     """Take a recipe through `edgecnn run`, in a process of its own, and return the run."""
-    command("run", str(recipe_of(runs, name, changes)), "--out", str(runs / name), "--max-drop", "100")
-    return runs / name
+    run = runs / f"{name}-{draw}"
+    command("run", str(recipe_of(runs, name, draw)), "--out", str(run), "--max-drop", "100")
+    return run
 
 
-def recipe_of(runs: Path, name: str, changes: Mapping[str, Any]) -> Path:
+def recipe_of(runs: Path, name: str, draw: int) -> Path:
     """Write a run's recipe, and return its path."""
-    tables: dict[str, Mapping[str, Any]] = {**PHOTOS, **changes}
-    path = runs / f"{name}.toml"
+    data = {"source": str(runs.resolve() / f"photos-{draw}.zip")}
+    tables: dict[str, Mapping[str, Any]] = {"data": data, **PHOTOS, **WAYS[name]}
+    path = runs / f"{name}-{draw}.toml"
     path.write_text(
-        "".join(
+        f"seed = {draw}\n"
+        + "".join(
             f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
             for table, keys in tables.items()
         )
@@ -114,8 +126,8 @@ def training_s(runs: Path) -> dict[str, float]:
     """Return how many seconds the training of each run takes, estimated from steps that are timed alternately."""
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(ROUNDS):
-        for name, changes in WAYS.items():
-            found = json.loads(command("train", str(recipe_of(runs, name, changes)), "--dry-run", "--json"))
+        for name in WAYS:
+            found = json.loads(command("train", str(recipe_of(runs, name, DRAWS[0])), "--dry-run", "--json"))
             times[name].append(found["seconds"])
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -139,49 +151,57 @@ def command(*arguments: str) -> bytes:
     return done.stdout
 
 
-def pair(entries: Sequence[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
-    """Return the stress reports of the runs on photos, in the order of WAYS, on a split."""
+def reports(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the stress reports of a run on photos, one for each draw, on a split."""
     return [
-        next(item["stress"] for item in entries if item["model"] == name and item["stress"]["data"]["split"] == split)
-        for name in WAYS
+        item["stress"]
+        for draw in draws
+        for item in entries
+        if (item["model"], item.get("draw"), item["stress"]["data"]["split"]) == (name, draw, split)
     ]
 
 
-def gain(entries: Sequence[Mapping[str, Any]], split: str) -> dict[str, float]:
-    """Return what --robust gained on a split, in percentage points of the int8 model."""
-    before, after = pair(entries, split)
-    return {
-        "clean": 100 * (after["clean"]["int8"]["accuracy"] - before["clean"]["int8"]["accuracy"]),
-        "corrupted": 100 * (after["mean_int8"]["accuracy"] - before["mean_int8"]["accuracy"]),
-    }
+def figures(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> dict[str, float]:
+    """Return the int8 model's accuracies on the images of some draws together: clean, mean corrupted, and the count of images."""
+    found = reports(entries, name, split, draws)
+    images = sum(item["data"]["images"] for item in found)
+
+    def pooled(key: str) -> float:
+        values = [(item["clean"]["int8"] if key == "clean" else item["mean_int8"])["accuracy"] for item in found]
+        return sum(value * item["data"]["images"] for value, item in zip(values, found, strict=True)) / images
+
+    return {"images": images, "clean": pooled("clean"), "corrupted": pooled("corrupted")}
+
+
+def gain(entries: Sequence[Mapping[str, Any]], split: str, draws: Sequence[int]) -> dict[str, float]:
+    """Return what --robust gained on a split over some draws together, in percentage points of the int8 model."""
+    before, after = (figures(entries, name, split, draws) for name in WAYS)
+    return {key: 100 * (after[key] - before[key]) for key in ("clean", "corrupted")}
 
 
 def gain_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return what --robust gained on each split as text under GAINS."""
-    rows = []
+    """Return what --robust gained on each split, by draw and over all draws, as text under GAINS."""
+    rows: list[tuple[str, ...]] = []
+    each: list[tuple[int, ...]] = [(draw,) for draw in DRAWS]
     for split in SPLITS:
-        before, after = pair(report["entries"], split)
-        found = report["gains"][split]
-        rows.append(
-            (
-                split,
-                f"{before['data']['images']:,}",
-                *(f"{item['clean']['int8']['accuracy']:.2%}" for item in (before, after)),
-                f"{found['clean']:+.2f}",
-                *(f"{item['mean_int8']['accuracy']:.2%}" for item in (before, after)),
-                f"{found['corrupted']:+.2f}",
-            )
-        )
+        for draws in (*each, DRAWS):
+            before, after = (figures(report["entries"], name, split, draws) for name in WAYS)
+            found = gain(report["entries"], split, draws)
+            cells = [str(draws[0]) if len(draws) == 1 else "all", split, f"{before['images']:,}"]
+            for key in ("clean", "corrupted"):
+                cells += [f"{before[key]:.2%}", f"{after[key]:.2%}", f"{found[key]:+.2f}"]
+            rows.append(tuple(cells))
     return rows
 
 
 def corruption_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the int8 models' mean accuracy by corruption on the test split as text under BY_CORRUPTION."""
-    before, after = pair(report["entries"], "test")
-    return [
-        (one["corruption"], f"{one['int8']:.2%}", f"{other['int8']:.2%}", f"{100 * (other['int8'] - one['int8']):+.2f}")
-        for one, other in zip(before["corruptions"], after["corruptions"], strict=True)
-    ]
+    """Return the int8 models' mean accuracy by corruption on the test splits, means over the draws, as text under BY_CORRUPTION."""
+    before, after = (reports(report["entries"], name, "test", DRAWS) for name in WAYS)
+    rows: list[tuple[str, ...]] = []
+    for index, item in enumerate(before[0]["corruptions"]):
+        one, other = (statistics.mean(found["corruptions"][index]["int8"] for found in way) for way in (before, after))
+        rows.append((item["corruption"], f"{one:.2%}", f"{other:.2%}", f"{100 * (other - one):+.2f}"))
+    return rows
 
 
 def row(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -191,7 +211,7 @@ def row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     agreements = [item["agreement"] for item in report["corruptions"]]
     agreement = None if None in agreements else statistics.mean(agreements)
     return (
-        entry["model"],
+        f"{entry['model']}, draw {entry['draw']}" if "draw" in entry else entry["model"],
         report["data"]["split"],
         f"{report['data']['images']:,}",
         f"{report['clean']['int8']['accuracy']:.2%}",

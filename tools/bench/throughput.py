@@ -1,11 +1,11 @@
-"""Time training: the float phase beside a bare `model.fit`, and a quantization-aware epoch beside a float32 one.
+"""Time training: the float phase and a bare `model.fit`, a quantization-aware epoch and a float32 one.
 
     float32, bfloat16          the float phase as `edgecnn train` runs it: seeded batches of uint8 images, flipped and shifted
     fit float32, fit bfloat16  `model.fit` of the same network, optimizer and loss on float32 arrays in memory, without augmentation or
                                deterministic operations
-    qat                        the quantization-aware phase, its float teacher included; beside it, what validation and the int8 file cost
+    qat                        the quantization-aware phase, its float teacher included, and what validation and the int8 file cost
 
-Each is a process of its own that waits for its turn; epochs go by turns (A, B, C, A, B, C, …) after one of warm-up, and the figures are
+Each is a process of its own that waits for its turn; epochs are interleaved (A, B, C, A, B, C, …) after one of warm-up, and the figures are
 medians. `outside` is the share of an epoch that is not spent in the compiled train step. Pixels are drawn: speed does not depend on them.
 
     python tools/bench/throughput.py --images 12800 --rounds 7

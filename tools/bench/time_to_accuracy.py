@@ -1,6 +1,6 @@
 """Time the article's script against `edgecnn train --network article` with a fixed schedule: training time to the script's accuracy.
 
-The script is the article's as written: tf.keras as it comes, raw pixels of 0 to 255, Adam at its default rate, batches of 64, 10 epochs,
+The script is the article's as written: tf.keras unmodified, raw pixels of 0 to 255, Adam at its default rate, batches of 64, 10 epochs,
 float32, `validation_data` at every epoch. edgecnn trains by tools/bench/time_to_accuracy.toml, once in bfloat16 and once in float32; the
 schedule was chosen on validation images. Both get the same files, decoded once; of the training images edgecnn sets 1 % aside for
 validation, the script none. Runs are interleaved (script, bfloat16, float32, script, …), each in a process of its own, a seed a round.
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def measure(data: str, seeds: list[int], script_epochs: int) -> dict[str, Any]:
-    """Run every contender once a seed, by turns, and return all figures."""
+    """Run every contender once a seed, interleaved, and return all figures."""
     load = os.getloadavg()[0]
     started = time.perf_counter()
     recipe = build_recipe(merge(load_recipe(RECIPE), {"data": {"source": data}}), str(RECIPE))
@@ -162,7 +162,7 @@ def measure(data: str, seeds: list[int], script_epochs: int) -> dict[str, Any]:
 
 
 def run_script(folder: Path, arrays: Path, seed: int, epochs: int) -> dict[str, float]:
-    """Run the article's script in a process of its own, with Keras 3, as it comes."""
+    """Run the article's script in a process of its own, with Keras 3, unmodified."""
     script = folder / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

@@ -1,6 +1,6 @@
 """The emulated board's files: Debian's kernel with its camera driver, a root file system, the wheels of edgecnn's base install.
 
-What is downloaded is resolved by name when it is made, and kept in `boards/` of edgecnn's cache, beside the files of the boards that
+What is downloaded is resolved by name when it is made, and kept in `boards/` of edgecnn's cache, next to the files of the boards that
 `verify --on` emulates. Deleting a folder there makes it anew, of the versions that Debian then has.
 """
 

@@ -27,7 +27,7 @@ BOOT_S = 90
 DEBIAN_BOOT_S = 300
 """The same for Debian's systemd; 18 to 41 were seen."""
 PATIENCE_S = 60
-"""Seconds that ssh and the board's shell may take beside a command's own: a busy host is slow, and says nothing of the board."""
+"""Seconds that ssh and the board's shell may take on top of a command's own: a busy host is slow, and says nothing of the board."""
 CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 """Programs of the host, and Debian's packages of them."""
