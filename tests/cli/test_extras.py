@@ -44,7 +44,7 @@ def test_a_broker_without_the_extra_is_one_line(root):
     assert result.stderr.rstrip().endswith("[mqtt]'")
 
 
-@pytest.mark.parametrize("module", ["edgecnn.networks", "edgecnn.report.table"])
+@pytest.mark.parametrize("module", ["edgecnn.networks", pytest.param("edgecnn.report.table", marks=pytest.mark.slow)])
 def test_any_other_missing_module_keeps_its_traceback(root, module):
     result = without(root, module)
     assert result.returncode == 1

@@ -37,10 +37,8 @@ def epochs(folder):
         return []
 
 
-@pytest.mark.parametrize(
-    "signal_",
-    [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # tests/test_pipeline.py interrupts `edgecnn run` by default
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, tiny_network, signal_):
     few = (
         "--data",

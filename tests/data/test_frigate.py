@@ -101,6 +101,7 @@ def test_a_path_is_kept_whole_in_a_run_and_left_out_of_a_bundle(media, monkeypat
     assert without_folders(recipe).data.source == "frigate:door"
 
 
+@pytest.mark.slow
 def test_the_command_line_reads_it(edgecnn, media, tiny_network):
     result = edgecnn("train", "--data", f"frigate:{media}", "--network", tiny_network, "--dry-run")
     assert result.code == 0, result.err

@@ -80,9 +80,9 @@ READ_AS = {
 }
 
 MODELS = [
-    ("mlperf.h5", keras2, "0..255", "dense"),
+    pytest.param("mlperf.h5", keras2, "0..255", "dense", marks=pytest.mark.slow),
     ("codes.keras", keras2, "-128..127", ""),
-    ("unit.keras", keras3, "0..1", "layer"),
+    pytest.param("unit.keras", keras3, "0..1", "layer", marks=pytest.mark.slow),
     ("saved", keras3, "-1..1", "dense"),
 ]
 

@@ -149,8 +149,8 @@ def optimised(data, tmp_path):
 NETWORKS = [
     ("article", {}, (20, 24, 3)),
     ("article", {"activation": "sigmoid", "pooling": "average"}, (20, 24, 3)),
-    ("article", {"pooling": "average", "padding": "same"}, (16, 16, 1)),
-    ("resnet8", {}, (32, 32, 3)),
+    pytest.param("article", {"pooling": "average", "padding": "same"}, (16, 16, 1), marks=pytest.mark.slow),
+    pytest.param("resnet8", {}, (32, 32, 3), marks=pytest.mark.slow),
     pytest.param("resnet8", {}, (17, 23, 1), marks=pytest.mark.slow),
 ]
 

@@ -37,7 +37,10 @@ def test_resnet8_is_mlperf_tinys():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (17, 23, 3), (96, 64, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 8, 1), (17, 23, 3), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((28, 28, 1), (96, 64, 3)))],
+)
 def test_any_input_size(name, shape):
     model = build_network(name, *shape, 7)
     assert model.input_shape == (None, *shape)

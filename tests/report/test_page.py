@@ -188,6 +188,7 @@ def test_hostile_names_do_no_harm(drawn_run):
     assert set(HOSTILE) <= set(page.names)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes(drawn_run, tmp_path):
     labels = [f"class {number}" for number in range(1000)]
     path = tmp_path / "large.html"

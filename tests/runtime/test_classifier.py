@@ -67,7 +67,7 @@ def test_scores(classifier, picture):
     assert sorted(item.index for item in top) == list(range(10))
 
 
-@pytest.mark.parametrize("engine", ["litert", "tflite_runtime", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["litert", "tflite_runtime", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
     """Bit for bit: on LiteRT without a lock some answers were another image's, and most calls raised."""
     if not is_installed(engine):

@@ -30,7 +30,7 @@ def test_write_images(root, tmp_path):
         assert image.size == (8, 8) and image.mode == "L"
 
 
-@pytest.mark.parametrize("name", ["digits", SHIPPED])
+@pytest.mark.parametrize("name", ["digits", pytest.param(SHIPPED, marks=pytest.mark.slow)])
 def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, monkeypatch, name):
     """Its parts, on few and small images."""
     pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
@@ -89,6 +89,7 @@ def test_the_bench_of_verify_has_what_verify_asks_for(root, tmp_path, monkeypatc
     assert len(found["engines"]) >= 4 and found["image_bytes"] == 64 and found["peak_mib"] > 0
 
 
+@pytest.mark.slow
 def test_the_bench_of_explain_measures_bundles_and_runs(root, finished_run, monkeypatch):
     """Its parts, on few images."""
     monkeypatch.syspath_prepend(root / "tools" / "bench")

@@ -80,6 +80,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
 
 
+@pytest.mark.slow
 def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     """The teacher takes each digit for the next one; who learns from it alone does so too, whatever the labels say."""
     teacher = Run(tmp_path / "teacher")

@@ -125,7 +125,8 @@ def test_a_head_is_fitted_to_classes_of_any_size(counts):
     assert np.mean(np.argmax(features @ weights + bias, axis=1) == classes) > 0.8
 
 
-@pytest.mark.parametrize("stop_after", [("float", 1), pytest.param(("float", 2), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [("float", 1), ("float", 2)])
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
     copy = tmp_path / "tiny"
     shutil.copytree(finished_run.path, copy)
@@ -198,6 +199,7 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
     assert own_run.file(FLOAT_MODEL).exists()
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_another_run(own_run, tmp_path):
     recipe = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
     run = trained(recipe, tmp_path / "runs" / "new")

@@ -91,6 +91,7 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
     assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
 
 
+@pytest.mark.slow
 def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos, tiny_network):
     """They are in memory by then: the run goes on. Interrupted, it cannot be resumed without them, and says so."""
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
     assert min(agreements) >= chosen.validation.calibrated.agreement - 0.01
 
 
+@pytest.mark.slow
 def test_a_recipes_own_rate_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = SHARP | {"qat": SHARP["qat"] | {"epochs": 1, "learning_rate": 0.01}}

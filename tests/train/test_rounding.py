@@ -133,7 +133,7 @@ def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
     assert departed("gptq") < departed("nearest")
 
 
-@pytest.mark.parametrize("harm", [False, True])
+@pytest.mark.parametrize("harm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
     """Where rounding spoils the network, the weights are the nearest codes'; "nearest" never rounds."""
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,13 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name, shapes in SIZES.items() for shape in shapes])
+CASES = [(name, shape) for name, shapes in SIZES.items() for shape in shapes]
+BY_DEFAULT = [(name, (32, 32, 3)) for name in NETWORKS] + [(BACKBONES[0], (96, 64, 3))]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow) for case in CASES]
+)
 def test_the_feature_map_of_every_network_is_what_its_head_reads(name, shape):
     model = build_network(name, *shape, 5)
     found = feature_map(model)

@@ -215,6 +215,7 @@ def test_files_of_an_earlier_model_are_not_judged(own_door):
         verify(own_door, open_dataset(own_door.recipe.data))
 
 
+@pytest.mark.slow
 def test_edgecnn_run_makes_them_again_once_they_are_there(own_door):
     shutil.rmtree(own_door.path / "mediapipe")
     path = own_door.path / "frigate" / MODEL
