@@ -26,7 +26,7 @@ class Emulator:
 class Reference:
     """Figures of one inference measured on the board: of which model, on what hardware, with which versions, over n calls.
 
-    `edgecnn benchmark --save` writes them.
+    `edgecnn benchmark --save` writes them. Network and input are those of the model's recipe; "" and 0 where it has none.
     """
 
     model: str
@@ -35,6 +35,10 @@ class Reference:
     n: int = key(low=0)
     p50_ms: float = key(low=0)
     p90_ms: float = key(low=0)
+    network: str = ""
+    height: int = key(0, low=0)
+    width: int = key(0, low=0)
+    channels: int = key(0, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

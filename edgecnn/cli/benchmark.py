@@ -347,7 +347,7 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
             f"nothing was saved: {target.name} needs {target.engine} with {target.num_threads} threads and {file}, which was not "
             f"measured. Measure it: edgecnn benchmark --save --target {target.name} --engine {target.engine} --threads {target.num_threads}"
         )
-    infer = rows[0].parts["infer"]
+    infer, taken = rows[0].parts["infer"], bundle.manifest.input
     versions = {key: value for key, value in library_versions().items() if key in ("edgecnn", "python", "numpy")}
     reference = Reference(
         model=f"{bundle.manifest.name} {rows[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
@@ -356,10 +356,22 @@ def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: st
         n=infer.n,
         p50_ms=round(infer.p50_ms, 4),
         p90_ms=round(infer.p90_ms, 4),
+        network=network_of(bundle),
+        height=taken.height,
+        width=taken.width,
+        channels=taken.channels,
     )
     note(
         f"saved in {save_reference(target, reference, out)}: one inference takes {reference.p50_ms} ms (p50), {reference.p90_ms} ms (p90)"
     )
+
+
+def network_of(bundle: "Bundle") -> str:
+    """Return the network that a bundle's recipe names; "" where it has no recipe."""
+    recipe = bundle.manifest.provenance.get("recipe")
+    network = recipe.get("network") if isinstance(recipe, dict) else None
+    name = network.get("name") if isinstance(network, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def matches(item: "Configuration", target: "Target", file: str) -> bool:

@@ -39,6 +39,7 @@ def test_table_tune_and_save(edgecnn, digits, engine, tmp_path):
     assert "the bundle's golden photos, 8 images" in result.err and "measuring (10)" in result.err
     reference = tomllib.loads((tmp_path / "x.toml").read_text())["reference"]
     assert reference["n"] == 10 and reference["model"].startswith("digits int8") and engine[1] in reference["versions"]
+    assert (reference["network"], reference["height"], reference["channels"]) == ("article", 8, 1)
     photo = Path(__file__).parent / "photo.png"
     from PIL import Image
 
