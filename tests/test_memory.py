@@ -129,7 +129,14 @@ print(json.dumps([foretold, status("VmHWM") - before]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux gives it")
-@pytest.mark.parametrize("kind", ["progressive JPEG", "JPEG", "PNG", "turned PNG", "16-bit PNG", "grey PNG", "WebP"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "progressive JPEG",
+        "turned PNG",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("JPEG", "PNG", "16-bit PNG", "grey PNG", "WebP")),
+    ],
+)
 def test_what_is_foretold_is_what_it_takes(tmp_path, root, kind):
     """At most a tenth and 16 MB more (bands and the decoder's own), and not less than a third of it: no photo is refused for nothing."""
     mode, format_, options = {**PHOTOS, "grey PNG": ("L", "png", {}), "WebP": ("RGB", "webp", {"method": 0})}[kind]

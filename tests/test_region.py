@@ -304,6 +304,7 @@ def test_capture_keeps_the_region(edgecnn, tmp_path):
 
 
 @needs_engine
+@pytest.mark.slow
 def test_from_photos_to_a_bundle_that_sees_the_region(edgecnn, tmp_path, tiny_network):
     """Light or dark in the right half, noise in the left: a network that sees the left half too would learn noise."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")

@@ -12,6 +12,7 @@ from edgecnn.networks import build_network
 from edgecnn.networks.describe import describe
 
 
+@pytest.mark.slow
 def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
     settings = ("--network", "article", "--epochs", "7", "--qat-epochs", "3", "--batch-size", "100")
     result = edgecnn("train", "--dry-run", "--json", "--data", "digits", *settings)

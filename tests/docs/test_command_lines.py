@@ -216,25 +216,44 @@ FASTER: dict[str, tuple[str, ...]] = {"stress": ("--limit", "10")}
 RUN: set[str] = set()
 """Lines that a page has run: another page's need not be run again."""
 
+FIRST = ("README.md", "tutorial.md")
+"""Pages whose lines run by default; those of all pages together are a slow test."""
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_lines_of_a_page_run(page, edgecnn, request, monkeypatch):
-    texts = [line.text for line in lines_of(page.name, page.read_text(encoding="utf-8"))]
-    texts = [text for text in texts if reason_not_to_run(text) is None and text not in RUN]
-    if not texts:
-        pytest.skip("it has no line that runs here and was not run for another page")
-    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-    monkeypatch.chdir(request.getfixturevalue("workplace"))
-    for text in texts:
-        if text in WRITES:
-            Path(WRITES[text]).unlink(missing_ok=True)
-        (_, *arguments), *others = programs(text)
-        faster = FASTER.get(arguments[0], ())
-        result = edgecnn(*arguments, *(() if faster[:1] and faster[0] in arguments else faster))
-        allowed = next((codes for start, codes in OTHER_CODES.items() if text.startswith(start)), ())
-        assert result.code in (0, *allowed), f"{page.name}: {text}: exit code {result.code}\n{result.err}"
-        for _, script, *rest in others:
-            command = [sys.executable, ROOT / script, *rest]
-            done = subprocess.run(command, input=result.out, capture_output=True, text=True)
-            assert done.returncode == 0 and done.stdout, f"{page.name}: {text}: {done.stderr}"
-        RUN.add(text)
+
+@pytest.fixture
+def run_lines(edgecnn, request, monkeypatch):
+    """Run the lines of a page that can run here and have not; return how many there were."""
+
+    def run(page):
+        texts = [line.text for line in lines_of(page.name, page.read_text(encoding="utf-8"))]
+        texts = [text for text in texts if reason_not_to_run(text) is None and text not in RUN]
+        if not texts:
+            return 0
+        pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+        monkeypatch.chdir(request.getfixturevalue("workplace"))
+        for text in texts:
+            if text in WRITES:
+                Path(WRITES[text]).unlink(missing_ok=True)
+            (_, *arguments), *others = programs(text)
+            faster = FASTER.get(arguments[0], ())
+            result = edgecnn(*arguments, *(() if faster[:1] and faster[0] in arguments else faster))
+            allowed = next((codes for start, codes in OTHER_CODES.items() if text.startswith(start)), ())
+            assert result.code in (0, *allowed), f"{page.name}: {text}: exit code {result.code}\n{result.err}"
+            for _, script, *rest in others:
+                command = [sys.executable, ROOT / script, *rest]
+                done = subprocess.run(command, input=result.out, capture_output=True, text=True)
+                assert done.returncode == 0 and done.stdout, f"{page.name}: {text}: {done.stderr}"
+            RUN.add(text)
+        return len(texts)
+
+    return run
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in FIRST], ids=lambda page: page.name)
+def test_the_lines_of_the_first_pages_run(page, run_lines):
+    assert run_lines(page)
+
+
+@pytest.mark.slow
+def test_the_lines_of_all_pages_run(run_lines):
+    assert sum(map(run_lines, PAGES)) > 20

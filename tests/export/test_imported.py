@@ -83,7 +83,7 @@ MODELS = [
     pytest.param("mlperf.h5", keras2, "0..255", "dense", marks=pytest.mark.slow),
     ("codes.keras", keras2, "-128..127", ""),
     pytest.param("unit.keras", keras3, "0..1", "layer", marks=pytest.mark.slow),
-    ("saved", keras3, "-1..1", "dense"),
+    pytest.param("saved", keras3, "-1..1", "dense", marks=pytest.mark.slow),
 ]
 
 

@@ -254,7 +254,11 @@ OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("build, options", OPERATORS.values(), ids=OPERATORS)
+@pytest.mark.parametrize(
+    "build, options",
+    [pytest.param(*case, marks=pytest.mark.slow if index % 3 else ()) for index, case in enumerate(OPERATORS.values())],
+    ids=OPERATORS,
+)
 def test_every_operator_gives_the_tflite_files_codes(build, options):
     model = small(build, **options)
     tflite = post_quantized(model)

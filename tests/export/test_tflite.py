@@ -65,7 +65,7 @@ def opened(data):
         pytest.param("article", {"padding": "same"}, marks=pytest.mark.slow),
         pytest.param("resnet8", {}, marks=pytest.mark.slow),
         pytest.param("resnet_25kb", {}, marks=pytest.mark.slow),
-        ("separable_25kb", {}),
+        pytest.param("separable_25kb", {}, marks=pytest.mark.slow),
     ],
 )
 def test_int8_is_int8_throughout_and_answers_as_the_fake_quantized_model(name, options):
@@ -94,7 +94,7 @@ def scales_of_weights(data):
     return [(len(item.inputs[1].scale), item.inputs[1].shape[0]) for item in convolutions]
 
 
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("granularity", [pytest.param("channel", marks=pytest.mark.slow), "tensor"])
 def test_weights_have_a_scale_for_each_channel_or_one(granularity):
     model, recipe, images = quantized("article", (20, 20, 3), granularity=granularity)
     set_batch_norm(model, trainable=True)
@@ -150,14 +150,13 @@ SHAPES = [(28, 28, 1), (32, 32, 3), (96, 96, 3), (224, 224, 3)]
 BY_DEFAULT = {
     ("resnet8", (32, 32, 3)),
     ("separable_25kb", (28, 28, 1)),
-    ("resnet_25kb", (224, 224, 3)),
 }
 RUNGS = [
     pytest.param(name, bytes_, shape, marks=() if (name, shape) in BY_DEFAULT else pytest.mark.slow)
     for name, bytes_ in LADDER.items()
     for shape in SHAPES
 ]
-"""Every network at every size; by default one of each kind, one of them on grey images and one whose stem halves them."""
+"""Every network at every size; by default one of each kind, one of them on grey images."""
 
 
 @pytest.mark.parametrize("name", LADDER)

@@ -196,6 +196,7 @@ def test_a_thousand_classes(drawn_run, tmp_path):
     assert path.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(drawn_run):
     html = render([shown_run(drawn_run(name="small", n=200)), shown_run(drawn_run(name="large"))])
     assert "Side by side" in html and html.count("<article") == 2

@@ -30,7 +30,8 @@ def test_write_images(root, tmp_path):
         assert image.size == (8, 8) and image.mode == "L"
 
 
-@pytest.mark.parametrize("name", ["digits", pytest.param(SHIPPED, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", SHIPPED])
 def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, monkeypatch, name):
     """Its parts, on few and small images."""
     pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")

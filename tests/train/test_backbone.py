@@ -22,12 +22,12 @@ NETWORK = "efficientnet_lite0_150kb"
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """A run on digits, at 32 pixels and two epochs, and the int8 file of its quantization-aware model."""
+    """A run on digits, at 32 pixels and one epoch, and the int8 file of its quantization-aware model."""
     recipe = build_recipe(
         {
             "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
             "network": {"name": NETWORK, "height": 32, "width": 32},
-            "train": {"epochs": 2, "augment": "photo", "flip": "no", "batch_size": 64},
+            "train": {"epochs": 1, "augment": "photo", "flip": "no", "batch_size": 64},
             "qat": {"epochs": 1, "calibration_batches": 2, "rounding": "nearest"},
         }
     )
@@ -47,7 +47,7 @@ def pretrained():
 
 def test_it_learns_from_few_images(tuned):
     run, _ = tuned
-    assert run.info.int8.validation.float.accuracy > 0.8, "of ten classes, after two epochs on some hundred images"
+    assert run.info.int8.validation.float.accuracy > 0.8, "of ten classes, after one epoch on some hundred images"
 
 
 def test_run_and_card_name_the_weights_and_their_licence(tuned):

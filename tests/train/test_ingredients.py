@@ -99,6 +99,7 @@ def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     assert np.mean(answers == (split.classes + 1) % 10) > 0.6
 
 
+@pytest.mark.slow
 def test_a_teacher_is_asked_once_about_images_that_come_again(trained, tmp_path, finished_run, monkeypatch):
     ingredients = {
         "teacher": str(finished_run.path),

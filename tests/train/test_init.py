@@ -179,7 +179,8 @@ def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_pa
     assert trained_run(bundle).path == Run(own_run.path.relative_to(tmp_path)).path
 
 
-@pytest.mark.parametrize("name", ["digits.edgecnn", pytest.param("recipe.toml", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
 def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
     """The commands of the message are run as they stand, with fewer epochs, and quantized after training."""
     few = ("--epochs", "1", "--batch-size", "256", "--set", "qat.method=ptq")

@@ -102,6 +102,7 @@ def test_what_a_convolution_multiplies_its_kernel_with(padding, size, strides, d
     assert len(input_rows(layer, inputs, np.random.default_rng(1), 2)) == 6
 
 
+@pytest.mark.slow
 def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
     recipe, model, student, images = calibrated
     answers = {}

@@ -78,7 +78,13 @@ def verified(files, reference, candidate, photos, **options):
 
 
 @pytest.mark.parametrize(
-    "name", ["float.tflite", "keras2.h5", "keras2.keras", "keras3-logits.keras", "float.onnx", "first.onnx"]
+    "name",
+    [
+        "float.tflite",
+        "keras2.h5",
+        "float.onnx",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras2.keras", "keras3-logits.keras", "first.onnx")),
+    ],
 )
 def test_every_kind_of_file_answers_the_same(files, photos, root, name):
     report = verified(files, "saved", name, photos)

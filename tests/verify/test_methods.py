@@ -119,6 +119,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
     )
 
 
+@pytest.mark.slow
 def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tiny_recipe, tiny_network, reporter):
     monkeypatch.chdir(tmp_path)
     qat = {"method": "ptq", "granularity": "tensor"}

@@ -58,7 +58,10 @@ def test_another_model_is_computed_and_the_other_is_not(own_run, monkeypatch):
     assert computed(own_run, monkeypatch) == []
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "no archive", "other rows"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("empty", "no archive", "other rows"))],
+)
 def test_a_damaged_store_is_computed_again(own_run, monkeypatch, damage):
     path = stores(own_run)[0]
     data = path.read_bytes()
