@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "throughput.json"
 ARMS = ("float32", "fit float32", "bfloat16", "fit bfloat16", "qat")
-SHAPE, CLASSES = (32, 32, 3), 10
+SHAPE, CLASSES, BATCH = (32, 32, 3), 10, 128
 SHARE, TIMES = 0.9, 1.4
 """The goals: images/s of the float phase, of bare fit's; the time of a quantization-aware epoch, of a float32 one's."""
 
@@ -160,8 +160,9 @@ def arm(name: str, network: str, count: int) -> Callable[[], dict[str, Any]]:
     images = random.integers(0, 256, (count, *SHAPE), np.uint8)
     classes = random.integers(0, CLASSES, count)
     precision = "bfloat16" if name.endswith("bfloat16") else "float32"
-    train = {"epochs": 10_000, "precision": precision, "shift": 4}
-    recipe = build_recipe({"network": {"name": network}, "train": train, "qat": {"epochs": 10_000}})
+    train = {"epochs": 10_000, "batch_size": BATCH, "learning_rate": 0.01, "precision": precision, "augment": "shift"}
+    qat = {"epochs": 10_000, "batch_size": BATCH}
+    recipe = build_recipe({"network": {"name": network}, "train": {**train, "shift": 4}, "qat": qat})
     if name.startswith("fit "):
         return fit(recipe, images, classes)
     return phase_epochs(recipe, images, classes, name == "qat")
