@@ -141,7 +141,8 @@ def stress_table(name: str) -> str:
         return markdown_table(bench.BY_CORRUPTION, bench.corruption_rows(report))
     versions = report["versions"]
     where = f"{report['machine']}; LiteRT {versions['ai-edge-litert']}, numpy {versions['numpy']}, Pillow {versions['pillow']}."
-    return f"{markdown_table(bench.HEADINGS, [bench.row(entry) for entry in report['entries']])}\n\n{where}"
+    tested = [entry for entry in report["entries"] if entry["stress"]["data"]["split"] == "test"]
+    return f"{markdown_table(bench.HEADINGS, [bench.row(entry) for entry in tested])}\n\n{where}"
 
 
 def inspect_table() -> str:
