@@ -23,8 +23,8 @@ REMEDIES: Mapping[str, Remedy] = {
     "scale": "train.augment",
     "occlusion": "train.cutout",
 }
-"""By corruption. On photos, train.robust was measured to gain next to nothing against coarse pixels and too much light (docs/stress.md): these
-have no option. Red and blue that are swapped are a fault to be repaired where the frames come from, not one to train for."""
+"""By corruption. On photos, train.robust was measured to gain next to nothing against coarse pixels and too much light (docs/stress.md):
+these have no option. Red and blue that are swapped are a fault to be repaired where the frames come from, not one to train for."""
 
 TEXTS: Mapping[Remedy, str] = {
     "train.robust": "train with train.robust = true, which mixes corruptions into the training images",
