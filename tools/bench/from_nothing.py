@@ -13,7 +13,6 @@ A bench that was interrupted goes on where it ended.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,11 +25,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from photos_by_fold import listed, measure, tested, write_split
-from qat_safety import measured
+from resume import about, measured
 
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.report.table import text_table
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "from_nothing.json"
@@ -69,16 +67,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     out, archive = arguments.out.resolve(), arguments.data.resolve()
-    about = {
-        "bench": "from_nothing",
-        "data": archive.name,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
-        "side": SIDE,
-        "seed": arguments.seed,
-    }
-    results = measured(out, about)
+    context = about("from_nothing", data=archive.name, side=SIDE, seed=arguments.seed)
+    results = measured(out, context)
     done = {(result["network"], result["fold"]) for result in results}
     members = listed(archive)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +85,8 @@ def main() -> None:
                 )
                 results.append(found)
                 print(*row([found]), sep="  ", file=sys.stderr, flush=True)
-                write_atomic(out, canonical_json({**about, "results": results}))
-    print(f"{about['machine']}; {archive.name} at {SIDE}x{SIDE}")
+                write_atomic(out, canonical_json({**context, "results": results}))
+    print(f"{context['machine']}; {archive.name} at {SIDE}x{SIDE}")
     by_network = [[item for item in results if item["network"] == name] for name in networks_of(results)]
     print(text_table(HEADINGS, [row(items) for items in by_network]))
     print(out)

@@ -13,7 +13,6 @@ A bench that was interrupted goes on where it ended.
 import argparse
 import itertools
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from qat_safety import measured
+from resume import about, measured
 
 from edgecnn.data import open_dataset
 from edgecnn.export import export, export_path
@@ -41,7 +40,6 @@ from edgecnn.train import train
 from edgecnn.train.settle import settle
 from edgecnn.verify.answers import contract_of
 from edgecnn.verify.int8 import Int8Files
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "photos_by_fold.json"
@@ -60,15 +58,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     out, archive = arguments.out.resolve(), arguments.data.resolve()
-    about = {
-        "bench": "photos_by_fold",
-        "data": archive.name,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
-        "settings": arguments.settings,
-    }
-    results = measured(out, about)
+    context = about("photos_by_fold", data=archive.name, settings=arguments.settings)
+    results = measured(out, context)
     done = {case_of(result) for result in results}
     members = listed(archive)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,8 +75,8 @@ def main() -> None:
             result = measure(data, network, seed, arguments.settings)
             results.append({"network": network, "per_class": per_class, "fold": fold, "seed": seed} | result)
             print(*row([results[-1]]), sep="  ", file=sys.stderr, flush=True)
-            write_atomic(out, canonical_json({**about, "results": results}))
-    print(f"{about['machine']}; {archive.name}, {len(members):,} photos")
+            write_atomic(out, canonical_json({**context, "results": results}))
+    print(f"{context['machine']}; {archive.name}, {len(members):,} photos")
     print(text_table(HEADINGS, [row(group) for group in groups(results)]))
     print(out)
 

@@ -13,9 +13,7 @@ A run that was interrupted goes on where it ended. Without --full: 5,000 of CIFA
 
 import argparse
 import itertools
-import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from few_images import listed, write_zip
+from resume import about, measured
 
 from edgecnn.data import open_dataset
 from edgecnn.files import canonical_json, write_atomic
@@ -35,7 +34,6 @@ from edgecnn.report.table import text_table
 from edgecnn.runs import create_run
 from edgecnn.train import train
 from edgecnn.verify.int8 import Int8Files
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "qat_safety.json"
@@ -75,16 +73,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
-    about = {
-        "bench": "qat_safety",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
-        "full": arguments.full,
-        "rate": arguments.rate,
-        "allowed": ALLOWED,
-    }
-    results = measured(arguments.out, about)
+    context = about("qat_safety", full=arguments.full, rate=arguments.rate, allowed=ALLOWED)
+    results = measured(arguments.out, context)
     done = {(result["data"], result["network"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # runs/latest goes there
@@ -99,8 +89,8 @@ def main() -> None:
             result = measure(case, network, seed, arguments.rate)
             results.append({"data": name, "network": network, "seed": seed} | result)
             print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
-            write_atomic(arguments.out, canonical_json({**about, "results": results}))
-    print(f"{processor()}, {os.cpu_count()} CPUs; {sorted({result['n'] for result in results})} validation images")
+            write_atomic(arguments.out, canonical_json({**context, "results": results}))
+    print(f"{context['machine']}; {sorted({result['n'] for result in results})} validation images")
     print(text_table(HEADINGS, [row(result) for result in results]))
     falls = [result["fall"] for result in results]
     beyond = sum(fall > ALLOWED for fall in falls)
@@ -108,15 +98,6 @@ def main() -> None:
         f"{beyond} of {len(falls)} trainings fall by more than {ALLOWED:g} point; the largest fall is {max(falls):.2f}"
     )
     print(arguments.out)
-
-
-def measured(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the results of an earlier run that was interrupted; none if it was of other settings, libraries or another machine."""
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text())
-    results: list[dict[str, Any]] = report.pop("results")
-    return results if report == about else []
 
 
 def some_of_cifar(folder: Path) -> Path:

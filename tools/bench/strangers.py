@@ -17,7 +17,6 @@ A bench that was interrupted goes on where it ended.
 
 import argparse
 import os
-import platform
 import sys
 import tempfile
 import zipfile
@@ -31,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from photos_by_fold import listed, tested, write_split
-from qat_safety import measured
+from resume import about, measured
 
 from edgecnn.data import open_dataset
 from edgecnn.files import canonical_json, write_atomic
@@ -44,7 +43,6 @@ from edgecnn.report.table import text_table
 from edgecnn.runs import FLOAT_MODEL, create_run
 from edgecnn.train import train
 from edgecnn.train.settle import settle
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "strangers.json"
@@ -65,19 +63,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     out, archive = arguments.out.resolve(), arguments.data.resolve()
-    about = {
-        "bench": "strangers",
-        "data": archive.name,
-        "network": arguments.network,
-        "seed": arguments.seed,
-        "neighbours": NEIGHBOURS,
-        "rate": RATE,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
-        "settings": arguments.settings,
-    }
-    results = measured(out, about)
+    context = about(
+        "strangers",
+        data=archive.name,
+        network=arguments.network,
+        seed=arguments.seed,
+        neighbours=NEIGHBOURS,
+        rate=RATE,
+        settings=arguments.settings,
+    )
+    results = measured(out, context)
     members = listed(archive)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # runs/latest goes there
@@ -85,8 +80,8 @@ def main() -> None:
             result = measure(archive, members, label, arguments, Path(folder))
             results.append({"left_out": label} | result)
             print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
-            write_atomic(out, canonical_json({**about, "results": results}))
-    print(f"{about['machine']}; {archive.name}, {arguments.network}")
+            write_atomic(out, canonical_json({**context, "results": results}))
+    print(f"{context['machine']}; {archive.name}, {arguments.network}")
     print(text_table(HEADINGS, [*map(row, results), mean_row(results)]))
     print(out)
 
