@@ -32,6 +32,7 @@ def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_it_is_printed_with_units_and_how_the_images_are_divided(edgecnn, tmp_path):
     result = edgecnn("train", "--dry-run", "--data", "digits", "--set", "train.precision=bfloat16")
     assert result.code == 0, result.err

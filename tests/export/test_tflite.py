@@ -61,7 +61,7 @@ def opened(data):
     ("name", "options"),
     [
         ("article", {}),
-        ("article", {"activation": "sigmoid", "pooling": "average"}),
+        pytest.param("article", {"activation": "sigmoid", "pooling": "average"}, marks=pytest.mark.slow),
         pytest.param("article", {"padding": "same"}, marks=pytest.mark.slow),
         pytest.param("resnet8", {}, marks=pytest.mark.slow),
         pytest.param("resnet_25kb", {}, marks=pytest.mark.slow),

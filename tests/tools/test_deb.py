@@ -100,6 +100,7 @@ def test_a_machine_of_another_architecture_refuses_it_before_anything_changes(de
     assert done.returncode == 1 and f"package architecture ({other}) does not match system ({own})" in done.stderr
 
 
+@pytest.mark.slow
 def test_it_is_the_same_bytes_twice(deb, download, package, tmp_path):
     assert deb.build("arm64", tmp_path, download).read_bytes() == package.read_bytes()
 

@@ -37,6 +37,7 @@ def committed(release, root, tmp_path, monkeypatch):
 
 @pytest.mark.needs("git")
 @pytest.mark.usefixtures("committed")
+@pytest.mark.slow
 def test_two_builds_from_clean_copies_have_the_same_bytes(release, tmp_path, capsys):
     (tmp_path / "dist").mkdir()
     files = release.build_twice(tmp_path / "dist")

@@ -186,6 +186,7 @@ def test_damaged_checkpoint_is_named(tmp_path, tiny):
         train(recipe, open_dataset(recipe.data), run, lambda progress: None)
 
 
+@pytest.mark.slow
 def test_no_qat_epochs_still_calibrates(tmp_path, tiny):
     run = trained(tiny(qat={"epochs": 0}), tmp_path / "run")
     ranges = [w for w in weights(run, QAT_MODEL) if w.shape == () and w.dtype == np.float32]
@@ -261,12 +262,13 @@ def losses_of_nearest(tmp_path_factory, tiny):
     return [row["loss"] for row in qat_epochs(run)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "epoch", "rounding"),
     [
         ([2, 1, 3, 3], 0, "gptq"),
-        pytest.param([2, 1, 3, 0], 2, "nearest", marks=pytest.mark.slow),
-        pytest.param([1, 2, 3, 3], 0, "nearest", marks=pytest.mark.slow),
+        ([2, 1, 3, 0], 2, "nearest"),
+        ([1, 2, 3, 3], 0, "nearest"),
     ],
 )
 def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, wrong, epoch, rounding):

@@ -173,6 +173,7 @@ def test_a_quantized_input_says_its_range(files, photos, name):
     assert (item.name, item.text) == ("unit", "as its input's quantization says")
 
 
+@pytest.mark.slow
 def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, grey):
     """The comparison of 11 % with 12.5 %: both read another range than they were made for, and agree."""
     two = ("compare", nearest / "unit.h5", nearest / "raw.h5", "--data", grey)

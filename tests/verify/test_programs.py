@@ -81,7 +81,7 @@ def items(report, kind, candidate):
     return [item for item in report.comparisons if item.kind == kind and item.candidate == candidate]
 
 
-@pytest.mark.parametrize("program", ["frigate", "mediapipe"])
+@pytest.mark.parametrize("program", ["frigate", pytest.param("mediapipe", marks=pytest.mark.slow)])
 def test_a_program_is_compared_with_the_float_model_and_with_edgecnns_own_path(report, program):
     by_float, by_int8 = items(report, "program", program)
     assert (by_float.reference, by_int8.reference) == ("float", "tflite-int8")
@@ -226,6 +226,7 @@ def test_edgecnn_run_makes_them_again_once_they_are_there(own_door):
     assert not (own_door.path / "mediapipe").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypatch):
     shutil.rmtree(own_door.path / "frigate")
     shutil.rmtree(own_door.path / "mediapipe")

@@ -83,6 +83,7 @@ def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
         require_parity(bad)
 
 
+@pytest.mark.slow
 def test_a_conversion_that_is_accepted_is_on_record_in_report_card_and_bundle(own_run, edgecnn):
     damage_int8(own_run)
     refused = edgecnn("verify", own_run.path, "--max-drop", 100)

@@ -85,6 +85,7 @@ def run(root, tmp_path, frames, size):
     assert report["late"]["mib"] - report["early"]["mib"] < 3, "MiB more than after a quarter of the frames"
 
 
+@pytest.mark.slow
 def test_a_few_thousand_frames_and_twenty_losses(root, tmp_path):
     run(root, tmp_path, 4_000, "32x32")
 
