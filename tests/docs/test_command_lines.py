@@ -210,7 +210,7 @@ WRITES = {
 }
 """What a line writes that another has written before; it is removed, since nothing is replaced without --force."""
 
-FASTER: dict[str, tuple[str, ...]] = {"stress": ("--limit", "10")}
+LIMITS = {"stress": ("--limit", "10")}
 """What a command's lines get in addition, unless they have it: on all images it takes long, and tests/stress has what it does."""
 
 RUN: set[str] = set()
@@ -235,8 +235,8 @@ def run_lines(edgecnn, request, monkeypatch):
             if text in WRITES:
                 Path(WRITES[text]).unlink(missing_ok=True)
             (_, *arguments), *others = programs(text)
-            faster = FASTER.get(arguments[0], ())
-            result = edgecnn(*arguments, *(() if faster[:1] and faster[0] in arguments else faster))
+            limit = () if "--limit" in arguments else LIMITS.get(arguments[0], ())
+            result = edgecnn(*arguments, *limit)
             allowed = next((codes for start, codes in OTHER_CODES.items() if text.startswith(start)), ())
             assert result.code in (0, *allowed), f"{page.name}: {text}: exit code {result.code}\n{result.err}"
             for _, script, *rest in others:

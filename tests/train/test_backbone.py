@@ -45,13 +45,11 @@ def pretrained():
     return model
 
 
-@pytest.mark.slow
 def test_it_learns_from_few_images(tuned):
     run, _ = tuned
     assert run.info.int8.validation.float.accuracy > 0.8, "of ten classes, after one epoch on some hundred images"
 
 
-@pytest.mark.slow
 def test_run_and_card_name_the_weights_and_their_licence(tuned):
     run, _ = tuned
     init = run.info.init
@@ -59,7 +57,6 @@ def test_run_and_card_name_the_weights_and_their_licence(tuned):
     assert f"Started from {init.run}, licence Apache-2.0." in origin_lines(run.info)
 
 
-@pytest.mark.slow
 def test_early_layers_and_all_statistics_stay(tuned, pretrained):
     trained = model_from_bytes(tuned[0].read(FLOAT_MODEL, "train"))
     names = [layer.name for layer in trained.layers]
@@ -71,7 +68,6 @@ def test_early_layers_and_all_statistics_stay(tuned, pretrained):
             assert not same or index < first or "moving" in one.name, one.name
 
 
-@pytest.mark.slow
 def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):
     graph = read(tuned[1])
     assert tflite.float_tensors(tuned[1]) == []

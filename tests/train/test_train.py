@@ -265,11 +265,7 @@ def losses_of_nearest(tmp_path_factory, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "epoch", "rounding"),
-    [
-        ([2, 1, 3, 3], 0, "gptq"),
-        ([2, 1, 3, 0], 2, "nearest"),
-        ([1, 2, 3, 3], 0, "nearest"),
-    ],
+    [([2, 1, 3, 3], 0, "gptq"), ([2, 1, 3, 0], 2, "nearest"), ([1, 2, 3, 3], 0, "nearest")],
 )
 def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, wrong, epoch, rounding):
     """Training goes on from the calibrated kernels either way."""

@@ -78,7 +78,7 @@ def main() -> None:
         "versions": library_versions(),
         "recipe": PHOTOS,
         "entries": entries,
-        "gains": {split: gain(entries, split, DRAWS) for split in SPLITS},
+        "gains": {split: gain(entries, split) for split in SPLITS},
         "training_s": times,
         "load_average": round(os.getloadavg()[0], 1),
     }
@@ -162,18 +162,17 @@ def reports(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: 
 def figures(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> dict[str, float]:
     """Return the int8 model's accuracies on the images of some draws together: clean, mean corrupted, and the count of images."""
     found = reports(entries, name, split, draws)
-    images = sum(item["data"]["images"] for item in found)
+    images = [item["data"]["images"] for item in found]
+    return {
+        "images": sum(images),
+        "clean": statistics.fmean((item["clean"]["int8"]["accuracy"] for item in found), weights=images),
+        "corrupted": statistics.fmean((item["mean_int8"]["accuracy"] for item in found), weights=images),
+    }
 
-    def pooled(key: str) -> float:
-        values = [(item["clean"]["int8"] if key == "clean" else item["mean_int8"])["accuracy"] for item in found]
-        return sum(value * item["data"]["images"] for value, item in zip(values, found, strict=True)) / images
 
-    return {"images": images, "clean": pooled("clean"), "corrupted": pooled("corrupted")}
-
-
-def gain(entries: Sequence[Mapping[str, Any]], split: str, draws: Sequence[int]) -> dict[str, float]:
-    """Return what --robust gained on a split over some draws together, in percentage points of the int8 model."""
-    before, after = (figures(entries, name, split, draws) for name in WAYS)
+def gain(entries: Sequence[Mapping[str, Any]], split: str) -> dict[str, float]:
+    """Return what --robust gained on a split over all draws together, in percentage points of the int8 model."""
+    before, after = (figures(entries, name, split, DRAWS) for name in WAYS)
     return {key: 100 * (after[key] - before[key]) for key in ("clean", "corrupted")}
 
 
@@ -184,10 +183,9 @@ def gain_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for split in SPLITS:
         for draws in (*each, DRAWS):
             before, after = (figures(report["entries"], name, split, draws) for name in WAYS)
-            found = gain(report["entries"], split, draws)
             cells = [str(draws[0]) if len(draws) == 1 else "all", split, f"{before['images']:,}"]
             for key in ("clean", "corrupted"):
-                cells += [f"{before[key]:.2%}", f"{after[key]:.2%}", f"{found[key]:+.2f}"]
+                cells += [f"{before[key]:.2%}", f"{after[key]:.2%}", f"{100 * (after[key] - before[key]):+.2f}"]
             rows.append(tuple(cells))
     return rows
 
