@@ -194,9 +194,10 @@ class Publisher:
                 with self._connection() as connection:
                     connection.open(self._late)
                     opened = self._clock()
+                    first = self._outbox.connected()  # from here on a change waits; before, it drops the one before it
                     self._events.append(self._connected(opened - since, attempts))
                     attempts = 0
-                    self._serve(connection)
+                    self._serve(connection, first)
                     return
             except ConnectionFailed as error:
                 self._outbox.disconnected()
@@ -219,13 +220,13 @@ class Publisher:
         will = (topic(settings.name, "availability"), OFFLINE)
         return Connection(settings.broker, self._id, will=will, tls=self._tls, waits=settings.waits, clock=self._clock)
 
-    def _serve(self, connection: Connection) -> None:
-        """Publish until the stream ends; raise ConnectionFailed if the connection is lost before."""
+    def _serve(self, connection: Connection, first: Snapshot) -> None:
+        """Publish `first`, and changes until the stream ends; raise ConnectionFailed if the connection is lost before."""
         name = self._settings.name
         births = discovery.birth_topics(self._settings.prefix)
         connection.subscribe({*births, topic(name, "availability"), topic(name, "attributes")})
         sent: dict[str, str | bytes] = {}
-        self._greet(connection, self._outbox.connected(), sent)
+        self._greet(connection, first, sent)
         greet_again = False
         while True:
             for message in connection.step():

@@ -280,6 +280,19 @@ def test_the_end_sends_what_waits_and_goes_offline(feed, small, eventually):
     assert threading.active_count() < 20
 
 
+def test_a_change_that_arrives_while_the_connection_begins_is_no_loss_at_the_end(feed, small):
+    class Late(Outbox):
+        def connected(self):
+            fed.frame("dog")
+            return super().connected()
+
+    fed = feed(small.port, outbox=Late(), waits=Waits(keepalive_s=15, answer_s=LONG))
+    fed.frame("cat")
+    fed.finish()
+    assert small.payloads("state")[-1] == "dog"
+    assert [(event.kind, event.dropped) for event in fed.events] == [("mqtt_connected", 1)]
+
+
 def test_the_end_at_once_does_not_wait_and_leaves_the_goodbye_to_the_broker(feed, small, seen):
     fed = feed(small.port, waits=Waits(keepalive_s=15, answer_s=LONG))
     fed.until("mqtt_connected")
