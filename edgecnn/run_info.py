@@ -127,6 +127,10 @@ class Validated:
     lost: Count = described("Images that the float model alone has right.")
     gained: Count = described("Images that this model alone has right.")
     standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
+    divergence: NonNegative | None = described(
+        "Mean Kullback-Leibler divergence of the softmax from the float model's, in nats; absent from older reports.",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

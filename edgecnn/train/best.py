@@ -2,12 +2,13 @@
 
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
 one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
-than the models do; agreement is the sharper figure. In a tie, which few validation images often give, the later epoch wins, since
-it had more training; post-training quantization never wins a tie.
+than the models do; agreement is the sharper figure. Of fewer than FEW images it is as coarse, and the model whose scores diverge less
+from the float model's is the better one. In a tie the later epoch wins, since it had more training; post-training quantization never
+wins a tie.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from math import hypot, sqrt
 from typing import Any, Protocol
 
@@ -19,6 +20,9 @@ from edgecnn.run_info import Asked, Method, Validated
 
 CHANCE = 2.0
 """Standard errors by which two accuracies differ by chance, in 95 % of cases."""
+
+FEW = 1_000
+"""Validation images below which agreement is too coarse to choose by."""
 
 
 class Int8(Protocol):
@@ -36,7 +40,8 @@ class Score:
     """How a model answers n images.
 
     Counts of `right` answers, of answers that `agreed` with the float model's, and of images that the float model alone (`lost`) or
-    this one alone (`gained`) has right.
+    this one alone (`gained`) has right. The `divergence` is the mean Kullback-Leibler divergence of the softmax from the float model's,
+    in nats.
     """
 
     n: int
@@ -44,11 +49,13 @@ class Score:
     agreed: int
     lost: int
     gained: int
+    divergence: float
 
     @classmethod
-    def read(cls, counts: np.ndarray) -> "Score | None":
-        """Return the score whose `astuple` a variable holds; None while n is 0, as in one of zeros."""
-        found = cls(*map(int, counts))
+    def read(cls, values: np.ndarray) -> "Score | None":
+        """Return the score whose `astuple` a variable from `score_variable` holds; None while n is 0, as in one of zeros."""
+        *counts, divergence = values.tolist()
+        found = cls(*map(int, counts), divergence)
         return found if found.n else None
 
     @property
@@ -71,6 +78,8 @@ class Score:
         difference = self.accuracy - other.accuracy
         if abs(difference) > CHANCE * hypot(self.standard_error, other.standard_error):
             return difference > 0
+        if self.n < FEW:
+            return self.divergence < other.divergence
         return (self.agreed, self.right) > (other.agreed, other.right)
 
     def figures(self) -> Validated:
@@ -81,7 +90,13 @@ class Score:
             lost=self.lost,
             gained=self.gained,
             standard_error=self.standard_error,
+            divergence=self.divergence,
         )
+
+
+def score_variable() -> Any:
+    """Return a variable that holds a score's `astuple`, of zeros: exact, since a float64 holds every count."""
+    return tf.Variable(np.zeros(len(fields(Score))), trainable=False)
 
 
 def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Score:
@@ -100,7 +115,20 @@ def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Sco
         agreed=int(np.sum(answers == wanted)),
         lost=int(np.sum(right_before & ~right)),
         gained=int(np.sum(right & ~right_before)),
+        divergence=divergence(reference, logits),
     )
+
+
+def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Return the mean Kullback-Leibler divergence of softmax(logits) from softmax(reference), in nats; both shape (n, num_classes)."""
+    expected, found = log_softmax(reference), log_softmax(logits)
+    return max(float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=1))), 0.0)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the softmax of each row, float64, same shape."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> Method:
@@ -134,7 +162,7 @@ class Best:
         # the epoch that is kept, the last that was better than all before it, and the last one offered
         self._epochs = tf.Variable(np.zeros(3, np.int64), trainable=False)
         # of the epoch that is kept; n is 0 until there is one
-        self._score = tf.Variable(np.zeros(5, np.int64), trainable=False)
+        self._score = score_variable()
 
     @property
     def variables(self) -> Sequence[Any]:

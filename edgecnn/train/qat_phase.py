@@ -14,7 +14,7 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import Rounding
-from edgecnn.train.best import Best, Int8, Score, score
+from edgecnn.train.best import Best, Int8, Score, score, score_variable
 from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.loop import Batches, Phase
@@ -98,7 +98,7 @@ class Qat:
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
         self.best = Best(self.student, recipe.qat.patience)
-        self._calibrated = tf.Variable(np.zeros(5, np.int64), trainable=False)
+        self._calibrated = score_variable()
         self.learning_rate = recipe.qat.learning_rate or SAFE_RATE
         schedule = cosine if recipe.qat.learning_rate else one_cycle
         loss = distillation(recipe, folded(teacher), self.student)

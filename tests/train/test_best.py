@@ -11,16 +11,19 @@ from edgecnn.train.best import Best, Score, better_method, score
 N = 1000
 
 
-def scored(agreed, lost, gained):
-    """A score beside a float model that has 800 of 1,000 images right."""
-    return Score(n=N, right=800 - lost + gained, agreed=agreed, lost=lost, gained=gained)
+def scored(agreed, lost, gained, n=N, divergence=0.01):
+    """A score next to that of a float model that has four fifths of the images right."""
+    return Score(n=n, right=n * 4 // 5 - lost + gained, agreed=agreed, lost=lost, gained=gained, divergence=divergence)
 
 
 def test_a_score_counts_what_two_models_answer():
     reference = np.eye(3)[[0, 1, 2, 0, 1]]
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     found = score(logits, reference, np.array([0, 2, 2, 2, 1]))
-    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1)
+    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence)
+    one = np.e / (np.e + 2)  # the softmax where the logit is 1
+    assert found.divergence == pytest.approx(3 / 5 * (one - 1 / (np.e + 2)))
+    assert score(1000 * logits, 1000 * logits, np.array([0, 2, 2, 2, 1])).divergence == 0
     assert (found.accuracy, found.agreement) == (0.4, 0.4)
     assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
@@ -29,6 +32,16 @@ def test_a_score_counts_what_two_models_answer():
 def test_agreement_decides_where_accuracy_differs_by_chance():
     more_agreement, more_accuracy = scored(990, 5, 3), scored(985, 3, 6)
     assert more_agreement.better_than(more_accuracy) and not more_accuracy.better_than(more_agreement)
+
+
+def test_of_few_images_the_divergence_decides_since_a_point_of_agreement_is_one_of_them():
+    luckier, closer = scored(120, 0, 0, n=120, divergence=0.02), scored(118, 1, 1, n=120, divergence=0.01)
+    assert closer.better_than(luckier) and not luckier.better_than(closer)
+    assert better_method("auto", closer, luckier) == "qat" and better_method("auto", luckier, closer) == "ptq"
+    more = scored(990, 5, 5, divergence=0.02)
+    assert more.better_than(scored(985, 5, 5, divergence=0.01)), "of a thousand, agreement is the sharper figure"
+    worse = scored(95, 25, 0, n=120, divergence=0.0)
+    assert luckier.better_than(worse), "25 of 120 answers are more than chance"
 
 
 def test_accuracy_decides_where_it_differs_by_more():
