@@ -7,30 +7,30 @@ on top.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/few_images.py
 
-The classes are those with even numbers: airplane, bird, deer, frog, ship.
+The classes are those with even numbers: airplane, bird, deer, frog, ship. A bench that was interrupted goes on where it ended.
 """
 
 import argparse
 import io
+import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from resume import about, measured
 
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.report.table import text_table
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "few_images.json"
@@ -49,45 +49,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws and weights (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure(arguments, Path(folder))
-    print(f"{report['machine']}; {report['test_images']:,} test images")
-    print(
-        text_table(
-            ("images a class", "from", "accuracy, median", "95 % interval", "all draws", "minutes, median"),
-            rows(report),
-        )
-    )
-    write_atomic(arguments.out, canonical_json(report))
-    print(arguments.out)
-
-
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train both ways with every number of images and seed, and return the figures."""
-    archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
+    archive = (Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data).resolve()
     members = listed(archive)
     classes = sorted({name for _, name in members})[::2]
-    cases = []
-    for images in arguments.images:
-        runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        for seed in range(1, arguments.seeds + 1):
-            data = write_zip(archive, folder / f"few-{images}-{seed}.zip", members, classes, images, seed)
-            for way, settings in WAYS.items():
-                runs[way].append(
-                    {"seed": seed} | trained(data, folder / f"{way}-{images}-{seed}", {"seed": seed, **settings})
-                )
-                print(images, way, runs[way][-1], file=sys.stderr, flush=True)
-        cases.append({"images": images, "runs": runs, "medians": {way: medians(items) for way, items in runs.items()}})
-    return {
-        "bench": "few_images",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
-        "data": arguments.data,
-        "classes": classes,
-        "test_images": cases[0]["runs"]["imagenet"][0]["n"],
-        "cases": cases,
-    }
+    context = about("few_images", data=archive.name, classes=classes)
+    results = measured(arguments.out, context)
+    done = {(result["images"], result["way"], result["seed"]) for result in results}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for seed, images, way in itertools.product(range(1, arguments.seeds + 1), arguments.images, WAYS):
+            if (images, way, seed) in done:
+                continue
+            data = folder / f"few-{images}-{seed}.zip"
+            if not data.exists():
+                write_zip(archive, data, members, classes, images, seed)
+            result = trained(data, folder / f"{way}-{images}-{seed}", {"seed": seed, **WAYS[way]})
+            results.append({"images": images, "way": way, "seed": seed} | result)
+            print(results[-1], file=sys.stderr, flush=True)
+            write_atomic(arguments.out, canonical_json({**context, "results": results}))
+    print(f"{context['machine']}; {results[0]['n']:,} test images")
+    print(text_table(HEADINGS, list(rows(results))))
+    print(arguments.out)
 
 
 def listed(archive: Path) -> dict[tuple[str, str], list[str]]:
@@ -142,31 +124,29 @@ def trained(data: Path, run: Path, settings: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the run of median accuracy with its interval, and the median of the seconds."""
-    middle = sorted(runs, key=lambda run: run["accuracy"])[(len(runs) - 1) // 2]
-    return {
-        "accuracy": middle["accuracy"],
-        "accuracy_interval": middle["accuracy_interval"],
-        "seconds": statistics.median(run["seconds"] for run in runs),
-    }
+HEADINGS = ("images a class", "from", "int8, median", "95 % interval", "all draws", "float, median", "minutes, median")
 
 
-def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the figures as text."""
+def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield the figures of each number of images and way as text; the interval is the median draw's."""
     names = {"nothing": "nothing, resnet8", "imagenet": "ImageNet, no option"}
-    return [
-        (
-            str(case["images"]),
-            names[way],
-            f"{found['accuracy']:.2%}",
-            " to ".join(f"{end:.2%}" for end in found["accuracy_interval"]),
-            ", ".join(f"{run['accuracy']:.2%}" for run in case["runs"][way]),
-            f"{found['seconds'] / 60:.2f}",
-        )
-        for case in report["cases"]
-        for way, found in case["medians"].items()
-    ]
+    for images, way in itertools.product(sorted({result["images"] for result in results}), WAYS):
+        draws = [result for result in results if (result["images"], result["way"]) == (images, way)]
+        if draws:
+            middle = sorted(draws, key=lambda run: run["accuracy"])[(len(draws) - 1) // 2]
+            interval = " to ".join(f"{end:.2%}" for end in middle["accuracy_interval"])
+            each = ", ".join(f"{run['accuracy']:.2%}" for run in draws)
+            float_ = statistics.median(run["accuracy_float"] for run in draws)
+            minutes = statistics.median(run["seconds"] for run in draws) / 60
+            yield (
+                str(images),
+                names[way],
+                f"{middle['accuracy']:.2%}",
+                interval,
+                each,
+                f"{float_:.2%}",
+                f"{minutes:.2f}",
+            )
 
 
 if __name__ == "__main__":
