@@ -2,9 +2,9 @@
 
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
 one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
-than the models do; agreement is the sharper figure. Of fewer than FEW images it is as coarse, and the model whose scores diverge less
-from the float model's is the better one. In a tie the later epoch wins, since it had more training; post-training quantization never
-wins a tie.
+than the models do; agreement is the sharper figure. Of fewer than FEW images agreement is as coarse, and the model whose scores diverge
+less from the float model's is the better one. Post-training quantization, whose logits have a wider range and so diverge less, then has
+to be better in both. In a tie the later epoch wins, since it had more training; post-training quantization never wins a tie.
 """
 
 from collections.abc import Sequence
@@ -54,9 +54,8 @@ class Score:
     @classmethod
     def read(cls, values: np.ndarray) -> "Score | None":
         """Return the score whose `astuple` a variable from `score_variable` holds; None while n is 0, as in one of zeros."""
-        *counts, divergence = values.tolist()
-        found = cls(*map(int, counts), divergence)
-        return found if found.n else None
+        n, right, agreed, lost, gained, apart = values.tolist()
+        return cls(int(n), int(right), int(agreed), int(lost), int(gained), apart) if n else None
 
     @property
     def accuracy(self) -> float:
@@ -143,7 +142,8 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> Method:
         return asked
     if qat is None or ptq is None:
         return "ptq" if qat is None else "qat"
-    return "ptq" if ptq.better_than(qat) else "qat"
+    clear = ptq.n >= FEW or ptq.agreed > qat.agreed
+    return "ptq" if clear and ptq.better_than(qat) else "qat"
 
 
 class Best:
