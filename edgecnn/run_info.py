@@ -128,7 +128,7 @@ class Validated:
     gained: Count = described("Images that this model alone has right.")
     standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
     divergence: NonNegative | None = described(
-        "Mean Kullback-Leibler divergence of the softmax from the float model's, in nats; absent from older reports.",
+        "Mean Kullback-Leibler divergence from the float model's softmax, in nats, within the logits' range; absent from older reports.",
         default=None,
     )
 

@@ -3,13 +3,13 @@
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
 one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
 than the models do; agreement is the sharper figure. Of fewer than FEW images agreement is as coarse, and the model whose scores diverge
-less from the float model's is the better one. Post-training quantization, whose logits have a wider range and so diverge less, then has
-to be better in both. In a tie the later epoch wins, since it had more training; post-training quantization never wins a tie.
+less from the float model's is the better one. Post-training quantization then has to be better in both. In a tie the later epoch wins,
+since it had more training; post-training quantization never wins a tie.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +41,7 @@ class Score:
 
     Counts of `right` answers, of answers that `agreed` with the float model's, and of images that the float model alone (`lost`) or
     this one alone (`gained`) has right. The `divergence` is the mean Kullback-Leibler divergence of the softmax from the float model's,
-    in nats.
+    in nats, both of logits within the range that the int8 model's have.
     """
 
     n: int
@@ -98,13 +98,16 @@ def score_variable() -> Any:
     return tf.Variable(np.zeros(len(fields(Score))), trainable=False)
 
 
-def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Score:
+def score(
+    logits: np.ndarray, reference: np.ndarray, classes: np.ndarray, ends: tuple[float, float] = (-inf, inf)
+) -> Score:
     """Score a model's answers against the float model's.
 
     Args:
         logits: shape (n, num_classes), n at least 1.
         reference: the float model's, same shape.
         classes: int array, shape (n,), the true classes.
+        ends: of the range by which the model's logits are quantized.
     """
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
@@ -114,7 +117,7 @@ def score(logits: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> Sco
         agreed=int(np.sum(answers == wanted)),
         lost=int(np.sum(right_before & ~right)),
         gained=int(np.sum(right & ~right_before)),
-        divergence=divergence(reference, logits),
+        divergence=divergence(np.clip(reference, *ends), np.clip(logits, *ends)),
     )
 
 

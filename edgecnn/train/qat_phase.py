@@ -141,7 +141,7 @@ class Qat:
     def _offer(self, epoch: int) -> Score:
         with narrowed(self.student, self._logits_range):
             logits = self._answer()
-        found = score(logits, self._reference, self._classes)
+        found = score(logits, self._reference, self._classes, self._logits_range)
         self.best.offer(epoch, found)
         return found
 

@@ -23,7 +23,10 @@ def test_a_score_counts_what_two_models_answer():
     assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence)
     one = np.e / (np.e + 2)  # the softmax where the logit is 1
     assert found.divergence == pytest.approx(3 / 5 * (one - 1 / (np.e + 2)))
-    assert score(1000 * logits, 1000 * logits, np.array([0, 2, 2, 2, 1])).divergence == 0
+    assert score(9 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence == 0
+    assert score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence > 0
+    clipped = score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1]), (-1, 4))
+    assert clipped.divergence == 0, "what the int8 model's range cannot hold is no difference between two of them"
     assert (found.accuracy, found.agreement) == (0.4, 0.4)
     assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
