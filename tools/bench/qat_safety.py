@@ -3,7 +3,8 @@
 Each network is trained on each data with each seed by the default recipe, but for the float phase's epochs, the input's size and
 batches, and the share of validation images, which are many enough that a point of agreement is several images. Agreement is that of the
 int8 TFLite file with the float model, on validation images: of the calibrated model (epoch 0), of the worst epoch and of the last. A
-fall is what the worst epoch lacks, in percentage points.
+fall is what the worst epoch lacks, in percentage points. A point of a few hundred images is a few of them, so that the fall is measured
+again with --copies changed copies of each, as training changes images: agreement needs no labels.
 
     EDGECNN_DATA=<folder of trash-photos.zip and cifar10-jpeg.zip> python tools/bench/qat_safety.py
     … --data photos --networks resnet_100kb --seeds 1 --full    # all images, photos at 96x96 and 80 epochs
@@ -22,17 +23,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 from few_images import listed, write_zip
 from resume import about, measured
 
-from edgecnn.data import open_dataset
+from edgecnn.data import Split, open_dataset
+from edgecnn.data.augment import augment, augment_photos
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.networks import NETWORKS
+from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.networks.pretrained import source_of
-from edgecnn.recipe import build_recipe, merge
+from edgecnn.recipe import Recipe, build_recipe, merge
 from edgecnn.report.table import text_table
-from edgecnn.runs import create_run
+from edgecnn.runs import FLOAT_MODEL, create_run
 from edgecnn.train import train
+from edgecnn.train.settle import settle
 from edgecnn.verify.int8 import Int8Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +74,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--rate", type=float, help="a qat.learning_rate (default: the recipe's own)")
+    parser.add_argument(
+        "--copies", type=int, default=8, help="changed copies of each validation image (default: %(default)s)"
+    )
     parser.add_argument("--full", action="store_true", help="all images, their usual size, and more epochs")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
-    context = about("qat_safety", full=arguments.full, rate=arguments.rate, allowed=ALLOWED)
+    context = about("qat_safety", full=arguments.full, rate=arguments.rate, copies=arguments.copies, allowed=ALLOWED)
     results = measured(arguments.out, context)
     done = {(result["data"], result["network"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
@@ -86,17 +94,18 @@ def main() -> None:
                 case = case | {"data": case["data"] | {"source": str(some_of_cifar(Path(folder)))}}
             if source_of(network) and not arguments.full:
                 case = merge(case, FINE_TUNED)
-            result = measure(case, network, seed, arguments.rate)
+            result = measure(case, network, seed, arguments.rate, arguments.copies)
             results.append({"data": name, "network": network, "seed": seed} | result)
             print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
             write_atomic(arguments.out, canonical_json({**context, "results": results}))
     print(f"{context['machine']}; {sorted({result['n'] for result in results})} validation images")
     print(text_table(HEADINGS, [row(result) for result in results]))
-    falls = [result["fall"] for result in results]
-    beyond = sum(fall > ALLOWED for fall in falls)
-    print(
-        f"{beyond} of {len(falls)} trainings fall by more than {ALLOWED:g} point; the largest fall is {max(falls):.2f}"
-    )
+    for key, which in (("fall", "validation images"), ("fall_copies", f"{arguments.copies} copies of each as well")):
+        falls = [result[key] for result in results]
+        beyond = sum(fall > ALLOWED for fall in falls)
+        print(
+            f"{which}: {beyond} of {len(falls)} trainings fall by more than {ALLOWED:g} point, at most by {max(falls):.2f}"
+        )
     print(arguments.out)
 
 
@@ -110,12 +119,53 @@ def some_of_cifar(folder: Path) -> Path:
     return path
 
 
-def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None) -> dict[str, Any]:
+class Watched:
+    """Answers as int8 files do, and notes what each file answers to the images and to changed copies of them.
+
+    Attributes:
+        images: uint8, those of validation first; None until the first answer.
+        answers: the class that each file gave to each image, shape (n,), in the order of training: the calibrated model's first.
+    """
+
+    def __init__(self, recipe: Recipe, copies: int, mirror: bool) -> None:
+        """Take the recipe, how many copies of each image there are to be, and whether a mirrored one keeps its class."""
+        self._files, self._recipe, self._copies, self._mirror = Int8Files(recipe), recipe, copies, mirror
+        self.images: np.ndarray | None = None
+        self.answers: list[np.ndarray] = []
+
+    def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
+        """Answer as `edgecnn.train.best.Int8` says."""
+        if self.images is None:
+            self.images = np.concatenate([images, *(self._changed(images, number) for number in range(self._copies))])
+        logits = self._files.fake_quantized(model, self.images)
+        self.answers.append(np.argmax(logits, axis=1))
+        return logits[: len(images)]
+
+    def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
+        """Answer as `edgecnn.train.best.Int8` says."""
+        return self._files.post_training(model, train, images)
+
+    def _changed(self, images: np.ndarray, number: int) -> np.ndarray:
+        random = np.random.default_rng([self._recipe.seed, number])
+        if self._recipe.train.augment == "photo":
+            return augment_photos(images, random, flip=self._mirror)
+        return augment(images, random, flip=self._mirror, shift=self._recipe.train.shift)
+
+    def agreements(self, reference: np.ndarray) -> list[float]:
+        """Return the share of each file's answers that are those of the float model's logits, shape (n, num_classes)."""
+        wanted = np.argmax(reference, axis=1)
+        return [float(np.mean(answers == wanted)) for answers in self.answers]
+
+
+def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None, copies: int) -> dict[str, Any]:
     """Train once and return the figures; agreement and accuracy in [0, 1], the fall in percentage points."""
     tables = {**case, "seed": seed, "network": {**case.get("network", {}), "name": network}}
     if rate is not None:
         tables["qat"] = {"learning_rate": rate}
     recipe = build_recipe(tables)
+    dataset = open_dataset(recipe.data)
+    recipe = settle(recipe, dataset)
+    watched = Watched(recipe, copies, dataset.mirror)
     epochs: list[Any] = []
 
     def report(progress: Any) -> None:
@@ -124,7 +174,10 @@ def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None
 
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(recipe, Path(folder) / "run")
-        info = train(recipe, open_dataset(recipe.data), run, report, int8=Int8Files(recipe))
+        info = train(recipe, dataset, run, report, int8=watched)
+        model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
+    assert watched.images is not None
+    changed = watched.agreements(predictor(model, recipe.input_scale, recipe.input_zero_point)(watched.images))
     assert info.int8
     validation = info.int8.validation
     assert validation.calibrated and validation.qat
@@ -137,6 +190,9 @@ def measure(case: Mapping[str, Any], network: str, seed: int, rate: float | None
         "lowest": min(agreements),
         "last": agreements[-1],
         "fall": 100 * (start - min(agreements)),
+        "calibrated_copies": changed[0],
+        "lowest_copies": min(changed[-len(epochs) :]),
+        "fall_copies": 100 * (changed[0] - min(changed[-len(epochs) :])),
         "accuracy_float": validation.float.accuracy,
         "accuracy_last": epochs[-1].int8_accuracy,
         "accuracy_kept": validation.qat.accuracy,
@@ -154,6 +210,7 @@ HEADINGS = (
     "last",
     "kept",
     "fall",
+    "fall, copies",
     "float",
     "int8, last",
     "int8, kept",
@@ -165,7 +222,7 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
     agreements = (f"{result[key]:.2%}" for key in ("calibrated", "lowest", "last", "agreement_kept"))
     accuracies = (f"{result[key]:.2%}" for key in ("accuracy_float", "accuracy_last", "accuracy_kept"))
     return (result["data"], result["network"], str(result["seed"]), f"{result['learning_rate']:.2g}",
-            *agreements, f"{result['fall']:+.2f}", *accuracies)  # fmt: skip
+            *agreements, f"{result['fall']:+.2f}", f"{result['fall_copies']:+.2f}", *accuracies)  # fmt: skip
 
 
 if __name__ == "__main__":
