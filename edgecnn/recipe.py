@@ -67,7 +67,7 @@ class NetworkRecipe:
     name: str = key(AUTO, "A network's name, or FILE.py:FUNCTION for one of your own; auto chooses by the images.")
     height: int = key(
         0,
-        "Rows of the input; 0 for 192 from ImageNet, else for the images' own up to 224, or 96.",
+        "Rows of the input; 0 for 160 from ImageNet, else for the images' own up to 224, or 96.",
         low=0,
         high=1024,
     )

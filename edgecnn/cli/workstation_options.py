@@ -49,7 +49,7 @@ Size = Annotated[
     typer.Option(
         metavar="WxH",
         help="The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        show_default="192 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
+        show_default="160 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
         rich_help_panel=DATA,
     ),
 ]

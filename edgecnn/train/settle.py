@@ -13,7 +13,7 @@ BACKBONE = "efficientnet_lite0_1200kb"
 PLAIN = "article"
 """The network for named datasets."""
 
-BACKBONE_SIDE = 192
+BACKBONE_SIDE = 160
 """Rows and columns of the input of a network that starts from ImageNet."""
 
 PHOTO_SIDE = 64
