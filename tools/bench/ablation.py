@@ -21,6 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from resume import about
+
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import EdgeCNNError, TrainingError
 from edgecnn.files import canonical_json, write_atomic
@@ -28,7 +30,6 @@ from edgecnn.pipeline import resume_or_create
 from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, nest, parse_overrides, to_tables
 from edgecnn.report.table import text_table
 from edgecnn.runs import HISTORY, Run
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "ablation.json"
@@ -132,9 +133,7 @@ def measure(
     runs, out = places
     results: dict[str, dict[str, dict[str, float]]] = {}
     report: dict[str, Any] = {
-        "bench": "ablation",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "versions": library_versions(),
+        **about("ablation"),
         "data": dataset.title,
         "validation_images": dataset.sizes["validation"],
         "seeds": list(seeds),

@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from PIL import Image
+from resume import about
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.items import Meter
@@ -38,7 +38,6 @@ from edgecnn.inspect.report import Inspection
 from edgecnn.inspect.wrong_labels import out_of_fold
 from edgecnn.recipe import DataRecipe
 from edgecnn.report.table import text_table
-from edgecnn.versions import library_versions, processor
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "inspect_planted.json"
@@ -175,10 +174,7 @@ def main() -> None:
             cases.append(measured(archive, Path(folder), seed, arguments.cleanlab_python))
         print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
     report = {
-        "bench": "inspect_planted",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
+        **about("inspect_planted"),
         "data": arguments.data,
         "cases": cases,
     }

@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from PIL import Image
+from resume import about
 
 from edgecnn.data import open_dataset
 from edgecnn.data.items import Meter
@@ -32,7 +32,6 @@ from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect import features
 from edgecnn.inspect.cache import Cache
 from edgecnn.recipe import DataRecipe
-from edgecnn.versions import library_versions, processor
 
 RESULT = Path(__file__).resolve().parent / "results" / "inspect_speed.json"
 
@@ -55,10 +54,7 @@ def main() -> None:
         again = inspected(data, folder / "cut")
         rate = features_a_second(home / arguments.photos, folder / "features")
     report = {
-        "bench": "inspect_speed",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
+        **about("inspect_speed"),
         "data": f"{arguments.data} and {arguments.generated:,} generated images",
         "whole": whole,
         "interrupted": cut,

@@ -14,8 +14,6 @@ validation images.
 
 import argparse
 import logging
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from resume import about
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import EdgeCNNError
@@ -36,7 +35,6 @@ from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import Engine, open_engine
 from edgecnn.runtime.timing import measure_interleaved
 from edgecnn.verify.answers import input_contract
-from edgecnn.versions import library_versions, processor
 
 CALIBRATION = 500
 """Training images that quantize_static sees."""
@@ -105,11 +103,8 @@ def measure(run: Run, n: int, warmup: int) -> dict[str, Any]:
             "accuracy": float(np.mean(np.argmax(outputs[name], axis=1) == classes)),
         } | against(outputs["TFLite int8"], outputs[name])
     return {
-        "bench": "onnx_int8",
+        **about("onnx_int8"),
         "n": n,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
         "network": run.recipe.network.name,
         "input": "x".join(map(str, vars(run.info.input).values())),
         "data": run.info.data.title,

@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -48,9 +47,10 @@ def main() -> None:
     if arguments.part:
         print(json.dumps(part(arguments.folder, arguments.side)))
         return
+    from resume import about
+
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import text_table
-    from edgecnn.versions import library_versions, processor
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         start = time.perf_counter()
@@ -60,14 +60,11 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
     report: dict[str, Any] = {
-        "bench": "photos",
+        **about("photos"),
         "n": arguments.n,
         "photo": f"JPEG, {SIZE[0]}x{SIZE[1]}",
         "input": f"{arguments.side}x{arguments.side}x3",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
         "load_average": round(os.getloadavg()[0], 1),
-        "system": platform.platform(),
-        "versions": library_versions(),
         "making_s": round(making_s, 1),
         **found,
     }

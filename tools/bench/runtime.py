@@ -19,7 +19,6 @@ import argparse
 import functools
 import io
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from PIL import Image
+from resume import about
 
 from edgecnn import images
 from edgecnn.errors import EdgeCNNError
@@ -41,7 +41,6 @@ from edgecnn.runtime import Classifier
 from edgecnn.runtime.classifier import BATCH
 from edgecnn.runtime.engines import is_installed
 from edgecnn.runtime.timing import Timing, measure_interleaved, percentile
-from edgecnn.versions import library_versions, processor
 
 FRAME = (640, 480)
 PHOTO = (4000, 3000)
@@ -154,10 +153,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     tables = {part: ways[part]() for part in arguments.parts}
     accuracies, count = accuracy(classifier, arguments.data) if arguments.data else ({}, 0)
     return {
-        "bench": "runtime",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
+        **about("runtime"),
         "model": classifier.about,
         "bundle_sha256": classifier.bundle.sha256,
         **tables,

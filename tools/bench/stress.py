@@ -20,10 +20,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from resume import about
+
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.report.table import text_table
 from edgecnn.runs import HISTORY
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "stress.json"
@@ -73,9 +74,7 @@ def main() -> None:
             entries += [{"model": name, "draw": draw, "stress": stress(run, "--split", split)} for split in SPLITS]
     times = training_s(arguments.runs)
     report: dict[str, Any] = {
-        "bench": "stress",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "versions": library_versions(),
+        **about("stress"),
         "recipe": PHOTOS,
         "entries": entries,
         "gains": {split: gain(entries, split) for split in SPLITS},

@@ -14,7 +14,6 @@ medians. `outside` is the share of an epoch that is not spent in the compiled tr
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -48,21 +47,19 @@ def main() -> None:
     if arguments.arm:
         answer_turns(arm(arguments.arm, arguments.network, arguments.images))
         return
+    from resume import about
+
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import text_table
-    from edgecnn.versions import library_versions, processor
 
     figures = summary(measure(arguments))
     report = {
-        "bench": "throughput",
+        **about("throughput"),
         "network": arguments.network,
         "input": list(SHAPE),
         "images": arguments.images,
         "rounds": arguments.rounds,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
         "load_average": os.getloadavg()[0],
-        "system": platform.platform(),
-        "versions": library_versions(),
         **figures,
     }
     print(

@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from resume import about
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import EdgeCNNError
@@ -35,7 +36,6 @@ from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.report.table import text_table
 from edgecnn.runs import FLOAT_MODEL, HISTORY, open_run
-from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_suffix(".toml")
@@ -146,10 +146,8 @@ def measure(data: str, seeds: list[int], script_epochs: int) -> dict[str, Any]:
                     runs[name].append(run_edgecnn(Path(folder) / f"{name}-{seed}", data, seed, name, test))
                 print(f"seed {seed} {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
     return {
-        "bench": "time_to_accuracy",
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
+        **about("time_to_accuracy"),
         "load_average": load,
-        "versions": library_versions(),
         "data": dataset.title,
         "images": {"train": sum(len(split.classes) for split in training), "test": len(test[1])},
         "validation_images": len(splits["validation"].classes),

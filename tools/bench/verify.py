@@ -10,8 +10,6 @@ that of a process that imports TensorFlow and runs one operation.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -44,9 +42,10 @@ def main() -> None:
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](arguments)))
         return
+    from resume import about
+
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import text_table
-    from edgecnn.versions import library_versions, processor
 
     with tempfile.TemporaryDirectory() as name:
         arguments.folder = Path(name) / "resnet8"
@@ -56,12 +55,9 @@ def main() -> None:
         again = child("verify", arguments)
         tensorflow = child("tensorflow", arguments)
     report: dict[str, Any] = {
-        "bench": "verify",
+        **about("verify"),
         "n": arguments.n,
         "engines": first["engines"],
-        "machine": f"{processor()}, {os.cpu_count()} CPUs",
-        "system": platform.platform(),
-        "versions": library_versions(),
         "import_tensorflow": tensorflow,
         "quarter_of_n": few,
         "first": first,
