@@ -25,6 +25,8 @@ INSPECTED = ROOT / "tools" / "bench" / "results" / "inspect_speed.json"
 EXPLAIN = ROOT / "tools" / "bench" / "results" / "explain.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
+sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
+
 
 def model_table(models_folder: str) -> str:
     """Return a Markdown table of the models in models/, each figure from the parity report in its bundle.
