@@ -10,10 +10,6 @@ from edgecnn.recipe import AUTO, NO_START, Recipe
 BACKBONE = "efficientnet_lite0_1200kb"
 """The network for a user's own photos."""
 
-WHOLE = "efficientnet_lite0_4000kb"
-FEW_A_CLASS = 50
-"""The network for fewer training photos a class than that, which cannot replace what the later blocks know of the world."""
-
 PLAIN = "article"
 """The network for named datasets."""
 
@@ -111,10 +107,8 @@ def choose_network(recipe: Recipe, dataset: Dataset) -> str:
     """Return the name of the network that suits a dataset."""
     if not dataset.own or recipe.init.source:
         return PLAIN
-    count = dataset.sizes["train"]
-    if max(dataset.shape[:2]) <= SMALL_IMAGES and count >= MANY_SMALL_IMAGES:
-        return FROM_NOTHING
-    return WHOLE if count < FEW_A_CLASS * len(dataset.labels) else BACKBONE
+    small = max(dataset.shape[:2]) <= SMALL_IMAGES
+    return FROM_NOTHING if small and dataset.sizes["train"] >= MANY_SMALL_IMAGES else BACKBONE
 
 
 def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:
@@ -129,7 +123,6 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
     count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
     if before.network.name == AUTO:
         why = {
-            WHOLE: f"it starts from ImageNet, whole, which suits {count:,} photos of {len(dataset.labels)} classes",
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
             FROM_NOTHING: f"{count:,} images of {size} pixels are enough to start from nothing",
             PLAIN: "the default for named datasets",
