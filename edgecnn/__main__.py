@@ -4,6 +4,7 @@ Nothing else is imported here before the `try`.
 """
 
 import os
+import sys
 
 INTERRUPTED = 130
 
@@ -11,11 +12,33 @@ INTERRUPTED = 130
 def run() -> None:
     """Run the command line in a process of its own."""
     try:
+        repeat_ignored_interrupts()
         from edgecnn.cli import console_script
 
         console_script()
     except KeyboardInterrupt:  # while modules are imported, or a second one while the process ends
         os._exit(INTERRUPTED)
+
+
+def repeat_ignored_interrupts() -> None:
+    """Send SIGINT once more where Python ignores KeyboardInterrupt: in a destructor, or a weak reference's callback, which imports have.
+
+    Otherwise the interrupt is lost, after a traceback, and the command goes on.
+    """
+    import _thread
+    import signal
+
+    main = _thread.get_ident()
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(
+                signal.pthread_kill, (main, signal.SIGINT)
+            )  # by a thread: here it would be ignored again
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
 
 
 if __name__ == "__main__":

@@ -17,17 +17,24 @@ pytestmark = pytest.mark.skipif(
 INTERRUPT = """
 import os, runpy, signal, sys
 
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):
+            pass
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             sys.stderr.write("now\\n")
             sys.stderr.flush()
-            os.kill(os.getpid(), signal.SIGINT)
+            {act}
 
 sys.meta_path.insert(0, Interrupt())
 sys.argv = ["edgecnn", *{arguments!r}]
 {start}
 """
+AT_ONCE = "os.kill(os.getpid(), signal.SIGINT)"
 AS_MODULE = 'runpy.run_module("edgecnn", run_name="__main__", alter_sys=True)'
 
 
@@ -49,12 +56,30 @@ def test_ctrl_c_while_it_starts_is_quiet(tmp_path, as_script, module, script):
         pytest.skip("LiteRT is not installed")
     code = INTERRUPT.format(
         module=module,
+        act=AT_ONCE,
         arguments=["classify", "synthetic:64x48?frames=1", "--json"],
         start=as_script if script else AS_MODULE,
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 130, result.stderr
     assert result.stderr.startswith("now\n")
+    assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("module", ["edgecnn.cli", "edgecnn.cli.classify", "edgecnn.runtime.classifier"])
+def test_ctrl_c_where_python_ignores_it_is_not_lost(tmp_path, as_script, module):
+    """In a destructor, as in the callbacks by which imports free their locks."""
+    arguments = ["classify", "synthetic:64x48", "--json"]
+    code = INTERRUPT.format(module=module, act="Dropped()", arguments=arguments, start=as_script)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr
 
 
