@@ -11,7 +11,7 @@ from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
-from edgecnn.runs import CARD, Run
+from edgecnn.runs import CARD, KNOWN, Run
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
 from edgecnn.verify.answers import input_contract
@@ -19,6 +19,7 @@ from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.report import Report
+from edgecnn.verify.strangers import ChosenStrangers, stored_strangers
 from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes")
@@ -66,6 +67,23 @@ def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
     return chosen
 
 
+def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
+    """Return how a run's models recognise strangers, with which its report measured the test split; None if they do not.
+
+    Raises:
+        RunError: if the report has figures, and what they were measured with is missing or has changed.
+    """
+    tested = report.strangers
+    if tested is None:
+        return None
+    chosen, models = stored_strangers(run), {model.name: model for model in report.models}
+    if chosen is None or chosen.rate != tested.rate or chosen.model_sha256 != models[tested.model].sha256:
+        raise RunError(
+            f"the parity report of {run.path} has no figures for its strangers. First: {run.command('verify')}"
+        )
+    return chosen
+
+
 def bundle_stage(
     run: Run,
     out: Path | None = None,
@@ -103,7 +121,11 @@ def bundle_stage(
         "recipe.toml": to_toml(run.public_recipe).encode(),
     }
     models = carried_models(run, report, only)
-    entries, model_files = golden_models(models, contract, images)
+    strangers = verified_strangers(run, report)
+    limit = strangers.limit if strangers else None
+    if limit:
+        files[limit.known] = run.file(KNOWN).read_bytes()
+    entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)
     carried = {model.precision for model in models}
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
@@ -122,6 +144,7 @@ def bundle_stage(
         temperature=confidence.temperature,
         threshold=confidence.threshold,
         serial=serial,
+        stranger=limit,
         provenance={
             "recipe": to_tables(run.public_recipe),
             "data": {key: recorded["data"][key] for key in DATA_KEYS},

@@ -3,6 +3,9 @@
 ABSTAIN = "abstain"
 """The decision where no score reaches the threshold, or two are too close to each other. No class may have this name."""
 
+STRANGER = "stranger"
+"""The decision where an image is unlike all that the classifier was trained on. Where it can be made, no class may have this name."""
+
 MAX_LABEL_BYTES = 255
 """Longest label, in UTF-8: the longest name that a folder can have."""
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError
-from edgecnn.export import USUAL, alternative, export, export_path, source_model
+from edgecnn.export import USUAL, alternative, export, export_path, source_model, tflite
+from edgecnn.export.features import with_features
 from edgecnn.export.programs import MODEL, export_program, program_path, programs_of
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
@@ -27,12 +28,14 @@ from edgecnn.runs import (
     CURVES,
     FLOAT_MODEL,
     HISTORY,
+    KNOWN,
     PAGE,
     PAGE_FIGURES,
     PARITY,
     PREDICTIONS,
     QAT_MODEL,
     RECIPE,
+    STRANGERS,
     STRESS,
     Run,
     create_run,
@@ -72,11 +75,14 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
 
     Raises:
         NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
+        ExportError: if strangers are to be recognised, and it does not end in a dense layer.
     """
     own, network = own_network(recipe.network.name), recipe.network
     if own is None:
         return
     model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
+    if recipe.stranger.rate > 0:
+        with_features(tflite.float32(model))
     if recipe.qat.method != "ptq":
         check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
 
@@ -193,6 +199,7 @@ def run_recipe(
         "bundle",
         {
             "confidence": sha256_file(run.file(CONFIDENCE)),
+            "strangers": hashes([run.file(STRANGERS)]),
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
             "recipe": to_tables(recipe),
@@ -209,12 +216,13 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
     """Do the stage of each usual export, and of int8 by the method that does not ship; return the files."""
     run, other = stages.run, alternative(stages.run)
     pairs = (*USUAL, other) if other else USUAL
+    features = run.recipe.stranger.rate > 0
     for format_, precision in pairs:
         source = run.file(source_model(run, precision))
         drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
         stages.do(
             f"export {format_} {precision}",
-            {"model": sha256_file(source), "versions": library_versions(), **drawn},
+            {"model": sha256_file(source), "features": features, "versions": library_versions(), **drawn},
             [export_path(run, format_, precision)],
             partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
@@ -242,9 +250,11 @@ def do_verify(
         ParityError: if the gate does not pass.
     """
     run = stages.run
+    extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate > 0 else ()
     stages.do(
         "verify",
         {
+            "stranger": run.recipe.stranger.rate,
             "target_error": target_error,
             "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
             "exports": exports,
@@ -254,7 +264,7 @@ def do_verify(
             "gate": vars(gate),
             "versions": library_versions(),
         },
-        [run.file(PARITY), run.file(CONFIDENCE), run.file(PREDICTIONS)],
+        [run.file(name) for name in (PARITY, CONFIDENCE, PREDICTIONS, *extra)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
     stages.do(

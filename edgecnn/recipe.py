@@ -192,6 +192,18 @@ class QatRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrangerRecipe:
+    """The decision that an image shows none of the classes."""
+
+    rate: float = key(
+        -1.0,
+        "Share of known images that may be refused as strangers; 0 for none, -1 for 0.05 on photos.",
+        low=-1.0,
+        high=0.5,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole recipe."""
 
@@ -202,6 +214,7 @@ class Recipe:
     init: InitRecipe = field(default_factory=InitRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
+    stranger: StrangerRecipe = field(default_factory=StrangerRecipe)
 
     @property
     def input_scale(self) -> float:

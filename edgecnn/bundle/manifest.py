@@ -1,5 +1,6 @@
 """The manifest of a bundle: read, written and validated here alone."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
-from edgecnn.labels import unsafe, why_not_a_label
+from edgecnn.labels import STRANGER, unsafe, why_not_a_label
 from edgecnn.pixels import FITS
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region
 from edgecnn.tables import build, key, shown, to_json
@@ -59,17 +60,46 @@ class ModelEntry:
     """One model file and the outputs that it must give for the golden inputs.
 
     `tolerance` is the largest difference allowed from `golden`, in LSB (output codes) or logits, for the reason given;
-    `golden_engine` is the engine that made it.
+    `golden_engine` is the engine that made it. A model with a second output, its features, has `golden_features` as well, to which the same
+    tolerance applies; the JSON leaves it out elsewhere.
     """
 
     file: str
     format: str = key(choices=FORMATS)
     precision: str = key(choices=PRECISIONS)
     golden: str
+    golden_features: str = key("", left_out=True)
     tolerance: float = key(low=0)
     tolerance_unit: str = key(choices=UNITS)
     tolerance_reason: str
     golden_engine: str
+
+
+def _rises(values: tuple[float, ...]) -> bool:
+    """Tell whether these are two or more numbers of which none is smaller than the one before."""
+    return len(values) >= 2 and all(one <= other for one, other in itertools.pairwise(values))
+
+
+ASCENDING = "two or more numbers, none smaller than the one before"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrangerLimit:
+    """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
+
+    `known` is a file with features of training images, int8 (images, length). `scores` and `similarities` are, in ascending order, the
+    validation images' largest softmax scores and mean cosine similarities to so many `neighbours` among the known; quantiles where there
+    are many. An image of less familiarity than `limit` is a stranger. The limit was chosen so that an image like the validation images is
+    taken for one with a probability of at most `rate`.
+    """
+
+    known: str
+    length: int = key(low=1, high=65_536)
+    neighbours: int = key(low=1, high=100)
+    scores: tuple[float, ...] = key(valid=_rises, expected=ASCENDING)
+    similarities: tuple[float, ...] = key(valid=_rises, expected=ASCENDING)
+    limit: float = key(low=-1e6, high=0.0)
+    rate: float = key(low=0.0, high=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +120,9 @@ class Manifest:
     when the bundle is written.
 
     Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by
-    default. `serial` orders the bundles of one purpose: of two, the one with the smaller number is older; 0 is no number. The JSON leaves
-    out these three and `golden_images` where they have their defaults.
+    default. `serial` orders the bundles of one purpose: of two, the one with the smaller number is older; 0 is no number. `stranger` is how
+    the classifier tells what shows none of the classes, None where it does not. The JSON leaves out these four and `golden_images` where
+    they have their defaults.
     """
 
     schema: str = SCHEMA
@@ -106,6 +137,7 @@ class Manifest:
     temperature: float = key(1.0, low=1e-3, high=1e3, left_out=True)
     threshold: float = key(0.0, low=0, high=1, left_out=True)
     serial: int = key(0, low=0, high=2**53, left_out=True)
+    stranger: StrangerLimit | None = key(None, left_out=True)
     provenance: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
 
@@ -182,7 +214,13 @@ def _check_values(manifest: Manifest) -> None:
     for image in manifest.golden_images:
         for digest in (image.decoded_sha256, image.resized_sha256):
             _require(_is_sha256(digest), f"golden_images: {shown(image.file)} must have two SHA-256", digest)
-    referred = {manifest.golden_inputs, *files, *encoded, *(model.golden for model in manifest.models)}
+    goldens = [name for model in manifest.models for name in (model.golden, model.golden_features) if name]
+    referred = {manifest.golden_inputs, *files, *encoded, *goldens}
+    if manifest.stranger:
+        referred.add(manifest.stranger.known)
+        _require(
+            STRANGER not in manifest.labels, f"labels must not name {STRANGER!r} where that is a decision", STRANGER
+        )
     lacking = sorted(name for name in referred if name not in manifest.files)
     _require(not lacking, "files must list every file that the manifest names; missing", lacking)
 

@@ -17,6 +17,9 @@ from edgecnn.files import sha256
 MAX_GOLDEN = 1000
 """Most golden images of a bundle: the self-test runs every model on all of them."""
 
+MAX_KNOWN = 10_000
+"""Most known images whose features a bundle holds: each is compared with every image that is classified."""
+
 MAX_RELATIVE_TOLERANCE = 0.5
 """Largest tolerance of float outputs, as a share of the largest golden one or of 1."""
 
@@ -69,8 +72,30 @@ class Bundle:
 
     def golden_outputs(self, model: ModelEntry) -> np.ndarray:
         """Return the outputs that a model must give for the golden images: int8, uint8 or float32, shape (n, num_classes), read-only."""
-        types = ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
-        return read_array(model.golden, self.files[model.golden], types, (len(self.manifest.labels),))
+        return read_array(model.golden, self.files[model.golden], output_types(model), (len(self.manifest.labels),))
+
+    def golden_features(self, model: ModelEntry) -> np.ndarray | None:
+        """Return the features that a model must give for the golden images, as `golden_outputs`, shape (n, length).
+
+        None where the bundle has none, or compares none.
+        """
+        stranger = self.manifest.stranger
+        if stranger is None or not model.golden_features:
+            return None
+        return read_array(
+            model.golden_features, self.files[model.golden_features], output_types(model), (stranger.length,)
+        )
+
+    def known_features(self) -> np.ndarray:
+        """Return the known images' features: int8, shape (images, length), read-only. Only where the manifest has `stranger`."""
+        stranger = self.manifest.stranger
+        assert stranger is not None
+        return read_array(stranger.known, self.files[stranger.known], ("|i1",), (stranger.length,))
+
+
+def output_types(model: ModelEntry) -> tuple[str, ...]:
+    """Return the types that a model's outputs may have, as numpy writes them."""
+    return ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -177,10 +202,17 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
     count = len(bundle.golden_inputs())
     if not 1 <= count <= MAX_GOLDEN:
         raise BundleError(f"{manifest.golden_inputs} holds {count:,} images, expected 1 to {MAX_GOLDEN:,}")
+    if manifest.stranger:
+        known = len(bundle.known_features())
+        if not manifest.stranger.neighbours <= known <= MAX_KNOWN:
+            raise BundleError(
+                f"{manifest.stranger.known} holds {known:,} images, expected {manifest.stranger.neighbours} to {MAX_KNOWN:,}"
+            )
     for model in manifest.models:
-        outputs = bundle.golden_outputs(model)
-        if len(outputs) != count:
-            raise BundleError(f"{model.golden} must hold one row for each of the {count} golden images")
+        outputs, features = bundle.golden_outputs(model), bundle.golden_features(model)
+        for name, array in ((model.golden, outputs), (model.golden_features, features)):
+            if array is not None and len(array) != count:
+                raise BundleError(f"{name} must hold one row for each of the {count} golden images")
         floats = outputs.dtype == np.float32
         if floats != (model.tolerance_unit == "logit"):
             raise BundleError(

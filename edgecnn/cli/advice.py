@@ -39,6 +39,7 @@ ADVICE = {
     "resume_run": "Continue it (--resume), replace it (--force), or name another folder with --out.",
     "same_command": "Give all workers the same command, except for --worker, --out and the place of the data.",
     "save_to": "Write another file: --save-to FILE",
+    "no_stranger": "Train with --set stranger.rate=0, or end the network in a dense layer.",
     "state_range": "State its range with --input-scale and --input-zero-point.",
     "train_again": "Train again with --force, or into another folder with --out.",
     "wait_longer": "--retry-for waits longer.",

@@ -100,6 +100,14 @@ def classify(
             rich_help_panel=DECISION,
         ),
     ] = 0.0,
+    strangers: Annotated[
+        bool,
+        typer.Option(
+            "--strangers/--no-strangers",
+            help="Answer stranger where an image shows none of the classes, if the bundle can tell.",
+            rich_help_panel=DECISION,
+        ),
+    ] = True,
     fit: Annotated[
         str | None,
         typer.Option(
@@ -161,7 +169,7 @@ def classify(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="A frame is unsure if the model abstains, or the best score leads the second by less than this.",
+            help="A frame is unsure if its decision is no label, or the best score leads the second by less than this.",
             rich_help_panel=UNSURE,
         ),
     ] = 0.5,
@@ -295,7 +303,7 @@ def classify(
 
     load = functools.partial(
         load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads,
-        region=read_region(region),
+        region=read_region(region), strangers=strangers,
     )  # fmt: skip
     if camera or streams:
         from edgecnn.cli.classify_stream import StreamOptions, classify_stream

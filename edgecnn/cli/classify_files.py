@@ -57,11 +57,11 @@ def json_printer(classifier: "Classifier") -> Callable[["Outcome"], None]:
 
 
 def show_text(outcome: "Outcome") -> None:
-    """Print an outcome for people: the source, then the classes with their scores, or the decision to abstain."""
+    """Print an outcome for people: the source, then the classes with their scores, or the decision where that is no label."""
     source = printable(outcome.source)
     if outcome.result is None:
         note(f"{source}: {outcome.error}")
     elif outcome.result.reason:
-        emit_line(f"{source}: abstain")
+        emit_line(f"{source}: {outcome.result.decision}")
     else:
         emit_line(f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top)}")

@@ -86,7 +86,9 @@ def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publi
     from edgecnn.device.mqtt.publisher import Publisher
 
     try:
-        return Publisher(settings, labels=classifier.labels, model=classifier.name)
+        return Publisher(
+            settings, labels=classifier.labels, model=classifier.name, strangers=classifier.strangers is not None
+        )
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--mqtt-binary") from None
     except OSError as error:

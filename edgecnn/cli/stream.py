@@ -23,7 +23,7 @@ from edgecnn.device.stream.events import (
     StateChangedEvent,
 )
 from edgecnn.device.stream.feed import SourceBack, SourceLost, SourceOpened
-from edgecnn.labels import ABSTAIN, printable
+from edgecnn.labels import printable
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def stopping_output() -> Iterator[None]:
 
 def state_text(event: StateChangedEvent) -> str:
     """Return a change of the state for people: the label and its score, or why there is none."""
-    if event.state is None or event.state == ABSTAIN:
+    if event.state is None or event.reason is not None:
         return f"{event.state or '-'} ({event.reason})"
     return f"{printable(event.state)} {event.score:.2%}"
 

@@ -112,21 +112,29 @@ def convert(
     io = io_type(format_, precision, io)
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
+    from edgecnn.export.features import with_features
     from edgecnn.export.representative import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 
     model = model_from_bytes(source)
     images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
+    # another io is for other people's programs, which expect one output
+    features = run.recipe.stranger.rate > 0 and io == io_type(format_, precision)
+    if format_ == "onnx" and precision != "int8":
+        data: bytes = getattr(onnx, precision)(model, features)
+        return data
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
         if images is None:
             data = tflite.int8(model, inner)
         else:
             data = tflite.int8_post_training(model, images, inner, granularity=run.recipe.qat.granularity)
-        return data if format_ == "tflite" else onnx.int8(data)
-    if images is not None:
-        return tflite.int16x8(model, images)
-    return getattr({"tflite": tflite, "onnx": onnx}[format_], precision)(model)
+    elif images is not None:
+        data = tflite.int16x8(model, images)
+    else:
+        data = getattr(tflite, precision)(model)
+    data = with_features(data) if features else data
+    return data if format_ == "tflite" else onnx.int8(data)
 
 
 def export(

@@ -124,10 +124,10 @@ def packed(model: Any) -> bytes:
 
 
 class _Aligned(flatbuffers.Builder):
-    """A builder that aligns every vector as the schema requires of buffers: the classes generated from it for Python do not."""
+    """A builder that aligns vectors of bytes as the schema requires of buffers: the classes generated from it for Python do not."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
-        return super().StartVector(elemSize, numElems, max(alignment, ALIGNMENT))
+        return super().StartVector(elemSize, numElems, ALIGNMENT if elemSize == 1 else alignment)
 
 
 def _names(enumeration: type) -> dict[int, str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError, first_line
 from edgecnn.export import onnx_float16, onnx_int8
+from edgecnn.export.features import add_features
 from edgecnn.export.qdq import INPUT, OUTPUT
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import FloatModel
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     import onnx
 
 
-def float32(model: FloatModel) -> bytes:
+def float32(model: FloatModel, features: bool = False) -> bytes:
     """Convert a float model to a float32 ONNX file with a dynamic batch.
 
     Args:
         model: float32 (batch, height, width, channels) to logits (batch, num_classes).
+        features: whether the file gives out what its last layer reads as well: `features.add_features`.
 
     Returns:
         The file's bytes, checked by onnx.checker.
@@ -27,16 +29,16 @@ def float32(model: FloatModel) -> bytes:
         ExportError: if tf2onnx fails.
     """
     with quiet_stderr():
-        return _checked(_float32(model))
+        return _checked(_float32(model, features))
 
 
-def float16(model: FloatModel) -> bytes:
+def float16(model: FloatModel, features: bool = False) -> bytes:
     """Convert a float model to an ONNX file that is float16 within, its input and output float32: `onnx_float16.convert`.
 
     Args, returns and raises as `float32`; ExportError also for weights beyond float16's range.
     """
     with quiet_stderr():
-        return _checked(onnx_float16.convert(_float32(model)))
+        return _checked(onnx_float16.convert(_float32(model, features)))
 
 
 def int8(tflite: bytes) -> bytes:
@@ -47,7 +49,7 @@ def int8(tflite: bytes) -> bytes:
 
     Returns:
         The file's bytes, checked by onnx.checker: uint8 (batch, height, width, channels) to uint8 logits
-        (batch, num_classes).
+        (batch, num_classes), and to features where the TFLite file gives them.
 
     Raises:
         ExportError: for an operator that has no translation; the message names it.
@@ -56,7 +58,7 @@ def int8(tflite: bytes) -> bytes:
         return _checked(onnx_int8.convert(tflite))
 
 
-def _float32(model: FloatModel) -> "onnx.ModelProto":
+def _float32(model: FloatModel, features: bool) -> "onnx.ModelProto":
     import tf2onnx
 
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=INPUT)]
@@ -68,6 +70,8 @@ def _float32(model: FloatModel) -> "onnx.ModelProto":
         raise ExportError(f"tf2onnx could not convert the model: {error}") from error
     converted.graph.doc_string = ""  # it holds TensorFlow's running number of the function
     _name(converted.graph)
+    if features:
+        add_features(converted.graph, onnx_int8.BATCH)
     return converted
 
 

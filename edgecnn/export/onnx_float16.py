@@ -13,12 +13,12 @@ LARGEST = float(np.finfo(np.float16).max)
 
 
 def convert(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Convert weights and arithmetic to float16, between a Cast at the input and one at the output, which stay float32.
+    """Convert weights and arithmetic to float16, between a Cast at the input and one at each output, which stay float32.
 
     ONNX Runtime runs it in float16 on CUDA; on a CPU without such kernels it casts by itself, and is no faster.
 
     Args:
-        model: a float32 graph of one input and one output, as tf2onnx makes.
+        model: a float32 graph of one input, as tf2onnx makes.
 
     Returns:
         Another model.
@@ -45,15 +45,17 @@ def convert(model: "onnx.ModelProto") -> "onnx.ModelProto":
                 _to_half(attribute.t)
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
                 attribute.i = half
-    entry, output = graph.input[0].name, graph.output[0].name
-    inner_entry, inner_output = f"{entry}_float16", f"{output}_float16"
+    entry, outputs = graph.input[0].name, [item.name for item in graph.output]
+    inner = {name: f"{name}_float16" for name in (entry, *outputs)}
     for node in graph.node:
-        node.input[:] = [inner_entry if name == entry else name for name in node.input]
-        node.input[:] = [inner_output if name == output else name for name in node.input]
-        node.output[:] = [inner_output if name == output else name for name in node.output]
-    first = onnx.helper.make_node("Cast", [entry], [inner_entry], name=f"Cast_{inner_entry}", to=half)
-    last = onnx.helper.make_node("Cast", [inner_output], [output], name=f"Cast_{output}", to=onnx.TensorProto.FLOAT)
-    nodes = [first, *graph.node, last]
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    first = onnx.helper.make_node("Cast", [entry], [inner[entry]], name=f"Cast_{inner[entry]}", to=half)
+    last = [
+        onnx.helper.make_node("Cast", [inner[name]], [name], name=f"Cast_{name}", to=onnx.TensorProto.FLOAT)
+        for name in outputs
+    ]
+    nodes = [first, *graph.node, *last]
     del graph.node[:]
     graph.node.extend(nodes)
     return result

@@ -23,7 +23,7 @@ import numpy as np
 from edgecnn.errors import ExportError
 from edgecnn.export.few_channels import FOLD, fold
 from edgecnn.export.flatbuffer import Operator, Tensor, read
-from edgecnn.export.qdq import INPUT, OFFSETS, OUTPUT, TO_NCHW, TO_NHWC, Builder, zero_point
+from edgecnn.export.qdq import FEATURES, INPUT, OFFSETS, OUTPUT, TO_NCHW, TO_NHWC, Builder, zero_point
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,10 @@ IR_VERSION = 8
 
 BATCH = "batch"
 METADATA = "edgecnn.quantization"
-"""The key of `metadata_props` under which an int8 file holds the scale and zero point of its input and output, as JSON."""
+"""The key of `metadata_props` under which an int8 file holds the scale and zero point of its input and outputs, as JSON."""
+
+METADATA_NAMES = {INPUT: "input", OUTPUT: "output", FEATURES: FEATURES}
+"""What the JSON calls each."""
 
 TIE = 2.0**-20
 """Share by which an average is enlarged before it is rounded: more than float32's error, and too little to carry an
@@ -45,12 +48,12 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
     """Build the ONNX graph of an int8 TFLite file.
 
     Args:
-        tflite: a full-int8 TFLite file's bytes: one image (batch, height, width, channels) to one vector.
+        tflite: a full-int8 TFLite file's bytes: one image (batch, height, width, channels) to one vector, or to that and its features.
 
     Returns:
         The model: uint8 (batch, height, width, channels), the pixel itself where the int8 code is pixel - 128, to uint8
-        (batch, num_classes). The scale and zero point of both stand in `metadata_props`, under METADATA, where ONNX Runtime gives
-        them: it does not give those of the DequantizeLinear and QuantizeLinear nodes.
+        (batch, num_classes), and to uint8 (batch, length) where there are features. The scale and zero point of each stand in
+        `metadata_props`, under METADATA: ONNX Runtime does not give those of the DequantizeLinear and QuantizeLinear nodes.
 
     Raises:
         ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs than
@@ -70,18 +73,18 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
             )
         OPERATORS[operator.name](builder, operator)
     builder.finish()
-    classes = source.outputs[0].shape[1]
-    graph = onnx.helper.make_graph(
-        builder.nodes,
-        "int8",
-        [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, [BATCH, *source.inputs[0].shape[1:]])],
-        [onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, [BATCH, classes])],
-        builder.constants,
+    ends = {INPUT: source.inputs[0], **dict(zip((OUTPUT, FEATURES), source.outputs, strict=False))}
+    entry_info, *output_infos = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [BATCH, *tensor.shape[1:]])
+        for name, tensor in ends.items()
     )
+    graph = onnx.helper.make_graph(builder.nodes, "int8", [entry_info], output_infos, builder.constants)
     opset = onnx.helper.make_opsetid("", OPSET)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="edgecnn")
-    tensors = {"input": source.inputs[0], "output": source.outputs[0]}
-    numbers = {name: {"scale": float(item.scale[0]), "zero_point": zero_point(item)} for name, item in tensors.items()}
+    numbers = {
+        METADATA_NAMES[name]: {"scale": float(item.scale[0]), "zero_point": zero_point(item)}
+        for name, item in ends.items()
+    }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(numbers, sort_keys=True)})
     return model
 

@@ -11,7 +11,9 @@ from edgecnn.export.flatbuffer import Graph, Tensor
 if TYPE_CHECKING:
     import onnx
 
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, OUTPUT, FEATURES = "pixels", "logits", "features"
+"""Names of the input, the output, and the second output of a file that has one: what its last layer reads."""
+
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 OFFSETS = {"INT8": 128, "UINT8": 0}
 """What is added to an activation's codes to make them uint8, by the TFLite file's type."""
@@ -35,7 +37,7 @@ class Builder:
             ExportError: if the graph is not one image to one vector.
         """
         shapes = [[tensor.shape for tensor in tensors] for tensors in (source.inputs, source.outputs)]
-        if [[len(shape) for shape in side] for side in shapes] != [[4], [2]]:
+        if [[len(shape) for shape in side] for side in shapes] not in ([[4], [2]], [[4], [2, 2]]):
             raise ExportError(f"the TFLite file maps {shapes[0]} to {shapes[1]}, expected one image to one vector")
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -43,7 +45,7 @@ class Builder:
         self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._reals: dict[tuple[str, ...], str] = {}
         self._count = 0
-        self._output = source.outputs[0]
+        self._outputs = source.outputs
         self._entry = source.inputs[0]
         self._flat = {self._entry.index: INPUT}
 
@@ -171,11 +173,12 @@ class Builder:
         return self.add("Reshape", [code, self.constant([0, *shape], np.int64)])
 
     def finish(self) -> None:
-        """Name the output, behind a QuantizeLinear of its scale."""
-        code, parameters = self.codes[self._output.index], self.parameters(self._output)
-        last = next(node for node in self.nodes if code in node.output)
-        if last.op_type != "QuantizeLinear" or list(last.input[1:]) != parameters:
-            code = self.add("QuantizeLinear", [self.add("DequantizeLinear", [code, *parameters]), *parameters])
-        for node in self.nodes:
-            node.input[:] = [OUTPUT if name == code else name for name in node.input]
-            node.output[:] = [OUTPUT if name == code else name for name in node.output]
+        """Name the outputs, each behind a QuantizeLinear of its scale."""
+        for tensor, title in zip(self._outputs, (OUTPUT, FEATURES), strict=False):
+            code, parameters = self.codes[tensor.index], self.parameters(tensor)
+            last = next(node for node in self.nodes if code in node.output)
+            if last.op_type != "QuantizeLinear" or list(last.input[1:]) != parameters:
+                code = self.add("QuantizeLinear", [self.add("DequantizeLinear", [code, *parameters]), *parameters])
+            for node in self.nodes:
+                node.input[:] = [title if name == code else name for name in node.input]
+                node.output[:] = [title if name == code else name for name in node.output]

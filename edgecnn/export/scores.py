@@ -6,6 +6,7 @@ import numpy as np
 
 from edgecnn.errors import ExportError
 from edgecnn.export.flatbuffer import load_schema, packed, unpacked
+from edgecnn.export.qdq import FEATURES
 
 PIXELS = "pixels_uint8"
 SCORES = "scores_uint8"
@@ -21,7 +22,7 @@ def with_scores(data: bytes) -> bytes:
     exact: what the file answers is the int8 softmax of the logits of the file that it was made from. Weights, scales and operators stay.
 
     Args:
-        data: bytes of an int8 file with one input and one output (batch, num_classes), which are logits.
+        data: bytes of an int8 file with one input and the output (batch, num_classes), which are logits; features are given out no longer.
 
     Returns:
         The new file's bytes: input uint8 with the scale of the old one, output uint8 of scale 1/256 and zero point 0.
@@ -31,6 +32,10 @@ def with_scores(data: bytes) -> bytes:
     """
     schema, model = load_schema(), unpacked(data)
     graph = model.subgraphs[0]
+    if len(graph.outputs) == 2 and graph.tensors[graph.outputs[1]].name == FEATURES.encode():
+        graph.outputs = graph.outputs[:1]
+        for signature in model.signatureDefs or ():
+            del signature.outputs[1:]
     ends = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
     if len(ends) != 2 or any(tensor.type != schema.TensorType.INT8 for tensor in ends):
         raise ExportError("scores are put behind an int8 file of one input and one output only; this is another file.")

@@ -193,7 +193,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def score_lines(report: Report) -> list[str]:
-    """Return lines on what the temperature and threshold, chosen on validation images, are worth on the test split."""
+    """Return lines on what temperature, threshold and the strangers' limit, chosen on validation images, are worth on the test split."""
     tested = report.confidence
     if tested is None:
         return []
@@ -209,7 +209,21 @@ def score_lines(report: Report) -> list[str]:
     ]
     if tested.choice and report.int8 and report.int8.epoch is not None:
         lines.append(EPOCH_CHOSEN)
-    return lines
+    return lines + stranger_lines(report)
+
+
+def stranger_lines(report: Report) -> list[str]:
+    """Return a line on what the decision "stranger" does on the test split; none where the model does not make it."""
+    tested = report.strangers
+    if tested is None:
+        return []
+    if tested.not_fitted:
+        return [f"Strangers: none are recognised, since no limit was chosen ({tested.not_fitted})."]
+    return [
+        f"Strangers ({tested.model}): the limit is to refuse at most {tested.rate:.2%} of known images; it refuses {tested.refused:,} "
+        f"of {tested.n:,} test images ({tested.refused / tested.n:.2%}), {tested.refused_wrong:,} of which had a wrong answer. How many "
+        "strangers it finds is not known: most that are like the classes pass."
+    ]
 
 
 EPOCH_CHOSEN = (

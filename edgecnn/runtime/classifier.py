@@ -19,6 +19,7 @@ from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whol
 from edgecnn.runtime.decision import Decision, Score, decide, softmax
 from edgecnn.runtime.default import find_bundle, open_model
 from edgecnn.runtime.model import Model, bundle_model
+from edgecnn.runtime.stranger import Strangers
 
 Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
 """What is classified: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
@@ -32,7 +33,7 @@ class Result(NamedTuple):
     """What an image was classified as, and how long each step took.
 
     `top`, `decision`, `reason` and `lead` are as in `edgecnn.runtime.decision.Decision`: `top` holds the ranked classes even when the
-    decision is "abstain". `latency_ms` has the keys decode, preprocess and infer.
+    decision is "abstain" or "stranger". `latency_ms` has the keys decode, preprocess and infer.
     """
 
     top: tuple[Score, ...]
@@ -51,10 +52,17 @@ class Classifier:
 
     `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
     bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle; `region` is the part of each image that is classified,
-    as in `edgecnn.region`.
+    as in `edgecnn.region`; `strangers` recognises images that show none of the classes, None where nothing does.
     """
 
-    def __init__(self, bundle: Bundle, model: Model, about: str = "", model_sha256: str = "") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: Model,
+        about: str = "",
+        model_sha256: str = "",
+        strangers: Strangers | None = None,
+    ) -> None:
         self.bundle = bundle
         self.model = model
         self.name = bundle.manifest.name
@@ -64,6 +72,7 @@ class Classifier:
         self.about = about
         self.model_sha256 = model_sha256
         self.region = model.contract.region
+        self.strangers = strangers
 
     @classmethod
     def load(
@@ -75,6 +84,7 @@ class Classifier:
         precision: str | None = None,
         num_threads: int | None = None,
         region: Region | None = None,
+        strangers: bool = True,
     ) -> "Classifier":
         """Load a bundle and open one of its models.
 
@@ -87,6 +97,7 @@ class Classifier:
             num_threads: threads for one inference; 1 by default.
             region: the part of each image that is classified: (x, y, width, height) as fractions of the upright image, (0, 0, 1, 1) for
                 the whole of it; the bundle's own by default.
+            strangers: whether the decision may be "stranger", where the bundle can make it.
 
         Raises:
             ValueError: if the region is not within the image.
@@ -107,7 +118,15 @@ class Classifier:
         )
         about += f"; {remark}" if remark else ""
         about += region_about(bundle.manifest.input.region, region)
-        return cls(bundle, bundle_model(opened, bundle.manifest, region), about, bundle.manifest.files[entry.file])
+        limit, found = bundle.manifest.stranger, None
+        if limit and strangers:
+            if opened.features is None:
+                about += "; strangers are not recognised: the model has no features"
+            else:
+                found = Strangers(limit, bundle.known_features())
+        return cls(
+            bundle, bundle_model(opened, bundle.manifest, region), about, bundle.manifest.files[entry.file], found
+        )
 
     def classify(
         self,
@@ -134,7 +153,7 @@ class Classifier:
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()
-        decision = self._decide(self.model.logits(pixels[np.newaxis])[0], top_k, threshold, margin)
+        decision = self._decide(pixels[np.newaxis], top_k, threshold, margin)[0]
         latency_ms["infer"] = (perf_counter() - start) * 1000
         return Result(*decision, latency_ms)
 
@@ -170,8 +189,7 @@ class Classifier:
                 except ImageError as error:
                     raise ImageError(f"image {index}: {error}") from None
             start = perf_counter()
-            logits = self.model.logits(np.stack([pixels for pixels, _ in prepared]))
-            decisions = [self._decide(row, top_k, threshold, margin) for row in logits]
+            decisions = self._decide(np.stack([pixels for pixels, _ in prepared]), top_k, threshold, margin)
             each_ms = (perf_counter() - start) * 1000 / len(batch)
             results += [
                 Result(*decision, latency_ms | {"infer": each_ms})
@@ -189,10 +207,19 @@ class Classifier:
         end = perf_counter()
         return pixels, {"decode": (after_decode - start) * 1000, "preprocess": (end - after_decode) * 1000}
 
-    def _decide(self, logits: np.ndarray, top_k: int, threshold: float | None, margin: float) -> Decision:
-        """Return the decision for one image's logits, float32 (num_classes,)."""
+    def _decide(self, pixels: np.ndarray, top_k: int, threshold: float | None, margin: float) -> list[Decision]:
+        """Run the model and return the decision for each image, uint8 (n, height, width, channels)."""
+        threshold = self.threshold if threshold is None else threshold
+        if self.strangers is None:
+            rows = [softmax(row / self.temperature) for row in self.model.logits(pixels)]
+            return [decide(scores, self.labels, top_k, threshold, margin) for scores in rows]
+        logits, features = self.model.logits_and_features(pixels)
         scores = softmax(logits / self.temperature)
-        return decide(scores, self.labels, top_k, self.threshold if threshold is None else threshold, margin)
+        refused = self.strangers.refused(scores.max(axis=1), features)
+        return [
+            decide(row, self.labels, top_k, threshold, margin, stranger)
+            for row, stranger in zip(scores, refused.tolist(), strict=True)
+        ]
 
 
 def region_about(own: Region, requested: Region | None) -> str:

@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.labels import ABSTAIN
+from edgecnn.labels import ABSTAIN, STRANGER
 
 BELOW_THRESHOLD = "below_threshold"
 BELOW_MARGIN = "below_margin"
 NO_SCORE = "no_score"
-REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE)
-"""Why a classifier abstains: the best score is below the threshold, it leads the second by less than the margin, or it is not a number."""
+UNFAMILIAR = "unfamiliar"
+REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE, UNFAMILIAR)
+"""Why there is no label: the classifier abstains where the best score is below the threshold, leads the second by less than the margin, or
+is not a number; and it takes an unfamiliar image for a stranger."""
 
 
 @dataclass(slots=True)
@@ -31,9 +33,9 @@ class Score:
 class Decision(NamedTuple):
     """The best classes, best first, and the decision that follows.
 
-    `top` is kept when the decision is to abstain; it is empty only where the scores are not numbers. `decision` is the first class's
-    label, or ABSTAIN; `reason` is then one of REASONS, else None. `lead` is by how much the best score exceeds the second, in [0, 1]; a
-    single class leads by its own score.
+    `top` is kept when the decision is no label; it is empty only where the scores are not numbers. `decision` is the first class's
+    label, ABSTAIN or STRANGER; without a label `reason` is one of REASONS, else None. `lead` is by how much the best score exceeds the
+    second, in [0, 1]; a single class leads by its own score.
     """
 
     top: tuple[Score, ...]
@@ -60,9 +62,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def decide(
-    scores: np.ndarray, labels: Sequence[str], top_k: int = 3, threshold: float = 0.0, margin: float = 0.0
+    scores: np.ndarray,
+    labels: Sequence[str],
+    top_k: int = 3,
+    threshold: float = 0.0,
+    margin: float = 0.0,
+    stranger: bool = False,
 ) -> Decision:
-    """Rank the classes and take the best one, or abstain.
+    """Rank the classes and take the best one, or none.
 
     Args:
         scores: float32, shape (num_classes,).
@@ -70,6 +77,7 @@ def decide(
         top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
         threshold: the lowest accepted score of the best class, in [0, 1].
         margin: the smallest accepted lead of the best score over the second, in [0, 1].
+        stranger: whether the image shows none of the classes, as `edgecnn.runtime.stranger` finds; it comes before the other reasons.
 
     Raises:
         ValueError: if `top_k` is less than 1, or `threshold` or `margin` is not in [0, 1].
@@ -87,6 +95,8 @@ def decide(
     lead = best - top[1].score if len(top) > 1 else best
     if top_k == 1:
         top = top[:1]
+    if stranger:
+        return Decision(top, STRANGER, UNFAMILIAR, lead)
     if best < threshold:
         return Decision(top, ABSTAIN, BELOW_THRESHOLD, lead)
     if lead < margin:

@@ -23,6 +23,11 @@ def bundle_model(engine: Engine, manifest: Manifest, region: Region | None = Non
         EngineError: as `Model` does.
     """
     contract = manifest.input if region is None else replace(manifest.input, region=region)
+    stranger, features = manifest.stranger, engine.features
+    if stranger and features and features.shape[1:] != (stranger.length,):
+        raise EngineError(
+            f"the model gives features of shape {features.shape[1:]}, the bundle's known images have ({stranger.length},)"
+        )
     return Model(engine, contract, len(manifest.labels))
 
 
@@ -78,31 +83,54 @@ class Model:
             EngineError: if the shape is not the contract's, the engine cannot run the model, or the output is not `num_classes`
                 for each image.
         """
+        return self._checked(self.engine.run(self._inputs(pixels)), len(pixels))
+
+    def outputs_and_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run a model that has features on pixels; return what `outputs` does, and the raw features, shape (n, length)."""
+        outputs, features = self.engine.run_both(self._inputs(pixels))
+        return self._checked(outputs, len(pixels)), features
+
+    def _inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels as the engine reads them."""
         if pixels.shape[1:] != self._shape:
             raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, self._shape))})")
         if pixels.dtype != np.uint8:
             raise ImageError(f"pixels must be uint8, received {pixels.dtype}")
         if self.engine.input.dtype == np.uint8:
-            outputs = self.engine.run(pixels)
-        elif self.engine.input.dtype == np.int8:
-            outputs = self.engine.run(to_codes(pixels))
-        else:
-            outputs = self.engine.run(to_real(pixels, self.contract.scale, self.contract.zero_point))
-        if self._num_classes is not None and outputs.shape != (len(pixels), self._num_classes):
+            return pixels
+        if self.engine.input.dtype == np.int8:
+            return to_codes(pixels)
+        return to_real(pixels, self.contract.scale, self.contract.zero_point)
+
+    def _checked(self, outputs: np.ndarray, count: int) -> np.ndarray:
+        """Return the outputs for so many images after checking their shape."""
+        if self._num_classes is not None and outputs.shape != (count, self._num_classes):
             raise EngineError(
-                f"the model gave outputs of shape {outputs.shape} for {len(pixels)} images, expected {self._num_classes} for each"
+                f"the model gave outputs of shape {outputs.shape} for {count} images, expected {self._num_classes} for each"
             )
         return outputs
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
         """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""
-        if outputs.dtype == np.float32:
-            return outputs
-        logits = outputs.astype(np.float32)
-        logits -= self._zero_point
-        logits *= self._scale
-        return logits
+        return dequantized(outputs, self._scale, self._zero_point)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Run the model on pixels and return float32 logits, shape (n, num_classes). See `outputs`."""
         return self.dequantize(self.outputs(pixels))
+
+    def logits_and_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run a model that has features on pixels and return float32 logits and features. See `outputs_and_features`."""
+        outputs, features = self.outputs_and_features(pixels)
+        tensor = self.engine.features
+        assert tensor is not None
+        return self.dequantize(outputs), dequantized(features, np.float32(tensor.scale), np.float32(tensor.zero_point))
+
+
+def dequantized(codes: np.ndarray, scale: np.float32, zero_point: np.float32) -> np.ndarray:
+    """Return the real values of codes, float32: scale * (code - zero_point); floats are real values already."""
+    if codes.dtype == np.float32:
+        return codes
+    values = codes.astype(np.float32)
+    values -= zero_point
+    values *= scale
+    return values

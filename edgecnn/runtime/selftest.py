@@ -159,7 +159,13 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
     """Replay the golden vectors of one model on one engine. An engine that refuses the model is a failed row, not an error."""
     try:
         opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
-        outputs = bundle_model(opened, bundle.manifest).outputs(bundle.golden_inputs())
+        model, golden_features = bundle_model(opened, bundle.manifest), bundle.golden_features(entry)
+        if golden_features is None:
+            answers = [model.outputs(bundle.golden_inputs())]
+        elif opened.features is None:
+            raise EngineError("it gives no features")
+        else:
+            answers = list(model.outputs_and_features(bundle.golden_inputs()))
     except EngineError as error:
         return _empty(entry, False, str(error), engine)
     golden = bundle.golden_outputs(entry)
@@ -176,12 +182,16 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
         passed=False,
         note="",
     )
-    if outputs.dtype != golden.dtype or outputs.shape != golden.shape:
-        return row._replace(
-            note=f"it gives {outputs.dtype} {outputs.shape}, the golden outputs are {golden.dtype} {golden.shape}"
-        )
-    difference = float(np.max(np.abs(outputs.astype(np.float64) - golden.astype(np.float64))))
-    changes = int(np.sum(np.argmax(outputs, axis=1) != np.argmax(golden, axis=1)))
+    expected = [golden] if golden_features is None else [golden, golden_features]
+    difference = 0.0
+    for given, right in zip(answers, expected, strict=True):
+        if given.dtype != right.dtype or given.shape != right.shape:
+            return row._replace(
+                note=f"it gives {given.dtype} {given.shape}, the golden outputs are {right.dtype} {right.shape}"
+            )
+        apart = float(np.max(np.abs(given.astype(np.float64) - right.astype(np.float64))))
+        difference = apart if np.isnan(apart) else max(difference, apart)
+    changes = int(np.sum(np.argmax(answers[0], axis=1) != np.argmax(golden, axis=1)))
     return row._replace(largest_difference=difference, top1_changes=changes, passed=difference <= row.allowed)
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import math
 
 from edgecnn.data import Dataset
+from edgecnn.errors import RecipeError
+from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import AUTO, NO_START, Recipe
 
@@ -44,6 +46,9 @@ ROBUST_EPOCHS = 1.25
 """Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later.
 Mixing corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
 
+STRANGER_RATE = 0.05
+"""Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
+
 RATE, FINE_TUNING_RATE = 0.003, 0.0005
 
 
@@ -62,6 +67,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
 
     What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged. Named datasets
     have the article's network, and its ten epochs in batches of 128, unless they start from trained weights.
+
+    Raises:
+        RecipeError: if strangers are to be recognised, and a class is called as that decision is.
     """
     network = recipe.network
     if network.name == AUTO:
@@ -90,7 +98,16 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs < 0:
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
-    return dataclasses.replace(recipe, network=network, train=train, qat=qat)
+    stranger, taken = recipe.stranger, STRANGER in dataset.labels
+    if stranger.rate < 0:
+        suits = dataset.own and own_weights(recipe) and not taken
+        stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
+    elif stranger.rate and taken:
+        raise RecipeError(
+            f"stranger.rate is {stranger.rate:g}, but a class is called {STRANGER!r}, which that decision is called. Rename the class's "
+            "folder, or set stranger.rate to 0."
+        )
+    return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
 
 
 def require_start(recipe: Recipe) -> None:

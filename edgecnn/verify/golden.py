@@ -25,9 +25,13 @@ HALF_REASON = "float16 has 11 bits, and an engine may compute in float32: a hund
 
 
 class Golden(NamedTuple):
-    """Expected outputs of one model: raw, shape (n, num_classes), with the largest difference allowed and why."""
+    """Expected outputs of one model: raw, shape (n, num_classes), with the largest difference allowed and why.
+
+    `features` are those of a model that gives them, shape (n, length), else None.
+    """
 
     outputs: np.ndarray
+    features: np.ndarray | None
     tolerance: float
     unit: str
     reason: str
@@ -43,7 +47,7 @@ class Exported(NamedTuple):
 
 
 def golden_models(
-    exports: Iterable[Exported], contract: InputContract, images: np.ndarray
+    exports: Iterable[Exported], contract: InputContract, images: np.ndarray, features: bool = False
 ) -> tuple[tuple[ModelEntry, ...], dict[str, bytes]]:
     """Return a bundle's entries for exported models, and its files by name: the models, and what each answers to the golden images.
 
@@ -51,16 +55,19 @@ def golden_models(
         exports: the models.
         contract: their input.
         images: from `golden_images`.
+        features: whether the bundle recognises strangers, so that features are golden as well, of the models that give them.
     """
     entries: list[ModelEntry] = []
     files: dict[str, bytes] = {}
     for export in exports:
         golden = golden_outputs(export.data, export.format, contract, images, export.precision)
+        of_features = golden.features if features else None
         entry = ModelEntry(
             file=f"models/{export.precision}.{export.format}",
             format=export.format,
             precision=export.precision,
             golden=f"golden/{export.precision}.{export.format}.npy",
+            golden_features="" if of_features is None else f"golden/{export.precision}.{export.format}.features.npy",
             tolerance=golden.tolerance,
             tolerance_unit=golden.unit,
             tolerance_reason=golden.reason,
@@ -68,6 +75,8 @@ def golden_models(
         )
         entries.append(entry)
         files |= {entry.file: export.data, entry.golden: npy(golden.outputs)}
+        if of_features is not None:
+            files[entry.golden_features] = npy(of_features)
     return tuple(entries), files
 
 
@@ -161,11 +170,11 @@ def golden_outputs(
         precision: of the model; "float16" is allowed more than float32.
     """
     engine = open_engine(None, model, format_, num_threads=1)
-    outputs = Model(engine, contract).outputs(images)
-    made_by = described(engine)
+    opened, made_by = Model(engine, contract), described(engine)
+    outputs, features = opened.outputs_and_features(images) if engine.features else (opened.outputs(images), None)
     if outputs.dtype != np.float32:
-        return Golden(outputs, INT8_TOLERANCE, "LSB", INT8_REASON, made_by)
+        return Golden(outputs, features, INT8_TOLERANCE, "LSB", INT8_REASON, made_by)
     largest = max(1.0, float(np.max(np.abs(outputs))))
     if precision == "float16":
-        return Golden(outputs, HALF_TOLERANCE * largest, "logit", HALF_REASON, made_by)
-    return Golden(outputs, FLOAT_TOLERANCE * largest, "logit", FLOAT_REASON, made_by)
+        return Golden(outputs, features, HALF_TOLERANCE * largest, "logit", HALF_REASON, made_by)
+    return Golden(outputs, features, FLOAT_TOLERANCE * largest, "logit", FLOAT_REASON, made_by)

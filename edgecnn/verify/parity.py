@@ -54,6 +54,7 @@ from edgecnn.verify.statistics import (
     per_class_drop,
     wilson,
 )
+from edgecnn.verify.strangers import choose_strangers, tested_strangers
 from edgecnn.verify.temperature import expected_calibration_error
 from edgecnn.versions import library_versions, processor
 
@@ -69,13 +70,14 @@ def verify(
     boards: OnBoards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Compare a run's exports with its float and fake-quantized models and write `parity.json`, and `confidence.json` before it.
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; `confidence.json` before it, and
+    `strangers.json` where the recipe has a rate for strangers.
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
     Files for other programs are judged by what such a program does with them: see `edgecnn.verify.programs`.
-    Temperature and threshold are chosen on validation images by the export that most devices will run, the first of EXPORTS that
-    there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
+    Temperature, threshold and the strangers' limit are chosen on validation images by the export that most devices will run, the first of
+    EXPORTS that there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
 
     Args:
         run: a trained run with at least one export.
@@ -107,6 +109,7 @@ def verify(
         tflite_python = find_python(tflite_python)
     programs = check_programs(run)
     chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
+    strangers = choose_strangers(run, dataset, *exports[0], chosen.temperature, progress)
     test = load_test(run, dataset, progress)
     float_, *fakes = references(run, dataset, test, progress)
     other = alternative(run)
@@ -123,6 +126,9 @@ def verify(
     rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
     on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
     models = (float_, *fakes, *answers)
+    found = None
+    if strangers:
+        found = tested_strangers(run, strangers, candidates[0].name, *exports[0], test, progress)
     report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, labels)
     report = replace(
         report,
@@ -131,6 +137,7 @@ def verify(
         matrix=tuple(rows),
         boards=tuple(on_boards),
         confidence=tested_confidence(chosen, candidates[0], test.classes),
+        strangers=found,
     )
     tempered = (candidates[0], chosen.temperature)
     int8 = next((item for item in candidates if item.precision == "int8"), None)

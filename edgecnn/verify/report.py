@@ -266,6 +266,20 @@ class Confidence(ScoreFigures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrangerFigures:
+    """What the decision "stranger" does on the test split, all of which shows the model's classes."""
+
+    model: str = described("The export that its limit was chosen with, whose answers these are.")
+    rate: Fraction = described("Share of known images that may be refused.")
+    not_fitted: str | None = described("Why no limit was chosen, so that nothing is refused; null where one was.")
+    known_images: Positive = described("Training images with which an image is compared.")
+    validation_images: Positive = described("Images that the limit was chosen on.")
+    n: Positive
+    refused: Count = described("Images that are taken for strangers.")
+    refused_wrong: Count = described("Those of them whose best class is not the true one.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The parity report: models on the same images, and the comparisons that the gate is held to."""
 
@@ -302,6 +316,10 @@ class Report:
     )
     confidence: Confidence | None = described(
         "What the temperature and threshold chosen on validation are worth here; null where two files were compared."
+    )
+    strangers: StrangerFigures | None = described(
+        "What the decision stranger does here; null where the model makes none, absent from older reports.",
+        default=None,
     )
     timing: str = described("How ms_per_image was measured.")
     machine: str

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import struct
 import tracemalloc
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecnn.bundle.canonical import CENTRAL_HEADER, END, LOCAL_HEADER, pack
-from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.manifest import Manifest, StrangerLimit
 from edgecnn.bundle.read import parse_bundle, read_array, read_bundle
 from edgecnn.bundle.write import write_bundle
 from edgecnn.errors import BundleError
@@ -369,3 +370,72 @@ def test_golden_arrays_without_rows(content, tmp_path):
     files |= {name: npy(array) for name, array in empty.items()}
     with pytest.raises(BundleError, match="holds 0 images, expected 1 to 1,000"):
         write_bundle(tmp_path / "a.edgecnn", manifest, files)
+
+
+LIMIT = StrangerLimit(
+    known="stranger/known.npy",
+    length=3,
+    neighbours=2,
+    scores=(0.5, 1.0),
+    similarities=(0.8, 0.9, 1.0),
+    limit=-4.0,
+    rate=0.05,
+)
+
+
+def told(content, **changes):
+    """Return the small bundle's content with a decision on strangers, and its first model's golden features."""
+    manifest, files = content
+    first, *others = manifest.models
+    first = dataclasses.replace(first, golden_features="golden/int8.tflite.features.npy")
+    manifest = dataclasses.replace(manifest, models=(first, *others), stranger=dataclasses.replace(LIMIT, **changes))
+    features = np.arange(6, dtype=np.int8).reshape(2, 3)
+    known = np.full((4, 3), 127, np.int8)
+    return manifest, files | {first.golden_features: npy(features), LIMIT.known: npy(known)}
+
+
+def test_a_bundle_that_tells_strangers_is_read_back(content, tmp_path):
+    manifest, files = told(content)
+    write_bundle(tmp_path / "told.edgecnn", manifest, files)
+    bundle = read_bundle(tmp_path / "told.edgecnn")
+    assert bundle.manifest.stranger == LIMIT
+    assert bundle.known_features().shape == (4, 3) and bundle.known_features().dtype == np.int8
+    int8, float32 = bundle.manifest.models
+    assert bundle.golden_features(int8).tolist() == [[0, 1, 2], [3, 4, 5]] and bundle.golden_features(float32) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "files", "message"),
+    [
+        ({"length": 4}, {}, "stranger/known.npy"),
+        ({"neighbours": 5}, {}, "holds 4 images, expected 5 to 10,000"),
+        ({}, {"stranger/known.npy": np.full((10_001, 3), 1, np.int8)}, "holds 10,001 images"),
+        ({}, {"stranger/known.npy": np.full((4, 3), 1, np.uint8)}, "stranger/known.npy"),
+        ({}, {"golden/int8.tflite.features.npy": np.zeros((3, 3), np.int8)}, "one row for each of the 2 golden images"),
+        ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 2), np.int8)}, "golden/int8.tflite.features.npy"),
+        ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 3), np.float32)}, "golden/int8.tflite.features.npy"),
+        ({"scores": (1.0, 0.5)}, {}, "none smaller than the one before"),
+        ({"similarities": (0.5,)}, {}, "two or more numbers"),
+        ({"limit": 0.5}, {}, "stranger.limit must be between -1e+06 and 0"),
+        ({"rate": 0.6}, {}, "stranger.rate must be between 0 and 0.5"),
+    ],
+)
+def test_a_decision_on_strangers_that_is_not_whole(content, tmp_path, changes, files, message):
+    manifest, known = told(content, **changes)
+    with pytest.raises(BundleError, match=re.escape(message)):
+        write_bundle(tmp_path / "told.edgecnn", manifest, known | {name: npy(array) for name, array in files.items()})
+
+
+def test_features_of_known_images_have_to_be_there(content, tmp_path):
+    manifest, files = told(content)
+    del files[LIMIT.known]
+    with pytest.raises(BundleError, match="missing"):
+        write_bundle(tmp_path / "told.edgecnn", manifest, files)
+
+
+def test_a_class_cannot_be_called_as_the_decision_is(content, tmp_path):
+    manifest, files = told(content)
+    stranger = dataclasses.replace(manifest, labels=("cat", "stranger"))
+    with pytest.raises(BundleError, match="'stranger'"):
+        write_bundle(tmp_path / "told.edgecnn", stranger, files)
+    write_bundle(tmp_path / "class.edgecnn", dataclasses.replace(content[0], labels=("cat", "stranger")), content[1])

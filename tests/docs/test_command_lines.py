@@ -160,7 +160,7 @@ def test_commands_in_running_text_exist(page):
     for span in re.findall(r"`(edgecnn [a-z][^`]*)`", page.read_text(encoding="utf-8")):
         name, *words = span.split()[1:]
         assert name in COMMANDS, span
-        known = {option for parameter in built(name).params for option in parameter.opts}
+        known = {option for parameter in built(name).params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, span
 
 

@@ -103,7 +103,7 @@ def test_every_recipe_key_is_in_the_page_on_recipes(hook):
 def test_a_commands_page_has_every_option(hook, command):
     page = hook.command_page(command)
     for parameter in hook.built_command(command).params:
-        for option in parameter.opts if parameter.param_type_name == "option" else ():
+        for option in (*parameter.opts, *parameter.secondary_opts) if parameter.param_type_name == "option" else ():
             assert option in page
     assert f"](commands/{command}.md)" in hook.command_table()
 

@@ -29,6 +29,7 @@ class FakeEngine:
         self, input_type="int8", output_type="int8", shape=(1, 8, 8, 3), scale=1 / 128, zero_point=0, output_scale=0.5
     ):
         self.input = Tensor("pixels", shape, np.dtype(input_type), scale, zero_point)
+        self.features = None
         self.output = Tensor("logits", (1, CLASSES), np.dtype(output_type), output_scale, 3)
         self.batches = []
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
-from edgecnn.errors import MissingExtraError
+from edgecnn.errors import MissingExtraError, RecipeError
 from edgecnn.networks import pretrained
 from edgecnn.recipe import build_recipe, merge
 from edgecnn.train.settle import reasons, settle
@@ -107,3 +107,21 @@ def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):
         for train in ({}, {"robust": True}, {"robust": True, "epochs": 7})
     )
     assert (robust, stated) == (math.ceil(1.25 * plain), 7)
+
+
+def test_strangers_are_told_on_photos_from_imagenet_alone(photos):
+    source = photos(40, (60, 60))
+    assert settled(source)[0].stranger.rate == 0.05
+    assert settled(source, stranger={"rate": 0.1})[0].stranger.rate == 0.1
+    assert settled(source, stranger={"rate": 0.0})[0].stranger.rate == 0
+    assert settled(source, network={"name": "resnet_100kb"})[0].stranger.rate == 0
+    assert settled(source, init={"source": "none"})[0].stranger.rate == 0
+    assert settled("digits")[0].stranger.rate == 0
+
+
+def test_a_class_that_is_called_stranger(photos):
+    source = photos(40, (60, 60))
+    (source / "dog").rename(source / "stranger")
+    assert settled(source)[0].stranger.rate == 0
+    with pytest.raises(RecipeError, match="a class is called 'stranger'"):
+        settled(source, stranger={"rate": 0.05})

@@ -1,14 +1,15 @@
 """Can a classifier say "not one of these"? Each class of a set of photos is left out once and shown afterwards, as a stranger.
 
-For each class left out, a network is trained by edgecnn's defaults on four fifths of the others' photos; the last fifth are the known
-photos, and all of the left-out class are the strangers. Three scores tell them apart, all of the float model:
+For each class left out, a network is trained by edgecnn's defaults on four fifths of the others' photos and quantized after training; the
+last fifth are the known photos, and all of the left-out class are the strangers. Three scores tell them apart, all of the int8 TFLite file:
 
 - softmax: the largest score.
-- neighbours: the mean cosine similarity to the NEIGHBOURS most similar training photos, in the features that the head reads.
-- both: the sum of the two, each as a rank among the validation photos.
+- neighbours: the mean cosine similarity to the most similar training photos, in the features that the last layer reads.
+- both: what the decision "stranger" compares, the sum of the two as ranks among the validation photos.
 
-AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. The limit is the one at which RATE of
-the validation photos are refused. Far strangers are scikit-learn's digits, enlarged, and noise; with $EDGECNN_DATA, images of CIFAR-10.
+AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. Each score's limit is chosen as the
+decision's is, on the validation photos for the recipe's rate of false refusals. Far strangers are scikit-learn's digits, enlarged, and
+noise; with $EDGECNN_DATA, images of CIFAR-10.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/strangers.py --data <trash-photos.zip>
 
@@ -32,23 +33,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from photos_by_fold import listed, tested, write_split
 from resume import about, measured
 
-from edgecnn.data import open_dataset
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.export import export, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.images import load
-from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.pixels import resize
 from edgecnn.recipe import build_recipe, merge, parse_overrides
 from edgecnn.report.table import text_table
-from edgecnn.runs import FLOAT_MODEL, create_run
+from edgecnn.runs import Run, create_run
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+from edgecnn.runtime.stranger import Strangers, similarity, unit_rows
 from edgecnn.train import train
 from edgecnn.train.settle import settle
+from edgecnn.verify.answers import input_contract
+from edgecnn.verify.confidence import choose_confidence
+from edgecnn.verify.strangers import NEIGHBOURS, choose_strangers, known_features, place_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "strangers.json"
 SCORES = ("softmax", "neighbours", "both")
-NEIGHBOURS = 5
-RATE = 0.05
 FAR = 300
 """Images of each kind of far strangers."""
 
@@ -69,7 +74,6 @@ def main() -> None:
         network=arguments.network,
         seed=arguments.seed,
         neighbours=NEIGHBOURS,
-        rate=RATE,
         settings=arguments.settings,
     )
     results = measured(out, context)
@@ -109,65 +113,62 @@ def measure(
     splits = load_splits(("train", "validation"), stage="train") | load_splits(("test",), stage="verify")
     with zipfile.ZipFile(archive) as file:
         near = [load(file.read(name), height, width, channels, recipe.data.fit) for name, of in members if of == label]
-    answer = Scorer(run.read(FLOAT_MODEL, "train"), recipe, splits["train"].images)
+    answer = Scorer(run, dataset)
     validation, test = (answer.scores(splits[split].images) for split in ("validation", "test"))
     kinds = {"near": np.stack(near)} | far_strangers(height, width)
     found = {kind: answer.scores(images) for kind, images in kinds.items()}
 
     def judged_by(name: str) -> dict[str, Any]:
-        ranks = {kind: ranked(scores, validation)[name] for kind, scores in found.items()}
-        return judged(ranked(validation, validation)[name], ranked(test, validation)[name], ranks)
+        ranks = {kind: scores[name] for kind, scores in found.items()}
+        return judged(validation[name], test[name], ranks, recipe.stranger.rate)
 
     return {
         "known": len(splits["test"].classes),
         "strangers": {kind: len(images) for kind, images in kinds.items()},
         "accuracy": float(np.mean(answer.classes(splits["test"].images) == splits["test"].classes)),
+        "rate": recipe.stranger.rate,
         "scores": {name: judged_by(name) for name in SCORES},
     }
 
 
 class Scorer:
-    """A trained network's answers and its features, compared with those of its training photos."""
+    """A run's int8 file, and what tells its strangers."""
 
-    def __init__(self, model: bytes, recipe: Any, images: np.ndarray) -> None:
-        """Compute the training photos' features."""
-        network = model_from_bytes(model)
-        both = keras.Model(network.inputs, keras.layers.Concatenate()([network.layers[-1].input, network.output]))
-        self._classes = network.output_shape[-1]
-        self._predict = predictor(both, recipe.input_scale, recipe.input_zero_point, 50)
-        self._known = self._answers(images)[0]
-
-    def _answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = self._predict(images)
-        features, logits = found[:, : -self._classes], found[:, -self._classes :]
-        return features / np.linalg.norm(features, axis=1, keepdims=True), logits
+    def __init__(self, run: Run, dataset: Dataset) -> None:
+        """Export the file and choose how it tells strangers, as verification does."""
+        export(run, "tflite", "int8", dataset=dataset)
+        self._temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
+        chosen = choose_strangers(run, dataset, "tflite", "int8", self._temperature, quiet)
+        assert chosen is not None and chosen.limit is not None
+        codes = known_features(run)
+        self._known, self._strangers = unit_rows(codes), Strangers(chosen.limit, codes)
+        engine = open_engine(None, export_path(run, "tflite", "int8").read_bytes(), "tflite")
+        self._model = Model(engine, input_contract(run))
 
     def classes(self, images: np.ndarray) -> np.ndarray:
         """Return the class of each image."""
-        return np.argmax(self._answers(images)[1], axis=1)
+        return np.argmax(self._model.logits(images), axis=1)
 
     def scores(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return softmax and neighbours of each image, larger where it is more like the known."""
-        features, logits = self._answers(images)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        similar = np.sort(features @ self._known.T, axis=1)[:, -NEIGHBOURS:]
-        return {"softmax": 1 / odds.sum(axis=1), "neighbours": similar.mean(axis=1)}
+        """Return each score of SCORES, larger where an image is more like the known."""
+        logits, features = self._model.logits_and_features(images)
+        best = softmax(logits / np.float32(self._temperature)).max(axis=1)
+        return {
+            "softmax": best,
+            "neighbours": similarity(features, self._known, NEIGHBOURS),
+            "both": self._strangers.familiarity(best, features),
+        }
 
 
-def ranked(scores: Mapping[str, np.ndarray], validation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the scores and their sum as ranks among the validation photos; below all of them, the distance goes on to count."""
-
-    def rank(name: str) -> np.ndarray:
-        order = np.sort(validation[name])
-        places = np.interp(scores[name], order, np.linspace(0, 1, len(order)))
-        return places - np.maximum(order[0] - scores[name], 0)
-
-    return {**scores, "both": rank("softmax") + rank("neighbours")}
+def quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
 
 
-def judged(validation: np.ndarray, test: np.ndarray, strangers: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def judged(
+    validation: np.ndarray, test: np.ndarray, strangers: Mapping[str, np.ndarray], rate: float
+) -> dict[str, Any]:
     """Return AUROC and the share refused of each kind of strangers, and of the known, at the limit from validation."""
-    limit = np.quantile(validation, RATE)
+    limit = np.sort(validation)[place_of(rate, len(validation)) - 1]
     return {
         "false_refusals": float(np.mean(test < limit)),
         "kinds": {

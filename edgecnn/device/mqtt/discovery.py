@@ -4,11 +4,11 @@ Source: the integration's page on MQTT discovery, and the schemas of Home Assist
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgecnn import __version__
-from edgecnn.device.mqtt.topics import state_names, topic
+from edgecnn.device.mqtt.topics import topic
 
 PREFIX = "homeassistant"
 """Where Home Assistant looks by default, and where it says when it comes online."""
@@ -29,7 +29,7 @@ def birth_topics(prefix: str = PREFIX) -> set[str]:
     return {f"{PREFIX}/status", f"{prefix}/status"}
 
 
-def config(name: str, model: str, labels: Sequence[str], *, picture: bool = False, binary: str | None = None) -> str:
+def config(name: str, model: str, names: Mapping[str, str], *, picture: bool = False, binary: str | None = None) -> str:
     """Return a device's description as JSON.
 
     What is not in use is named with its platform alone: that removes what an earlier run with other options made.
@@ -37,12 +37,11 @@ def config(name: str, model: str, labels: Sequence[str], *, picture: bool = Fals
     Args:
         name: the device's.
         model: the bundle's name.
-        labels: of the classes.
+        names: of the states, from `state_names`.
         picture: whether pictures are published.
         binary: the label for which the binary sensor is on; None for no such sensor.
     """
     device = object_id(name)
-    names = state_names(labels)
     program = {"topic": topic(name, "availability")}
     components: dict[str, dict[str, Any]] = {
         "state": {

@@ -89,6 +89,7 @@ class Publisher:
         *,
         labels: Sequence[str],
         model: str,
+        strangers: bool = False,
         outbox: Outbox | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -99,6 +100,7 @@ class Publisher:
             settings: see there.
             labels: of the classes.
             model: the bundle's name.
+            strangers: whether the classifier recognises strangers.
             outbox: what waits to be published.
             clock, wall: monotonic seconds, and seconds since the epoch.
 
@@ -109,9 +111,11 @@ class Publisher:
         if settings.binary is not None and settings.binary not in labels:
             raise ValueError(f"{settings.binary!r} is not a class of the model; it has {', '.join(labels)}")
         self._settings = settings
-        self._names = state_names(labels)
+        self._names = state_names(labels, strangers)
         self._model = model
-        self._config = discovery.config(settings.name, model, labels, picture=settings.picture, binary=settings.binary)
+        self._config = discovery.config(
+            settings.name, model, self._names, picture=settings.picture, binary=settings.binary
+        )
         self._id = client_id(settings.name)
         self._tls = tls_context(settings.ca) if settings.broker.tls else None
         self._outbox = outbox or Outbox()

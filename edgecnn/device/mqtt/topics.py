@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgecnn.device.stream.results import rfc3339
-from edgecnn.labels import ABSTAIN
+from edgecnn.labels import ABSTAIN, STRANGER
 from edgecnn.runtime.decision import Score
 
 ONLINE, OFFLINE = "online", "offline"
@@ -37,8 +37,8 @@ class Snapshot:
 
     Attributes:
         camera: whether the camera gives frames.
-        state: a label, "abstain", or None.
-        reason: why the classifier abstained, or why there is no state.
+        state: a label, "abstain", "stranger", or None.
+        reason: why the state is no label; None where it is one.
         since: the time of the frame that made the state, in seconds since the epoch; None without a state.
         top: the best classes of the newest frame whose decision is the state; empty where there is none.
     """
@@ -55,10 +55,15 @@ class Snapshot:
         return self.top[0].score if self.state is not None and self.top else None
 
 
-def state_names(labels: Sequence[str]) -> dict[str, str]:
-    """Return each state's name there: the label, except for one that Home Assistant reserves, which becomes "unknown (class)"."""
-    names: dict[str, str] = {ABSTAIN: ABSTAIN}
-    taken = {*labels, ABSTAIN}
+def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str]:
+    """Return each state's name there: the label, except for one that Home Assistant reserves, which becomes "unknown (class)".
+
+    Args:
+        labels: of the classes.
+        strangers: whether the classifier recognises strangers, so that "stranger" is a state as well.
+    """
+    names = {decision: decision for decision in (ABSTAIN, STRANGER)[: 1 + strangers]}
+    taken = {*labels, *names}
     for label in labels:
         name = label
         if label.strip().casefold() in RESERVED:
@@ -84,7 +89,7 @@ def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client
     """
     state, score = snapshot.state, snapshot.score
     attributes = {
-        "label": None if state == ABSTAIN else state,
+        "label": state if snapshot.reason is None else None,
         "reason": snapshot.reason,
         "since": None if snapshot.since is None else rfc3339(snapshot.since),
         "top": [{"label": item.label, "score": round(item.score, 6)} for item in snapshot.top[:MOST_CLASSES]],
@@ -92,7 +97,7 @@ def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client
     }
     messages = [("attributes", json.dumps(attributes)), ("score", NO_VALUE if score is None else f"{score:.6f}")]
     if binary is not None:
-        certain = state is not None and state != ABSTAIN
+        certain = state is not None and snapshot.reason is None
         messages.append(("binary", ("ON" if state == binary else "OFF") if certain else NO_VALUE))
     messages.append(("state", NO_VALUE if state is None else names.get(state, NO_VALUE)))
     camera = ("camera", ONLINE if snapshot.camera else OFFLINE)

@@ -85,7 +85,7 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
     if year < RELEASE_YEAR:
         around.problem("clock", f"it says {year}: times are wrong, and TLS fails, until it is set. All else works.")
     watcher = Watcher(store.root / RECORD)
-    running = prepare(store, around)
+    running = prepare(store, around, config.strangers)
     frames = config.good_after if running.pending else 0
     release = running.release or ""
     judge = Judge(release, running.classifier.name, frames, lambda: approve(store, release), tell=around.tell)
@@ -119,8 +119,13 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare(store: Store, around: Surroundings) -> Running:
+def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Running:
     """Choose a release and load it. A pending one has to pass the self-test; one that fails is bad, and the next is chosen.
+
+    Args:
+        store: the board's releases.
+        around: see there.
+        strangers: whether the decision may be "stranger".
 
     Raises:
         EdgeCNNError: if a release that is good, or the bundle that ships, cannot be loaded: the engine is broken, not the release.
@@ -136,7 +141,7 @@ def prepare(store: Store, around: Surroundings) -> Running:
         try:
             if choice.pending:
                 require_pass(selftest(read_bundle(path), apart=True))
-            classifier = Classifier.load(path)
+            classifier = Classifier.load(path, strangers=strangers)
         except EdgeCNNError as error:
             if not choice.pending or choice.release is None:
                 raise

@@ -78,10 +78,10 @@ class StateChangedEvent(Event):
     """The state has changed. The result that changed it comes first.
 
     Attributes:
-        state: a label, "abstain", or None while there is none.
+        state: a label, "abstain", "stranger", or None while there is none.
         previous: the state before.
         score: the best class's score in [0, 1]; None without a frame.
-        reason: why the classifier abstained, or CAMERA_LOST.
+        reason: why the state is no label, or CAMERA_LOST.
         seq: the frame's number; None without a frame.
     """
 

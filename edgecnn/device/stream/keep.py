@@ -16,7 +16,6 @@ from edgecnn.device.stream.pictures import encode, folder_name
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.labels import ABSTAIN
 
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
@@ -36,7 +35,7 @@ MOST_STALE = 64
 class UncertainFrames:
     """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
 
-    A frame is unsure if the classifier abstains, or if the best score leads the second by less than `margin`: that works for two
+    A frame is unsure if its decision is no label, or if the best score leads the second by less than `margin`: that works for two
     classes, whose best score is never below one half, and for a thousand. The guess is the best class. When the files take more than
     `cap_bytes`, the oldest are removed: only those that this or an earlier run wrote, and that are still in place with the same size.
     A file that was moved to another folder, or that someone else put here, is never removed.
@@ -111,7 +110,7 @@ class UncertainFrames:
             OutputError: if it cannot be written; nothing is left half-written.
             ImageError: if `write` cannot make a file of it.
         """
-        if result.decision != ABSTAIN and result.lead >= self._margin:
+        if result.reason is None and result.lead >= self._margin:
             return
         now = self._clock()
         if self._last is not None and now - self._last < LEAST_INTERVAL_S:

@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import sys
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
 from edgecnn.labels import printable
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 MAX_REASON = 300
 """The most characters of an engine's message in an error."""
+
+
+FEATURES = "features"
+"""The name of a second output: what the model's last layer reads. A model with any other second output is refused."""
 
 
 class Tensor(NamedTuple):
@@ -39,6 +44,7 @@ class Engine(Protocol):
     format: str
     input: Tensor
     output: Tensor
+    features: Tensor | None
 
     def run(self, batch: "np.ndarray") -> "np.ndarray":
         """Run the model.
@@ -49,6 +55,9 @@ class Engine(Protocol):
         Returns:
             The raw output, of the output's dtype, shape (n, num_classes).
         """
+
+    def run_both(self, batch: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        """Run a model that has features; return the raw output as `run` does, and the raw features, shape (n, length)."""
 
 
 class EngineKind(NamedTuple):
@@ -146,6 +155,23 @@ def first_installed(names: list[str]) -> str:
             f"{what} installed, and no package exists for a 32-bit system. Install a 64-bit operating system."
         )
     raise EngineError(f"{what} installed. Install it: {' or: '.join(ENGINES[name].install for name in names)}")
+
+
+def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence[str]) -> tuple[Any, Any | None]:
+    """Return a model's output and its features, None where it has none.
+
+    Args:
+        inputs, outputs: as an engine describes them.
+        names: the outputs'.
+
+    Raises:
+        EngineError: if the model is not one input to one output, or to one and its features.
+    """
+    if len(inputs) == 1 and len(outputs) == 1:
+        return outputs[0], None
+    if len(inputs) == 1 and len(outputs) == 2 and names[1] == FEATURES:
+        return outputs[0], outputs[1]
+    raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
 
 
 def described(engine: Engine) -> str:

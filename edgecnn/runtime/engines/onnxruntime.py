@@ -11,7 +11,7 @@ import onnxruntime
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.files import quiet_stderr
-from edgecnn.runtime.engines import Tensor, refusal
+from edgecnn.runtime.engines import FEATURES, Tensor, refusal, split_outputs
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES: dict[str, np.dtype] = {
@@ -56,13 +56,11 @@ class ONNXRuntime:
         self._session = _session(model, num_threads, provider)
         try:
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-            if len(inputs) != 1 or len(outputs) != 1:
-                raise EngineError(
-                    f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each"
-                )
+            output, features = split_outputs(inputs, outputs, [item.name for item in outputs])
             quantization = json.loads(self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
             self.input = _tensor(inputs[0], quantization.get("input"))
-            self.output = _tensor(outputs[0], quantization.get("output"))
+            self.output = _tensor(output, quantization.get("output"))
+            self.features = _tensor(features, quantization.get(FEATURES)) if features else None
         except EngineError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is raised here is about the model
@@ -72,17 +70,28 @@ class ONNXRuntime:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on a batch, image by image where the model takes one at a time. See `Engine.run`."""
+        return self._run(batch, self.output)[0]
+
+    def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the model as `run` does and return its features as well. See `Engine.run_both`."""
+        assert self.features is not None
+        outputs, features = self._run(batch, self.output, self.features)
+        return outputs, features
+
+    def _run(self, batch: np.ndarray, *tensors: Tensor) -> list[np.ndarray]:
+        """Run the model on a batch and return some of its outputs."""
         step = len(batch) if self.input.shape[0] == -1 and len(batch) else 1
+        names = [tensor.name for tensor in tensors]
         try:
-            outputs = [
-                self._session.run([self.output.name], {self.input.name: batch[start : start + step]})[0]
+            runs = [
+                self._session.run(names, {self.input.name: batch[start : start + step]})
                 for start in range(0, len(batch), step)
             ]
         except Exception as error:  # noqa: BLE001 - as above
             raise refusal(f"onnxruntime {self.version}", "run", error) from None
-        if not outputs:
-            return np.empty((0, *self.output.shape[1:]), self.output.dtype)
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        if not runs:
+            return [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
+        return runs[0] if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
 def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.InferenceSession:

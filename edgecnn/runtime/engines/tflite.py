@@ -9,7 +9,7 @@ import numpy as np
 from edgecnn.errors import EngineError
 from edgecnn.files import quiet_stderr
 from edgecnn.labels import printable
-from edgecnn.runtime.engines import Tensor, refusal
+from edgecnn.runtime.engines import Tensor, refusal, split_outputs
 
 
 class TFLiteEngine:
@@ -54,11 +54,12 @@ class TFLiteEngine:
         self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
         self._interpreter.allocate_tensors()
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        output, features = split_outputs(inputs, outputs, [item["name"] for item in outputs])
         self._lock = threading.Lock()
-        self._input_index, self._output_index = inputs[0]["index"], outputs[0]["index"]
-        self.input, self.output = _tensor(inputs[0]), _tensor(outputs[0])
+        self._input_index, self._output_index = inputs[0]["index"], output["index"]
+        self.input, self.output = _tensor(inputs[0]), _tensor(output)
+        self.features = _tensor(features) if features else None
+        self._features_index = features["index"] if features else None
 
     @property
     def provider(self) -> str:
@@ -77,6 +78,20 @@ class TFLiteEngine:
         except Exception as error:  # noqa: BLE001 - as above
             raise refusal(f"{self.name} {self.version}", "run", error) from None
 
+    def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the model on each image of a batch and return its features as well. See `Engine.run_both`."""
+        assert self.features is not None
+        outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
+        features = np.empty((len(batch), *self.features.shape[1:]), self.features.dtype)
+        try:
+            for index in range(len(batch)):
+                with self._lock:
+                    outputs[index] = self._invoke(batch[index : index + 1])[0]
+                    features[index] = self._interpreter.get_tensor(self._features_index)[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "run", error) from None
+        return outputs, features
+
     def _run(self, batch: np.ndarray) -> np.ndarray:
         if len(batch) == 1:
             return self._run_one(batch)
@@ -88,9 +103,13 @@ class TFLiteEngine:
     def _run_one(self, image: np.ndarray) -> np.ndarray:
         """Run the model on one image and return a copy of its output, shape (1, num_classes)."""
         with self._lock:
-            self._interpreter.set_tensor(self._input_index, image)
-            self._interpreter.invoke()
-            return self._interpreter.get_tensor(self._output_index)
+            return self._invoke(image)
+
+    def _invoke(self, image: np.ndarray) -> np.ndarray:
+        """Run the model on one image while the lock is held."""
+        self._interpreter.set_tensor(self._input_index, image)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output_index)
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:

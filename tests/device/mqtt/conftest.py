@@ -180,15 +180,16 @@ class Fed:
         self.seq += 1
         changed, self.state = self.state != decision, decision
         top = (Score(decision, 0, score), Score("other", 1, 1 - score))
+        reason = {"abstain": "below_threshold", "stranger": "unfamiliar"}.get(decision)
         self.give(
             FrameResult(
                 seq=self.seq, ts=1.8e9, age_ms=1.0, source="camera", image=image, top=top, decision=decision,
-                reason="below_threshold" if decision == "abstain" else None, lead=0.5, state=decision,
+                reason=reason, lead=0.5, state=decision,
                 state_since=1.8e9, latency_ms={}, dropped=0,
             )
         )  # fmt: skip
         if changed:
-            self.changed(decision, score, None, self.seq)
+            self.changed(decision, score, reason, self.seq)
 
     def changed(self, state, score, reason, seq):
         self.state = state

@@ -43,6 +43,27 @@ def test_payloads():
     assert json.loads(none["attributes"])["label"] is None
 
 
+@pytest.mark.parametrize(("state", "reason"), [("abstain", "below_margin"), ("stranger", "unfamiliar")])
+def test_a_state_that_is_no_label(state, reason):
+    sent = dict(
+        values(
+            Snapshot(camera=True, state=state, reason=reason, since=0.0, top=(Score("cat", 0, 0.9),)),
+            state_names(HOSTILE, strangers=True),
+            "cat",
+            "me",
+        )
+    )
+    attributes = json.loads(sent["attributes"])
+    assert (sent["state"], sent["binary"], sent["score"]) == (state, "None", "0.900000")
+    assert (attributes["label"], attributes["reason"], attributes["top"][0]["label"]) == (None, reason, "cat")
+
+
+def test_stranger_is_a_state_only_where_it_is_told():
+    assert "stranger" not in state_names(["cat", "dog"])
+    assert state_names(["cat", "dog"], strangers=True)["stranger"] == "stranger"
+    assert state_names(["cat", "stranger"])["stranger"] == "stranger", "it may be a class elsewhere"
+
+
 def test_attributes_are_few():
     top = tuple(Score("x" * 255, index, 0.001) for index in range(10_000))
     attributes = payloads(Snapshot(state="cat", top=top))["attributes"]
@@ -58,7 +79,7 @@ def test_the_order_of_a_camera_that_goes_and_comes():
 
 
 def test_the_description_of_a_device():
-    config = json.loads(discovery.config("door", "pets", HOSTILE, picture=True, binary="None"))
+    config = json.loads(discovery.config("door", "pets", state_names(HOSTILE), picture=True, binary="None"))
     parts = config["components"]
     assert config["device"]["identifiers"] == ["edgecnn_door"] and config["origin"]["name"] == "edgecnn"
     assert parts["state"]["options"] == list(state_names(HOSTILE).values())
@@ -66,7 +87,7 @@ def test_the_description_of_a_device():
     assert {part["unique_id"] for part in parts.values()} == {f"edgecnn_door_{name}" for name in parts}
     assert [item["topic"] for item in config["availability"]] == ["edgecnn/door/availability", "edgecnn/door/camera"]
     assert config["availability_mode"] == "all"
-    bare = json.loads(discovery.config("door", "pets", HOSTILE))["components"]
+    bare = json.loads(discovery.config("door", "pets", state_names(HOSTILE)))["components"]
     assert bare["picture"] == {"platform": "image"} and bare["binary"] == {"platform": "binary_sensor"}
 
 

@@ -281,13 +281,17 @@ def test_the_end_sends_what_waits_and_goes_offline(feed, small, eventually):
 
 
 def test_a_change_that_arrives_while_the_connection_begins_is_no_loss_at_the_end(feed, small):
+    fed_first = threading.Event()
+
     class Late(Outbox):
         def connected(self):
+            assert fed_first.wait(LONG)
             fed.frame("dog")
             return super().connected()
 
     fed = feed(small.port, outbox=Late(), waits=Waits(keepalive_s=15, answer_s=LONG))
     fed.frame("cat")
+    fed_first.set()
     fed.finish()
     assert small.payloads("state")[-1] == "dog"
     assert [(event.kind, event.dropped) for event in fed.events] == [("mqtt_connected", 1)]

@@ -1,0 +1,82 @@
+"""Does an image show any of the classes? Answered by the model's features and its best score, in numpy alone.
+
+Features are what the model's last layer reads. An image is like the known ones if its features point the way that those of some training
+images do, and if the model is sure of its answer: both count alike, each by its p-value among the validation images.
+
+Sources: neighbours by cosine, Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors" (arXiv:2204.06507); two p-values
+as one number, Fisher 1925, "Statistical Methods for Research Workers", section 21.1.
+"""
+
+import numpy as np
+
+from edgecnn.bundle.manifest import StrangerLimit
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Return features scaled to length 1, float32 (n, length); a row of zeros stays."""
+    features = features.astype(np.float32, copy=False)
+    lengths = np.sqrt(np.einsum("ij,ij->i", features, features))[:, np.newaxis]
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.ndarray:
+    """Return the mean cosine similarity of each image to the known ones that are most like it.
+
+    Args:
+        features: float32, shape (n, length).
+        known: of known images, float32 (images, length), from `unit_rows`.
+        neighbours: how many of them count, at most as many as there are.
+
+    Returns:
+        float32, shape (n,), in [-1, 1].
+    """
+    similar = unit_rows(features) @ known.T
+    similar.partition(similar.shape[1] - neighbours, axis=1)
+    nearest: np.ndarray = similar[:, similar.shape[1] - neighbours :].mean(axis=1)
+    return nearest
+
+
+def p_values(values: np.ndarray, validation: np.ndarray) -> np.ndarray:
+    """Return the share of images that have no larger values, float64 (n,) in (0, 1], if a new image is as the validation images are.
+
+    Args:
+        values: shape (n,).
+        validation: values of validation images, in ascending order.
+    """
+    shares: np.ndarray = (1 + np.searchsorted(validation, values, side="right")) / (len(validation) + 1)
+    return shares
+
+
+class Strangers:
+    """Recognises images that show none of the classes."""
+
+    def __init__(self, limit: StrangerLimit, known: np.ndarray) -> None:
+        """Prepare the comparison.
+
+        Args:
+            limit: the bundle's.
+            known: int8, shape (images, length): features of known images, each row to a scale of its own.
+        """
+        self.limit = limit
+        self._known = unit_rows(known)
+        self._scores, self._similarities = np.array(limit.scores), np.array(limit.similarities)
+        least = self._similarities[0]
+        self._least, self._spread = least, max(float(np.median(self._similarities) - least), 1e-6)
+
+    def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Return how like the known images each image is: float64 (n,), at most 0.
+
+        It is the sum of the logarithms of both p-values. As no p-value says how far an image is from all validation images, what its
+        similarity lacks of the smallest of theirs is taken off, in units of what that lacks of their median.
+
+        Args:
+            scores: the largest softmax score of each image, at the bundle's temperature, shape (n,).
+            features: float32, shape (n, length).
+        """
+        similar = similarity(features, self._known, self.limit.neighbours)
+        both = p_values(scores, self._scores) * p_values(similar, self._similarities)
+        return np.log(both) - np.maximum(self._least - similar, 0) / self._spread
+
+    def refused(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Return which images are strangers: bool (n,). See `familiarity`."""
+        return self.familiarity(scores, features) < self.limit.limit

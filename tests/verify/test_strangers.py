@@ -1,0 +1,231 @@
+"""The decision stranger: fitted on training and validation images, measured on test images, carried by the bundle."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.bundling import bundle_path, bundle_stage
+from edgecnn.data import open_dataset
+from edgecnn.errors import RunError, SelftestError
+from edgecnn.export import export, export_path
+from edgecnn.export.programs import MEDIAPIPE, program_files
+from edgecnn.pipeline import train_stage
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import CARD, KNOWN, PARITY, STRANGERS, create_run
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.selftest import require_pass, selftest
+from edgecnn.runtime.stranger import Strangers
+from edgecnn.verify import verify
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.parity import parity_report
+from edgecnn.verify.strangers import choose_strangers, fit_limit, known_codes, stored_strangers
+
+RATE = 0.2
+EXPORTS = (("tflite", "int8"), ("tflite", "float32"), ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "int8"),
+           ("onnx", "float32"), ("onnx", "float16"))  # fmt: skip
+
+
+def around(random, axes, count, length=16):
+    """Draw features near some of the axes, and scores."""
+    features = random.normal(0, 0.3, (count, length)).astype(np.float32)
+    features[np.arange(count), random.choice(axes, count)] += 2
+    return features, random.random(count).astype(np.float32)
+
+
+@pytest.mark.parametrize(("validation", "rate"), [(100, 0.05), (30, 0.1), (19, 0.05), (200, 0.5)])
+def test_known_images_are_refused_at_most_at_the_rate(validation, rate):
+    refused = []
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        codes = known_codes(around(random, [0, 1, 2], 60)[0])
+        features, scores = around(random, [0, 1, 2], validation)
+        limit = fit_limit(scores, features, codes, rate)
+        fresh, fresh_scores = around(random, [0, 1, 2], 100)
+        refused.append(Strangers(limit, codes).refused(fresh_scores, fresh).mean())
+    error = np.std(refused) / np.sqrt(len(refused))
+    assert rate - 1 / (validation + 1) - 4 * error < np.mean(refused) < rate + 4 * error
+
+
+def test_strangers_are_found():
+    random = np.random.default_rng(3)
+    codes = known_codes(around(random, [0, 1, 2], 60)[0])
+    features, scores = around(random, [0, 1, 2], 100)
+    strangers = Strangers(fit_limit(scores, features, codes, 0.05), codes)
+    unlike, unlike_scores = around(random, [5, 6], 200)
+    assert strangers.refused(unlike_scores, unlike).mean() > 0.95
+
+
+def test_too_few_validation_images_set_no_limit():
+    random = np.random.default_rng(4)
+    codes = known_codes(around(random, [0], 20)[0])
+    features, scores = around(random, [0], 19)
+    assert fit_limit(scores, features, codes, 0.05) is not None
+    assert fit_limit(scores[:18], features[:18], codes, 0.05) is None
+    assert fit_limit(scores, features, codes[:0], 0.05) is None
+    assert fit_limit(scores, features, codes[:2], 0.05).neighbours == 2
+
+
+def test_codes_keep_directions():
+    features = np.array([[0.001, 0.002], [0, 0], [-300, 100]], np.float32)
+    assert known_codes(features).tolist() == [[64, 127], [0, 0], [-127, 42]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photos, tiny_network):
+    """A verified run that recognises strangers, with every kind of export; shared: do not change it."""
+    recipe = build_recipe(
+        {
+            "data": {"source": str(photos)},
+            "network": {"name": tiny_network, "height": 12, "width": 12},
+            "train": {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "augment": "shift", "shift": 0},
+            "qat": {"epochs": 1, "calibration_batches": 4, "batch_size": 16},
+            "stranger": {"rate": RATE},
+        }
+    )
+    made = create_run(recipe, tmp_path_factory.mktemp("runs") / "colours")
+    dataset = open_dataset(recipe.data)
+    train_stage(recipe, dataset, made, Silent())
+    for pair in EXPORTS:
+        export(made, *pair, dataset=dataset)
+    verify(made, dataset, gate=Gate(max_drop=100.0, accept_conversion=True))
+    bundle_stage(made)
+    return made
+
+
+class Silent:
+    """A pipeline's Reporter that says nothing."""
+
+    def note(self, text):
+        pass
+
+    def training(self, progress):
+        pass
+
+    def working(self, what, done, total):
+        pass
+
+
+def test_the_report_says_how_many_known_images_are_refused(run):
+    figures = parity_report(run).strangers
+    chosen = stored_strangers(run)
+    assert (figures.model, figures.rate, figures.not_fitted) == ("tflite-int8", RATE, None)
+    assert figures.known_images == run.info.data.split_sizes["train"] == chosen.known_images
+    assert figures.n == run.info.data.split_sizes["test"]
+    assert 0 <= figures.refused_wrong <= figures.refused < figures.n / 2
+    assert f"it refuses {figures.refused} of {figures.n} test images" in run.file(CARD).read_text()
+
+
+def test_every_model_but_int16_gives_features_and_the_codes_of_both_int8_files_are_equal(run):
+    images = read_bundle(bundle_path(run)).golden_inputs()
+    models = {pair: open_engine(None, export_path(run, *pair).read_bytes(), pair[0]) for pair in EXPORTS}
+    assert models.pop(("tflite", "int16x8")).features is None
+    assert {engine.features.shape[1] for engine in models.values()} == {8}
+    (tflite, tflite_features), (onnx, onnx_features) = (
+        models["tflite", "int8"].run_both((images ^ 128).view(np.int8)),
+        models["onnx", "int8"].run_both(images),
+    )
+    assert np.array_equal(tflite.view(np.uint8) ^ 128, onnx)
+    assert np.array_equal(tflite_features.view(np.uint8) ^ 128, onnx_features)
+
+
+def test_a_bundle_carries_the_decision_and_its_self_test_covers_the_features(run, tmp_path):
+    bundle = read_bundle(bundle_path(run))
+    manifest = bundle.manifest
+    assert manifest.stranger == stored_strangers(run).limit
+    featured = [entry.file for entry in manifest.models if entry.golden_features]
+    assert "models/int8.tflite" in featured and "models/int16x8.tflite" not in featured and len(featured) == 6
+    report = selftest(bundle)
+    require_pass(report)
+    wrong = bundle.golden_features(manifest.model("models/int8.tflite")).copy()
+    wrong[3, 2] += 20
+    files = {**bundle.files, "golden/int8.tflite.features.npy": as_npy(wrong)}
+    from edgecnn.bundle.write import write_bundle
+
+    write_bundle(tmp_path / "wrong.edgecnn", dataclasses.replace(manifest, files={}), files)
+    with pytest.raises(SelftestError, match="it differs by 20 LSB"):
+        require_pass(selftest(read_bundle(tmp_path / "wrong.edgecnn"), ["litert"]))
+
+
+def as_npy(array):
+    from edgecnn.verify.golden import npy
+
+    return npy(array)
+
+
+def test_the_device_refuses_what_is_none_of_the_classes(run, tmp_path, edgecnn, photos):
+    bundle = bundle_path(run)
+    Image.new("RGB", (12, 12), (250, 250, 40)).save(tmp_path / "yellow.png")
+    known = photos / "red" / "0.png"
+    line = json.loads(edgecnn("classify", tmp_path / "yellow.png", "--model", bundle, "--json").out)
+    assert (line["decision"], line["reason"]) == ("stranger", "unfamiliar") and len(line["top"]) == 3
+    assert edgecnn("classify", tmp_path / "yellow.png", "--model", bundle).out.endswith(": stranger\n")
+    for option in ("--no-strangers", "--precision=int16x8"):
+        line = json.loads(edgecnn("classify", tmp_path / "yellow.png", "--model", bundle, "--json", option).out)
+        assert line["decision"] in ("red", "green", "blue") and line["reason"] is None
+    said = edgecnn("classify", known, "--model", bundle, "--precision", "int16x8").err
+    assert "strangers are not recognised: the model has no features" in said
+    answers = [Classifier.load(bundle, precision=name).classify(known).decision for name in ("int8", "float32")]
+    assert answers[0] == answers[1]
+
+
+def test_a_file_for_another_program_has_no_second_output(run):
+    data = program_files(run, MEDIAPIPE)["model.tflite"]
+    assert open_engine(None, data, "tflite").features is None
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of the run that a test may change."""
+    import shutil
+
+    from edgecnn.runs import open_run
+
+    shutil.copytree(run.path, tmp_path / "copy")
+    return open_run(tmp_path / "copy")
+
+
+def test_a_choice_is_kept_until_what_it_was_made_of_changes(own, photos):
+    dataset, before = open_dataset(own.recipe.data), stored_strangers(own)
+    choose = lambda temperature: choose_strangers(own, dataset, "tflite", "int8", temperature, print_nothing)  # noqa: E731
+    stamp = own.file(STRANGERS).stat().st_mtime_ns
+    assert choose(before.temperature) == before and own.file(STRANGERS).stat().st_mtime_ns == stamp
+    assert choose(before.temperature * 2).limit.scores != before.limit.scores
+    own.file(KNOWN).write_bytes(b"damaged")
+    assert stored_strangers(own) is None
+    assert choose(before.temperature) == before and stored_strangers(own) == before
+
+
+def print_nothing(what, done, total):
+    pass
+
+
+@pytest.mark.parametrize("name", [STRANGERS, KNOWN])
+def test_a_bundle_needs_what_was_verified(own, name):
+    own.file(name).unlink()
+    with pytest.raises(RunError, match=r"no figures for its strangers\. First: edgecnn verify"):
+        bundle_stage(own, force=True)
+
+
+def test_a_run_without_the_decision_has_none_of_it(finished_run):
+    assert parity_report(finished_run).strangers is None
+    assert not finished_run.file(STRANGERS).exists()
+    assert json.loads(finished_run.read(PARITY, "verify"))["strangers"] is None
+
+
+def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monkeypatch):
+    monkeypatch.setattr("edgecnn.verify.strangers.fit_limit", lambda *arguments: None)
+    own.file(STRANGERS).unlink()
+    report = verify(own, open_dataset(own.recipe.data), gate=Gate(max_drop=100.0, accept_conversion=True))
+    assert report.strangers.refused == 0
+    assert "validation images, at least 4 are needed to refuse at most 20%" in report.strangers.not_fitted
+    bundle_stage(own, force=True)
+    manifest = read_bundle(bundle_path(own)).manifest
+    assert manifest.stranger is None and not any(entry.golden_features for entry in manifest.models)
+    assert "none are recognised" in own.file(CARD).read_text()
