@@ -108,7 +108,10 @@ class TrainRecipe:
     batch_size: int = key(0, "Images in a batch; 0 chooses 32, 64 or 128 by the number of images.", low=0, high=65_536)
     optimizer: str = key("adam", "Adam with decoupled weight decay, or SGD with momentum.", choices=("adam", "sgd"))
     learning_rate: float = key(
-        0.0, "Peak learning rate; 0 for 0.003, or 0.0005 where trained weights are the start.", low=0.0, high=100.0
+        0.0,
+        "Peak learning rate; 0 for 0.003, or 0.0005 or 0.001 where trained weights are the start.",
+        low=0.0,
+        high=100.0,
     )
     schedule: str = key(
         "one-cycle",

@@ -67,7 +67,12 @@ def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndar
 
 
 def augment_photos(
-    images: np.ndarray, random: np.random.Generator, *, flip: bool | np.ndarray, cutout: int = 0
+    images: np.ndarray,
+    size: tuple[int, int],
+    random: np.random.Generator,
+    *,
+    flip: bool | np.ndarray,
+    cutout: int = 0,
 ) -> np.ndarray:
     """Change photos as a camera would: another part of the scene, slightly turned, in another light.
 
@@ -75,21 +80,23 @@ def augment_photos(
     resampling; then its saturation, contrast and brightness change. What lies outside of the photo is mid-grey.
 
     Args:
-        images: uint8 array, shape (n, height, width, channels); not changed.
+        images: uint8 array, shape (n, rows, columns, channels); not changed.
+        size: (height, width) of the result.
         random, flip, cutout: as for `augment`.
 
     Returns:
-        uint8 array, same shape.
+        uint8 array, shape (n, height, width, channels).
 
     Source: Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv:1409.4842), for crops of random area and aspect.
     """
-    count, height, width, channels = images.shape
+    count, rows, columns, channels = images.shape
+    height, width = size
     mirrored = flip if isinstance(flip, np.ndarray) else (random.random(count) < 0.5) & np.full(count, flip)
     draws = random.random((count, 8)).tolist()
-    result = np.empty_like(images)
+    result = np.empty((count, height, width, channels), np.uint8)
     for index in range(count):
         photo = Image.fromarray(images[index, :, :, 0] if channels == 1 else images[index])
-        place = crop_and_turn(width, height, draws[index][:5], bool(mirrored[index]))
+        place = crop_and_turn((rows, columns), size, draws[index][:5], bool(mirrored[index]))
         moved = photo.transform(
             (width, height), Image.Transform.AFFINE, place, Image.Resampling.BILINEAR, fillcolor=(PAD,) * channels
         )
@@ -97,11 +104,12 @@ def augment_photos(
     return cover(change_light(result, np.array(draws)[:, 5:]), random, cutout)
 
 
-def crop_and_turn(width: int, height: int, draws: list[float], mirror: bool) -> tuple[float, ...]:
+def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[float], mirror: bool) -> tuple[float, ...]:
     """Return the six coefficients by which Pillow finds, for each pixel of the result, its place in the photo.
 
     Args:
-        width, height: of the photo and the result, in pixels.
+        photo: (rows, columns) of the photo.
+        size: (height, width) of the result.
         draws: five numbers in [0, 1): area, aspect, column, row, angle.
         mirror: whether left and right change places.
     """
@@ -109,10 +117,11 @@ def crop_and_turn(width: int, height: int, draws: list[float], mirror: bool) -> 
     aspect = ASPECT ** (2 * draws[1] - 1)
     wide, tall = min(math.sqrt(area * aspect), 1.0), min(math.sqrt(area / aspect), 1.0)
     angle = math.radians(TURN * (2 * draws[4] - 1))
-    centre = (width * (wide / 2 + (1 - wide) * draws[2]), height * (tall / 2 + (1 - tall) * draws[3]))
-    across = -wide if mirror else wide
+    (rows, columns), (height, width) = photo, size
+    centre = (columns * (wide / 2 + (1 - wide) * draws[2]), rows * (tall / 2 + (1 - tall) * draws[3]))
+    across, down = columns / width * (-wide if mirror else wide), rows / height * tall
     cosine, sine = math.cos(angle), math.sin(angle)
-    a, b, d, e = across * cosine, -tall * sine, across * sine, tall * cosine
+    a, b, d, e = across * cosine, -down * sine, across * sine, down * cosine
     return a, b, centre[0] - a * width / 2 - b * height / 2, d, e, centre[1] - d * width / 2 - e * height / 2
 
 

@@ -24,7 +24,9 @@ from edgecnn.data.items import (
 from edgecnn.data.room import Rooms
 from edgecnn.errors import ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.modes import as_array
+from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
+from edgecnn.region import whole_size
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
 PRECEDENCE = ("test", "validation", "train")
@@ -220,6 +222,41 @@ class Dataset:
             except ImageError as error:
                 raise ImageError(f"{source}: {error}") from None
             yield as_array(image).reshape(image.height, image.width, channels)
+
+    def at_size(
+        self,
+        split: str,
+        sources: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        stage: str,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Decode images of a loaded split again, at another size.
+
+        Args:
+            split: "train", "validation" or "test".
+            sources: which ones, in this order: those of a loaded `Split`, whose images can all be read.
+            shape: (height, width, channels) of the results.
+            stage: as for `load`.
+            progress: called for each decoded image.
+
+        Returns:
+            uint8, shape (n, height, width, channels); in a mapped file where they are many.
+
+        Raises:
+            OutputError, SplitError: as `load` does.
+            ImageError: if an image has changed since it was loaded.
+        """
+        height, width, channels = shape
+        fit, region = self._recipe.fit, self._recipe.region
+        meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))
+        (room,) = Rooms(name=self.name, count=len(sources), shape=shape, note=self._note_once).open([len(sources)])
+        least = whole_size(height, width, region)
+        for index, image in enumerate(self.pictures(split, sources, channels=channels, least=least, stage=stage)):
+            room[index] = resize(image, height, width, fit, region=region)
+            meter.advance()
+        return room
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
         """Note what cannot be read, or raise DatasetError if it is not to be left out.

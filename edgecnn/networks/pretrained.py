@@ -25,7 +25,9 @@ class Source:
     """Pretrained weights: what they are called, and the file of an installed package that holds them.
 
     `prefix` begins the names of the networks that can start from them. Fine-tuning leaves the layers before `first_tuned` as they are:
-    they see edges and colours, which photos have in common, and on their large maps a step would cost half as much again.
+    they see edges and colours, which photos have in common, and on their large maps a step would cost half as much again. The networks
+    `tuned_whole` are different: they are few of the layers that were trained together, so that all of them have to learn, and at twice
+    the rate.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Source:
     sha256: str
     licence: str
     first_tuned: str
+    tuned_whole: tuple[str, ...]
 
 
 SOURCES = (
@@ -48,6 +51,7 @@ SOURCES = (
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         licence="Apache-2.0",
         first_tuned="block3_expand",
+        tuned_whole=("efficientnet_lite0_150kb", "efficientnet_lite0_270kb"),
     ),
 )
 
@@ -121,8 +125,10 @@ def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
             layer.set_weights([state[f"{norm}.weight"], state[f"{norm}.bias"], mean, state[f"{norm}.running_var"]])
 
 
-def tuned_variables(model: "keras.Model", source: Source) -> list[Any]:
-    """Return the variables of a network that fine-tuning changes."""
+def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[Any]:
+    """Return the variables that fine-tuning changes of a model, which is a network of this name."""
+    if network in source.tuned_whole:
+        return list(model.trainable_variables)
     names = [layer.name for layer in model.layers]
     layers = model.layers[names.index(source.first_tuned) :]
     return [variable for layer in layers for variable in layer.trainable_variables]

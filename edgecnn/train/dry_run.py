@@ -15,7 +15,7 @@ from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
-from edgecnn.train.train import qat_batches, training_batches
+from edgecnn.train.train import qat_batches, source_size, training_batches
 
 WARM_UP = 2
 """Steps that do not count: the first ones trace the graph."""
@@ -80,8 +80,9 @@ def dry_run(
     random = np.random.default_rng(recipe.seed)
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
     images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
+    sources = random.integers(0, 256, (count, *source_size(recipe, shape), shape[2]), np.uint8)
     validation = (images[:1], classes[:1])
-    batches = training_batches(recipe, images, classes, mirror)
+    batches = training_batches(recipe, sources, classes, mirror, shape[:2])
     batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
     guide = open_teacher(recipe, shape, labels)
     phases = []
@@ -95,7 +96,7 @@ def dry_run(
     phases.append(time_phase(phase, batches, train_images, steps))
     if recipe.qat.method != "ptq":
         teacher = to_float32(model, recipe, shape, len(labels))
-        batches = qat_batches(recipe, batches)
+        batches = qat_batches(recipe, batches, images)
         batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
         brief = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, calibration_batches=1))
         reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])

@@ -161,9 +161,9 @@ def float_phase(
 
 
 def trained_variables(model: "keras.Model", recipe: Recipe) -> list[Any]:
-    """Return the variables that the float phase changes: all, but where it starts from ImageNet those of the later layers."""
+    """Return the variables that the float phase changes: all, but where it starts from ImageNet those of the layers that are tuned."""
     source = own_weights(recipe)
-    return tuned_variables(model, source) if source else model.trainable_variables
+    return tuned_variables(model, source, recipe.network.name) if source else model.trainable_variables
 
 
 def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":

@@ -67,11 +67,11 @@ History = tuple[dict[str, Any], ...]
 class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
-    A last batch that would be smaller is left out, unless it is the only one. With `photo`, images change as photos do
-    (`augment_photos`), else as `augment` says, by `shift`; `flip` and `cutout` are for both. With `robust`, corruptions are mixed in
-    at the end. With `alternating`, the images that are
-    mirrored in one epoch are not in the next, and the others are (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds",
-    arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
+    A last batch that would be smaller is left out, unless it is the only one. With `photo`, a (height, width), images change as photos do
+    and come out at that size (`augment_photos`), else they keep theirs and change as `augment` says, by `shift`; `flip` and `cutout` are
+    for both. With `robust`, corruptions are mixed in at the end. With `alternating`, the images that are mirrored in one epoch are not in
+    the next, and the others are (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498). After `views` epochs the first ones'
+    batches come again; never at 0.
     """
 
     images: np.ndarray
@@ -83,7 +83,7 @@ class Batches:
     alternating: bool = False
     cutout: int = 0
     views: int = 0
-    photo: bool = False
+    photo: tuple[int, int] | None = None
     robust: bool = False
 
     @property
@@ -107,7 +107,7 @@ class Batches:
             flip = self.flip if mirrored is None else mirrored[chosen]
             images = self.images[chosen]
             if self.photo:
-                images = augment_photos(images, random, flip=flip, cutout=self.cutout)
+                images = augment_photos(images, self.photo, random, flip=flip, cutout=self.cutout)
             else:
                 images = augment(images, random, flip=flip, shift=self.shift, cutout=self.cutout)
             yield mix_corruptions(images, random) if self.robust else images, self.classes[chosen]

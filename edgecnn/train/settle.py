@@ -36,7 +36,7 @@ LARGEST_BATCH = 128
 STEPS, FINE_TUNING_STEPS = 3_000, 700
 """Steps of the float phase, about: from random weights, and from trained ones."""
 
-EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 40)
+EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
 """The least and the most epochs of the float phase: from random weights, and from trained ones."""
 
 QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
@@ -49,7 +49,8 @@ Mixing corruptions in takes up to a fifth of the time as well, so that it is at 
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
 
-RATE, FINE_TUNING_RATE = 0.003, 0.0005
+RATE, FINE_TUNING_RATE, WHOLE_TUNING_RATE = 0.003, 0.0005, 0.001
+"""Peak learning rates: from random weights, from trained ones, and where these are a few of the layers that were trained together."""
 
 
 def own_weights(recipe: Recipe) -> Source | None:
@@ -92,7 +93,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         train,
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
-        learning_rate=train.learning_rate or (FINE_TUNING_RATE if starts_trained(recipe) else RATE),
+        learning_rate=train.learning_rate or rate_for(recipe),
         augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
@@ -108,6 +109,14 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
             "folder, or set stranger.rate to 0."
         )
     return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
+
+
+def rate_for(recipe: Recipe) -> float:
+    """Return the peak learning rate of a recipe whose network is chosen."""
+    source = own_weights(recipe)
+    if source and recipe.network.name in source.tuned_whole:
+        return WHOLE_TUNING_RATE
+    return FINE_TUNING_RATE if starts_trained(recipe) else RATE
 
 
 def require_start(recipe: Recipe) -> None:

@@ -27,6 +27,9 @@ from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
+LARGER = 1.4
+"""Sides of the photos out of which parts are cut, in those of the input: the mean part, 70 % of the area, is then reduced by a sixth."""
+
 
 def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
     """Return the network's (height, width, channels): the recipe's, or where it says 0 the data's own."""
@@ -142,8 +145,13 @@ class Training:
         self.own_file = own_file(recipe, run)
         self.data_progress = data_progress
         self.recipe = local_recipe(recipe, run)
-        images, classes = self.splits["train"].images, self.splits["train"].classes
-        self.batches = training_batches(self.recipe, images, classes, dataset.mirror)
+        train = self.splits["train"]
+        images, rows_columns = train.images, source_size(self.recipe, self.shape)
+        if rows_columns != self.shape[:2]:
+            images = dataset.at_size(
+                "train", train.sources, (*rows_columns, self.shape[2]), stage="train", progress=data_progress
+            )
+        self.batches = training_batches(self.recipe, images, train.classes, dataset.mirror, self.shape[:2])
         self.guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
         if self.guide and self.batches.views and not self.strategy:
             steps, size = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
@@ -183,7 +191,7 @@ class Training:
         with distribute.cluster_errors(self.workers):
             if self.start and self.checkpoint is None:
                 self.start.give(self.model)
-                fit_head(self.model, self.recipe, self.batches.images, self.batches.classes, self.data_progress)
+                fit_head(self.model, self.recipe, self.splits["train"].images, self.batches.classes, self.data_progress)
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
@@ -197,7 +205,7 @@ class Training:
         reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(images)
         qat = None
         if recipe.qat.method != "ptq":
-            batches = qat_batches(recipe, self.batches)
+            batches = qat_batches(recipe, self.batches, self.splits["train"].images)
             qat = Qat(recipe, teacher, self.validation, reference, batches, int8)
             if not self.float_is_done:
                 qat.begin()
@@ -212,10 +220,27 @@ class Training:
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
 
 
-def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool) -> Batches:
-    """Return the float phase's batches of uint8 images (n, height, width, channels) and their classes (n,).
+def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the (rows, columns) of the images that the float phase's batches are made of, for an input (height, width, channels).
 
-    `mirror` is whether classes survive a left-right flip, where the recipe leaves that to the data.
+    Parts are cut out of photos, which are therefore LARGER: parts of photos of the input's size would be less sharp than what the network
+    sees later.
+    """
+    height, width, _ = shape
+    return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
+
+
+def training_batches(
+    recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool, size: tuple[int, int]
+) -> Batches:
+    """Return the float phase's batches.
+
+    Args:
+        recipe: settled.
+        images: uint8, shape (n, rows, columns, channels), of `source_size`.
+        classes: theirs, shape (n,).
+        mirror: whether classes survive a left-right flip, where the recipe leaves that to the data.
+        size: (height, width) of the input.
     """
     views = recipe.train.teacher_views if recipe.train.teacher else 0
     return Batches(
@@ -227,19 +252,21 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, mi
         shift=recipe.train.shift,
         alternating=recipe.train.flip == "alternating",
         cutout=recipe.train.cutout,
-        photo=recipe.train.augment == "photo",
+        photo=size if recipe.train.augment == "photo" else None,
         robust=recipe.train.robust,
         views=views if views < recipe.train.epochs else 0,
     )
 
 
-def qat_batches(recipe: Recipe, batches: Batches) -> Batches:
+def qat_batches(recipe: Recipe, batches: Batches, images: np.ndarray) -> Batches:
     """Return the quantization-aware phase's batches: like the float phase's, but neither covered, nor repeated, nor changed as photos.
+
+    `images` are the same ones at the input's size, uint8 (n, height, width, channels).
 
     The phase teaches a network to answer as it did, for which images as a camera gives them serve best. Corruptions stay mixed in: the
     int8 model has to answer as the float one under these too.
     """
-    return dataclasses.replace(batches, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=False)
+    return dataclasses.replace(batches, images=images, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=None)
 
 
 def begin(run: Run, info: RunInfo) -> None:

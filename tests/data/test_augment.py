@@ -19,7 +19,9 @@ def photos(channels=3, count=6, height=24, width=32):
 def test_the_same_seed_gives_the_same_photos_and_leaves_the_originals(channels):
     images = photos(channels)
     before = images.copy()
-    first, second, other = (augment_photos(images, np.random.default_rng(seed), flip=True) for seed in (1, 1, 2))
+    first, second, other = (
+        augment_photos(images, (24, 32), np.random.default_rng(seed), flip=True) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(images, before)
     np.testing.assert_array_equal(first, second)
     assert first.shape == images.shape and first.dtype == np.uint8
@@ -27,10 +29,10 @@ def test_the_same_seed_gives_the_same_photos_and_leaves_the_originals(channels):
 
 
 def test_without_a_flip_left_stays_left():
-    brighter = augment_photos(photos(count=200), np.random.default_rng(1), flip=False).astype(int)
+    brighter = augment_photos(photos(count=200), (24, 32), np.random.default_rng(1), flip=False).astype(int)
     right_minus_left = brighter[:, 8:16, 24:, 1].mean((1, 2)) - brighter[:, 8:16, :8, 1].mean((1, 2))
     assert (right_minus_left > 0).all()
-    flipped = augment_photos(photos(count=200), np.random.default_rng(1), flip=True).astype(int)
+    flipped = augment_photos(photos(count=200), (24, 32), np.random.default_rng(1), flip=True).astype(int)
     right_minus_left = flipped[:, 8:16, 24:, 1].mean((1, 2)) - flipped[:, 8:16, :8, 1].mean((1, 2))
     assert 60 < (right_minus_left < 0).sum() < 140
 
@@ -42,17 +44,29 @@ def place(coefficients, column, row):
 
 def test_a_crop_is_where_and_as_large_as_it_says():
     width, height = 160, 120
-    assert place(crop_and_turn(width, height, MIDDLE, False), 17, 5) == pytest.approx((17, 5))
-    assert place(crop_and_turn(width, height, MIDDLE, True), 17, 5) == pytest.approx((width - 17, 5))
+    photo = size = (height, width)
+    assert place(crop_and_turn(photo, size, MIDDLE, False), 17, 5) == pytest.approx((17, 5))
+    assert place(crop_and_turn(photo, size, MIDDLE, True), 17, 5) == pytest.approx((width - 17, 5))
     # the smallest area, at the top left: four tenths of the photo
-    corner = crop_and_turn(width, height, [0.0, 0.5, 0.0, 0.0, 0.5], False)
+    corner = crop_and_turn(photo, size, [0.0, 0.5, 0.0, 0.0, 0.5], False)
     assert place(corner, 0, 0) == pytest.approx((0, 0))
     assert np.prod(place(corner, width, height)) == pytest.approx(0.4 * width * height)
     # turned, the centre stays and a corner moves by the angle
-    turned = crop_and_turn(100, 100, [1.0, 0.5, 0.5, 0.5, 1.0], False)
+    turned = crop_and_turn((100, 100), (100, 100), [1.0, 0.5, 0.5, 0.5, 1.0], False)
     assert place(turned, 50, 50) == pytest.approx((50, 50))
     across, down = np.subtract(place(turned, 100, 50), (50, 50))
     assert np.degrees(np.arctan2(down, across)) == pytest.approx(TURN)
+
+
+def test_parts_of_a_larger_photo_come_out_at_the_size_of_the_input():
+    for photo, size in (((300, 200), (150, 100)), ((90, 120), (60, 80))):
+        whole = crop_and_turn(photo, size, MIDDLE, False)
+        assert place(whole, 0, 0) == pytest.approx((0, 0))
+        assert place(whole, size[1], size[0]) == pytest.approx((photo[1], photo[0]))
+        turned = crop_and_turn(photo, size, [1.0, 0.5, 0.5, 0.5, 0.9], True)
+        assert place(turned, size[1] / 2, size[0] / 2) == pytest.approx((photo[1] / 2, photo[0] / 2))
+    parts = augment_photos(photos(count=4, height=48, width=64), (24, 32), np.random.default_rng(1), flip=False)
+    assert parts.shape == (4, 24, 32, 3)
 
 
 def test_light_changes_as_it_says():

@@ -205,3 +205,20 @@ def test_the_same_images_as_folder_and_as_zip(split_pets, tmp_path):
     assert packed.shape == folder.shape == (12, 12, 3) and packed.mirror
     one, other = (dataset.load(("train",), **SIZE, stage="train")["train"] for dataset in (folder, packed))
     assert (one.images == other.images).all() and one.sources == other.sources
+
+
+def test_the_same_images_at_another_size(split_pets):
+    dataset = open_dataset(DataRecipe(source=str(split_pets)))
+    train = dataset.load(("train",), height=8, width=10, channels=3, stage="train")["train"]
+    same = dataset.at_size("train", train.sources, (8, 10, 3), stage="train")
+    assert np.array_equal(same, train.images)
+    seen = []
+    backwards = dataset.at_size(
+        "train", train.sources[::-1], (16, 12, 3), stage="train", progress=lambda *work: seen.append(work)
+    )
+    assert backwards.shape == (len(train.classes), 16, 12, 3) and backwards.dtype == np.uint8
+    one = dataset.at_size("train", train.sources[:1], (16, 12, 3), stage="train")
+    assert np.array_equal(backwards[-1], one[0])
+    assert seen[-1][1:] == (len(train.classes), len(train.classes)) and "12x16" in seen[-1][0]
+    with pytest.raises(SplitError):
+        dataset.at_size("test", ("any",), (8, 10, 3), stage="train")

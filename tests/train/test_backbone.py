@@ -11,7 +11,7 @@ from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
 from edgecnn.networks.fold import even_depthwise
 from edgecnn.networks.predict import model_from_bytes, predictor
-from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights
+from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, tuned_variables
 from edgecnn.recipe import build_recipe
 from edgecnn.report.card import origin_lines
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
@@ -27,7 +27,7 @@ def tuned(tmp_path_factory):
         {
             "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
             "network": {"name": NETWORK, "height": 32, "width": 32},
-            "train": {"epochs": 1, "augment": "photo", "flip": "no", "batch_size": 64},
+            "train": {"epochs": 1, "augment": "photo", "flip": "no", "batch_size": 64, "learning_rate": 0.0003},
             "qat": {"epochs": 1, "calibration_batches": 2, "rounding": "nearest"},
         }
     )
@@ -47,7 +47,7 @@ def pretrained():
 
 def test_it_learns_from_few_images(tuned):
     run, _ = tuned
-    assert run.info.int8.validation.float.accuracy > 0.8, "of ten classes, after one epoch on some hundred images"
+    assert run.info.int8.validation.float.accuracy > 0.7, "of ten classes, after one epoch on some hundred images"
 
 
 def test_run_and_card_name_the_weights_and_their_licence(tuned):
@@ -57,15 +57,21 @@ def test_run_and_card_name_the_weights_and_their_licence(tuned):
     assert f"Started from {init.run}, licence Apache-2.0." in origin_lines(run.info)
 
 
-def test_early_layers_and_all_statistics_stay(tuned, pretrained):
+def test_all_layers_of_a_small_cut_learn_and_all_statistics_stay(tuned, pretrained):
     trained = model_from_bytes(tuned[0].read(FLOAT_MODEL, "train"))
-    names = [layer.name for layer in trained.layers]
-    first = names.index(SOURCES[0].first_tuned)
-    for index, (mine, given) in enumerate(zip(trained.layers, pretrained.layers, strict=True)):
+    for mine, given in zip(trained.layers, pretrained.layers, strict=True):
         for one, other in zip(mine.weights, given.weights, strict=True):
-            same = np.array_equal(one.numpy(), other.numpy())
-            assert same or (index >= first and "moving" not in one.name), one.name
-            assert not same or index < first or "moving" in one.name, one.name
+            assert np.array_equal(one.numpy(), other.numpy()) == ("moving" in one.name), one.name
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0_1200kb", "efficientnet_lite0_4000kb"])
+def test_early_layers_of_a_large_network_stay(name):
+    source, model = SOURCES[0], build_network(name, 32, 32, 1, 10)
+    names = [layer.name for layer in model.layers]
+    later = model.layers[names.index(source.first_tuned) :]
+    expected = [variable.name for layer in later for variable in layer.trainable_variables]
+    assert [variable.name for variable in tuned_variables(model, source, name)] == expected
+    assert 0.5 < len(expected) / len(model.trainable_variables) < 1
 
 
 def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):

@@ -67,7 +67,7 @@ def calibrated():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.gamma.assign(tf.random.uniform(layer.gamma.shape, 0.5, 1.5))
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
-    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False))
+    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False, split.images.shape[1:3]))
     return recipe, model, student, split.images
 
 

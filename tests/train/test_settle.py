@@ -43,8 +43,13 @@ def test_photos_start_from_imagenet(photos):
     network, train = recipe.network, recipe.train
     assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 160, 160, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
-    assert train.epochs == 40 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
-    assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "40 epochs" in lines[2]
+    assert train.epochs == 100 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
+    assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "100 epochs" in lines[2]
+
+
+@pytest.mark.parametrize(("size", "rate"), [("150kb", 0.001), ("270kb", 0.001), ("1200kb", 0.0005), ("4000kb", 0.0005)])
+def test_a_small_cut_learns_at_twice_the_rate(photos, size, rate):
+    assert settled(photos(40, (60, 60)), network={"name": f"efficientnet_lite0_{size}"})[0].train.learning_rate == rate
 
 
 def test_grey_photos_stay_grey(photos):
@@ -95,7 +100,7 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     monkeypatch.setattr(
         pretrained.importlib.util, "find_spec", lambda name: None if "efficientnet" in name else whole(name)
     )
-    result = edgecnn("train", "--data", str(photos(10, (120, 90))))
+    result = edgecnn("train", "--data", str(photos(40, (120, 90))))
     assert result.code == MissingExtraError.exit_code
     assert "[backbones]" in result.err and "--network resnet_100kb" in result.err
     assert not (tmp_path / "runs").exists()

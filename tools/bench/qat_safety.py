@@ -148,7 +148,7 @@ class Watched:
     def _changed(self, images: np.ndarray, number: int) -> np.ndarray:
         random = np.random.default_rng([self._recipe.seed, number])
         if self._recipe.train.augment == "photo":
-            return augment_photos(images, random, flip=self._mirror)
+            return augment_photos(images, images.shape[1:3], random, flip=self._mirror)
         return augment(images, random, flip=self._mirror, shift=self._recipe.train.shift)
 
     def agreements(self, reference: np.ndarray) -> list[float]:
