@@ -26,8 +26,8 @@ class Source:
 
     `prefix` begins the names of the networks that can start from them. Fine-tuning leaves the layers before `first_tuned` as they are:
     they see edges and colours, which photos have in common, and on their large maps a step would cost half as much again. The networks
-    `tuned_whole` are different: they are few of the layers that were trained together, so that all of them have to learn, and at twice
-    the rate.
+    `tuned_whole` are different: they are few of the layers that were trained together, so that all of them have to learn, at
+    twice the rate and for twice as long.
     """
 
     title: str

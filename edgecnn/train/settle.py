@@ -33,8 +33,8 @@ BATCHES = ((2_000, 32), (10_000, 64))
 LARGEST_BATCH = 128
 """Below so many training images, the batch is so large: an epoch of few images has to have enough steps."""
 
-STEPS, FINE_TUNING_STEPS = 3_000, 700
-"""Steps of the float phase, about: from random weights, and from trained ones."""
+STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 700, 1_400
+"""Steps of the float phase, about: from random weights, from trained ones, and where all of a few trained layers have to learn."""
 
 EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
 """The least and the most epochs of the float phase: from random weights, and from trained ones."""
@@ -63,6 +63,12 @@ def starts_trained(recipe: Recipe) -> bool:
     return recipe.init.source not in ("", NO_START) or own_weights(recipe) is not None
 
 
+def tuned_whole(recipe: Recipe) -> bool:
+    """Return whether the network is one of the small ones that start from ImageNet, all layers of which are tuned."""
+    source = own_weights(recipe)
+    return source is not None and recipe.network.name in source.tuned_whole
+
+
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return a recipe that leaves nothing open: every "auto" and 0 that stands for one is replaced by what suits the images.
 
@@ -83,6 +89,8 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     network = dataclasses.replace(network, height=height, width=width, channels=network.channels or native[2])
     train, count = recipe.train, dataset.sizes["train"]
     steps, limits = (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS) if starts_trained(recipe) else (STEPS, EPOCHS)
+    if tuned_whole(recipe):
+        steps = WHOLE_TUNING_STEPS
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
     if not dataset.own and not starts_trained(recipe):
         steps, suitable = 0, LARGEST_BATCH
@@ -113,8 +121,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 def rate_for(recipe: Recipe) -> float:
     """Return the peak learning rate of a recipe whose network is chosen."""
-    source = own_weights(recipe)
-    if source and recipe.network.name in source.tuned_whole:
+    if tuned_whole(recipe):
         return WHOLE_TUNING_RATE
     return FINE_TUNING_RATE if starts_trained(recipe) else RATE
 
