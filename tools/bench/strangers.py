@@ -8,7 +8,8 @@ last fifth are the known photos, and all of the left-out class are the strangers
 - both: what the decision "stranger" compares, the sum of the two as ranks among the validation photos.
 
 AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. Each score's limit is chosen as the
-decision's is, on the validation photos for the recipe's rate of false refusals. Far strangers are scikit-learn's digits, enlarged, and
+decision's is, on the validation photos for the recipe's rate of false refusals. What the decision costs is timed, interleaved with the same
+file without it. Far strangers are scikit-learn's digits, enlarged, and
 noise; with $EDGECNN_DATA, images of CIFAR-10.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/strangers.py --data <trash-photos.zip>
@@ -45,6 +46,7 @@ from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.stranger import Strangers, similarity, unit_rows
+from edgecnn.runtime.timing import measure_interleaved
 from edgecnn.train import train
 from edgecnn.train.settle import settle
 from edgecnn.verify.answers import input_contract
@@ -54,6 +56,9 @@ from edgecnn.verify.strangers import NEIGHBOURS, choose_strangers, known_feature
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "strangers.json"
 SCORES = ("softmax", "neighbours", "both")
+REPEATS = 500
+"""Timed decisions, of each kind."""
+
 FAR = 300
 """Images of each kind of far strangers."""
 
@@ -127,6 +132,7 @@ def measure(
         "strangers": {kind: len(images) for kind, images in kinds.items()},
         "accuracy": float(np.mean(answer.classes(splits["test"].images) == splits["test"].classes)),
         "rate": recipe.stranger.rate,
+        "ms": answer.milliseconds(splits["test"].images[:1]),
         "scores": {name: judged_by(name) for name in SCORES},
     }
 
@@ -158,6 +164,20 @@ class Scorer:
             "neighbours": similarity(features, self._known, NEIGHBOURS),
             "both": self._strangers.familiarity(best, features),
         }
+
+    def milliseconds(self, image: np.ndarray) -> dict[str, float]:
+        """Return the median milliseconds from one image's pixels to a decision, without and with strangers, interleaved."""
+
+        def without() -> None:
+            softmax(self._model.logits(image)[0] / np.float32(self._temperature)).argmax()
+
+        def with_strangers() -> None:
+            logits, features = self._model.logits_and_features(image)
+            scores = softmax(logits / np.float32(self._temperature))
+            self._strangers.refused(scores.max(axis=1), features)
+
+        timings = measure_interleaved({"without": without, "with": with_strangers}, warmup=20, repeats=REPEATS)
+        return {name: timing.p50_ms for name, timing in timings.items()}
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -206,13 +226,14 @@ def far_strangers(height: int, width: int) -> dict[str, np.ndarray]:
 
 HEADINGS = ("left out", "strangers", "known", "accuracy", *(f"AUROC {name}" for name in SCORES),
             *(f"refused {name}" for name in SCORES), *(f"known refused {name}" for name in SCORES),
-            "AUROC both: digits, noise, CIFAR-10")  # fmt: skip
+            "AUROC both: digits, noise, CIFAR-10",
+            "refused both: digits, noise, CIFAR-10", "ms without, with")  # fmt: skip
 
 
 def row(result: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the figures of one class left out, as text."""
     scores = [result["scores"][name] for name in SCORES]
-    far = [kinds["auroc"] for kind, kinds in scores[2]["kinds"].items() if kind != "near"]
+    far = [kinds for kind, kinds in scores[2]["kinds"].items() if kind != "near"]
     return (
         result["left_out"],
         str(result["strangers"]["near"]),
@@ -221,7 +242,9 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{score['kinds']['near']['auroc']:.3f}" for score in scores),
         *(f"{score['kinds']['near']['refused']:.1%}" for score in scores),
         *(f"{score['false_refusals']:.1%}" for score in scores),
-        ", ".join(f"{value:.3f}" for value in far),
+        ", ".join(f"{kind['auroc']:.3f}" for kind in far),
+        ", ".join(f"{kind['refused']:.1%}" for kind in far),
+        "{without:.3f}, {with:.3f}".format(**result["ms"]),
     )
 
 
@@ -240,6 +263,8 @@ def mean_row(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         *(f"{np.mean([score['kinds']['near']['auroc'] for score in group]):.3f}" for group in scores),
         *(f"{np.mean([score['kinds']['near']['refused'] for score in group]):.1%}" for group in scores),
         *(f"{np.mean([score['false_refusals'] for score in group]):.1%}" for group in scores),
+        "",
+        "",
         "",
     )
 
