@@ -90,7 +90,7 @@ def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate:
     neighbours = min(NEIGHBOURS, len(codes))
     similar = similarity(features, unit_rows(codes), neighbours)
     familiarity = np.sort(sum(np.log(rankdata(values, "max") / len(values)) for values in (scores, similar)))
-    shares = np.linspace(0, 1, min(len(scores), VALUES))
+    shares = np.linspace(0, 1, min(max(len(scores), 2), VALUES))
     of_scores, of_similar = (np.quantile(values.astype(np.float64), shares) for values in (scores, similar))
     return StrangerLimit(
         known=KNOWN_FILE,

@@ -25,7 +25,7 @@ from edgecnn.runtime.stranger import Strangers
 from edgecnn.verify import verify
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.strangers import choose_strangers, fit_limit, known_codes, stored_strangers
+from edgecnn.verify.strangers import VALUES, choose_strangers, fit_limit, known_codes, stored_strangers
 
 RATE = 0.2
 EXPORTS = (("tflite", "int8"), ("tflite", "float32"), ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "int8"),
@@ -70,6 +70,18 @@ def test_too_few_validation_images_set_no_limit():
     assert fit_limit(scores[:18], features[:18], codes, 0.05) is None
     assert fit_limit(scores, features, codes[:0], 0.05) is None
     assert fit_limit(scores, features, codes[:2], 0.05).neighbours == 2
+    assert len(fit_limit(scores[:1], features[:1], codes, 0.5).scores) == 2, "a bundle has two or more"
+
+
+def test_of_many_validation_images_a_bundle_keeps_quantiles():
+    random = np.random.default_rng(6)
+    codes = known_codes(around(random, [0, 1], 60)[0])
+    features, scores = around(random, [0, 1], 3000)
+    limit = fit_limit(scores, features, codes, 0.05)
+    assert len(limit.scores) == len(limit.similarities) == VALUES
+    assert limit.scores[0] == pytest.approx(scores.min()) and limit.scores[-1] == pytest.approx(scores.max())
+    fresh, fresh_scores = around(random, [0, 1], 3000)
+    assert Strangers(limit, codes).refused(fresh_scores, fresh).mean() == pytest.approx(0.05, abs=0.02)
 
 
 def test_codes_keep_directions():
