@@ -251,7 +251,7 @@ class Dataset:
         height, width, channels = shape
         fit, region = self._recipe.fit, self._recipe.region
         meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))
-        (room,) = Rooms(name=self.name, count=len(sources), shape=shape, note=self._note_once).open([len(sources)])
+        (room,) = Rooms(name=self.name, count=len(sources), shape=shape, note=self.note).open([len(sources)])
         least = whole_size(height, width, region)
         for index, image in enumerate(self.pictures(split, sources, channels=channels, least=least, stage=stage)):
             room[index] = resize(image, height, width, fit, region=region)
