@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from edgecnn.data import Dataset, Progress, open_dataset
+from edgecnn.data.balanced import balanced
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.run_info import RepresentativeInfo
@@ -17,26 +16,6 @@ IMAGES = 500
 def needs_representative_dataset(run: Run, precision: str) -> bool:
     """Tell whether an export of a run takes a representative dataset: int16x8, and int8 that is quantized after training."""
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
-
-
-def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw images, the same number of each class as far as they go.
-
-    Args:
-        classes: int array, shape (n,), of images in an order that does not depend on where they stand.
-        count: how many; all where there are fewer.
-        seed: of the drawing.
-
-    Returns:
-        Indices of images, the classes interleaved.
-    """
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(classes))
-    turn = np.empty(len(order), np.int64)  # 0 for the first image drawn of its class, 1 for the second, …
-    for label in np.unique(classes):
-        of_class = classes[order] == label
-        turn[of_class] = np.arange(np.sum(of_class))
-    return order[np.lexsort((classes[order], turn))][:count]
 
 
 def representative_dataset(

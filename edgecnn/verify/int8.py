@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from edgecnn.data import Split
+from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError
 from edgecnn.export import tflite
-from edgecnn.export.representative import IMAGES, balanced
+from edgecnn.export.representative import IMAGES
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model

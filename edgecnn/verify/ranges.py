@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Dataset, Split
-from edgecnn.export.representative import balanced
+from edgecnn.data.balanced import balanced
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor

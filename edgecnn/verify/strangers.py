@@ -7,8 +7,8 @@ import numpy as np
 
 from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.data import Dataset, Split
+from edgecnn.data.balanced import balanced
 from edgecnn.export import export_path
-from edgecnn.export.representative import balanced
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import KNOWN, STRANGERS, Run
 from edgecnn.runtime.decision import softmax

@@ -13,10 +13,11 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundling import bundle_stage
 from edgecnn.data import open_dataset
+from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError, RunError
 from edgecnn.export import ALTERNATIVES, EXPORTS, convert, export, export_path, tflite
 from edgecnn.export.flatbuffer import read
-from edgecnn.export.representative import IMAGES, balanced, representative_dataset
+from edgecnn.export.representative import IMAGES, representative_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor

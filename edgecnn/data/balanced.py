@@ -1,0 +1,23 @@
+"""Some images of a split: the same number of each class."""
+
+import numpy as np
+
+
+def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw images, the same number of each class as far as they go.
+
+    Args:
+        classes: int array, shape (n,), of images in an order that does not depend on where they stand.
+        count: how many; all where there are fewer.
+        seed: of the drawing.
+
+    Returns:
+        Indices of images, the classes interleaved.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(classes))
+    turn = np.empty(len(order), np.int64)  # 0 for the first image drawn of its class, 1 for the second, …
+    for label in np.unique(classes):
+        of_class = classes[order] == label
+        turn[of_class] = np.arange(np.sum(of_class))
+    return order[np.lexsort((classes[order], turn))][:count]
