@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -103,25 +104,12 @@ def run(tmp_path_factory, photos, tiny_network):
     )
     made = create_run(recipe, tmp_path_factory.mktemp("runs") / "colours")
     dataset = open_dataset(recipe.data)
-    train_stage(recipe, dataset, made, Silent())
+    train_stage(recipe, dataset, made, Mock())
     for pair in EXPORTS:
         export(made, *pair, dataset=dataset)
     verify(made, dataset, gate=Gate(max_drop=100.0, accept_conversion=True))
     bundle_stage(made)
     return made
-
-
-class Silent:
-    """A pipeline's Reporter that says nothing."""
-
-    def note(self, text):
-        pass
-
-    def training(self, progress):
-        pass
-
-    def working(self, what, done, total):
-        pass
 
 
 def test_the_report_says_how_many_known_images_are_refused(run):
