@@ -60,8 +60,8 @@ class Strangers:
         self.limit = limit
         self._known = unit_rows(known)
         self._scores, self._similarities = np.array(limit.scores), np.array(limit.similarities)
-        least = self._similarities[0]
-        self._least, self._spread = least, max(float(np.median(self._similarities) - least), 1e-6)
+        self._least = self._similarities[0]
+        self._spread = max(float(np.median(self._similarities) - self._least), 1e-6)
 
     def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Return how like the known images each image is: float64 (n,), at most 0.
