@@ -14,11 +14,13 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import RunError, SelftestError
-from edgecnn.export import export, export_path
+from edgecnn.export import export, export_path, tflite
+from edgecnn.export.features import with_features
 from edgecnn.export.programs import MEDIAPIPE, program_files
+from edgecnn.networks.predict import model_from_bytes
 from edgecnn.pipeline import train_stage
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import CARD, KNOWN, PARITY, STRANGERS, create_run
+from edgecnn.runs import CARD, KNOWN, PARITY, QAT_MODEL, STRANGERS, create_run
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.selftest import require_pass, selftest
@@ -229,3 +231,12 @@ def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monk
     manifest = read_bundle(bundle_path(own)).manifest
     assert manifest.stranger is None and not any(entry.golden_features for entry in manifest.models)
     assert "none are recognised" in own.file(CARD).read_text()
+
+
+def test_the_second_output_changes_nothing_of_the_first(run):
+    plain = tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))
+    codes = (read_bundle(bundle_path(run)).golden_inputs() ^ 128).view(np.int8)
+    one, other = (open_engine(None, data, "tflite") for data in (plain, with_features(plain)))
+    assert one.features is None and other.features is not None
+    assert np.array_equal(one.run(codes), other.run(codes))
+    assert np.array_equal(one.run(codes), other.run_both(codes)[0])
