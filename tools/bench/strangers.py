@@ -5,12 +5,12 @@ last fifth are the known photos, and all of the left-out class are the strangers
 
 - softmax: the largest score.
 - neighbours: the mean cosine similarity to the most similar training photos, in the features that the last layer reads.
-- both: what the decision "stranger" compares, the sum of the two as ranks among the validation photos.
+- both: the familiarity by which the decision "stranger" is made.
 
-AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. Each score's limit is chosen as the
-decision's is, on the validation photos for the recipe's rate of false refusals. What the decision costs is timed, interleaved with the same
-file without it. Far strangers are scikit-learn's digits, enlarged, and
-noise; with $EDGECNN_DATA, images of CIFAR-10.
+AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. The limit of both is the decision's own;
+the others' are set by the same rule, on the validation photos for the recipe's rate of false refusals. What the decision costs is timed,
+interleaved with the same file without it. Far strangers are scikit-learn's digits, enlarged, and noise; with $EDGECNN_DATA, images of
+CIFAR-10.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/strangers.py --data <trash-photos.zip>
 
@@ -125,7 +125,9 @@ def measure(
 
     def judged_by(name: str) -> dict[str, Any]:
         ranks = {kind: scores[name] for kind, scores in found.items()}
-        return judged(validation[name], test[name], ranks, recipe.stranger.rate)
+        place = place_of(recipe.stranger.rate, len(validation[name]))
+        limit = answer.limit if name == "both" else np.sort(validation[name])[place - 1]
+        return judged(test[name], ranks, limit)
 
     return {
         "known": len(splits["test"].classes),
@@ -138,15 +140,15 @@ def measure(
 
 
 class Scorer:
-    """A run's int8 file, and what tells its strangers."""
+    """A run's int8 file, and what recognises its strangers; `limit` is the familiarity below which an image is one."""
 
     def __init__(self, run: Run, dataset: Dataset) -> None:
-        """Export the file and choose how it tells strangers, as verification does."""
+        """Export the file and choose how it recognises strangers, as verification does."""
         export(run, "tflite", "int8", dataset=dataset)
         self._temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
         chosen = choose_strangers(run, dataset, "tflite", "int8", self._temperature, quiet)
         assert chosen is not None and chosen.limit is not None
-        codes = known_features(run)
+        self.limit, codes = chosen.limit.limit, known_features(run)
         self._known, self._strangers = unit_rows(codes), Strangers(chosen.limit, codes)
         engine = open_engine(None, export_path(run, "tflite", "int8").read_bytes(), "tflite")
         self._model = Model(engine, input_contract(run))
@@ -184,11 +186,8 @@ def quiet(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def judged(
-    validation: np.ndarray, test: np.ndarray, strangers: Mapping[str, np.ndarray], rate: float
-) -> dict[str, Any]:
-    """Return AUROC and the share refused of each kind of strangers, and of the known, at the limit from validation."""
-    limit = np.sort(validation)[place_of(rate, len(validation)) - 1]
+def judged(test: np.ndarray, strangers: Mapping[str, np.ndarray], limit: float) -> dict[str, Any]:
+    """Return AUROC and the share refused of each kind of strangers, and of the known, below a limit."""
     return {
         "false_refusals": float(np.mean(test < limit)),
         "kinds": {
