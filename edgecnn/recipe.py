@@ -15,7 +15,7 @@ from typing import Any
 from edgecnn.errors import RecipeError
 from edgecnn.pixels import FITS
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text
-from edgecnn.tables import NAMES, build, fields_of, key, leaves, to_json
+from edgecnn.tables import build, fields_of, key, to_json
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
@@ -271,44 +271,6 @@ def source_kind(source: str) -> tuple[str, str]:
     """Return the kind that a data source names and its path: ("frigate", PATH) for "frigate:PATH", or "" and the whole source."""
     kind, colon, path = source.partition(":")
     return (kind, path) if colon and kind in SOURCE_KINDS else ("", source)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """A recipe key for people: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
-
-    name: str
-    type: str
-    default: Any
-    limits: str
-    meaning: str
-
-
-def keys() -> list[Key]:
-    """Return every key of a recipe, in the order of the dataclasses."""
-    return [
-        Key(
-            name=name,
-            type=NAMES.get(
-                typing.cast(type, entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
-            ),
-            default={} if entry.default is dataclasses.MISSING else to_json(entry.default),
-            limits=_limits_text(entry),
-            meaning=entry.metadata["meaning"],
-        )
-        for name, entry in leaves(Recipe)
-    ]
-
-
-def _limits_text(entry: dataclasses.Field) -> str:
-    if "choices" in entry.metadata:
-        return ", ".join(map(str, entry.metadata["choices"]))
-    if "expected" in entry.metadata:
-        return str(entry.metadata["expected"])
-    if "low" not in entry.metadata:
-        return ""
-    low, high = entry.metadata["low"], entry.metadata["high"]
-    return f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
 from edgecnn.files import canonical_json, output_errors, write_atomic
 from edgecnn.recipe import NO_START, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
+
+T = TypeVar("T")
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -74,6 +76,13 @@ class Run:
             return build(RunInfo, json.loads((self.path / INFO).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path} is not a usable run: {INFO}: {error}. Train again.") from None
+
+    def stored(self, name: str, kind: type[T]) -> T | None:
+        """Return the dataclass that a JSON file of the run holds; None if the file is missing or cannot be used."""
+        try:
+            return build(kind, json.loads(self.file(name).read_text(encoding="utf-8")), ValueError)
+        except (OSError, ValueError):
+            return None
 
     @property
     def name(self) -> str:

@@ -10,7 +10,6 @@ from edgecnn.errors import RecipeError, RunError
 from edgecnn.recipe import (
     Recipe,
     build_recipe,
-    keys,
     known,
     load_recipe,
     merge,
@@ -19,6 +18,7 @@ from edgecnn.recipe import (
     to_tables,
     to_toml,
 )
+from edgecnn.recipe_keys import keys
 from edgecnn.runs import trained_run
 
 

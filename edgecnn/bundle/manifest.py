@@ -121,8 +121,8 @@ class Manifest:
 
     Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by
     default. `serial` orders the bundles of one purpose: of two, the one with the smaller number is older; 0 is no number. `stranger` is how
-    the classifier tells what shows none of the classes, None where it does not. The JSON leaves out these four and `golden_images` where
-    they have their defaults.
+    the classifier recognises an image that shows no class of its own; None for one that does not. The JSON leaves out these four and
+    `golden_images` where they have their defaults.
     """
 
     schema: str = SCHEMA

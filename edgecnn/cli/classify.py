@@ -104,7 +104,7 @@ def classify(
         bool,
         typer.Option(
             "--strangers/--no-strangers",
-            help="Answer stranger where an image shows none of the classes, if the bundle can tell.",
+            help="Answer stranger where an image shows none of the classes, if the bundle recognises that.",
             rich_help_panel=DECISION,
         ),
     ] = True,

@@ -19,10 +19,7 @@ from edgecnn.verify.report import Report
 
 def layers(run: Run) -> LayerErrors | None:
     """Return what `edgecnn layers` measured of a run; None if it has not, or the file cannot be used."""
-    try:
-        return build(LayerErrors, json.loads(run.file(LAYERS).read_text(encoding="utf-8")), ValueError)
-    except (OSError, ValueError):
-        return None
+    return run.stored(LAYERS, LayerErrors)
 
 
 def int8_name(report: Report) -> str | None:

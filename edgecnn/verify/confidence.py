@@ -1,6 +1,5 @@
 """What a bundle states about its scores: temperature and threshold, chosen on validation images and nothing else."""
 
-import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from edgecnn.runs import CONFIDENCE, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.tables import build, to_json
+from edgecnn.tables import to_json
 from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract
 from edgecnn.verify.report import Confidence, ScoreFigures
 from edgecnn.verify.temperature import FEWEST, expected_calibration_error, fit_temperature, nll
@@ -163,8 +162,5 @@ def choose_confidence(
 
 
 def stored_confidence(run: Run) -> ChosenConfidence | None:
-    """Return the content of a run's `confidence.json`; None if there is none, or it cannot be used."""
-    try:
-        return build(ChosenConfidence, json.loads(run.file(CONFIDENCE).read_text(encoding="utf-8")), ValueError)
-    except (OSError, ValueError):
-        return None
+    """Return the content of a run's `confidence.json`; None if the file is missing or cannot be used."""
+    return run.stored(CONFIDENCE, ChosenConfidence)

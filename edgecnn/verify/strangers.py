@@ -1,6 +1,5 @@
 """What a bundle needs to recognise strangers: features of training images, and a limit that validation images set."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +8,13 @@ from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
 from edgecnn.export import export_path
-from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.runs import KNOWN, STRANGERS, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.stranger import Strangers, similarity, unit_rows
-from edgecnn.tables import build, to_json
+from edgecnn.tables import to_json
 from edgecnn.verify.answers import Progress, in_chunks, input_contract
 from edgecnn.verify.golden import npy
 from edgecnn.verify.report import StrangerFigures
@@ -217,9 +216,6 @@ def known_features(run: Run) -> np.ndarray:
 
 
 def stored_strangers(run: Run) -> ChosenStrangers | None:
-    """Return the content of a run's `strangers.json`; None if there is none, or it cannot be used."""
-    try:
-        chosen = build(ChosenStrangers, json.loads(run.file(STRANGERS).read_text(encoding="utf-8")), ValueError)
-        return chosen if sha256(run.file(KNOWN).read_bytes()) == chosen.known_sha256 else None
-    except (OSError, ValueError):
-        return None
+    """Return the content of a run's `strangers.json`; None if that or `known.npy` is missing or cannot be used."""
+    chosen, known = run.stored(STRANGERS, ChosenStrangers), run.file(KNOWN)
+    return chosen if chosen and known.is_file() and sha256_file(known) == chosen.known_sha256 else None

@@ -62,7 +62,7 @@ def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str
         labels: of the classes.
         strangers: whether the classifier recognises strangers, so that "stranger" is a state as well.
     """
-    names = {decision: decision for decision in (ABSTAIN, STRANGER)[: 1 + strangers]}
+    names = {decision: decision for decision in ((ABSTAIN, STRANGER) if strangers else (ABSTAIN,))}
     taken = {*labels, *names}
     for label in labels:
         name = label

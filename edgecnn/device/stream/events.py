@@ -78,7 +78,7 @@ class StateChangedEvent(Event):
     """The state has changed. The result that changed it comes first.
 
     Attributes:
-        state: a label, "abstain", "stranger", or None while there is none.
+        state: a label, "abstain" or "stranger"; None before there is a state.
         previous: the state before.
         score: the best class's score in [0, 1]; None without a frame.
         reason: why the state is no label, or CAMERA_LOST.

@@ -1,0 +1,48 @@
+"""The keys of a recipe as people read them: type, default, limits and meaning."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from edgecnn.recipe import Recipe
+from edgecnn.region import Region
+from edgecnn.tables import NAMES, leaves, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A recipe key for people: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
+
+    name: str
+    type: str
+    default: Any
+    limits: str
+    meaning: str
+
+
+def keys() -> list[Key]:
+    """Return every key of a recipe, in the order of the dataclasses."""
+    return [
+        Key(
+            name=name,
+            type=NAMES.get(
+                typing.cast(type, entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
+            ),
+            default={} if entry.default is dataclasses.MISSING else to_json(entry.default),
+            limits=_limits_text(entry),
+            meaning=entry.metadata["meaning"],
+        )
+        for name, entry in leaves(Recipe)
+    ]
+
+
+def _limits_text(entry: dataclasses.Field) -> str:
+    if "choices" in entry.metadata:
+        return ", ".join(map(str, entry.metadata["choices"]))
+    if "expected" in entry.metadata:
+        return str(entry.metadata["expected"])
+    if "low" not in entry.metadata:
+        return ""
+    low, high = entry.metadata["low"], entry.metadata["high"]
+    return f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
