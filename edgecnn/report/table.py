@@ -220,7 +220,7 @@ def stranger_lines(report: Report) -> list[str]:
     if tested.not_fitted:
         return [f"Strangers: none are recognised, since no limit was chosen ({tested.not_fitted})."]
     return [
-        f"Strangers ({tested.model}): the limit is to refuse at most {tested.rate:.2%} of known images; it refuses {tested.refused:,} "
+        f"Strangers ({tested.model}): the limit is set to refuse {tested.rate:.2%} of known images; it refuses {tested.refused:,} "
         f"of {tested.n:,} test images ({tested.refused / tested.n:.2%}), {tested.refused_wrong:,} of which had a wrong answer. How many "
         "strangers it finds is not known: most that are like the classes pass."
     ]

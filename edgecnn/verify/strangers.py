@@ -59,16 +59,16 @@ def known_codes(features: np.ndarray) -> np.ndarray:
     return codes
 
 
-def place_of(rate: float, count: int) -> int:
-    """Return which of so many validation images, counted from the least familiar, sets the limit for a rate; 0 if they are too few."""
-    return int(np.floor(rate * (count + 1) + 1e-9))
+def least_count(rate: float) -> int:
+    """Return how many validation images are needed to set a limit for a rate: with fewer, even below the least familiar is too many."""
+    return int(np.ceil(1 / rate - 1e-9)) - 1
 
 
 def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate: float) -> StrangerLimit | None:
     """Choose the limit below which an image is a stranger.
 
-    With n validation images it is the k-th smallest familiarity, k = floor(rate * (n + 1)), the p-values of each being those among the
-    others: an image of the same kind falls below it with a probability of about k / (n + 1).
+    With n validation images it is their rate * (n + 1)-th smallest familiarity, interpolated, the p-values of each being those among the
+    others: an image of the same kind falls below it with a probability of about the rate.
 
     Args:
         scores: the largest softmax score of each validation image, shape (n,).
@@ -79,16 +79,15 @@ def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate:
     Returns:
         The limit; None where the images are too few for the rate, or no image is known.
 
-    Source: split conformal prediction, Vovk, Gammerman and Shafer 2005.
+    Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
     """
     from scipy.stats import rankdata
 
-    place = place_of(rate, len(scores))
-    if not place or not len(codes):
+    if len(scores) < least_count(rate) or not len(codes):
         return None
     neighbours = min(NEIGHBOURS, len(codes))
     similar = similarity(features, unit_rows(codes), neighbours)
-    familiarity = np.sort(sum(np.log(rankdata(values, "max") / len(values)) for values in (scores, similar)))
+    familiarity = sum(np.log(rankdata(values, "max") / len(values)) for values in (scores, similar))
     shares = np.linspace(0, 1, min(max(len(scores), 2), VALUES))
     of_scores, of_similar = (np.quantile(values.astype(np.float64), shares) for values in (scores, similar))
     return StrangerLimit(
@@ -97,7 +96,7 @@ def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate:
         neighbours=neighbours,
         scores=tuple(of_scores.tolist()),
         similarities=tuple(of_similar.tolist()),
-        limit=float(familiarity[place - 1]),
+        limit=float(np.quantile(familiarity, rate, method="weibull")),
         rate=rate,
     )
 
@@ -150,7 +149,7 @@ def choose_strangers(
     found = in_chunks(answers, validation.images, "validation", progress)
     scores = softmax(found[:, :classes] / np.float32(temperature)).max(axis=1)
     limit = fit_limit(scores, found[:, classes:], codes, rate)
-    few = f"{len(scores)} validation images, at least {int(np.ceil(1 / rate)) - 1} are needed to refuse at most {rate:.0%}"
+    few = f"{len(scores)} validation images, at least {least_count(rate)} are needed to refuse {rate:.0%}"
     known = npy(codes)
     chosen = ChosenStrangers(
         limit=limit,

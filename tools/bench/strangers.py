@@ -8,9 +8,11 @@ last fifth are the known photos, and all of the left-out class are the strangers
 - both: the familiarity by which the decision "stranger" is made.
 
 AUROC is the share of pairs of a known photo and a stranger in which the known one scores higher. The limit of both is the decision's own;
-the others' are set by the same rule, on the validation photos for the recipe's rate of false refusals. What the decision costs is timed,
-interleaved with the same file without it. Far strangers are scikit-learn's digits, enlarged, and noise; with $EDGECNN_DATA, images of
-CIFAR-10.
+the others' are the same quantile of the validation photos' scores. About a hundred photos set a limit, so that chance decides much of what
+it refuses. Therefore the photos that no network was trained on, validation and known together, are divided at random again, into as many
+that set the decision's limit and as many that are judged by it, and the means over all divisions are stated as well. What the decision
+costs is timed, interleaved with the same file without it. Far strangers are scikit-learn's digits, enlarged, and noise; with
+$EDGECNN_DATA, images of CIFAR-10.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/strangers.py --data <trash-photos.zip>
 
@@ -51,11 +53,14 @@ from edgecnn.train import train
 from edgecnn.train.settle import settle
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import choose_confidence
-from edgecnn.verify.strangers import NEIGHBOURS, choose_strangers, known_features, place_of
+from edgecnn.verify.strangers import NEIGHBOURS, choose_strangers, fit_limit, known_features
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "strangers.json"
 SCORES = ("softmax", "neighbours", "both")
+DIVISIONS = 200
+"""Random divisions of the photos that no network was trained on."""
+
 REPEATS = 500
 """Timed decisions, of each kind."""
 
@@ -123,17 +128,21 @@ def measure(
     kinds = {"near": np.stack(near)} | far_strangers(height, width)
     found = {kind: answer.scores(images) for kind, images in kinds.items()}
 
+    rate = recipe.stranger.rate
+    untrained = np.concatenate([splits[split].images for split in ("validation", "test")])
+    divided = answer.divided(untrained, len(splits["validation"].classes), kinds["near"], rate)
+
     def judged_by(name: str) -> dict[str, Any]:
         ranks = {kind: scores[name] for kind, scores in found.items()}
-        place = place_of(recipe.stranger.rate, len(validation[name]))
-        limit = answer.limit if name == "both" else np.sort(validation[name])[place - 1]
+        limit = answer.limit if name == "both" else np.quantile(validation[name], rate, method="weibull")
         return judged(test[name], ranks, limit)
 
     return {
         "known": len(splits["test"].classes),
         "strangers": {kind: len(images) for kind, images in kinds.items()},
         "accuracy": float(np.mean(answer.classes(splits["test"].images) == splits["test"].classes)),
-        "rate": recipe.stranger.rate,
+        "rate": rate,
+        "divided": divided,
         "ms": answer.milliseconds(splits["test"].images[:1]),
         "scores": {name: judged_by(name) for name in SCORES},
     }
@@ -148,8 +157,8 @@ class Scorer:
         self._temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
         chosen = choose_strangers(run, dataset, "tflite", "int8", self._temperature, quiet)
         assert chosen is not None and chosen.limit is not None
-        self.limit, codes = chosen.limit.limit, known_features(run)
-        self._known, self._strangers = unit_rows(codes), Strangers(chosen.limit, codes)
+        self.limit, self._codes = chosen.limit.limit, known_features(run)
+        self._known, self._strangers = unit_rows(self._codes), Strangers(chosen.limit, self._codes)
         engine = open_engine(None, export_path(run, "tflite", "int8").read_bytes(), "tflite")
         self._model = Model(engine, input_contract(run))
 
@@ -159,13 +168,33 @@ class Scorer:
 
     def scores(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return each score of SCORES, larger where an image is more like the known."""
-        logits, features = self._model.logits_and_features(images)
-        best = softmax(logits / np.float32(self._temperature)).max(axis=1)
+        best, features = self._best_and_features(images)
         return {
             "softmax": best,
             "neighbours": similarity(features, self._known, NEIGHBOURS),
             "both": self._strangers.familiarity(best, features),
         }
+
+    def divided(self, known: np.ndarray, setting: int, near: np.ndarray, rate: float) -> dict[str, float]:
+        """Return the mean shares of known photos and near strangers refused by limits that so many known ones set, drawn at random."""
+        random = np.random.default_rng(0)
+        known_scores, known_features = self._best_and_features(known)
+        near_scores, near_features = self._best_and_features(near)
+        shares = []
+        for _ in range(DIVISIONS):
+            order = random.permutation(len(known))
+            sets, judged_by_it = order[:setting], order[setting:]
+            limit = fit_limit(known_scores[sets], known_features[sets], self._codes, rate)
+            assert limit is not None
+            strangers = Strangers(limit, self._codes)
+            of_known = strangers.refused(known_scores[judged_by_it], known_features[judged_by_it])
+            shares.append((of_known.mean(), strangers.refused(near_scores, near_features).mean()))
+        false_refusals, refused = np.mean(shares, axis=0).tolist()
+        return {"divisions": DIVISIONS, "false_refusals": false_refusals, "refused": refused}
+
+    def _best_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self._model.logits_and_features(images)
+        return softmax(logits / np.float32(self._temperature)).max(axis=1), features
 
     def milliseconds(self, image: np.ndarray) -> dict[str, float]:
         """Return the median milliseconds from one image's pixels to a decision, without and with strangers, interleaved."""
@@ -225,7 +254,7 @@ def far_strangers(height: int, width: int) -> dict[str, np.ndarray]:
 
 HEADINGS = ("left out", "strangers", "known", "accuracy", *(f"AUROC {name}" for name in SCORES),
             *(f"refused {name}" for name in SCORES), *(f"known refused {name}" for name in SCORES),
-            "AUROC both: digits, noise, CIFAR-10",
+            "both, divided: strangers refused", "known refused", "AUROC both: digits, noise, CIFAR-10",
             "refused both: digits, noise, CIFAR-10", "ms without, with")  # fmt: skip
 
 
@@ -241,6 +270,7 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{score['kinds']['near']['auroc']:.3f}" for score in scores),
         *(f"{score['kinds']['near']['refused']:.1%}" for score in scores),
         *(f"{score['false_refusals']:.1%}" for score in scores),
+        *(f"{result['divided'][share]:.1%}" for share in ("refused", "false_refusals")),
         ", ".join(f"{kind['auroc']:.3f}" for kind in far),
         ", ".join(f"{kind['refused']:.1%}" for kind in far),
         "{without:.3f}, {with:.3f}".format(**result["ms"]),
@@ -262,6 +292,10 @@ def mean_row(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         *(f"{np.mean([score['kinds']['near']['auroc'] for score in group]):.3f}" for group in scores),
         *(f"{np.mean([score['kinds']['near']['refused'] for score in group]):.1%}" for group in scores),
         *(f"{np.mean([score['false_refusals'] for score in group]):.1%}" for group in scores),
+        *(
+            f"{mean(lambda result, share=share: result['divided'][share]):.1%}"
+            for share in ("refused", "false_refusals")
+        ),
         "",
         "",
         "",
