@@ -6,6 +6,13 @@ import numpy as np
 
 from edgecnn.networks.keras import keras, tf
 
+LEAST_REACH = 1e-4
+"""The largest weight of a channel, as a share of its bias, with which the bias fits an int8 file.
+
+In the file's units, the input's scale times the weights', the bias is then at most 127 / LEAST_REACH / (the input's scale). int32 holds
+that where the input spans 0.2 or more. Weights of so little move a channel by less than a code.
+"""
+
 
 def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
     """Return a model with the same answers at inference and fewer passes over its activations.
@@ -44,6 +51,42 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
             copy.get_layer(layer.name).set_weights(layer.get_weights())
         elif layer in norms and keep_norms:
             _make_identity(copy.get_layer(layer.name))
+    return copy
+
+
+def fitting_biases(model: "keras.Model") -> "keras.Model":
+    """Return a model with nearly the same answers, each of whose biases fits the int32 of an int8 file.
+
+    Training leaves channels that are constant: they have a bias, and weights of nearly nothing. The file's unit of a bias is the input's
+    scale times that of the channel's weights, and in so small a unit the bias exceeds int32. Of a fake-quantized model, TensorFlow 2.21's
+    converter cuts it off there, and sums that start from it overflow to the other sign. Here the BatchNorm enlarges a channel's weights to
+    LEAST_REACH of its bias. Post-training quantization does the like itself.
+
+    Args:
+        model: a tf_keras functional model; not changed.
+
+    Returns:
+        A model with weights of its own; the model itself where no weights are so small.
+    """
+    gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for layer in model.layers:
+        before = _foldable(layer)
+        if before is None or not (layer.scale and layer.center):
+            continue
+        kernel, bias = _folded_weights(before, layer)
+        reach = np.abs(kernel).reshape(-1, len(bias)).max(axis=0)
+        short = (reach > 0) & (reach < LEAST_REACH * np.abs(bias))
+        if short.any():
+            gain = np.where(short, LEAST_REACH * np.abs(bias) / np.where(short, reach, 1), 1)
+            gains[layer.name] = gain, bias
+    if not gains:
+        return model
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for name, (gain, bias) in gains.items():
+        norm = copy.get_layer(name)
+        norm.gamma.assign(norm.gamma * gain)
+        norm.beta.assign(norm.beta + bias - _folded_weights(_foldable(norm), norm)[1])
     return copy
 
 

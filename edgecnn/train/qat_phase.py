@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.networks.fold import even_depthwise, folded
+from edgecnn.networks.fold import even_depthwise, fitting_biases, folded
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
@@ -46,7 +46,7 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granulari
     scheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme(disable_per_axis=granularity == "tensor")
     toolkit = tfmot.quantization.keras
     # a BatchNorm behind a quantized kernel gives each channel a scale of its own, which one scale for all cannot hold
-    model = folded(model, keep_norms=True) if granularity == "tensor" else even_depthwise(model)
+    model = folded(model, keep_norms=True) if granularity == "tensor" else even_depthwise(fitting_biases(model))
     quantized = toolkit.quantize_apply(toolkit.quantize_annotate_model(model), scheme)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.

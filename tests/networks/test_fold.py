@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.networks import build_network
-from edgecnn.networks.fold import folded
+from edgecnn.networks.fold import LEAST_REACH, fitting_biases, folded
 from edgecnn.networks.keras import keras
 
 
@@ -67,3 +67,40 @@ def test_depthwise_convolutions_without_bias_and_norms_that_must_stay():
     model = shaken(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
     assert norms(folded(model)) == ["first", "one", "other", "active"]
     same(model)
+
+
+def constant_channels():
+    """A network whose first channels have hardly any weights and a bias: below zero, above it, and with no weights at all."""
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 2))
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, use_bias=False, name="convolution")(inputs))
+    x = layers.BatchNormalization(name="depthwise_norm")(layers.DepthwiseConv2D(3, use_bias=False)(layers.ReLU(6)(x)))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.ReLU(6)(x))))
+    for name in ("norm", "depthwise_norm"):
+        _, _, mean, variance = model.get_layer(name).get_weights()
+        weights = [[1e-9, -1e-8, 0, 1], [-5, 4, -3, 0.5], mean, variance]
+        model.get_layer(name).set_weights([np.array(value, np.float32) for value in weights])
+    return model
+
+
+def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
+    model = constant_channels()
+    before = model.get_weights()
+    fitting = fitting_biases(model)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (4, 6, 6, 2)).astype(np.float32)
+    answers, expected = fitting(pixels, training=False).numpy(), model(pixels, training=False).numpy()
+    np.testing.assert_allclose(answers, expected, atol=2e-3 * np.abs(expected).max())
+    convolution = folded(fitting).get_layer("convolution")
+    kernel, bias = convolution.get_weights()
+    reach = np.abs(kernel).max(axis=(0, 1, 2))
+    np.testing.assert_allclose(bias, [-5, 4, -3, 0.5], atol=1e-5)
+    np.testing.assert_allclose(reach[:3], [5 * LEAST_REACH, 4 * LEAST_REACH, 0], rtol=1e-4)
+    assert np.array_equal(
+        reach[3], np.abs(folded(model).get_layer("convolution").get_weights()[0]).max(axis=(0, 1, 2))[3]
+    )
+    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
+
+
+def test_a_model_whose_biases_fit_is_itself():
+    model = shaken(build_network("resnet8", 16, 16, 3, 5))
+    assert fitting_biases(model) is model

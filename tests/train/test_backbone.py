@@ -84,6 +84,17 @@ def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):
         assert len(kernel.scale) == kernel.shape[-1] > 1 and len(set(kernel.scale)) > 1
 
 
+def test_no_bias_is_cut_off_at_the_ends_of_int32(tuned):
+    graph = read(tuned[1])
+    biases = [
+        np.frombuffer(operator.inputs[2].data, np.int32).astype(np.int64)
+        for operator in graph.operators
+        if "CONV_2D" in operator.name
+    ]
+    assert len(biases) == 18
+    assert max(np.abs(bias).max() for bias in biases) < 2**30
+
+
 def test_even_kernels_answer_as_before(pretrained):
     even = even_depthwise(pretrained)
     images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
