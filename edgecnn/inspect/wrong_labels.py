@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Progress
-from edgecnn.train.regression import choose_strength, regression, standardised
+from edgecnn.train.regression import choose_strength, regression
 
 FOLDS = 5
 ROUNDS = 3
@@ -55,7 +55,7 @@ def out_of_fold(
     with threadpool_limits(
         1
     ):  # small matrices: threads that wait for each other took 30 times as long on a busy machine
-        scaled = components(standardised(features)[0])
+        scaled = components(standardised(features))
         strength = choose_strength(scaled, classes, seed)
         for number in range(ROUNDS):
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + number)
@@ -65,6 +65,14 @@ def out_of_fold(
                 if progress:
                     progress("checking labels", number * folds + fold + 1, ROUNDS * folds)
     return scores / ROUNDS
+
+
+def standardised(features: np.ndarray) -> np.ndarray:
+    """Return features (n, features) with mean 0 and spread 1; a constant one becomes 0."""
+    spread = features.std(axis=0)
+    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
+    scaled: np.ndarray = (features - features.mean(axis=0)) / spread
+    return scaled
 
 
 def components(features: np.ndarray) -> np.ndarray:

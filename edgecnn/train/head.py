@@ -8,7 +8,7 @@ from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
-from edgecnn.train.regression import logistic_regression, standardised
+from edgecnn.train.regression import logistic_regression
 
 BATCH = 100
 
@@ -50,8 +50,9 @@ def fit_head(
 ) -> None:
     """Fit a network's last dense layer to the features that the layers before it give, by logistic regression.
 
-    Each image's features are computed once. How strongly the regression is regularised is chosen by stratified cross-validation. A network
-    that does not end in a dense layer keeps its head.
+    Each image's features are computed once, and one scale serves them all. Scaled each by its own spread, one that hardly varies among few
+    photos would get a weight so large that int8, with one scale for the layer, would have no codes left for the others. How strongly the
+    regression is regularised is chosen by stratified cross-validation. A network that does not end in a dense layer keeps its head.
 
     Args:
         model: the network; its last layer's weights change.
@@ -64,9 +65,10 @@ def fit_head(
     if type(head) is not keras.layers.Dense:
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
-    scaled, mean, spread = standardised(features)
-    weights, bias = logistic_regression(scaled, classes, recipe.seed)
-    kernel = weights / spread[:, np.newaxis]
+    mean = features.mean(axis=0)
+    scale = max(float((features - mean).std()), 1e-12)
+    weights, bias = logistic_regression((features - mean) / scale, classes, recipe.seed)
+    kernel = weights / scale
     head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
 
 

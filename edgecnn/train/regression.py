@@ -15,13 +15,6 @@ SAMPLE = 2_000
 """Images that choose among them, at most, in so many stratified folds, or as many as the smallest class allows."""
 
 
-def standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features (n, features) with mean 0 and spread 1, the means and the spreads; a constant one becomes 0, its spread infinite."""
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
-    return (features - mean) / spread, mean, spread
-
-
 def regression(strength: float) -> "LogisticRegression":
     """Return a multinomial logistic regression that is not fitted yet."""
     from sklearn.linear_model import LogisticRegression
@@ -33,7 +26,7 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
     """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation, of SAMPLE images at most.
 
     Args:
-        features: standardised, shape (n, features).
+        features: of one scale, about 1, shape (n, features).
         classes: int (n,), every class at least once; a class of a single image leaves no choice.
         seed: of the folds.
     """
@@ -59,7 +52,7 @@ def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) ->
     """Fit a multinomial logistic regression.
 
     Args:
-        features: standardised, shape (n, features).
+        features: of one scale, about 1, shape (n, features).
         classes: int (n,), every class at least once.
         seed: of the folds that choose how strongly it is regularised.
 

@@ -16,6 +16,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
+from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.pipeline import resume_or_create
 from edgecnn.recipe import build_recipe
@@ -113,6 +114,20 @@ def test_the_body_is_taken_over_and_the_head_fitted(finished_run):
     logits = predictor(model, recipe.input_scale, recipe.input_zero_point)(split.images)
     assert np.mean(np.argmax(logits, axis=1) == split.classes) > 0.9
     assert heard[-1] == ("computing features", len(split.images), len(split.images))
+
+
+def test_a_feature_that_hardly_varies_gets_no_large_weight():
+    random = np.random.default_rng(2)
+    classes = np.repeat(np.arange(2), 6)
+    images = random.integers(0, 256, (12, 2, 2, 3), np.uint8)
+    images[classes == 1, :, :, 0] //= 2
+    images[..., 2] = 128
+    images[:, 0, 0, 2] += classes.astype(np.uint8)  # a quarter of a code apart, which separates these few as well
+    inputs = keras.Input((2, 2, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs)))
+    fit_head(model, build_recipe({}), images, classes)
+    of_each = np.abs(model.get_weights()[0]).max(axis=1)
+    assert of_each[2] < of_each[0]
 
 
 @pytest.mark.parametrize("counts", [(30, 20), (12, 1, 7), (40, 25, 2)])
