@@ -12,6 +12,10 @@ from edgecnn.recipe import AUTO, NO_START, Recipe
 BACKBONE = "efficientnet_lite0_1200kb"
 """The network for a user's own photos."""
 
+WHOLE = "efficientnet_lite0_4000kb"
+FEW_A_CLASS = 50
+"""The network for fewer training photos a class than that, which cannot replace what the later blocks know of the world."""
+
 PLAIN = "article"
 """The network for named datasets."""
 
@@ -140,8 +144,10 @@ def choose_network(recipe: Recipe, dataset: Dataset) -> str:
     """Return the name of the network that suits a dataset."""
     if not dataset.own or recipe.init.source:
         return PLAIN
-    small = max(dataset.shape[:2]) <= SMALL_IMAGES
-    return FROM_NOTHING if small and dataset.sizes["train"] >= MANY_SMALL_IMAGES else BACKBONE
+    count = dataset.sizes["train"]
+    if max(dataset.shape[:2]) <= SMALL_IMAGES and count >= MANY_SMALL_IMAGES:
+        return FROM_NOTHING
+    return WHOLE if count < FEW_A_CLASS * len(dataset.labels) else BACKBONE
 
 
 def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:
@@ -156,6 +162,7 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
     count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
     if before.network.name == AUTO:
         why = {
+            WHOLE: f"it starts from ImageNet, whole, which suits {count:,} photos of {len(dataset.labels)} classes",
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
             FROM_NOTHING: f"{count:,} images of {size} pixels are enough to start from nothing",
             PLAIN: "the default for named datasets",
