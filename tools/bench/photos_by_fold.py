@@ -1,10 +1,11 @@
 """How good a model a few photos give: accuracy by stratified folds, each photo tested once, and of a few photos a class.
 
 For each network and seed the photos are divided into five stratified folds; each fold is the test split once, and everything else is
-left to edgecnn's defaults. With --per-class K, K photos a class are drawn, and all others are the test split. Figures are of the int8
-TFLite file and of the float model, over all tested photos together: accuracy, agreement, and the drop in percentage points.
+left to edgecnn's defaults, the network too where it is "auto". With --per-class K, K photos a class are drawn, and all others are the test
+split. Figures are of the int8 TFLite file and of the float model, over all tested photos together: accuracy, agreement, and the drop in
+percentage points.
 
-    python tools/bench/photos_by_fold.py --data <trash-photos.zip> --networks efficientnet_lite0_1200kb resnet_100kb
+    python tools/bench/photos_by_fold.py --data <trash-photos.zip> --networks auto resnet_100kb
     … --per-class 50 20 --seeds 1 2 3
 
 A bench that was interrupted goes on where it ended.
@@ -50,7 +51,7 @@ def main() -> None:
     """Train, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
-    parser.add_argument("--networks", nargs="+", default=["efficientnet_lite0_1200kb"], help="default: %(default)s")
+    parser.add_argument("--networks", nargs="+", default=["auto"], help="default: %(default)s")
     parser.add_argument("--per-class", type=int, nargs="+", default=[], help="photos a class, in place of folds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="default: all five")
@@ -133,6 +134,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> dic
         logits = Model(open_engine(None, file, "tflite", num_threads=1), contract_of(recipe, size)).logits(test.images)
     wanted, answers = np.argmax(reference, axis=1), np.argmax(logits, axis=1)
     return {
+        "trained": recipe.network.name,
         "train": dataset.sizes["train"],
         "n": len(test.classes),
         "float_right": int(np.sum(wanted == test.classes)),
@@ -178,7 +180,7 @@ def row(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     )
     photos = str(first["per_class"] or f"{len(results)} folds")
     minutes = np.median([result["seconds"] for result in results]) / 60
-    return (first["network"], photos, str(first["seed"]), f"{first['train']:,}", f"{count:,}", f"{float_:.2%}", f"{int8:.2%}",
+    return (first["trained"], photos, str(first["seed"]), f"{first['train']:,}", f"{count:,}", f"{float_:.2%}", f"{int8:.2%}",
             f"{100 * (float_ - int8):+.2f}", f"{agreed:.2%}", f"{first['bytes']:,}", f"{minutes:.1f}")  # fmt: skip
 
 
