@@ -1,4 +1,4 @@
-"""A float model for inference alone: each BatchNorm behind a convolution becomes part of it."""
+"""Float models with the same answers and other weights: BatchNorm folded into convolutions, or weights made ready to be quantized."""
 
 from typing import Any
 
