@@ -30,7 +30,7 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
 
     Source: Jacob et al. 2017, equation 14 (arXiv:1712.05877).
     """
-    norms = {layer: before for layer in model.layers if (before := _foldable(layer)) is not None}
+    norms = dict(_foldable_norms(model))
     if not norms:
         return model
     convolutions = {before: layer for layer, before in norms.items()}
@@ -69,9 +69,8 @@ def fitting_biases(model: "keras.Model") -> "keras.Model":
         A model with weights of its own; the model itself where no weights are so small.
     """
     gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for layer in model.layers:
-        before = _foldable(layer)
-        if before is None or not (layer.scale and layer.center):
+    for layer, before in _foldable_norms(model):
+        if not (layer.scale and layer.center):
             continue
         kernel, bias = _folded_weights(before, layer)
         reach = np.abs(kernel).reshape(-1, len(bias)).max(axis=0)
@@ -81,8 +80,7 @@ def fitting_biases(model: "keras.Model") -> "keras.Model":
             gains[layer.name] = gain, bias
     if not gains:
         return model
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = _copied(model)
     for name, (gain, bias) in gains.items():
         norm = copy.get_layer(name)
         norm.gamma.assign(norm.gamma * gain)
@@ -103,16 +101,11 @@ def even_depthwise(model: "keras.Model") -> "keras.Model":
     Returns:
         A model with weights of its own; the model itself where it has no depthwise kernel with a BatchNorm.
     """
-    pairs = [
-        (before, layer)
-        for layer in model.layers
-        if isinstance(before := _foldable(layer), keras.layers.DepthwiseConv2D)
-    ]
+    pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
     if not pairs:
         return model
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for before, layer in pairs:
+    copy = _copied(model)
+    for layer, before in pairs:
         if layer.scale:
             kernel, *rest = before.get_weights()
             factor = np.abs(kernel).max(axis=(0, 1))
@@ -136,6 +129,18 @@ def _make_identity(norm: Any) -> None:
         norm.gamma.assign(1 / tf.math.rsqrt(norm.moving_variance + norm.epsilon))
     if norm.center:
         norm.beta.assign(0 * ones)
+
+
+def _copied(model: "keras.Model") -> "keras.Model":
+    """Return a model of the same layers and weights."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _foldable_norms(model: "keras.Model") -> list[tuple[Any, Any]]:
+    """Return the BatchNorms that can be folded, each with its convolution."""
+    return [(layer, before) for layer in model.layers if (before := _foldable(layer)) is not None]
 
 
 def _foldable(layer: Any) -> Any:

@@ -66,8 +66,9 @@ def fit_head(
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
     mean = features.mean(axis=0)
-    scale = max(float((features - mean).std()), 1e-12)
-    weights, bias = logistic_regression((features - mean) / scale, classes, recipe.seed)
+    centred = features - mean
+    scale = max(float(centred.std()), 1e-12)
+    weights, bias = logistic_regression(centred / scale, classes, recipe.seed)
     kernel = weights / scale
     head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
 

@@ -14,7 +14,7 @@ BACKBONE = "efficientnet_lite0_1200kb"
 
 WHOLE = "efficientnet_lite0_4000kb"
 FEW_A_CLASS = 50
-"""The network for fewer training photos a class than that, which cannot replace what the later blocks know of the world."""
+"""The network for fewer training photos a class than that: so few cannot replace what the later blocks know of the world."""
 
 PLAIN = "article"
 """The network for named datasets."""

@@ -60,7 +60,7 @@ def known_codes(features: np.ndarray) -> np.ndarray:
 
 
 def least_count(rate: float) -> int:
-    """Return how many validation images are needed to set a limit for a rate: with fewer, even below the least familiar is too many."""
+    """Return how many validation images are needed to set a limit for a rate: of fewer, one alone is more than the rate."""
     return int(np.ceil(1 / rate - 1e-9)) - 1
 
 

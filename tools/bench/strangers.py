@@ -292,10 +292,8 @@ def mean_row(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         *(f"{np.mean([score['kinds']['near']['auroc'] for score in group]):.3f}" for group in scores),
         *(f"{np.mean([score['kinds']['near']['refused'] for score in group]):.1%}" for group in scores),
         *(f"{np.mean([score['false_refusals'] for score in group]):.1%}" for group in scores),
-        *(
-            f"{mean(lambda result, share=share: result['divided'][share]):.1%}"
-            for share in ("refused", "false_refusals")
-        ),
+        f"{mean(lambda result: result['divided']['refused']):.1%}",
+        f"{mean(lambda result: result['divided']['false_refusals']):.1%}",
         "",
         "",
         "",
