@@ -22,7 +22,7 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 
 
 AUTO = "auto"
-"""What `network.name` says for a network chosen by the images."""
+"""What a key says that leaves its value to the images: see `edgecnn.train.settle`."""
 
 NO_START = "none"
 """What `init.source` says for random weights."""
@@ -114,9 +114,9 @@ class TrainRecipe:
         high=100.0,
     )
     schedule: str = key(
-        "one-cycle",
-        "How the learning rate changes: it rises, then falls; it falls; or it stays.",
-        choices=("one-cycle", "cosine", "constant"),
+        AUTO,
+        "How the learning rate changes: it rises, then falls; it falls; it stays; or it stays and the weights are averaged over the steps.",
+        choices=(AUTO, "one-cycle", "cosine", "constant", "averaged"),
     )
     weight_decay: float = key(
         0.01, "Weight decay: each step takes this times the learning rate off a weight.", low=0.0, high=1.0

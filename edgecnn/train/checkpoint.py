@@ -15,7 +15,7 @@ from edgecnn.runs import CHECKPOINT, Run
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """State after a finished epoch. `arrays` are the variables of the phase, model first, then optimizer."""
+    """State after a finished epoch. `arrays` are the phase's variables: the model's, the optimizer's, and averages if there are any."""
 
     phase: str
     epoch: int

@@ -13,8 +13,9 @@ from edgecnn.networks.predict import predictor, real_input
 from edgecnn.networks.pretrained import tuned_variables
 from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
 from edgecnn.train import distribute
+from edgecnn.train.average import averaging
 from edgecnn.train.loop import Phase
-from edgecnn.train.schedule import learning_rates
+from edgecnn.train.schedule import AVERAGED, learning_rates
 from edgecnn.train.settle import own_weights, starts_trained
 
 MOMENTUM = 0.9
@@ -109,7 +110,8 @@ def float_phase(
 
     Returns:
         The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
-        trained, but with a strategy, where it holds that one's weights when it is validated.
+        trained, but with a strategy, where it holds that one's weights when it is validated, and with the schedule "averaged", where
+        it holds their average.
     """
     keras.utils.set_random_seed(recipe.seed)
 
@@ -122,16 +124,25 @@ def float_phase(
     if strategy:
         distribute.synchronize_batch_norm(model)
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    kept = build() if strategy else model
+    averaged = recipe.train.schedule == AVERAGED
+    kept = build() if strategy or averaged else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
+    moving = {variable.ref() for variable in variables} if averaged else set()
+    means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]
+    average = averaging(means, distribute.local(strategy, optimizer.iterations))
     loss_of = objective(recipe.train, num_classes)
     live = not starts_trained(
         recipe
     )  # few images give poorer BatchNorm statistics than the ones that trained weights bring
 
+    def take_start() -> None:
+        for mine, copy in zip(kept.variables, distribute.copies(strategy, model.variables), strict=True):
+            copy.assign(mine.numpy())
+
     def copy_weights() -> None:
         for mine, variable in pairs:
-            mine.assign(distribute.local(strategy, variable))
+            if variable.ref() not in moving:
+                mine.assign(distribute.local(strategy, variable))
 
     def update(images, classes):
         taught = teacher(images, optimizer.iterations) if teacher else None
@@ -144,6 +155,13 @@ def float_phase(
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss, right_answers(logits, classes)
 
+    train_step = distribute.stepper(strategy, update, optimizer.learning_rate.assign)
+
+    def step(images: np.ndarray, classes: np.ndarray, learning_rate: float) -> tuple[Any, Any]:
+        result = train_step(images, classes, learning_rate)
+        average()
+        return result
+
     def validate() -> float:
         copy_weights()
         return accuracy_on(predict, *validation)
@@ -152,10 +170,11 @@ def float_phase(
     return kept, Phase(
         name="float",
         epochs=recipe.train.epochs,
-        step=distribute.stepper(strategy, update, optimizer.learning_rate.assign),
+        step=step if averaged else train_step,
         validate=validate,
         learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
-        variables=distribute.copies(strategy, [*model.variables, *optimizer.variables]),
+        variables=distribute.copies(strategy, [*model.variables, *optimizer.variables, *(mean for mean, _ in means)]),
+        take_start=take_start,
         finish=copy_weights,
     )
 

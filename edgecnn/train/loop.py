@@ -137,7 +137,8 @@ class Phase:
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
     after each epoch, counted from 1, and returns the figures of EXAMINED or nothing; where `stopped()` is true the
-    phase ends early. `finish()` is called at the end, also where a checkpoint had all epochs.
+    phase ends early. `take_start()` is for the caller who gives the phase's model trained weights, once it has them. `finish()` is called
+    at the end, also where a checkpoint had all epochs.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Phase:
     variables: Sequence[Any]
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     stopped: Callable[[], bool] = lambda: False
+    take_start: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
 
 

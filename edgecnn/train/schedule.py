@@ -26,12 +26,21 @@ def constant(done: float) -> float:
     return 1.0
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"one-cycle": one_cycle, "cosine": cosine, "constant": constant}
+ONE_CYCLE, AVERAGED = "one-cycle", "averaged"
+"""The defaults: from random weights or a run's, and from ImageNet's. With the second the rate stays, and the network is the average of the
+steps' weights (`edgecnn.train.average`)."""
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    ONE_CYCLE: one_cycle,
+    "cosine": cosine,
+    "constant": constant,
+    AVERAGED: constant,
+}
 
 
 def learning_rates(name: str, peak: float, warm_up: float) -> Callable[[float], float]:
     """Return the function from the share of a phase done, in [0, 1), to its learning rate."""
-    if name == "one-cycle":
+    if name == ONE_CYCLE:
         return lambda done: peak * one_cycle(done, warm_up)
     schedule = SCHEDULES[name]
     return lambda done: peak * schedule(done)

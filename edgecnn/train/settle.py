@@ -8,6 +8,7 @@ from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import AUTO, NO_START, Recipe
+from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
 BACKBONE = "efficientnet_lite0_1200kb"
 """The network for a user's own photos."""
@@ -106,6 +107,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate_for(recipe),
+        schedule=(AVERAGED if own_weights(recipe) else ONE_CYCLE) if train.schedule == AUTO else train.schedule,
         augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)

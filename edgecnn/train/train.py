@@ -192,6 +192,7 @@ class Training:
             if self.start and self.checkpoint is None:
                 self.start.give(self.model)
                 fit_head(self.model, self.recipe, self.splits["train"].images, self.batches.classes, self.data_progress)
+                self.phase.take_start()
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:

@@ -145,7 +145,7 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
 
 def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
     """The model that is validated is a copy of the one that a strategy trains: it has the checkpoint's weights without an epoch."""
-    recipe = build_recipe({"network": {"name": "article"}, "train": {"epochs": 1}})
+    recipe = build_recipe({"network": {"name": "article"}, "train": {"epochs": 1, "schedule": "one-cycle"}})
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     kept, phase = float_phase(recipe, (8, 8, 1), 10, (images, classes), strategy=strategy)
@@ -155,6 +155,28 @@ def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
     assert run_phase(phase, batches, None, (), last, lambda progress: None) == ()
     for weights, expected in zip(kept.variables, arrays, strict=False):
         assert np.array_equal(weights.numpy(), expected), weights.name
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "averaged"])
+def test_a_strategy_trains_from_the_weights_that_the_kept_model_was_given(schedule):
+    train = {"epochs": 1, "schedule": schedule, "learning_rate": 1e-9}
+    recipe = build_recipe({"network": {"name": "article"}, "train": train})
+    images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    kept, phase = float_phase(recipe, (8, 8, 1), 10, (images, classes), strategy=strategy)
+    given = [np.asarray(variable.numpy()) + 1 for variable in kept.variables]
+    kept.set_weights(given)
+    phase.take_start()
+    run_phase(
+        phase,
+        Batches(images=images, classes=classes, batch_size=4, seed=1, flip=False, shift=0),
+        None,
+        (),
+        None,
+        lambda progress: None,
+    )
+    for weights, expected in zip(kept.get_weights(), given, strict=True):
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from edgecnn.train import train
 from edgecnn.train.dry_run import dry_run
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import learning_rates
+from edgecnn.train.settle import settle
 from edgecnn.train.teacher import Teacher, remembered
 
 
@@ -81,6 +82,14 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
 
 
 @pytest.mark.slow
+def test_averages_of_a_resumed_run_are_the_same_bit_for_bit(trained, tmp_path):
+    whole = trained(tmp_path / "whole", schedule="averaged", learning_rate=0.003)
+    resumed = trained(tmp_path / "resumed", stop_after=1, schedule="averaged", learning_rate=0.003)
+    constant = trained(tmp_path / "constant", schedule="constant", learning_rate=0.003)
+    assert all(np.array_equal(one, other) for one, other in zip(weights(whole), weights(resumed), strict=True))
+    assert not all(np.array_equal(one, other) for one, other in zip(weights(whole), weights(constant), strict=True))
+
+
 def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     """The teacher takes each digit for the next one; who learns from it alone does so too, whatever the labels say."""
     teacher = Run(tmp_path / "teacher")
@@ -134,6 +143,7 @@ def test_a_dry_run_times_both_parts(finished_run):
     train = {"epochs": 7, "batch_size": 64, "teacher": str(finished_run.path), "teacher_views": 3}
     qat = {"epochs": 2, "batch_size": 64}
     recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "train": train, "qat": qat})
+    recipe = settle(recipe, open_dataset(recipe.data))
     found = dry_run(recipe, (8, 8, 1), tuple("0123456789"), train_images=1000, mirror=False, steps=1)
     assert [(phase.phase, phase.epochs) for phase in found.phases] == [
         ("float", 3),

@@ -43,6 +43,7 @@ def test_photos_start_from_imagenet(photos):
     network, train = recipe.network, recipe.train
     assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_4000kb", 160, 160, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
+    assert train.schedule == "averaged"
     assert train.epochs == 100 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
     assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "100 epochs" in lines[2]
 
@@ -112,6 +113,14 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     assert result.code == MissingExtraError.exit_code
     assert "[backbones]" in result.err and "--network resnet_100kb" in result.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_are_averaged_from_imagenet_alone(photos):
+    source = photos(40, (60, 60))
+    assert settled(source)[0].train.schedule == "averaged"
+    assert settled(source, train={"schedule": "cosine"})[0].train.schedule == "cosine"
+    for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "none"}}):
+        assert settled(source, **tables)[0].train.schedule == "one-cycle"
 
 
 def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):

@@ -157,9 +157,12 @@ def arm(name: str, network: str, count: int) -> Callable[[], dict[str, Any]]:
     images = random.integers(0, 256, (count, *SHAPE), np.uint8)
     classes = random.integers(0, CLASSES, count)
     precision = "bfloat16" if name.endswith("bfloat16") else "float32"
-    train = {"epochs": 10_000, "batch_size": BATCH, "learning_rate": 0.01, "precision": precision, "augment": "shift"}
+    train = {
+        "epochs": 10_000, "batch_size": BATCH, "learning_rate": 0.01, "schedule": "one-cycle",
+        "precision": precision, "augment": "shift", "shift": 4,
+    }  # fmt: skip
     qat = {"epochs": 10_000, "batch_size": BATCH}
-    recipe = build_recipe({"network": {"name": network}, "train": {**train, "shift": 4}, "qat": qat})
+    recipe = build_recipe({"network": {"name": network}, "train": train, "qat": qat})
     if name.startswith("fit "):
         return fit(recipe, images, classes)
     return phase_epochs(recipe, images, classes, name == "qat")

@@ -1,0 +1,31 @@
+"""The average of a network's weights over the steps of a phase."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgecnn.networks.keras import tf
+
+POWER = 2
+"""A step's weights count in proportion to this power of its number: half of the average comes from the last fifth of the steps, a hundredth
+from the first fifth."""
+
+
+def averaging(means: Sequence[tuple[Any, Any]], steps: Any) -> Callable[[], None]:
+    """Return the function that is called after each step and takes the new weights into their averages.
+
+    At a constant rate the weights wander about a minimum; their average is closer to it than a falling rate brings them (Izmailov et al.
+    2018, arXiv:1803.05407). Weighing late steps more (Shamir and Zhang 2013, arXiv:1212.1824, section 4) needs neither the length of the
+    phase nor a step to begin at.
+
+    Args:
+        means: pairs of variables, the average and what it is of; after the first step they are equal.
+        steps: a variable that counts the steps, the one just made included.
+    """
+
+    @tf.function
+    def average() -> None:
+        share = (POWER + 1) / (tf.cast(steps, tf.float32) + POWER)
+        for mean, variable in means:
+            mean.assign_add(share * (variable - mean))
+
+    return average

@@ -1,0 +1,35 @@
+"""Weights that are averaged over the steps: each step's counts by its number squared."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.networks.keras import tf
+from edgecnn.train.average import averaging
+
+
+def averages(values):
+    """Return the average after each step of a weight that has these values, shape (n, 2)."""
+    weight, mean, steps = tf.Variable(values[0]), tf.Variable([9.0, 9.0]), tf.Variable(0, dtype=tf.int64)
+    average, found = averaging([(mean, weight)], steps), []
+    for value in values:
+        weight.assign(value)
+        steps.assign_add(1)
+        average()
+        found.append(mean.numpy())
+    return np.array(found)
+
+
+def test_the_first_step_is_the_first_average():
+    values = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
+    np.testing.assert_allclose(averages(values)[0], values[0], atol=1e-6)
+
+
+def test_late_steps_count_more():
+    values = np.random.default_rng(1).normal(size=(50, 2)).astype(np.float32)
+    number = np.arange(1, 51)
+    expected = np.average(values, axis=0, weights=number * (number + 1))
+    np.testing.assert_allclose(averages(values)[-1], expected, rtol=1e-4, atol=1e-6)
+    last_fifth = np.repeat([[0.0], [1.0]], [80, 20], axis=0).astype(np.float32) * [1.0, 1.0]
+    assert averages(last_fifth.astype(np.float32))[-1][0] == pytest.approx(0.488, abs=0.01)
