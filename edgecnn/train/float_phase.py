@@ -124,16 +124,15 @@ def float_phase(
     if strategy:
         distribute.synchronize_batch_norm(model)
     replicas = strategy.num_replicas_in_sync if strategy else 1
+    # few images give poorer BatchNorm statistics than the ones that trained weights bring
+    live = not starts_trained(recipe)
     averaged = recipe.train.schedule == AVERAGED
     kept = build() if strategy or averaged else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
-    moving = {variable.ref() for variable in variables} if averaged else set()
+    moving = {variable.ref() for variable in (model.variables if live else variables)} if averaged else set()
     means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]
     average = averaging(means, distribute.local(strategy, optimizer.iterations))
     loss_of = objective(recipe.train, num_classes)
-    live = not starts_trained(
-        recipe
-    )  # few images give poorer BatchNorm statistics than the ones that trained weights bring
 
     def take_start() -> None:
         for mine, copy in zip(kept.variables, distribute.copies(strategy, model.variables), strict=True):
