@@ -27,8 +27,8 @@ def constant(done: float) -> float:
 
 
 ONE_CYCLE, AVERAGED = "one-cycle", "averaged"
-"""The defaults: from random weights or a run's, and from ImageNet's. With the second the rate stays, and the network is the average of the
-steps' weights (`edgecnn.train.average`)."""
+"""The defaults: the second from ImageNet's weights with enough images. With it the rate stays, and the network is the average of the steps'
+weights (`edgecnn.train.average`)."""
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     ONE_CYCLE: one_cycle,

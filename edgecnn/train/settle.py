@@ -15,7 +15,8 @@ BACKBONE = "efficientnet_lite0_1200kb"
 
 WHOLE = "efficientnet_lite0_4000kb"
 FEW_A_CLASS = 50
-"""The network for fewer training photos a class than that: so few cannot replace what the later blocks know of the world."""
+"""The network for fewer training photos a class than that: so few cannot replace what the later blocks know of the world. At a constant
+rate they would replace too much of it, so that the rate falls."""
 
 PLAIN = "article"
 """The network for named datasets."""
@@ -107,7 +108,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate_for(recipe),
-        schedule=(AVERAGED if own_weights(recipe) else ONE_CYCLE) if train.schedule == AUTO else train.schedule,
+        schedule=schedule_for(recipe, dataset) if train.schedule == AUTO else train.schedule,
         augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
@@ -123,6 +124,16 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
             "folder, or set stranger.rate to 0."
         )
     return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
+
+
+def few_a_class(dataset: Dataset) -> bool:
+    """Return whether there are fewer than FEW_A_CLASS training images a class."""
+    return dataset.sizes["train"] < FEW_A_CLASS * len(dataset.labels)
+
+
+def schedule_for(recipe: Recipe, dataset: Dataset) -> str:
+    """Return the schedule of a recipe whose network is chosen."""
+    return AVERAGED if own_weights(recipe) and not few_a_class(dataset) else ONE_CYCLE
 
 
 def rate_for(recipe: Recipe) -> float:
@@ -149,7 +160,7 @@ def choose_network(recipe: Recipe, dataset: Dataset) -> str:
     count = dataset.sizes["train"]
     if max(dataset.shape[:2]) <= SMALL_IMAGES and count >= MANY_SMALL_IMAGES:
         return FROM_NOTHING
-    return WHOLE if count < FEW_A_CLASS * len(dataset.labels) else BACKBONE
+    return WHOLE if few_a_class(dataset) else BACKBONE
 
 
 def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:

@@ -43,7 +43,7 @@ def test_photos_start_from_imagenet(photos):
     network, train = recipe.network, recipe.train
     assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_4000kb", 160, 160, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
-    assert train.schedule == "averaged"
+    assert train.schedule == "one-cycle"
     assert train.epochs == 100 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
     assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "100 epochs" in lines[2]
 
@@ -115,8 +115,10 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_are_averaged_from_imagenet_alone(photos):
+def test_weights_are_averaged_from_imagenet_and_enough_photos_alone(photos, monkeypatch):
     source = photos(40, (60, 60))
+    assert settled(source)[0].train.schedule == "one-cycle"
+    monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
     assert settled(source)[0].train.schedule == "averaged"
     assert settled(source, train={"schedule": "cosine"})[0].train.schedule == "cosine"
     for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "none"}}):
