@@ -115,7 +115,7 @@ class TrainRecipe:
     )
     schedule: str = key(
         AUTO,
-        "How the learning rate changes: it rises, then falls; it falls; it stays; or it stays and the weights are averaged over the steps.",
+        "The rate rises, then falls; falls; stays; or stays, and weights are averaged; auto chooses.",
         choices=(AUTO, "one-cycle", "cosine", "constant", "averaged"),
     )
     weight_decay: float = key(
