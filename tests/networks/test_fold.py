@@ -71,6 +71,7 @@ def test_depthwise_convolutions_without_bias_and_norms_that_must_stay():
 
 def constant_channels():
     """A network whose first channels have hardly any weights and a bias: below zero, above it, and with no weights at all."""
+    keras.utils.set_random_seed(1)
     layers = keras.layers
     inputs = keras.Input((6, 6, 2))
     x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, use_bias=False, name="convolution")(inputs))
@@ -89,7 +90,8 @@ def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
     fitting = fitting_biases(model)
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 6, 6, 2)).astype(np.float32)
     answers, expected = fitting(pixels, training=False).numpy(), model(pixels, training=False).numpy()
-    np.testing.assert_allclose(answers, expected, atol=2e-3 * np.abs(expected).max())
+    # nine weights of LEAST_REACH times the bias, of inputs up to 6, move a channel by up to 0.54 % of its bias
+    np.testing.assert_allclose(answers, expected, atol=9 * 6 * LEAST_REACH * np.abs(expected).max())
     convolution = folded(fitting).get_layer("convolution")
     kernel, bias = convolution.get_weights()
     reach = np.abs(kernel).max(axis=(0, 1, 2))
