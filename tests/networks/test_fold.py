@@ -90,8 +90,7 @@ def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
     fitting = fitting_biases(model)
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 6, 6, 2)).astype(np.float32)
     answers, expected = fitting(pixels, training=False).numpy(), model(pixels, training=False).numpy()
-    # nine weights of LEAST_REACH times the bias, of inputs up to 6, move a channel by up to 0.54 % of its bias
-    np.testing.assert_allclose(answers, expected, atol=9 * 6 * LEAST_REACH * np.abs(expected).max())
+    np.testing.assert_allclose(answers, expected, atol=2e-3 * np.abs(expected).max())
     convolution = folded(fitting).get_layer("convolution")
     kernel, bias = convolution.get_weights()
     reach = np.abs(kernel).max(axis=(0, 1, 2))

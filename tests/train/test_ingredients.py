@@ -91,6 +91,7 @@ def test_averages_of_a_resumed_run_are_the_same_bit_for_bit(trained, tmp_path):
     assert all(changed), "weights and BatchNorm's statistics are averages"
 
 
+@pytest.mark.slow
 def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     """The teacher takes each digit for the next one; who learns from it alone does so too, whatever the labels say."""
     teacher = Run(tmp_path / "teacher")
