@@ -10,14 +10,15 @@ POWER = 2
 from the first fifth."""
 
 
-def averaging(means: Sequence[tuple[Any, Any]], steps: Any) -> Callable[[], None]:
-    """Return the function that is called after each step and takes the new weights into their averages.
+def averaging(step: Callable[..., Any], means: Sequence[tuple[Any, Any]], steps: Any) -> Callable[..., Any]:
+    """Return a training step that takes the new weights into their averages as well.
 
     At a constant rate the weights wander about a minimum; their average is closer to it than a falling rate brings them (Izmailov et al.
     2018, arXiv:1803.05407). Weighing late steps more (Shamir and Zhang 2013, arXiv:1212.1824, section 4) needs neither the length of the
     phase nor a step to begin at.
 
     Args:
+        step: the training step.
         means: pairs of variables, the average and what it is of; after the first step they are equal.
         steps: a variable that counts the steps, the one just made included.
     """
@@ -28,4 +29,9 @@ def averaging(means: Sequence[tuple[Any, Any]], steps: Any) -> Callable[[], None
         for mean, variable in means:
             mean.assign_add(share * (variable - mean))
 
-    return average
+    def averaged_step(*arguments: Any) -> Any:
+        result = step(*arguments)
+        average()
+        return result
+
+    return averaged_step

@@ -131,7 +131,6 @@ def float_phase(
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     moving = {variable.ref() for variable in (model.variables if live else variables)} if averaged else set()
     means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]
-    average = averaging(means, distribute.local(strategy, optimizer.iterations))
     loss_of = objective(recipe.train, num_classes)
 
     def take_start() -> None:
@@ -154,22 +153,18 @@ def float_phase(
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss, right_answers(logits, classes)
 
-    train_step = distribute.stepper(strategy, update, optimizer.learning_rate.assign)
-
-    def step(images: np.ndarray, classes: np.ndarray, learning_rate: float) -> tuple[Any, Any]:
-        result = train_step(images, classes, learning_rate)
-        average()
-        return result
-
     def validate() -> float:
         copy_weights()
         return accuracy_on(predict, *validation)
 
     predict = predictor(kept, recipe.input_scale, recipe.input_zero_point)
+    step = distribute.stepper(strategy, update, optimizer.learning_rate.assign)
+    if averaged:
+        step = averaging(step, means, distribute.local(strategy, optimizer.iterations))
     return kept, Phase(
         name="float",
         epochs=recipe.train.epochs,
-        step=step if averaged else train_step,
+        step=step,
         validate=validate,
         learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
         variables=distribute.copies(strategy, [*model.variables, *optimizer.variables, *(mean for mean, _ in means)]),

@@ -109,7 +109,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate_for(recipe),
         schedule=schedule_for(recipe, dataset) if train.schedule == AUTO else train.schedule,
-        augment=("photo" if photo else "shift") if train.augment == "auto" else train.augment,
+        augment=("photo" if photo else "shift") if train.augment == AUTO else train.augment,
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs < 0:

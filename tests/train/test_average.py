@@ -12,11 +12,14 @@ from edgecnn.train.average import averaging
 def averages(values):
     """Return the average after each step of a weight that has these values, shape (n, 2)."""
     weight, mean, steps = tf.Variable(values[0]), tf.Variable([9.0, 9.0]), tf.Variable(0, dtype=tf.int64)
-    average, found = averaging([(mean, weight)], steps), []
-    for value in values:
+
+    def step(value):
         weight.assign(value)
-        steps.assign_add(1)
-        average()
+        return steps.assign_add(1)
+
+    averaged_step, found = averaging(step, [(mean, weight)], steps), []
+    for value in values:
+        averaged_step(value)
         found.append(mean.numpy())
     return np.array(found)
 
@@ -31,5 +34,5 @@ def test_late_steps_count_more():
     number = np.arange(1, 51)
     expected = np.average(values, axis=0, weights=number * (number + 1))
     np.testing.assert_allclose(averages(values)[-1], expected, rtol=1e-4, atol=1e-6)
-    last_fifth = np.repeat([[0.0], [1.0]], [80, 20], axis=0).astype(np.float32) * [1.0, 1.0]
-    assert averages(last_fifth.astype(np.float32))[-1][0] == pytest.approx(0.488, abs=0.01)
+    last_fifth = np.repeat(np.array([[0, 0], [1, 1]], np.float32), [80, 20], axis=0)
+    assert averages(last_fifth)[-1][0] == pytest.approx(0.488, abs=0.01)

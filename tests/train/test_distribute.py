@@ -164,17 +164,11 @@ def test_a_strategy_trains_from_the_weights_that_the_kept_model_was_given(schedu
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     kept, phase = float_phase(recipe, (8, 8, 1), 10, (images, classes), strategy=strategy)
-    given = [np.asarray(variable.numpy()) + 1 for variable in kept.variables]
+    given = [weights + 1 for weights in kept.get_weights()]
     kept.set_weights(given)
     phase.take_start()
-    run_phase(
-        phase,
-        Batches(images=images, classes=classes, batch_size=4, seed=1, flip=False, shift=0),
-        None,
-        (),
-        None,
-        lambda progress: None,
-    )
+    batches = Batches(images=images, classes=classes, batch_size=4, seed=1, flip=False, shift=0)
+    run_phase(phase, batches, None, (), None, lambda progress: None)
     for weights, expected in zip(kept.get_weights(), given, strict=True):
         np.testing.assert_allclose(weights, expected, atol=1e-6)
 
