@@ -121,7 +121,12 @@ class TrainRecipe:
     weight_decay: float = key(
         0.01, "Weight decay: each step takes this times the learning rate off a weight.", low=0.0, high=1.0
     )
-    label_smoothing: float = key(0.05, "Share of each label that is spread over all classes.", low=0.0, high=0.5)
+    label_smoothing: float = key(
+        -1.0,
+        "Share of each label that is spread over all classes; -1 for 0.05, or 0.1 on few photos.",
+        low=-1.0,
+        high=0.5,
+    )
     flip: str = key(
         "auto", "Mirror half of the images: if the dataset allows it, always, never, or each half alternately.",
         choices=("auto", "yes", "no", "alternating"),

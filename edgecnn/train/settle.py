@@ -1,4 +1,4 @@
-"""What a recipe leaves open, chosen by the images: the network, its input's size, augmentation, batches, epochs and the learning rate."""
+"""What a recipe leaves open, chosen by the images: the network, its input's size, augmentation, batches, epochs, rate and smoothing."""
 
 import dataclasses
 import math
@@ -51,6 +51,9 @@ QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
 ROBUST_EPOCHS = 1.25
 """Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later.
 Mixing corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
+
+SMOOTHING, FEW_SMOOTHING = 0.05, 0.1
+"""Label smoothing, and from ImageNet with fewer than FEW_A_CLASS training photos a class, which are soon known by heart."""
 
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
@@ -109,6 +112,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate_for(recipe),
         schedule=schedule_for(recipe, dataset) if train.schedule == AUTO else train.schedule,
+        label_smoothing=smoothing_for(recipe, dataset) if train.label_smoothing < 0 else train.label_smoothing,
         augment=("photo" if photo else "shift") if train.augment == AUTO else train.augment,
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
@@ -134,6 +138,11 @@ def few_a_class(dataset: Dataset) -> bool:
 def schedule_for(recipe: Recipe, dataset: Dataset) -> str:
     """Return the schedule of a recipe whose network is chosen."""
     return AVERAGED if own_weights(recipe) and not few_a_class(dataset) else ONE_CYCLE
+
+
+def smoothing_for(recipe: Recipe, dataset: Dataset) -> float:
+    """Return the label smoothing of a recipe whose network is chosen."""
+    return FEW_SMOOTHING if own_weights(recipe) and few_a_class(dataset) else SMOOTHING
 
 
 def rate_for(recipe: Recipe) -> float:

@@ -125,6 +125,16 @@ def test_weights_are_averaged_from_imagenet_and_enough_photos_alone(photos, monk
         assert settled(source, **tables)[0].train.schedule == "one-cycle"
 
 
+def test_labels_are_smoothed_more_from_imagenet_and_few_photos_alone(photos, monkeypatch):
+    source = photos(40, (60, 60))
+    few = settled(source)[0].train.label_smoothing
+    nothing = settled(source, init={"source": "none"})[0].train.label_smoothing
+    assert few > nothing > 0
+    assert settled(source, train={"label_smoothing": 0.0})[0].train.label_smoothing == 0.0
+    monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
+    assert settled(source)[0].train.label_smoothing == nothing
+
+
 def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):
     plain, robust, stated = (
         settled(photos(40, (32, 32)), network={"name": "resnet_100kb"}, train=train)[0].train.epochs

@@ -158,7 +158,7 @@ def arm(name: str, network: str, count: int) -> Callable[[], dict[str, Any]]:
     classes = random.integers(0, CLASSES, count)
     precision = "bfloat16" if name.endswith("bfloat16") else "float32"
     train = {
-        "epochs": 10_000, "batch_size": BATCH, "learning_rate": 0.01, "schedule": "one-cycle",
+        "epochs": 10_000, "batch_size": BATCH, "learning_rate": 0.01, "schedule": "one-cycle", "label_smoothing": 0.05,
         "precision": precision, "augment": "shift", "shift": 4,
     }  # fmt: skip
     qat = {"epochs": 10_000, "batch_size": BATCH}
