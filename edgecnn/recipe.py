@@ -124,8 +124,9 @@ class TrainRecipe:
     label_smoothing: float = key(
         -1.0,
         "Share of each label that is spread over all classes; -1 for 0.05, or 0.1 on few photos.",
-        low=-1.0,
+        low=0.0,
         high=0.5,
+        otherwise=-1.0,
     )
     flip: str = key(
         "auto", "Mirror half of the images: if the dataset allows it, always, never, or each half alternately.",
@@ -206,8 +207,9 @@ class StrangerRecipe:
     rate: float = key(
         -1.0,
         "Share of known images that may be refused as strangers; 0 for none, -1 for 0.05 on photos.",
-        low=-1.0,
+        low=0.0,
         high=0.5,
+        otherwise=-1.0,
     )
 
 

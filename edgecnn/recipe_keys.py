@@ -45,4 +45,5 @@ def _limits_text(entry: dataclasses.Field) -> str:
     if "low" not in entry.metadata:
         return ""
     low, high = entry.metadata["low"], entry.metadata["high"]
-    return f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
+    text = f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
+    return f"{text}, or {entry.metadata['otherwise']:g}" if "otherwise" in entry.metadata else text

@@ -30,8 +30,9 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     Args:
         default: the value where a table has none; without one the key must be there.
         meaning: one line, for people.
-        limits: low, high (both inclusive), or choices; for an array `valid`, a function that decides whether its values may be, and
-            `expected`, what it accepts in words; left_out=True where JSON does not have the key while the value is the default.
+        limits: low, high (both inclusive) and otherwise, the one number beyond them that may be; or choices; for an array `valid`, a
+            function that decides whether its values may be, and `expected`, what it accepts in words; left_out=True where JSON does not
+            have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -159,8 +160,10 @@ class _Builder:
                 raise self.error(
                     f"{self.where}{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}"
                 )
-            if low is not None and not low <= value <= (math.inf if high is None else high):
+            otherwise = limits.get("otherwise")
+            if low is not None and not low <= value <= (math.inf if high is None else high) and value != otherwise:
                 allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+                allowed += "" if otherwise is None else f", or {otherwise:g}"
                 raise self.error(f"{self.where}{path} must be {allowed}, received {shown(value)}")
         return value
 

@@ -69,15 +69,16 @@ LIMITED = [
 
 @pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
 def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
-    """By the nearest number beyond, and the message says both limits and what was received."""
-    low, high = entry.metadata["low"], entry.metadata["high"]
-    for value in (low, high):
+    """By the nearest number beyond, and the message says both limits, the one number beyond them that may be, and what was received."""
+    low, high, otherwise = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("otherwise")
+    for value in (low, high) if otherwise is None else (low, high, otherwise):
         assert build_recipe(nest([(name, entry.type(value))]))
     below, above = (
         (low - 1, high + 1) if entry.type is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
     )
+    allowed = f"{low:g} and {high:g}" + ("" if otherwise is None else f", or {otherwise:g}")
     for value in (below, above):
-        expected = f"recipe.toml: {name} must be between {low:g} and {high:g}, received {value!r}"
+        expected = f"recipe.toml: {name} must be between {allowed}, received {value!r}"
         with pytest.raises(RecipeError, match=f"^{re.escape(expected)}$"):
             build_recipe(nest([(name, value)]), "recipe.toml")
 
@@ -169,10 +170,13 @@ def test_listed_limits_are_those_that_are_enforced():
         if " to " not in key.limits or key.type.startswith("array"):
             continue
         kind = int if key.type == "whole number" else float
-        low, high = (kind(text.replace(",", "")) for text in key.limits.split(" to "))
-        for value, accepted in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+        limits, _, otherwise = key.limits.partition(", or ")
+        low, high = (kind(text.replace(",", "")) for text in limits.split(" to "))
+        beyond = 1 if kind is int else 0.5
+        allowed = [low, high, *([kind(otherwise)] if otherwise else [])]
+        for value in [*allowed, low - beyond, high + beyond]:
             tables = nest([(key.name, value)])
-            if accepted:
+            if value in allowed:
                 build_recipe(tables)
             else:
                 with pytest.raises(RecipeError, match="must be between"):

@@ -134,9 +134,10 @@ def recipe_limits(metadata: Mapping[str, Any]) -> str:
         return escaped(metadata["expected"])
     if metadata.get("low") is None:
         return "any"
-    return " to ".join(
+    limits = " to ".join(
         f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
     )
+    return f"{limits}, or {metadata['otherwise']:g}" if "otherwise" in metadata else limits
 
 
 def error_kinds() -> dict[str, type[errors.EdgeCNNError]]:
