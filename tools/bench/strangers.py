@@ -1,7 +1,8 @@
 """Can a classifier say "not one of these"? Each class of a set of photos is left out once and shown afterwards, as a stranger.
 
 For each class left out, a network is trained by edgecnn's defaults on four fifths of the others' photos and quantized after training; the
-last fifth are the known photos, and all of the left-out class are the strangers. Three scores tell them apart, all of the int8 TFLite file:
+last fifth are the known photos, and all of the left-out class are the strangers. With --per-class K, K photos of each other class are drawn
+for training and validation, and all others are the known photos. Three scores tell them apart, all of the int8 TFLite file:
 
 - softmax: the largest score.
 - neighbours: the mean cosine similarity to the most similar training photos, in the features that the last layer reads.
@@ -15,6 +16,7 @@ costs is timed, interleaved with the same file without it. Far strangers are sci
 $EDGECNN_DATA, images of CIFAR-10.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/strangers.py --data <trash-photos.zip>
+    … --network auto --per-class 50 --out tools/bench/results/strangers_few.json
 
 A bench that was interrupted goes on where it ended.
 """
@@ -73,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
     parser.add_argument("--network", default="efficientnet_lite0_1200kb", help="default: %(default)s")
+    parser.add_argument("--per-class", type=int, default=0, help="photos a class, in place of four fifths")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
@@ -82,6 +85,7 @@ def main() -> None:
         "strangers",
         data=archive.name,
         network=arguments.network,
+        per_class=arguments.per_class,
         seed=arguments.seed,
         neighbours=NEIGHBOURS,
         settings=arguments.settings,
@@ -106,7 +110,7 @@ def measure(
     """Train without one class and score its photos, the known test photos and far strangers."""
     known = [(name, of) for name, of in members if of != label]
     data = folder / f"without-{label}.zip"
-    write_split(archive, data, known, tested(known, 0, 0, arguments.seed))
+    write_split(archive, data, known, tested(known, arguments.per_class, 0, arguments.seed))
     tables = {
         "data": {"source": str(data)},
         "network": {"name": arguments.network},
