@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from photos_by_fold import listed, tested, write_split
 from resume import about, measured
 
+from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.export import export, export_path
 from edgecnn.files import canonical_json, write_atomic
@@ -55,7 +56,7 @@ from edgecnn.train import train
 from edgecnn.train.settle import settle
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.confidence import choose_confidence
-from edgecnn.verify.strangers import NEIGHBOURS, choose_strangers, fit_limit, known_features
+from edgecnn.verify.strangers import NEIGHBOURS, ChosenStrangers, choose_strangers, fit_limit, known_features
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tools" / "bench" / "results" / "strangers.json"
@@ -97,17 +98,21 @@ def main() -> None:
         for label in sorted({label for _, label in members} - {result["left_out"] for result in results}):
             result = measure(archive, members, label, arguments, Path(folder))
             results.append({"left_out": label} | result)
-            print(*row(results[-1]), sep="  ", file=sys.stderr, flush=True)
+            print(*row_or_why(results[-1]), sep="  ", file=sys.stderr, flush=True)
             write_atomic(out, canonical_json({**context, "results": results}))
     print(f"{context['machine']}; {archive.name}, {arguments.network}")
-    print(text_table(HEADINGS, [*map(row, results), mean_row(results)]))
+    fitted = [result for result in results if "scores" in result]
+    print(text_table(HEADINGS, [*map(row, fitted), mean_row(fitted)]))
+    for result in results:
+        if result not in fitted:
+            print(*row_or_why(result))
     print(out)
 
 
 def measure(
     archive: Path, members: Sequence[tuple[str, str]], label: str, arguments: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Train without one class and score its photos, the known test photos and far strangers."""
+    """Train without one class and score its photos, the known test photos and far strangers; say why where no limit was set."""
     known = [(name, of) for name, of in members if of != label]
     data = folder / f"without-{label}.zip"
     write_split(archive, data, known, tested(known, arguments.per_class, 0, arguments.seed))
@@ -127,7 +132,10 @@ def measure(
     splits = load_splits(("train", "validation"), stage="train") | load_splits(("test",), stage="verify")
     with zipfile.ZipFile(archive) as file:
         near = [load(file.read(name), height, width, channels, recipe.data.fit) for name, of in members if of == label]
-    answer = Scorer(run, dataset)
+    temperature, chosen = choose(run, dataset)
+    if chosen.limit is None:
+        return {"not_fitted": chosen.not_fitted}
+    answer = Scorer(run, chosen.limit, temperature)
     validation, test = (answer.scores(splits[split].images) for split in ("validation", "test"))
     kinds = {"near": np.stack(near)} | far_strangers(height, width)
     found = {kind: answer.scores(images) for kind, images in kinds.items()}
@@ -152,17 +160,23 @@ def measure(
     }
 
 
+def choose(run: Run, dataset: Dataset) -> tuple[float, ChosenStrangers]:
+    """Export a run's int8 file and choose its temperature and how it recognises strangers, as verification does."""
+    export(run, "tflite", "int8", dataset=dataset)
+    temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
+    chosen = choose_strangers(run, dataset, "tflite", "int8", temperature, quiet)
+    assert chosen is not None
+    return temperature, chosen
+
+
 class Scorer:
     """A run's int8 file, and what recognises its strangers; `limit` is the familiarity below which an image is one."""
 
-    def __init__(self, run: Run, dataset: Dataset) -> None:
-        """Export the file and choose how it recognises strangers, as verification does."""
-        export(run, "tflite", "int8", dataset=dataset)
-        self._temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
-        chosen = choose_strangers(run, dataset, "tflite", "int8", self._temperature, quiet)
-        assert chosen is not None and chosen.limit is not None
-        self.limit, self._codes = chosen.limit.limit, known_features(run)
-        self._known, self._strangers = unit_rows(self._codes), Strangers(chosen.limit, self._codes)
+    def __init__(self, run: Run, limit: StrangerLimit, temperature: float) -> None:
+        """Open the file."""
+        self._temperature = temperature
+        self.limit, self._codes = limit.limit, known_features(run)
+        self._known, self._strangers = unit_rows(self._codes), Strangers(limit, self._codes)
         engine = open_engine(None, export_path(run, "tflite", "int8").read_bytes(), "tflite")
         self._model = Model(engine, input_contract(run))
 
@@ -279,6 +293,11 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
         ", ".join(f"{kind['refused']:.1%}" for kind in far),
         "{without:.3f}, {with:.3f}".format(**result["ms"]),
     )
+
+
+def row_or_why(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the figures of one class left out, as text, or why there are none."""
+    return row(result) if "scores" in result else (result["left_out"], f"no limit: {result['not_fitted']}")
 
 
 def mean_row(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
