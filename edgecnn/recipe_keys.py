@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,12 @@ def _limits_text(entry: dataclasses.Field) -> str:
         return str(entry.metadata["expected"])
     if "low" not in entry.metadata:
         return ""
-    low, high = entry.metadata["low"], entry.metadata["high"]
-    text = f"{low:g} to {high:g}" if entry.type is float else f"{low:,} to {high:,}"
-    return f"{text}, or {entry.metadata['otherwise']:g}" if "otherwise" in entry.metadata else text
+    return range_text(entry.metadata)
+
+
+def range_text(metadata: Mapping[str, Any]) -> str:
+    """Return the numbers that a key takes, as text, from its metadata `low`, `high` and perhaps `otherwise`: see `edgecnn.tables.key`."""
+    text = " to ".join(
+        f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
+    )
+    return f"{text}, or {metadata['otherwise']:g}" if "otherwise" in metadata else text

@@ -20,6 +20,7 @@ from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
 from edgecnn.recipe import Recipe
+from edgecnn.recipe_keys import range_text
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.stress.corruptions import CORRUPTIONS, value_text
@@ -134,10 +135,7 @@ def recipe_limits(metadata: Mapping[str, Any]) -> str:
         return escaped(metadata["expected"])
     if metadata.get("low") is None:
         return "any"
-    limits = " to ".join(
-        f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
-    )
-    return f"{limits}, or {metadata['otherwise']:g}" if "otherwise" in metadata else limits
+    return range_text(metadata)
 
 
 def error_kinds() -> dict[str, type[errors.EdgeCNNError]]:
