@@ -102,9 +102,10 @@ def main() -> None:
             write_atomic(out, canonical_json({**context, "results": results}))
     print(f"{context['machine']}; {archive.name}, {arguments.network}")
     fitted = [result for result in results if "scores" in result]
-    print(text_table(HEADINGS, [*map(row, fitted), mean_row(fitted)]))
+    if fitted:
+        print(text_table(HEADINGS, [*map(row, fitted), mean_row(fitted)]))
     for result in results:
-        if result not in fitted:
+        if "scores" not in result:
             print(*row_or_why(result))
     print(out)
 
@@ -127,14 +128,14 @@ def measure(
     recipe = settle(recipe, dataset)
     run = create_run(recipe, folder / f"run-{label}")
     train(recipe, dataset, run, lambda progress: None)
+    temperature, chosen = choose(run, dataset)
+    if chosen.limit is None:
+        return {"not_fitted": chosen.not_fitted}
     height, width, channels = recipe.network.height, recipe.network.width, recipe.network.channels
     load_splits = partial(dataset.load, height=height, width=width, channels=channels)
     splits = load_splits(("train", "validation"), stage="train") | load_splits(("test",), stage="verify")
     with zipfile.ZipFile(archive) as file:
         near = [load(file.read(name), height, width, channels, recipe.data.fit) for name, of in members if of == label]
-    temperature, chosen = choose(run, dataset)
-    if chosen.limit is None:
-        return {"not_fitted": chosen.not_fitted}
     answer = Scorer(run, chosen.limit, temperature)
     validation, test = (answer.scores(splits[split].images) for split in ("validation", "test"))
     kinds = {"near": np.stack(near)} | far_strangers(height, width)
