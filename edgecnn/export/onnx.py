@@ -3,8 +3,10 @@
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgecnn.errors import ExportError, first_line
-from edgecnn.export import onnx_float16, onnx_int8
+from edgecnn.export import onnx_int8
 from edgecnn.export.features import add_features
 from edgecnn.export.qdq import INPUT, OUTPUT
 from edgecnn.files import quiet_stderr
@@ -13,6 +15,8 @@ from edgecnn.networks.keras import tf
 
 if TYPE_CHECKING:
     import onnx
+
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def float32(model: FloatModel, features: bool = False) -> bytes:
@@ -33,12 +37,28 @@ def float32(model: FloatModel, features: bool = False) -> bytes:
 
 
 def float16(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to an ONNX file that is float16 within, its input and output float32: `onnx_float16.convert`.
+    """Convert a float model to an ONNX file that is float16 within, its input and output float32.
+
+    ONNX Runtime runs it in float16 on CUDA; on a CPU without such kernels it casts by itself, and is no faster.
 
     Args, returns and raises as `float32`; ExportError also for weights beyond float16's range.
     """
     with quiet_stderr():
-        return _checked(onnx_float16.convert(_float32(model, features)))
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+
+        source = _float32(model, features)
+        for tensor in source.graph.initializer:  # the converter cuts them off
+            largest = np.max(np.abs(onnx.numpy_helper.to_array(tensor)), initial=0.0)
+            if tensor.data_type == onnx.TensorProto.FLOAT and np.isfinite(largest) and largest > LARGEST_FLOAT16:
+                raise ExportError(
+                    f"{tensor.name!r} holds {largest:g}, but the largest float16 value is {LARGEST_FLOAT16:g}. "
+                    "Export float32 instead."
+                )
+        converted = OnnxModel(convert_float_to_float16(source, keep_io_types=True, disable_shape_infer=True))
+        converted.topological_sort(is_deterministic=True)
+        return _checked(converted.model)
 
 
 def int8(tflite: bytes) -> bytes:
