@@ -28,8 +28,8 @@ NO_START = "none"
 """What `init.source` says for random weights."""
 
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
-    # Frigate stretches what it classifies to 224x224, for which article would have 12 million parameters
-    "frigate": {"data": {"fit": "stretch"}, "network": {"name": "resnet_100kb"}},
+    # Frigate stretches what it classifies to 224x224 RGB, whatever the network
+    "frigate": {"data": {"fit": "stretch"}, "network": {"height": 224, "width": 224, "channels": 3}},
 }
 """Kinds that `data.source` may name before a path, as in "frigate:PATH", and the defaults that a recipe with such a source has."""
 
@@ -262,16 +262,21 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
     Raises:
         RecipeError: for an unknown key (naming the nearest), a wrong type or a value out of range.
     """
-    data = tables.get("data")
-    source = data.get("source") if isinstance(data, Mapping) else None
-    kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
-    recipe = build(Recipe, merge(SOURCE_KINDS.get(kind, {}), tables), RecipeError, where)
-    if kind == "frigate" and recipe.data.region != WHOLE:
+    recipe = build(Recipe, with_source_defaults(tables), RecipeError, where)
+    if source_kind(recipe.data.source)[0] == "frigate" and recipe.data.region != WHOLE:
         raise RecipeError(
             f"{where}: data.region is {region_text(recipe.data.region)}, but Frigate has cut its images already, and cuts what it "
             "classifies. Leave it out."
         )
     return recipe
+
+
+def with_source_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's tables laid over the defaults that SOURCE_KINDS has for their source."""
+    data = tables.get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
+    return merge(SOURCE_KINDS.get(kind, {}), tables)
 
 
 def source_kind(source: str) -> tuple[str, str]:

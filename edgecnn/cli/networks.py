@@ -99,7 +99,8 @@ def inputs_for(
     from edgecnn.recipe import AUTO, build_recipe
     from edgecnn.train.settle import settle
 
-    size = {"height": height, "width": width, "channels": channels}
+    stated = {"height": height, "width": width, "channels": channels}
+    size = {name: value for name, value in stated.items() if value}
     recipes = {
         item: build_recipe({"data": {"source": data}, "network": {"name": item, **size}}) for item in (AUTO, *names)
     }

@@ -42,13 +42,13 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     Raises:
         RecipeError: as `edgecnn.recipe.build_recipe` does.
     """
-    from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides
+    from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.runs import start_from
 
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
-    resolved = build_recipe(start_from(merge(tables, given)), str(recipe) if recipe else "the command line")
-    return absolute(resolved, recipe)
+    tables = start_from(with_source_defaults(merge(tables, given)))
+    return absolute(build_recipe(tables, str(recipe) if recipe else "the command line"), recipe)
 
 
 def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":

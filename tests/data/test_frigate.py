@@ -2,11 +2,14 @@
 
 import pytest
 
+from edgecnn.cli.networks import inputs_for
+from edgecnn.cli.recipes import resolve
 from edgecnn.data import open_dataset
 from edgecnn.data.frigate import find_dataset
 from edgecnn.errors import DatasetError, RecipeError, UnknownNameError
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import AUTO, build_recipe
 from edgecnn.runs import without_folders
+from edgecnn.train.settle import settle
 
 
 @pytest.fixture
@@ -83,18 +86,31 @@ def test_a_file_or_no_folder_at_all(tmp_path):
         open_dataset(recipe_of(tmp_path / "nowhere").data)
 
 
-def test_defaults_are_frigates_and_a_recipe_overrides_them(media):
-    recipe = recipe_of(media)
-    assert (recipe.data.fit, recipe.network.name) == ("stretch", "resnet_100kb")
+def test_the_input_is_frigates_and_the_images_choose_the_network(media):
+    source = f"frigate:{media}"
+    dataset = open_dataset(recipe_of(media).data)
+    for stated, expected in ((AUTO, "efficientnet_lite0_4000kb"), ("efficientnet_lite0_270kb",) * 2):
+        recipe = settle(build_recipe({"data": {"source": source}, "network": {"name": stated}}), dataset)
+        network = recipe.network
+        assert (recipe.data.fit, network.height, network.width, network.channels) == ("stretch", 224, 224, 3)
+        assert network.name == expected
+    assert inputs_for(source, [expected], 0, 0, 0) == ("efficientnet_lite0_4000kb", 2, {expected: (224, 224, 3)})
+
+
+def test_a_recipe_overrides_what_is_frigates(media):
     assert recipe_of(media, fit="crop").data.fit == "crop"
+    assert build_recipe({"data": {"source": f"frigate:{media}"}, "network": {"width": 96}}).network.width == 96
     assert build_recipe({"data": {"source": str(media)}}).data.fit == "crop"
     with pytest.raises(RecipeError, match="data"):
         build_recipe({"data": "frigate:x"})
 
 
-def test_a_path_is_kept_whole_in_a_run_and_left_out_of_a_bundle(media, monkeypatch):
-    from edgecnn.cli.recipes import resolve
+def test_a_run_to_start_from_does_not_change_frigates_input(media, finished_run):
+    network = resolve(None, None, data=f"frigate:{media}", init=str(finished_run.path)).network
+    assert (network.name, network.height, network.width, network.channels) == ("article", 224, 224, 3)
 
+
+def test_a_path_is_kept_whole_in_a_run_and_left_out_of_a_bundle(media, monkeypatch):
     monkeypatch.chdir(media.parent)
     recipe = resolve(None, None, data="frigate:media/frigate/clips/door")
     assert recipe.data.source == f"frigate:{media.resolve()}/frigate/clips/door"

@@ -1,7 +1,7 @@
 """The round trip with Frigate on photos: what Frigate and MediaPipe answer with our files, and what edgecnn answers itself.
 
-The photos become a dataset of Frigate's shape, clips/material/dataset/CLASS/*; a network is trained on it, unless the run is there already,
-and its files for both programs are made and verified. Then the programs run on the test split:
+The photos become a dataset of Frigate's shape, clips/material/dataset/CLASS/*; a network is trained on it as `edgecnn train` would, unless
+the run is there already, and its files for both programs are made and verified. Then the programs run on the test split:
 
 - the file for Frigate by Frigate's documented steps, in each --python (LiteRT here; an environment with tflite-runtime), once on photos
   that edgecnn resized, and once on photos that OpenCV resized;
@@ -29,12 +29,13 @@ from edgecnn.data.places import data_home
 from edgecnn.export import export_path
 from edgecnn.export.programs import FRIGATE, LABELMAP, MEDIAPIPE, MODEL, PROGRAMS, export_program, program_path
 from edgecnn.pipeline import train_stage
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import AUTO, build_recipe
 from edgecnn.report.table import text_table
 from edgecnn.runs import RECIPE, Run, create_run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
+from edgecnn.train.settle import settle
 from edgecnn.verify import Gate, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.programs import frigate_resize
@@ -105,10 +106,11 @@ def trained(path: Path, media: Path, network: str, epochs: int) -> tuple[Run, Da
     tables = {
         "data": {"source": f"frigate:{media}"},
         "network": {"name": network},
-        "train": {"epochs": epochs, "batch_size": 64},
+        "train": {"epochs": epochs},
     }
     recipe = build_recipe(tables)
     dataset = open_dataset(recipe.data)
+    recipe = settle(recipe, dataset)
     run = Run(path)
     if not run.file(RECIPE).exists():
         run = create_run(recipe, path)
@@ -187,6 +189,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shapes = sorted({image.shape[:2] for image in raw})
     return {
         "network": run.recipe.network.name,
+        "epochs": run.recipe.train.epochs,
+        "training_photos": dataset.sizes["train"],
         "photos": [f"{width}x{height}" for height, width in shapes],
         "verify": {item.name: item.accuracy for item in report.models},
         "rows": rows,
@@ -202,8 +206,8 @@ def main() -> None:
         "--photos", type=Path, default=home / PHOTOS if home else Path(PHOTOS), help="a zip of class folders"
     )
     parser.add_argument("--run", type=Path, required=True, help="the run folder, trained if it is not there")
-    parser.add_argument("--network", default="resnet_100kb")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--network", default=AUTO, help="the network; auto is train's default for such photos")
+    parser.add_argument("--epochs", type=int, default=0, help="of the float phase; 0 chooses by the number of photos")
     parser.add_argument(
         "--python", type=Path, action="append", default=[], help="of an environment with tflite-runtime"
     )
