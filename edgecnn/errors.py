@@ -224,13 +224,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: the valid names.
 
     Returns:
-        "Did you mean 'digits'? Known: cifar10, digits.", or only the list if no name is near.
+        "Did you mean 'digits'? Known: cifar10, digits.", or only the list if no name is near. Part of a name is near it.
     """
     import difflib  # here, since only an error needs it
 
     names = sorted(known)
     listing = f"Known: {', '.join(names)}."
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and name in known]
     return f"Did you mean {close[0]!r}? {listing}" if close else listing
 
 

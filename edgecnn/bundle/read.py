@@ -14,6 +14,9 @@ from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, Mode
 from edgecnn.errors import BundleError
 from edgecnn.files import sha256
 
+MODEL_SUFFIXES = (".tflite", ".onnx", ".keras", ".h5", ".pb", ".pt")
+"""File names of models that are no bundles."""
+
 MAX_GOLDEN = 1000
 """Most golden images of a bundle: the self-test runs every model on all of them."""
 
@@ -112,6 +115,12 @@ def read_bundle(path: Path) -> Bundle:
             with _refused(path):
                 _check_beginning(file.peek())  # before the whole file takes memory
             data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        made = next(iter(sorted(path.glob("*.edgecnn"))), None)
+        instead = (
+            f"Its bundle is {made}" if made else f"edgecnn bundle {path} makes the bundle of a run that is verified"
+        )
+        raise BundleError(f"{path} is a folder, not a bundle. {instead}.") from None
     except OSError as error:
         raise BundleError(f"cannot read the bundle {path}: {error.strerror or error}.", advice="name_bundle") from None
     return parse_bundle(data, path)
@@ -148,6 +157,11 @@ def _refused(path: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:
+        if path.suffix.lower() in MODEL_SUFFIXES:
+            raise BundleError(
+                f"{path} is a model without labels and proof, not a bundle. edgecnn bundle RUN packs both with the run's models into one "
+                ".edgecnn file; edgecnn import makes a run of a Keras model."
+            ) from None
         raise BundleError(
             f"cannot use the bundle {path}: {error}. Copy it again, or rebuild it with: edgecnn bundle"
         ) from None

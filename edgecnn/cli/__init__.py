@@ -11,7 +11,8 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -53,18 +54,43 @@ BROKEN_PIPE = 141
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help has its options under headings."""
+    """A command whose help has its options under headings; after an action, such as `slot add --help`, it is the action's own."""
+
+    actions: Mapping[str, str] = MappingProxyType({})
+    """What each value of the argument ACTION is followed by."""
+    action = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; for what is no number, say which number is expected."""
+        self.action = next((arg for arg in args if arg in self.actions), "")
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            from edgecnn.cli.help import expect_number
+
+            expect_number(error)
+            raise
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write what the command does; of an action, with its own examples."""
+        if self.action:
+            from edgecnn.cli.help import of_action
+
+            self.help = of_action(self.help or "", f"{ctx.command_path} {self.action}")
+        super().format_help_text(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and the options, a section for each heading."""
         from edgecnn.cli.help import sections
 
-        for heading, rows in sections(self, ctx).items():
+        for heading, rows in sections(self, ctx, self.action).items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the arguments as they are typed: typer has braces around those that are required."""
+        if self.action:
+            return [piece for piece in (self.action, self.actions[self.action], "[OPTIONS]") if piece]
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
@@ -84,7 +110,9 @@ class Commands(typer.core.TyperGroup):
         module = importlib.import_module(f"edgecnn.cli.{name}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name, cls=Command)(getattr(module, name))
-        return typer.main.get_command(single)
+        command: Any = typer.main.get_command(single)
+        command.actions = getattr(module, "ACTIONS", command.actions)
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and end quietly if the reader of standard output has gone."""

@@ -28,7 +28,10 @@ ADVICE = {
     "go_back": "To go back on purpose: edgecnn slot rollback, or --older",
     "keep_more": "Allow more with --save-cap.",
     "name_bundle": "Name another with --model.",
+    "name_camera": "For what a camera sees: --camera, or /dev/video0 and so on.",
     "name_images": "Name those with --data.",
+    "name_network": "Without --network the images choose one; FILE.py:FUNCTION is one of your own.",
+    "name_place": "Say where they are: --data photos/",
     "name_run": "Name another folder with --out.",
     "name_target": "Name one with --target; edgecnn targets lists them.",
     "new_folder": "Name one with --fix that does not exist yet, outside of the data.",
@@ -50,4 +53,5 @@ ADVICE = {
 
 def with_advice(error: EdgeCNNError) -> str:
     """Return an error's text, with the sentence that its advice stands for."""
-    return f"{error} {ADVICE[error.advice]}" if error.advice else str(error)
+    text = str(error)
+    return f"{text}{'' if text.endswith('.') else '.'} {ADVICE[error.advice]}" if error.advice else text

@@ -60,7 +60,10 @@ def show_text(outcome: "Outcome") -> None:
     """Print an outcome for people: the source, then the classes with their scores, or the decision where that is no label."""
     source = printable(outcome.source)
     if outcome.result is None:
-        note(f"{source}: {outcome.error}")
+        from edgecnn.cli.advice import with_advice
+
+        assert outcome.error
+        note(f"{source}: {with_advice(outcome.error)}")
     elif outcome.result.reason:
         emit_line(f"{source}: {outcome.result.decision}")
     else:

@@ -234,7 +234,9 @@ def report_failure(source: str, error: ImageError, json: bool) -> None:
     if json:
         emit_line(json_text.dumps({"schema": SCHEMA, "source": source, "error": str(error)}))
     else:
-        note(f"{printable(source)}: {error}")
+        from edgecnn.cli.advice import with_advice
+
+        note(f"{printable(source)}: {with_advice(error)}")
 
 
 def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> str:

@@ -1,9 +1,13 @@
 """A command's help: its arguments and options, under headings."""
 
+import re
 from typing import Any
 
+NUMBERS = {"integer": "a whole number", "int range": "a whole number", "float": "a number", "float range": "a number"}
+"""What typer's types of numbers are called for people."""
 
-def sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+
+def sections(command: Any, context: Any, action: str = "") -> dict[str, list[tuple[str, str]]]:
     """Return the rows of a command's help by heading, in the order of the first row of each.
 
     typer shows its groups of options (`rich_help_panel`) only with rich, which a device does not have.
@@ -11,6 +15,7 @@ def sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
     Args:
         command: built by typer.
         context: of the command.
+        action: the value of the argument ACTION that the help is for; the headings of other actions ("With add") are then left out.
 
     Returns:
         For each heading its rows: how the parameter is typed, and what it means, with its default.
@@ -22,6 +27,10 @@ def sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
             continue
         usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
         heading = getattr(parameter, "rich_help_panel", None) or usual
+        if action and (
+            heading == "Arguments" or (heading.startswith("With ") and action not in re.findall(r"\w+", heading))
+        ):
+            continue
         groups.setdefault(heading, []).append((row[0], plain_default(row[1], parameter)))
     return {heading: groups[heading] for heading in sorted(groups, key=lambda item: item != "Arguments")}
 
@@ -30,3 +39,22 @@ def plain_default(text: str, parameter: Any) -> str:
     """Return a parameter's help without the brackets that typer puts around a default that is stated as text."""
     default = getattr(parameter, "show_default", None)
     return text.replace(f"default: ({default})", f"default: {default}") if isinstance(default, str) else text
+
+
+def of_action(text: str, command: str) -> str:
+    """Return a help text without the examples of other actions than `command` ends in; without the heading too, if none is left."""
+    before, heading, examples = text.partition("\b\n")
+    title, *lines = examples.splitlines()
+    lines = [line for line in lines if line.strip().startswith(command)]
+    return before + heading + "\n".join([title, *lines]) if lines else before.rstrip()
+
+
+def expect_number(error: Any) -> None:
+    """Say in a usage error which number was expected, where typer calls a text no valid "int range"."""
+    value, found, _ = error.message.partition(" is not a valid ")
+    kind: Any = getattr(error.param, "type", None)
+    expected = NUMBERS.get(getattr(kind, "name", ""))
+    if found and expected:
+        least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+        limits = f" from {least}" * (least is not None) + f" to {most}" * (most is not None)
+        error.message = f"received {value}, expected {expected}{limits}."

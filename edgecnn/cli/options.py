@@ -1,5 +1,6 @@
 """Options that several commands of the device have, and how their texts are read."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,7 +92,7 @@ def option_name(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
 
 
-def check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
+def check_choice(option: str, value: object, choices: Collection[object]) -> None:
     """Refuse a value that is not None and not one of the choices.
 
     Raises:

@@ -1,6 +1,7 @@
 """From options to a recipe, for the commands that train or import."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,29 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.runs import start_from
 
+    if recipe:
+        refuse_images(recipe)
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
     tables = start_from(with_source_defaults(merge(tables, given)))
     return absolute(build_recipe(tables, str(recipe) if recipe else "the command line"), recipe)
+
+
+def refuse_images(path: Path) -> None:
+    """Raise RecipeError for images or a run given as a recipe, with what to type instead."""
+    from edgecnn.data import DATASETS
+    from edgecnn.errors import RecipeError
+    from edgecnn.recipe import source_kind
+    from edgecnn.runs import RECIPE
+
+    name = shlex.quote(str(path))
+    if (path / RECIPE).is_file():
+        raise RecipeError(
+            f"{path} is a run folder, not a recipe file. To continue it: edgecnn train --resume --out {name}"
+        )
+    images = path.is_dir() or path.suffix.lower() == ".zip" or source_kind(str(path))[0]
+    if images or (str(path) in DATASETS and not path.exists()):
+        raise RecipeError(f"{path} is not a recipe file. To train on its images: edgecnn train --data {name}")
 
 
 def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":

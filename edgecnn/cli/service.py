@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from edgecnn.device.stream.loop import Consumer, Item
     from edgecnn.runtime.classifier import Classifier
 
-ACTIONS = ("install", "check", "status", "logs", "remove", "run")
+ACTIONS = dict.fromkeys(("install", "check", "status", "logs", "remove", "run"), "")
+"""Each action, and what follows it."""
 
 
 def service(
@@ -29,13 +30,19 @@ def service(
             metavar="FILE",
             help="Options in TOML. install checks it and copies it to the default's place.",
             show_default="/etc/edgecnn/service.toml",
+            rich_help_panel="With install, check and run",
         ),
     ] = None,
     root: Root = Path("/var/lib/edgecnn"),
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="For logs: keep printing what comes.", show_default="off")
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Keep printing what comes.", show_default="off", rich_help_panel="With logs"
+        ),
     ] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, metavar="N", help="For logs: how many.")] = 20,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, metavar="N", help="How many.", rich_help_panel="With logs")
+    ] = 20,
     json: Json = False,
 ) -> None:
     """Classify what a camera sees from boot to boot, with systemd.

@@ -11,7 +11,8 @@ from edgecnn.cli.options import Json, Root, check_choice
 if TYPE_CHECKING:
     from edgecnn.device.slots.record import Slots
 
-ACTIONS = ("add", "activate", "rollback", "list", "prune")
+ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "prune": ""}
+"""Each action, and what follows it."""
 
 
 def slot(
@@ -25,13 +26,25 @@ def slot(
         ),
     ] = None,
     activate: Annotated[
-        bool, typer.Option("--activate", help="With add: put it in use at once.", show_default="off")
+        bool, typer.Option("--activate", help="Put it in use at once.", show_default="off", rich_help_panel="With add")
     ] = False,
     older: Annotated[
-        bool, typer.Option("--older", help="Activate a release with a smaller serial number.", show_default="off")
+        bool,
+        typer.Option(
+            "--older",
+            help="Activate a release with a smaller serial number.",
+            show_default="off",
+            rich_help_panel="With add and activate",
+        ),
     ] = False,
     keep: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Releases that prune leaves: the one in use and those before it.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Releases that stay: the one in use and those before it.",
+            rich_help_panel="With prune",
+        ),
     ] = 2,
     root: Root = Path("/var/lib/edgecnn"),
     json: Json = False,

@@ -37,7 +37,7 @@ def network_module(name: str) -> Any:
     if own:
         return load_function(own)
     if name not in NETWORKS:
-        raise UnknownNameError(f"no network {name!r}. {nearest(name, NETWORKS)}")
+        raise UnknownNameError(f"no network {name!r}. {nearest(name, NETWORKS)}", advice="name_network")
     return importlib.import_module(NETWORKS[name])
 
 

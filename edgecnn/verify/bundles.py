@@ -133,7 +133,8 @@ def recorded_data(
         note: called with what is left out.
 
     Raises:
-        DatasetError: if the images of the split have changed, or the bundle does not say which they were.
+        UnknownNameError: if `data` is neither a name nor a path.
+        DatasetError: if the images of the split are not there or have changed, or the bundle does not say which they were.
     """
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
@@ -143,7 +144,15 @@ def recorded_data(
     # Only the table of the data: the others may have keys that recipes no longer have.
     tables = {"data": recipe.get("data", {})}
     recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
-    dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
+    try:
+        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
+    except UnknownNameError:
+        if data is not None:
+            raise
+        raise DatasetError(
+            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here.",
+            advice="name_place",
+        ) from None
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
             f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with.",

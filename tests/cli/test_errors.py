@@ -1,5 +1,6 @@
 """What is typed wrong ends in one clear message and its own exit code."""
 
+import dataclasses
 import io
 import zipfile
 
@@ -10,6 +11,8 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn import errors
+from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.write import write_bundle
 from edgecnn.bundling import bundle_path
 
 
@@ -234,3 +237,42 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
     monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
     result = edgecnn("train", "--data", "cifar10")
     failed(result, errors.DownloadError, "cifar-10-binary.tar.gz", "EDGECNN_DATA")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("train photos", "edgecnn train --data photos"),
+        ("run photos", "edgecnn train --data photos"),
+        ("train digits", "edgecnn train --data digits"),
+        ("train runs/tiny", "edgecnn train --resume --out runs/tiny"),
+        ("train --data digits --network mobilenet_v2", "FILE.py:FUNCTION"),
+        ("bundle --serial abc", "received 'abc', expected a whole number from 0 to"),
+        ("classify 0", "0: no such file or folder. For what a camera sees: --camera"),
+        ("explain webcam", "webcam: no such file or folder. For what a camera sees: --camera"),
+        ("classify photos --model runs/tiny", "Its bundle is runs/tiny/tiny.edgecnn."),
+        ("classify photos --model photos", "edgecnn bundle photos makes"),
+        ("classify photos --model runs/tiny/model-int8.tflite", "edgecnn bundle RUN"),
+        ("stress moved.edgecnn", "photos, are not here. Say where they are: --data"),
+    ],
+)
+def test_a_first_command_that_is_wrong_is_answered_with_what_to_type(edgecnn, own_run, tmp_path, command, answer):
+    (tmp_path / "photos").mkdir()
+    bundle = read_bundle(bundle_path(own_run))
+    provenance = dict(bundle.manifest.provenance)
+    provenance["recipe"] = {"data": {"source": "their-photos"}}
+    manifest = dataclasses.replace(bundle.manifest, provenance=provenance)
+    write_bundle(tmp_path / "moved.edgecnn", manifest, dict(bundle.files))
+    result = edgecnn(*command.split())
+    assert result.code and answer in result.err, result.err
+    assert "Did you mean" not in result.err
+
+
+def test_an_actions_help_is_its_own(edgecnn):
+    added = edgecnn("slot", "add", "--help").out
+    assert added.startswith("Usage: edgecnn slot add BUNDLE [OPTIONS]\n")
+    assert "edgecnn slot add cats.edgecnn" in added and "edgecnn slot rollback" not in added
+    assert "--activate" in added and "--root" in added and "--keep" not in added
+    assert "--keep" in edgecnn("slot", "prune", "-h").out
+    everything = edgecnn("slot", "--help").out
+    assert all(text in everything for text in ("ACTION", "--activate", "--keep", "edgecnn slot rollback"))

@@ -51,7 +51,9 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[st
         if not matches:
             yield source, ImageError("the pattern matches nothing")
     else:
-        yield source, ImageError("no such file or folder")
+        # an image has a suffix; somebody who types 0 or webcam means a camera
+        meant = "" if "." in source or "/" in source else "name_camera"
+        yield source, ImageError("no such file or folder", advice=meant)
 
 
 def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
