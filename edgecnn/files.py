@@ -38,6 +38,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
+def is_own(path: Path) -> bool:
+    """Return whether an existing path, and what it leads to if it is a link, belong to this process's user."""
+    return {path.lstat().st_uid, path.stat().st_uid} == {os.geteuid()}
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's errors for a full disk, a used-up quota and too large a file."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgecnn.errors import BundleError, OutputExistsError, RunError
-from edgecnn.files import canonical_json, output_errors, write_atomic
+from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
 from edgecnn.recipe import NO_START, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
@@ -235,15 +235,20 @@ def open_run(path: Path | None = None) -> Run:
         The run, under its own name where `path` is a link.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is none, or `runs/latest` is another user's.
     """
     folder = path if path is not None else RUNS / LATEST
     if not (folder / RECIPE).is_file():
-        if path is None:
-            raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
         runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
-        here = f"Runs here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
-        raise RunError(f"{path} is not a run folder (it has no {RECIPE}). {here}")
+        if path is None and not runs:
+            raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
+        target = f" leads to {os.readlink(folder)}, which" if folder.is_symlink() else ""
+        here = f"Name a run; those here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
+        raise RunError(f"{folder}{target} is not a run folder (it has no {RECIPE}). {here}")
+    if path is None and not is_own(folder):
+        raise RunError(
+            f"{folder} belongs to another user, so it is not followed. To use it, name it: {folder.resolve()}"
+        )
     return Run(folder.resolve() if folder.is_symlink() else folder)
 
 

@@ -102,8 +102,9 @@ def root():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_state(tmp_path_factory):
-    """What the developer has tuned or bundled is not looked at."""
+    """What the developer has tuned or bundled is not looked at, and nothing is written to the checkout, such as runs/latest."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 

@@ -40,10 +40,34 @@ def test_no_run(tmp_path, monkeypatch):
         open_run(tmp_path)
 
 
+def test_a_last_run_that_is_gone_is_said_and_not_that_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_run(RECIPE, free_path("pets"))
+    create_run(RECIPE, free_path("cars")).make_latest()
+    (tmp_path / "runs" / "cars").rename(tmp_path / "cars")
+    with pytest.raises(
+        RunError, match=r"runs/latest leads to cars, which is not a run folder .*those here: runs/pets\."
+    ):
+        open_run()
+    (tmp_path / "runs" / "latest").unlink()
+    with pytest.raises(RunError, match=r"runs/latest is not a run folder .*those here: runs/pets\."):
+        open_run()
+
+
+def test_the_last_run_of_another_user_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = create_run(RECIPE, free_path("pets"))
+    run.make_latest()
+    monkeypatch.setattr("os.geteuid", lambda: run.path.stat().st_uid + 1)
+    with pytest.raises(RunError, match=r"runs/latest belongs to another user.* name it: .*/runs/pets$"):
+        open_run()
+    assert open_run(run.path).name == "pets"
+
+
 def test_what_is_no_run_names_the_runs_that_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     create_run(RECIPE, free_path("pets")).make_latest()
-    with pytest.raises(RunError, match=r"nope is not a run folder .*Runs here: runs/pets\."):
+    with pytest.raises(RunError, match=r"nope is not a run folder .*those here: runs/pets\."):
         open_run(tmp_path / "nope")
 
 

@@ -69,7 +69,11 @@ def service(
     elif action == "check":
         path = config or options.CONFIG
         options.parse(options.read(path), str(path))
-        note(f"{path}: valid")
+        if config and not config.exists():
+            from edgecnn.errors import ServiceError
+
+            raise ServiceError(f"there is no file {config}.")
+        note(f"{path}: {'valid' if path.exists() else 'does not exist, so that the defaults apply'}")
     elif action == "install":
         unit = manage.install(manage.Host(), config)
         note(f"{unit} is started, now and at each boot; see: edgecnn service logs --follow")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
-from edgecnn.files import data_folder, write_atomic
+from edgecnn.files import data_folder, is_own, write_atomic
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
 from edgecnn.runtime.state import state_file, tuned_file
 
@@ -27,8 +27,9 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     """Find the bundle to use.
 
     The requested one; else the one that this user made last, in any folder (`remember_bundle`), or a newer one of the last run
-    (`runs/latest` below the working directory); else the installed one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share);
-    else the one that ships with edgecnn. If the one made last is gone, the reason says so.
+    (`runs/latest` below the working directory, if it is this user's); else the installed one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME
+    or ~/.local/share); else the one that ships with edgecnn. If the one made last is gone, or runs/latest another user's, the reason
+    says so.
 
     Raises:
         BundleError: if there is none.
@@ -39,10 +40,12 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     made = last if last is not None and last.is_file() else None
     gone = f"; the bundle made last, {last}, is no longer there" if last is not None and made is None else ""
     of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
+    if of_run is not None and not (is_own(LATEST) and is_own(of_run)):
+        of_run, gone = None, f"{gone}; {LATEST} belongs to another user"
     if of_run is not None and (made is None or _changed(of_run)[0] > since_ns):
         return BundleChoice(of_run, f"of the last run{gone}")
     if made is not None:
-        return BundleChoice(made, "made last")
+        return BundleChoice(made, f"made last{gone}")
     installed = Path(
         os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn"
     )

@@ -191,8 +191,9 @@ def parity_report(run: Run) -> Report:
     Raises:
         RunError: if the run was not verified, or the report cannot be read.
     """
+    data = run.read(PARITY, "verify")
     try:
-        return build(Report, json.loads(run.read(PARITY, "verify")), ValueError)
+        return build(Report, json.loads(data), ValueError)
     except ValueError as error:
         raise RunError(f"{run.file(PARITY)} is not a parity report: {error}. First: {run.command('verify')}") from None
 

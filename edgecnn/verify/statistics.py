@@ -282,10 +282,10 @@ def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interva
     share of images that the candidate alone has right: the larger root of
     2n q² + (d (2n - b + c) - b - c) q - c d (1 - d) = 0.
 
-    Why this one: it inverts the score test whose value at d = 0 is McNemar's, so interval and test tell one story; it
-    needs the discordant counts alone; its coverage stays near the nominal where b and c are small, as they are here,
-    and it has a width when both are 0, which Wald's interval has not. Newcombe's method 10 is comparable in coverage,
-    but needs the whole table and a correction of its correlation term.
+    Why this one: it inverts the score test whose value at d = 0 is McNemar's asymptotic one (`mcnemar_exact` is more
+    cautious); it needs only the discordant counts; its coverage stays near the nominal where b and c are small, as they
+    are here, and it has a width when both are 0, which Wald's interval has not. Newcombe's method 10 is comparable in
+    coverage, but needs the whole table and a correction of its correlation term.
 
     Args:
         b: images that the reference alone has right.

@@ -140,8 +140,11 @@ def test_an_interrupted_training_is_to_be_resumed(edgecnn, own_run):
 
 def test_the_advice_names_the_run(edgecnn, own_run):
     own_run.file("parity.json").unlink()
+    result = edgecnn("bundle", own_run.path, "--out", "x.edgecnn")
     failed(
-        edgecnn("bundle", own_run.path, "--out", "x.edgecnn"), errors.RunError, f"First: edgecnn verify {own_run.path}"
+        result,
+        errors.RunError,
+        f"error: run {own_run.path} has no parity.json yet. First: edgecnn verify {own_run.path}\n",
     )
 
 
@@ -253,6 +256,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
         ("classify photos --model runs/tiny", "Its bundle is runs/tiny/tiny.edgecnn."),
         ("classify photos --model photos", "edgecnn bundle photos makes"),
         ("classify photos --model runs/tiny/model-int8.tflite", "edgecnn bundle RUN"),
+        ("service check --config none.toml", "there is no file none.toml."),
         ("stress moved.edgecnn", "photos, are not here. Say where they are: --data"),
     ],
 )

@@ -69,6 +69,17 @@ def test_a_bundle_made_last_that_is_gone_is_named(empty):
     assert find_bundle() == (installed, f"installed; the bundle made last, {made}, is no longer there")
 
 
+def test_the_last_run_of_another_user_is_not_taken(empty, monkeypatch):
+    of_run = touch(empty / "runs" / "one" / "one.edgecnn")
+    (empty / "runs" / "latest").symlink_to("one")
+    monkeypatch.setattr("os.geteuid", lambda: of_run.stat().st_uid + 1)
+    assert find_bundle().reason == "ships with edgecnn; runs/latest belongs to another user"
+    made = touch(empty / "mine.edgecnn")
+    remember_bundle(made)
+    os.utime(of_run, (4e9, 4e9))
+    assert find_bundle() == (made, "made last; runs/latest belongs to another user")
+
+
 def test_run_without_a_bundle_is_passed_over(empty):
     (empty / "runs" / "latest").mkdir(parents=True)
     assert find_bundle().reason == "ships with edgecnn"

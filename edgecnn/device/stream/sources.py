@@ -50,10 +50,10 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[st
             yield from _folder(match, note) if os.path.isdir(match) else [(match, None)]
         if not matches:
             yield source, ImageError("the pattern matches nothing")
-    else:
-        # an image has a suffix; somebody who types 0 or webcam means a camera
-        meant = "" if "." in source or "/" in source else "name_camera"
-        yield source, ImageError("no such file or folder", advice=meant)
+    elif "." in source or "/" in source:
+        yield source, ImageError("no such file or folder")
+    else:  # an image has a suffix; somebody who types 0 or webcam means a camera
+        yield source, ImageError("no such file or folder", advice="name_camera")
 
 
 def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
