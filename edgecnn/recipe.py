@@ -24,6 +24,8 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 AUTO = "auto"
 """What a key says that leaves its value to the images: see `edgecnn.train.settle`."""
 
+TOO_DEEP = "its values are nested too deeply: a recipe's are numbers, texts and lists of numbers."
+
 NO_START = "none"
 """What `init.source` says for random weights."""
 
@@ -250,6 +252,8 @@ def load_recipe(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: {TOO_DEEP}") from None
 
 
 def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -289,7 +293,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is taken as a string.
 
     Raises:
-        RecipeError: for a setting without `=` or with an empty key.
+        RecipeError: for a setting without `=`, with an empty key, or of values nested too deeply.
     """
     items = []
     for setting in settings:
@@ -300,6 +304,8 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
+        except RecursionError:
+            raise RecipeError(f"--set {name}: {TOO_DEEP}") from None
         items.append((name.strip(), value))
     return nest(items)
 

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgecnn.errors import BundleError, OutputExistsError, RunError
+from edgecnn.errors import BundleError, OutputExistsError, RecipeError, RunError
 from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
+from edgecnn.labels import unsafe
 from edgecnn.recipe import NO_START, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
@@ -216,9 +217,20 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     return run
 
 
+def run_path(name: str) -> Path:
+    """Return `runs/NAME`.
+
+    Raises:
+        RecipeError: if the name is not that of a folder there.
+    """
+    if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
+        raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a / in it.")
+    return RUNS / name
+
+
 def free_path(name: str, force: bool = False) -> Path:
-    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced."""
-    path, number = RUNS / name, 1
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced. Raises as `run_path` does."""
+    path, number = run_path(name), 1
     while path.exists() and not force:
         number += 1
         path = RUNS / f"{name}-{number}"
@@ -317,7 +329,7 @@ def _run_of(path: Path) -> Path:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BundleError(f"{path} does not record its recipe. Name a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
-    run = Run(RUNS / (recipe.name or name))
+    run = Run(run_path(recipe.name or name))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
         kind = (
             "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"

@@ -190,3 +190,15 @@ def test_a_bundles_recipe_may_have_keys_that_recipes_no_longer_have(root, tmp_pa
         trained_run(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn")
     tables = {"seed": 2, "gone": 1, "train": {"epochs": 3, "ema": 0.9}, "network": {"options": {"padding": "same"}}}
     assert known(tables) == {"seed": 2, "train": {"epochs": 3}, "network": {"options": {"padding": "same"}}}
+
+
+@pytest.mark.parametrize("depth", [50, 300, 5_000])
+def test_values_nested_too_deeply(tmp_path, depth):
+    """At each depth one clear error, whether TOML's reader or the checks notice."""
+    nested = "[" * depth + "]" * depth
+    path = tmp_path / "r.toml"
+    path.write_text(f"[train]\nepochs = {nested}\n")
+    with pytest.raises(RecipeError, match=r"r\.toml: (its values are nested too deeply|train\.epochs must be)"):
+        build_recipe(load_recipe(path), str(path))
+    with pytest.raises(RecipeError, match=r"(its values are nested too deeply|train\.epochs must be)"):
+        build_recipe(parse_overrides([f"train.epochs={nested}"]))

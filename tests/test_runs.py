@@ -1,6 +1,6 @@
 import pytest
 
-from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.errors import OutputExistsError, RecipeError, RunError
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import create_run, free_path, open_run
 
@@ -22,6 +22,13 @@ def test_a_run_elsewhere_is_the_latest_all_the_same(tmp_path, monkeypatch):
     create_run(RECIPE, tmp_path / "elsewhere" / "c").make_latest()
     assert open_run().path == tmp_path / "elsewhere" / "c"
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", ".", "", "latest", "a\0b", "a\nb"])
+def test_a_name_that_leads_out_of_runs_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="expected the name of a new folder in runs/"):
+        free_path(name)
 
 
 def test_free_path_counts_up(tmp_path, monkeypatch):

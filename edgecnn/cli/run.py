@@ -77,9 +77,9 @@ def run(
     )
     from edgecnn.cli.bundles import remember
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import PAGE, RUNS
+    from edgecnn.runs import PAGE, run_path
 
-    path = out or RUNS / (resolved.name or recipe.stem)
+    path = out or run_path(resolved.name or recipe.stem)
     with ProgressReporter() as reporter:
         reporter.note(f"run {path}")
         from edgecnn.bundling import bundle_path

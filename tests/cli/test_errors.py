@@ -248,6 +248,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
         ("train photos", "edgecnn train --data photos"),
         ("run photos", "edgecnn train --data photos"),
         ("train digits", "edgecnn train --data digits"),
+        ("run outside.toml", "name is '../../x', expected the name of a new folder in runs/"),
         ("train runs/tiny", "edgecnn train --resume --out runs/tiny"),
         ("train --data digits --network mobilenet_v2", "FILE.py:FUNCTION"),
         ("bundle --serial abc", "received 'abc', expected a whole number from 0 to"),
@@ -262,6 +263,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
 )
 def test_a_first_command_that_is_wrong_is_answered_with_what_to_type(edgecnn, own_run, tmp_path, command, answer):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "outside.toml").write_text('name = "../../x"')
     bundle = read_bundle(bundle_path(own_run))
     provenance = dict(bundle.manifest.provenance)
     provenance["recipe"] = {"data": {"source": "their-photos"}}
