@@ -1,5 +1,5 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
-# make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them
+# make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them where those are
 # make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
 # make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
@@ -12,7 +12,9 @@
 
 # Python's own path, not a link to it, which may go
 WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))
-PYTHON ?= $(shell { python3.11 -c '$(WHERE)' || python3 -c '$(WHERE)'; } 2>/dev/null)
+# the first that can make virtual environments
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do $$name -c '$(WHERE)' && break; done 2>/dev/null)
+MAKE_VENV = "$(or $(PYTHON),$(error no Python 3.11 to 3.13 with venv: apt-get install python3-venv, or PYTHON=/path/to/python3.13))" -m venv
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -21,7 +23,8 @@ DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
 HOME_ASSISTANT := .venv-home-assistant
-# empty where there is no Python 3.13 that can make virtual environments: its tests are then skipped, with that reason
+# empty where there is no such Python that can make virtual environments: its tests are then skipped, with that reason
+PYTHON_311 := $(shell python3.11 -c '$(WHERE)' 2>/dev/null)
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
 ORDINARY := not long and not emulated and not gpu
 DEFAULT := not slow and $(ORDINARY)
@@ -70,13 +73,13 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m mkdocs build --quiet
 
 release: $(VENV)/.release
-	$(BIN)/python tools/release.py --python $(PYTHON) --python $(or $(PYTHON_313),$(error a release is tried on Python 3.13 too: install it, with venv))
+	$(BIN)/python tools/release.py $(if $(and $(PYTHON_311),$(PYTHON_313)),,$(error a release is tried on Python 3.11 and 3.13: install both, with venv))--python $(PYTHON_311) --python $(PYTHON_313)
 
 deb: $(VENV)/.dev
 	$(BIN)/python tools/deb.py
 
 $(VENV)/.train: pyproject.toml constraints.txt
-	"$(PYTHON)" -m venv $(VENV)
+	$(MAKE_VENV) $(VENV)
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[train]'
 	touch $@
 
@@ -88,10 +91,10 @@ $(VENV)/.release: $(VENV)/.dev
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[release]'
 	touch $@
 
-device-venvs: $(DEVICE_311)/.done $(if $(PYTHON_313),$(DEVICE_313)/.done) $(TFLITE)/.done
+device-venvs: $(if $(PYTHON_311),$(DEVICE_311)/.done $(TFLITE)/.done) $(if $(PYTHON_313),$(DEVICE_313)/.done)
 
 $(DEVICE_311)/.done: pyproject.toml constraints.txt
-	"$(PYTHON)" -m venv $(DEVICE_311)
+	"$(PYTHON_311)" -m venv $(DEVICE_311)
 	$(DEVICE_311)/bin/python $(PIP) -c constraints.txt -e .
 	touch $@
 
@@ -101,13 +104,13 @@ $(DEVICE_313)/.done: pyproject.toml constraints.txt
 	touch $@
 
 $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
-	"$(PYTHON)" -m venv $(TFLITE)
+	"$(PYTHON_311)" -m venv $(TFLITE)
 	$(TFLITE)/bin/python $(PIP) -c constraints-tflite.txt numpy Pillow typer tflite-runtime
 	$(TFLITE)/bin/python $(PIP) --no-deps -e .
 	touch $@
 
 $(MEDIAPIPE)/.done:
-	"$(PYTHON)" -m venv $(MEDIAPIPE)
+	"$(or $(PYTHON_311),$(error MediaPipe is tried on Python 3.11: install it, with venv))" -m venv $(MEDIAPIPE)
 	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
 	touch $@
 
