@@ -117,6 +117,7 @@ def run(path: Path, root: Path) -> None:
     from edgecnn.device.slots.store import Store
     from edgecnn.device.stream.ends import Ends
 
+    environment = dict(os.environ)  # the next process needs the broker's password, which reading the options takes out
     taken = take(path, root)
     config = taken.config
     with Ends() as ends:
@@ -129,7 +130,7 @@ def run(path: Path, root: Path) -> None:
             around.problem("configuration", taken.problem)
         outcome = serve(Store(root), config, around)
     if outcome == CHANGED:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def print_item(item: "Item") -> None:

@@ -1,0 +1,29 @@
+"""The service and its broker."""
+
+import os
+import sys
+
+import pytest
+
+pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
+
+from edgecnn.cli.mqtt import PASSWORD, USER
+from edgecnn.device.slots.store import Store
+from edgecnn.runtime.default import shipped_bundle
+from edgecnn.runtime.engines import is_installed
+
+
+@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+def test_it_still_knows_the_password_after_another_release_was_put_in_use(small, spawn, tmp_path, root, eventually):
+    store = Store(tmp_path / "slots")
+    release, _ = store.add(shipped_bundle())
+    options = tmp_path / "service.toml"
+    options.write_text(f'source = "synthetic:"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\n')
+    command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+    environment = {**os.environ, "PYTHONPATH": str(root), USER: "ann", PASSWORD: "sesame"}
+    with (tmp_path / "lines").open("wb") as lines:
+        spawn(command, env=environment, stdout=lines)
+    eventually(lambda: "online" in small.payloads("availability"), "a connection")
+    store.activate(release)
+    eventually(lambda: len(small.connects) >= 2, "a connection of the next process")
+    assert all(b"ann" in body and b"sesame" in body for body in small.connects)
