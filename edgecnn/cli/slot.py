@@ -7,6 +7,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json, Root, check_choice
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.slots.record import Slots
@@ -109,7 +110,7 @@ def described(slots: "Slots", release: str | None) -> str:
         return "the model that ships with edgecnn"
     about = slots.releases[release]
     serial = f" serial {about.serial}" if about.serial else ""
-    return f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}"
+    return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")
 
 
 def table(slots: "Slots") -> dict[str, Any]:

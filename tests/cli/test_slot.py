@@ -69,6 +69,13 @@ def test_going_back_on_purpose_is_named(slot, edgecnn, bundle, tmp_path):
     assert slot("activate", releases[1], "--older").code == 0
 
 
+def test_names_and_reasons_cannot_move_the_cursor(slot, tmp_path):
+    about = {"name": "\x1b[2Jcats", "serial": 0, "state": "bad", "reason": "no\nin use  forged"}
+    (tmp_path / "slots").mkdir()
+    (tmp_path / "slots" / "current").write_text(json.dumps({"releases": {"f" * 64: about}}))
+    assert slot("list").out.splitlines()[1:] == [r"-       ffffffffffff \x1b[2Jcats bad: no\nin use  forged"]
+
+
 def test_a_folder_that_cannot_be_made(edgecnn, bundle, tmp_path):
     (tmp_path / "file").touch()
     done = edgecnn("slot", "add", bundle, "--root", tmp_path / "file" / "slots")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from edgecnn.device.cameras import is_stream
 from edgecnn.device.mqtt.address import parse_address
 from edgecnn.device.slots.disk import Disk, replace
-from edgecnn.errors import ServiceError
+from edgecnn.errors import ServiceError, SlotError
 from edgecnn.pixels import ROTATIONS
 from edgecnn.runtime.decision import Smoother
 from edgecnn.tables import build, key
@@ -56,7 +56,7 @@ def parse(text: str, where: str) -> Config:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ServiceError(f"{where} is not TOML: {error}.") from None
     config = build(Config, table, ServiceError, where)
     try:
@@ -118,8 +118,8 @@ def take(path: Path, folder: Path, disk: Disk | None = None) -> Taken:
         return Taken(last or Config(), f"{error} {what} in use.")
     try:
         if not copy.exists() or read(copy) != text:
-            replace(disk or Disk(), copy, text.encode())
-    except (OSError, ServiceError) as error:
+            replace(disk or Disk(folder), copy, text.encode())
+    except (OSError, ServiceError, SlotError) as error:
         return Taken(config, f"{copy}: the options in use cannot be kept: {error}")
     return Taken(config, "")
 

@@ -1,59 +1,123 @@
-"""Every change that releases make to a disk, one method each, so that a test can record the changes and lose some of them."""
+"""What releases do to a disk: each change one method, so that a test can record the changes and lose some of them.
+
+The folder may belong to the service's user, and root works in it: nothing below it is reached by way of a link that was put there.
+"""
 
 import contextlib
+import errno
 import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
+
+from edgecnn.errors import SlotError
 
 
 class Disk:
-    """The real disk. No change is sure to outlive a power cut until `sync` was called for its file, and for its folder."""
+    """The real disk. No change is sure to outlive a power cut until `sync` was called for its file, and for its folder.
+
+    A path outside of `root` is taken as it is. Every method raises OSError, and SlotError for a link or anything else below `root` that
+    is neither a file nor a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder below which no link is followed. It may be a link itself, as systemd makes it."""
+        self.root = root
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that all may read, unless it is there."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
-            os.chmod(path, 0o755)
+        with self._folder(path.parent) as parent:
+            try:
+                os.mkdir(path.name, dir_fd=parent)
+            except FileExistsError:
+                return
+        with self._folder(path) as made:
+            os.fchmod(made, 0o755)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file that all may read, from its beginning."""
-        with path.open("wb") as file:
+        """Write a file that all may read, a new one: what has its name is removed, not written into."""
+        with self._folder(path.parent) as folder, contextlib.suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        with os.fdopen(self._open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), 0o644)
 
     def sync(self, path: Path) -> None:
         """Wait until a file's content is on the disk, or the names in a folder."""
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = self._open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name in its folder, in place of what has that name."""
-        os.replace(old, new)
+        """Give a file another name in its folder, instead of what has that name."""
+        with self._folder(old.parent) as folder:
+            os.replace(old.name, new.name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file."""
-        os.unlink(path)
+        with self._folder(path.parent) as folder:
+            os.unlink(path.name, dir_fd=folder)
 
     def remove_folder(self, path: Path) -> None:
         """Remove an empty folder."""
-        os.rmdir(path)
+        with self._folder(path.parent) as folder:
+            os.rmdir(path.name, dir_fd=folder)
+
+    def names(self, path: Path) -> list[str]:
+        """Return the names in a folder, sorted."""
+        with self._folder(path) as folder:
+            return sorted(os.listdir(folder))
+
+    def open(self, path: Path) -> BufferedReader:
+        """Open a file to read it."""
+        return os.fdopen(self._open(path, os.O_RDONLY), "rb")
+
+    @contextlib.contextmanager
+    def _folder(self, path: Path) -> Iterator[int]:
+        descriptor = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open(self, path: Path, flags: int) -> int:
+        """Open a file or a folder, one part of the path after the other: a folder cannot become a link in between."""
+        if self.root not in path.parents:
+            return os.open(path, flags, 0o600)
+        with self._folder(path.parent) as parent:
+            try:
+                descriptor = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=parent)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+                    raise _foreign(path) from None
+                raise
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return descriptor
+        os.close(descriptor)
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> SlotError:
+    return SlotError(f"{path} is a link, or no file or folder that edgecnn made. Find out who made it, and remove it.")
 
 
 def replace(disk: Disk, path: Path, data: bytes) -> None:
     """Write a file so that after a power cut its path holds the old content or the new one, whole.
 
     Raises:
-        OSError: if it cannot be written; the old content is there, and nothing else.
+        OSError, SlotError: if it cannot be written; the old content is there, and nothing else.
     """
     fresh = path.with_name(f".{path.name}.new")
     try:
         disk.write(fresh, data)
         disk.sync(fresh)
         disk.rename(fresh, path)
-    except OSError:
-        with contextlib.suppress(OSError):
+    except (OSError, SlotError):
+        with contextlib.suppress(OSError, SlotError):
             disk.remove(fresh)
         raise
     disk.sync(path.parent)

@@ -1,6 +1,7 @@
 """The record of releases, and how it changes. Each change is a function from one record to the next; `store` puts it on the disk."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from edgecnn.tables import key
 SCHEMA = "edgecnn.slots/1"
 PENDING, GOOD, BAD = "pending", "good", "bad"
 STATES = (PENDING, GOOD, BAD)
+
+SHA256 = re.compile("[0-9a-f]{64}")
+"""What a release is called, and its folder: nothing else can be a path there."""
 
 MAX_STARTS = 3
 """How often a pending release may be started. One that has not proved itself by then is bad: it crashes, hangs, or gives no answers."""

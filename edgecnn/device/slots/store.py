@@ -1,7 +1,7 @@
 """Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that says which is in use.
 
 The record is the only truth, and its atomic rename is where each change takes effect. A release that it does not name does not exist,
-whatever is left of it.
+whatever is left of it. The folder may belong to the service's user, so what is read there is checked, and opened by `Disk`.
 """
 
 import contextlib
@@ -14,16 +14,19 @@ from pathlib import Path
 
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.device.slots.disk import Disk, replace
-from edgecnn.device.slots.record import Slots, activated, added, pruned
+from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
 from edgecnn.errors import SlotError
-from edgecnn.files import canonical_json, output_errors, sha256_file
+from edgecnn.files import canonical_json, output_errors
 from edgecnn.runtime.default import choose_model
-from edgecnn.tables import build, to_json
+from edgecnn.tables import build, shown, to_json
 
 ROOT = Path("/var/lib/edgecnn")
 """Where a board keeps its releases."""
 
 RECORD, RELEASES, BUNDLE = "current", "releases", "model.edgecnn"
+MAX_RECORD_BYTES = 1 << 20
+"""Largest record that is read: a release takes 200 bytes of it."""
+
 WAIT_S = 5.0
 """How long a change waits for another one to end."""
 
@@ -43,7 +46,7 @@ class Store:
             wait_s: seconds that a change waits for another one.
         """
         self.root = root
-        self._disk = disk or Disk()
+        self._disk = disk or Disk(root)
         self._wait_s = wait_s
 
     def read(self) -> Slots:
@@ -54,16 +57,25 @@ class Store:
         """
         path = self.root / RECORD
         try:
-            table = json.loads(path.read_bytes())
+            with self._disk.open(path) as file:
+                data = file.read(MAX_RECORD_BYTES + 1)
         except FileNotFoundError:
             return Slots()
         except OSError as error:
             raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
-        except ValueError as error:
-            raise SlotError(f"{path} is damaged: {error}. Remove it, and add the bundles again.") from None
+        again = "Remove it, and add the bundles again."
+        if len(data) > MAX_RECORD_BYTES:
+            raise SlotError(f"{path} is damaged: it has more than {MAX_RECORD_BYTES:,} bytes. {again}")
+        try:
+            table = json.loads(data)
+            canonical_json(table).encode()  # a lone surrogate is not text
+        except (ValueError, RecursionError) as error:
+            raise SlotError(f"{path} is damaged: {error}. {again}") from None
         slots = build(Slots, table, SlotError, str(path))
+        if wrong := next((name for name in (*slots.releases, *slots.chain) if not SHA256.fullmatch(name)), None):
+            raise SlotError(f"{path} is damaged: {shown(wrong)} is not a SHA-256. {again}")
         if unknown := next((release for release in slots.chain if release not in slots.releases), None):
-            raise SlotError(f"{path}: chain names {unknown!r}, which is not a release. Remove the file.")
+            raise SlotError(f"{path} is damaged: chain names {unknown}, which is not a release. {again}")
         return slots
 
     def path(self, release: str) -> Path:
@@ -72,9 +84,12 @@ class Store:
 
     def whole(self, release: str) -> bool:
         """Return whether a release's bundle is there, with every bit as it was added."""
+        import hashlib  # here, since it loads OpenSSL
+
         try:
-            return sha256_file(self.path(release)) == release
-        except OSError:
+            with self._disk.open(self.path(release)) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == release
+        except (OSError, SlotError):
             return False
 
     def change(self, transition: Callable[[Slots], Slots]) -> Slots:
@@ -123,15 +138,18 @@ class Store:
         with self._locked():
             slots = self._commit(lambda slots: pruned(slots, keep))
             folder = self.root / RELEASES
-            gone = sorted(path for path in folder.glob("*/") if path.name not in slots.releases)
-            with output_errors(folder):
-                for path in gone:
-                    for file in path.iterdir():
-                        self._disk.remove(file)
+            with output_errors(folder), contextlib.suppress(FileNotFoundError):
+                gone = [
+                    name for name in self._disk.names(folder) if SHA256.fullmatch(name) and name not in slots.releases
+                ]
+                for path in map(folder.joinpath, gone):
+                    for file in self._disk.names(path):
+                        self._disk.remove(path / file)
                     self._disk.remove_folder(path)
                 if gone:
                     self._disk.sync(folder)
-            return [path.name for path in gone], slots
+                return gone, slots
+            return [], slots
 
     def _copy(self, bundle: Bundle) -> None:
         if self.whole(bundle.sha256):
@@ -162,7 +180,7 @@ class Store:
         with output_errors(self.root):
             if not self.root.is_dir():
                 self._make_folder(self.root)
-            descriptor = os.open(self.root, os.O_RDONLY)
+            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             deadline = time.monotonic() + self._wait_s
             while True:

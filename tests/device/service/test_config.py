@@ -27,6 +27,7 @@ def test_options():
         ("threshold = 2", r"here: threshold must be between 0 and 1, received 2"),
         ('threshold = "high"', r"here: threshold must be a number, received 'high'"),
         ("threshold = 0.6 0.7", r"here is not TOML: .*line 1"),
+        (f"threshold = {'[' * 5000}", r"here is not TOML: .*recursion"),
         ("rotate = 45", r"here: rotate must be one of 0, 90, 180, 270"),
         ('smooth = "often"', r"here: smooth: "),
         ("max_fps = 0.1", r"here: max_fps must be 0 or at least 0\.2"),
@@ -48,7 +49,7 @@ def test_options_that_are_not_valid_leave_the_last_that_were(tmp_path):
     assert config == Config() and "unknown key thresold" in problem and "The defaults are in use" in problem
     path.write_text("threshold = 0.6\n")
     assert take(path, folder) == (Config(threshold=0.6), "")
-    for text in (b"thresold = 0.7\n", b"\xff"):
+    for text in (b"thresold = 0.7\n", b"\xff", b"threshold = " + 5000 * b"["):
         path.write_bytes(text)
         config, problem = take(path, folder)
         assert config == Config(threshold=0.6) and "The last valid options stay in use" in problem
@@ -62,7 +63,7 @@ def test_a_full_disk_does_not_keep_valid_options_from_use(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "options.toml").write_text("threshold = 0.6\n")
-    config, problem = take(tmp_path / "options.toml", tmp_path, Full())
+    config, problem = take(tmp_path / "options.toml", tmp_path, Full(tmp_path))
     assert config == Config(threshold=0.6) and "No space left" in problem
 
 

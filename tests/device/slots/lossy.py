@@ -14,7 +14,7 @@ class Recorder(Disk):
     """The real disk, and a list of what was done: (method's name, paths below `root`, data)."""
 
     def __init__(self, root):
-        self.root = root
+        super().__init__(root)
         self.done = []
 
     def note(self, name, *arguments):
@@ -108,8 +108,9 @@ def apply(top, step):
         else:
             what.data = what.now
     elif name == "write":
-        if path.name not in folder.now:
-            folder.change(None, path.name, File())
+        if path.name in folder.now:
+            folder.change(path.name, None, None)
+        folder.change(None, path.name, File())
         folder.now[path.name].now = more[0]
     elif name == "make_folder":
         folder.change(None, path.name, Folder())

@@ -158,7 +158,8 @@ def test_a_bundle_that_is_removed_while_in_use(store, in_use):
 
 
 class FailingDisk(Disk):
-    def __init__(self, number):
+    def __init__(self, root, number):
+        super().__init__(root)
         self.number = number
 
     def write(self, path, data):
@@ -173,7 +174,7 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
     """Nothing new gets in, what is good is served, and what cannot be counted is not tried."""
     old, new = in_use("old"), in_use("new", good=False)
     before = (store.root / "current").read_bytes()
-    broken = Store(store.root, FailingDisk(number))
+    broken = Store(store.root, FailingDisk(store.root, number))
     with pytest.raises(OutputError, match=message):
         broken.add(make_bundle("newest"))
     with pytest.raises(OutputError, match=message):
@@ -189,7 +190,7 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
 def test_what_was_judged_bad_is_not_run_again_although_the_disk_is_full(store, in_use):
     old, new = in_use("old"), in_use("new", good=False)
     choose(store)
-    broken = Store(store.root, FailingDisk(errno.ENOSPC))
+    broken = Store(store.root, FailingDisk(store.root, errno.ENOSPC))
     assert condemn(broken, new, "no")
     assert choose(store, avoid={new}).release == old
 
