@@ -65,8 +65,8 @@ Description: image classifier for small boards, as a service
  boot. A new model has to prove itself on the board; if it does not, the
  one before it comes back by itself, also after a power cut.
  .
- A model that ships with it answers at once. To train one on photos of
- your own, install edgecnn with pip on a workstation.
+ The service waits until a model is put in use: edgecnn slot add. To train
+ one on photos of your own, install edgecnn with pip on a workstation.
 """
 
 
@@ -205,7 +205,7 @@ def man_page() -> str:
         ".SH FILES",
         ".TP\n.I /etc/edgecnn/service.toml\nOptions of the service; without it they have their defaults.",
         ".TP\n.I /etc/edgecnn/environment\nEDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of a broker, for the service.",
-        ".TP\n.I /var/lib/edgecnn\nReleases of models.",
+        ".TP\n.I /var/lib/edgecnn\nReleases of models; the service waits for the first one.",
         ".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)",
     ]
     return "\n".join(parts) + "\n"

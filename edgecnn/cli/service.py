@@ -9,6 +9,8 @@ import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Json, Root, check_choice
+from edgecnn.errors import ServiceError
+from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.service.config import Config
@@ -50,8 +52,8 @@ def service(
     install, once and as root, writes the unit, checks the options and starts the service. check only checks the options. status and logs
     show what it does, remove takes it away and leaves options and releases. run is what the unit runs.
 
-    The service runs the release that edgecnn slot has put in use. Its lines in the journal are JSON. A watchdog, which only a freshly
-    classified frame feeds, starts it again.
+    The service runs the release that edgecnn slot has put in use, and waits while there is none. Its lines in the journal are JSON. A
+    watchdog, which only a freshly classified frame feeds, starts it again.
 
     \b
     Examples:
@@ -63,11 +65,15 @@ def service(
     check_choice("ACTION", action, ACTIONS)
     from edgecnn.device.service import config as options
     from edgecnn.device.service import manage
+    from edgecnn.device.slots.record import NO_RELEASE
+    from edgecnn.device.slots.store import Store
 
     if action == "run":
         run(config or options.CONFIG, root)
     elif action == "check":
         path = config or options.CONFIG
+        if config is not None and not config.exists():
+            raise ServiceError(f"there is no file {config}.")
         options.parse(options.read(path), str(path))
         if config and not config.exists():
             from edgecnn.errors import ServiceError
@@ -77,6 +83,8 @@ def service(
     elif action == "install":
         unit = manage.install(manage.Host(), config)
         note(f"{unit} is started, now and at each boot; see: edgecnn service logs --follow")
+        if not Store(root).read().current:
+            note(NO_RELEASE)
     elif action == "remove":
         manage.remove(manage.Host())
         note(f"the service is removed; options in {options.CONFIG.parent} and releases in {root} stay")
@@ -89,6 +97,7 @@ def service(
 
 def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
     """Print what systemd says of the service, and which release is in use."""
+    from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
     from edgecnn.tables import to_json
 
@@ -101,15 +110,15 @@ def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
     print(
         f"service {state['ActiveState']} ({state['SubState']}), {state['UnitFileState']}, restarts {state['NRestarts']}"
     )
-    print(f"status  {state['StatusText'] or '-'}")
-    print(f"release {f'{release[:12]} {about.name} {about.state}' if release and about else 'the model that ships'}")
+    print(f"status  {printable(state['StatusText']) or '-'}")
+    print(printable(f"release {release[:12]} {about.name} {about.state}") if release and about else NO_RELEASE)
 
 
 def run(path: Path, root: Path) -> None:
     """Run the service until it is stopped; a new process takes over when another release is in use.
 
     Raises:
-        EdgeCNNError: if neither a release nor the bundle that ships can be loaded.
+        EdgeCNNError: if a release that is good cannot be loaded.
         Stopped: after a signal.
     """
     from edgecnn.device.service.config import take

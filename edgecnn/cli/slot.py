@@ -71,7 +71,7 @@ def slot(
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")
-    from edgecnn.device.slots.record import rolled_back
+    from edgecnn.device.slots.record import NO_RELEASE, rolled_back
     from edgecnn.device.slots.store import Store
 
     store = Store(root)
@@ -83,7 +83,7 @@ def slot(
         note(f"in use: {described(slots, release)}")
     elif action == "rollback":
         slots = store.change(rolled_back)
-        note(f"in use: {described(slots, slots.current)}")
+        note(f"in use: {described(slots, slots.current)}" if slots.current else NO_RELEASE)
     elif action == "prune":
         gone, slots = store.prune(keep)
         note(f"removed: {', '.join(release[:12] for release in gone) or 'none'}")
@@ -97,17 +97,19 @@ def show(slots: "Slots", json: bool) -> None:
     if json:
         emit_json(table(slots))
         return
-    for position, release in enumerate([*slots.chain, None]):
-        print(f"{'in use' if position == 0 else 'before':7} {described(slots, release)}")
+    from edgecnn.device.slots.record import NO_RELEASE
+
+    if not slots.chain:
+        print(NO_RELEASE)
+    for position, release in enumerate(slots.chain):
+        print(f"{'before' if position else 'in use':7} {described(slots, release)}")
     for release in slots.releases:
         if release not in slots.chain:
             print(f"{'-':7} {described(slots, release)}")
 
 
-def described(slots: "Slots", release: str | None) -> str:
+def described(slots: "Slots", release: str) -> str:
     """Return a release for people: its name, serial number, state and hash."""
-    if release is None:
-        return "the model that ships with edgecnn"
     about = slots.releases[release]
     serial = f" serial {about.serial}" if about.serial else ""
     return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")

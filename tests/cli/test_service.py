@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from edgecnn.device.slots.record import NO_RELEASE
 from edgecnn.errors import ServiceError
 
 
@@ -16,6 +17,7 @@ def test_options_are_checked(edgecnn, tmp_path):
     done = edgecnn("service", "check", "--config", options)
     assert done.code == ServiceError.exit_code
     assert done.err.startswith(f"edgecnn: error: {options}: unknown key good_afer. Did you mean 'good_after'?")
+    assert "there is no file none.toml" in edgecnn("service", "check", "--config", "none.toml").err
 
 
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs on this machine")
@@ -38,6 +40,6 @@ def test_status_says_what_runs(edgecnn, monkeypatch, tmp_path):
     assert done.out.splitlines() == [
         "service active (running), enabled, restarts 0",
         "status  state: 'cat'",
-        "release the model that ships",
+        NO_RELEASE,
     ]
     assert '"ActiveState": "active"' in edgecnn("service", "status", "--json", "--root", tmp_path / "none").out

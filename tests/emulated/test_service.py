@@ -12,6 +12,7 @@ import pytest
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
+from edgecnn.device.slots.record import NO_RELEASE
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import shipped_bundle
 
@@ -136,11 +137,14 @@ def bundles(folder):
     return made
 
 
-def test_apt_installs_it_and_the_camera_is_classified(service_board):
+def test_apt_installs_it_and_it_waits_for_a_release(service_board):
     service_board.run("apt-get", "install", "--yes", "./edgecnn.deb")
-    opened = service_board.wait(lambda event: event["event"] == "camera_opened", "camera")
-    assert service_board.events[opened]["source"] == "/dev/video0"
-    service_board.classifying()
+    waits = service_board.wait(lambda event: event.get("about") == "release", "problem")
+    assert service_board.events[waits]["message"] == f"{NO_RELEASE}."
+    assert service_board.run("edgecnn", "service", "status").out.splitlines()[1:] == [
+        f"status  {NO_RELEASE}",
+        NO_RELEASE,
+    ]
     shown = service_board.run("systemctl", "show", "--property=ActiveState,UnitFileState", "edgecnn").out
     assert shown.split() == ["ActiveState=active", "UnitFileState=enabled"]
     service_board.run("systemd-analyze", "security", "--no-pager", "--threshold=15", "edgecnn.service")  # 1.5 of 10
@@ -155,7 +159,11 @@ def test_the_doctor_finds_it_well(service_board):
 def test_a_new_bundle_becomes_good(service_board):
     after = len(service_board.events)
     service_board.run("edgecnn", "slot", "add", "new.edgecnn", "--activate")
-    service_board.released("new", "good", service_board.released("new", "pending", after))
+    pending = service_board.released("new", "pending", after)
+    opened = service_board.wait(lambda event: event["event"] == "camera_opened", "camera", pending)
+    assert service_board.events[opened]["source"] == "/dev/video0"
+    service_board.classifying(opened)
+    service_board.released("new", "good", pending)
 
 
 def test_after_a_reboot_it_still_classifies(service_board):

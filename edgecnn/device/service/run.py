@@ -1,4 +1,7 @@
-"""The service itself: choose a release, prove it, classify what the camera sees, and change over when another one is put in use."""
+"""The service itself: choose a release, prove it, classify what the camera sees, and change over when another one is put in use.
+
+Without a release it waits for one: what ships with edgecnn knows nothing of what this camera sees.
+"""
 
 import os
 import time
@@ -10,20 +13,22 @@ from typing import NamedTuple
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.doctor.machine import RELEASE_YEAR
 from edgecnn.device.service.config import Config
-from edgecnn.device.service.judge import Judge
+from edgecnn.device.service.judge import FEED_EVERY_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.slots.choose import approve, choose, condemn
-from edgecnn.device.slots.record import BAD, GOOD, PENDING
+from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING
 from edgecnn.device.slots.store import RECORD, Store
-from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent
+from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, Seldom
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.errors import EdgeCNNError, SlotError
 from edgecnn.runtime.classifier import Classifier
-from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.selftest import require_pass, selftest
 
 LOOK_EVERY_S = 1.0
 """Seconds between two looks at the record."""
+
+WAIT_S = 0.1
+"""Seconds between two looks at a signal, while there is no release."""
 
 START_S = 180
 """Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
@@ -33,9 +38,9 @@ CHANGED, ENDED = "changed", "ended"
 
 
 class Running(NamedTuple):
-    """The release that runs, None for the bundle that ships; whether it has yet to prove itself; its classifier."""
+    """The release that runs; whether it has yet to prove itself; its classifier."""
 
-    release: str | None
+    release: str
     pending: bool
     classifier: Classifier
 
@@ -62,7 +67,7 @@ class Surroundings:
         """Report a problem that ends nothing."""
         self.report(ProblemEvent(ts=self.wall(), source="", about=about, message=message))
 
-    def release(self, release: str | None, name: str, state: str, reason: str | None = None) -> None:
+    def release(self, release: str, name: str, state: str, reason: str | None = None) -> None:
         """Report what became of a release."""
         self.report(
             ReleaseEvent(ts=self.wall(), source="", release=release, name=name, state=state, reason=reason or None)
@@ -78,7 +83,7 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
         around: see there.
 
     Raises:
-        EdgeCNNError: if neither a release nor the bundle that ships can be loaded.
+        EdgeCNNError: if a release that is good cannot be loaded.
         what `around.check` raises.
     """
     year = time.gmtime(around.wall()).tm_year
@@ -86,8 +91,11 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
         around.problem("clock", f"it says {year}: times are wrong, and TLS fails, until it is set. All else works.")
     watcher = Watcher(store.root / RECORD)
     running = prepare(store, around, config.strangers)
+    if running is None:
+        wait(store, watcher, around)
+        return change_over(around)
     frames = config.good_after if running.pending else 0
-    release = running.release or ""
+    release = running.release
     judge = Judge(release, running.classifier.name, frames, lambda: approve(store, release), tell=around.tell)
     stream = open_stream(
         config.source or None,
@@ -108,10 +116,31 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
             around.check()
             if item is not None:
                 around.report(item)
-            if watcher.changed() and in_use(store) != running.release:
-                around.tell(f"STATUS=changing over{watchdog(START_S * 1_000_000)}")
-                return CHANGED
+            if watcher.changed() and in_use(store) != release:
+                return change_over(around)
     return ENDED
+
+
+def change_over(around: Surroundings) -> str:
+    """Give the next process the time that a start has, and return CHANGED."""
+    around.tell(f"STATUS=changing over{watchdog(START_S * 1_000_000)}")
+    return CHANGED
+
+
+def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
+    """Say what to type, and wait until a release is in use. The watchdog hears that this still waits.
+
+    Raises:
+        what `around.check` raises.
+    """
+    around.problem("release", f"{NO_RELEASE}.")
+    around.tell(f"READY=1\nSTATUS={NO_RELEASE}{watchdog(os.environ.get('WATCHDOG_USEC'))}")
+    feed = Seldom(FEED_EVERY_S)
+    while not (watcher.changed() and in_use(store)):
+        around.check()
+        if feed.count():
+            around.tell("WATCHDOG=1")
+        time.sleep(WAIT_S)
 
 
 def watchdog(microseconds: int | str | None) -> str:
@@ -119,8 +148,8 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Running:
-    """Choose a release and load it. A pending one has to pass the self-test; one that fails is bad, and the next is chosen.
+def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Running | None:
+    """Choose a release and load it; None if there is none. A pending one has to pass the self-test; if it fails, the next is chosen.
 
     Args:
         store: the board's releases.
@@ -128,7 +157,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Runni
         strangers: whether the decision may be "stranger".
 
     Raises:
-        EdgeCNNError: if a release that is good, or the bundle that ships, cannot be loaded: the engine is broken, not the release.
+        EdgeCNNError: if a release that is good cannot be loaded: the engine is broken, not the release.
     """
     avoid: set[str] = set()
     while True:
@@ -137,13 +166,15 @@ def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Runni
             around.problem("disk", problem)
         for item in choice.refused:
             around.release(item.release, item.name, BAD, item.reason)
-        path = store.path(choice.release) if choice.release else shipped_bundle()
+        if choice.release is None:
+            return None
+        path = store.path(choice.release)
         try:
             if choice.pending:
                 require_pass(selftest(read_bundle(path), apart=True))
             classifier = Classifier.load(path, strangers=strangers)
         except EdgeCNNError as error:
-            if not choice.pending or choice.release is None:
+            if not choice.pending:
                 raise
             avoid.add(choice.release)
             around.release(choice.release, choice.name, BAD, str(error))
@@ -155,7 +186,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Runni
 
 
 def in_use(store: Store) -> str | None:
-    """Return the release that the record has in use; None also where it cannot be read, as `choose` then takes the bundle that ships."""
+    """Return the release that the record has in use; None also if the record cannot be read, as for `choose`."""
     try:
         return store.read().current
     except SlotError:

@@ -1,4 +1,4 @@
-"""Which release a start of the service runs, and what becomes of one that is judged. Whatever the disk does, there is an answer."""
+"""Which release a start of the service runs, and what becomes of one that is judged. After a good one there is always an answer."""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class Refused(NamedTuple):
 class Choice(NamedTuple):
     """What a start runs.
 
-    `release` is None for the bundle that ships, and `name` the name of its bundle, "" for that; `pending` says whether it has yet to prove
-    itself; `refused` are the releases that came before it, `problems` what the disk or the record was not able to do.
+    `release` is None if there is none, and `name` the name of its bundle, "" for none; `pending` says whether it has yet to prove itself;
+    `refused` are the releases that came before it, `problems` what the disk or the record was not able to do.
     """
 
     release: str | None
@@ -90,7 +90,7 @@ def _recorded(store: Store, transition: Callable[[Slots], Slots]) -> list[str]:
 
 
 def _readable(store: Store) -> Slots:
-    """Return the record, or, if it is damaged, that of a board without releases: the bundle that ships still answers."""
+    """Return the record, or, if it is damaged, that of a board without releases."""
     try:
         return store.read()
     except SlotError:

@@ -12,6 +12,9 @@ SCHEMA = "edgecnn.slots/1"
 PENDING, GOOD, BAD = "pending", "good", "bad"
 STATES = (PENDING, GOOD, BAD)
 
+NO_RELEASE = "no release is in use, so the service waits; put one in use, as root: edgecnn slot add BUNDLE --activate"
+"""What the journal, `service status` and `slot list` say then."""
+
 SHA256 = re.compile("[0-9a-f]{64}")
 """What a release is called, and its folder: nothing else can be a path there."""
 
@@ -41,8 +44,7 @@ class Slots:
     """All releases, by the SHA-256 of their bundles.
 
     Attributes:
-        chain: the release in use, then those that come back, one after the other. After the last, and for an empty
-            chain, it is the bundle that ships with edgecnn.
+        chain: the release in use, then those that come back, one after the other; empty while none is in use.
         starts: how often the release in use was started while it was pending.
         releases: see `Release`.
     """
@@ -54,7 +56,7 @@ class Slots:
 
     @property
     def current(self) -> str | None:
-        """The release in use; None for the bundle that ships."""
+        """The release in use; None if there is none."""
         return self.chain[0] if self.chain else None
 
     @property
@@ -117,10 +119,10 @@ def rolled_back(slots: Slots) -> Slots:
     """Return the record with the release in use that was before, whatever the state of the one that goes.
 
     Raises:
-        SlotError: if the bundle that ships is in use.
+        SlotError: if none is in use.
     """
     if not slots.chain:
-        raise SlotError("the model that ships with edgecnn is in use, and there is none before it")
+        raise SlotError(f"there is none to go back from: {NO_RELEASE}.")
     return dataclasses.replace(slots, chain=slots.chain[1:], starts=0)
 
 

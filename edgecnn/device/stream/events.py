@@ -212,14 +212,14 @@ class ReleaseEvent(Event):
     """The service runs a release, has found it good, or does not run it any more.
 
     Attributes:
-        release: the SHA-256 of its bundle; None for the bundle that ships with edgecnn.
+        release: the SHA-256 of its bundle.
         name: the bundle's.
-        state: one of `edgecnn.device.slots.record.STATES`; the bundle that ships is good.
+        state: one of `edgecnn.device.slots.record.STATES`.
         reason: why it is bad.
     """
 
     kind = "release"
-    release: str | None
+    release: str
     name: str
     state: str
     reason: str | None
@@ -230,7 +230,7 @@ class ProblemEvent(Event):
     """Something is wrong, and the service goes on.
 
     Attributes:
-        about: clock, configuration or disk.
+        about: clock, configuration, disk, or release where none is in use.
         message: what, for people.
     """
 

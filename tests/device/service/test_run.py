@@ -14,7 +14,7 @@ from edgecnn.device.service.config import Config, take
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
-from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
+from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, NO_RELEASE, PENDING
 from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import EngineError
@@ -77,9 +77,26 @@ def at_once(items):
     return True
 
 
-def test_without_a_release_the_bundle_that_ships_answers(board):
-    assert board.start() == [("cifar10-resnet8", GOOD)]
-    assert board.told[0].startswith("READY=1") and "WATCHDOG=1" in board.told
+def test_without_a_release_it_waits_and_says_what_to_type(board, variant, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    new = variant("new")
+
+    def activate(items):
+        if "WATCHDOG=1" in board.told and not board.states():
+            board.activate(new)
+
+    assert board.serve(until=activate) == CHANGED
+    (problem,) = board.items
+    assert problem.about == "release" and problem.message == f"{NO_RELEASE}."
+    assert board.told[0] == f"READY=1\nSTATUS={NO_RELEASE}\nWATCHDOG_USEC=30000000"
+    assert board.told[-1].endswith(f"WATCHDOG_USEC={START_S * 1_000_000}")
+    assert board.start() == [("new", PENDING), ("new", GOOD)]
+
+
+def test_it_waits_when_its_only_release_is_bad(board, variant):
+    board.activate(variant("wrong", wrong=True))
+    assert board.start(until=lambda items: board.told) == [("wrong", BAD)]
+    assert board.items[-1].about == "release" and NO_RELEASE in board.told[0]
 
 
 def test_a_new_release_becomes_good_after_its_frames(board, variant):
@@ -114,10 +131,11 @@ def test_a_release_whose_frames_never_come_goes_back(board, variant):
 
 
 def test_it_ends_when_another_release_is_in_use(board, variant):
+    board.activate(variant("old"))
     new = variant("new")
 
     def activate(items):
-        if frames(items) == 3 and not board.states():
+        if frames(items) == 3 and "new" not in board.states():
             board.activate(new)
 
     assert board.serve(until=activate) == CHANGED
@@ -127,8 +145,9 @@ def test_it_ends_when_another_release_is_in_use(board, variant):
     assert board.start()[0] == ("new", PENDING)
 
 
-def test_a_start_sets_the_watchdogs_own_limit_again(board, monkeypatch):
+def test_a_start_sets_the_watchdogs_own_limit_again(board, variant, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    board.activate(variant("old"))
     board.start()
     assert board.told[0] == "READY=1\nSTATUS=waiting for the camera\nWATCHDOG_USEC=30000000"
 
@@ -168,7 +187,8 @@ def test_a_good_release_is_not_condemned_for_a_broken_engine(board, variant, mon
     assert board.states() == {"old": GOOD}
 
 
-def test_a_clock_in_1970_is_a_problem_and_no_more(board):
+def test_a_clock_in_1970_is_a_problem_and_no_more(board, variant):
+    board.activate(variant("old"))
     with pytest.raises(Stop):
         board.serve(until=lambda items: frames(items) >= 1, wall=lambda: 60.0)
     (problem,) = (item for item in board.items if isinstance(item, ProblemEvent))
@@ -232,7 +252,7 @@ def test_notify_sends_a_datagram(short_folder, monkeypatch):
 
 
 def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn):
-    """As systemd runs it: with the last valid options, the same process goes on with the new release, and ends with 143."""
+    """As systemd runs it: with the last valid options, the same process waits, goes on with the first release, and ends with 143."""
     options = tmp_path / "service.toml"
     options.write_text('source = "synthetic:"\ngood_after = 3\n')
     take(options, store.root)
@@ -246,7 +266,7 @@ def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spaw
         lines = map(json.loads, process.stdout)
         problem = next(lines)
         assert problem["about"] == "configuration" and "Did you mean 'good_after'" in problem["message"]
-        assert next(lines)["release"] is None
+        assert next(lines)["about"] == "release"
         assert manager.recv(200).startswith(b"READY=1")
         release, _ = store.add(variant("new"))
         store.activate(release)

@@ -26,7 +26,7 @@ def main() -> None:
     choice = choose(releases)
     slots = releases.read()
     lacking = [about.name for release, about in slots.releases.items() if not releases.whole(release)]
-    say(f"start {choice.name or 'shipped'} problems {len(choice.problems)} lacking {len(lacking)}")
+    say(f"start {choice.name or 'none'} problems {len(choice.problems)} lacking {len(lacking)}")
     for path in itertools.cycle(sorted(BUNDLES.iterdir())):
         say("add")
         release, _ = releases.add(path)
