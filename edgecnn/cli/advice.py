@@ -27,6 +27,7 @@ ADVICE = {
     "fail_on": "Clean the data, as with --fix OUT; or allow more with --fail-on.",
     "go_back": "To go back on purpose: edgecnn slot rollback, or --older",
     "keep_more": "Allow more with --save-cap.",
+    "other_classes": "To put it in use all the same: --other-classes",
     "name_bundle": "Name another with --model.",
     "name_camera": "For what a camera sees: --camera, or /dev/video0 and so on.",
     "name_images": "Name those with --data.",

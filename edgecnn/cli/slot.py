@@ -11,6 +11,7 @@ from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.slots.record import Slots
+    from edgecnn.device.slots.store import Store
 
 ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "prune": ""}
 """Each action, and what follows it."""
@@ -38,6 +39,12 @@ def slot(
             rich_help_panel="With add and activate",
         ),
     ] = False,
+    other_classes: Annotated[
+        bool,
+        typer.Option(
+            "--other-classes", help="Activate a release with other classes than the one in use.", show_default="off"
+        ),
+    ] = False,
     keep: Annotated[
         int,
         typer.Option(
@@ -53,7 +60,7 @@ def slot(
     """Change the model that edgecnn service runs on this board.
 
     add copies a bundle to the board, activate puts it in use, rollback puts the one before it in use, list shows all, and prune removes bad
-    and old ones. A running service changes over at once.
+    and old ones. A running service changes over at once. What changes is named: classes, verified accuracy, and what of an image is seen.
 
     A release that was activated is pending. It becomes good after the self-test has passed on this board and fresh frames were classified.
     If that does not happen in three starts, it is bad and the one before it comes back by itself.
@@ -71,41 +78,57 @@ def slot(
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")
-    from edgecnn.device.slots.record import NO_RELEASE, rolled_back
+    from edgecnn.device.slots.record import rolled_back
     from edgecnn.device.slots.store import Store
 
     store = Store(root)
+    slots = store.read()
+    before = slots.current
     if action == "add":
         name, slots = store.add(Path(name or ""))
         note(f"added: {described(slots, name)}")
     if action == "activate" or activate:
-        release, slots = store.activate(name or "", older=older)
-        note(f"in use: {described(slots, release)}")
+        _, slots = store.activate(name or "", older=older, others=other_classes)
+        note_change(store, slots, before)
     elif action == "rollback":
         slots = store.change(rolled_back)
-        note(f"in use: {described(slots, slots.current)}" if slots.current else NO_RELEASE)
+        note_change(store, slots, before)
     elif action == "prune":
         gone, slots = store.prune(keep)
         note(f"removed: {', '.join(release[:12] for release in gone) or 'none'}")
-    elif action == "list":
-        slots = store.read()
-    show(slots, json)
+    show(store, slots, json)
 
 
-def show(slots: "Slots", json: bool) -> None:
+def note_change(store: "Store", slots: "Slots", before: str | None) -> None:
+    """Print which release is in use now, and what it says of itself, next to what the one before said."""
+    from edgecnn.device.slots.about import difference, in_words
+
+    if slots.current is None:
+        return
+    note(f"in use: {described(slots, slots.current)}")
+    new, old = store.about(slots.current), store.about(before)
+    words, former = in_words(new) if new else {}, in_words(old) if old else {}
+    for name, text in words.items():
+        changed = former.get(name, text) != text and f"before: {former[name]}"
+        if new and old and name == "classes":
+            changed = difference(new, old)
+        note(f"  {name:8} {text}{f'; {changed}' if changed else ', as before' if old else ''}")
+
+
+def show(store: "Store", slots: "Slots", json: bool) -> None:
     """Print all releases, those in use or to come back first."""
     if json:
-        emit_json(table(slots))
+        emit_json(table(store, slots))
         return
     from edgecnn.device.slots.record import NO_RELEASE
 
     if not slots.chain:
         print(NO_RELEASE)
     for position, release in enumerate(slots.chain):
-        print(f"{'before' if position else 'in use':7} {described(slots, release)}")
+        print(f"{'before' if position else 'in use':7} {listed(store, slots, release)}")
     for release in slots.releases:
         if release not in slots.chain:
-            print(f"{'-':7} {described(slots, release)}")
+            print(f"{'-':7} {listed(store, slots, release)}")
 
 
 def described(slots: "Slots", release: str) -> str:
@@ -115,8 +138,23 @@ def described(slots: "Slots", release: str) -> str:
     return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")
 
 
-def table(slots: "Slots") -> dict[str, Any]:
-    """Return the record as a JSON document: releases in the order of `chain`, then the others."""
+def listed(store: "Store", slots: "Slots", release: str) -> str:
+    """Return a release's line in the list: what it is, how well it was verified, and what it knows."""
+    from edgecnn.device.slots.about import in_words
+
+    about = store.about(release)
+    if about is None:
+        return f"{described(slots, release)}; its bundle is missing or damaged"
+    words = in_words(about)
+    return f"{described(slots, release)}; accuracy {words['accuracy']}; classes {words['classes']}"
+
+
+def table(store: "Store", slots: "Slots") -> dict[str, Any]:
+    """Return the record as a JSON document, with what each release says of itself where its bundle is whole."""
     from edgecnn.tables import to_json
 
-    return {"current": slots.current, **to_json(slots)}
+    document = {"current": slots.current, **to_json(slots)}
+    for release, entry in document["releases"].items():
+        if about := store.about(release):
+            entry |= {"labels": about.labels, "accuracy": about.accuracy, "images": about.images}
+    return document

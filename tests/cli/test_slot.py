@@ -29,17 +29,39 @@ def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
     (release,) = added["releases"]
     assert added["current"] is None and added["releases"][release]["state"] == "pending"
     active = slot("activate", release[:8])
-    assert active.out == f"in use  {release[:12]} {SHIPPED} pending\n"
+    known = "accuracy 86.62% of 5,000 test images; classes 10: airplane, automobile, bird, cat, deer and 5 more"
+    assert active.out == f"in use  {release[:12]} {SHIPPED} pending; {known}\n"
     back = slot("rollback")
-    assert back.err == f"{NO_RELEASE}\n" and f"-       {release[:12]}" in back.out
+    assert back.out.splitlines() == [NO_RELEASE, f"-       {release[:12]} {SHIPPED} pending; {known}"]
     assert slot("rollback").code == SlotError.exit_code
     assert slot("prune").err == "removed: none\n"
 
 
 def test_added_and_put_in_use_at_once(slot, bundle):
     done = slot("add", bundle, "--activate")
-    assert done.out.startswith("in use  ") and done.out.splitlines()[0].endswith(f" {SHIPPED} pending")
+    assert done.out.startswith("in use  ") and f" {SHIPPED} pending; " in done.out
     assert "goes with add" in slot("list", "--activate").err
+
+
+def test_what_changes_is_named_and_other_classes_take_an_option(slot, bundle, root):
+    slot("add", root / "models" / "cifar10-resnet_25kb" / "cifar10-resnet_25kb.edgecnn", "--activate")
+    done = slot("add", bundle, "--activate")
+    assert [" ".join(line.split()) for line in done.err.splitlines()[2:]] == [
+        "classes 10: airplane, automobile, bird, cat, deer and 5 more, as before",
+        "accuracy 86.62% of 5,000 test images; before: 78.46% of 5,000 test images",
+        "fit crop, as before",
+        "region the whole image, as before",
+    ]
+    digits = root / "models" / "digits" / "digits.edgecnn"
+    refused = slot("add", digits, "--activate")
+    assert refused.code == SlotError.exit_code and refused.err.endswith(
+        "digits has other classes than the release in use: it adds 0, 1, 2, 3, 4 and 5 more, and lacks airplane, automobile, bird, cat, "
+        "deer and 5 more. To put it in use all the same: --other-classes\n"
+    )
+    assert f" {SHIPPED} pending" in slot("list").out.splitlines()[0]
+    assert slot("add", digits, "--activate", "--other-classes").out.splitlines()[0].split()[3] == "digits"
+    table = json.loads(slot("list", "--json").out)
+    assert table["releases"][table["current"]]["images"] == 385
 
 
 def test_a_typing_error_is_a_usage_error(slot, bundle):
@@ -71,7 +93,8 @@ def test_names_and_reasons_cannot_move_the_cursor(slot, tmp_path):
     about = {"name": "\x1b[2Jcats", "serial": 0, "state": "bad", "reason": "no\nin use  forged"}
     (tmp_path / "slots").mkdir()
     (tmp_path / "slots" / "current").write_text(json.dumps({"releases": {"f" * 64: about}}))
-    assert slot("list").out.splitlines()[1:] == [r"-       ffffffffffff \x1b[2Jcats bad: no\nin use  forged"]
+    (line,) = slot("list").out.splitlines()[1:]
+    assert line == r"-       ffffffffffff \x1b[2Jcats bad: no\nin use  forged; its bundle is missing or damaged"
 
 
 def test_a_folder_that_cannot_be_made(edgecnn, bundle, tmp_path):

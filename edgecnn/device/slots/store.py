@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.canonical import MAX_BYTES
+from edgecnn.bundle.read import Bundle, parse_bundle, read_bundle
+from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, replace
 from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
-from edgecnn.errors import SlotError
+from edgecnn.errors import BundleError, SlotError
 from edgecnn.files import canonical_json, output_errors
 from edgecnn.runtime.default import choose_model
 from edgecnn.tables import build, shown, to_json
@@ -59,7 +61,7 @@ class Store:
         try:
             with self._disk.open(path) as file:
                 data = file.read(MAX_RECORD_BYTES + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Slots()
         except OSError as error:
             raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
@@ -88,9 +90,20 @@ class Store:
 
         try:
             with self._disk.open(self.path(release)) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == release
+                size = os.fstat(file.fileno()).st_size
+                return size <= MAX_BYTES and hashlib.file_digest(file, "sha256").hexdigest() == release
         except (OSError, SlotError):
             return False
+
+    def about(self, release: str | None) -> About | None:
+        """Return what a release says of itself; None for no release, and if its bundle is missing or damaged."""
+        if release is None or not self.whole(release):
+            return None
+        try:
+            with self._disk.open(self.path(release)) as file:
+                return about(parse_bundle(file.read(MAX_BYTES), self.path(release)))
+        except (OSError, SlotError, BundleError):
+            return None
 
     def change(self, transition: Callable[[Slots], Slots]) -> Slots:
         """Change the record by a function of `record`, and return it.
@@ -121,12 +134,32 @@ class Store:
             manifest = bundle.manifest
             return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
 
-    def activate(self, name: str, *, older: bool = False) -> tuple[str, Slots]:
-        """Put a release in use, given the first digits of its SHA-256. Returns and raises: as `add`; SlotError if it is not whole."""
+    def activate(self, name: str, *, older: bool = False, others: bool = False) -> tuple[str, Slots]:
+        """Put a release in use.
+
+        Args:
+            name: the first digits of its SHA-256.
+            older: whether it may be older than the one in use.
+            others: whether it may have other classes than the one in use.
+
+        Returns:
+            The release and the record.
+
+        Raises:
+            SlotError: if it is not whole, or may not be what it is; and as `change` does.
+            OutputError: as `change` does.
+        """
         with self._locked():
-            release = find(self.read(), name)
-            if not self.whole(release):
+            slots = self.read()
+            release = find(slots, name)
+            new, old = self.about(release), self.about(slots.current)
+            if new is None:
                 raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
+            if old and not others and (what := difference(new, old)):
+                raise SlotError(
+                    f"{slots.releases[release].name} has other classes than the release in use: it {what}.",
+                    advice="other_classes",
+                )
             return release, self._commit(lambda slots: activated(slots, release, older=older))
 
     def prune(self, keep: int) -> tuple[list[str], Slots]:

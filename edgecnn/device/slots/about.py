@@ -1,0 +1,65 @@
+"""What a release's bundle says of itself: what it knows, how well, and what of an image it sees."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.errors import EngineError
+from edgecnn.region import WHOLE, Region, region_text
+from edgecnn.runtime.default import choose_model
+
+SHOWN = 5
+"""Most classes that a text names."""
+
+
+class About(NamedTuple):
+    """What a bundle says of itself.
+
+    `accuracy`, in [0, 1], is that of the model that this device runs, on `images` test images; None and 0 if the bundle does not say.
+    """
+
+    labels: tuple[str, ...]
+    accuracy: float | None
+    images: int
+    fit: str
+    region: Region
+
+
+def about(bundle: Bundle) -> About:
+    """Return what a bundle says of itself. Its parity report is taken for what it is: text from outside."""
+    manifest = bundle.manifest
+    accuracy: float | None = None
+    images = 0
+    try:
+        digest = manifest.files[choose_model(manifest).model.file]
+        report = json.loads(bundle.files["parity.json"])
+        found = [float(model["accuracy"]) for model in report["models"] if model["sha256"] == digest]
+        if found and 0 <= found[0] <= 1:
+            accuracy, images = found[0], int(report["data"]["test_images"])
+    except (EngineError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region)
+
+
+def difference(new: About, old: About) -> str:
+    """Return in words which classes are new and which are gone, such as "adds cat, and lacks dog"; "" for the same classes."""
+    added = [name for name in new.labels if name not in old.labels]
+    gone = [name for name in old.labels if name not in new.labels]
+    return ", and ".join(f"{verb} {_some(names)}" for verb, names in (("adds", added), ("lacks", gone)) if names)
+
+
+def in_words(about: About) -> dict[str, str]:
+    """Return what a bundle says of itself, for people, by what it is about."""
+    accuracy = "unknown" if about.accuracy is None else f"{about.accuracy:.2%} of {about.images:,} test images"
+    return {
+        "classes": f"{len(about.labels)}: {_some(about.labels)}",
+        "accuracy": accuracy,
+        "fit": about.fit,
+        "region": "the whole image" if about.region == WHOLE else region_text(about.region),
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:SHOWN]), len(names) - SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
