@@ -39,8 +39,11 @@ def canonical_json(value: Any) -> str:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether an existing path, and what it leads to if it is a link, belong to this process's user."""
-    return {path.lstat().st_uid, path.stat().st_uid} == {os.geteuid()}
+    """Return whether a path, and what it leads to if it is a link, belong to this process's user."""
+    owners = {path.lstat().st_uid}
+    with contextlib.suppress(FileNotFoundError):
+        owners.add(path.stat().st_uid)
+    return owners == {os.geteuid()}
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -141,24 +141,3 @@ def test_the_card_has_the_reports_figures(finished_run):
     for model in report["models"]:
         assert f"| {model['name']} | {model['accuracy']:.2%} |" in card
     assert "Handwritten digits (scikit-learn)" in card
-
-
-def test_the_bundle_made_last_answers_in_any_folder(own_run, edgecnn, tmp_path, monkeypatch):
-    """Not the model that ships, and not the run's older bundle; it is named where the answer is read."""
-    from PIL import Image
-
-    made = tmp_path / "mine.edgecnn"
-    result = edgecnn("bundle", "--out", "mine.edgecnn")
-    assert result.code == 0, result.err
-    (tmp_path / "elsewhere").mkdir()
-    Image.new("L", (16, 16), 99).save(tmp_path / "elsewhere" / "photo.png")
-    for folder in (tmp_path, tmp_path / "elsewhere"):
-        monkeypatch.chdir(folder)
-        result = edgecnn("classify", tmp_path / "elsewhere" / "photo.png", "--json")
-        assert result.code == 0, result.err
-        assert f"model tiny: {made} (made last)" in result.err
-        assert json.loads(result.out)["model"] == "tiny"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
-    result = edgecnn("bundle", "--out", "mine.edgecnn", "--force")
-    assert result.code == 0 and "edgecnn classify needs --model mine.edgecnn: cannot write" in result.err

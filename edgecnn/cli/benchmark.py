@@ -160,11 +160,11 @@ def benchmark(
     if target is not None and not saves:
         raise typer.BadParameter("--target goes with --save.")
     from edgecnn.bundle.read import read_bundle
-    from edgecnn.runtime.default import find_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS
 
     check_choice("--provider", provider, PROVIDERS)
-    choice = find_bundle(model)
+    choice = default_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
     if untune:

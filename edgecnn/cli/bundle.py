@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.bundles import remember
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json
 from edgecnn.cli.workstation_options import Force, RunArgument
@@ -54,7 +53,8 @@ def bundle(
     from edgecnn.verify.parity import parity_report
 
     path, digest = bundle_stage(opened, out, only=only or (), serial=serial, force=force)
-    remember(path)
+    if out is not None:
+        note(f"use it: edgecnn classify --model {path}")
     report = parity_report(opened)
     confidence = verified_confidence(opened, report)
     note_warnings(report)

@@ -339,8 +339,9 @@ def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
     Raises:
         as `edgecnn.runtime.classifier.Classifier.load` does.
     """
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
-    classifier = Classifier.load(model, **choice)
+    classifier = Classifier.load(default_bundle(model), **choice)
     note(classifier.about)
     return classifier

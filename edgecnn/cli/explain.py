@@ -122,9 +122,10 @@ def explain(
 
 def bundle_subject(bundle: Path | None, fit: str | None, region: "Region | None") -> Subject:
     """Load a bundle's model, and print which."""
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
-    classifier = Classifier.load(bundle, region=region)
+    classifier = Classifier.load(default_bundle(bundle), region=region)
     note(classifier.about)
     return Subject(model=classifier.model, labels=classifier.labels, temperature=float(classifier.temperature), fit=fit)
 

@@ -17,7 +17,7 @@ Model = Annotated[
     Path | None,
     typer.Option(
         help="The bundle to use.",
-        show_default="the last one made on this machine, else the installed one, else the one that ships",
+        show_default="that of the last run here, else the release in use on this board, else the installed one, else the one that ships",
     ),
 ]
 Root = Annotated[Path, typer.Option(metavar="DIR", help="Where the releases are.")]

@@ -75,7 +75,6 @@ def run(
         seed=seed,
         robust=robust or None,
     )
-    from edgecnn.cli.bundles import remember
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 
@@ -98,7 +97,6 @@ def run(
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")
             raise
-    remember(bundle_path(finished))
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:

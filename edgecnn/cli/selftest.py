@@ -34,11 +34,11 @@ def selftest(
       edgecnn selftest --model cats.edgecnn --engine litert --json
     """
     from edgecnn.bundle.read import read_bundle
-    from edgecnn.runtime.default import find_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.selftest import require_pass
     from edgecnn.runtime.selftest import selftest as run_selftest
 
-    choice = find_bundle(model)
+    choice = default_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
     report = run_selftest(bundle, engine, threads, apart=True)

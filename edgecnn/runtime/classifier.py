@@ -17,7 +17,7 @@ from edgecnn.errors import ImageError
 from edgecnn.pixels import resize
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whole_size
 from edgecnn.runtime.decision import Decision, Score, decide, softmax
-from edgecnn.runtime.default import find_bundle, open_model
+from edgecnn.runtime.default import BundleChoice, find_bundle, open_model
 from edgecnn.runtime.model import Model, bundle_model
 from edgecnn.runtime.stranger import Strangers
 
@@ -77,7 +77,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        path: str | PathLike[str] | None = None,
+        path: str | PathLike[str] | BundleChoice | None = None,
         *,
         engine: str | None = None,
         provider: str | None = None,
@@ -89,7 +89,7 @@ class Classifier:
         """Load a bundle and open one of its models.
 
         Args:
-            path: an .edgecnn file; by default the one that `edgecnn.runtime.default.find_bundle` finds.
+            path: an .edgecnn file, or one that was found, and why; by default what `edgecnn.runtime.default.find_bundle` finds.
             engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
                 these four is given, the one that `edgecnn benchmark --tune` chose.
             provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
@@ -106,7 +106,7 @@ class Classifier:
         """
         if region is not None and not is_region(region):
             raise ValueError(f"region must be {EXPECTED}; received {region!r}")
-        choice = find_bundle(Path(path) if path is not None else None)
+        choice = path if isinstance(path, BundleChoice) else find_bundle(Path(path) if path is not None else None)
         bundle = read_bundle(choice.path)
         opened, entry, threads, remark = open_model(
             bundle, engine=engine, provider=provider, precision=precision, num_threads=num_threads

@@ -7,13 +7,16 @@ from typing import NamedTuple
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
-from edgecnn.files import data_folder, is_own, write_atomic
+from edgecnn.files import data_folder, is_own
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
-from edgecnn.runtime.state import state_file, tuned_file
+from edgecnn.runtime.state import tuned_file
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
-LAST_BUNDLE = "last-bundle"
+
+REQUESTED, OF_RUN, INSTALLED = "requested", "of the last run", "installed"
+SHIPS = "ships with edgecnn, to try it: it takes everything for one of CIFAR-10's ten classes"
+"""Why a bundle is chosen."""
 
 
 class BundleChoice(NamedTuple):
@@ -26,36 +29,33 @@ class BundleChoice(NamedTuple):
 def find_bundle(path: Path | None = None) -> BundleChoice:
     """Find the bundle to use.
 
-    The requested one; else the one that this user made last, in any folder (`remember_bundle`), or a newer one of the last run
-    (`runs/latest` below the working directory, if it is this user's); else the installed one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME
-    or ~/.local/share); else the one that ships with edgecnn. If the one made last is gone, or runs/latest another user's, the reason
-    says so.
+    The requested one; else that of the last run (`runs/latest` below the working directory, if it is this user's own); else the installed
+    one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share); else the one that ships with edgecnn.
 
     Raises:
-        BundleError: if there is none.
+        BundleError: if there is none, or the last run has none: another model would answer with other classes.
     """
     if path is not None:
-        return BundleChoice(path, "requested")
-    last, since_ns = _remembered()
-    made = last if last is not None and last.is_file() else None
-    gone = f"; the bundle made last, {last}, is no longer there" if last is not None and made is None else ""
-    of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
-    if of_run is not None and not (is_own(LATEST) and is_own(of_run)):
-        of_run, gone = None, f"{gone}; {LATEST} belongs to another user"
-    if of_run is not None and (made is None or _changed(of_run)[0] > since_ns):
-        return BundleChoice(of_run, f"of the last run{gone}")
-    if made is not None:
-        return BundleChoice(made, f"made last{gone}")
+        return BundleChoice(path, REQUESTED)
+    others = ""
+    if os.path.lexists(LATEST) and not is_own(LATEST):
+        others = f"; {LATEST} belongs to another user"
+    elif os.path.lexists(LATEST):
+        of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
+        if of_run is None:
+            run = LATEST.resolve() if LATEST.is_symlink() else LATEST
+            why = f"has no bundle yet. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
+            raise BundleError(f"the last run, {run}, {why}.", advice="name_bundle")
+        return BundleChoice(of_run, OF_RUN)
     installed = Path(
         os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn"
     )
     if installed.is_file():
-        return BundleChoice(installed, f"installed{gone}")
+        return BundleChoice(installed, INSTALLED + others)
     try:
-        shipped = shipped_bundle()
+        return BundleChoice(shipped_bundle(), SHIPS + others)
     except FileNotFoundError as error:
         raise BundleError(f"no bundle in {LATEST}, none installed, and {error}") from None
-    return BundleChoice(shipped, f"ships with edgecnn{gone}")
 
 
 def shipped_bundle() -> Path:
@@ -65,24 +65,6 @@ def shipped_bundle() -> Path:
         FileNotFoundError: if the installation lacks it.
     """
     return data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
-
-
-def remember_bundle(path: Path) -> None:
-    """Record that a bundle is the one that this user made last, so that `find_bundle` takes it by default.
-
-    Raises:
-        OutputError: if the record, edgecnn/last-bundle in $XDG_STATE_HOME or ~/.local/state, cannot be written.
-    """
-    write_atomic(Path(state_file(LAST_BUNDLE)), os.fsencode(path.resolve()))
-
-
-def _remembered() -> tuple[Path | None, int]:
-    """Return the recorded path, None if no record can be read, and when it was recorded, in ns."""
-    try:
-        with open(state_file(LAST_BUNDLE), "rb") as file:
-            return Path(os.fsdecode(file.read())), os.fstat(file.fileno()).st_mtime_ns
-    except OSError:
-        return None, 0
 
 
 def _changed(file: Path) -> tuple[int, str]:

@@ -3,11 +3,8 @@
 import os
 
 
-def state_file(name: str) -> str:
-    """Return the path of a file of that name."""
-    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", name)
-
-
 def tuned_file() -> str:
     """Return the path of the tuned settings, `edgecnn.runtime.tuned`."""
-    return state_file("tuned.json")
+    return os.path.join(
+        os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "edgecnn", "tuned.json"
+    )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edgecnn.errors import BundleError, EngineError, PartialFailure, SelftestError, UnknownNameError
-from edgecnn.runtime.default import SHIPPED
+from edgecnn.runtime.default import SHIPPED, SHIPS
 from edgecnn.runtime.engines import engines_for, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +56,7 @@ def test_json_lines(command):
         assert 0 < line["top"][1]["score"] <= line["top"][0]["score"] <= 1
     taken = result.stderr.decode()
     assert taken.startswith(f"model {SHIPPED}: ")
-    assert f"{SHIPPED}.edgecnn (ships with edgecnn), int8 .tflite on " in taken
+    assert f"{SHIPPED}.edgecnn ({SHIPS}), int8 .tflite on " in taken
 
 
 def test_plain_lines(command):

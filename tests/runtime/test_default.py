@@ -1,7 +1,6 @@
 """Which bundle, model and engine are taken when nobody says."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import BundleError, EngineError, ProviderError, UnknownNameError
-from edgecnn.runtime.default import SHIPPED, choose_model, find_bundle, remember_bundle
+from edgecnn.runtime.default import SHIPPED, SHIPS, choose_model, find_bundle
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def touch(path, time=1000):
 
 def test_order(empty):
     shipped = find_bundle()
-    assert shipped.reason == "ships with edgecnn"
+    assert shipped.reason == SHIPS
     assert read_bundle(shipped.path).manifest.name == SHIPPED
     installed = touch(empty / "data" / "edgecnn" / "model.edgecnn")
     assert find_bundle() == (installed, "installed")
@@ -42,47 +41,23 @@ def test_order(empty):
     assert find_bundle(other) == (other, "requested"), "even if it is not there: no silent fallback"
 
 
-def test_the_bundle_made_last_is_taken_wherever_it_is(empty, monkeypatch):
+def test_a_run_without_a_bundle_is_no_reason_for_another_model(empty):
     touch(empty / "data" / "edgecnn" / "model.edgecnn")
-    of_run = touch(empty / "work" / "runs" / "one" / "one.edgecnn", 2000)
-    (empty / "work" / "runs" / "latest").symlink_to("one")
-    made = touch(empty / "elsewhere" / "photos.edgecnn", 1000)
-    monkeypatch.chdir(empty / "elsewhere")
-    remember_bundle(Path("photos.edgecnn"))
-    monkeypatch.chdir(empty / "work")
-    assert find_bundle() == (made, "made last"), "later than that of the last run, whatever the files' dates"
-    monkeypatch.chdir(empty)
-    assert find_bundle() == (made, "made last"), "in a folder without runs"
-    monkeypatch.chdir(empty / "work")
-    os.utime(of_run, (4e9, 4e9))
-    assert find_bundle().path.name == "one.edgecnn", "made later by a program of one's own"
-
-
-def test_a_bundle_made_last_that_is_gone_is_named(empty):
-    made = touch(empty / "photos.edgecnn")
-    remember_bundle(made)
-    made.rename(empty / "moved.edgecnn")
-    choice = find_bundle()
-    assert choice.path.name == f"{SHIPPED}.edgecnn"
-    assert choice.reason == f"ships with edgecnn; the bundle made last, {made}, is no longer there"
-    installed = touch(empty / "data" / "edgecnn" / "model.edgecnn")
-    assert find_bundle() == (installed, f"installed; the bundle made last, {made}, is no longer there")
-
-
-def test_the_last_run_of_another_user_is_not_taken(empty, monkeypatch):
-    of_run = touch(empty / "runs" / "one" / "one.edgecnn")
+    bundle = touch(empty / "runs" / "one" / "b.edgecnn")
     (empty / "runs" / "latest").symlink_to("one")
-    monkeypatch.setattr("os.geteuid", lambda: of_run.stat().st_uid + 1)
-    assert find_bundle().reason == "ships with edgecnn; runs/latest belongs to another user"
-    made = touch(empty / "mine.edgecnn")
-    remember_bundle(made)
-    os.utime(of_run, (4e9, 4e9))
-    assert find_bundle() == (made, "made last; runs/latest belongs to another user")
+    bundle.rename(empty / "moved.edgecnn")
+    with pytest.raises(BundleError, match=r"the last run, .*runs/one, has no bundle yet\. First: edgecnn bundle "):
+        find_bundle()
+    bundle.parent.rename(empty / "runs" / "two")
+    with pytest.raises(BundleError, match=r"the last run, .*runs/one, is no longer there"):
+        find_bundle()
 
 
-def test_run_without_a_bundle_is_passed_over(empty):
-    (empty / "runs" / "latest").mkdir(parents=True)
-    assert find_bundle().reason == "ships with edgecnn"
+def test_the_last_run_of_somebody_else_is_passed_over(empty, monkeypatch):
+    touch(empty / "runs" / "latest" / "b.edgecnn")
+    assert find_bundle().reason == "of the last run"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert find_bundle().reason == f"{SHIPS}; runs/latest belongs to another user"
 
 
 def test_home_folder(empty, monkeypatch):

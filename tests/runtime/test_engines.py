@@ -311,3 +311,13 @@ class TestONNXRuntime:
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         with pytest.raises(ProviderError, match=r"runs on CPUExecutionProvider.*libcublasLt\.so\.12"):
             open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")
+
+
+def test_onnxruntime_leaves_no_database_of_events_behind(root, tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    environment = {
+        name: text for name, text in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    command = [sys.executable, "-c", "import edgecnn.runtime.engines.onnxruntime"]
+    subprocess.run(command, cwd=root, env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())

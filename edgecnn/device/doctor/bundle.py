@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.runtime.default import find_bundle
+from edgecnn.device.slots.default import default_bundle
 from edgecnn.runtime.program import run_program
 from edgecnn.runtime.selftest import check_layers
 
 
 def main() -> dict[str, Any]:
     """Find the named bundle, or the default one, and check it."""
-    choice = find_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
+    choice = default_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
     bundle = read_bundle(choice.path)
     wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]
     return {"path": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256, "wrong_layers": wrong}

@@ -15,9 +15,10 @@ from edgecnn.device.doctor.machine import RELEASE_YEAR
 from edgecnn.device.service.config import Config
 from edgecnn.device.service.judge import FEED_EVERY_S, Judge
 from edgecnn.device.service.notify import notify
+from edgecnn.device.slots import RECORD
 from edgecnn.device.slots.choose import approve, choose, condemn
 from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING
-from edgecnn.device.slots.store import RECORD, Store
+from edgecnn.device.slots.store import Store
 from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, Seldom
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.errors import EdgeCNNError, SlotError

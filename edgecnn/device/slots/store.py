@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgecnn.bundle.canonical import MAX_BYTES
 from edgecnn.bundle.read import Bundle, parse_bundle, read_bundle
+from edgecnn.device.slots import RECORD, ROOT
 from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, replace
 from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
@@ -22,10 +23,7 @@ from edgecnn.files import canonical_json, output_errors
 from edgecnn.runtime.default import choose_model
 from edgecnn.tables import build, shown, to_json
 
-ROOT = Path("/var/lib/edgecnn")
-"""Where a board keeps its releases."""
-
-RECORD, RELEASES, BUNDLE = "current", "releases", "model.edgecnn"
+RELEASES, BUNDLE = "releases", "model.edgecnn"
 MAX_RECORD_BYTES = 1 << 20
 """Largest record that is read: a release takes 200 bytes of it."""
 

@@ -1,11 +1,16 @@
 """ONNX Runtime, on the CPU or, if requested by name, on CUDA."""
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # its import else writes a device id and events into ~/.cache/Microsoft
 import onnxruntime
 
 from edgecnn.cpu import read_cpu

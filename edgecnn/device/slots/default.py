@@ -1,0 +1,35 @@
+"""Which bundle a command takes by default on a board: that of `edgecnn.runtime.default`, except that the release in use is known here."""
+
+import os
+from pathlib import Path
+
+from edgecnn.device.slots import RECORD, ROOT
+from edgecnn.runtime.default import INSTALLED, SHIPS, BundleChoice, find_bundle
+
+
+def default_bundle(path: Path | None = None) -> BundleChoice:
+    """Find the bundle to use: as `find_bundle`, and the release in use on this board before one that is installed or ships.
+
+    Args:
+        path: the requested one.
+
+    Raises:
+        BundleError: as `find_bundle` does.
+        SlotError: if the record of releases is damaged.
+    """
+    choice = find_bundle(path)
+    if not choice.reason.startswith((INSTALLED, SHIPS)):
+        return choice
+    try:
+        os.stat(ROOT / RECORD)
+    except PermissionError:
+        return choice._replace(
+            reason=f"{choice.reason}; if a release is in use on this board, only root can read it: sudo"
+        )
+    except OSError:
+        return choice
+    from edgecnn.device.slots.store import Store  # here, since few machines have releases
+
+    store = Store(ROOT)
+    release = store.read().current
+    return BundleChoice(store.path(release), "in use on this board") if release else choice
