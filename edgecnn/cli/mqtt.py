@@ -1,12 +1,16 @@
 """The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
 
+import contextlib
 import os
+import shlex
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from edgecnn.cli.console import note
 from edgecnn.device.mqtt.address import Broker, parse_address, parse_secret
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ def with_secret(broker: Broker, file: Path | None) -> Broker:
     """
     user, password = os.environ.pop(USER, None) or None, os.environ.pop(PASSWORD, None) or None
     if file is not None:
+        note_if_shared(file)
         try:
             in_file, password = parse_secret(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
@@ -75,6 +80,15 @@ def with_secret(broker: Broker, file: Path | None) -> Broker:
             param_hint="--mqtt",
         )
     return replace(broker, user=user, password=password)
+
+
+def note_if_shared(file: Path) -> None:
+    """Say so if every user of this machine may read a file that holds a password."""
+    with contextlib.suppress(OSError):
+        if file.stat().st_mode & stat.S_IROTH:
+            note(
+                f"{file} holds a password, and every user of this machine may read it. Change that: chmod o-r {shlex.quote(str(file))}"
+            )
 
 
 def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publisher":
@@ -102,7 +116,6 @@ def forget_device(options: MqttOptions) -> None:
         typer.BadParameter: for an option that is not valid.
         MqttError: if the broker cannot be reached, or refuses.
     """
-    from edgecnn.cli.console import note
     from edgecnn.device.mqtt.publisher import forget
 
     settings = read_settings(options)

@@ -81,7 +81,10 @@ def service(
             raise ServiceError(f"there is no file {config}.")
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so that the defaults apply'}")
     elif action == "install":
+        from edgecnn.cli.mqtt import note_if_shared
+
         unit = manage.install(manage.Host(), config)
+        note_if_shared(options.ENVIRONMENT)
         note(f"{unit} is started, now and at each boot; see: edgecnn service logs --follow")
         if not Store(root).read().current:
             note(NO_RELEASE)

@@ -26,6 +26,9 @@ STEP_S = 0.05
 LARGEST = 1 << 16
 """Largest message that is taken from a broker, in bytes; those that are subscribed to have a few hundred."""
 
+KEPT = 3 * LARGEST
+"""What is kept of a larger packet, in bytes: a topic of the longest kind, and a payload that is still recognised as too large."""
+
 
 class ConnectionFailed(Exception):
     """There is no connection, or no longer one: `reason` is one of REASONS, the text is for people."""
@@ -72,6 +75,17 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=None if ca is None else str(ca))
 
 
+class _Client(paho.Client):
+    """paho's client, which keeps no more than KEPT of a packet; paho 2.2 takes one of 256 MB whole, three times over.
+
+    MQTT 3.1.1 has no way to say that to a broker, and to hang up would let anybody who may publish keep this device offline.
+    """
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        del self._in_packet["packet"][KEPT:]
+        return super()._sock_recv(min(bufsize, LARGEST))
+
+
 class Connection:
     """A connection, to be used in one thread, once, as a context manager.
 
@@ -107,7 +121,7 @@ class Connection:
         self._received: list[Message] = []
         self._unacknowledged: set[int] = set()
         self._waiting_since = 0.0
-        self._client = client = paho.Client(
+        self._client = client = _Client(
             CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=False
         )
         client.connect_timeout = waits.answer_s

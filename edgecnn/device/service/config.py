@@ -16,6 +16,9 @@ from edgecnn.tables import build, key
 CONFIG = Path("/etc/edgecnn/service.toml")
 """Where a board's options are."""
 
+ENVIRONMENT = CONFIG.with_name("environment")
+"""Where user and password of a broker are."""
+
 TAKEN = "service.toml"
 """The name of the copy next to the releases: the last options that were valid."""
 

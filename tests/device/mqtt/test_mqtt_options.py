@@ -31,11 +31,24 @@ from edgecnn.errors import MqttError
 ])  # fmt: skip
 def test_what_can_come_to_nothing_is_refused_at_once(edgecnn, tmp_path, arguments, text):
     (tmp_path / "secret").write_text("sesame\n")
+    (tmp_path / "secret").chmod(0o600)
     (tmp_path / "three").write_text("a\nb\nc\n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     result = edgecnn("classify", "synthetic:8x8?frames=1", *arguments)
     shown = " ".join(result.err.replace("│", " ").split())
     assert result.code == 2 and text in shown and "sesame" not in shown, shown
+
+
+def test_a_password_file_that_all_may_read_is_named(edgecnn, tmp_path, small):
+    secret = tmp_path / "a secret"
+    secret.write_text("ann\nsesame\n")
+    said = []
+    for mode in (0o644, 0o640):
+        secret.chmod(mode)
+        address = f"mqtt://127.0.0.1:{small.port}/door"
+        said.append(edgecnn("classify", "--mqtt", address, "--mqtt-password-file", secret, "--mqtt-forget").err)
+    assert f"every user of this machine may read it. Change that: chmod o-r '{secret}'" in said[0]
+    assert "every user" not in said[1] and "sesame" not in said[0]
 
 
 def test_the_options_are_for_streams(edgecnn):

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -262,6 +263,27 @@ def test_what_others_publish_does_no_harm(feed, small, seen, eventually, payload
     assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
     for event in fed.events:
         assert event.kind != "mqtt_conflict" or event.message.startswith("another program publishes as 'door' too")
+
+
+def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, small, seen, eventually):
+    fed = feed(small.port, waits=Waits(answer_s=LONG))
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    head = b"\0\x14homeassistant/status"
+    size = 200_000_000
+    length = bytes([128 | size & 127, 128 | size >> 7 & 127, 128 | size >> 14 & 127, size >> 21])
+    small.client.sendall(b"\x31" + length + head)
+    part, left = bytes(1 << 20), size - len(head)
+    tracemalloc.start()
+    try:
+        while left:
+            left -= small.client.send(part[:left])
+        fed.frame("cat")
+        seen(small, "state", "cat")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
 
 
 def test_no_two_clients_have_one_identifier():
