@@ -44,7 +44,7 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
         of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
         if of_run is None:
             run = LATEST.resolve() if LATEST.is_symlink() else LATEST
-            why = f"has no bundle yet. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
+            why = f"has no bundle. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
             raise BundleError(f"the last run, {run}, {why}.", advice="name_bundle")
         return BundleChoice(of_run, OF_RUN)
     installed = Path(

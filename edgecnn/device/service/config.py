@@ -59,8 +59,10 @@ def parse(text: str, where: str) -> Config:
     """
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ServiceError(f"{where} is not TOML: {error}.") from None
+    except RecursionError:
+        raise ServiceError(f"{where} is nested too deeply.") from None
     config = build(Config, table, ServiceError, where)
     try:
         Smoother.parse(config.smooth)

@@ -69,7 +69,9 @@ class Store:
         try:
             table = json.loads(data)
             canonical_json(table).encode()  # a lone surrogate is not text
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise SlotError(f"{path} is damaged: it is nested too deeply. {again}") from None
+        except ValueError as error:
             raise SlotError(f"{path} is damaged: {error}. {again}") from None
         slots = build(Slots, table, SlotError, str(path))
         if wrong := next((name for name in (*slots.releases, *slots.chain) if not SHA256.fullmatch(name)), None):

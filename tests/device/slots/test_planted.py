@@ -93,7 +93,7 @@ def test_nothing_that_is_no_file_is_read(store, release, victim):
 def test_a_record_that_was_made_to_do_harm(store, release):
     about = {"name": "a", "serial": 0, "state": "good"}
     for content, why in (
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
         (json.dumps({"chain": ["../../etc"], "releases": {"../../etc": about}}), "'../../etc' is not a SHA-256"),
         (json.dumps({"releases": {SHA: {**about, "name": "\ud800"}}}), "surrogates not allowed"),
         (" " * MAX_RECORD_BYTES + "{}", "has more than"),
