@@ -81,26 +81,24 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         OutputError: if the file cannot be written (no space, no permission, a folder in its place).
     """
-    import tempfile  # here, since reading needs none of it and starts faster without
-
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        name = path.parent / f".{path.name}.{os.urandom(8).hex()}.tmp"
+        # not by `tempfile`, which lets only the owner read: its files would need the umask, which cannot be read without changing it
+        with contextlib.ExitStack() as undo:
+            with open(name, "xb") as file:
+                undo.callback(name.unlink, missing_ok=True)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
             os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+            undo.pop_all()
 
+
+stderr_is_ours = False
+"""Whether edgecnn may redirect this process's standard error. The command line sets it; a program that uses edgecnn as a library writes its
+own log there, from other threads too."""
 
 _redirecting = threading.RLock()
 
@@ -110,11 +108,14 @@ def quiet_stderr():
     """Keep what native libraries print on standard error from the user, unless the block fails: then it is shown.
 
     TensorFlow, its converters and LiteRT write start-up notes past Python's logging, so the file descriptor itself is redirected: by one
-    thread at a time, since two would restore each other's.
+    thread at a time, since two would restore each other's. Nothing is redirected unless `stderr_is_ours`.
 
     Yields:
-        A function that returns what was printed so far.
+        A function that returns what was caught so far.
     """
+    if not stderr_is_ours:
+        yield str
+        return
     with _redirecting, contextlib.ExitStack() as opened:
         sys.stderr.flush()
         saved = os.dup(2)

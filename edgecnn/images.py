@@ -7,10 +7,8 @@ import contextlib
 import functools
 import importlib
 import io
-import logging
 import os
 import struct
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 
@@ -25,13 +23,6 @@ from edgecnn.region import WHOLE, Region, whole_size
 
 MAX_PIXELS = 100_000_000
 """Largest width times height that is decoded, read from the header before any pixel is."""
-
-# Pillow's own limit warns at 89 million pixels and raises at twice that: before ours, and with a less useful message.
-Image.MAX_IMAGE_PIXELS = None
-
-# Pillow warns of damaged metadata on standard error. Such an image is taken as upright, or an ImageError reports it.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest encoded image that is read."""
@@ -66,9 +57,9 @@ TURNS = {
 """What makes an image of each EXIF orientation but the first upright; from 5 on width and height change places. EXIF 2.32, tag 274."""
 
 DAMAGE = (
-    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error, Warning
 )  # fmt: skip
-"""What Pillow's decoders raise on damaged files."""
+"""What Pillow's decoders raise on damaged files; a warning where the program that uses edgecnn has made those errors."""
 
 
 def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> Image.Image:
@@ -134,7 +125,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             yield image
     except ImageError:
         raise
-    except MemoryError as error:
+    except (MemoryError, Image.DecompressionBombError) as error:
         raise ImageTooLargeError(f"the image is too large to decode: {error}") from None
     except DAMAGE as error:
         raise ImageError(f"the image is damaged: {error}") from None

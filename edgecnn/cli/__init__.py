@@ -11,6 +11,7 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import typer
 import typer.core
 
-from edgecnn import __version__
+from edgecnn import __version__, files
 from edgecnn.errors import EdgeCNNError, OutputError
 from edgecnn.labels import printable_lines
 
@@ -151,6 +152,9 @@ def edgecnn(
 
 def main(leave: Callable[[int], object] = sys.exit) -> None:
     """Run the command line and leave with its exit code: an EdgeCNNError is one message and its own code, without a traceback."""
+    files.stderr_is_ours = True
+    # Pillow warns of damaged metadata. Such an image is taken as upright, or an ImageError reports it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     code = 0
     try:
         try:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from edgecnn import files
 from edgecnn.errors import EdgeCNNError
 from edgecnn.runtime.isolated import signal_words
 
@@ -15,6 +16,7 @@ def run_program(work: Callable[[], dict[str, Any]]) -> None:
 
     What engines print goes to standard error: the object stands alone on standard output.
     """
+    files.stderr_is_ours = True
     out = os.dup(1)
     os.dup2(2, 1)
     try:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from PIL import Image
 
+from edgecnn import files
 from edgecnn.data import open_dataset
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.pixels import PAD
@@ -63,6 +64,7 @@ PEAK += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 def main() -> None:
     """Measure, print a table and write the figures."""
+    files.stderr_is_ours = True
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a bundle (default: none)")
     parser.add_argument("--data", help="a dataset, folder or zip with the bundle's classes, whose test split is taken")

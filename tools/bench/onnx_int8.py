@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from resume import about
 
+from edgecnn import files
 from edgecnn.data import open_dataset
 from edgecnn.errors import EdgeCNNError
 from edgecnn.export import convert
@@ -42,6 +43,7 @@ CALIBRATION = 500
 
 def main() -> None:
     """Measure, print a table and, with --json-out, write the figures."""
+    files.stderr_is_ours = True
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", help="a trained run (default: the last one)")
     parser.add_argument("--n", type=int, default=500, help="rounds that count, at least 300 (default: 500)")

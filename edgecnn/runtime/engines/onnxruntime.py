@@ -124,8 +124,8 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
         raise failed
     if requested not in session.get_providers():  # it falls back to the CPU without an error
         raise ProviderError(
-            f"{requested} was requested, but the session runs on {', '.join(session.get_providers())}. "
-            f"onnxruntime said: {said.strip() or 'nothing'}"
+            f"{requested} was requested, but the session runs on {', '.join(session.get_providers())}."
+            + f" onnxruntime said: {said.strip()}" * bool(said)
         )
     return session
 
