@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +25,26 @@ def sha256(data: bytes | memoryview) -> str:
     By Python's own code, since `hashlib` loads OpenSSL: 5 MB of a device's memory, and the time for it, to hash a bundle of 2 MB.
     """
     return _own_sha256(data).hexdigest()
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file to read its bytes, without a buffer; at once, where a pipe would wait for someone who writes to it.
+
+    Raises:
+        OSError: if it cannot be opened, or is no regular file but a pipe, a device or a socket.
+    """
+    try:
+        file = io.FileIO(os.fspath(path), opener=_open_at_once)
+    except ValueError as error:  # a null character in the path
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file")
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sha256_file(path: Path) -> str:

@@ -16,13 +16,17 @@ import numpy as np
 from PIL import Image
 
 from edgecnn.errors import ImageError, ImageTooLargeError
-from edgecnn.memory import SMALL_PIXELS, decoding_bytes, require_memory
+from edgecnn.files import open_regular
+from edgecnn.memory import MAX_SCANS, SMALL_PIXELS, decoding_bytes, in_one_scan, require_memory, scans
 from edgecnn.modes import to_mode
 from edgecnn.pixels import KEPT, resize
 from edgecnn.region import WHOLE, Region, whole_size
 
 MAX_PIXELS = 100_000_000
 """Largest width times height that is decoded, read from the header before any pixel is."""
+
+MAX_SIDE = 65_535
+"""Largest width and height that is decoded, a JPEG's own limit: Pillow holds up to 24 bytes for each row, however short it is."""
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest encoded image that is read."""
@@ -79,16 +83,21 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
 
     Raises:
         ImageError: if the bytes are not a complete image of a known format.
-        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels, or decoding would take more memory than it may
-            (`edgecnn.memory.require_memory`).
+        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels or a side of more than MAX_SIDE, a JPEG has more than
+            `edgecnn.memory.MAX_SCANS` scans, or decoding would take more memory than it may (`edgecnn.memory.require_memory`).
     """
     with _opened(data) as image:
         full = image.size
-        if all(least):
-            height, width = reversed(least) if orientation(image) >= 5 else least
-            image.draft(None, (KEPT * width, KEPT * height))  # affects only a JPEG
+        if image.format == "JPEG":
+            if not in_one_scan(data) and scans(data) > MAX_SCANS:
+                raise ImageTooLargeError(f"the JPEG has {scans(data):,} scans; the limit is {MAX_SCANS}")
+            if all(least):
+                height, width = reversed(least) if orientation(image) >= 5 else least
+                image.draft(None, (KEPT * width, KEPT * height))
         if full[0] * full[1] > SMALL_PIXELS:
-            require_memory(decoding_bytes(image, full, channels, data, orientation(image) > 1))
+            # what follows a PNG's pixels may turn it, and Pillow decodes it whole to see that
+            turned = image.format == "PNG" or orientation(image) > 1
+            require_memory(decoding_bytes(image, full, channels, data, turned))
         image.load()
         turn = TURNS.get(orientation(image))
         decoded = to_mode(image, channels)
@@ -99,13 +108,19 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
 def probe(data: bytes) -> tuple[int, int, int]:
     """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey.
 
+    A PNG whose EXIF follows its pixels, as it should not, is decoded.
+
     Raises:
         ImageError: if the bytes are not an image of a known format.
-        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels.
+        ImageTooLargeError: if the header claims more pixels than are decoded, or as `decode` does if it has to decode.
     """
     with _opened(data) as image:
+        late = image.format == "PNG" and metadata_after_pixels(data)
+        if late:
+            require_memory(decoding_bytes(image, image.size, 3, data, turned=True))
         # Pillow gives a TIFF's size upright
-        width, height = reversed(image.size) if orientation(image) >= 5 and image.format != "TIFF" else image.size
+        turned = orientation(image, by_header=not late) >= 5 and image.format != "TIFF"
+        width, height = reversed(image.size) if turned else image.size
         grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
         return height, width, 1 if grey else 3
 
@@ -118,10 +133,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with _reader(plugin)(io.BytesIO(data)) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageTooLargeError(
-                    f"the image claims {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}"
-                )
+            if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+                limit = f"{MAX_PIXELS:,}, and of {MAX_SIDE:,} in a row or a column"
+                raise ImageTooLargeError(f"the image claims {width}x{height} pixels, more than the limit of {limit}")
             yield image
     except ImageError:
         raise
@@ -144,13 +158,23 @@ def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
     return getattr(module, f"{plugin}ImageFile")
 
 
-def orientation(image: Image.Image) -> int:
-    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none or an invalid one."""
+def orientation(image: Image.Image, by_header: bool = False) -> int:
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none or an invalid one.
+
+    A PNG is decoded for it, since it may stand after the pixels, unless `by_header`.
+    """
     try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
+        value = (Image.Image.getexif(image) if by_header else image.getexif()).get(EXIF_ORIENTATION, 1)
     except DAMAGE:
         return 1
     return value if value in TURNS else 1
+
+
+def metadata_after_pixels(data: bytes) -> bool:
+    """Tell whether a PNG may have its EXIF or XMP after its pixels, by what follows the last chunk that looks like pixels."""
+    last = data.rfind(b"IDAT")
+    rest = data[last + 8 + int.from_bytes(data[last - 4 : last], "big") :] if last >= 4 else b""
+    return any(name in rest for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
 def suffix_of(data: bytes) -> str:
@@ -185,10 +209,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         ImageError: if the file cannot be read or is larger than MAX_FILE_BYTES.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            # a pipe or a device has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
+        with open_regular(path) as file:
+            # a file of /proc has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
             if 0 < os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
-                data = file.readall()
+                data = file.read()
             else:
                 data = io.BufferedReader(file).read(MAX_FILE_BYTES + 1)
     except OSError as error:

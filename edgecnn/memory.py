@@ -17,6 +17,10 @@ SHARE = 0.5
 SMALL_PIXELS = 1_500_000
 """An image of at most this size is decoded without checking the memory: it takes 33 MB at most."""
 
+MAX_SCANS = 100
+"""Most scans of a JPEG that is decoded: each passes over the whole image, so a small file of thousands takes minutes. Progressive files
+have about ten; libtiff has the same limit."""
+
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """What Pillow stores of a pixel, in bytes, by mode; 4 for all others, such as RGB and LA."""
 
@@ -79,6 +83,21 @@ def in_one_scan(data: bytes) -> bool:
             return components == data[position + 4]
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
+
+
+def scans(data: bytes) -> int:
+    """Return how many scans a JPEG has; where that is at most MAX_SCANS, pictures in its metadata or after its end may count too."""
+    most = data.count(b"\xff\xda")
+    if most <= MAX_SCANS:
+        return most
+    import re  # here, since few files have as many
+
+    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # those that stand within a scan, or have no length, are left out
+    count, position = 0, 2
+    while (found := marker.search(data, position)) and found[0] != b"\xff\xd9":
+        count += found[0] == b"\xff\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return count
 
 
 def available_bytes(root: str = "/") -> int | None:

@@ -5,12 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from edgecnn.errors import ImageError
+
 BAND_PIXELS = 500_000
 """A larger image is converted in bands of so many pixels: otherwise all of it would be in memory in both forms, and in those in between."""
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Convert any Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white."""
+    """Convert a Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white.
+
+    Raises:
+        ImageError: if its samples are 32-bit integers or floats (mode "I" or "F"): nothing says which of them is white.
+    """
+    if image.mode in ("I", "F") and image.format != "PNG":  # Pillow below 10.3 opens a 16-bit PNG as "I"
+        raise ImageError(
+            f"a sample of the image (Pillow's mode {image.mode}) has 32 bits, and nothing says which value is white. "
+            "Convert it to 8 or 16 bits"
+        )
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and not image.has_transparency_data:
         return image
@@ -24,11 +35,8 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        samples = np.asarray(image)
-        if samples.dtype.kind != "u" or samples.dtype.itemsize != 2:
-            samples = np.clip(samples, 0, 65535)
-        image = Image.fromarray((samples.astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

@@ -149,7 +149,27 @@ def test_what_is_foretold_is_what_it_takes(tmp_path, root, kind):
     assert taken <= 1.1 * foretold + 16e6 and foretold <= 3 * taken + 16e6, (foretold / 1e6, taken / 1e6)
 
 
+def test_a_png_is_not_decoded_before_it_may_be(board, monkeypatch):
+    """Pillow decodes one to look for EXIF after its pixels."""
+    data = encoded("RGB", "png", (3000, 2000))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("it was decoded"))
+    assert images.probe(data) == (2000, 3000, 3)
+    board(20)
+    with pytest.raises(ImageTooLargeError):
+        images.decode(data)
+
+
 class TestScans:
+    def test_a_small_file_of_very_many_scans_is_refused(self):
+        """Each passes over the whole image. Markers of a preview in the metadata, and of what follows the end, do not count."""
+        data = encoded("RGB", "jpeg", (64, 64), progressive=True)
+        last = data.rindex(b"\xff\xda")
+        few, many = (data[:-2] + data[last:-2] * count + data[-2:] for count in (50, 150))
+        preview = b"\xff\xe1" + (202).to_bytes(2, "big") + b"\xff\xda" * 100
+        assert images.decode(few[:2] + preview + few[2:] + b"\xff\xda" * 100).size == (64, 64)
+        with pytest.raises(ImageTooLargeError, match="the JPEG has 160 scans; the limit is 100"):
+            images.decode(many)
+
     @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
     def test_baseline(self, mode):
         assert memory.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))

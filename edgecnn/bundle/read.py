@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from edgecnn.bundle.canonical import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pieces
 from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry
 from edgecnn.errors import BundleError
-from edgecnn.files import sha256
+from edgecnn.files import open_regular, sha256
 
 MODEL_SUFFIXES = (".tflite", ".onnx", ".keras", ".h5", ".pb", ".pt")
 """File names of models that are no bundles."""
@@ -111,7 +112,7 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: if it cannot be read, is too large, or is not byte for byte what `write_bundle` writes for its content.
     """
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(open_regular(path)) as file:
             with _refused(path):
                 _check_beginning(file.peek())  # before the whole file takes memory
             data = file.read(MAX_BYTES + 1)

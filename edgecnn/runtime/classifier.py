@@ -48,7 +48,8 @@ class Classifier:
 
     Threads may share a Classifier: it keeps no state between images, and results are copies. Decoding and resizing run in parallel, and so
     does inference on ONNX Runtime. LiteRT and tflite-runtime have one interpreter, which a lock protects: to run inference in parallel on
-    those, give each thread its own Classifier.
+    those, give each thread its own Classifier. Do not fork while a thread classifies: the child may wait for ever for a lock which that
+    thread held. Start other processes with `spawn`, or fork before the first thread.
 
     `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
     bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle; `region` is the part of each image that is classified,
@@ -148,7 +149,8 @@ class Classifier:
             rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
 
         Raises:
-            ImageError: if the image cannot be decoded, or the array has a wrong shape or dtype.
+            ImageError: if the image cannot be decoded, the array has a wrong shape or dtype, or the Pillow image has mode "I" or "F".
+            TypeError: for what is no `Picture`.
             ValueError: for an unknown fit or rotation, or a top_k, threshold or margin out of range.
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
@@ -177,7 +179,7 @@ class Classifier:
 
         Raises:
             ImageError: as `classify` does; the message begins with the image's index.
-            ValueError: as `classify` does.
+            TypeError, ValueError: as `classify` does.
         """
         results: list[Result] = []
         remaining = iter(images)
@@ -257,5 +259,11 @@ def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image
         return images.to_mode(Image.fromarray(image[:, :, 0] if depth == (1,) else image), channels)
     if isinstance(image, Image.Image):
         return images.to_mode(images.upright(image), channels)
-    data = image if isinstance(image, bytes) else images.read_file(image)
-    return images.decode(data, channels, whole_size(contract.height, contract.width, contract.region, rotation))
+    if isinstance(image, str | PathLike):
+        image = images.read_file(image)
+    elif not isinstance(image, bytes):  # such as a number, which `open` would take for a file descriptor
+        raise TypeError(
+            "an image is a path, the bytes of an encoded image, a uint8 array or a Pillow image; "
+            f"received {type(image).__name__}"
+        )
+    return images.decode(image, channels, whole_size(contract.height, contract.width, contract.region, rotation))

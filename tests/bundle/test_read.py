@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import struct
 import tracemalloc
@@ -74,7 +75,8 @@ def test_appended_and_prepended(data, bundle_path):
 def test_files_that_are_no_bundle(tmp_path, bundle_path):
     for content in (b"", b"PK", b"PK\x03\x04", b"not a zip" * 100, bytes(10_000), b"PK\x05\x06" + bytes(18)):
         assert "cannot use the bundle" in refused(content, bundle_path)
-    for path in (tmp_path, tmp_path / "none.edgecnn"):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "none.edgecnn", tmp_path / "pipe"):
         with pytest.raises(BundleError, match="cannot read the bundle") as caught:
             read_bundle(path)
         assert caught.value.advice == "name_bundle"

@@ -105,6 +105,13 @@ def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
     assert classifier.classify_batch([]) == []
 
 
+@pytest.mark.parametrize("image", [3, None, [[0]], bytearray(4)])
+def test_what_is_no_picture_is_a_type_error(classifier, image):
+    """`open` would take a number for a file descriptor, read that and close it."""
+    with pytest.raises(TypeError, match=f"received {type(image).__name__}"):
+        classifier.classify(image)
+
+
 def test_a_batch_names_the_image_that_cannot_be_decoded(classifier, picture):
     with pytest.raises(ImageError, match=r"^image 65: "):
         classifier.classify_batch([picture] * 65 + [b"no image"])

@@ -131,11 +131,14 @@ class TestLiteRT:
 
     def test_opening_prints_no_information(self, root):
         """In a new process, since LiteRT says only once that it made a delegate: in the middle of a progress bar, where there is one."""
-        code = "from edgecnn.runtime import Classifier; print(Classifier.load(engine='litert').about)"
+        code = (
+            "from edgecnn import files; from edgecnn.runtime import Classifier; files.stderr_is_ours = True\n"
+            "print(Classifier.load(engine='litert').about)"
+        )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
         assert "XNNPACK" in result.stdout and result.stderr == ""
 
-    def test_what_else_the_engine_prints_is_shown(self, tflite_models, capfd):
+    def test_what_else_the_engine_prints_is_shown(self, tflite_models, capfd, monkeypatch):
         from ai_edge_litert.interpreter import Interpreter
 
         class Loud(TFLiteEngine):
@@ -145,6 +148,7 @@ class TestLiteRT:
             os.write(2, b"INFO: Created a delegate.\nWARNING: it has a problem.\n")
             return Interpreter(**arguments)
 
+        monkeypatch.setattr("edgecnn.files.stderr_is_ours", True)
         Loud(interpreter, tflite_models["int8"], 1)
         assert capfd.readouterr().err == "WARNING: it has a problem.\n"
 
@@ -309,6 +313,7 @@ class TestONNXRuntime:
             onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
         )
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        monkeypatch.setattr("edgecnn.files.stderr_is_ours", True)
         with pytest.raises(ProviderError, match=r"runs on CPUExecutionProvider.*libcublasLt\.so\.12"):
             open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")
 
