@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.bundle.canonical import LOCAL_HEADER, LOCAL_MAGIC, MAX_BYTES, MAX_FILES, pieces
+from edgecnn.bundle.external import has_external_data
 from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry
 from edgecnn.errors import BundleError
 from edgecnn.files import open_regular, sha256
@@ -224,6 +225,8 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
                 f"{manifest.stranger.known} holds {known:,} images, expected {manifest.stranger.neighbours} to {MAX_KNOWN:,}"
             )
     for model in manifest.models:
+        if model.format == "onnx" and has_external_data(bundle.files[model.file]):
+            raise BundleError(f"{model.file} has values in another file, which no hash of the bundle covers")
         outputs, features = bundle.golden_outputs(model), bundle.golden_features(model)
         for name, array in ((model.golden, outputs), (model.golden_features, features)):
             if array is not None and len(array) != count:

@@ -13,6 +13,7 @@ os.environ.setdefault(
 )  # its import else writes a device id and events into ~/.cache/Microsoft
 import onnxruntime
 
+from edgecnn.bundle.external import has_external_data
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.files import quiet_stderr
@@ -105,6 +106,11 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
         raise ProviderError(
             f"onnxruntime {onnxruntime.__version__} has no {requested} (it has {', '.join(onnxruntime.get_available_providers())}). "
             "Install it: pip install onnxruntime-gpu, in place of onnxruntime"
+        )
+    if has_external_data(model):
+        raise EngineError(
+            "the ONNX model has values in another file, which is not read. "
+            "Put them inside: onnx.save(onnx.load('model.onnx'), 'whole.onnx')"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

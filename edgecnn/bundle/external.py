@@ -1,0 +1,91 @@
+"""Whether an ONNX file has values in other files, which no hash of a bundle covers: read from its bytes, without the package onnx."""
+
+from collections.abc import Iterator
+
+LOCATION = b"location"
+"""The key of the path of another file, without which there is none: ONNX Runtime refuses external data that lacks it."""
+
+RUNTIME_FORMAT = b"ORTM"
+"""The identifier, at byte 4, of ONNX Runtime's own format, which it would open as well."""
+
+INNER = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+"""The messages of onnx.proto that lead to tensors: the numbers of their fields, and which message each holds."""
+
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+"""Fields of a tensor: the entries that name another file, and whether its values are there."""
+
+
+def has_external_data(model: bytes) -> bool:
+    """Tell whether an ONNX file has tensors whose values are in another file, or cannot be read far enough to see that it has none."""
+    if model[4:8] == RUNTIME_FORMAT:
+        return True
+    if LOCATION not in model:
+        return False
+    try:
+        return _any_external(memoryview(model))
+    except (IndexError, ValueError):
+        return True
+
+
+def _any_external(model: memoryview) -> bool:
+    waiting = [("model", model)]
+    while waiting:
+        kind, message = waiting.pop()
+        for number, value in _fields(message):
+            if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)):
+                return True
+            inner = INNER[kind].get(number)
+            if inner is not None:
+                if not isinstance(value, memoryview):
+                    raise ValueError("a number where a message belongs")
+                waiting.append((inner, value))
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and the value of each field; of numbers with a fixed width 0.
+
+    Raises:
+        IndexError, ValueError: if it is no message of protobuf, or has groups, which none of ONNX has.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        tag &= 0xFFFFFFFF  # as protobuf reads it
+        value: int | memoryview = 0
+        match tag & 7:
+            case 0:
+                value, position = _varint(message, position)
+            case 1:
+                position += 8
+            case 2:
+                length, position = _varint(message, position)
+                value, position = message[position : position + length], position + length
+            case 5:
+                position += 4
+            case _:
+                raise ValueError("a group")
+        if position > len(message):
+            raise ValueError("cut off")
+        yield tag >> 3, value
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return a number and the position after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, position
+    raise ValueError("a number of more than 64 bits")
