@@ -130,7 +130,6 @@ def dequantized(codes: np.ndarray, scale: np.float32, zero_point: np.float32) ->
     """Return the real values of codes, float32: scale * (code - zero_point); floats are real values already."""
     if codes.dtype == np.float32:
         return codes
-    values = codes.astype(np.float32)
-    values -= zero_point
+    values: np.ndarray = np.subtract(codes, zero_point, dtype=np.float32)
     values *= scale
     return values

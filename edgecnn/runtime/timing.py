@@ -15,7 +15,7 @@ class Timing(NamedTuple):
 
 
 def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, repeats: int) -> dict[str, Timing]:
-    """Time several calls, interleaved: A, B, A, B, …
+    """Time several calls, interleaved, in a new random order in each round: what follows a large call pays for the caches that it emptied.
 
     Args:
         calls: what to call, by name.
@@ -31,12 +31,11 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, received {repeats}")
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(warmup + repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= warmup:
-                times[name].append((time.perf_counter() - start) * 1000)
+    for name, turns in interleave(list(calls), warmup + repeats, block=1):
+        start = time.perf_counter()
+        calls[name]()
+        if turns[0] >= warmup:
+            times[name].append((time.perf_counter() - start) * 1000)
     return {name: Timing(percentile(values, 50), percentile(values, 90), repeats) for name, values in times.items()}
 
 

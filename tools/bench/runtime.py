@@ -1,6 +1,6 @@
 """Time the device runtime and loops written by hand for the one model, and say what its resize is worth.
 
-All figures of a table are medians of interleaved calls (A, B, A, B, …) after warm-up rounds, one thread, int8 TFLite in LiteRT:
+All figures of a table are medians of interleaved calls, in random orders, after warm-up rounds, one thread, int8 TFLite in LiteRT:
 
     frame   a 640x480 RGB array to a label: edgecnn; a hand-written loop of the same resize and `invoke`; the plain way, Pillow's
             bilinear filter over the whole frame, then `invoke`; MediaPipe's ImageClassifier, where --mediapipe-python is given
