@@ -10,6 +10,7 @@ from edgecnn.tables import key
 Asked = Literal["auto", "qat", "ptq"]
 Method = Literal["qat", "ptq"]
 Rounding = Literal["nearest", "gptq"]
+Decisive = Literal["agreement", "accuracy", "divergence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class Validated:
     gained: Count = described("Images that this model alone has right.")
     standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
     divergence: NonNegative | None = described(
-        "Mean Kullback-Leibler divergence from the float model's softmax, in nats, within the logits' range; absent from older reports.",
+        "Mean Kullback-Leibler divergence from the float model's softmax, in nats; in older reports within the logits' range, or absent.",
         default=None,
     )
 
@@ -156,6 +157,11 @@ class Int8Method:
 
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
+    decided_by: Decisive | None = described(
+        "The figure of validation images that decided between the two; null where none differed or there was no choice, absent from older "
+        "reports.",
+        default=None,
+    )
     epoch: Count | None = described(
         "Of the quantization-aware phase, the one that was kept; 0 is the calibrated model, null without that phase."
     )

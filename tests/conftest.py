@@ -33,6 +33,7 @@ shift = 0
 epochs = 1
 batch_size = 64
 calibration_batches = 10
+method = "qat"
 """
 
 

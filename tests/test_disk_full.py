@@ -31,7 +31,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
         }
     )
     # one epoch decides by chance which method ships; this one has a fake-quantized model to verify
-    monkeypatch.setattr(import_module("edgecnn.train.train"), "better_method", lambda asked, qat, ptq: "qat")
+    monkeypatch.setattr(import_module("edgecnn.train.train"), "better_method", lambda asked, qat, ptq: ("qat", None))
     real = os.fsync
     failed = []
     written = set()

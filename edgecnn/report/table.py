@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from edgecnn.labels import printable
 from edgecnn.verify.gate import chance_warning, measured
-from edgecnn.verify.report import BoardRow, Comparison, Data, MatrixRow, Report
+from edgecnn.verify.report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, Report
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
@@ -138,7 +138,7 @@ def int8_lines(report: Report) -> list[str]:
     ]
     epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
     compared = choice.asked == "auto" and None not in (validation.qat, validation.ptq)
-    why = "which did better on validation images" if compared else "as the recipe requests"
+    why = reason(choice) if compared else "as the recipe requests"
     lines = [
         f"int8 was made by {METHODS[method]}{epoch}, {why}. Accuracy on {validation.n:,} validation images: float "
         f"{'; '.join([format(validation.float.accuracy, '.2%'), *accuracies])}."
@@ -152,6 +152,22 @@ def int8_lines(report: Report) -> list[str]:
             f"{bought.lost} lost; one-sided exact McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
         )
     return lines
+
+
+def reason(choice: Int8Choice) -> str:
+    """Return in words which figure of the validation images decided between the two methods."""
+    one, two = choice.validation.qat, choice.validation.ptq
+    if choice.method == "ptq":
+        one, two = two, one
+    if choice.decided_by == "divergence" and one and two:
+        return (
+            "which ties on validation images with the other method in agreement and accuracy, and whose scores diverge less from the float "
+            f"model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"
+        )
+    return {
+        "agreement": "which agrees with the float model on more validation images",
+        "accuracy": "which is right on more validation images",
+    }.get(choice.decided_by or "", "chosen on validation images")
 
 
 COMPARISON_HEADINGS = (

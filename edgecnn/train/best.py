@@ -1,28 +1,36 @@
 """Which int8 model is the better one: of the epochs of the quantization-aware phase, and of it and post-training quantization.
 
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
-one; else the one that gives the float model's answer to more images. Accuracies of a few thousand images differ by chance more
-than the models do; agreement is the sharper figure. Of fewer than FEW images agreement is as coarse, and the model whose scores diverge
-less from the float model's is the better one. Post-training quantization then has to be better in both. In a tie the later epoch wins,
-since it had more training; post-training quantization never wins a tie.
+one; else the one that gives the float model's answer to more images, then the one that is right on more, then the one whose scores
+diverge less from the float model's. Accuracies of a few thousand images differ by chance more than the models do; agreement is the
+sharper figure. Of fewer than FEW images agreement is as coarse, and of two epochs the divergence decides before it. If two epochs tie
+in all, the later wins, since it had more training; if two methods do, quantization-aware training does.
+
+Epochs share the range of their logits, and what it clips decides nothing between them: they are compared within it. The methods' ranges
+differ, and they are compared by the scores that they ship with.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from math import hypot, inf, sqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from edgecnn.data import Split
 from edgecnn.networks.keras import keras, tf
-from edgecnn.run_info import Asked, Method, Validated
+from edgecnn.run_info import Asked, Decisive, Method, Validated
 
 CHANCE = 2.0
 """Standard errors by which two accuracies differ by chance, in 95 % of cases."""
 
 FEW = 1_000
-"""Validation images below which agreement is too coarse to choose by."""
+"""Validation images below which agreement is too coarse to choose an epoch by."""
+
+
+METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
+EPOCHS_BY = ("agreement", "accuracy", "within")
+"""The figures that are compared one after the other until one differs: of two methods, and of two epochs of many images."""
 
 
 class Int8(Protocol):
@@ -41,7 +49,7 @@ class Score:
 
     Counts of `right` answers, of answers that `agreed` with the float model's, and of images that the float model alone (`lost`) or
     this one alone (`gained`) has right. The `divergence` is the mean Kullback-Leibler divergence of the softmax from the float model's,
-    in nats, both of logits within the range that the int8 model's have.
+    in nats; `within` is the same, both of logits within the range that the int8 model's have.
     """
 
     n: int
@@ -50,12 +58,13 @@ class Score:
     lost: int
     gained: int
     divergence: float
+    within: float
 
     @classmethod
     def read(cls, values: np.ndarray) -> "Score | None":
         """Return the score whose `astuple` a variable from `score_variable` holds; None while n is 0, as in one of zeros."""
-        n, right, agreed, lost, gained, apart = values.tolist()
-        return cls(int(n), int(right), int(agreed), int(lost), int(gained), apart) if n else None
+        n, right, agreed, lost, gained, *divergences = values.tolist()
+        return cls(int(n), int(right), int(agreed), int(lost), int(gained), *divergences) if n else None
 
     @property
     def accuracy(self) -> float:
@@ -72,14 +81,26 @@ class Score:
         """Of the difference in accuracy from the float model, paired: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
 
+    def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
+        """Return by how much this model leads another, negative if it is behind, and in which figure; (0, None) in a tie.
+
+        Both scores are relative to the same float model. Accuracy decides if it differs by more than chance, else the first of the
+        figures that differs.
+        """
+        leads = {
+            "agreement": self.agreed - other.agreed,
+            "accuracy": self.right - other.right,
+            "divergence": other.divergence - self.divergence,
+            "within": other.within - self.within,
+        }
+        chance = CHANCE * hypot(self.standard_error, other.standard_error)
+        if abs(self.accuracy - other.accuracy) > chance:
+            figures = ("accuracy",)
+        return next(((leads[figure], figure) for figure in figures if leads[figure]), (0, None))
+
     def better_than(self, other: "Score") -> bool:
-        """Tell whether this model is the better one by the rule. Both scores are relative to the same float model."""
-        difference = self.accuracy - other.accuracy
-        if abs(difference) > CHANCE * hypot(self.standard_error, other.standard_error):
-            return difference > 0
-        if self.n < FEW:
-            return self.divergence < other.divergence
-        return (self.agreed, self.right) > (other.agreed, other.right)
+        """Tell whether this is the better one of two epochs, whose logits have one range."""
+        return self.lead(other, ("within",) if self.n < FEW else EPOCHS_BY)[0] > 0
 
     def figures(self) -> Validated:
         """Return the figures that are recorded."""
@@ -107,7 +128,7 @@ def score(
         logits: shape (n, num_classes), n at least 1.
         reference: the float model's, same shape.
         classes: int array, shape (n,), the true classes.
-        ends: of the range by which the model's logits are quantized.
+        ends: of the range by which the model's logits are quantized, for `Score.within`.
     """
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
@@ -117,7 +138,8 @@ def score(
         agreed=int(np.sum(answers == wanted)),
         lost=int(np.sum(right_before & ~right)),
         gained=int(np.sum(right & ~right_before)),
-        divergence=divergence(np.clip(reference, *ends), np.clip(logits, *ends)),
+        divergence=divergence(reference, logits),
+        within=divergence(np.clip(reference, *ends), np.clip(logits, *ends)),
     )
 
 
@@ -127,8 +149,8 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
     return max(float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=1))), 0.0)
 
 
-def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> Method:
-    """Return how the int8 models are made: as requested, or by the rule if that is "auto".
+def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[Method, Decisive | None]:
+    """Return how the int8 models are made, as requested, or by the rule if that is "auto", and then which figure decided.
 
     Args:
         asked: the recipe's qat.method.
@@ -136,11 +158,11 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> Method:
         ptq: of the float model quantized after training; None where it was not measured.
     """
     if asked != "auto":
-        return asked
+        return asked, None
     if qat is None or ptq is None:
-        return "ptq" if qat is None else "qat"
-    clear = ptq.n >= FEW or ptq.agreed > qat.agreed
-    return "ptq" if clear and ptq.better_than(qat) else "qat"
+        return "ptq" if qat is None else "qat", None
+    lead, figure = ptq.lead(qat)
+    return "ptq" if lead > 0 else "qat", cast(Decisive | None, figure)
 
 
 class Best:

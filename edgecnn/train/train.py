@@ -297,9 +297,11 @@ def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -
         reference: the float model's own score.
     """
     best = qat.best.score if qat else None
+    method, decided_by = better_method(asked, best, ptq)
     return Int8Method(
         asked=asked,
-        method=better_method(asked, best, ptq),
+        method=method,
+        decided_by=decided_by,
         epoch=qat.best.epoch if qat else None,
         rounding=qat.rounding if qat else None,
         learning_rate=qat.learning_rate if qat else None,

@@ -11,22 +11,28 @@ from edgecnn.train.best import Best, Score, better_method, score
 N = 1000
 
 
-def scored(agreed, lost, gained, n=N, divergence=0.01):
+def scored(agreed, lost, gained, n=N, divergence=0.01, within=0.01):
     """A score next to that of a float model that has four fifths of the images right."""
-    return Score(n=n, right=n * 4 // 5 - lost + gained, agreed=agreed, lost=lost, gained=gained, divergence=divergence)
+    right = n * 4 // 5 - lost + gained
+    return Score(n=n, right=right, agreed=agreed, lost=lost, gained=gained, divergence=divergence, within=within)
+
+
+def better(asked, qat, ptq):
+    """The method alone, without what decided."""
+    return better_method(asked, qat, ptq)[0]
 
 
 def test_a_score_counts_what_two_models_answer():
     reference = np.eye(3)[[0, 1, 2, 0, 1]]
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     found = score(logits, reference, np.array([0, 2, 2, 2, 1]))
-    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence)
+    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence, within=found.within)
     one = np.e / (np.e + 2)  # the softmax where the logit is 1
     assert found.divergence == pytest.approx(3 / 5 * (one - 1 / (np.e + 2)))
     assert score(9 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence == 0
     assert score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence > 0
     clipped = score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1]), (-1, 4))
-    assert clipped.divergence == 0, "what the int8 model's range cannot hold is no difference between two of them"
+    assert clipped.within == 0 < clipped.divergence, "what the range cannot hold is no difference between two epochs"
     assert (found.accuracy, found.agreement) == (0.4, 0.4)
     assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
@@ -38,16 +44,22 @@ def test_agreement_decides_where_accuracy_differs_by_chance():
 
 
 def test_of_few_images_the_divergence_decides_since_a_point_of_agreement_is_one_of_them():
-    luckier, closer = scored(120, 0, 0, n=120, divergence=0.02), scored(118, 1, 1, n=120, divergence=0.01)
+    luckier, closer = scored(120, 0, 0, n=120, within=0.02), scored(118, 1, 1, n=120, within=0.01)
     assert closer.better_than(luckier) and not luckier.better_than(closer)
-    assert better_method("auto", closer, luckier) == "qat"
-    assert better_method("auto", luckier, closer) == "qat", "post-training quantization has to be better in both"
-    assert better_method("auto", luckier, scored(120, 0, 0, n=120, divergence=0.01)) == "qat", "and not only in one"
-    assert better_method("auto", scored(118, 1, 1, n=120), scored(120, 0, 0, n=120, divergence=0.001)) == "ptq"
-    more = scored(990, 5, 5, divergence=0.02)
-    assert more.better_than(scored(985, 5, 5, divergence=0.01)), "of a thousand, agreement is the sharper figure"
-    worse = scored(95, 25, 0, n=120, divergence=0.0)
+    more = scored(990, 5, 5, within=0.02)
+    assert more.better_than(scored(985, 5, 5, within=0.01)), "of a thousand, agreement is the sharper figure"
+    worse = scored(95, 25, 0, n=120, within=0.0)
     assert luckier.better_than(worse), "25 of 120 answers are more than chance"
+
+
+@pytest.mark.parametrize("n", [120, 2000])
+def test_of_two_methods_that_tie_the_one_that_diverges_less_as_it_ships_is_taken(n):
+    clipped, whole = (scored(n, 0, 0, n=n, divergence=far, within=0.01) for far in (6e-3, 3e-5))
+    assert better_method("auto", clipped, whole) == ("ptq", "divergence")
+    assert better_method("auto", whole, clipped) == ("qat", "divergence")
+    assert better_method("auto", whole, whole) == ("qat", None)
+    assert better_method("auto", clipped, scored(n - 1, 0, 0, n=n, divergence=3e-5)) == ("qat", "agreement")
+    assert better_method("auto", scored(n - 1, 1, 0, n=n), scored(n - 1, 0, 1, n=n)) == ("ptq", "accuracy")
 
 
 def test_accuracy_decides_where_it_differs_by_more():
@@ -63,18 +75,18 @@ def test_of_two_that_agree_as_often_the_more_accurate_is_better_and_a_tie_is_non
 
 def test_the_method_is_chosen_only_where_that_was_asked():
     qat, ptq = scored(980, 5, 5), scored(985, 5, 5)
-    assert better_method("auto", qat, ptq) == "ptq"
-    assert better_method("auto", ptq, qat) == "qat"
-    assert better_method("auto", qat, qat) == "qat", "a tie keeps the trained one"
-    assert better_method("qat", qat, ptq) == "qat"
-    assert better_method("ptq", None, ptq) == "ptq"
-    assert better_method("auto", qat, None) == "qat"
+    assert better("auto", qat, ptq) == "ptq"
+    assert better("auto", ptq, qat) == "qat"
+    assert better("auto", qat, qat) == "qat", "a tie keeps the trained one"
+    assert better("qat", qat, ptq) == "qat"
+    assert better("ptq", None, ptq) == "ptq"
+    assert better("auto", qat, None) == "qat"
 
 
 def test_a_model_that_changes_more_answers_does_not_win_by_its_larger_standard_error():
     qat, ptq = scored(983, 15, 8), scored(960, 25, 20)
-    assert better_method("auto", qat, ptq) == "qat", "two images of a thousand are chance"
-    assert better_method("auto", scored(970, 45, 0), ptq) == "ptq", "forty are not"
+    assert better("auto", qat, ptq) == "qat", "two images of a thousand are chance"
+    assert better("auto", scored(970, 45, 0), ptq) == "ptq", "forty are not"
 
 
 @pytest.fixture
