@@ -1,6 +1,7 @@
 """The stage that makes a run's bundle: the models that were verified, with the proof, and the card."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.bundle.manifest import Manifest
@@ -124,6 +125,7 @@ def bundle_stage(
     strangers = verified_strangers(run, report)
     limit = strangers.limit if strangers else None
     if limit:
+        limit = replace(limit, decide=run.recipe.stranger.decide == "yes")
         files[limit.known] = run.file(KNOWN).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)

@@ -41,6 +41,7 @@ from edgecnn.runs import (
     create_run,
 )
 from edgecnn.stress.report import SPLITS
+from edgecnn.tables import to_json
 from edgecnn.train import train
 from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
@@ -254,7 +255,7 @@ def do_verify(
     stages.do(
         "verify",
         {
-            "stranger": run.recipe.stranger.rate,
+            "stranger": to_json(run.recipe.stranger),
             "target_error": target_error,
             "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
             "exports": exports,

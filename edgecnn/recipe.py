@@ -213,6 +213,11 @@ class StrangerRecipe:
         high=0.5,
         otherwise=-1.0,
     )
+    decide: str = key(
+        "auto",
+        "Whether a device makes the decision without --strangers; auto is yes if the recipe sets the rate.",
+        choices=("auto", "yes", "no"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

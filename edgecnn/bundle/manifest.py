@@ -90,7 +90,7 @@ class StrangerLimit:
     `known` is a file with features of training images, int8 (images, length). `scores` and `similarities` are, in ascending order, the
     validation images' largest softmax scores and mean cosine similarities to so many `neighbours` among the known; quantiles where there
     are many. An image of less familiarity than `limit` is a stranger. The limit was chosen so that an image like the validation images is
-    taken for one with a probability of at most `rate`.
+    taken for one with a probability of at most `rate`. `decide` is whether the decision is made unless a device says otherwise.
     """
 
     known: str
@@ -100,6 +100,7 @@ class StrangerLimit:
     similarities: tuple[float, ...] = key(valid=_rises, expected=ASCENDING)
     limit: float = key(low=-1e6, high=0.0)
     rate: float = key(low=0.0, high=0.5)
+    decide: bool = key(False, left_out=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,13 +101,14 @@ def classify(
         ),
     ] = 0.0,
     strangers: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--strangers/--no-strangers",
-            help="Answer stranger where an image shows none of the classes, if the bundle recognises that.",
+            help="Answer stranger if an image shows none of the classes and the bundle recognises that.",
+            show_default="the bundle's, else off",
             rich_help_panel=DECISION,
         ),
-    ] = True,
+    ] = None,
     fit: Annotated[
         str | None,
         typer.Option(

@@ -235,10 +235,14 @@ def stranger_lines(report: Report) -> list[str]:
         return []
     if tested.not_fitted:
         return [f"Strangers: none are recognised, since no limit was chosen ({tested.not_fitted})."]
+    state = "on, as the recipe requests" if tested.decide else "off without --strangers"
+    refuses, had = ("it refuses", "had") if tested.decide else ("it would refuse", "have")
+    ends = tested.refused_interval
+    interval = "; 95 % interval {:.2%} to {:.2%}".format(*ends) if ends else ""
     return [
-        f"Strangers ({tested.model}): the limit is set to refuse {tested.rate:.2%} of known images; it refuses {tested.refused:,} "
-        f"of {tested.n:,} test images ({tested.refused / tested.n:.2%}), {tested.refused_wrong:,} of which had a wrong answer. How many "
-        "strangers it finds is not known: most that are like the classes pass."
+        f"Strangers ({tested.model}): the decision is {state}. Its limit is set to refuse {tested.rate:.2%} of known images; {refuses} "
+        f"{tested.refused:,} of {tested.n:,} test images ({tested.refused / tested.n:.2%}{interval}), {tested.refused_wrong:,} of which "
+        f"{had} a wrong answer. How many strangers it finds is not known: most that are like the classes pass."
     ]
 
 

@@ -85,7 +85,7 @@ class Classifier:
         precision: str | None = None,
         num_threads: int | None = None,
         region: Region | None = None,
-        strangers: bool = True,
+        strangers: bool | None = None,
     ) -> "Classifier":
         """Load a bundle and open one of its models.
 
@@ -98,7 +98,7 @@ class Classifier:
             num_threads: threads for one inference; 1 by default.
             region: the part of each image that is classified: (x, y, width, height) as fractions of the upright image, (0, 0, 1, 1) for
                 the whole of it; the bundle's own by default.
-            strangers: whether the decision may be "stranger", where the bundle can make it.
+            strangers: whether the decision may be "stranger", if the bundle can make it; by default as the bundle says.
 
         Raises:
             ValueError: if the region is not within the image.
@@ -120,11 +120,13 @@ class Classifier:
         about += f"; {remark}" if remark else ""
         about += region_about(bundle.manifest.input.region, region)
         limit, found = bundle.manifest.stranger, None
-        if limit and strangers:
-            if opened.features is None:
-                about += "; strangers are not recognised: the model has no features"
-            else:
-                found = Strangers(limit, bundle.known_features())
+        if strangers is None:
+            strangers = limit is not None and limit.decide
+        if strangers and limit and opened.features is not None:
+            found = Strangers(limit, bundle.known_features())
+        elif strangers:
+            missing = "model has no features" if limit else "bundle has no limit for them"
+            about += f"; strangers are not recognised: the {missing}"
         return cls(
             bundle, bundle_model(opened, bundle.manifest, region), about, bundle.manifest.files[entry.file], found
         )

@@ -119,6 +119,8 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     if qat.epochs < 0:
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
+    if stranger.decide == AUTO:
+        stranger = dataclasses.replace(stranger, decide="yes" if stranger.rate > 0 else "no")
     if stranger.rate < 0:
         suits = dataset.own and own_weights(recipe) and not taken
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)

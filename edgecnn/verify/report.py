@@ -267,7 +267,7 @@ class Confidence(ScoreFigures):
 
 @dataclass(frozen=True, kw_only=True)
 class StrangerFigures:
-    """What the decision "stranger" does on the test split, all of which shows the model's classes."""
+    """What the decision "stranger" does on the test split if it is made; all images show the model's classes."""
 
     model: str = described("The export that its limit was chosen with, whose answers these are.")
     rate: Fraction = described("Share of known images that may be refused.")
@@ -277,6 +277,13 @@ class StrangerFigures:
     n: Positive
     refused: Count = described("Images that are taken for strangers.")
     refused_wrong: Count = described("Those of them whose best class is not the true one.")
+    refused_interval: Interval | None = described(
+        "Wilson's 95 % interval of their share; null where no limit was chosen, absent from older reports.",
+        default=None,
+    )
+    decide: bool = described(
+        "Whether a device makes the decision unless it says otherwise; absent from older reports.", default=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

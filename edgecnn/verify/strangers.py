@@ -18,6 +18,7 @@ from edgecnn.tables import to_json
 from edgecnn.verify.answers import Progress, in_chunks, input_contract
 from edgecnn.verify.golden import npy
 from edgecnn.verify.report import StrangerFigures
+from edgecnn.verify.statistics import wilson
 
 KNOWN_FILE = "stranger/known.npy"
 """Where a bundle keeps the known images' features."""
@@ -205,6 +206,8 @@ def tested_strangers(
         n=len(test.classes),
         refused=refused,
         refused_wrong=wrong,
+        refused_interval=wilson(refused, len(test.classes)) if chosen.limit else None,
+        decide=run.recipe.stranger.decide == "yes",
     )
 
 

@@ -147,6 +147,8 @@ def test_strangers_are_told_on_photos_from_imagenet_alone(photos):
     source = photos(40, (60, 60))
     assert settled(source)[0].stranger.rate == 0.05
     assert settled(source, stranger={"rate": 0.1})[0].stranger.rate == 0.1
+    decide = [settled(source, stranger=given)[0].stranger.decide for given in ({}, {"rate": 0.1}, {"rate": 0.0})]
+    assert decide == ["no", "yes", "no"], "a device makes the decision if the recipe requests it"
     assert settled(source, stranger={"rate": 0.0})[0].stranger.rate == 0
     assert settled(source, network={"name": "resnet_100kb"})[0].stranger.rate == 0
     assert settled(source, init={"source": "none"})[0].stranger.rate == 0

@@ -11,6 +11,7 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.write import write_bundle
 from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import RunError, SelftestError
@@ -20,6 +21,7 @@ from edgecnn.export.programs import MEDIAPIPE, program_files
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.pipeline import train_stage
 from edgecnn.recipe import build_recipe
+from edgecnn.report.table import stranger_lines
 from edgecnn.runs import CARD, KNOWN, PARITY, QAT_MODEL, STRANGERS, create_run
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
@@ -101,7 +103,7 @@ def run(tmp_path_factory, photos, tiny_network):
             "network": {"name": tiny_network, "height": 12, "width": 12},
             "train": {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "augment": "shift", "shift": 0},
             "qat": {"epochs": 1, "calibration_batches": 4, "batch_size": 16},
-            "stranger": {"rate": RATE},
+            "stranger": {"rate": RATE, "decide": "yes"},
         }
     )
     made = create_run(recipe, tmp_path_factory.mktemp("runs") / "colours")
@@ -121,7 +123,18 @@ def test_the_report_says_how_many_known_images_are_refused(run):
     assert figures.known_images == run.info.data.split_sizes["train"] == chosen.known_images
     assert figures.n == run.info.data.split_sizes["test"]
     assert 0 <= figures.refused_wrong <= figures.refused < figures.n / 2
-    assert f"it refuses {figures.refused} of {figures.n} test images" in run.file(CARD).read_text()
+    low, high = figures.refused_interval
+    assert low <= figures.refused / figures.n <= high
+    text = f"{figures.refused} of {figures.n} test images ({figures.refused / figures.n:.2%}; 95 % interval {low:.2%} to {high:.2%})"
+    assert (
+        f"the decision is on, as the recipe requests. Its limit is set to refuse {RATE:.2%}"
+        in run.file(CARD).read_text()
+    )
+    assert f"it refuses {text}" in run.file(CARD).read_text()
+    (line,) = stranger_lines(
+        dataclasses.replace(parity_report(run), strangers=dataclasses.replace(figures, decide=False))
+    )
+    assert "the decision is off without --strangers" in line and f"it would refuse {text}" in line
 
 
 def test_every_model_but_int16_gives_features_and_the_codes_of_both_int8_files_are_equal(run):
@@ -140,7 +153,7 @@ def test_every_model_but_int16_gives_features_and_the_codes_of_both_int8_files_a
 def test_a_bundle_carries_the_decision_and_its_self_test_covers_the_features(run, tmp_path):
     bundle = read_bundle(bundle_path(run))
     manifest = bundle.manifest
-    assert manifest.stranger == stored_strangers(run).limit
+    assert manifest.stranger == dataclasses.replace(stored_strangers(run).limit, decide=True)
     featured = [entry.file for entry in manifest.models if entry.golden_features]
     assert "models/int8.tflite" in featured and "models/int16x8.tflite" not in featured and len(featured) == 6
     report = selftest(bundle)
@@ -148,8 +161,6 @@ def test_a_bundle_carries_the_decision_and_its_self_test_covers_the_features(run
     wrong = bundle.golden_features(manifest.model("models/int8.tflite")).copy()
     wrong[3, 2] += 20
     files = {**bundle.files, "golden/int8.tflite.features.npy": as_npy(wrong)}
-    from edgecnn.bundle.write import write_bundle
-
     write_bundle(tmp_path / "wrong.edgecnn", dataclasses.replace(manifest, files={}), files)
     with pytest.raises(SelftestError, match="it differs by 20 LSB"):
         require_pass(selftest(read_bundle(tmp_path / "wrong.edgecnn"), ["litert"]))
@@ -173,6 +184,13 @@ def test_the_device_refuses_what_is_none_of_the_classes(run, tmp_path, edgecnn, 
         assert line["decision"] in ("red", "green", "blue") and line["reason"] is None
     said = edgecnn("classify", known, "--model", bundle, "--precision", "int16x8").err
     assert "strangers are not recognised: the model has no features" in said
+    off, manifest = tmp_path / "off.edgecnn", read_bundle(bundle).manifest
+    limit = dataclasses.replace(manifest.stranger, decide=False)
+    write_bundle(off, dataclasses.replace(manifest, files={}, stranger=limit), read_bundle(bundle).files)
+    assert "decide" not in json.loads(read_bundle(off).manifest.to_json())["stranger"], "as in bundles from before"
+    for options, expected in (((), ("red", "green", "blue")), (("--strangers",), ("stranger",))):
+        line = json.loads(edgecnn("classify", tmp_path / "yellow.png", "--model", off, "--json", *options).out)
+        assert line["decision"] in expected
     answers = [Classifier.load(bundle, precision=name).classify(known).decision for name in ("int8", "float32")]
     assert answers[0] == answers[1]
 

@@ -38,7 +38,9 @@ class Config:
     max_fps: float = key(5.0, "most results per second; 0 for no limit", low=0, high=1000)
     threshold: float | None = key(None, "abstain below this score; the bundle's own if left out", low=0, high=1)
     margin: float = key(0.0, "abstain if the best score leads the second by less", low=0, high=1)
-    strangers: bool = key(True, "whether the state may be stranger, where the bundle recognises strangers")
+    strangers: bool | None = key(
+        None, "whether the state may be stranger, if the bundle recognises strangers; the bundle's own if left out"
+    )
     smooth: str = key("3", "as --smooth of edgecnn classify")
     good_after: int = key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)
     mqtt: str = key("", "publish the state on this broker, as --mqtt of edgecnn classify; empty for none")

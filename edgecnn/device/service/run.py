@@ -149,13 +149,13 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare(store: Store, around: Surroundings, strangers: bool = True) -> Running | None:
+def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
     """Choose a release and load it; None if there is none. A pending one has to pass the self-test; if it fails, the next is chosen.
 
     Args:
         store: the board's releases.
         around: see there.
-        strangers: whether the decision may be "stranger".
+        strangers: whether the decision may be "stranger"; None for the bundle's own choice.
 
     Raises:
         EdgeCNNError: if a release that is good cannot be loaded: the engine is broken, not the release.
