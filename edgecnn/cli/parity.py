@@ -22,6 +22,7 @@ def show_report(report: "Report", json: bool) -> None:
 def print_report(report: "Report") -> None:
     """Print a parity report: the models, the comparisons, the first flipped images, the engines and the boards."""
     from edgecnn.report import table
+    from edgecnn.verify.gate import gate_line
 
     width = terminal_width()
     print(f"{table.images_line(report.data)}; {report.timing}")
@@ -36,7 +37,7 @@ def print_report(report: "Report") -> None:
         *table.flip_lines(report),
     ):
         print(line)
-    for line in table.score_lines(report):
+    for line in (*table.score_lines(report), gate_line(report)):
         print(line)
     if report.matrix:
         print(f"\n{table.matrix_table(report.matrix, width)}")

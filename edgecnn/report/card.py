@@ -23,6 +23,7 @@ from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
 from edgecnn.stress.report import best_report
 from edgecnn.verify.confidence import ChosenConfidence
+from edgecnn.verify.gate import gate_line
 from edgecnn.verify.report import BoardRow, Report
 
 
@@ -92,7 +93,7 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
         *(f"- {line}" for line in (*int8_lines(report), *conversion_lines(report))),
         *(f"- {line}" for line in (confidence_line(confidence), *score_lines(report))),
         f"- Times: {report.timing}; {report.machine}.",
-        f"- Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}.",
+        f"- {gate_line(report)}",
         "",
     ]
 

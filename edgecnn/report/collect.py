@@ -11,6 +11,7 @@ from edgecnn.report.table import against_float, warnings_of
 from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
 from edgecnn.stress.report import best_report
 from edgecnn.tables import build
+from edgecnn.verify.gate import not_excluded
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.predictions import Predictions
@@ -44,6 +45,7 @@ def verdict(report: Report | None) -> str:
             f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} test images correctly, the float model "
             f"{paired.accuracy_reference:.2%}; they agree on {paired.agreement:.2%}."
         )
+    figures = " ".join([figures, *not_excluded(report)])
     if not report.passed:
         return f"FAILED: what ships does not answer as the float model does.{figures}"
     if at_chance:

@@ -98,6 +98,34 @@ def measured(comparison: Comparison, figure: Figure) -> str:
     return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
 
 
+def gate_line(report: Report) -> str:
+    """Return in words what a report's gate is, whether it passed, and what its images cannot exclude."""
+    line = f"Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}."
+    return " ".join([line, *not_excluded(report)])
+
+
+def not_excluded(report: Report) -> list[str]:
+    """Return a sentence on the largest drop that a report's images do not exclude; none for an older report.
+
+    It is of the model that is held to the gate's drop and has the largest bound. A gate on the measured drop says little of few images: of
+    20, the drop is then within a point for every second model that is 3 points worse.
+    """
+    gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative")]
+    bounds = [(item.drop_upper, item) for item in gated if item.drop_upper is not None]
+    if not bounds:
+        return []
+    upper, worst = max(bounds, key=lambda pair: pair[0])
+    beyond = ""
+    if upper > report.max_drop:
+        beyond = (
+            " That is more than the gate allows: more test images would say more, and --confident fails such a result."
+        )
+    return [
+        f"These {worst.n:,} images do not exclude a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
+        f"{beyond}"
+    ]
+
+
 def require_parity(report: Report) -> None:
     """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`.
 

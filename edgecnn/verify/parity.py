@@ -298,6 +298,7 @@ def paired_figures(
         accuracy_candidate=accuracies.accuracy_candidate,
         drop=accuracies.drop,
         drop_interval=paired_interval(lost, gained, accuracies.n),
+        drop_upper=paired_interval(lost, gained, accuracies.n, 0.9).high,  # of two sides at 90 %, one is at 95 %
         lost=lost,
         gained=gained,
         agreement=accuracies.agreement,

@@ -103,6 +103,11 @@ class PairedFigures:
     accuracy_candidate: Fraction
     drop: Points = described("Reference minus candidate, in percentage points.")
     drop_interval: PointsInterval = described("Tango's paired 95 % interval.")
+    drop_upper: Points | None = described(
+        "The largest drop that the images do not exclude: Tango's one-sided 95 % upper bound; absent from older reports.",
+        default=None,
+        left_out=True,
+    )
     lost: Count = described("Images that the reference alone has right.")
     gained: Count = described("Images that the candidate alone has right.")
     agreement: Fraction = described("Share of the images with the same top-1 answer.")

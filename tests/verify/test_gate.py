@@ -12,7 +12,7 @@ from edgecnn.data import Split
 from edgecnn.errors import ParityError
 from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
 from edgecnn.verify.answers import Answers
-from edgecnn.verify.gate import Gate, require_parity
+from edgecnn.verify.gate import Gate, gate_line, require_parity
 from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.report import Chance, Data, LabelledFlip
 from edgecnn.verify.statistics import chance_level, paired_interval
@@ -75,6 +75,19 @@ def test_the_gate_is_on_the_point_estimate_unless_asked(split):
     assert failed(split, Gate(max_drop=1.0, confident=True), 4) == ("drop_interval",)
     assert failed(split, Gate(max_drop=1.0, confident=True), 0) == ()
     assert failed(split, Gate(max_drop=1.0, confident=True), 9) == ("drop", "drop_interval")
+
+
+@pytest.mark.parametrize(("n", "lost", "beyond"), [(20, 0, True), (400, 0, False), (400, 4, True)])
+def test_the_verdict_says_which_drop_the_images_do_not_exclude(n, lost, beyond):
+    split = of_classes(np.arange(n) % 3)
+    report = report_of(compared("quantization", *with_lost(split, lost), split, LABELS, Gate()))
+    (item,) = report.comparisons
+    assert item.drop < item.drop_upper < item.drop_interval[1]
+    text = f"These {n} images do not exclude a drop of up to {item.drop_upper:.2f} points (one-sided 95 % upper bound, int8)."
+    assert text in gate_line(report) and report.passed
+    assert ("more test images would say more" in gate_line(report)) == beyond
+    old = replace(report, comparisons=(replace(item, drop_upper=None),))
+    assert gate_line(old) == "Gate: a drop of at most 1.00 points; passed.", "a report of an older edgecnn"
 
 
 def test_agreement_sees_what_accuracies_hide(split):
