@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from edgecnn.labels import printable
 from edgecnn.recipe import to_toml
+from edgecnn.report.markdown import plain, plain_table
 from edgecnn.report.metadata import metadata_block
 from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
 from edgecnn.report.stress import images_line, stress_lines, stress_rows
@@ -14,7 +16,6 @@ from edgecnn.report.table import (
     comparison_rows,
     conversion_lines,
     int8_lines,
-    markdown_table,
     parity_rows,
     score_lines,
     warning_lines,
@@ -39,14 +40,15 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
     """
     info = run.info
     name = run.recipe.name or run.name
+    network = printable(run.public_recipe.network.name).replace("`", "")
     lines = [
         metadata_block(name, report),
-        f"# {name}",
+        f"# {plain(name)}",
         "",
-        f"`{run.public_recipe.network.name}` ({info.parameters:,} parameters), input {info.input.height}x{info.input.width}x"
-        f"{info.input.channels}, {len(info.data.labels)} classes: {', '.join(info.data.labels)}.",
+        f"`{network}` ({info.parameters:,} parameters), input {info.input.height}x{info.input.width}x{info.input.channels}, "
+        f"{len(info.data.labels)} classes: {', '.join(map(plain, info.data.labels))}.",
         "",
-        *origin_lines(info),
+        *map(plain, origin_lines(info)),
         "",
         *measured_section(report, confidence),
         *boards_section(report.boards),
@@ -82,18 +84,18 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
     return [
         "## Measured",
         "",
-        f"On the test split of {report.data.title}, {report.data.test_images:,} images, used once. Drop (percentage "
+        f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once. Drop (percentage "
         "points) and agreement are against the float model.",
         "",
-        *(part for line in warning_lines(report) for part in (f"**{line.replace(chr(10), ' ')}**", "")),
-        markdown_table(HEADINGS, parity_rows(report)),
+        *(part for line in warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
+        plain_table(HEADINGS, parity_rows(report)),
         "",
-        markdown_table(COMPARISON_HEADINGS, comparison_rows(report)),
+        plain_table(COMPARISON_HEADINGS, comparison_rows(report)),
         "",
-        *(f"- {line}" for line in (*int8_lines(report), *conversion_lines(report))),
-        *(f"- {line}" for line in (confidence_line(confidence), *score_lines(report))),
-        f"- Times: {report.timing}; {report.machine}.",
-        f"- {gate_line(report)}",
+        *(f"- {plain(line)}" for line in (*int8_lines(report), *conversion_lines(report))),
+        *(f"- {plain(line)}" for line in (confidence_line(confidence), *score_lines(report))),
+        f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
+        f"- {plain(gate_line(report))}",
         "",
     ]
 
@@ -103,7 +105,7 @@ def recipe_section(run: Run, report: Report) -> list[str]:
     return [
         "## Made with",
         "",
-        ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())) + ".",
+        plain(", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))) + ".",
         f"Data fingerprint (SHA-256): `{run.info.data.fingerprint}`.",
         "",
         "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
@@ -123,7 +125,7 @@ def boards_section(boards: Sequence[BoardRow]) -> list[str]:
         "The runtime and the packages that a board would install, on its processor as QEMU emulates it; accuracy, agreement and "
         "differences are against this machine, on a sample of the test split."
     )
-    return ["## On emulated boards", "", text, "", markdown_table(BOARD_HEADINGS, board_rows(boards)), ""]
+    return ["## On emulated boards", "", text, "", plain_table(BOARD_HEADINGS, board_rows(boards)), ""]
 
 
 def stress_section(run: Run) -> list[str]:
@@ -133,8 +135,17 @@ def stress_section(run: Run) -> list[str]:
         return []
     side = min(run.info.input.height, run.info.input.width)
     text = f"{images_line(report)}. The columns 1 to 5 are the int8 model's accuracy by strength, the others means over the strengths."
-    table = markdown_table(STRESS_HEADINGS, stress_rows(report))
-    return ["## Under stress", "", text, "", table, "", *(f"- {line}" for line in stress_lines(report, side)), ""]
+    table = plain_table(STRESS_HEADINGS, stress_rows(report))
+    return [
+        "## Under stress",
+        "",
+        plain(text),
+        "",
+        table,
+        "",
+        *(f"- {plain(line)}" for line in stress_lines(report, side)),
+        "",
+    ]
 
 
 def confidence_line(confidence: ChosenConfidence) -> str:

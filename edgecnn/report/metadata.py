@@ -32,4 +32,8 @@ def metadata_block(name: str, report: Report) -> str:
         "tags": [TASK, *formats, "int8", "quantization-aware-training", "edge", "raspberry-pi"],
         "model-index": [{"name": name, "results": results}],
     }
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])
+    # some renderers take the block for Markdown, and what is in it for HTML
+    lines = (
+        f"{key}: {json.dumps(value)}".replace("<", r"\u003c").replace("&", r"\u0026") for key, value in fields.items()
+    )
+    return "\n".join(["---", *lines, "---", ""])
