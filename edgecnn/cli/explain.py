@@ -219,7 +219,7 @@ def explain_images(subject: Subject, sources: Sequence[str], pictures: Pictures,
             import numpy as np
 
             maps["gradcam"] = subject.gradcam(found.pixels[np.newaxis], np.array([found.index]))[0]
-        write_atomic(path, picture(found.pixels, list(maps.values())))
+        write_atomic(path, picture(found.pixels, list(maps.values()), found.answer, found.score))
         seen = subject.model.contract.region
         emit_line(json_line(source, found, maps, path, seen) if json else text_line(source, found, path, seen))
     if failed:

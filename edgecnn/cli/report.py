@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Show how a model does on one HTML page that needs nothing else.
 
-    The verdict first; size, accuracy and latency of every export; confusion, drop by class, reliability, coverage and learning curves;
+    Whether the model is good first, then the verdict; size, accuracy and latency of every export; confusion, drop by class, reliability, coverage and learning curves;
     the images that int8 answers differently, and its most confident mistakes. Several runs are put side by side. A part that a run has no
     figures for is named, with the command that makes them.
 
@@ -54,6 +54,8 @@ def report(
     from edgecnn.tables import to_json
 
     shown = [show(path) for path in paths]
+    for warning in page_figures(shown).warnings:
+        note(f"WARNING: {warning}")
     page = out or default_page(paths[0])
     write_page(shown, page, png)
     if json:

@@ -4,8 +4,9 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from edgecnn.labels import printable
 from edgecnn.runtime.classifier import Classifier, Picture, decoded, fitted
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.occlusion import Occlusion, occlusion
@@ -21,6 +22,9 @@ PANEL = 256
 
 GAP = 8
 """Pixels between two panels."""
+
+TEXT, LINE = 14, 19
+"""Pixels of the caption's letters, and of a line of it."""
 
 ROWS, COLUMNS = ("upper", "", "lower"), ("left", "", "right")
 
@@ -48,8 +52,8 @@ def explain(
     return occlusion(model, pixels, labels, temperature)
 
 
-def picture(pixels: np.ndarray, maps: Sequence[np.ndarray]) -> bytes:
-    """Draw what the model read, and next to it each map over it in grey, as a PNG file.
+def picture(pixels: np.ndarray, maps: Sequence[np.ndarray], answer: str, score: float) -> bytes:
+    """Draw what the model read, next to it each map over it in grey, and below them the answer and a legend, as a PNG file.
 
     FOR is where a map is positive, AGAINST where it is negative, the stronger the larger, up to the map's own largest value. Pixels of
     the input are squares, all of one size.
@@ -57,6 +61,8 @@ def picture(pixels: np.ndarray, maps: Sequence[np.ndarray]) -> bytes:
     Args:
         pixels: uint8, shape (height, width, channels).
         maps: each float32, shape (height, width).
+        answer: the label; characters that Pillow's own font lacks are boxes.
+        score: the label's, in [0, 1].
     """
     height, width, channels = pixels.shape
     image = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0]).convert("RGB")
@@ -70,12 +76,29 @@ def picture(pixels: np.ndarray, maps: Sequence[np.ndarray]) -> bytes:
         share = STRENGTH * np.abs(large)
         colour = np.where(large > 0, FOR, AGAINST)
         panels.append(Image.fromarray((grey * (1 - share) + colour * share).round().astype(np.uint8)))
-    sheet = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, size[1]), "white")
+    sheet = Image.new("RGB", (max(len(panels) * (size[0] + GAP) - GAP, PANEL), size[1] + 2 * LINE + GAP), "white")
     for number, panel in enumerate(panels):
         sheet.paste(panel, (number * (size[0] + GAP), 0))
+    write_caption(sheet, size[1] + GAP // 2, printable(answer), f"  {score:.2%}")
     buffer = io.BytesIO()
     sheet.save(buffer, "png")
     return buffer.getvalue()
+
+
+def write_caption(sheet: Image.Image, top: int, answer: str, score: str) -> None:
+    """Write two lines below `top`: the answer, shortened if it is too long, with its score; and what the colours say."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    room = sheet.width - font.getlength(score)
+    shown = answer
+    while font.getlength(shown) > room:
+        answer = answer[:-1]
+        shown = f"{answer}…"
+    draw.text((0, top), shown + score, "black", font)
+    left, top = 0.0, top + LINE
+    for colour, text in ((FOR, "for this answer"), (AGAINST, "against it")):
+        draw.rectangle((left, top + 3, left + TEXT - 3, top + TEXT), tuple(colour.astype(int).tolist()))
+        draw.text((left + TEXT + 2, top), text, "black", font)
+        left += TEXT + 2 + font.getlength(text) + 2 * GAP
 
 
 def in_words(box: tuple[float, float, float, float]) -> str:
@@ -101,6 +124,6 @@ def frame_pictures(
 
     def write(image: bytes | np.ndarray, rotation: int) -> tuple[bytes, str]:
         found = explain(image, classifier.model, classifier.labels, float(classifier.temperature), fit, rotation)
-        return picture(found.pixels, [found.map]), ".png"
+        return picture(found.pixels, [found.map], found.answer, found.score), ".png"
 
     return write

@@ -1,12 +1,14 @@
 """From a run folder or a bundle to what the report shows of it."""
 
 import json
+from collections.abc import Sequence
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError
 from edgecnn.recipe import to_toml
 from edgecnn.report.figures import AnswerFigures, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.history import epochs
+from edgecnn.report.summary import summary
 from edgecnn.report.table import against_float, warnings_of
 from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
 from edgecnn.stress.report import best_report
@@ -53,6 +55,15 @@ def verdict(report: Report | None) -> str:
     return f"Passed: what ships answers as the float model does.{figures}"
 
 
+def said(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the sentences on whether a model is good; none without a report."""
+    if report is None:
+        return ()
+    name = int8_name(report) or report.models[-1].name
+    model = next(item for item in report.models if item.name == name)
+    return summary(report, model, next((item for item in answers.confusion if item.model == name), None), labels)
+
+
 def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     """Return what a run's files show. Nothing is computed by a model, and no image is read.
 
@@ -93,6 +104,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     return RunFigures(
         name=run.recipe.name or run.name,
         kind="run",
+        summary=said(report, answers, labels),
         verdict=verdict(report),
         passed=report.passed if report else None,
         warnings=tuple(warnings_of(report)) if report else (),
@@ -133,6 +145,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
     return RunFigures(
         name=manifest.name,
         kind="bundle",
+        summary=said(report, AnswerFigures(), manifest.labels),
         verdict=verdict(report),
         passed=report.passed if report else None,
         warnings=tuple(warnings_of(report)) if report else (),

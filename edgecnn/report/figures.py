@@ -110,11 +110,13 @@ class Origin:
 class RunFigures:
     """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
 
-    `int8` is the name of the int8 export whose answers confusion, gallery and coverage show: the first that there is.
+    `summary` says in sentences whether the model is good; `int8` is the name of the int8 export whose answers confusion, gallery and
+    coverage show: the first that there is.
     """
 
     name: str
     kind: str
+    summary: tuple[str, ...]
     verdict: str
     passed: bool | None
     warnings: tuple[str, ...]
@@ -136,9 +138,10 @@ class RunFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFigures:
-    """The report: one run, or several next to each other."""
+    """The report: one run, or several next to each other, and what to know before comparing them."""
 
     schema: Literal["edgecnn.report/1"]
+    warnings: tuple[str, ...] = ()
     runs: tuple[RunFigures, ...]
 
 

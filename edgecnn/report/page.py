@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
+from edgecnn.report.summary import page_warnings
 from edgecnn.report.table import against_float
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
 from edgecnn.stress.remedies import remedy_text
@@ -59,7 +61,8 @@ def data_address(pixels: np.ndarray) -> str:
 
 def page_figures(shown: Sequence[Shown]) -> PageFigures:
     """Return what a page of runs shows, for its JSON."""
-    return PageFigures(schema="edgecnn.report/1", runs=tuple(item.figures for item in shown))
+    runs = tuple(item.figures for item in shown)
+    return PageFigures(schema="edgecnn.report/1", warnings=page_warnings(runs), runs=runs)
 
 
 def render(shown: Sequence[Shown]) -> str:
@@ -78,7 +81,11 @@ def render(shown: Sequence[Shown]) -> str:
     return (
         templates()
         .get_template("page.html.j2")
-        .render(runs=runs, together=drawn(side_by_side([item.figures for item in shown]), "all"))
+        .render(
+            runs=runs,
+            warnings=page_figures(shown).warnings,
+            together=drawn(side_by_side([item.figures for item in shown]), "all"),
+        )
     )
 
 
@@ -93,7 +100,14 @@ def templates(*packages: str) -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pct": pct, "num": num, "points": points, "name": name_of}
+    environment.filters |= {
+        "pct": pct,
+        "num": num,
+        "points": points,
+        "name": name_of,
+        "title": title_of,
+        "headed": headed,
+    }
     return environment
 
 
@@ -149,6 +163,26 @@ def name_of(text: str) -> "Markup":
     from markupsafe import Markup
 
     return Markup("<bdi>{}</bdi>").format(printable(text))
+
+
+def title_of(text: str) -> "Markup":
+    """Show a name as `name_of` does, which a narrow screen may break behind its dashes and underscores only, if it has any."""
+    from markupsafe import Markup
+
+    return Markup(re.sub(r"([-_./]+)", r"\1<wbr>", name_of(text).removeprefix("<bdi>").removesuffix("</bdi>"))).join(
+        (Markup("<bdi>"), Markup("</bdi>"))
+    )
+
+
+def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
+    """Give each cell of a table's rows its column's heading, which a narrow screen shows next to it."""
+    from markupsafe import Markup, escape
+
+    def cells(row: re.Match[str]) -> str:
+        names = iter(headings)
+        return re.sub(r"<t[dh]\b", lambda cell: f'{cell[0]} data-heading="{escape(next(names))}"', row[0])
+
+    return Markup(re.sub(r"<tr>.*?</tr>", cells, rows, flags=re.DOTALL))
 
 
 def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = None) -> None:

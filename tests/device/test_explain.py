@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.explain import AGAINST, FOR, GAP, PANEL, explain, frame_pictures, in_words, picture
+from edgecnn.device.explain import AGAINST, FOR, GAP, LINE, PANEL, explain, frame_pictures, in_words, picture
 from edgecnn.pixels import resize
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.engines import engines_for, is_installed
@@ -22,8 +22,29 @@ def classifier(root):
     return Classifier.load(root / "models" / "digits" / "digits.edgecnn")
 
 
+def sheet_of(pixels, *maps, answer="cat", score=0.5):
+    """A whole picture, and the rows of its panels."""
+    data = picture(pixels, [np.float32(item) for item in maps], answer, score)
+    sheet = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    return sheet, sheet.shape[0] - 2 * LINE - GAP
+
+
 def drawn(pixels, *maps):
-    return np.asarray(Image.open(io.BytesIO(picture(pixels, [np.float32(item) for item in maps])))).astype(int)
+    sheet, rows = sheet_of(pixels, *maps)
+    return sheet[:rows]
+
+
+def test_the_answer_its_score_and_what_the_colours_say_stand_below():
+    pixels, map_ = np.full((8, 8, 1), 128, np.uint8), np.zeros((8, 8))
+    sheet, rows = sheet_of(pixels, map_)
+    caption = sheet[rows:]
+    answer, legend = caption[: LINE + GAP // 2], caption[LINE + GAP // 2 :]
+    assert (answer < 100).any() and (answer[:, PANEL:] == 255).all(), "a short name, on the left"
+    assert all((np.abs(legend - colour).max(axis=2) < 2).sum() > 80 for colour in (FOR, AGAINST))
+    assert not np.array_equal(caption, sheet_of(pixels, map_, score=0.51)[0][rows:])
+    longest, _ = sheet_of(pixels, map_, answer="M" * 255)
+    assert longest.shape == sheet.shape and (longest[rows:, -8:] < 100).any(), "the score is still there"
+    assert sheet_of(np.full((64, 8, 1), 128, np.uint8), np.zeros((64, 8)))[0].shape[1] >= PANEL, "room for the legend"
 
 
 def test_the_image_and_the_map_stand_next_to_each_other():
@@ -84,5 +105,5 @@ def test_what_is_explained_is_what_the_classifier_read(classifier, tmp_path, fit
 def test_a_frame_becomes_a_picture(classifier):
     frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
     data, suffix = frame_pictures(classifier, "stretch")(frame, 90)
-    found = explain(frame, classifier.model, classifier.labels, fit="stretch", rotation=90)
-    assert suffix == ".png" and data == picture(found.pixels, [found.map])
+    found = explain(frame, classifier.model, classifier.labels, float(classifier.temperature), "stretch", 90)
+    assert suffix == ".png" and data == picture(found.pixels, [found.map], found.answer, found.score)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jsonschema
@@ -122,6 +123,38 @@ def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     assert f"{paired.accuracy_candidate:.2%} of 400" in shown.verdict and f"{paired.agreement:.2%}" in shown.verdict
     html = render([shown_run(run)])
     assert html.index(shown.verdict) < html.index("<table>") and html.index(shown.verdict) < html.index("<svg")
+
+
+def test_is_it_good_comes_first_and_says_what_the_images_can_tell(drawn_run):
+    run = drawn_run(n=32, labels=HOSTILE, noise=2.0)
+    shown = shown_run(run)
+    accuracy, weakest, strangers = shown.figures.summary
+    model = next(item for item in parity_report(run).models if item.name == "tflite-int8")
+    low, high = model.accuracy_interval
+    assert f"right on {model.accuracy:.2%} of the test images" in accuracy
+    assert f"32 images are too few to tell {low:.0%} from {high:.0%}" in accuracy
+    matrix = next(item for item in shown.figures.confusion if item.model == "tflite-int8")
+    shares = {}
+    for index, label in enumerate(HOSTILE):
+        row = [cell for cell in matrix.cells if cell[0] == index]
+        right, images = sum(cell[2] for cell in row if cell[1] == index), sum(cell[2] for cell in row)
+        shares[f"{label} ({right} of {images} right)"] = right / images
+    worst = min(shares, key=shares.get)
+    assert shares[worst] < 1 and weakest.startswith(f"Weakest classes: {worst}")
+    assert "recognises no strangers" in strangers
+    html = render([shown])
+    assert html.index("Is it good?") < html.index(shown.figures.verdict) < html.index("<table>")
+    assert "385 images tell it to within" in shown_run(drawn_run(n=385, noise=0.1)).figures.summary[0]
+
+
+def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warning(drawn_run):
+    same = [shown_run(drawn_run()), shown_run(drawn_run(name="other"))]
+    assert page_figures(same).warnings == ()
+    parity = same[1].figures.parity
+    other = replace(parity, data=replace(parity.data, test_sha256="d" * 64))
+    apart = [same[0], replace(same[1], figures=replace(same[1].figures, parity=other))]
+    (warning,) = page_figures(apart).warnings
+    assert "tested on different images" in warning and render(apart).index(warning) < render(apart).index("<table>")
 
 
 def test_it_makes_no_request(finished_run):

@@ -1,0 +1,90 @@
+"""Is it good? What a run's figures say of that, in sentences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgecnn.report.figures import Confusion, RunFigures
+from edgecnn.report.table import stranger_lines
+from edgecnn.verify.report import ModelFigures, Report
+
+WIDE = 0.1
+"""Width of an accuracy's 95 % interval, as a fraction, from which the images are called too few."""
+
+WEAKEST = 3
+"""Classes that are named as the weakest, at most."""
+
+
+def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return what to know of a model before its details: accuracy, weakest classes, and what a device says if it is unsure.
+
+    Args:
+        report: the run's parity report.
+        model: the entry of the model that ships.
+        matrix: its confusion; None if it is not known, as of a bundle.
+        labels: one for each class.
+    """
+    return (
+        accuracy_line(report, model),
+        *([weakest_line(matrix, labels)] if matrix else []),
+        *(threshold_line(report) if report.confidence else []),
+        *(
+            stranger_lines(report)
+            or ["Strangers: the device takes every image for one of the classes; this model recognises no strangers."]
+        ),
+    )
+
+
+def accuracy_line(report: Report, model: ModelFigures) -> str:
+    """Return how often a model is right, and how well the images know that."""
+    low, high = model.accuracy_interval
+    count = report.data.test_images
+    known = (
+        f"{count:,} images are too few to tell {low:.0%} from {high:.0%}"
+        if high - low >= WIDE
+        else f"{count:,} images tell it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
+    )
+    chance = report.chance
+    always = f" Always answering {chance.label} would be right on {chance.accuracy:.2%}." if chance else ""
+    return (
+        f"{model.name} is right on {model.accuracy:.2%} of the test images (95 % interval {low:.2%} to {high:.2%}): "
+        f"{known}.{always}"
+    )
+
+
+def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
+    """Return which classes are right least often, of those with mistakes, and which the images do not show."""
+    shown, right = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+    for true, answer, images in matrix.cells:
+        shown[true] += images
+        right[true] += images * (true == answer)
+    wrong = [index for index in range(len(labels)) if right[index] < shown[index]]
+    worst = sorted(wrong, key=lambda index: (right[index] / shown[index], -shown[index]))[:WEAKEST]
+    named = ", ".join(f"{labels[index]} ({right[index]:,} of {shown[index]:,} right)" for index in worst)
+    line = f"Weakest classes: {named}." if worst else "No class has a mistake."
+    missing = int(np.sum(shown == 0))
+    return f"{line} {missing:,} of {len(labels):,} classes have no test image." if missing else line
+
+
+def threshold_line(report: Report) -> list[str]:
+    """Return what a device answers if no score is high enough."""
+    tested = report.confidence
+    assert tested
+    if not tested.threshold:
+        return ["The device answers a class however low its score is: no threshold was chosen (verify --target-error)."]
+    error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
+    return [
+        f"Below a score of {tested.threshold:.2f} the device answers abstain: it answers {tested.share_answered:.2%} of the test images, "
+        f"with {error}."
+    ]
+
+
+def page_warnings(runs: Sequence[RunFigures]) -> tuple[str, ...]:
+    """Return what a reader of several runs must not miss: that they were tested on different images."""
+    tested = {run.parity.data.test_sha256 for run in runs if run.parity}
+    if len(tested) < 2:
+        return ()
+    return (
+        "These runs were tested on different images: their accuracies cannot be compared, since one set may be easier. "
+        "Compare two models on the same images with edgecnn compare A B --data DATA.",
+    )
