@@ -33,9 +33,9 @@ def report(
 ) -> None:
     """Show how a model does on one HTML page that needs nothing else.
 
-    Whether the model is good first, then the verdict; size, accuracy and latency of every export; confusion, drop by class, reliability, coverage and learning curves;
-    the images that int8 answers differently, and its most confident mistakes. Several runs are put side by side. A part that a run has no
-    figures for is named, with the command that makes them.
+    Whether the model is good, then the verdict; size, accuracy and latency of every export; confusion, drop by class, reliability,
+    coverage and learning curves; the images that int8 answers differently, and its most confident mistakes. Several runs are put side by
+    side. A part that a run has no figures for is named, with the command that makes them.
 
     \b
     Examples:
