@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, open_dataset
+from edgecnn.data.known import write_known
 from edgecnn.errors import ExportError
 from edgecnn.export.imported import read_model, refuse_scores
 from edgecnn.export.representative import IMAGES
@@ -84,6 +85,7 @@ def import_stage(
             representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
         )
     )
+    write_known(run, dataset)
     run.make_latest()
     return run
 

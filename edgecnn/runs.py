@@ -26,6 +26,7 @@ LATEST = "latest"
 
 RECIPE = "recipe.toml"
 INFO = "run.json"
+IMAGES = "images.csv"
 HISTORY = "history.csv"
 CURVES = "curves.png"
 EVENTS = "tensorboard/run.tfevents"
@@ -133,25 +134,6 @@ class Run:
     def command(self, stage: str) -> str:
         """Return the command that runs a stage on this run, for messages. An interrupted training continues."""
         return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
-
-    def require_split(self, split: str, received: str, dataset: str, advice: str) -> None:
-        """Check that a split is the one recorded when the run began.
-
-        Args:
-            split: "train", "validation" or "test".
-            received: the split's present SHA-256.
-            dataset: the data's name in the message.
-            advice: what to do, for the message.
-
-        Raises:
-            RunError: if it is not.
-        """
-        recorded = self.info.data.split_hashes[split]
-        if received != recorded:
-            raise RunError(
-                f"the {split} split of {dataset} is not the one that {self.path} began with "
-                f"(SHA-256 {received[:12]}, recorded {recorded[:12]}). {advice}"
-            )
 
     def write_info(self, info: RunInfo) -> None:
         """Write `run.json` atomically."""

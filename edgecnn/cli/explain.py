@@ -287,11 +287,11 @@ def compare_maps(path: Path | None, count: int, json: bool) -> None:
 
     run = named_run(path)
     with ProgressReporter() as reporter:
-        from edgecnn.data import open_dataset
+        from edgecnn.data import open_run_dataset
         from edgecnn.tables import to_json
         from edgecnn.verify.gradcam import map_correlation
 
-        dataset = open_dataset(run.recipe.data, progress=reporter.working, note=reporter.note)
+        dataset = open_run_dataset(run, progress=reporter.working, note=reporter.note)
         found = map_correlation(run, dataset, count, reporter.working)
     if json:
         emit_json(to_json(found))

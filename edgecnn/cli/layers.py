@@ -23,14 +23,14 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     opened = open_run(run)
     note(f"run {opened.path}")
     with ProgressReporter() as reporter:
-        from edgecnn.data import open_dataset
+        from edgecnn.data import open_run_dataset
         from edgecnn.files import canonical_json, write_atomic
         from edgecnn.report.table import text_table
         from edgecnn.runs import LAYERS
         from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
-        dataset = open_dataset(opened.recipe.data, progress=reporter.working, note=reporter.note)
+        dataset = open_run_dataset(opened, progress=reporter.working, note=reporter.note)
         result = layer_errors(opened, dataset, reporter.working)
     write_atomic(opened.file(LAYERS), canonical_json(to_json(result)))
     if json:

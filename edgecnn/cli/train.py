@@ -196,16 +196,17 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
         DatasetError: if the images of the run to continue are gone.
         NetworkError: for a network of one's own that cannot be trained.
     """
-    from edgecnn.data import open_dataset
+    from edgecnn.data import known_images, open_dataset
     from edgecnn.errors import DatasetError, UnknownNameError
     from edgecnn.networks import network_module
     from edgecnn.recipe import AUTO
-    from edgecnn.runs import NETWORK_FILE
+    from edgecnn.runs import INFO, NETWORK_FILE
 
     if recipe.network.name != AUTO and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
-        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+        images = known_images(run) if run and run.file(INFO).exists() else None
+        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note, known=images)
     except UnknownNameError:
         if run is None:
             raise
@@ -247,10 +248,10 @@ def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool)
 
 def require_same_images(run: "Run", dataset: "Dataset") -> None:
     """Raise RunError if a run began with other images."""
-    if run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
-        from edgecnn.errors import RunError
+    from edgecnn.data.known import require_split
 
-        raise RunError(f"the images of {dataset.name} have changed since {run.path} began. Train a new run instead.")
+    for split in dataset.sizes if run.file("run.json").exists() else ():
+        require_split(run, dataset, split)
 
 
 def train_run(

@@ -129,13 +129,13 @@ def verify(
 
 def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
     """Open a run and its data, verify it with the options of `edgecnn.verify.verify`, and write its page."""
-    from edgecnn.data import open_dataset
+    from edgecnn.data import open_run_dataset
     from edgecnn.report.page import write_run_page
     from edgecnn.runs import open_run
     from edgecnn.verify import verify as verify_exports
 
     opened = open_run(path)
     note(f"run {opened.path}")
-    dataset = open_dataset(opened.recipe.data, progress=progress, note=note)
+    dataset = open_run_dataset(opened, progress=progress, note=note)
     report = verify_exports(opened, dataset, progress=progress, **options)
     return report, write_run_page(opened)

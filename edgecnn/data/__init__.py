@@ -6,6 +6,7 @@ splits = dataset.load(("train", "validation"), height=32, width=32, channels=3, 
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.data.cifar10 import is_cifar10, open_cifar10, read_cifar10
@@ -15,11 +16,24 @@ from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, rea
 from edgecnn.data.folder import open_folder
 from edgecnn.data.frigate import open_frigate
 from edgecnn.data.items import LabelledImages, Note, Progress
+from edgecnn.data.known import Known, known_images
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
+from edgecnn.runs import Run
 
-__all__ = ["DATASETS", "PREFIXES", "Conflict", "Dataset", "Duplicate", "Progress", "Split", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "PREFIXES",
+    "Conflict",
+    "Dataset",
+    "Duplicate",
+    "Progress",
+    "Split",
+    "known_images",
+    "open_dataset",
+    "open_run_dataset",
+]
 
 DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
     "cifar10": open_cifar10,
@@ -40,6 +54,7 @@ def open_dataset(
     progress: Progress | None = None,
     for_training: bool = True,
     note: Note = lambda text: None,
+    known: Known | None = None,
 ) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
@@ -52,6 +67,7 @@ def open_dataset(
         progress: called as progress(what, done, total) while it works.
         for_training: whether every class must have a training image, and no split may be empty.
         note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
+        known: the images to keep to; all by default.
 
     Returns:
         The dataset; `Dataset.load` decodes its splits.
@@ -63,7 +79,7 @@ def open_dataset(
         DownloadError, OutputError: if a download fails or cannot be written.
     """
     if recipe.source in DATASETS:
-        return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note)
+        return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note, known)
     kind, where = source_kind(recipe.source)
     path = _find(where)
     if path is None:
@@ -78,9 +94,27 @@ def open_dataset(
             f"{nearest(recipe.source, DATASETS)}"
         )
     if kind:
-        return Dataset(PREFIXES[kind](path, progress), recipe, for_training, note)
+        return Dataset(PREFIXES[kind](path, progress), recipe, for_training, note, known)
     read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
-    return Dataset(read(path, progress), recipe, for_training, note)
+    return Dataset(read(path, progress), recipe, for_training, note, known)
+
+
+def open_run_dataset(
+    run: Run, *, source: str | None = None, progress: Progress | None = None, note: Note = lambda text: None
+) -> Dataset:
+    """Open the data of a run, as they were when it began: images that came later are left out.
+
+    Args:
+        run: the run.
+        source: where the images are now; None for where they were.
+        progress, note: as of `open_dataset`.
+
+    Raises:
+        RunError: if the run cannot be read.
+        UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError, OutputError: as `open_dataset` does.
+    """
+    recipe = run.recipe.data if source is None else replace(run.recipe.data, source=source)
+    return open_dataset(recipe, progress=progress, for_training=False, note=note, known=known_images(run))
 
 
 def _find(source: str) -> Path | None:

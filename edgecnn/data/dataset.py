@@ -21,6 +21,7 @@ from edgecnn.data.items import (
     unreadable,
     unreadable_text,
 )
+from edgecnn.data.known import Known
 from edgecnn.data.room import Rooms
 from edgecnn.errors import ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.modes import as_array
@@ -58,10 +59,16 @@ class Dataset:
         own_test: whether the source has a test split.
         items: the listed images by split, for who looks at the files and trains on none of them.
         read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
+        known: what a run or a bundle recorded of its images: only these are in the splits.
     """
 
     def __init__(
-        self, listed: LabelledImages, recipe: DataRecipe, for_training: bool = True, note: Note = lambda text: None
+        self,
+        listed: LabelledImages,
+        recipe: DataRecipe,
+        for_training: bool = True,
+        note: Note = lambda text: None,
+        known: Known | None = None,
     ):
         """Divide the images of a source.
 
@@ -81,6 +88,11 @@ class Dataset:
         self._recipe = recipe
         self.read = listed.read
         self.items = splits.divide(listed.items, recipe)
+        self.known = known
+        if known:
+            self.items, self.labels = known.only(self.items, self.labels), known.labels
+            if unknown := len(listed.items) - sum(map(len, self.items.values())):
+                note(f"{self.name}: {unknown:,} images were not there when training began, and are left out")
         self.given = frozenset(item.split for item in listed.items)
         self.own_test = "test" in self.given
         if for_training:

@@ -41,10 +41,11 @@ def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, .
             place = int(item.hash[:16], 16) / 2**64
             split = "test" if place < test else "validation" if place < validation else "train"
         divided[split].append(item if split == item.split else replace(item, split=split))
-    return {split: tuple(sorted(divided[split], key=_order)) for split in SPLITS}
+    return {split: tuple(sorted(divided[split], key=order)) for split in SPLITS}
 
 
-def _order(item: Item) -> tuple[str, int, str]:
+def order(item: Item) -> tuple[str, int, str]:
+    """Return what sorts a split: the content, then the label and the name."""
     return item.hash, item.label, item.source
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from edgecnn.data import Dataset, Progress, open_dataset
+from edgecnn.data import Dataset, Progress, open_run_dataset
 from edgecnn.data.balanced import balanced
+from edgecnn.data.known import require_split
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.run_info import RepresentativeInfo
@@ -35,9 +36,8 @@ def representative_dataset(
         DatasetError: if images cannot be read.
     """
     info = run.info
-    dataset = dataset or open_dataset(run.recipe.data, progress=progress)
-    advice = "Calibrate on the same data, or begin a new run."
-    run.require_split("train", dataset.hashes["train"], dataset.name, advice)
+    dataset = dataset or open_run_dataset(run, progress=progress)
+    require_split(run, dataset, "train")
     settings = info.representative_dataset or RepresentativeInfo(images=IMAGES, seed=run.recipe.seed)
     split = dataset.load(("train",), **vars(info.input), stage="export", progress=progress)["train"]
     images = split.images[balanced(split.classes, settings.images, settings.seed)]

@@ -1,7 +1,7 @@
 """What is put under stress: a run or a bundle, its models opened, and the images of a split."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract, ModelEntry
 from edgecnn.bundle.read import Bundle, read_bundle
-from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data import Dataset, Split, open_run_dataset
+from edgecnn.data.known import require_split
 from edgecnn.errors import BundleError, RunError
 from edgecnn.export import export_path
 from edgecnn.files import sha256
@@ -94,9 +95,8 @@ def run_subject(run: Run, source: Source, progress: Any, note: Callable[[str], N
     if int8 is None:
         raise RunError(f"run {run.path} has no int8 export. First: {run.command('export')} --format tflite --int8")
     float_file = run.read(run.float_model, "train")
-    recipe = run.recipe.data if source.data is None else replace(run.recipe.data, source=source.data)
-    dataset = open_dataset(recipe, progress=progress, note=note)
-    run.require_split(source.split, dataset.hashes[source.split], dataset.name, "Use the same images, or train again.")
+    dataset = open_run_dataset(run, source=source.data, progress=progress, note=note)
+    require_split(run, dataset, source.split)
     contract = input_contract(run)
     models = {
         "float": keras_model(float_file, contract),

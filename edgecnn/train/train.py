@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Split
+from edgecnn.data.known import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf
@@ -65,11 +66,11 @@ def train(
 ) -> RunInfo:
     """Train a run to its end, from its checkpoint if it has one.
 
-    Writes `run.json` first, then a checkpoint and the history after each epoch, `float.h5` after the float phase, and `qat.h5` last: the
-    epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of `edgecnn.train.best`. How the
-    int8 models are made, and why, is under "int8" in `run.json`. A user's own network and the one to start from are copied into
-    the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights of an uninterrupted
-    one.
+    Writes `run.json` and the list of images first, then a checkpoint and the history after each epoch, `float.h5` after the float phase,
+    and `qat.h5` last: the epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of
+    `edgecnn.train.best`. How the int8 models are made, and why, is under "int8" in `run.json`. A user's own network and the one to start
+    from are copied into the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights
+    of an uninterrupted one.
 
     Args:
         recipe: the resolved recipe.
@@ -96,6 +97,7 @@ def train(
         distribute.check_same(training.strategy, workers, recipe, info)
     if run:
         begin(run, info)
+        write_known(run, dataset)
     training.train_float()
     if run is None:
         return info

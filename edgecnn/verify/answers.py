@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
+from edgecnn.data.known import require_split
 from edgecnn.files import sha256
 from edgecnn.recipe import Recipe
 from edgecnn.runs import Run
@@ -82,8 +83,7 @@ def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> S
     Raises:
         RunError: if the data have changed since.
     """
-    advice = "Verify on the same data, or train again."
-    run.require_split("test", dataset.hashes["test"], dataset.name, advice)
+    require_split(run, dataset, "test")
     return dataset.load(("test",), **vars(run.info.input), stage="verify", progress=progress)["test"]
 
 

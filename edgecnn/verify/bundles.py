@@ -9,6 +9,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.known import Known
 from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
 from edgecnn.export import export_path
 from edgecnn.recipe import DataRecipe, build_recipe, merge
@@ -138,14 +139,20 @@ def recorded_data(
     """
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
-    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
+    hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
     # Only the table of the data: the others may have keys that recipes no longer have.
     tables = {"data": recipe.get("data", {})}
     recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
+    images = Known(
+        labels=bundle.manifest.labels,
+        hashes=hashes,
+        sizes={name: size for name, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {},
+        files={},
+    )
     try:
-        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note)
+        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
     except UnknownNameError:
         if data is not None:
             raise

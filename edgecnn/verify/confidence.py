@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgecnn.data import Dataset
+from edgecnn.data.known import require_split
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import CONFIDENCE, Run
@@ -114,8 +115,7 @@ def validation_logits(
     Raises:
         RunError: if the data have changed since the run began.
     """
-    advice = "Verify on the same data, or train again."
-    run.require_split("validation", dataset.hashes["validation"], dataset.name, advice)
+    require_split(run, dataset, "validation")
     split = dataset.load(("validation",), **vars(run.info.input), stage="verify", progress=progress)["validation"]
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
     return in_chunks(opened.logits, split.images, "validation", progress), split.classes

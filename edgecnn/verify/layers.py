@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgecnn.data import Dataset
+from edgecnn.data.known import require_split
 from edgecnn.errors import RunError
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes, to_real
@@ -125,6 +126,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import model_from_bytes
 
+    require_split(run, dataset, "validation")
     validation = dataset.load(("validation",), **vars(run.info.input), stage="layers", progress=progress)["validation"]
     images = validation.images[:IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))

@@ -7,6 +7,7 @@ import numpy as np
 from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
+from edgecnn.data.known import require_split
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.runs import KNOWN, STRANGERS, Run
@@ -137,7 +138,7 @@ def choose_strangers(
     ):  # fmt: skip
         return stored
     for split in ("train", "validation"):
-        run.require_split(split, dataset.hashes[split], dataset.name, "Verify on the same data, or train again.")
+        require_split(run, dataset, split)
     splits = dataset.load(("train", "validation"), **vars(run.info.input), stage="train", progress=progress)
 
     def answers(images: np.ndarray) -> np.ndarray:

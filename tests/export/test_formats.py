@@ -160,7 +160,7 @@ def test_a_representative_dataset_is_balanced_seeded_and_of_training_alone(own_r
 def test_a_representative_dataset_of_other_data_is_refused(own_run):
     text = own_run.file("run.json").read_text()
     own_run.file("run.json").write_text(text.replace(own_run.info.data.split_hashes["train"], "0" * 64))
-    with pytest.raises(RunError, match="Calibrate on the same data"):
+    with pytest.raises(RunError, match="train split of digits is not the one"):
         convert(own_run, "tflite", "int16x8")
 
 

@@ -233,6 +233,7 @@ def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
     alone = folder_of(photos, tmp_path / "alone", {"test": slice(40, 60)})
     manifest = SimpleNamespace(
         input=SimpleNamespace(height=12, width=12, channels=3),
+        labels=open_dataset(DataRecipe(source=str(whole))).labels,
         provenance={
             "recipe": to_tables(build_recipe({"data": {"source": str(whole)}})),
             "data": {"split_hashes": open_dataset(DataRecipe(source=str(whole))).hashes},

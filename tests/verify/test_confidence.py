@@ -167,7 +167,7 @@ def test_other_validation_images_are_refused(own_run):
     text = own_run.file("run.json").read_text()
     own_run.file("run.json").write_text(text.replace(own_run.info.data.split_hashes["validation"], "0" * 64))
     own_run.file(CONFIDENCE).unlink()
-    with pytest.raises(RunError, match="Verify on the same data"):
+    with pytest.raises(RunError, match="validation split of digits is not the one"):
         verify(own_run, open_dataset(own_run.recipe.data))
 
 

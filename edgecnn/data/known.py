@@ -1,0 +1,151 @@
+"""The images that a run or a bundle began with, out of what their folder holds now: a photo that is added later locks no run."""
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecnn.data.items import NAMED, Item
+from edgecnn.data.splits import SPLITS, order, split_hash
+from edgecnn.errors import RunError
+from edgecnn.files import write_atomic
+from edgecnn.labels import printable
+from edgecnn.runs import IMAGES, Run
+
+if TYPE_CHECKING:
+    from edgecnn.data.dataset import Dataset
+
+COLUMNS = ("split", "class", "sha256", "file")
+
+Divided = dict[str, tuple[Item, ...]]
+"""Items by split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is recorded of the images.
+
+    Attributes:
+        labels: class names.
+        hashes: SHA-256 of each split, as of `splits.split_hash`.
+        sizes: images in each split.
+        files: each image's file by (split, class, SHA-256), several for copies; empty where no list was kept.
+    """
+
+    labels: tuple[str, ...]
+    hashes: Mapping[str, str]
+    sizes: Mapping[str, int]
+    files: Mapping[tuple[str, str, str], list[str]]
+
+    def only(self, divided: Divided, labels: Sequence[str]) -> Divided:
+        """Return the items that are known, in the splits that they were in.
+
+        Without a list, of each split the oldest ones if there are too many and those give its hash, else all.
+
+        Args:
+            divided: what there is now.
+            labels: its class names.
+        """
+        numbers = {labels.index(label): number for number, label in enumerate(self.labels) if label in labels}
+        items = [
+            dataclasses.replace(item, label=numbers[item.label])
+            for part in divided.values()
+            for item in part
+            if item.label in numbers
+        ]
+        if self.files:
+            items = list(self._listed(items))
+        kept = {split: tuple(sorted((item for item in items if item.split == split), key=order)) for split in SPLITS}
+        return kept if self.files else {split: self._oldest(split, part) for split, part in kept.items()}
+
+    def missing(self, divided: Divided, split: str) -> list[str]:
+        """Return the files of a split that are listed and not among the items."""
+        found = Counter((split, self.labels[item.label], item.hash) for item in divided[split])
+        return [file for key, files in self.files.items() if key[0] == split for file in files[found[key] :]]
+
+    def _listed(self, items: Sequence[Item]) -> Iterator[Item]:
+        left = {key: len(files) for key, files in self.files.items()}
+        moved = []
+        for item in items:
+            key = (item.split, self.labels[item.label], item.hash)
+            if left.get(key):
+                left[key] -= 1
+                yield item
+            else:
+                moved.append(item)
+        for item in moved:
+            for split in SPLITS:
+                key = (split, self.labels[item.label], item.hash)
+                if left.get(key):
+                    left[key] -= 1
+                    yield dataclasses.replace(item, split=split)
+                    break
+
+    def _oldest(self, split: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        count = self.sizes.get(split, len(items))
+        if len(items) > count and all(isinstance(item.handle, Path) for item in items):
+            for time in ("st_mtime_ns", "st_ctime_ns"):
+                oldest = sorted(items, key=lambda item: getattr(item.handle.stat(), time))[:count]
+                if split_hash(oldest, self.labels) == self.hashes.get(split):
+                    return tuple(sorted(oldest, key=order))
+        return items
+
+
+def known_images(run: Run) -> Known:
+    """Return what a run records of its images.
+
+    Raises:
+        RunError: if `run.json` cannot be read, or the list is not that of the splits that it records.
+    """
+    data, path = run.info.data, run.file(IMAGES)
+    files: dict[tuple[str, str, str], list[str]] = {}
+    if path.exists():
+        try:
+            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+                files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it to go on without the list.") from None
+    return Known(labels=data.labels, hashes=data.split_hashes, sizes=data.split_sizes, files=files)
+
+
+def write_known(run: Run, dataset: "Dataset") -> None:
+    """Write the list of a run's images, if they are a user's own: a named dataset does not change."""
+    if not dataset.own:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for split, items in dataset.items.items():
+        writer.writerows((split, dataset.labels[item.label], item.hash, item.source) for item in items)
+    write_atomic(run.file(IMAGES), text.getvalue())
+
+
+def require_split(run: Run, dataset: "Dataset", split: str) -> None:
+    """Check that a split is the one recorded when the run began.
+
+    Args:
+        run: the run.
+        dataset: its data, as they are now.
+        split: "train", "validation" or "test".
+
+    Raises:
+        RunError: if it is not; the message names what is missing.
+    """
+    recorded, received = run.info.data, dataset.hashes[split]
+    if received == recorded.split_hashes[split]:
+        return
+    size, advice = recorded.split_sizes[split], "Put the images back as they were, or train again."
+    if dataset.known and (missing := dataset.known.missing(dataset.items, split)):
+        named = ", ".join(map(printable, missing[:NAMED])) + (", …" if len(missing) > NAMED else "")
+        raise RunError(
+            f"{len(missing):,} of the {size:,} {split} images that {run.path} began with are gone from {dataset.name}, or have changed: "
+            f"{named}\n{advice}"
+        )
+    raise RunError(
+        f"the {split} split of {dataset.name} is not the one that {run.path} began with: it had {size:,} images, here are "
+        f"{dataset.sizes[split]:,} (SHA-256 {received[:12]}, recorded {recorded.split_hashes[split][:12]}).\n{advice}"
+    )

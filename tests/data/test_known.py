@@ -1,0 +1,85 @@
+"""A run keeps the images that it began with, whatever comes into their folder later."""
+
+import os
+
+import pytest
+
+from edgecnn.data import open_dataset, open_run_dataset
+from edgecnn.data.known import require_split, write_known
+from edgecnn.errors import RunError
+from edgecnn.recipe import build_recipe
+from edgecnn.run_info import InputSize, RunInfo
+from edgecnn.runs import IMAGES, create_run
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def run(pets, tmp_path):
+    """A run of the folder of pets as it was when training began."""
+    recipe = build_recipe({"data": {"source": str(pets)}})
+    run, dataset = create_run(recipe, tmp_path / "run"), open_dataset(recipe.data)
+    size = InputSize(height=12, width=12, channels=3)
+    run.write_info(RunInfo(state="trained", data=dataset.info({}), input=size, parameters=1, versions={}))
+    write_known(run, dataset)
+    return run
+
+
+def grow(pets, fill, picture):
+    """Add photos of both classes and of a new one that comes first, with a copy; all are newer than the others."""
+    names = [f"{label}/new{number}.png" for label in ("aardvark", "cat", "dog") for number in range(20)]
+    fill(pets, {name: picture(9000 + number) for number, name in enumerate(names)})
+    fill(pets, {"cat/copy.png": (pets / "cat" / "0.png").read_bytes()})
+    for path in pets.glob("*/new*.png"):
+        os.utime(path, (path.stat().st_mtime + 60,) * 2)
+    later = (pets / "cat" / "copy.png").stat().st_mtime + 90
+    os.utime(pets / "cat" / "copy.png", (later, later))
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "older"])
+def test_photos_that_are_added_lock_no_run(run, pets, fill, picture, listed):
+    before = open_run_dataset(run).load(SPLITS, height=12, width=12, channels=3, stage="verify")
+    if not listed:
+        run.file(IMAGES).unlink()
+    grow(pets, fill, picture)
+    notes = []
+    dataset = open_run_dataset(run, note=notes.append)
+    for split in SPLITS:
+        require_split(run, dataset, split)
+    after = dataset.load(SPLITS, height=12, width=12, channels=3, stage="verify")
+    assert dataset.labels == run.info.data.labels == ("cat", "dog") and dataset.fingerprint == run.info.data.fingerprint
+    for split in SPLITS:
+        assert (after[split].images == before[split].images).all()
+        assert (after[split].classes == before[split].classes).all()
+    assert notes == ["pets: 61 images were not there when training began, and are left out"]
+
+
+def test_a_photo_stays_in_its_split_where_the_user_divides_them_later(run, pets):
+    (pets / "train").mkdir()
+    for label in ("cat", "dog"):
+        (pets / label).rename(pets / "train" / label)
+        (pets / "test" / label).mkdir(parents=True)
+        os.link(pets / "train" / label / "0.png", pets / "test" / label / "0.png")
+        (pets / "train" / label / "0.png").unlink()
+    dataset = open_run_dataset(run)
+    for split in SPLITS:
+        require_split(run, dataset, split)
+
+
+def test_a_photo_that_is_missing_is_named(run, pets, picture):
+    dataset = open_run_dataset(run)
+    (gone, *_), changed = dataset.items["test"], dataset.items["train"][0]
+    (pets / gone.source).unlink()
+    (pets / changed.source).write_bytes(picture(4242))
+    dataset = open_run_dataset(run)
+    count = run.info.data.split_sizes["test"]
+    with pytest.raises(
+        RunError, match=f"1 of the {count} test images that .*run began with are gone from pets.*: {gone.source}"
+    ):
+        require_split(run, dataset, "test")
+    with pytest.raises(RunError, match=f"train images .*: {changed.source}"):
+        require_split(run, dataset, "train")
+    require_split(run, dataset, "validation")
+    run.file(IMAGES).unlink()
+    with pytest.raises(RunError, match=f"it had {count} images, here are {count - 1}"):
+        require_split(run, open_run_dataset(run), "test")
