@@ -15,7 +15,7 @@ from edgecnn.networks.predict import predictor
 from edgecnn.pipeline import Reporter
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
-from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path
+from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.ranges import AUTO, InputRange, find_range, labelled, line, splits_to_try
 from edgecnn.versions import library_versions
@@ -72,20 +72,24 @@ def import_stage(
     if reading.warning:
         reporter.note(f"WARNING: {path.name}: {reading.warning}")
     require_logits(model, recipe)
-    run = create_run(recipe, out or free_path(path.stem, force), force=force)
-    write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
-    run.write_info(
-        RunInfo(
-            state="imported",
-            data=dataset.info({}),
-            input=InputSize(height=height, width=width, channels=channels),
-            parameters=model.count_params(),
-            versions=library_versions(),
-            imported=ImportedFrom(file=path.name, format=what, softmax_cut=softmax_cut, range=line(path.name, reading)),
-            representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
+    folder = out or free_path(path.stem, force)
+    with locked(folder):
+        run = create_run(recipe, folder, force=force)
+        write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
+        run.write_info(
+            RunInfo(
+                state="imported",
+                data=dataset.info({}),
+                input=InputSize(height=height, width=width, channels=channels),
+                parameters=model.count_params(),
+                versions=library_versions(),
+                imported=ImportedFrom(
+                    file=path.name, format=what, softmax_cut=softmax_cut, range=line(path.name, reading)
+                ),
+                representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
+            )
         )
-    )
-    write_known(run, dataset)
+        write_known(run, dataset)
     run.make_latest()
     return run
 

@@ -39,6 +39,7 @@ from edgecnn.runs import (
     STRESS,
     Run,
     create_run,
+    locked,
 )
 from edgecnn.stress.report import SPLITS
 from edgecnn.tables import to_json
@@ -176,6 +177,7 @@ def run_recipe(
 
     Raises:
         OutputExistsError: if the folder holds another run and `force` is false.
+        RunError: if another process trains there.
         ParityError: if the gate does not pass; the report is written all the same.
         ThresholdError: if no threshold keeps the target error.
     """
@@ -184,14 +186,15 @@ def run_recipe(
     if not Run(path).file(CHECKPOINT).exists():
         require_start(recipe)
         check_network(recipe, dataset)
-    run = resume_or_create(recipe, dataset, path, force)
-    stages = Stages(run, reporter.note)
-    stages.do(
-        "train",
-        {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
-        [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
-        lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
-    )
+    with locked(path):
+        run = resume_or_create(recipe, dataset, path, force)
+        stages = Stages(run, reporter.note)
+        stages.do(
+            "train",
+            {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
+            [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
+            lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
+        )
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
     gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)

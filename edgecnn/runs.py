@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,7 @@ RUNS = Path("runs")
 LATEST = "latest"
 
 RECIPE = "recipe.toml"
+LOCK = ".lock"
 INFO = "run.json"
 IMAGES = "images.csv"
 HISTORY = "history.csv"
@@ -180,19 +183,18 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
         OutputError: if the folder cannot be written.
     """
     run = Run(path)
-    if path.exists() and not path.is_dir():
-        raise OutputExistsError(f"{path} is a file, not a run folder.", advice="name_run")
-    if path.is_dir() and any(path.iterdir()):
+    require_run_folder(path)
+    if run.file(RECIPE).exists():
         if not force:
             raise OutputExistsError(f"{path} exists.", advice="resume_run")
-        if not run.file(RECIPE).exists():
-            raise OutputExistsError(f"{path} is not a run folder, so it is not replaced.", advice="name_run")
         for used in (recipe.init.source, recipe.network.name.rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
                     f"{path} holds {used}, which the new run needs, so it is not replaced.", advice="name_run"
                 )
         for file in path.iterdir():
+            if file.name == LOCK:
+                continue
             with contextlib.suppress(IsADirectoryError):
                 file.unlink()
     write_atomic(run.file(RECIPE), to_toml(recipe))
@@ -208,6 +210,47 @@ def run_path(name: str) -> Path:
     if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
         raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a / in it.")
     return RUNS / name
+
+
+def require_run_folder(path: Path) -> None:
+    """Raise OutputExistsError if a run cannot be at `path`, since a file or a folder of something else is there."""
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError(f"{path} is a file, not a run folder.", advice="name_run")
+    if path.is_dir() and not (path / RECIPE).exists() and any(file.name != LOCK for file in path.iterdir()):
+        raise OutputExistsError(f"{path} is not a run folder, so it is not replaced.", advice="name_run")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from creating or training the run at `path` meanwhile. A lock ends with its process, however that ends.
+
+    Args:
+        path: the run folder; it is made if there is none.
+
+    Raises:
+        RunError: if another process has it; the message names that one.
+        OutputExistsError: if something else is there.
+        OutputError: if the folder cannot be written.
+    """
+    require_run_folder(path)
+    with contextlib.ExitStack() as opened:
+        with output_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            opened.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+                raise RunError(
+                    f"process {holder} is training {path}. Wait until it ends.", advice="other_run"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # of file systems without locks
+                    raise
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
 
 
 def free_path(name: str, force: bool = False) -> Path:

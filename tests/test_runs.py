@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 
 from edgecnn.errors import OutputExistsError, RecipeError, RunError
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import create_run, free_path, open_run
+from edgecnn.runs import create_run, free_path, locked, open_run
 
 RECIPE = build_recipe({"name": "one"})
 
@@ -106,3 +109,38 @@ def test_the_travelling_recipe_names_the_data_without_its_folder(tmp_path):
     run = create_run(build_recipe({"data": {"source": "/home/me/photos.zip"}}), tmp_path / "run")
     assert run.public_recipe.data.source == "photos.zip"
     assert run.recipe.data.source == "/home/me/photos.zip"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from edgecnn.runs import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_trains_is_refused_until_that_one_is_gone(tmp_path, edgecnn):
+    """The holder is killed: that ends its lock too."""
+    run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
+    before = run.file("recipe.toml").read_bytes()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        for arguments in (("--resume",), ("--force", "--data", "digits")):
+            result = edgecnn("train", "--out", run.path, *arguments)
+            assert result.code == RunError.exit_code and f"process {holder.pid} is training" in result.err
+        with pytest.raises(RunError), locked(run.path):
+            pass
+        holder.kill()
+    with locked(run.path):
+        assert run.file("recipe.toml").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputExistsError, match="is not a run folder"), locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

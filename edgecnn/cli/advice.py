@@ -36,6 +36,7 @@ ADVICE = {
     "name_run": "Name another folder with --out.",
     "name_target": "Name one with --target; edgecnn targets lists them.",
     "new_folder": "Name one with --fix that does not exist yet, outside of the data.",
+    "other_run": "Or name another folder with --out.",
     "quantize_after": "Replace what is named, or quantize after training instead: --set qat.method=ptq",
     "replace": "Add --force to replace it.",
     "replace_run": "Replace it (--force), or name another folder with --out.",

@@ -1,5 +1,6 @@
 """`edgecnn train`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,11 +134,13 @@ def train(
     if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import open_run
+    from edgecnn.runs import create_run, free_path, locked, open_run
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, setting, **flags)
-    with ProgressReporter() as reporter:
+    with ProgressReporter() as reporter, ExitStack() as held:
+        if run and (cluster is None or cluster.first):
+            held.enter_context(locked(run.path))
         dataset = open_images(resolved, run, reporter, cluster)
         resolved = settled(resolved, dataset, reporter)
         if dry_run:
@@ -148,7 +151,9 @@ def train(
         if cluster and not cluster.first:
             run = None
         elif run is None:
-            run = new_run(resolved, dataset, out, force)
+            path = out or free_path(run_name(resolved, dataset), force)
+            held.enter_context(locked(path))
+            run = create_run(resolved, path, force=force)
         else:
             require_same_images(run, dataset)
         info = train_run(resolved, dataset, run, reporter, cluster)
@@ -236,14 +241,12 @@ def settled(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "Reci
     return chosen
 
 
-def new_run(recipe: "Recipe", dataset: "Dataset", out: Path | None, force: bool) -> "Run":
-    """Create the run folder, named after the recipe or the data and the network unless --out says otherwise."""
+def run_name(recipe: "Recipe", dataset: "Dataset") -> str:
+    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network."""
     from edgecnn.networks.own import own_network
-    from edgecnn.runs import create_run, free_path
 
     own = own_network(recipe.network.name)
-    name = recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
-    return create_run(recipe, out or free_path(name, force), force=force)
+    return recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
 
 
 def require_same_images(run: "Run", dataset: "Dataset") -> None:
