@@ -81,10 +81,11 @@ def inspect(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.files import refuse_existing
-    from edgecnn.inspect.fix import require_new, write_cleaned
+    from edgecnn.inspect.fix import emptied, require_new, write_cleaned
     from edgecnn.inspect.inspection import inspect_images
     from edgecnn.inspect.last import keep
     from edgecnn.inspect.page import write_inspection
+    from edgecnn.labels import printable
     from edgecnn.recipe import DataRecipe
     from edgecnn.tables import to_json
 
@@ -105,6 +106,8 @@ def inspect(
             emit_line(line)
     tell = note if json else emit_line
     if cleaned:
+        for label in emptied(cleaned, dataset):
+            tell(f"cleaned copy: without the class {printable(label)}, of which no image is left")
         tell(f"cleaned copy: {fix}, {cleaned.kept:,} images; {len(cleaned.left_out):,} left out: {fix}/left-out.json")
     tell(f"page: {page}")
     fail(report, fail_on)

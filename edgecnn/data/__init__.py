@@ -42,7 +42,7 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 }
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
-PREFIXES: Mapping[str, Callable[[Path, Progress | None], LabelledImages]] = {
+PREFIXES: Mapping[str, Callable[[Path, Progress | None, bool], LabelledImages]] = {
     "frigate": open_frigate,
 }
 """Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are distinguished by their content."""
@@ -65,7 +65,7 @@ def open_dataset(
     Args:
         recipe: the source, its title, the fractions for validation and test, and how images are fitted.
         progress: called as progress(what, done, total) while it works.
-        for_training: whether every class must have a training image, and no split may be empty.
+        for_training: whether every class must have a training image, no split may be empty, and no folder at fault.
         note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
         known: the images to keep to; all by default.
 
@@ -94,9 +94,14 @@ def open_dataset(
             f"{nearest(recipe.source, DATASETS)}"
         )
     if kind:
-        return Dataset(PREFIXES[kind](path, progress), recipe, for_training, note, known)
-    read = read_cifar10 if is_cifar10(path) else read_fashion_mnist if is_fashion_mnist(path) else open_folder
-    return Dataset(read(path, progress), recipe, for_training, note, known)
+        listed = PREFIXES[kind](path, progress, not for_training)
+    elif is_cifar10(path):
+        listed = read_cifar10(path, progress)
+    elif is_fashion_mnist(path):
+        listed = read_fashion_mnist(path, progress)
+    else:
+        listed = open_folder(path, progress, not for_training)
+    return Dataset(listed, recipe, for_training, note, known)
 
 
 def open_run_dataset(

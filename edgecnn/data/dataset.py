@@ -53,6 +53,7 @@ class Dataset:
         duplicates: images kept out of their split; filled by loading "train".
         conflicts: images that are in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
+        faults: what is wrong with the folders.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
         note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
         given: the splits that the source itself has; only "train" where it leaves the choice to edgecnn.
@@ -80,7 +81,7 @@ class Dataset:
         self.labels = listed.labels
         self.shape = listed.shape
         self.mirror, self.own = listed.mirror, listed.own
-        self.skipped = listed.skipped
+        self.skipped, self.faults = listed.skipped, listed.faults
         self.unreadable = self._unlisted = listed.unreadable
         self.note = note
         self._file_noted = False
@@ -112,13 +113,14 @@ class Dataset:
             f"{counts[large]:,} ({self.labels[large]}) per class; {self.sizes['train']:,} for training, "
             f"{self.sizes['validation']:,} for validation, {self.sizes['test']:,} for test"
         ]
-        outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
-        if outside:
+        nested = sorted(
+            {above for above, label in map(self._folder, self.items["train"]) if above.rpartition("/")[2] != label}
+        )
+        if self.own and nested:
             lines.append(
-                f"{self.name}: {len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
+                f"{self.name}: the images of folders in a class folder count for the class, such as {nested[0]}/"
             )
-        if others := [path for path in self.skipped if path not in outside]:
-            lines.append(f"{self.name}: {images.left_out(others)}")
+        lines += [f"{self.name}: {line}" for line in self.skipped_lines()]
         lines += self.left_out()
         if self.conflicts:
             named = "; ".join(f"{item.source} and {item.other_source}" for item in self.conflicts[:NAMED])
@@ -129,10 +131,24 @@ class Dataset:
             )
         return lines
 
+    def skipped_lines(self) -> list[str]:
+        """Return lines on files that are not read as images, and on images outside of the class folders."""
+        outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
+        others = [path for path in self.skipped if path not in outside]
+        stray = (
+            f"{len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
+            if outside
+            else ""
+        )
+        return [line for line in (stray, images.left_out(others)) if line]
+
     def left_out(self) -> list[str]:
-        """Return a line on the images whose bytes cannot be read; an empty list if all can."""
+        """Return lines on the images whose bytes cannot be read, and on folders that are at fault."""
         total = sum(self.sizes.values()) + len(self._unlisted)
-        return [f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out."] if self._unlisted else []
+        lines = [f"{self.name}: {text.rstrip('.')}. {advice}" for text, advice in self.faults]
+        if self._unlisted:
+            lines.append(f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out.")
+        return lines
 
     def info(self, used: Mapping[str, int]) -> DataInfo:
         """Return what a run records about its data; `used` counts the images that trained and validated, by split."""
@@ -269,6 +285,10 @@ class Dataset:
             room[index] = resize(image, height, width, fit, region=region)
             meter.advance()
         return room
+
+    def _folder(self, item: Item) -> tuple[str, str]:
+        """Return the folder that an item is in, and its class."""
+        return item.source.rpartition("/")[0], self.labels[item.label]
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
         """Note what cannot be read, or raise DatasetError if it is not to be left out.

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgecnn import images
 from edgecnn.data.archive import open_zip
-from edgecnn.data.items import PASSING, Item, LabelledImages, Meter, Progress, emptied, too_many, unreadable
-from edgecnn.data.tree import Folder, find_images, hidden
+from edgecnn.data.items import NAMED, PASSING, Item, LabelledImages, Meter, Progress, emptied, too_many, unreadable
+from edgecnn.data.tree import LAYOUT, Folder, find_images, hidden
 from edgecnn.errors import DatasetError, ImageError, ImageTooLargeError
 from edgecnn.files import sha256
 from edgecnn.run_info import Unreadable
@@ -22,19 +22,21 @@ LARGEST_SIDE = 224
 USUAL_SIDE = 96
 """Side of the square input for images of many sizes, or of a large one."""
 
-DEPTH = 4
-"""Folder levels that are listed: an enclosing folder, a split, a class, and one more, to detect that there are too many."""
+DEPTH = 8
+"""Folder levels that are listed: enclosing folders, a split, a class, and folders in it."""
 
 
-def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequence[str] = ()) -> LabelledImages:
-    """List and hash a folder or a zip file of images.
+def open_folder(
+    path: Path, progress: Progress | None = None, lenient: bool = False, may_be_empty: Sequence[str] = ()
+) -> LabelledImages:
+    """List and hash a folder or a zip file of images, whose layouts are those of `edgecnn.data.tree`.
 
-    Images are in DIR/<class>/ or DIR/{train,val,validation,test}/<class>/, possibly below one enclosing folder.
     Only the headers of a sample are decoded.
 
     Args:
         path: the folder or zip file.
         progress: called for each image hashed.
+        lenient: whether folders that are at fault are only left out and noted as `faults`.
         may_be_empty: classes that are left out where their folder has no images.
 
     Returns:
@@ -42,7 +44,7 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
         USUAL_SIDE squared, with 1 channel if all of the sample are grey.
 
     Raises:
-        DatasetError: if no layout fits, a class is empty, there is one class only, or more than MOST_UNREADABLE of the images, all of a
+        DatasetError: if a folder is at fault, there are fewer than two classes, or more than MOST_UNREADABLE of the images, all of a
             class or one that is too large cannot be read.
         UnsafeArchiveError: as `archive.open_zip` does.
     """
@@ -55,7 +57,9 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
     for label in may_be_empty:
         if label in root.folders and not root.folders[label].images:
             del root.folders[label]
-    listed, skipped = find_images(root, str(path))
+    listed, skipped, faults = find_images(root, str(path))
+    if faults and not lenient:
+        raise DatasetError("\n".join(f"{path}: {fault}" for fault in faults[:NAMED]))
     labels = tuple(sorted({image.label for image in listed}))
     numbers = {label: number for number, label in enumerate(labels)}
     meter = Meter(progress, f"reading {name}", len(listed))
@@ -95,6 +99,7 @@ def open_folder(path: Path, progress: Progress | None = None, may_be_empty: Sequ
         read=lambda item: read_handle(item.handle),
         skipped=tuple(skipped),
         unreadable=tuple(broken),
+        faults=tuple(faults),
     )
 
 
@@ -129,12 +134,12 @@ def printable(name: str) -> str:
 
 
 def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """List a folder's files as a tree of paths, DEPTH levels deep.
+    """List a folder's files as a tree of paths.
 
     Links are followed, except to a folder that contains the link. Pipes, sockets and devices are left out.
 
     Raises:
-        DatasetError: if a folder cannot be listed.
+        DatasetError: if a folder cannot be listed, or lies more than DEPTH levels deep.
     """
     root = Folder()
     try:
@@ -148,8 +153,10 @@ def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
                 inner = Path(entry.path)
                 if inner.is_dir():
                     status = inner.stat()
+                    if len(above) > DEPTH:
+                        raise DatasetError(f"{inner} is more than {DEPTH} folders deep. {LAYOUT}")
                     if (status.st_dev, status.st_ino) not in above:
-                        root.folders[name] = list_folder(inner, above) if len(above) < DEPTH else Folder()
+                        root.folders[name] = list_folder(inner, above)
                 elif inner.is_file() or inner.is_symlink():  # a dangling link is an image that cannot be read
                     root.files[name] = inner
     except OSError as error:

@@ -19,7 +19,7 @@ CLIPS = ("clips", "frigate/clips")
 DATASET = "dataset"
 
 
-def open_frigate(path: Path, progress: Progress | None = None) -> LabelledImages:
+def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = False) -> LabelledImages:
     """The dataset of one of Frigate's custom classifiers, at 224x224 RGB: PATH is its media folder or clips/NAME.
 
     `none` is a class like the others; without an image it is left out. Images that are not in a class yet (clips/NAME/train) are not read.
@@ -27,6 +27,7 @@ def open_frigate(path: Path, progress: Progress | None = None) -> LabelledImages
     Args:
         path: Frigate's media folder, its clips, the folder of one classifier, or that one's dataset folder.
         progress: called for each image hashed.
+        lenient: as of `open_folder`.
 
     Returns:
         The images, named after the classifier.
@@ -36,7 +37,7 @@ def open_frigate(path: Path, progress: Progress | None = None) -> LabelledImages
     """
     folder = find_dataset(path)
     name = printable((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
-    listed = open_folder(folder, progress, may_be_empty=(NONE,))
+    listed = open_folder(folder, progress, lenient, may_be_empty=(NONE,))
     return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.data.tree import Fault
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
 from edgecnn.labels import printable
@@ -51,7 +52,7 @@ class LabelledImages:
     `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip, `own` that the images
     are a user's, not a named dataset's. `read` returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels);
     it raises ImageError. `skipped` names the files among the images that are not images, `unreadable`
-    the images whose bytes cannot be read.
+    the images whose bytes cannot be read, `faults` what is wrong with the folders.
     """
 
     name: str
@@ -64,6 +65,7 @@ class LabelledImages:
     read: Callable[[Item], bytes | np.ndarray]
     skipped: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 class Meter:

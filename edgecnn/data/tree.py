@@ -1,17 +1,26 @@
 """The layouts that a folder or a zip of images may have.
 
-DIR/<class>/* or DIR/{train,val,validation,test}/<class>/*, possibly below one enclosing folder. The tree
-has no hidden entries and no __MACOSX: its maker leaves them out.
+DIR/<class>/* or DIR/{train,val,test}/<class>/*, possibly below enclosing folders; val may be called valid or validation. The folders in
+a class folder count for the class. The tree has no hidden entries and no __MACOSX: its maker leaves them out.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgecnn.errors import DatasetError
 from edgecnn.images import SUFFIXES, left_out
 from edgecnn.labels import why_not_a_label
 
-SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+SPLITS_NAMED = SPLIT_FOLDERS.keys()
+
 
 LAYOUT = "Expected DIR/<class>/<image> or DIR/{train,val,test}/<class>/<image>."
 
@@ -27,6 +36,23 @@ class Folder:
     def images(self) -> list[str]:
         """Sorted names of the files that count as images."""
         return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
+
+    def below(self) -> Iterator[tuple[str, Any]]:
+        """Yield all files in it and in the folders in it, by their paths."""
+        yield from self.files.items()
+        for name, folder in self.folders.items():
+            yield from ((f"{name}/{path}", handle) for path, handle in folder.below())
+
+
+class Fault(NamedTuple):
+    """What is wrong with a layout, and what to do."""
+
+    text: str
+    advice: str
+
+    def __str__(self) -> str:
+        """Return both as a message's two lines."""
+        return f"{self.text.rstrip('.')}.\n{self.advice}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,86 +74,100 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
-def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str]]:
-    """List the images of a tree by its layout, of at least two classes.
+def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], list[Fault]]:
+    """List the images of a tree by its layout.
 
     Args:
         root: the tree.
         where: what messages call it.
 
     Returns:
-        The images (split "train" where the layout has no splits), and the paths of files that are not images.
+        The images (split "train" where the layout has no splits), the paths of files that are not images, and what is wrong with the
+        layout: the images without the folders that are at fault.
 
     Raises:
-        DatasetError: if no layout fits, a class folder is empty, there are fewer than two classes, or validation or test have a class
-            that train lacks.
+        DatasetError: if there are fewer than two classes; the message has the faults too.
     """
     prefix = ""
-    if len(root.folders) == 1 and not root.images:
+    while len(root.folders) == 1 and not root.images:
         (name, inner), *_ = root.folders.items()
-        if inner.folders and not inner.images and name.lower() not in SPLIT_FOLDERS:
-            root, prefix = inner, f"{name}/"
-    result: list[ImageFile] = []
-    skipped = [prefix + name for name in sorted(root.files)]
+        if not inner.folders or inner.images or name.lower() in SPLIT_FOLDERS:
+            break
+        root, prefix = inner, f"{prefix}{name}/"
+    found = _Found()
+    found.skipped += [prefix + name for name in sorted(root.files)]
     outer = root.folders.items()
     if outer and all(name.lower() in SPLIT_FOLDERS and not folder.images for name, folder in outer):
-        for name, folder in sorted(root.folders.items()):
+        for name, folder in sorted(outer):
             if not folder.folders:
-                raise DatasetError(f"{where}: the split folder {prefix}{name}/ has no class folders. {LAYOUT}")
-            skipped += [f"{prefix}{name}/{file}" for file in sorted(folder.files)]
-            _collect(folder, SPLIT_FOLDERS[name.lower()], f"{prefix}{name}/", where, result, skipped)
+                found.fault(f"the split folder {prefix}{name}/ has no class folders", LAYOUT)
+            found.skipped += [f"{prefix}{name}/{file}" for file in sorted(folder.files)]
+            found.classes(folder, SPLIT_FOLDERS[name.lower()], f"{prefix}{name}/")
     else:
-        _collect(root, "train", prefix, where, result, skipped)
-    labels = sorted({image.label for image in result})
-    if not labels:
-        raise DatasetError(f"{where} has no class folders, so no image has a label. {LAYOUT}")
-    if len(labels) == 1:
-        raise DatasetError(f"{where} has only one class, {labels[0]!r}; a classifier needs two or more. {LAYOUT}")
-    for label in labels:
-        if why := why_not_a_label(label):
-            raise DatasetError(
-                f"{where}: the class folder {label!r} cannot be a class: {why}.\nRename the folder, for example to 'other'."
-            )
-    _require_same_classes(result, where)
-    return result, skipped
+        found.classes(root, "train", prefix)
+    found.require_same_classes()
+    labels = {image.label for image in found.images}
+    if len(labels) < 2:
+        few = "has no class folders, so no image has a label"
+        if labels:
+            few = f"has only one class, {labels.pop()!r}; a classifier needs two or more"
+        raise DatasetError("\n".join([*(f"{where}: {fault}" for fault in found.faults), f"{where} {few}. {LAYOUT}"]))
+    return found.images, found.skipped, found.faults
 
 
-def _require_same_classes(images: list[ImageFile], where: str) -> None:
-    """Raise DatasetError if validation or test have a class that train, where there is one, does not have."""
-    classes: dict[str, set[str]] = {}
-    for image in images:
-        classes.setdefault(image.split, set()).add(image.label)
-    training = classes.get("train", set())
-    for split, labels in classes.items():
-        if training and (unknown := labels - training):
-            missing = training - labels
-            raise DatasetError(
-                f"{where}: {split} has classes that train does not have: {_quoted(unknown)}"
-                + (f"; and train has classes that {split} does not have: {_quoted(missing)}" if missing else "")
-                + ".\nGive all splits the same class folders."
+class _Found:
+    """Collects what a tree holds."""
+
+    def __init__(self) -> None:
+        self.images: list[ImageFile] = []
+        self.skipped: list[str] = []
+        self.faults: list[Fault] = []
+
+    def fault(self, text: str, advice: str) -> None:
+        self.faults.append(Fault(text, advice))
+
+    def classes(self, folder: Folder, split: str, prefix: str) -> None:
+        """Add the images of each class folder, those of the folders in it too, and its other files."""
+        for label, inner in sorted(folder.folders.items()):
+            place = f"{prefix}{label}/"
+            files = dict(inner.below())
+            images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
+            split_inside = next(
+                (name for name in sorted(inner.folders) if {name.lower(), label.lower()} & SPLITS_NAMED), None
             )
+            if split_inside is not None:
+                self.fault(f"{place} must hold only images, but holds the folder {split_inside!r}", LAYOUT)
+            elif not images:
+                reason = left_out(files) or f"images end in {' '.join(SUFFIXES)}."
+                self.fault(f"the class folder {place} has no images: {reason}", "Add some, or remove the folder.")
+            elif why := why_not_a_label(label):
+                self.fault(
+                    f"the class folder {label!r} cannot be a class: {why}", "Rename the folder, for example to 'other'."
+                )
+            else:
+                self.images += [
+                    ImageFile(split=split, label=label, path=place + name, handle=files[name]) for name in images
+                ]
+                self.skipped += [place + name for name in sorted(set(files).difference(images))]
+
+    def require_same_classes(self) -> None:
+        """Note classes of validation or test that train, if there is one, does not have."""
+        classes: dict[str, set[str]] = {}
+        for image in self.images:
+            classes.setdefault(image.split, set()).add(image.label)
+        training = classes.get("train", set())
+        for split, labels in classes.items():
+            if training and (unknown := labels - training):
+                missing = training - labels
+                self.fault(
+                    f"{split} has classes that train does not have: {_quoted(unknown)}"
+                    + (f"; and train has classes that {split} does not have: {_quoted(missing)}" if missing else ""),
+                    "Give all splits the same class folders.",
+                )
 
 
 def _quoted(names: set[str]) -> str:
     return ", ".join(map(repr, sorted(names)))
-
-
-def _collect(folder: Folder, split: str, prefix: str, where: str, result: list[ImageFile], skipped: list[str]) -> None:
-    """Add the images of each class folder to `result` and its other files to `skipped`."""
-    for label, inner in sorted(folder.folders.items()):
-        place = f"{prefix}{label}/"
-        images = inner.images
-        if inner.folders:
-            raise DatasetError(
-                f"{where}: {place} must hold only images, but holds the folder {min(inner.folders)!r}. {LAYOUT}"
-            )
-        if not images:
-            reason = left_out(inner.files) or f"images end in {' '.join(SUFFIXES)}."
-            raise DatasetError(
-                f"{where}: the class folder {place} has no images: {reason}\nAdd some, or remove the folder."
-            )
-        result += [ImageFile(split=split, label=label, path=place + name, handle=inner.files[name]) for name in images]
-        skipped += [place + name for name in sorted(set(inner.files).difference(images))]
 
 
 def insert(root: Folder, parts: list[str], handle: Any) -> None:

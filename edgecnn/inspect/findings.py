@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from edgecnn.data.items import Item
+from edgecnn.data.tree import Fault
+from edgecnn.images import SUFFIXES
 from edgecnn.inspect.report import (
     SEVERITIES,
     ClassFigures,
@@ -32,12 +34,27 @@ TELLING = 0.2
 FEWEST_OF_A_SIZE = 10
 """Images of one size from which on it says something about the class."""
 
+PHOTOS = (*SUFFIXES, ".heic", ".heif", ".jxl", ".dng", ".raw", ".zip")
+"""Ends of the names of files that hold photos."""
+
 REMOVE = "Keep one of each group."
 
 
 def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str) -> Finding:
     """Return a finding."""
     return Finding(kind=kind, severity=severity, images=images, text=text, advice=advice)
+
+
+def of_folders(faults: Iterable[Fault], skipped: Sequence[str], lines: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is wrong with folders, and the files that are not read; `lines` say that of `skipped`."""
+    for text, advice in faults:
+        yield finding("layout", "error", 1, text.rstrip("."), advice)
+    severity: Severity = "warning" if any(name.lower().endswith(PHOTOS) for name in skipped) else "note"
+    for line in lines:
+        text, _, advice = line.partition(". ")
+        yield finding(
+            "left-out", severity, len(skipped), text, advice or "Move them into class folders, or remove them."
+        )
 
 
 def of_files(broken: Sequence[Lost], total: int) -> Iterator[Finding]:

@@ -117,16 +117,18 @@ def write_cleaned(
         progress: called as progress(what, done, total).
 
     Raises:
-        DatasetError: if no image of a class would be left, or one cannot be read any more.
+        DatasetError: if fewer than two classes would be left, or an image cannot be read any more.
         OutputError: if the folder cannot be written.
     """
     reasons = left_out(report, kinds)
-    items = [item for part in dataset.items.values() for item in part if item.source not in reasons]
-    if lost := sorted(set(range(len(dataset.labels))) - {item.label for item in items}):
-        names = ", ".join(repr(dataset.labels[index]) for index in lost)
-        raise DatasetError(
-            f"a cleaned copy of {dataset.name} would have no image of {names}. Add images, or leave out less."
-        )
+    every = [item for part in dataset.items.values() for item in part]
+    broken = {item.source for item in report.unreadable}
+    for item in every:
+        if item.source in broken and leads_outside(item):
+            reasons.setdefault(item.source, "it is a link to a file outside of the data, which is not an image")
+    items = [item for item in every if item.source not in reasons]
+    if len({item.label for item in items}) < 2:
+        raise DatasetError(f"a cleaned copy of {dataset.name} would have fewer than two classes. Leave out less.")
     cleaned = Cleaned(
         schema="edgecnn.left-out/1",
         data=dataset.title,
@@ -148,6 +150,21 @@ def write_cleaned(
             shutil.rmtree(made, ignore_errors=True)
             raise
     return cleaned
+
+
+def emptied(cleaned: Cleaned, dataset: Dataset) -> list[str]:
+    """Return the classes of which a cleaned copy has no image."""
+    gone = {item.source for item in cleaned.left_out}
+    kept = {item.label for part in dataset.items.values() for item in part if item.source not in gone}
+    return [label for index, label in enumerate(dataset.labels) if index not in kept]
+
+
+def leads_outside(item: Item) -> bool:
+    """Tell whether an item is a file that links lead to, outside of the folder of the data."""
+    if not isinstance(item.handle, Path):
+        return False
+    root = item.handle.parents[item.source.count("/")]
+    return not item.handle.resolve().is_relative_to(root.resolve())
 
 
 def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Meter) -> None:

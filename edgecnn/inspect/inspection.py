@@ -241,6 +241,7 @@ class _Report:
             own_splits=own,
             findings=findings.ordered(
                 [
+                    *findings.of_folders(dataset.faults, dataset.skipped, dataset.skipped_lines()),
                     *findings.of_files(lost, len(looks.items) + len(lost)),
                     *findings.of_groups(ordered, own),
                     *findings.of_labels(wrong),

@@ -29,8 +29,8 @@ def test_classes_without_splits(pets):
     assert sum(dataset.sizes.values()) == 120 and min(dataset.sizes.values()) > 0
 
 
-@pytest.mark.parametrize("validation", ["val", "validation", "Val"])
-@pytest.mark.parametrize("enclosing", ["", "outer/"])
+@pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
+@pytest.mark.parametrize("enclosing", ["", "outer/inner/"])
 def test_splits_and_an_enclosing_folder(tmp_path, fill, pictures, validation, enclosing):
     files = {f"{enclosing}README.txt": b"about"}
     for number, split in enumerate(("train", validation, "test")):
@@ -152,9 +152,12 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
         ([], r"has no class folders"),
         (["0.png", "1.png"], r"has no class folders"),
         (["train/cat/0.png", "train/dog/0.png", "test/"], r"the split folder test/ has no class folders"),
-        (["train/cat/0.png", "train/dog/0.png", "extra/0.png"], r"train/ must hold only images, but holds the folder"),
-        (["cat/sub/0.png", "dog/0.png"], r"cat/ must hold only images, but holds the folder 'sub'"),
-        (["a/b/c/cat/0.png", "a/b/c/dog/0.png"], r"a/b/ must hold only images, but holds the folder 'c'"),
+        (
+            ["train/cat/0.png", "train/dog/0.png", "a/0.png", "b/1.png"],
+            r"train/ must hold only images, but holds the folder 'cat'",
+        ),
+        (["cat/train/0.png", "dog/0.png", "fox/1.png"], r"cat/ must hold only images, but holds the folder 'train'"),
+        (["cat/0.png", "dog/1.png", "cat/1/2/3/4/5/6/7/8/9.png"], r"is more than 8 folders deep"),
         (["cat/"], r"the class folder cat/ has no images"),
     ],
 )
@@ -165,6 +168,22 @@ def test_folders_that_make_no_dataset(tmp_path, fill, picture, names, message):
         open_folder(folder)
     assert failure.value.exit_code == 5
     assert str(folder) in str(failure.value) and len(str(failure.value).splitlines()) <= 3
+
+
+def test_folders_in_a_class_folder_count_for_the_class(tmp_path, fill, pictures):
+    files = pictures("cat", 0, 40) | pictures("cat/2023/may", 50, 40) | pictures("dog/2024", 100, 40)
+    files |= {"cat/2023/phone.heic": b"x"}
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+    assert dataset.labels == ("cat", "dog") and sum(dataset.sizes.values()) == 120
+    _, nested, left = dataset.summary()
+    assert nested == "pets: the images of folders in a class folder count for the class, such as cat/2023/may/"
+    assert "1 file left out (1 .heic)" in left
+
+
+def test_every_folder_at_fault_is_named_at_once(tmp_path, fill, pictures):
+    files = pictures("train/cat", 0, 3) | pictures("train/dog", 9, 3) | {"train/fox/": b"", "test/": b""}
+    with pytest.raises(DatasetError, match=r"split folder test/ has no class folders[\s\S]*train/fox/ has no images"):
+        open_folder(fill(tmp_path / "data", files))
 
 
 def test_a_file_that_is_neither_folder_nor_zip(tmp_path):

@@ -63,6 +63,35 @@ def test_a_cleaned_copy_lacks_what_is_wrong_and_the_original_is_as_it_was(edgecn
     assert not open_dataset(DataRecipe(source="cleaned"), for_training=False).skipped
 
 
+def test_folders_at_fault_and_files_left_out_are_findings(edgecnn, tmp_path, fill, photos):
+    """It goes on where training would stop, and names what training would leave out."""
+    folder = fill(tmp_path / "pets", photos | {"train/cat/phone.heic": b"x", "train/cat/more.zip": b"x"})
+    (folder / "train/fox").mkdir()
+    done = edgecnn("inspect", "pets", "--no-features")
+    assert done.code == errors.FindingsError.exit_code
+    assert "error    the class folder train/fox/ has no images" in done.out
+    assert "warning  2 files left out (1 .zip, 1 .heic): only .jpg" in done.out
+    assert f"{len(photos)} images in 2 classes" in done.out
+
+
+def test_a_class_that_would_be_empty_is_left_out_of_the_copy_and_named(edgecnn, tmp_path, fill, photos):
+    twice = {f"train/{label}/same.png": photos["train/cat/0.jpg"] for label in ("fox", "cat")}
+    fill(tmp_path / "pets", photos | twice)
+    done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
+    assert "cleaned copy: without the class fox, of which no image is left" in done.out
+    assert open_dataset(DataRecipe(source="cleaned"), for_training=False).labels == ("cat", "dog")
+
+
+def test_a_copy_holds_no_text_that_a_link_leads_to(edgecnn, tmp_path, fill, photos):
+    folder = fill(tmp_path / "pets", photos)
+    (tmp_path / "secret").write_text("a secret")
+    (folder / "train/cat/holiday.jpg").symlink_to(tmp_path / "secret")
+    edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned", "--leave-out", "copies")
+    made = contents(tmp_path / "cleaned")
+    assert made and all(b"a secret" not in data for data in made.values())
+    assert "a link to a file outside" in made[LEFT_OUT].decode()
+
+
 def test_only_what_is_stated_is_left_out(edgecnn, tmp_path, fill, planted):
     fill(tmp_path / "pets", planted)
     edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned", "--leave-out", "unreadable")

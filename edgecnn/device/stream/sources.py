@@ -56,12 +56,27 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[st
         yield source, ImageError("no such file or folder", advice="name_camera")
 
 
+def _leads_back(source: str, folder: str, name: str) -> bool:
+    """Tell whether an entry of a folder is a link to a folder that was entered on the way from `source`, or that contains it."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    target, above = os.path.realpath(path), source
+    for part in folder[len(source) :].split(os.sep):
+        above = os.path.join(above, part)
+        if os.path.commonpath((target, os.path.realpath(above))) == target:
+            return True
+    return False
+
+
 def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
     unreadable: list[OSError] = []
     any_image = False
     others: list[str] = []
-    for folder, folders, names in os.walk(source, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, folders, names in os.walk(source, onerror=unreadable.append, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _leads_back(source, folder, name)
+        )
         for name in sorted(name for name in names if not name.startswith(".")):
             if name.lower().endswith(SUFFIXES):
                 any_image = True

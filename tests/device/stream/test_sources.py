@@ -38,6 +38,17 @@ def test_files_of_a_folder_that_are_not_read_are_counted(folder):
     assert note.startswith("photos: 3 files left out (2 .heic, 1 .txt)")
 
 
+def test_linked_folders_are_read_as_training_reads_them_and_rings_end(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.jpg").write_bytes(b"x")
+    (folder / "sub" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "sub")
+    (folder / "sub" / "self").symlink_to(folder)
+    expected = [("A.PNG", None), ("b.jpg", None), ("sub/c.bmp", None), ("sub/cat/d.jpg", None)]
+    for source in ("photos", "photos/", str(folder)):
+        assert listed(source) == [(os.path.join(source, name), error) for name, error in expected]
+
+
 def test_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     ((path, error),) = listed("empty")
@@ -45,7 +56,7 @@ def test_folder_without_images(tmp_path):
 
 
 def test_folder_that_cannot_be_read(monkeypatch):
-    def walk(top, onerror):
+    def walk(top, onerror, followlinks):
         onerror(PermissionError(13, "Permission denied", f"{top}/secret"))
         yield top, [], ["b.jpg"]
 
