@@ -107,7 +107,7 @@ def inspect(
     tell = note if json else emit_line
     if cleaned:
         for label in emptied(cleaned, dataset):
-            tell(f"cleaned copy: without the class {printable(label)}, of which no image is left")
+            tell(f"cleaned copy: without the class {printable(label)}: none of its images is left")
         tell(f"cleaned copy: {fix}, {cleaned.kept:,} images; {len(cleaned.left_out):,} left out: {fix}/left-out.json")
     tell(f"page: {page}")
     fail(report, fail_on)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgecnn.errors import ExportError, first_line
+from edgecnn.errors import ExportError, NetworkError, first_line
 from edgecnn.files import quiet_stderr
+from edgecnn.networks.code import refuse_code
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
 
@@ -52,7 +53,7 @@ class Imported(NamedTuple):
 
 
 def read_model(path: Path) -> Imported:
-    """Read a model that edgecnn did not train. Read only what you trust: a Keras file can hold code.
+    """Read a model that edgecnn did not train. Read only what you trust: the operators of a graph can touch files.
 
     Args:
         path: a .keras or .h5 file of Keras 2 or 3, or the folder of a SavedModel.
@@ -63,13 +64,14 @@ def read_model(path: Path) -> Imported:
 
     Raises:
         ExportError: if it cannot be read, or is not one image to one vector.
+        NetworkError: if it holds Python code.
     """
     with quiet_stderr():
         try:
             opened = _open(path)
             frozen, cut = _freeze(opened)
         except LOAD_ERRORS as error:
-            if isinstance(error, ExportError):
+            if isinstance(error, (ExportError, NetworkError)):
                 raise
             raise ExportError(
                 f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
@@ -85,6 +87,7 @@ def _open(path: Path) -> SourceModel:
     if not path.is_file():
         raise ExportError(f"no model at {path}. Expected {KINDS}.")
     version = _keras_version(path)
+    refuse_code(path, str(path))
     if version.startswith("3."):
         import keras as keras3
 

@@ -157,6 +157,8 @@ def _check_kind(model: Any, own: OwnNetwork) -> None:
 
 
 def _check_ends(model: "keras.Model", own: OwnNetwork, shape: tuple[int, int, int], num_classes: int) -> None:
+    from edgecnn.networks.keras import keras
+
     if len(model.inputs) != 1 or tuple(model.inputs[0].shape) != (None, *shape):
         received = ", ".join(str(tuple(entry.shape)) for entry in model.inputs)
         raise NetworkError(f"{own.label}: the input is {received}, expected {(None, *shape)}.")
@@ -165,6 +167,12 @@ def _check_ends(model: "keras.Model", own: OwnNetwork, shape: tuple[int, int, in
         raise NetworkError(
             f"{own.label}: the output is {received}, expected {(None, num_classes)}: one logit for each class."
         )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Lambda):
+            raise NetworkError(
+                f"{own.label} has the Lambda layer {layer.name}, which a file of the model can hold only as code. "
+                "Call TensorFlow's functions directly, as in x = tf.math.cos(x)."
+            )
     last = model.outputs[0].node.layer  # of Keras 2's symbolic tensors
     activation = getattr(getattr(last, "activation", None), "__name__", "")
     if activation == "softmax" or type(last).__name__ == "Softmax":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.networks.code import refuse_code
 from edgecnn.networks.frozen import FloatModel, FrozenModel
 from edgecnn.networks.keras import keras, tf
 
@@ -55,9 +56,14 @@ def model_bytes(model: "keras.Model") -> bytes:
 
 
 def model_from_bytes(data: bytes) -> Any:
-    """Load a float or fake-quantized Keras model from `model_bytes`, or a `FrozenModel` from its bytes."""
+    """Load a float or fake-quantized Keras model from `model_bytes`, or a `FrozenModel` from its bytes.
+
+    Raises:
+        NetworkError: if the file holds Python code.
+    """
     if not data.startswith(HDF5_MAGIC):
         return FrozenModel.from_bytes(data)
+    refuse_code(data, "the model of this run")
     import h5py
     import tensorflow_model_optimization as tfmot
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.errors import EngineError, first_line
+from edgecnn.errors import EngineError, NetworkError, first_line
 from edgecnn.files import sha256, sha256_file
+from edgecnn.networks.code import refuse_code
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, described, open_engine
 from edgecnn.verify.onnx_quantization import quantization
@@ -84,6 +85,7 @@ def open_model_file(path: Path) -> ModelFile:
     """Open a model file by its kind: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
 
     Raises:
+        NetworkError: if a Keras file holds Python code.
         EngineError: if there is no such file, it is none of these, or it is not one image input to one output of scores.
     """
     if not path.exists():
@@ -141,7 +143,10 @@ def _keras(path: Path) -> ModelFile:
 
         library = keras3
     try:
+        refuse_code(path, str(path))
         model = library.models.load_model(path, compile=False)
+    except NetworkError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise EngineError(f"Keras {library.__version__} cannot load {path}: {first_line(error)}") from None
     if len(model.inputs) != 1 or len(model.outputs) != 1:

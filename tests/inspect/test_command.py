@@ -78,7 +78,7 @@ def test_a_class_that_would_be_empty_is_left_out_of_the_copy_and_named(edgecnn, 
     twice = {f"train/{label}/same.png": photos["train/cat/0.jpg"] for label in ("fox", "cat")}
     fill(tmp_path / "pets", photos | twice)
     done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
-    assert "cleaned copy: without the class fox, of which no image is left" in done.out
+    assert "cleaned copy: without the class fox: none of its images is left" in done.out
     assert open_dataset(DataRecipe(source="cleaned"), for_training=False).labels == ("cat", "dog")
 
 

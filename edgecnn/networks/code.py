@@ -1,0 +1,83 @@
+"""Python code in Keras files: refused before Keras reads them, since it would execute it.
+
+Keras 3's own refusal ("safe mode") covers neither HDF5 files nor all of Keras 2's.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgecnn.errors import NetworkError
+
+TRUSTED = ("keras", "tf_keras", "tensorflow_model_optimization", "builtins")
+"""Packages that the parts of a model may come from."""
+
+COMPUTING = ("math", "nn", "image", "linalg", "signal", "bitwise", "quantization", "__operators__", "keras")
+"""Parts of TensorFlow whose functions only compute; of those of `tf` itself, all but CALLING do."""
+
+CALLING = ("function", "numpy_function", "py_function", "load_library", "load_op_library")
+
+
+def refuse_code(file: Path | bytes, name: str) -> None:
+    """Check that a Keras file is data: no Lambda, no part of a package but Keras itself, no function that touches files.
+
+    Args:
+        file: a .keras or HDF5 file, or its content. What is neither holds nothing that Keras would read.
+        name: what messages call it.
+
+    Raises:
+        NetworkError: if it holds code; the message names the layer.
+    """
+    for part in _parts(json.loads(_config(file) or "null")):
+        if found := _code(part):
+            raise NetworkError(
+                f"{name} holds Python code ({found}), which would run on this machine with your rights: edgecnn does not load it.\n"
+                "Build the model without it. If you trust the file, export it to ONNX or a SavedModel with the program that made it."
+            )
+
+
+def _config(file: Path | bytes) -> str | bytes | None:
+    """Return the JSON that a file describes its model with; None if it has none."""
+    import h5py
+
+    opened: Any = io.BytesIO(file) if isinstance(file, bytes) else file
+    if zipfile.is_zipfile(opened):
+        with zipfile.ZipFile(opened) as archive:
+            return archive.read("config.json") if "config.json" in archive.namelist() else None
+    if isinstance(file, Path) and not h5py.is_hdf5(file):
+        return None
+    with h5py.File(opened, "r") as content:
+        config: str | bytes | None = content.attrs.get("model_config")
+    return config
+
+
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a JSON document."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield item
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+
+
+def _code(part: dict[str, Any]) -> str | None:
+    """Return what makes an object of a model's description code; None if nothing does."""
+    kind, config = str(part.get("class_name", "")).rpartition(">")[2], part.get("config")
+    name = config.get("name") if isinstance(config, dict) else None
+    if kind in ("Lambda", "__lambda__"):
+        return f"the layer {name!r}, a Lambda" if name else "a lambda"
+    module = part.get("module")
+    if kind and module is not None and str(module).partition(".")[0] not in TRUSTED:
+        return f"{kind} of the module {module}"
+    if kind in ("TFOpLambda", "SlicingOpLambda") and isinstance(config, dict):
+        function = str(config.get("function"))
+        package = function.rpartition(".")[0]
+        if package.partition(".")[0] not in COMPUTING if package else function in CALLING:
+            return f"the layer {name!r}, which calls tf.{function}"
+    return None
