@@ -7,17 +7,17 @@ from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.known import write_known
 from edgecnn.errors import ExportError
-from edgecnn.export.imported import read_model, refuse_scores
+from edgecnn.export.imported import read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.predict import predictor
 from edgecnn.pipeline import Reporter
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
 from edgecnn.verify.golden import golden_images
-from edgecnn.verify.ranges import AUTO, InputRange, find_range, labelled, line, splits_to_try
+from edgecnn.verify.ranges import Given, InputRange, Stated, find_range, labelled, line, splits_to_try
 from edgecnn.versions import library_versions
 
 IMPORTED = "imported"
@@ -31,18 +31,19 @@ def import_stage(
     reporter: Reporter,
     *,
     images: int | None = None,
-    choose_range: bool = False,
+    stated: Stated = Stated(),
     force: bool = False,
 ) -> Run:
     """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
 
     Args:
         path: the model; see `edgecnn.export.imported.read_model`.
-        recipe: says where the images are and what the model's input means. Its outputs are the labels in their order.
+        recipe: says where the images are.
         out: the run folder; runs/NAME of the model by default.
         reporter: hears of progress.
         images: how many images calibrate the int8 and int16x8 exports; 500 by default.
-        choose_range: whether validation and training images choose the input range; otherwise it is the recipe's.
+        stated: how the model reads pixels, which "auto" leaves to validation and training images, and what its outputs are called. A
+            range with a mean and a deviation of each channel becomes a part of the model, which then reads -1 to 1.
         force: whether an existing run is replaced.
 
     Returns:
@@ -56,17 +57,23 @@ def import_stage(
     reporter.note(f"reading {path}")
     model, what, softmax_cut = read_model(path)
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    if stated.labels:
+        dataset.order_classes(stated.labels)
     classes = model.output_shape[1]
     if classes != len(dataset.labels):
         raise ExportError(
             f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
-            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order."
+            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order.",
+            advice="name_labels",
         )
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    reading = read_pixels(model, recipe, dataset, reporter, choose_range)
-    if choose_range:
+    reading = read_pixels(model, recipe, dataset, reporter, stated.input_range)
+    if reading.mean is not None:
+        centred = INPUT_RANGES[network.input_range]
+        model = with_range(model, reading.numbers, centred)
+    elif reading.name in INPUT_RANGES:
         recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=reading.name))
     reporter.note(line(path.name, reading))
     if reading.warning:
@@ -94,10 +101,8 @@ def import_stage(
     return run
 
 
-def read_pixels(
-    model: FrozenModel, recipe: Recipe, dataset: Dataset, reporter: Reporter, choose_range: bool
-) -> InputRange:
-    """Try the usual input ranges on images that are not the test split's, to choose one or to check the recipe's."""
+def read_pixels(model: FrozenModel, recipe: Recipe, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
+    """Try the usual input ranges on images that are not the test split's, to choose one or to check the one that is given."""
     images = dataset.load(
         splits_to_try(dataset),
         height=recipe.network.height,
@@ -110,7 +115,7 @@ def read_pixels(
         lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
         None,
         labelled(images),
-        AUTO if choose_range else (recipe.input_scale, recipe.input_zero_point),
+        given,
     )
 
 

@@ -30,6 +30,7 @@ ADVICE = {
     "other_classes": "To put it in use all the same: --other-classes",
     "name_bundle": "Name another with --model.",
     "name_camera": "For what a camera sees: --camera, or /dev/video0 and so on.",
+    "name_labels": "If the models have more or other classes: --labels FILE, their names in the order of the outputs.",
     "name_images": "Name those with --data.",
     "name_network": "Without --network the images choose one; FILE.py:FUNCTION is one of your own.",
     "name_place": "Say where they are: --data photos/",

@@ -8,11 +8,15 @@ import typer
 from edgecnn.cli.options import Json, check_choice
 from edgecnn.cli.workstation_options import (
     Confident,
+    InputMean,
     InputRange,
     InputScale,
+    InputStd,
     InputZeroPoint,
+    Labels,
     MaxDrop,
     MinAgreement,
+    stated_labels,
     stated_range,
 )
 
@@ -33,6 +37,9 @@ def compare(
     input_range: InputRange = None,
     input_scale: InputScale = None,
     input_zero_point: InputZeroPoint = None,
+    input_mean: InputMean = None,
+    input_std: InputStd = None,
+    labels: Labels = None,
     max_drop: MaxDrop = 1.0,
     confident: Confident = False,
     min_agreement: MinAgreement = None,
@@ -50,11 +57,17 @@ def compare(
     Examples:
       edgecnn compare a.tflite b.onnx --data photos/
       edgecnn compare model.keras model.tflite --data photos/ --split all --input-range unit
+      edgecnn compare torch.onnx int8.onnx --data photos/ --input-range imagenet --labels classes.txt
     """
     check_choice("--split", split, ("test", "all"))
+    from edgecnn.verify.ranges import Stated
+
+    stated = Stated(
+        input_range=stated_range(input_range, input_scale, input_zero_point, input_mean, input_std),
+        labels=stated_labels(labels),
+    )
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.recipe import INPUT_RANGES
     from edgecnn.verify.compare import compare_models
     from edgecnn.verify.gate import Gate, require_parity
 
@@ -64,7 +77,7 @@ def compare(
             candidate,
             data,
             split=split,
-            input_range=stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES)),
+            stated=stated,
             gate=Gate(max_drop=max_drop, confident=confident, min_agreement=min_agreement),
             progress=reporter.working,
             note=reporter.note,

@@ -10,9 +10,13 @@ from edgecnn.cli.options import Json
 from edgecnn.cli.recipes import resolve, seen_region
 from edgecnn.cli.workstation_options import (
     Force,
+    InputMean,
     InputRange,
     InputScale,
+    InputStd,
     InputZeroPoint,
+    Labels,
+    stated_labels,
     stated_range,
 )
 
@@ -59,6 +63,9 @@ def import_(
     input_range: InputRange = None,
     input_scale: InputScale = None,
     input_zero_point: InputZeroPoint = None,
+    input_mean: InputMean = None,
+    input_std: InputStd = None,
+    labels: Labels = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/MODEL")] = None,
     force: Force = False,
     json: Json = False,
@@ -79,7 +86,7 @@ def import_(
     """
     from edgecnn.recipe import INPUT_RANGES
 
-    given = stated_range(input_range, input_scale, input_zero_point, tuple(INPUT_RANGES))
+    given = stated_range(input_range, input_scale, input_zero_point, input_mean, input_std)
     scale, zero_point = given if isinstance(given, tuple) else (None, None)
     recipe = resolve(
         None,
@@ -87,16 +94,23 @@ def import_(
         data=calibrate,
         region=seen_region(region),
         seed=seed,
-        input_range=given if given in INPUT_RANGES else None,
+        input_range=given if isinstance(given, str) and given in INPUT_RANGES else None,
         input_scale=scale,
         input_zero_point=zero_point,
     )
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.importing import import_stage
+    from edgecnn.verify.ranges import Stated
 
     with ProgressReporter() as reporter:
         run = import_stage(
-            model, recipe, out, reporter, images=calibrate_images, choose_range=given == "auto", force=force
+            model,
+            recipe,
+            out,
+            reporter,
+            images=calibrate_images,
+            stated=Stated(input_range=given, labels=stated_labels(labels)),
+            force=force,
         )
     info = run.info
     if json:

@@ -1,15 +1,21 @@
 """Options that several commands of the workstation have, and how their texts are read."""
 
-from collections.abc import Collection
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edgecnn.verify.ranges import Given
 
 DATA = "Data and network"
 TRAINING = "Training"
 GATE = "Gate"
 INPUT = "Input range"
+
+LARGEST = 2.0
+"""Of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger."""
 
 RecipeArgument = Annotated[
     Path | None,
@@ -172,9 +178,9 @@ TargetError = Annotated[
 InputRange = Annotated[
     str | None,
     typer.Option(
-        metavar="auto|centred|unit|raw",
-        help="How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit) or 0 to 255 (raw). auto picks the one that does best "
-        "on validation images, and on training images too if those are few, and prints which.",
+        metavar="auto|centred|unit|raw|imagenet",
+        help="How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit), 0 to 255 (raw) or as torchvision's models (imagenet). "
+        "auto picks the one that does best on validation images, and on training images too if those are few, and prints which.",
         show_default="auto",
         rich_help_panel=INPUT,
     ),
@@ -203,18 +209,90 @@ InputZeroPoint = Annotated[
 ]
 
 
+InputMean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Mean of each channel, for pixels from 0 to 1: the model reads (pixel / 255 - mean) / std, as with torchvision's Normalize.",
+        show_default="as --input-range",
+        rich_help_panel=INPUT,
+    ),
+]
+InputStd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B", help="Deviation of each channel, for --input-mean.", show_default="none", rich_help_panel=INPUT
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of the model's outputs in their order, one a line; each class folder has to be among them.",
+        show_default="the class folders in alphabetical order",
+    ),
+]
+
+
 def stated_range(
-    name: str | None, scale: float | None, zero_point: int | None, known: Collection[str]
-) -> str | tuple[float, int]:
-    """Return what the three options say: a name, "auto" where none was given, or a scale and a zero point.
+    name: str | None, scale: float | None, zero_point: int | None, mean: str | None, std: str | None
+) -> "Given":
+    """Return what the five options say: a name, "auto" where none was given, a scale and a zero point, or a mean and a deviation.
 
     Raises:
-        typer.BadParameter: a usage error, for an unknown name or options that exclude each other.
+        typer.BadParameter: a usage error, for what cannot be read, or options that exclude each other.
     """
-    if name is not None and name not in ("auto", *known):
-        raise typer.BadParameter(f"received {name!r}, expected auto, {', '.join(known)}.", param_hint="--input-range")
-    if name is not None and (scale is not None or zero_point is not None):
-        raise typer.BadParameter("--input-range and --input-scale exclude each other: give one.")
+    from edgecnn.verify.ranges import AUTO, RANGES, per_channel
+
+    if name is not None and name not in (AUTO, *RANGES):
+        raise typer.BadParameter(
+            f"received {name!r}, expected {AUTO}, {', '.join(RANGES)}.", param_hint="--input-range"
+        )
+    ways = {"--input-range": name, "--input-scale": scale, "--input-mean": mean}
+    if len(given := [option for option, value in ways.items() if value is not None]) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other: give one.")
     if zero_point is not None and scale is None:
         raise typer.BadParameter("--input-zero-point goes with --input-scale: give both.")
-    return name or "auto" if scale is None else (scale, zero_point or 0)
+    if (mean is None) != (std is None):
+        raise typer.BadParameter("--input-mean and --input-std go together: give both.")
+    if mean is not None and std is not None:
+        means, stds = _channels("--input-mean", mean), _channels("--input-std", std)
+        if min(stds) <= 0:
+            raise typer.BadParameter(f"received {std}, expected numbers above 0.", param_hint="--input-std")
+        if len(means) != len(stds):
+            raise typer.BadParameter(f"--input-mean has {len(means)} numbers, --input-std {len(stds)}.")
+        return per_channel(means, stds)
+    return name or AUTO if scale is None else (scale, zero_point or 0)
+
+
+def _channels(option: str, text: str) -> tuple[float, ...]:
+    """Return the one or three numbers of an option, for pixels from 0 to 1."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
+        raise typer.BadParameter(f"received {text!r}, expected R,G,B, such as 0.485,0.456,0.406.", param_hint=option)
+    if max(map(abs, values)) > LARGEST:
+        raise typer.BadParameter(
+            f"received {text}, expected numbers for pixels from 0 to 1. Divide those for 0 to 255 by 255.",
+            param_hint=option,
+        )
+    return values
+
+
+def stated_labels(path: Path | None) -> tuple[str, ...]:
+    """Return the names of a --labels file; none without one.
+
+    Raises:
+        typer.BadParameter: a usage error, if it cannot be read, or a name is in it twice.
+    """
+    if path is None:
+        return ()
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--labels") from None
+    if len(set(names)) != len(names):
+        raise typer.BadParameter(f"{path} has a name more than once.", param_hint="--labels")
+    return names

@@ -1,5 +1,6 @@
 """A dataset: divided, fingerprinted, and decoded split by split on request."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,7 +24,7 @@ from edgecnn.data.items import (
 )
 from edgecnn.data.known import Known
 from edgecnn.data.room import Rooms
-from edgecnn.errors import ImageError, SplitError, UnknownNameError, nearest
+from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.modes import as_array
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
@@ -102,6 +103,24 @@ class Dataset:
         self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self.items.items()}
         self.fingerprint = splits.fingerprint(self.items, self.labels)
         self.conflicts = find_conflicts(self.items, self.labels)
+
+    def order_classes(self, labels: Sequence[str]) -> None:
+        """Number the classes as another list has them, which may have more.
+
+        Raises:
+            DatasetError: if one is not in the list.
+        """
+        if unknown := [label for label in self.labels if label not in labels]:
+            raise DatasetError(
+                f"{self.name} has classes that are not among the {len(labels)} labels given: {', '.join(map(repr, unknown[:4]))}"
+                f"{' …' if len(unknown) > 4 else ''}. {nearest(unknown[0], labels)}"
+            )
+        numbers = [labels.index(label) for label in self.labels]
+        self.items = {
+            split: tuple(dataclasses.replace(item, label=numbers[item.label]) for item in items)
+            for split, items in self.items.items()
+        }
+        self.labels = tuple(labels)
 
     def summary(self) -> list[str]:
         """Return lines for people: images, classes and splits, then the files left out and the images with two labels."""

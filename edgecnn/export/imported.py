@@ -79,6 +79,20 @@ def read_model(path: Path) -> Imported:
     return Imported(frozen, opened.what, cut)
 
 
+def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
+    """Return a model that reads pixels in another range, which a layer at its beginning turns into its own.
+
+    Args:
+        model: reads S * (pixel - 128 - Z).
+        read: S and Z, one or for each channel.
+        given: S and Z of the new range.
+    """
+    (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
+    factor, offset = scale / new_scale, scale * (new_zero_point - zero_point)
+    source = SourceModel(lambda pixels: model(pixels * factor + offset), model.input_shape, "float32", "")
+    return _freeze(source)[0]
+
+
 def _open(path: Path) -> SourceModel:
     if path.is_dir():
         if not (path / "saved_model.pb").is_file():

@@ -13,22 +13,24 @@ from edgecnn.networks.keras import keras, tf
 
 HDF5_MAGIC = b"\x89HDF"
 
+Numbers = float | tuple[float, ...]
 
-def real_input(images, scale: float, zero_point: int):
+
+def real_input(images, scale: Numbers, zero_point: Numbers):
     """Convert a uint8 tensor to the network's real input, as `edgecnn.pixels.to_real` does for arrays.
 
     Args:
         images: uint8 tensor, shape (batch, height, width, channels).
-        scale, zero_point: of the code pixel - 128.
+        scale, zero_point: of the code pixel - 128; one number, or one for each channel.
 
     Returns:
         float32 tensor, same shape: scale * (pixel - 128 - zero_point).
     """
-    return (tf.cast(images, tf.float32) - float(128 + zero_point)) * scale
+    return (tf.cast(images, tf.float32) - (128 + np.asarray(zero_point, np.float32))) * np.asarray(scale, np.float32)
 
 
 def predictor(
-    model: FloatModel, scale: float, zero_point: int, batch_size: int = 500
+    model: FloatModel, scale: Numbers, zero_point: Numbers, batch_size: int = 500
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from uint8 images (n, height, width, channels) to float32 logits (n, num_classes)."""
 

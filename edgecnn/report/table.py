@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from edgecnn.labels import printable
 from edgecnn.verify.gate import chance_warning, measured
-from edgecnn.verify.report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, Report
+from edgecnn.verify.report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
@@ -26,10 +26,16 @@ def images_line(data: Data) -> str:
 
 def range_lines(report: Report) -> list[str]:
     """Return a line for each of two models on the input range it was given; none for a run."""
-    return [
-        f"{item.model} reads {item.scale:.6g} * (pixel - 128 - {item.zero_point}) ({item.name}), {item.text}"
-        for item in report.input_ranges
-    ]
+    return [f"{item.model} reads {formula(item)} ({item.name}), {item.text}" for item in report.input_ranges]
+
+
+def formula(given: ModelRange) -> str:
+    """Return what a model reads for a pixel."""
+    text = f"{given.scale:.6g} * (pixel - 128 - {given.zero_point})"
+    if given.mean is None or given.std is None:
+        return text
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (given.mean, given.std))
+    return f"({text} - [{mean}]) / [{std}]"
 
 
 def against_float(report: Report) -> dict[str, Comparison]:
@@ -96,7 +102,7 @@ def warnings_of(report: Report) -> list[str]:
             figures = " and ".join(measured(item, figure) for figure in item.failed)
             warnings.append(f"the conversion of {item.candidate} was accepted: it {figures} (limit: {item.limit}).")
     warnings += [f"{item.model}: {item.warning}" for item in report.input_ranges if item.warning]
-    return [warning for warning in warnings if warning]
+    return [warning for warning in (*warnings, *report.doubts) if warning]
 
 
 def program_lines(report: Report) -> list[str]:

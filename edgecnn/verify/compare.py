@@ -14,8 +14,12 @@ from edgecnn.verify.answers import Answers, Progress, in_chunks, timed
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
 from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.ranges import AUTO, Labelled, find_range, labelled, splits_to_try
-from edgecnn.verify.report import Data, ModelRange, Report, SplitName
+from edgecnn.verify.ranges import FAR, Labelled, P, Stated, find_range, labelled, splits_to_try
+from edgecnn.verify.report import Data, InputRange, ModelRange, Report, SplitName
+from edgecnn.verify.statistics import mcnemar_exact
+
+FAR_BELOW = 1 / 3
+"""Share of the way from guessing to all right, below which a reference is doubtful."""
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
@@ -26,7 +30,7 @@ def compare_models(
     data: str,
     *,
     split: SplitName = "test",
-    input_range: str | tuple[float, int] = AUTO,
+    stated: Stated = Stated(),
     gate: Gate = Gate(),
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -37,9 +41,8 @@ def compare_models(
         reference, candidate: files as of `open_model_file`.
         data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
         split: "test", or "all" of the images.
-        input_range: a name of INPUT_RANGES, or a scale and a zero point: the real value that both read for a pixel is
-            scale * (pixel - 128 - zero_point); a file's own quantization turns it into codes. "auto" chooses for each model, on
-            validation and training images: see `ranges.find_range`.
+        stated: which real value both read for a pixel, and what their outputs are called. A file's own quantization turns the value
+            into codes. "auto" chooses for each model, on validation and training images: see `ranges.find_range`.
         gate: the limits.
         progress: called with the images done.
         note: called with a line on images that are left out.
@@ -49,11 +52,14 @@ def compare_models(
 
     Raises:
         EngineError: if a file cannot be opened.
-        DatasetError: if the images make no dataset or none are in the split, or their classes are not as many as a model's outputs.
+        DatasetError: if the images make no dataset or none are in the split, their classes are not as many as a model's outputs, or one
+            is not among the labels.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     recipe = build_recipe({"data": {"source": data}})
     dataset = open_dataset(recipe.data, progress=progress, for_training=False, note=note)
+    if stated.labels:
+        dataset.order_classes(stated.labels)
     for line in dataset.left_out():
         note(line)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
@@ -65,16 +71,17 @@ def compare_models(
         if model.output.shape[1] != len(dataset.labels):
             raise DatasetError(
                 f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
-                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order."
+                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order.",
+                advice="name_labels",
             )
     (one, one_labelled), (other, other_labelled) = (images_for(model, dataset, split, progress) for model in opened)
     splits = in_both(one, other)
     ranges = [
-        find_range(model.values, model.input, images, input_range)
+        find_range(model.values, model.input, images, stated.input_range)
         for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
     ]
     answers = [
-        file_answers(name, model, images, chosen.scale, chosen.zero_point, progress)
+        file_answers(name, model, images, chosen, progress)
         for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True)
     ]
     answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
@@ -91,8 +98,47 @@ def compare_models(
     report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
     given = zip(answers, ranges, strict=True)
     return dataclasses.replace(
-        report, input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given)
+        report,
+        input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given),
+        doubts=doubts(answers[0], splits[0].classes, dataset.labels),
     )
+
+
+def doubts(reference: Answers, classes: np.ndarray, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return what makes a reference's answers doubtful, in words; its accuracy alone says nothing of the candidate's.
+
+    Its outputs may stand in another order: the order under which the most answers are right, chosen on a half of the images
+    (Kuhn 1955), is tried on the other half, with the halves exchanged too.
+
+    Args:
+        reference: its answers.
+        classes: the true classes, shape (n,).
+        labels: the classes' names.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    answers, n = np.argmax(reference.values, axis=1), len(classes)
+    right, ordered = answers == classes, np.zeros(n, bool)
+    half = np.arange(n) % 2 == 0
+    for chosen in (half, ~half):
+        table = np.zeros((len(labels), len(labels)), np.int64)
+        np.add.at(table, (answers[chosen], classes[chosen]), 1)
+        order = linear_sum_assignment(table, maximize=True)[1]
+        ordered[~chosen] = order[answers[~chosen]] == classes[~chosen]
+    name, accuracy = reference.name, right.mean()
+    found = []
+    if accuracy < (floor := 1 / len(labels) + FAR_BELOW * (1 - 1 / len(labels))):
+        found.append(
+            f"{name} is right on {accuracy:.1%} of {n:,} images, which is little for a model of these {len(labels)} classes (below "
+            f"{floor:.0%}): it probably does not see them as in training. Check the input range, RGB or BGR, and the order of the classes."
+        )
+    gained, lost = int(np.sum(ordered & ~right)), int(np.sum(right & ~ordered))
+    if ordered.mean() - accuracy >= FAR and mcnemar_exact(gained, lost, "greater") < P:
+        found.append(
+            f"with its outputs in another order {name} would be right on {ordered.mean():.1%}, not {accuracy:.1%}: they are probably not "
+            f"in the order {', '.join(labels[:4])} …. Give the right one with --labels FILE"
+        )
+    return tuple(found)
 
 
 def names(reference: Path, candidate: Path) -> tuple[str, str]:
@@ -158,13 +204,11 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     return kept(one), kept(other)
 
 
-def file_answers(
-    name: str, model: ModelFile, split: Split, scale: float, zero_point: int, progress: Progress
-) -> Answers:
+def file_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:
     """Run an opened model over images."""
 
     def call(pixels: np.ndarray) -> np.ndarray:
-        return model.outputs(pixels, scale, zero_point)
+        return model.outputs(pixels, *given.numbers)
 
     outputs = in_chunks(call, split.images, name, progress)
     values = model.dequantize(outputs)

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
+from edgecnn.errors import EngineError
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
 from edgecnn.verify.model_files import is_scores
-from edgecnn.verify.report import InputRange
+from edgecnn.verify.report import InputRange, PixelRange
 from edgecnn.verify.statistics import mcnemar_exact
 from edgecnn.verify.temperature import nll
 
@@ -29,13 +31,39 @@ CLOSE = 0.05
 """Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
 
 
+def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given") -> PixelRange:
+    """Return the range of a model that reads (pixel / 255 - mean) / std, with one mean and deviation for each channel."""
+    scale, zero_point = INPUT_RANGES["unit"]
+    return PixelRange(name=name, scale=scale, zero_point=zero_point, mean=tuple(mean), std=tuple(std))
+
+
+USUAL = tuple(PixelRange(name=name, scale=scale, zero_point=zero) for name, (scale, zero) in INPUT_RANGES.items())
+
+IMAGENET = per_channel((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "imagenet")
+"""What torchvision's models read."""
+
+RANGES = tuple(item.name for item in (*USUAL, IMAGENET))
+
+Given = str | tuple[float, int] | PixelRange
+"""A name of RANGES, "auto", a scale and a zero point, or a range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What the user says of models that edgecnn did not train: how they read pixels, and what their outputs are called.
+
+    Without labels, these are the classes in alphabetical order.
+    """
+
+    input_range: Given = AUTO
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A model's answers under one input range: which are right, and their mean negative log-likelihood in nats."""
 
-    name: str
-    scale: float
-    zero_point: int
+    range: PixelRange
     right: np.ndarray
     loss: float
 
@@ -85,25 +113,30 @@ def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
 
 
 def find_range(
-    call: Callable[[np.ndarray, float, int], np.ndarray],
+    call: Callable[[np.ndarray, Any, Any], np.ndarray],
     entry: Tensor | None,
     images: Labelled,
-    given: str | tuple[float, int] = AUTO,
+    given: Given = AUTO,
 ) -> InputRange:
     """Choose a model's input range, or hold the one that was given against the usual ones.
 
     For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
-    take chance, the one with the smallest negative log-likelihood. Right answers alone do not tell: a network of ReLUs with small biases
-    answers the same for 0 to 1 and 0 to 255, and is 255 times as sure.
+    take chance, the one with the smallest negative log-likelihood; or IMAGENET where that has more right answers than chance explains.
+    Right answers alone do not tell: a network of ReLUs with small biases answers the same for 0 to 1 and 0 to 255, and is 255 times as
+    sure.
 
     Args:
-        call: takes pixels, scale and zero point and returns logits or scores, float32 (n, num_classes).
+        call: takes pixels, scale and zero point, each one number or one for each channel, and returns logits or scores, float32
+            (n, num_classes).
         entry: the input of a model file; None where it is float.
         images: to try ranges on.
-        given: "auto", a name of INPUT_RANGES, or a scale and a zero point.
+        given: what the user says.
 
     Returns:
         The range, with a warning where it was given and another one is far better.
+
+    Raises:
+        EngineError: if a mean is given for another number of channels.
     """
     if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
         zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
@@ -114,36 +147,42 @@ def find_range(
         text = "as its input's quantization says"
         return InputRange(name=name, scale=scale, zero_point=zero_point, text=text, warning=None)
 
-    def tried(name: str, scale: float, zero_point: int) -> Trial:
-        values = call(images.images, scale, zero_point)
-        scores = values if is_scores(values, 0.0) else softmax(values)
-        return Trial(
-            name=name,
-            scale=scale,
-            zero_point=zero_point,
-            right=np.argmax(values, axis=1) == images.classes,
-            loss=nll(np.log(np.clip(scores, 1e-7, 1)), images.classes),
-        )
+    channels = images.images.shape[3]
+    if isinstance(given, PixelRange) and len(given.mean or ()) not in (0, 1, channels):
+        raise EngineError(f"the model reads {channels} channels, but the mean has {len(given.mean or ())} numbers.")
 
-    trials = [tried(name, *numbers) for name, numbers in INPUT_RANGES.items()]
+    def tried(item: PixelRange) -> Trial:
+        values = call(images.images, *item.numbers)
+        scores = values if is_scores(values, 0.0) else softmax(values)
+        right = np.argmax(values, axis=1) == images.classes
+        return Trial(range=item, right=right, loss=nll(np.log(np.clip(scores, 1e-7, 1)), images.classes))
+
+    trials = [tried(item) for item in USUAL]
     top = max(trials, key=lambda trial: trial.accuracy)
     best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
+    if channels == 3:
+        trials.append(tried(IMAGENET))
+        if better(trials[-1], top) < CLOSE:
+            best = trials[-1]
     if given == AUTO:
-        text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
-        return InputRange(name=best.name, scale=best.scale, zero_point=best.zero_point, text=text, warning=None)
-    if isinstance(given, str):
-        own = next(trial for trial in trials if trial.name == given)
-    else:
-        own = next((trial for trial in trials if (trial.scale, trial.zero_point) == given), None) or tried(
-            "given", *given
+        return InputRange(
+            **vars(best.range), text=f"the best of the usual ones on {images.name}: {_figures(trials)}", warning=None
         )
+    if isinstance(given, tuple):
+        given = next(
+            (item for item in USUAL if item.numbers == given),
+            PixelRange(name="given", scale=given[0], zero_point=given[1]),
+        )
+    elif isinstance(given, str):
+        given = next(item for item in (*USUAL, IMAGENET) if item.name == given)
+    own = next((trial for trial in trials if trial.range == given), None) or tried(given)
     warning = None
     if best.accuracy - own.accuracy >= FAR and better(best, own) < P:
         warning = (
-            f"the input range is probably wrong: {own.accuracy:.1%} of {images.name} right with {spelled(own.scale, own.zero_point)}, "
-            f"{best.accuracy:.1%} with {spelled(best.scale, best.zero_point)}. Try --input-range {best.name}"
+            f"the input range is probably wrong: {own.accuracy:.1%} of {images.name} right with {spelled(given)}, "
+            f"{best.accuracy:.1%} with {spelled(best.range)}. Try --input-range {best.range.name}"
         )
-    return InputRange(name=own.name, scale=own.scale, zero_point=own.zero_point, text="as given", warning=warning)
+    return InputRange(**vars(given), text="as given", warning=warning)
 
 
 def better(one: Trial, other: Trial) -> float:
@@ -164,16 +203,20 @@ def declared(entry: Tensor | None) -> str | None:
     return None
 
 
-def spelled(scale: float, zero_point: int) -> str:
-    """Return a range as the real values of a black and a white pixel."""
-    low, high = (scale * (code - zero_point) for code in (-128, 127))
-    return f"{low:.4g} to {high:.4g}"
+def spelled(given: PixelRange) -> str:
+    """Return a range as the real values of a black and a white pixel, and the mean and deviation of the channels."""
+    low, high = (given.scale * (code - given.zero_point) for code in (-128, 127))
+    text = f"{low:.4g} to {high:.4g}"
+    if given.mean is None or given.std is None:
+        return text
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (given.mean, given.std))
+    return f"{text}, less the mean {mean}, over the deviation {std}"
 
 
 def line(model: str, given: InputRange) -> str:
     """Return in words which range a model is given, and why."""
-    return f"{model} reads pixels as {spelled(given.scale, given.zero_point)} ({given.name}), {given.text}"
+    return f"{model} reads pixels as {spelled(given)} ({given.name}), {given.text}"
 
 
 def _figures(trials: Sequence[Trial]) -> str:
-    return ", ".join(f"{trial.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)
+    return ", ".join(f"{trial.range.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)

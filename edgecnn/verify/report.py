@@ -6,7 +6,7 @@ fields: `python tools/schema.py`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from edgecnn.run_info import Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
@@ -21,7 +21,7 @@ Interval = tuple[Fraction, Fraction]
 PointsInterval = tuple[Points, Points]
 Name = Annotated[str, Limits(minLength=1)]
 Format = Annotated[str, Limits(enum=("keras", "tflite", "onnx", "saved-model"))]
-RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "given", "codes"))]
+RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
 RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
 
@@ -46,14 +46,31 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputRange:
-    """The range that a model is given, and why."""
+class PixelRange:
+    """Which real value a model reads for a pixel."""
 
     name: RangeName
     scale: Annotated[float, Limits(exclusiveMinimum=0)] = described(
-        "The real value of a pixel is scale * (pixel - 128 - zero_point)."
+        "The real value of a pixel is scale * (pixel - 128 - zero_point), or with a mean, (that - mean) / std."
     )
     zero_point: int
+    mean: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
+    std: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
+
+    @property
+    def numbers(self) -> tuple[Any, Any]:
+        """S and Z, one or for each channel: the model reads S * (pixel - 128 - Z)."""
+        if self.mean is None or self.std is None:
+            return self.scale, self.zero_point
+        return tuple(self.scale / std for std in self.std), tuple(
+            self.zero_point + mean / self.scale for mean in self.mean
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRange(PixelRange):
+    """The range that a model is given, and why."""
+
     text: str = described("Why this range.")
     warning: str | None = described("Which usual range is far better than the one given; null where none is.")
 
@@ -300,6 +317,9 @@ class Report:
     data: Data
     input_ranges: tuple[ModelRange, ...] = described(
         "What each of two files was given; absent for a run.", default=(), left_out=True
+    )
+    doubts: tuple[str, ...] = described(
+        "What makes the reference of two files doubtful; absent without doubts.", default=(), left_out=True
     )
     max_drop: float = described("The gate, in percentage points of accuracy.")
     confident: bool = described("Whether the upper end of the drop's interval had to be within max_drop.")

@@ -1,6 +1,7 @@
 """Models that plain TensorFlow made, not edgecnn: read, quantized, verified and bundled."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -130,6 +131,26 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
 
 
+def test_a_mean_and_other_labels_become_a_part_of_the_run(edgecnn, tmp_path, photos):
+    """The model reads torchvision's range; `dark` and the others are outputs that the alphabet has elsewhere."""
+    network(keras3, lambda pixel: (pixel / 255 - 0.485) / 0.229, softmax="").save(tmp_path / "torch.keras")
+    names = {"dark": "shade", "light": "bright", "middle": "centre"}
+    shutil.copytree(photos, tmp_path / "named")
+    for name, other in names.items():
+        (tmp_path / "named" / name).rename(tmp_path / "named" / other)
+    (tmp_path / "labels.txt").write_text("\n".join(names.values()))
+    options = ("--input-mean", 0.485, "--input-std", 0.229, "--labels", "labels.txt", "--calibrate-images", 30)
+    result = edgecnn("import", "torch.keras", "--calibrate", "named", *options)
+    assert result.code == 0 and "WARNING" not in result.err, result.err
+    assert edgecnn("export", "--int8").code == 0
+    report = json.loads(edgecnn("verify", "--max-drop", 3, "--json").out)
+    assert report["models"][0]["accuracy"] == 1.0 and report["models"][1]["accuracy"] > 0.95
+    assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    random = np.random.default_rng(1)
+    classifier = Classifier.load(tmp_path / "out.edgecnn")
+    assert [classifier.classify(picture(LEVELS[name], random)).decision for name in names] == list(names.values())
+
+
 def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, photos):
     network(keras2, RANGES["0..255"][0], softmax="").save(tmp_path / "raw.h5")
     for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
@@ -141,7 +162,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, p
 
 @pytest.mark.parametrize(
     "options",
-    [("--input-range", "imagenet"), ("--input-range", "unit", "--input-scale", 1), ("--input-zero-point", 3)],
+    [("--input-range", "torch"), ("--input-range", "unit", "--input-scale", 1), ("--input-zero-point", 3)],
 )
 def test_ranges_that_say_nothing_are_refused(edgecnn, tmp_path, photos, options):
     (tmp_path / "raw.h5").write_text("not read")

@@ -20,8 +20,9 @@ from edgecnn.verify.bundles import test_images as images_of_bundle
 from edgecnn.verify.compare import compare_models
 from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.model_files import is_scores, open_model_file
+from edgecnn.verify.ranges import Stated
 
-UNIT = {"input_range": "unit"}
+UNIT = {"stated": Stated(input_range="unit")}
 """The range 0 to 1, as MLPerf's and many others' models read."""
 
 
@@ -113,7 +114,7 @@ def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, na
 def test_a_wrong_range_shows_in_the_outputs(files, photos):
     right, wrong = (
         verified(files, "float.tflite", "int8.tflite", photos, **given).comparisons[0]
-        for given in (UNIT, {"input_range": "centred"})
+        for given in (UNIT, {"stated": Stated(input_range="centred")})
     )
     # the int8 file's own range begins at 0, so that half of the wrong one is cut off
     assert wrong.largest_lsb > 3 * right.largest_lsb
@@ -190,7 +191,9 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, gr
 
 
 def test_a_range_that_is_none_of_the_usual_ones_is_taken_as_given(nearest, grey):
-    report = compare_models(nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", input_range=(1.0, 0))
+    report = compare_models(
+        nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", stated=Stated(input_range=(1.0, 0))
+    )
     assert report.comparisons[0].accuracy_reference > 0.8
     assert {item.name for item in report.input_ranges} == {"given"} and warning_lines(report) == []
 
@@ -290,3 +293,88 @@ def test_a_model_with_itself(finished_run):
     assert [model.name for model in report.models] == [
         "model-int8.tflite (reference)", "model-int8.tflite (candidate)",
     ]  # fmt: skip
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TINTS = {"neutral": 0, "warm": 12, "cool": -12}
+"""Classes in the order of the outputs, which is not the alphabet's, and what each has more of red than the mean."""
+
+
+@pytest.fixture(scope="module")
+def torch(tmp_path_factory):
+    """A folder with photos of three tints, an ONNX file like PyTorch's that tells them by torchvision's mean and std, and its labels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder, random = tmp_path_factory.mktemp("torch"), np.random.default_rng(3)
+    for name, more in TINTS.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = 255 * np.array(MEAN) + (more, 0, 0) + random.normal(0, 20, (12, 12, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / "photos" / name / f"{number}.png")
+    centres = np.array([[more / 255 / STD[0], 0, 0] for more in TINTS.values()], np.float32) * 200
+    bias = -(centres**2).sum(axis=1) / 400
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["pixels"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "centres", "bias"], ["logits"], transB=1),
+        ],
+        "torch",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(centres, "centres"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "torch.onnx").write_bytes(model.SerializeToString())
+    (folder / "classes.txt").write_text("\n".join(TINTS))
+    return folder
+
+
+@pytest.mark.parametrize("given", [("--input-mean", MEAN, "--input-std", STD), ("--input-range", "imagenet"), ()])
+def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given):
+    options = [",".join(map(str, item)) if isinstance(item, tuple) else item for item in given]
+    two = (torch / "torch.onnx",) * 2
+    command = (
+        "compare",
+        *two,
+        "--data",
+        torch / "photos",
+        "--split",
+        "all",
+        "--labels",
+        torch / "classes.txt",
+        *options,
+    )
+    report = json.loads(edgecnn(*command, "--json").out)
+    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    assert report["comparisons"][0]["accuracy_reference"] > 0.95 and "doubts" not in report
+    printed = edgecnn(*command).out
+    assert "(0.00392157 * (pixel - 128 - -128) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]" in printed
+    assert "WARNING" not in printed
+
+
+def test_a_reference_that_its_classes_do_not_explain_is_not_passed_in_silence(edgecnn, torch):
+    two, data = (torch / "torch.onnx",) * 2, ("--data", torch / "photos", "--split", "all")
+    unexplained = edgecnn("compare", *two, *data)
+    assert "WARNING: torch.onnx (reference) is right on" in unexplained.out
+    alphabet = edgecnn("compare", *two, *data, "--input-range", "imagenet")
+    assert "WARNING: with its outputs in another order torch.onnx (reference) would be right on" in alphabet.out
+    assert "in the order cool, neutral, warm …. Give the right one with --labels FILE" in alphabet.out
+    wrong = edgecnn("compare", *two, *data, "--labels", torch / "classes.txt", "--input-range", "unit")
+    assert "the input range is probably wrong" in wrong.out and "Try --input-range imagenet" in wrong.out
+    assert "which is little for a model of these 3 classes (below 56%)" in wrong.out
+
+
+def test_labels_and_means_that_do_not_fit(edgecnn, torch, tmp_path):
+    two, data = (torch / "torch.onnx",) * 2, ("--data", torch / "photos")
+    (tmp_path / "other.txt").write_text("neutral\nwarm\nkool\n")
+    result = edgecnn("compare", *two, *data, "--labels", tmp_path / "other.txt")
+    assert result.code == DatasetError.exit_code and "Did you mean 'kool'" in result.err
+    for options, message in (
+        (("--input-mean", "0.5,0.5,0.5"), "--input-mean and --input-std go together"),
+        (("--input-mean", "123,117,104", "--input-std", "58,57,57"), "Divide those for 0 to 255 by 255"),
+        (("--input-mean", "a", "--input-std", "1"), "expected R,G,B"),
+        (("--input-mean", "0.5", "--input-std", "0.5", "--input-range", "raw"), "exclude each other"),
+    ):
+        result = edgecnn("compare", *two, *data, *options)
+        assert result.code == 2 and message in " ".join(result.err.split()), result.err

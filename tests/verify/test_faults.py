@@ -22,6 +22,7 @@ from edgecnn.verify.answers import export_answers, load_test
 from edgecnn.verify.compare import compare_models
 from edgecnn.verify.layers import layer_errors
 from edgecnn.verify.parity import compared
+from edgecnn.verify.ranges import Stated
 from edgecnn.verify.references import reference_answers
 from edgecnn.verify.threshold import answered_at, choose_threshold
 
@@ -77,7 +78,7 @@ def colours(network, photos, tmp_path):
     def compare(change):
         model, _ = network
         paths = (changed(model, tmp_path / name, how) for name, how in (("a.h5", lambda same: same), ("b.h5", change)))
-        report = compare_models(*paths, str(photos), input_range="unit", split="all")
+        report = compare_models(*paths, str(photos), stated=Stated(input_range="unit"), split="all")
         return report, report.comparisons[0]
 
     return compare
@@ -192,7 +193,9 @@ def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
     reference = changed(model, tmp_path / "a.h5", lambda same: same)
     zeroed = changed(model, tmp_path / "b.h5", lambda weights: [weights[0], np.zeros_like(weights[1])])
     gate = Gate(max_drop=100.0, min_agreement=0.985)
-    report = compare_models(reference, zeroed, str(brightness), input_range="unit", split="all", gate=gate)
+    report = compare_models(
+        reference, zeroed, str(brightness), stated=Stated(input_range="unit"), split="all", gate=gate
+    )
     (item,) = report.comparisons
     assert item.failed == ("agreement",), "the drop was allowed"
     assert item.drop == 50.0
