@@ -3,14 +3,60 @@
 import io
 import json
 import zipfile
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
 from edgecnn.errors import RunError
 from edgecnn.files import write_atomic
 from edgecnn.runs import CHECKPOINT, Run
+from edgecnn.tables import build
+
+EXAMINED = ("int8_accuracy", "int8_agreement")
+"""What a phase may measure after an epoch in addition to `validation_accuracy`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryRow:
+    """An epoch of the history: accuracies are fractions, `seconds` those of its steps."""
+
+    phase: Literal["float", "qat"]
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_accuracy: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+    int8_accuracy: float | None
+    int8_agreement: float | None
+
+
+HISTORY_COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy, zipfile and json raise for a file that is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a checkpoint says of its arrays, as JSON."""
+
+    phase: Literal["float", "qat"]
+    epoch: int
+    history: tuple[HistoryRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +92,19 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a whole .npz file")
         with np.load(path, allow_pickle=False) as file:
             state = json.loads(str(file["state"]))
-            arrays = tuple(file[name] for name in sorted(file.files) if name != "state")
-        return Checkpoint(phase=state["phase"], epoch=state["epoch"], arrays=arrays, history=tuple(state["history"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}).", advice="train_again") from None
+            arrays = tuple(np.asarray(file[name]) for name in sorted(file.files) if name != "state")
+        read = build(State, state, ValueError)
+        if sum(row.phase == read.phase for row in read.history) != read.epoch:
+            raise ValueError("its history has another number of epochs")
+    except UNREADABLE as error:
+        raise damaged(run, str(error)) from None
+    return Checkpoint(phase=read.phase, epoch=read.epoch, arrays=arrays, history=tuple(map(vars, read.history)))
+
+
+def damaged(run: Run, why: str) -> RunError:
+    """Return the error for a checkpoint from which training cannot continue."""
+    return RunError(f"{run.file(CHECKPOINT)} is damaged ({why}).", advice="train_again")

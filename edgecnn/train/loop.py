@@ -17,23 +17,9 @@ from edgecnn.data.robust import mix_corruptions
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
-from edgecnn.train.checkpoint import Checkpoint, save_checkpoint
+from edgecnn.train.checkpoint import EXAMINED, HISTORY_COLUMNS, Checkpoint, damaged, save_checkpoint
 from edgecnn.train.scalars import ScalarLog
 
-EXAMINED = ("int8_accuracy", "int8_agreement")
-"""What a phase may measure after an epoch in addition to `validation_accuracy`."""
-
-HISTORY_COLUMNS = (
-    "phase",
-    "epoch",
-    "loss",
-    "accuracy",
-    "validation_accuracy",
-    "learning_rate",
-    "images_per_s",
-    "seconds",
-    *EXAMINED,
-)
 PROGRESS_SECONDS = 0.25
 
 
@@ -174,11 +160,16 @@ def run_phase(
 
     Raises:
         TrainingError: if the loss is not a number; the last checkpoint stays.
+        RunError: if the checkpoint is not of this phase's network.
         OutputError: if the run cannot be written.
     """
     first = 0
     if resumed and resumed.phase == phase.name:
         first = resumed.epoch
+        now = [np.asarray(variable.numpy()) for variable in phase.variables]
+        kinds = [[(array.shape, array.dtype) for array in arrays] for arrays in (now, resumed.arrays)]
+        if run and (kinds[0] != kinds[1] or first > phase.epochs):
+            raise damaged(run, "its arrays or its epoch are not those of this network")
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     scalars = ScalarLog(run, history) if run else None

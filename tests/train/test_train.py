@@ -1,5 +1,8 @@
 import csv
 import dataclasses
+import io
+import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -178,12 +181,72 @@ def test_loss_that_is_not_a_number_ends_with_an_error_and_keeps_the_last_epoch(t
     assert not run.file(FLOAT_MODEL).exists()
 
 
-def test_damaged_checkpoint_is_named(tmp_path, tiny):
-    recipe = tiny()
-    run = create_run(recipe, tmp_path / "run")
-    run.file(CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(RunError, match="is damaged"):
-        train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+def altered(state, **changes):
+    return {"state": np.array(json.dumps(state | changes))}
+
+
+ALTERED = {
+    "cut off": lambda data, arrays, state: data[: len(data) // 2],
+    "no zip": lambda data, arrays, state: b"PK\x03\x04 not a checkpoint",
+    "empty": lambda data, arrays, state: b"",
+    "one array": lambda data, arrays, state: npy(np.zeros(3)),
+    "a bit": lambda data, arrays, state: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+    "no state": lambda data, arrays, state: packed(arrays),
+    "state is a list": lambda data, arrays, state: packed(arrays | {"state": np.array("[]")}),
+    "deep state": lambda data, arrays, state: packed(arrays | {"state": np.array("[" * 100_000)}),
+    "phase": lambda data, arrays, state: packed(arrays | altered(state, phase="bfloat")),
+    "epoch is text": lambda data, arrays, state: packed(arrays | altered(state, epoch="2")),
+    "later epoch": lambda data, arrays, state: packed(arrays | altered(state, epoch=99)),
+    "history": lambda data, arrays, state: packed(arrays | altered(state, history=[{"phase": "float"}] * state["epoch"])),
+    "fewer arrays": lambda data, arrays, state: packed(dict(list(arrays.items())[1:]) | altered(state)),
+    "other shapes": lambda data, arrays, state: packed(
+        {name: np.concatenate([array.ravel()] * 2) for name, array in arrays.items()} | altered(state)
+    ),
+    "text": lambda data, arrays, state: packed({name: np.full(array.shape, "x") for name, array in arrays.items()} | altered(state)),
+}  # fmt: skip
+"""A checkpoint's bytes, from what it was: its bytes, its arrays and its state."""
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def packed(arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, tiny):
+    """A run that was interrupted after its first epoch."""
+    recipe, folder = tiny(), tmp_path_factory.mktemp("interrupted")
+    run = create_run(recipe, folder / "run")
+
+    def report(progress):
+        if progress.validation_accuracy is not None and progress.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # that is where runs/latest goes
+        train(recipe, open_dataset(recipe.data), run, report)
+    return run
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_damaged_checkpoint_is_named(edgecnn, interrupted, tmp_path, how):
+    run = Run(tmp_path / "run")
+    shutil.copytree(interrupted.path, run.path)
+    data = run.file(CHECKPOINT).read_bytes()
+    with np.load(io.BytesIO(data)) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(str(arrays.pop("state")))
+    run.file(CHECKPOINT).write_bytes(ALTERED[how](data, arrays, state))
+    result = edgecnn("train", "--resume", "--out", run.path)
+    assert result.code == RunError.exit_code, result.err
+    assert "checkpoint.npz is damaged (" in result.err and "Train again with --force" in result.err
 
 
 @pytest.mark.slow
