@@ -31,7 +31,7 @@ from edgecnn.inspect.report import (
     SizeFigures,
     WrongLabel,
 )
-from edgecnn.inspect.wrong_labels import FEWEST, doubts, out_of_fold
+from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
 
 SEED = 1
 SIZES = 20
@@ -128,18 +128,17 @@ def labels_in_doubt(
     groups: Sequence[tuple[list[int], list[Pair]]],
     progress: Progress,
 ) -> tuple[WrongLabel, ...]:
-    """Return the labels that are likely wrong; none without features, or where a class has too few images to judge."""
+    """Return the labels that are likely wrong; none without features, or of a class with too few different images to judge."""
     if features is None:
         return ()
     labels = np.array([item.label for item in looks.items])
-    counts = np.bincount(labels, minlength=len(dataset.labels))
-    usable = np.flatnonzero(counts[labels] >= FEWEST)
-    present = np.unique(labels[usable])
-    if len(present) < 2:
-        return ()
     together = np.arange(len(labels))
     for indices, _ in groups:
         together[indices] = indices[0]
+    usable = np.flatnonzero(distinct(labels, together)[labels] >= FEWEST)
+    present = np.unique(labels[usable])
+    if len(present) < 2:
+        return ()
     classes = np.searchsorted(present, labels[usable])
     scores = out_of_fold(features[usable], classes, together[usable], SEED, progress)
     names = [dataset.labels[index] for index in present]

@@ -12,7 +12,7 @@ ROUNDS = 3
 """How many times all images are divided into folds anew; an image's scores are the mean."""
 
 FEWEST = 2
-"""Images that a class must have for its scores to be cross-validated."""
+"""Different images that a class must have for its scores to be cross-validated: copies of each other share a fold."""
 
 ODDS = 10.0
 """How many times a label's score another class must have for the label to be named. Of 1,465 photos with 50 wrong labels it names about 80,
@@ -39,19 +39,20 @@ def out_of_fold(
 
     Args:
         features: float32 (n, features).
-        classes: int (n,); each class 0 to the largest has FEWEST or more images.
+        classes: int (n,); each class 0 to the largest has FEWEST or more different images.
         groups: int (n,), the same for images that are copies of each other: they share a fold.
         seed: of the folds.
         progress: called as progress(what, done, total).
 
     Returns:
-        Softmax scores, float64 (n, classes).
+        Softmax scores, float64 (n, classes); zeros for an image that was never held out while others of its class were fitted.
     """
     from sklearn.model_selection import StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
 
     scores = np.zeros((len(classes), int(classes.max()) + 1))
-    folds = max(2, min(FOLDS, int(np.bincount(classes).min())))
+    times = np.zeros((len(classes), 1))
+    folds = max(2, min(FOLDS, int(distinct(classes, groups).min())))
     with threadpool_limits(
         1
     ):  # small matrices: threads that wait for each other took 30 times as long on a busy machine
@@ -60,11 +61,22 @@ def out_of_fold(
         for number in range(ROUNDS):
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + number)
             for fold, (kept, held) in enumerate(split.split(scaled, classes, groups)):
-                fitted = regression(strength).fit(scaled[kept], classes[kept])
-                scores[np.ix_(held, fitted.classes_)] += fitted.predict_proba(scaled[held])
                 if progress:
                     progress("checking labels", number * folds + fold + 1, ROUNDS * folds)
-    return scores / ROUNDS
+                judged = held[
+                    np.isin(classes[held], classes[kept])
+                ]  # a class that was not fitted scores 0, right or wrong
+                if not len(judged) or len(np.unique(classes[kept])) < 2:
+                    continue
+                fitted = regression(strength).fit(scaled[kept], classes[kept])
+                scores[np.ix_(judged, fitted.classes_)] += fitted.predict_proba(scaled[judged])
+                times[judged] += 1
+    return scores / np.maximum(times, 1)
+
+
+def distinct(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return how many different images each class has, int (classes,); arguments as of `out_of_fold`."""
+    return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0])
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
@@ -89,7 +101,7 @@ def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
     Those are labels to which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
 
     Args:
-        scores: out-of-fold, (n, classes).
+        scores: from `out_of_fold`, (n, classes).
         classes: int (n,), the labels.
 
     Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), section 3.2, for the ranking.
@@ -100,7 +112,7 @@ def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
     others[everyone, classes] = -1.0
     suggested = others.argmax(axis=1)
     largest = others[everyone, suggested]
-    named = np.flatnonzero(largest >= ODDS * own)
+    named = np.flatnonzero(largest > ODDS * own)
     return [
         Doubt(
             index=int(index),

@@ -43,3 +43,13 @@ def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(tm
     )
     assert report.computed == {"hashes": len(files), "features": len(files)}
     assert run().computed == {"hashes": 0, "features": 0}
+
+
+def test_a_class_of_copies_alone_is_not_called_wrong(tmp_path, fill, scene, encode):
+    files = {f"cat/{index}.png": encode(scene(1), "PNG") for index in range(6)}
+    for number, label in enumerate(("dog", "bird")):
+        files |= {f"{label}/{index}.jpg": encode(scene(1000 + 100 * number + index)) for index in range(10)}
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))), for_training=False)
+    report = inspect_images(dataset)
+    assert {copy.label for group in report.groups for copy in group.copies} == {"cat"}
+    assert "cat" not in {item.label for item in report.wrong_labels}

@@ -132,6 +132,14 @@ def test_a_copy_does_not_vouch_for_a_wrong_label():
     assert 0 in {item.index for item in wrong_labels.doubts(scores, given)}
 
 
+def test_labels_that_no_fold_could_judge_are_not_named():
+    features, truth = labelled(46, classes=2)
+    truth = np.repeat([0, 1], (6, 40))
+    features[:6], together = features[0], np.concatenate([np.zeros(6, int), np.arange(6, 46)])
+    scores = wrong_labels.out_of_fold(features, truth, together, 1)
+    assert not scores[:6].any() and not {item.index for item in wrong_labels.doubts(scores, truth)} & set(range(6))
+
+
 def test_odd_ones_are_far_from_the_median():
     values = np.random.default_rng(1).uniform(0.9, 1.1, 200)
     values[17] = 5.0
