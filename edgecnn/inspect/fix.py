@@ -16,7 +16,7 @@ from edgecnn.data.tree import LEFT_OUT
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
 from edgecnn.files import canonical_json, output_errors, sha256
 from edgecnn.images import SUFFIXES, suffix_of
-from edgecnn.inspect.report import Cleaned, Group, Inspection, LeftOut
+from edgecnn.inspect.report import Cleaned, Copy, Group, Inspection, LeftOut
 from edgecnn.labels import unsafe
 from edgecnn.modes import as_image
 from edgecnn.tables import to_json
@@ -69,23 +69,28 @@ def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
 
 
 def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the sources of a group that are left out, and why."""
-    near = "near" in kinds
-    if not near and "copies" not in kinds:
-        return
-    copies = [copy for copy in group.copies if near or copy.same != "near"]
-    if group.exact and "copies" not in kinds:
-        return
-    if len(copies) < 2:
-        return
-    if len({copy.label for copy in copies}) > 1:
+    """Yield the sources of a group that are left out, and why: of "copies" without "near", each set of equal pixels by itself."""
+    if "near" in kinds and ("copies" in kinds or not group.exact):
+        yield from but_one(group.copies)
+    elif "copies" in kinds:
+        for number in sorted({copy.pixels for copy in group.copies}):
+            yield from but_one([copy for copy in group.copies if copy.pixels == number])
+
+
+def but_one(copies: Sequence[Copy]) -> Iterator[tuple[str, str]]:
+    """Yield the sources and reasons of all but the first of some copies, or of all of them if their labels differ."""
+    kept, *others = copies
+    if any(copy.label != kept.label for copy in others):
         for copy in copies:
             other = next(item for item in copies if item.label != copy.label)
             yield copy.source, f"it shows what {other.source} shows, which is labelled {other.label}"
         return
-    kept, *others = copies
     for copy in others:
-        why = f"it has the pixels of {kept.source}" if group.exact else f"it shows what {kept.source} shows"
+        why = (
+            f"it has the pixels of {kept.source}"
+            if copy.pixels == kept.pixels
+            else f"it shows what {kept.source} shows"
+        )
         yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
 
 

@@ -175,7 +175,8 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
 
     chosen = sorted(indices, key=rank)
     files = Counter(looks.items[index].hash for index in indices)
-    pixels = Counter(looks.table[index]["pixels"] for index in indices)
+    pixels = Counter(looks.table[index]["pixels"] for index in chosen)
+    numbers = {content: number for number, content in enumerate(pixels)}
     two_labels = len({looks.items[index].label for index in indices}) > 1
 
     def same(index: int) -> Same:
@@ -188,6 +189,7 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
             Copy(
                 **photo(looks.items[index], labels),
                 same=same(index),
+                pixels=numbers[looks.table[index]["pixels"]],
                 keep=index == chosen[0] and not two_labels,
             )
             for index in chosen

@@ -40,6 +40,7 @@ class Copy(Photo):
     same: Same = described(
         "What it shares with another image of its group: the file, the decoded pixels, or nearly what it shows."
     )
+    pixels: Count = described("The same number for images of a group that have the same pixels.")
     keep: bool = described("Whether a cleaned copy of the data keeps it.")
 
 

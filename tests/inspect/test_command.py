@@ -101,6 +101,22 @@ def test_only_what_is_stated_is_left_out(edgecnn, tmp_path, fill, planted):
     assert edgecnn("inspect", "pets", "--leave-out", "near").code == 2
 
 
+def test_exact_copies_are_left_out_without_the_near_ones(edgecnn, tmp_path, fill, photos, scene, encode):
+    first, near = photos["train/cat/0.jpg"], encode(scene(0), quality=45)
+    files = {"train/cat/0 again.jpg": first, "train/cat/near.jpg": near, "train/cat/near again.jpg": near}
+    fill(tmp_path / "pets", photos | files)
+    left = {}
+    for kinds in ("copies", "copies,near"):
+        edgecnn("inspect", "pets", "--no-features", "--fix", kinds, "--leave-out", kinds)
+        listed = json.loads((tmp_path / kinds / LEFT_OUT).read_text())["left_out"]
+        left[kinds] = {item["source"]: item["reason"] for item in listed}
+    assert left["copies"] == {
+        "train/cat/0.jpg": "it has the pixels of train/cat/0 again.jpg",
+        "train/cat/near.jpg": "it has the pixels of train/cat/near again.jpg",
+    }
+    assert len(left["copies,near"]) == 3
+
+
 @pytest.mark.parametrize("where", ("there", "pets/inside"))
 def test_a_cleaned_copy_replaces_nothing_and_stays_outside_of_the_data(edgecnn, tmp_path, fill, photos, where):
     fill(tmp_path / "pets", photos)
