@@ -12,6 +12,7 @@ from edgecnn.cli.options import Json, check_choice
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stress.measure import Settings
     from edgecnn.stress.report import StressReport
     from edgecnn.stress.subject import Subject
 
@@ -107,7 +108,7 @@ def stress(
                 f"\nInterrupted; {'what was measured is kept. The same command goes on from there' if keep else 'nothing is kept'}."
             )
             raise
-    places = keep_report(report, subject, settings.keep, out)
+    places = keep_report(report, subject, settings, out)
     if json:
         from edgecnn.tables import to_json
 
@@ -140,14 +141,14 @@ def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
     return progress
 
 
-def keep_report(report: "StressReport", subject: "Subject", keep: Path | None, out: Path | None) -> list[str]:
+def keep_report(report: "StressReport", subject: "Subject", settings: "Settings", out: Path | None) -> list[str]:
     """Write a report where it belongs, and return lines that say where.
 
     A whole report goes into its run, onto the run's page and its card; with --out any report goes into that folder, with its curves.
     """
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.plots import png, stress_plot
-    from edgecnn.stress.measure import part_name, stored_name
+    from edgecnn.stress.measure import store_of, stored_name
     from edgecnn.tables import to_json
 
     text, name, run = canonical_json(to_json(report)), stored_name(report), subject.run
@@ -163,8 +164,8 @@ def keep_report(report: "StressReport", subject: "Subject", keep: Path | None, o
         write_atomic(out / name, text)
         write_atomic((out / name).with_suffix(".png"), png(stress_plot(report)))
         places.append(f"figures: {out / name}")
-    if keep:
-        (keep / part_name(report.data.split)).unlink(missing_ok=True)
+    if store := store_of(subject, settings):
+        store.path.unlink(missing_ok=True)
     return places
 
 

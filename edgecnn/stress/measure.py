@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from edgecnn.stress.report import (
     StressData,
     Stressed,
     StressReport,
-    StressSplit,
     stress_report,
 )
 from edgecnn.stress.subject import Subject
@@ -116,7 +115,7 @@ def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
     classes = subject.images.classes[: settings.limit]
     weights = weights_of(todo)
     empty = new_tally(len(subject.models), len(todo), len(classes))
-    store = store_of(subject, settings, todo)
+    store = store_of(subject, settings)
     tally = store.read(empty) if store else empty
     total = len(todo) * len(classes)
     began, saved = time.monotonic() - tally.seconds, time.monotonic()
@@ -125,8 +124,7 @@ def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
             chunk = slice(tally.done, min(tally.done + CHUNK, len(classes)))
             for_chunk = partial(shifted, progress, len(todo) * tally.done, total)
             answers = answer(subject, settings.seed, todo, chunk, for_chunk)
-            tally.add(answers, classes[chunk], weights)
-            tally.seconds = time.monotonic() - began
+            tally = replace(tally.plus(answers, classes[chunk], weights), seconds=time.monotonic() - began)
             if store and time.monotonic() - saved >= SAVE_S:
                 store.write(tally)
                 saved = time.monotonic()
@@ -142,7 +140,7 @@ def shifted(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
-def store_of(subject: Subject, settings: Settings, todo: Sequence[tuple[str, int]]) -> Store | None:
+def store_of(subject: Subject, settings: Settings) -> Store | None:
     """Return where a test's counts are kept while it is under way; None for nowhere."""
     if settings.keep is None:
         return None
@@ -150,16 +148,11 @@ def store_of(subject: Subject, settings: Settings, todo: Sequence[tuple[str, int
         "models": {name: model.described.sha256 for name, model in subject.models.items()},
         "split": subject.dataset.hashes[subject.split],
         "images": len(subject.images.classes[: settings.limit]),
-        "conditions": [list(item) for item in todo],
+        "conditions": [list(item) for item in plan(subject, settings)],
         "seed": settings.seed,
         "versions": library_versions(),
     }
-    return Store(path=settings.keep / part_name(subject.split), key=key)
-
-
-def part_name(split: StressSplit) -> str:
-    """Return the name of the file with the counts of a test that is not finished; whoever writes the report removes it."""
-    return f"stress-{split}.part.npz"
+    return Store(folder=settings.keep, key=key)
 
 
 def answer(

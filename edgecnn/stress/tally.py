@@ -3,20 +3,20 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecnn.files import canonical_json, write_atomic
+from edgecnn.files import canonical_json, sha256, write_atomic
 
 ARRAYS = ("right", "agree", "shares")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Counts over the first `done` images.
+    """Counts over the first `done` images; frozen, so that Ctrl-C never meets half of a count.
 
     Attributes:
         right: int64, shape (models, conditions): right answers of each model.
@@ -32,8 +32,8 @@ class Tally:
     done: int = 0
     seconds: float = 0.0
 
-    def add(self, answers: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> None:
-        """Count the answers to the next images.
+    def plus(self, answers: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> "Tally":
+        """Return the counts with the answers to the next images.
 
         Args:
             answers: int, shape (models, conditions, images).
@@ -41,10 +41,11 @@ class Tally:
             weights: float64, shape (conditions,): a condition's weight in the mean corrupted accuracy.
         """
         hits = answers == classes
-        self.right += hits.sum(axis=2)
-        self.agree += (answers == answers[0]).all(axis=0).sum(axis=1)
-        self.shares[:, self.done : self.done + len(classes)] = np.einsum("c,mci->mi", weights, hits)
-        self.done += len(classes)
+        done = self.done + len(classes)
+        shares = self.shares.copy()
+        shares[:, self.done : done] = np.einsum("c,mci->mi", weights, hits)
+        agree = self.agree + (answers == answers[0]).all(axis=0).sum(axis=1)
+        return replace(self, right=self.right + hits.sum(axis=2), agree=agree, shares=shares, done=done)
 
 
 def new_tally(models: int, conditions: int, images: int) -> Tally:
@@ -65,10 +66,15 @@ def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Where a tally is kept: a file, under a key that says what was counted."""
+    """Where a tally is kept: a file in a folder, named after a key that says what was counted."""
 
-    path: Path
+    folder: Path
     key: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The file; whoever writes the report removes it."""
+        return self.folder / f"stress-{sha256(canonical_json(dict(self.key)).encode())[:16]}.part.npz"
 
     def read(self, empty: Tally) -> Tally:
         """Return the stored tally; `empty` if the file has another key or other shapes, or cannot be read."""
