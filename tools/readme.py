@@ -1,4 +1,4 @@
-"""Generate the figures of README.md and of figures.md, inspect.md, explain.md and stress.md in docs/.
+"""Generate the figures of README.md and of pages in docs/: PAGES names them.
 
 Those of models are from their bundles, the others from tools/bench/results/. `--check` fails if a page has others.
 """
@@ -23,6 +23,7 @@ LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 INSPECTED = ROOT / "tools" / "bench" / "results" / "inspect_speed.json"
 EXPLAIN = ROOT / "tools" / "bench" / "results" / "explain.json"
+GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
@@ -173,6 +174,20 @@ def inspect_speed() -> str:
     )
 
 
+def gpu_figures() -> str:
+    """Return what `tools/bench/gpu.py` measured on an NVIDIA GPU: a table and sentences; a sentence if it has not run on one."""
+    if not GPU.exists():
+        return "No figure of a GPU is here: the bench has not run on one yet. On the CPU it runs whole, as a test."
+    bench = importlib.import_module("bench.gpu")
+    report = json.loads(GPU.read_text(encoding="utf-8"))
+    versions = report["versions"]
+    where = (
+        f"`{report['network']}` at {report['side']}x{report['side']} on {report['gpu']}; {report['machine']}; onnxruntime-gpu "
+        f"{versions['onnxruntime-gpu']}, TensorFlow {versions['tensorflow']}."
+    )
+    return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", *bench.sentences(report), where])
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -189,6 +204,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "speed": speed_table,
         "ladder": ladder_table,
     },
+    ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "explain.md": {
         "maps": partial(explain_table, "maps"),

@@ -12,6 +12,13 @@ from edgecnn.runtime import Classifier
 from edgecnn.runtime.default import SHIPPED
 
 
+def load_bench(root, monkeypatch, name):
+    """Import a bench as it imports itself."""
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
 def test_the_readmes_tables_are_those_of_the_commands_and_the_bundles(root):
     result = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -122,3 +129,41 @@ def test_the_figures_of_explain_are_within_its_limits(root):
         assert model["peak_mb"] < 80
         if model["input"][:2] == [32, 32]:
             assert model["ms"]["p50"] <= 300
+
+
+def test_the_bench_of_a_gpu_runs_whole_on_the_cpu(root, tmp_path, tiny_network, edgecnn, monkeypatch):
+    for module in ("tensorflow", "onnxruntime"):
+        pytest.importorskip(module, reason="the bench trains, and runs ONNX files")
+    bench = load_bench(root, monkeypatch, "gpu")
+
+    def here(*arguments, cwd):
+        """Run a command in this process, which has imported TensorFlow."""
+        monkeypatch.chdir(cwd)
+        done = edgecnn(*arguments)
+        assert done.code == 0, done.err
+        return done.out.encode()
+
+    monkeypatch.setattr(bench, "edgecnn", here)
+    line = ["--provider", "cpu", "--network", str(tiny_network), "--side", "16", "--photos", "80", "--epochs", "1"]
+    report = bench.measure(bench.options([*line, "--n", "10"]))
+    assert all(report["checks"].values()), report["checks"]
+    assert report["training"]["images_per_s"].keys() == {"float", "qat"} and report["training"]["device"].endswith(
+        "CPU:0"
+    )
+    assert {(item["precision"], item["batch"]) for item in report["inference"]} == {
+        (precision, batch) for precision in ("int8", "float32", "float16") for batch in (1, 64)
+    }
+    assert all(item["ms"]["run"] > 0 and item["elsewhere"] == {} for item in report["inference"])
+    assert [item["photos"] for item in report["folder"]] == [20] * 3 and report["matrix"]["against"]
+
+    report["versions"]["onnxruntime-gpu"] = "1.31.1"
+    (tmp_path / "gpu.json").write_text(json.dumps(report))
+    monkeypatch.syspath_prepend(root / "tools")
+    readme = importlib.import_module("readme")
+    monkeypatch.setattr(readme, "GPU", tmp_path / "gpu.json")
+    page = readme.gpu_figures()
+    assert (
+        page.startswith("| precision | batch |")
+        and page.count("\n| float16 |") == 2
+        and "onnxruntime-gpu 1.31.1" in page
+    )

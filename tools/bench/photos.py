@@ -85,8 +85,8 @@ def main() -> None:
         write_atomic(arguments.json_out, canonical_json(report))
 
 
-def write_photos(folder: Path, count: int) -> None:
-    """Write photos as folder/CLASS/*.jpg, the same number of each class, no two with the same pixels.
+def write_photos(folder: Path, count: int, first: int = 0) -> None:
+    """Write photos as folder/CLASS/*.jpg, the same number of each class, no two with the same pixels; `first` is the first one's index.
 
     Three numbers of the luminance's quantization table are those of the photo's index: what the constant and the two lowest frequencies are
     multiplied with. They change every pixel, and no photo is encoded again.
@@ -94,7 +94,7 @@ def write_photos(folder: Path, count: int) -> None:
     drawings = [drawn(number) for number in range(DRAWN)]
     for label in range(CLASSES):
         (folder / f"class{label}").mkdir(parents=True, exist_ok=True)
-    for index in range(count):
+    for index in range(first, first + count):
         data, place = drawings[index % DRAWN]
         number = index // DRAWN
         for digit in range(3):

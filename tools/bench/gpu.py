@@ -1,0 +1,319 @@
+"""What an NVIDIA GPU does for edgecnn, and whether the work is done there: training, inference, a folder of photos, the matrix of engines.
+
+Photos are drawn, a network is trained on them, exported, verified and bundled, each by edgecnn's own command. Then:
+
+    training   images/s of both phases, and how busy the GPU was
+    inference  int8, float32 and float16 ONNX files in the session that edgecnn opens, one image and 64: by `run`, which copies both ways,
+               and with input and output bound to the device's memory; interleaved, medians
+    placement  which operators ONNX Runtime's own profile shows on another device, and their share of the time
+    folder     `edgecnn classify DIR --provider …`: images/s of the whole process, and how busy the GPU was
+    matrix     `edgecnn verify --matrix`: agreement of this device with every other engine
+
+It fails where a session or TensorFlow works on the CPU without a word, where engines disagree, or where it takes over eight minutes. Two
+packages share the name `onnxruntime`, so the one for the CPU goes first:
+
+    pip install -c constraints.txt -e '.[train,backbones]' && pip install 'tensorflow[and-cuda]'
+    pip uninstall -y onnxruntime && pip install -e '.[gpu]'
+    python tools/bench/gpu.py
+    python tools/bench/gpu.py --provider cpu --network resnet_25kb --side 32 --photos 200 --out /tmp/cpu.json    # without a GPU
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import about, edgecnn, edgecnn_command, environment, finish, parser, ran
+from photos import write_photos
+
+from edgecnn.export import export_path
+from edgecnn.runs import HISTORY, open_run
+from edgecnn.runtime.engines import Engine, open_engine
+from edgecnn.runtime.timing import measure_interleaved
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+PRECISIONS = ("int8", "float32", "float16")
+BATCHES = (1, 64)
+TESTED = 64
+"""Photos that verify measures: the matrix runs reference kernels too, which take a second for a large one."""
+
+WARMUP = 10
+LIMIT_S, AGREEMENT = 480, 0.95
+"""The goals: seconds of the whole bench, and the least agreement of two engines."""
+
+PLACE = (
+    "import json, tensorflow as tf; print(json.dumps(tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64))).device))"
+)
+HEADINGS = ("precision", "batch", "images/s", "ms", "bound, ms", "binding", "on another device")
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, print a table and write the figures; exit code 1 if a check fails."""
+    arguments = options()
+    report = measure(arguments)
+    finish(arguments.out, report, HEADINGS, rows(report))
+    for line in sentences(report):
+        print(line)
+    if failed := [name for name, passed in report["checks"].items() if not passed]:
+        sys.exit(f"failed: {'; '.join(failed)}")
+
+
+def options(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    made = parser(__doc__, "gpu")
+    made.add_argument("--provider", choices=tuple(PROVIDERS), default="cuda", help="default: %(default)s")
+    made.add_argument("--network", default="efficientnet_lite0_1200kb", help="default: %(default)s")
+    made.add_argument("--side", type=int, default=160, help="rows and columns of its input (default: 160)")
+    made.add_argument("--photos", type=int, default=4000, help="drawn photos, 320x240 (default: 4000)")
+    made.add_argument("--epochs", type=int, default=2, help="of each phase; the last one counts (default: 2)")
+    made.add_argument("--n", type=int, default=200, help="timed calls of each kind (default: 200)")
+    return made.parse_args(line)
+
+
+def measure(arguments: argparse.Namespace) -> Figures:
+    """Run every part and return the report."""
+    started = time.monotonic()
+    gpu = gpu_name() if arguments.provider == "cuda" else None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_photos(folder / "photos" / "train", arguments.photos)
+        write_photos(folder / "photos" / "test", TESTED, first=arguments.photos)
+        training = trained(folder, arguments)
+        edgecnn("export", "run", "--format", "tflite", "--int8", cwd=folder)
+        for precision in PRECISIONS:
+            edgecnn("export", "run", "--format", "onnx", f"--{precision}", cwd=folder)
+        matrix = agreements(folder, arguments.provider)
+        edgecnn("bundle", "run", "--out", "photos.edgecnn", cwd=folder)
+        inference = [
+            item
+            for precision in PRECISIONS
+            for item in timed(export_path(open_run(folder / "run"), "onnx", precision), arguments, precision)
+        ]
+        classified = [classify(folder, arguments.provider, precision) for precision in PRECISIONS]
+    seconds = time.monotonic() - started
+    elsewhere = {operator for item in inference for operator in item["elsewhere"]}
+    device = "GPU" if arguments.provider == "cuda" else "CPU"
+    return {
+        **about("gpu", provider=arguments.provider, gpu=gpu, network=arguments.network, side=arguments.side),
+        "photos": arguments.photos,
+        "training": training,
+        "inference": inference,
+        "folder": classified,
+        "matrix": matrix,
+        "seconds": round(seconds, 1),
+        "checks": {
+            f"TensorFlow computes on a {device}": f"device:{device}:" in training["device"],
+            "no convolution is computed on another device": not {"Conv", "FusedConv", "QLinearConv"} & elsewhere,
+            f"engines agree on {AGREEMENT:.0%} of the photos": (matrix["least_agreement"] or 0.0) >= AGREEMENT,
+            f"all of it takes {LIMIT_S} s at most": seconds <= LIMIT_S,
+        },
+    }
+
+
+def gpu_name() -> str:
+    """Return the GPU's name and its driver's version. SystemExit if there is none."""
+    if not shutil.which("nvidia-smi"):
+        sys.exit("no NVIDIA GPU here: there is no nvidia-smi. Without one: --provider cpu")
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+
+
+def watched(call: Callable[[], Any]) -> tuple[Any, float | None]:
+    """Call something and return what it gave, and the mean utilization of the GPU meanwhile, 0 to 1; None without a GPU."""
+    if not shutil.which("nvidia-smi"):
+        return call(), None
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            result = call()
+        finally:
+            process.terminate()
+            assert process.stdout
+            shares = [int(line) / 100 for line in process.stdout.read().split() if line.isdigit()]
+    return result, statistics.fmean(shares) if shares else None
+
+
+def trained(folder: Path, arguments: argparse.Namespace) -> Figures:
+    """Train on the photos; return images/s of each phase's last epoch, how busy the GPU was, and where TensorFlow computes."""
+    command = [
+        "train",
+        "--data",
+        "photos",
+        "--out",
+        "run",
+        "--network",
+        arguments.network,
+        "--size",
+        f"{arguments.side}",
+    ]
+    command += ["--epochs", f"{arguments.epochs}", "--qat-epochs", f"{arguments.epochs}", "--set", "qat.method=qat"]
+    _, busy = watched(lambda: edgecnn(*command, cwd=folder))
+    with (folder / "run" / HISTORY).open(encoding="utf-8") as file:
+        phases = {row["phase"]: float(row["images_per_s"]) for row in csv.DictReader(file)}
+    placed = subprocess.run([sys.executable, "-c", PLACE], check=True, capture_output=True, env=environment())
+    return {"images_per_s": phases, "busy": busy, "device": json.loads(placed.stdout)}
+
+
+def agreements(folder: Path, provider: str) -> Figures:
+    """Verify the run with the matrix; return the row of this provider's session, and its least agreement with another engine."""
+    report = json.loads(edgecnn("verify", "run", "--matrix", "--max-drop", "100", "--json", cwd=folder))
+    found = [
+        row for row in report["matrix"] if row["name"].startswith("onnxruntime") and f"({provider})" in row["name"]
+    ]
+    row = found[0] if found else {"name": "", "note": f"no session on {provider}", "against": []}
+    cells = {cell["name"]: cell["agreement"] for cell in row["against"]}
+    return {
+        "engine": row["name"],
+        "note": row["note"],
+        "against": cells,
+        "least_agreement": min(cells.values(), default=None),
+    }
+
+
+def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Figures]:
+    """Time an ONNX file at each batch, `run` against bound memory; an error if its session is not on the provider."""
+    engine = open_engine("onnxruntime", path.read_bytes(), "onnx", provider=arguments.provider)
+    elsewhere, share = placement(path, engine, arguments.provider)
+    found = []
+    for batch in BATCHES:
+        images = drawn(engine, batch)
+        calls = {"run": lambda images=images: engine.run(images)}
+        if engine.input.shape[0] == -1 or batch == 1:
+            calls["bound"] = bound(engine, images, arguments.provider)
+        times = measure_interleaved(calls, warmup=WARMUP, repeats=max(10, arguments.n // batch))
+        best = min(item.p50_ms for item in times.values())
+        found.append(
+            {
+                "precision": precision,
+                "batch": batch,
+                "ms": {name: item.p50_ms for name, item in times.items()},
+                "images_per_s": 1000 * batch / best,
+                "elsewhere": elsewhere,
+                "elsewhere_share": share,
+            }
+        )
+    return found
+
+
+def drawn(engine: Engine, batch: int) -> np.ndarray:
+    """Draw a batch of the engine's input: speed does not depend on what is shown."""
+    shape, random = (batch, *engine.input.shape[1:]), np.random.default_rng(0)
+    if engine.input.dtype == np.float32:
+        return random.uniform(-1, 1, shape).astype(np.float32)
+    limits = np.iinfo(engine.input.dtype)
+    return random.integers(limits.min, limits.max, shape, engine.input.dtype, endpoint=True)
+
+
+def bound(engine: Engine, images: np.ndarray, provider: str) -> Callable[[], None]:
+    """Return a call of the session whose input and output stay in the device's memory."""
+    import onnxruntime
+
+    session = engine._session  # type: ignore[attr-defined] # what edgecnn opened is what is timed
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(engine.input.name, onnxruntime.OrtValue.ortvalue_from_numpy(images, provider, 0))
+    binding.bind_output(engine.output.name, provider)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return call
+
+
+def placement(path: Path, engine: Engine, provider: str) -> tuple[dict[str, int], float]:
+    """Return which operators run on another device than the requested one, by type, and their share of the operators' time."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = onnxruntime.SessionOptions()
+        settings.enable_profiling, settings.profile_file_prefix = True, f"{folder}/profile"
+        settings.log_severity_level = 4
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[PROVIDERS[provider]])
+        for _ in range(3):  # the first call is not typical
+            session.run(None, {engine.input.name: drawn(engine, 1)})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: Counter[bool] = Counter()
+    others: dict[str, set[str]] = {}
+    for event in events:
+        where = event.get("args", {}).get("provider")
+        if event.get("cat") != "Node" or not where:
+            continue
+        times[where == PROVIDERS[provider]] += event["dur"]
+        if where != PROVIDERS[provider]:
+            others.setdefault(event["args"]["op_name"], set()).add(event["name"])
+    if not times[True]:
+        sys.exit(f"{path.name}: no operator was computed by {PROVIDERS[provider]}")
+    return {name: len(nodes) for name, nodes in sorted(others.items())}, times[False] / times.total()
+
+
+def classify(folder: Path, provider: str, precision: str) -> Figures:
+    """Classify the photos of a class by the command, in a process of its own; its start is in the time."""
+    photos = folder / "photos" / "train" / "class0"
+    count = sum(1 for _ in photos.iterdir())
+    command = [*edgecnn_command(), "classify", photos, "--model", folder / "photos.edgecnn", "--json"]
+    command += ["--engine", "onnxruntime", "--provider", provider, "--precision", precision]
+    out = folder / "answers.jsonl"
+    done, busy = watched(lambda: ran(command, out))
+    assert len(out.read_text(encoding="utf-8").splitlines()) == count
+    return {
+        "precision": precision,
+        "photos": count,
+        "seconds": done.seconds,
+        "images_per_s": count / done.seconds,
+        "busy": busy,
+    }
+
+
+def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the figures of inference as text, under HEADINGS."""
+    found = []
+    for item in report["inference"]:
+        run, binding = item["ms"]["run"], item["ms"].get("bound")
+        pays = "-" if binding is None else "pays" if binding < 0.95 * run else "no gain"
+        other = ", ".join(f"{count} {name}" for name, count in item["elsewhere"].items()) or "nothing"
+        cells = (
+            f"{item['images_per_s']:,.0f}",
+            f"{run:.3f}",
+            "-" if binding is None else f"{binding:.3f}",
+            pays,
+            other,
+        )
+        found.append((item["precision"], str(item["batch"]), *cells))
+    return found
+
+
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """Return the other figures as sentences."""
+
+    def busy(share: float | None) -> str:
+        return "" if share is None else f", the GPU {share:.0%} busy"
+
+    training, matrix = report["training"], report["matrix"]
+    speeds = ", ".join(f"{name} {value:,.0f}" for name, value in training["images_per_s"].items())
+    folder = ", ".join(
+        f"{item['precision']} {item['images_per_s']:,.0f}{busy(item['busy'])}" for item in report["folder"]
+    )
+    least = (
+        "did not run" if matrix["least_agreement"] is None else f"agrees on {matrix['least_agreement']:.2%} at least"
+    )
+    return [
+        f"Training, images/s: {speeds}{busy(training['busy'])}; TensorFlow computes on {training['device'].rpartition('/')[2]}.",
+        f"A folder of {report['folder'][0]['photos']:,} photos, images/s: {folder}.",
+        f"The matrix: {matrix['engine'] or matrix['note']} {least} with the other engines.",
+        f"All of it took {report['seconds']:.0f} s.",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What every bench shares: the machine and the versions, turns, processes of their own, results that survive an interruption, and output.
+
+A bench imports it before anything of edgecnn, so that it runs in a checkout that is not installed.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.report.table import text_table
+from edgecnn.versions import library_versions, processor
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "tools" / "bench" / "results"
+T = TypeVar("T")
+Row = dict[str, Any]
+
+CHILD = """\
+import json, os, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], "wb"), stderr=subprocess.PIPE)
+seconds = time.perf_counter() - started
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}))
+sys.stderr.buffer.write(done.stderr)
+sys.exit(done.returncode)
+"""
+"""Runs a command. A small process of its own: what the parent holds when it starts a command counts as the command's memory."""
+
+
+class Ran(NamedTuple):
+    """A command that ran to its end: wall seconds, processor seconds, and its largest resident memory."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """Return a bench's parser, with --out for its figures."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="the figures (default: results/)")
+    return made
+
+
+def about(bench: str, **settings: Any) -> Row:
+    """Return what the results of a bench depend on: its settings, the machine and the libraries' versions."""
+    return {
+        "bench": bench,
+        "machine": f"{processor()}, {os.cpu_count()} CPUs",
+        "system": platform.platform(),
+        "versions": library_versions(),
+        **settings,
+    }
+
+
+class Results:
+    """The cases of a bench that takes long, written after each one: it goes on where it was interrupted.
+
+    Results of other settings, libraries or another machine are not taken over.
+    """
+
+    def __init__(self, path: Path, context: Mapping[str, Any]) -> None:
+        self.path, self.context = path.resolve(), dict(context)
+        self.rows: list[Row] = []
+        if self.path.exists():
+            report = json.loads(self.path.read_text(encoding="utf-8"))
+            rows = report.pop("results", [])
+            self.rows = rows if report == self.context else []
+
+    def missing(self, **axes: Iterable[Any]) -> Iterator[Row]:
+        """Yield the combinations of some settings that have no result yet, the last one varying fastest."""
+        for values in itertools.product(*axes.values()):
+            case = dict(zip(axes, values, strict=True))
+            if not any(case.items() <= row.items() for row in self.rows):
+                yield case
+
+    def add(self, **row: Any) -> None:
+        """Keep a result, and print it on standard error."""
+        self.rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        write_atomic(self.path, canonical_json({**self.context, "results": self.rows}))
+
+
+def finish(path: Path, report: Mapping[str, Any], headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a bench's machine and table, write its figures, and print where they are."""
+    print(f"{report['machine']}, load {os.getloadavg()[0]:.1f}")
+    print(text_table(headings, [tuple(row) for row in rows]))
+    write_atomic(path, canonical_json(dict(report)))
+    print(path)
+
+
+def interleaved(calls: Mapping[str, Callable[[], T]], n: int, warmup: int = 0) -> dict[str, list[T]]:
+    """Make calls in turn, A, B, A, B, …, and return what each gave, without the rounds of warm-up."""
+    found: dict[str, list[T]] = {name: [] for name in calls}
+    for turn in range(warmup + n):
+        for name, call in calls.items():
+            result = call()
+            if turn >= warmup:
+                found[name].append(result)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that imports this checkout, and may keep its bytecode."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def ran(command: Sequence[str | Path], out: Path = Path(os.devnull), cwd: Path | None = None) -> Ran:
+    """Run a command to its end, its standard output in a file. SystemExit with what it said if it failed."""
+    line = [sys.executable, "-I", "-S", "-c", CHILD, str(out), *map(str, command)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment())
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: code {done.returncode}\n{done.stderr[-3000:]}")
+    return Ran(**json.loads(done.stdout))
+
+
+def edgecnn_command(python: str = sys.executable) -> list[str]:
+    """Return how edgecnn is started: its installed command next to a Python, or the module."""
+    installed = Path(python).parent / "edgecnn"
+    return [str(installed)] if installed.exists() else [python, "-m", "edgecnn"]
+
+
+def edgecnn(*arguments: str | Path, cwd: Path | None = None) -> bytes:
+    """Run edgecnn in a process of its own and return its standard output; its progress is shown."""
+    line = [sys.executable, "-m", "edgecnn", *map(str, arguments)]
+    return subprocess.run(line, stdout=subprocess.PIPE, check=True, cwd=cwd, env=environment()).stdout
