@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def agreements(folder: Path, provider: str) -> Figures:
     found = [
         row for row in report["matrix"] if row["name"].startswith("onnxruntime") and f"({provider})" in row["name"]
     ]
-    row = found[0] if found else {"name": "", "note": f"no session on {provider}", "against": []}
+    row: Figures = found[0] if found else {"name": "", "note": f"no session on {provider}", "against": []}
     cells = {cell["name"]: cell["agreement"] for cell in row["against"]}
     return {
         "engine": row["name"],
@@ -188,7 +189,7 @@ def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Fig
     found = []
     for batch in BATCHES:
         images = drawn(engine, batch)
-        calls = {"run": lambda images=images: engine.run(images)}
+        calls: dict[str, Callable[[], Any]] = {"run": partial(engine.run, images)}
         if engine.input.shape[0] == -1 or batch == 1:
             calls["bound"] = bound(engine, images, arguments.provider)
         times = measure_interleaved(calls, warmup=WARMUP, repeats=max(10, arguments.n // batch))
@@ -261,7 +262,7 @@ def classify(folder: Path, provider: str, precision: str) -> Figures:
     """Classify the photos of a class by the command, in a process of its own; its start is in the time."""
     photos = folder / "photos" / "train" / "class0"
     count = sum(1 for _ in photos.iterdir())
-    command = [*edgecnn_command(), "classify", photos, "--model", folder / "photos.edgecnn", "--json"]
+    command = [*edgecnn_command(), "classify", str(photos), "--model", str(folder / "photos.edgecnn"), "--json"]
     command += ["--engine", "onnxruntime", "--provider", provider, "--precision", precision]
     out = folder / "answers.jsonl"
     done, busy = watched(lambda: ran(command, out))
@@ -277,7 +278,7 @@ def classify(folder: Path, provider: str, precision: str) -> Figures:
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the figures of inference as text, under HEADINGS."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for item in report["inference"]:
         run, binding = item["ms"]["run"], item["ms"].get("bound")
         pays = "-" if binding is None else "pays" if binding < 0.95 * run else "no gain"
