@@ -7,6 +7,7 @@ import argparse
 import importlib
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,8 +22,6 @@ ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
-INSPECTED = ROOT / "tools" / "bench" / "results" / "inspect_speed.json"
-EXPLAIN = ROOT / "tools" / "bench" / "results" / "explain.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
@@ -121,18 +120,6 @@ def ladder_table() -> str:
     return "\n\n".join(tables)
 
 
-def explain_table(name: str) -> str:
-    """Return one of the Markdown tables of what `tools/bench/explain.py` measured, "maps" or "costs", and where it was measured."""
-    bench = importlib.import_module("bench.explain")
-
-    report = json.loads(EXPLAIN.read_text(encoding="utf-8"))
-    if name == "maps":
-        return markdown_table(bench.MAPS, [bench.maps_row(model) for model in report["models"]])
-    table = markdown_table(bench.COSTS, [bench.costs_row(model) for model in report["models"]])
-    n = report["models"][0]["ms"]["n"]
-    return f"{table}\n\nTimes are medians of n = {n} on {report['machine']}; LiteRT {report['versions']['ai-edge-litert']}."
-
-
 def stress_table(name: str) -> str:
     """Return one of the Markdown tables of what `tools/bench/stress.py` measured: "models", "gains" or "corruptions"."""
     bench = importlib.import_module("bench.stress")
@@ -162,15 +149,13 @@ def inspect_table() -> str:
 
 
 def inspect_speed() -> str:
-    """Return how long an inspection takes, as sentences."""
-    report = json.loads(INSPECTED.read_text(encoding="utf-8"))
-    whole, again, rate = report["whole"], report["again"], report["features"]
+    """Return how long an inspection takes, as a sentence."""
+    report = json.loads(PLANTED.read_text(encoding="utf-8"))
+    first, *others = (case["seconds"]["features"] for case in report["cases"])
     return (
-        f"{whole['images']:,} images of 32x32 ({report['data']}), by hashes alone: {whole['seconds']:.0f} s, peak memory "
-        f"{whole['peak_mib']:,.0f} MiB. After Ctrl-C at {report['interrupted']['seconds']:.0f} s the second run looks at "
-        f"{again['computed']:,} of them. Features of {rate['images']:,} photos: {rate['images_per_s']:.0f} images a second, decoding "
-        "included. "
-        f"All on {report['machine']}, which other programs used at the same time."
+        f"{report['cases'][0]['images']:,} photos with features, inspected for the first time: {first:.0f} s. The same photos with other "
+        f"mistakes planted, so that most is known: {statistics.median(others):.0f} s. On {report['machine']}, which other programs used at "
+        "the same time."
     )
 
 
@@ -206,10 +191,6 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
-    ROOT / "docs" / "explain.md": {
-        "maps": partial(explain_table, "maps"),
-        "costs": partial(explain_table, "costs"),
-    },
     ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},
 }
 """Each page's sections and what makes them."""

@@ -256,7 +256,7 @@ EPOCH_CHOSEN = (
     "The threshold's bound does not count that the epoch was chosen on the same validation images. In the worst case of a simulation "
     "the bound was broken for 0.3 % of the models with one epoch, 2.9 % with 20 and 7.0 % with 60; 95 % confidence allows 5 %."
 )
-"""Source of the figures: `tools/bench/small_validation.py`, 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
+"""Source of the figures: docs/decisions.md; 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
 
 
 def flip_lines(report: Report, most: int = 3) -> list[str]:

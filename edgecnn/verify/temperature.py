@@ -13,7 +13,7 @@ FEWEST = 100
 """Validation images below which no temperature is fitted.
 
 Where no temperature was needed, one fitted on 100 images cost 0.006 nats of negative log-likelihood on average and 0.15 at most; one
-fitted on 50 up to 0.84, one fitted on 20 up to 2.4 (1,000 draws each with two and with ten classes: `tools/bench/small_validation.py`).
+fitted on 50 up to 0.84, one fitted on 20 up to 2.4 (1,000 draws each with two and with ten classes: docs/decisions.md).
 """
 
 

@@ -19,9 +19,9 @@ PHOTOS = Path(os.environ.get("EDGECNN_DATA", ".")) / "trash-photos.zip"
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_file(), reason="EDGECNN_DATA names no folder with trash-photos.zip")
 def test_what_is_planted_is_found_and_little_else(root, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(root / "tools")
-    bench = importlib.import_module("bench.inspect_planted")
-    case = bench.measured(PHOTOS, tmp_path, 4, None)
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    bench = importlib.import_module("inspect_planted")
+    case = bench.measured(PHOTOS, tmp_path, 4)
     found = case["features"]
     assert (
         found["exact"][0] == bench.EXACT and found["leaks"][0] == bench.LEAKS and found["damaged"][0] == bench.DAMAGED

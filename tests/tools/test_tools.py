@@ -4,11 +4,9 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.runtime import Classifier
 from edgecnn.runtime.default import SHIPPED
 
 
@@ -42,34 +40,40 @@ def test_write_images(root, tmp_path):
 def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, monkeypatch, name):
     """Its parts, on few and small images."""
     pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
-    monkeypatch.syspath_prepend(root / "tools" / "bench")
-    monkeypatch.delitem(sys.modules, "runtime", raising=False)
-    bench = importlib.import_module("runtime")
+    bench = load_bench(root, monkeypatch, "runtime")
     monkeypatch.setattr(bench, "PHOTO", (400, 300))
     monkeypatch.setattr(bench, "WARMUP", 1)
-    arguments = {
-        "model": root / "models" / name / f"{name}.edgecnn",
-        "n": 2,
-        "photos": 2,
-        "folder_n": 1,
-        "data": None,
-        "parts": list(bench.PARTS),
-    }
-    report = bench.measure(argparse.Namespace(**arguments, mediapipe_python=None))
-    assert all(way["p50_ms"] > 0 for part in bench.PARTS for way in report[part]["ways"].values())
+    model = root / "models" / name / f"{name}.edgecnn"
+    report = bench.measure(argparse.Namespace(model=model, n=2, photos=2, folder_n=1))
+    assert report["parts"].keys() == {"frame", "photo", "folder"}
+    assert all(way["p50_ms"] > 0 for part in report["parts"].values() for way in part["ways"].values())
 
 
-def test_the_accuracy_of_the_bench_of_the_runtime_is_the_bundles_own(root, monkeypatch):
-    pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
-    pytest.importorskip("sklearn", reason="the digits come with it")
-    monkeypatch.syspath_prepend(root / "tools" / "bench")
-    monkeypatch.delitem(sys.modules, "runtime", raising=False)
-    bench = importlib.import_module("runtime")
-    monkeypatch.setattr(bench, "FRAME", (160, 120))
-    classifier = Classifier.load(root / "models" / "digits" / "digits.edgecnn", engine="litert", precision="int8")
-    shares, count = bench.accuracy(classifier, "digits")
-    assert count == 385 and shares["the images themselves"] > 0.95
-    assert all(share > 0.9 for share in shares.values())
+def test_a_bench_goes_on_where_it_was_interrupted_unless_something_else_is_measured(root, tmp_path, monkeypatch):
+    harness = load_bench(root, monkeypatch, "harness")
+    path, axes = tmp_path / "some.json", {"seed": [1, 2], "network": ["a", "b"]}
+    first = harness.Results(path, harness.about("some", n=3))
+    cases = list(first.missing(**axes))
+    assert cases[:2] == [{"seed": 1, "network": "a"}, {"seed": 1, "network": "b"}]
+    first.add(**cases[0], right=7)
+    again = harness.Results(path, harness.about("some", n=3))
+    assert list(again.missing(**axes)) == cases[1:] and again.rows[0]["right"] == 7
+    assert not harness.Results(path, harness.about("some", n=4)).rows
+
+
+def test_photos_are_divided_into_folds_or_so_many_a_class(root, monkeypatch):
+    bench = load_bench(root, monkeypatch, "photos_by_fold")
+    photos = [bench.Photo(f"{label}/{index}.jpg", label, "") for label in "ab" for index in range(10)]
+    folds = [bench.divided(photos, 0, fold, 1) for fold in range(bench.FOLDS)]
+    tested = [name for splits in folds for name, split in splits.items() if split == "test"]
+    assert sorted(tested) == sorted(photo.name for photo in photos), "each photo is tested once"
+    few = bench.divided(photos, 3, 0, 1)
+    assert [list(few.values()).count(split) for split in ("train", "test")] == [6, 14]
+    own = [*photos, bench.Photo("test/a/x.jpg", "a", "test"), bench.Photo("test/b/x.jpg", "b", "test")]
+    splits = bench.divided(own, 3, 0, 1)
+    assert [list(splits.values()).count(split) for split in ("train", "test")] == [6, 2], (
+        "an archive's own test split is all"
+    )
 
 
 def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
@@ -82,53 +86,6 @@ def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "SPEED", tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"is of another models/.*: python tools/bench/benchmark\.py"):
         readme.speed_table()
-
-
-@pytest.mark.slow
-def test_the_bench_of_verify_has_what_verify_asks_for(root, tmp_path, monkeypatch):
-    """Its parts, on few images: a run without training, then every engine that is here."""
-    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-    monkeypatch.syspath_prepend(root / "tools" / "bench")
-    monkeypatch.delitem(sys.modules, "verify", raising=False)
-    bench = importlib.import_module("verify")
-    arguments = argparse.Namespace(folder=tmp_path / "resnet8", data="digits", n=64, tflite_python=None)
-    bench.make(arguments)
-    found = bench.verify(arguments)
-    assert len(found["engines"]) >= 4 and found["image_bytes"] == 64 and found["peak_mib"] > 0
-
-
-@pytest.mark.slow
-def test_the_bench_of_explain_measures_bundles_and_runs(root, finished_run, monkeypatch):
-    """Its parts, on few images."""
-    monkeypatch.syspath_prepend(root / "tools" / "bench")
-    monkeypatch.delitem(sys.modules, "explain", raising=False)
-    bench = importlib.import_module("explain")
-    model = root / "models" / "digits" / "digits.edgecnn"
-    arguments = argparse.Namespace(model=model, data="digits", images=12, n=2, python=sys.executable)
-    bundle = bench.of_bundle(arguments, np.random.default_rng(1))
-    run = bench.of_run(finished_run, arguments, np.random.default_rng(1))
-    assert set(run) - set(bundle) == {"rank_correlation"} and set(run["deletion_area"]) - set(
-        bundle["deletion_area"]
-    ) == {"gradcam"}
-    for figures in (bundle, run):
-        assert figures["images"] == 12 and figures["ms"]["p50"] > 0
-        assert 20 < figures["peak_mb"] < 80, "what a device may spend on an explanation"
-        assert len(bench.maps_row(figures)) == len(bench.MAPS)
-        assert len(bench.costs_row(figures)) == len(bench.COSTS)
-    areas = bundle["deletion_area"]
-    assert areas["occlusion"] < areas["random_patches"]
-
-
-def test_the_figures_of_explain_are_within_its_limits(root):
-    """What docs/explain.md states: the bench's own figures."""
-    report = json.loads((root / "tools/bench/results/explain.json").read_text())
-    assert all(model["images"] == 200 for model in report["models"])
-    for model in report["models"]:
-        areas = model["deletion_area"]
-        assert areas["occlusion"] < min(areas["random_patches"], areas["random_pixels"])
-        assert model["peak_mb"] < 80
-        if model["input"][:2] == [32, 32]:
-            assert model["ms"]["p50"] <= 300
 
 
 def test_the_bench_of_a_gpu_runs_whole_on_the_cpu(root, tmp_path, tiny_network, edgecnn, monkeypatch):

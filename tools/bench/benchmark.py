@@ -5,48 +5,32 @@ The photo is drawn with detail at every scale, as photos have, so that its file 
     python tools/bench/benchmark.py --n 1000 && python tools/readme.py
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import numpy as np
+from harness import ROOT, edgecnn, parser
 from PIL import Image
 
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runtime.default import SHIPPED
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULT = ROOT / "tools" / "bench" / "results" / "benchmark.json"
-MODEL = f"models/{SHIPPED}/{SHIPPED}.edgecnn"
-SIZE = (640, 480)
-QUALITY = 90
+SIZE, QUALITY = (640, 480), 90
 
 
 def main() -> None:
     """Draw the photo, measure, and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="calls of each configuration (default: 1000)")
-    parser.add_argument("--cold", type=int, default=15, help="cold starts (default: 15)")
-    parser.add_argument(
-        "--out", type=Path, default=RESULT, help="where the figures go (default: where tools/readme.py looks)"
-    )
-    arguments = parser.parse_args()
+    made = parser(__doc__, "benchmark")
+    made.add_argument("--n", type=int, default=1000, help="calls of each configuration (default: 1000)")
+    made.add_argument("--cold", type=int, default=15, help="cold starts (default: 15)")
+    arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         draw().save(photo, quality=QUALITY)
         size = photo.stat().st_size
-        command = [sys.executable, "-m", "edgecnn", "benchmark", str(photo), "--model", MODEL, "--json"]
-        command += ["--n", str(arguments.n), "--cold", str(arguments.cold)]
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-    report = json.loads(done.stdout)
+        command = ["benchmark", str(photo), "--model", f"models/{SHIPPED}/{SHIPPED}.edgecnn", "--json"]
+        report = json.loads(edgecnn(*command, "--n", f"{arguments.n}", "--cold", f"{arguments.cold}", cwd=ROOT))
     about = f"one drawn photo of {SIZE[0]}x{SIZE[1]} pixels, JPEG quality {QUALITY}, {size:,} bytes"
     report["images"] = {"about": about, "count": 1, "names": ["photo.jpg"]}
     write_atomic(arguments.out, canonical_json(report))
@@ -58,8 +42,7 @@ def draw() -> Image.Image:
     random = np.random.default_rng(0)
     width, height = SIZE
     total = np.zeros((height, width, 3), np.float32)
-    strength = 100.0
-    cells = 2
+    strength, cells = 100.0, 2
     while cells < width:
         coarse = Image.fromarray(random.integers(0, 256, (cells * 3 // 4 + 1, cells, 3), np.uint8))
         total += strength * (np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC), np.float32) / 255 - 0.5)

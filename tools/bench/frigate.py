@@ -1,7 +1,7 @@
 """The round trip with Frigate on photos: what Frigate and MediaPipe answer with our files, and what edgecnn answers itself.
 
-The photos become a dataset of Frigate's shape, clips/material/dataset/CLASS/*; a network is trained on it as `edgecnn train` would, unless
-the run is there already, and its files for both programs are made and verified. Then the programs run on the test split:
+The photos become a dataset of Frigate's shape, clips/material/dataset/CLASS/*; a network is trained on it, unless the run is there already,
+and its files for both programs are made and verified. Then the programs run on the test split:
 
 - the file for Frigate by Frigate's documented steps, in each --python (LiteRT here; an environment with tflite-runtime), once on photos
   that edgecnn resized, and once on photos that OpenCV resized;
@@ -12,7 +12,6 @@ the run is there already, and its files for both programs are made and verified.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,27 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from harness import about, edgecnn, finish, parser
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.places import data_home
 from edgecnn.export import export_path
 from edgecnn.export.programs import FRIGATE, LABELMAP, MEDIAPIPE, MODEL, PROGRAMS, export_program, program_path
-from edgecnn.pipeline import train_stage
-from edgecnn.recipe import AUTO, build_recipe
-from edgecnn.report.table import text_table
-from edgecnn.runs import RECIPE, Run, create_run
+from edgecnn.recipe import build_recipe
+from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.train.settle import settle
 from edgecnn.verify import Gate, verify
 from edgecnn.verify.answers import input_contract
 from edgecnn.verify.programs import frigate_resize
-from edgecnn.versions import library_versions, processor
 
-PHOTOS = "trash-photos.zip"
 TIE = 2 / 256
 """Two scores closer than this may change places: they are given in 1/256."""
 
@@ -87,37 +80,17 @@ print("mediapipe", version("mediapipe"))
 """
 
 
-class Notes:
-    """A pipeline's Reporter on standard error."""
-
-    def note(self, text: str) -> None:
-        print(text, file=sys.stderr)
-
-    def training(self, progress: Any) -> None:
-        if progress.validation_accuracy is not None:
-            self.note(f"{progress.phase} epoch {progress.epoch}: validation {progress.validation_accuracy:.2%}")
-
-    def working(self, what: str, done: int, total: int) -> None:
-        pass
-
-
-def trained(path: Path, media: Path, network: str, epochs: int) -> tuple[Run, Dataset]:
+def trained(path: Path, media: Path, network: str | None, epochs: int | None) -> tuple[Run, Dataset]:
     """Return the run at `path`, trained on Frigate's dataset if it is not there, with files for both programs."""
-    tables = {
-        "data": {"source": f"frigate:{media}"},
-        "network": {"name": network},
-        "train": {"epochs": epochs},
-    }
-    recipe = build_recipe(tables)
-    dataset = open_dataset(recipe.data)
-    recipe = settle(recipe, dataset)
+    source = f"frigate:{media}"
+    if not path.exists():
+        chosen = {"--network": network, "--epochs": epochs}
+        options = [f"{name}={value}" for name, value in chosen.items() if value]
+        edgecnn("train", "--data", source, *options, "--out", path)
     run = Run(path)
-    if not run.file(RECIPE).exists():
-        run = create_run(recipe, path)
-        train_stage(recipe, dataset, run, Notes())
     for program in PROGRAMS:
         export_program(run, program, force=True)
-    return run, dataset
+    return run, open_dataset(build_recipe({"data": {"source": source}}).data)
 
 
 def raw_images(run: Run, dataset: Dataset) -> list[np.ndarray]:
@@ -172,8 +145,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     np.save(folder / "same.npy", test.images)
     np.save(folder / "resized.npy", [frigate_resize(image, 224, 224) for image in raw])
     for name, images in (("same", test.images), ("raw", raw)):
-        by_number: dict[str, Any] = {f"{number:06}": image for number, image in enumerate(images)}
-        np.savez(folder / f"{name}.npz", **by_number)
+        np.savez(folder / f"{name}.npz", **{f"{number:06}": image for number, image in enumerate(images)})
     rows = []
     file = program_path(run, FRIGATE) / MODEL
     assert (file.parent / LABELMAP).read_text().splitlines() == list(dataset.labels)
@@ -188,45 +160,30 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             rows.append(figures(f"{engine}, {what}", scores, ours, test.classes))
     shapes = sorted({image.shape[:2] for image in raw})
     return {
-        "network": run.recipe.network.name,
+        **about("frigate", network=run.recipe.network.name, photos=[f"{width}x{height}" for height, width in shapes]),
         "epochs": run.recipe.train.epochs,
         "training_photos": dataset.sizes["train"],
-        "photos": [f"{width}x{height}" for height, width in shapes],
         "verify": {item.name: item.accuracy for item in report.models},
         "rows": rows,
-        "machine": processor(),
-        "versions": library_versions(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    home = data_home()
-    parser.add_argument(
-        "--photos", type=Path, default=home / PHOTOS if home else Path(PHOTOS), help="a zip of class folders"
-    )
-    parser.add_argument("--run", type=Path, required=True, help="the run folder, trained if it is not there")
-    parser.add_argument("--network", default=AUTO, help="the network; auto is train's default for such photos")
-    parser.add_argument("--epochs", type=int, default=0, help="of the float phase; 0 chooses by the number of photos")
-    parser.add_argument(
-        "--python", type=Path, action="append", default=[], help="of an environment with tflite-runtime"
-    )
-    parser.add_argument("--mediapipe-python", type=Path, help="of an environment with mediapipe")
-    arguments = parser.parse_args()
+    """Train, run the programs, print a table and write the figures."""
+    made = parser(__doc__, "frigate")
+    photos = (data_home() or Path()) / "trash-photos.zip"
+    made.add_argument("--photos", type=Path, default=photos, help="a zip of class folders")
+    made.add_argument("--run", type=Path, required=True, help="the run folder, trained if it is not there")
+    made.add_argument("--network", help="default: what the images choose")
+    made.add_argument("--epochs", type=int, help="of the float phase; default: what the images choose")
+    made.add_argument("--python", type=Path, action="append", default=[], help="of an environment with tflite-runtime")
+    made.add_argument("--mediapipe-python", type=Path, help="of an environment with mediapipe")
+    arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(arguments, Path(folder))
-    rows = [
-        (
-            row["what"],
-            f"{row['n']:,}",
-            f"{row['accuracy']:.2%}",
-            f"{row['accuracy_edgecnn']:.2%}",
-            f"{row['agreement']:.2%}",
-        )
-        for row in report["rows"]
-    ]
-    print(text_table(("path", "photos", "accuracy", "edgecnn's", "agreement"), rows))
-    print(json.dumps(report, indent=1))
+    shares = ("accuracy", "accuracy_edgecnn", "agreement")
+    rows = [(row["what"], f"{row['n']:,}", *(f"{row[share]:.2%}" for share in shares)) for row in report["rows"]]
+    finish(arguments.out, report, ("path", "photos", "accuracy", "edgecnn's", "agreement"), rows)
 
 
 if __name__ == "__main__":

@@ -96,11 +96,8 @@ def measure(arguments: argparse.Namespace) -> Figures:
             edgecnn("export", "run", "--format", "onnx", f"--{precision}", cwd=folder)
         matrix = agreements(folder, arguments.provider)
         edgecnn("bundle", "run", "--out", "photos.edgecnn", cwd=folder)
-        inference = [
-            item
-            for precision in PRECISIONS
-            for item in timed(export_path(open_run(folder / "run"), "onnx", precision), arguments, precision)
-        ]
+        files = {precision: export_path(open_run(folder / "run"), "onnx", precision) for precision in PRECISIONS}
+        inference = [item for precision, path in files.items() for item in timed(path, arguments, precision)]
         classified = [classify(folder, arguments.provider, precision) for precision in PRECISIONS]
     seconds = time.monotonic() - started
     elsewhere = {operator for item in inference for operator in item["elsewhere"]}
@@ -149,16 +146,11 @@ def trained(folder: Path, arguments: argparse.Namespace) -> Figures:
     """Train on the photos; return images/s of each phase's last epoch, how busy the GPU was, and where TensorFlow computes."""
     command = [
         "train",
-        "--data",
-        "photos",
-        "--out",
-        "run",
+        *["--data", "photos", "--out", "run", "--set", "qat.method=qat"],
         "--network",
         arguments.network,
-        "--size",
-        f"{arguments.side}",
     ]
-    command += ["--epochs", f"{arguments.epochs}", "--qat-epochs", f"{arguments.epochs}", "--set", "qat.method=qat"]
+    command += f"--size {arguments.side} --epochs {arguments.epochs} --qat-epochs {arguments.epochs}".split()
     _, busy = watched(lambda: edgecnn(*command, cwd=folder))
     with (folder / "run" / HISTORY).open(encoding="utf-8") as file:
         phases = {row["phase"]: float(row["images_per_s"]) for row in csv.DictReader(file)}
@@ -186,24 +178,16 @@ def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Fig
     """Time an ONNX file at each batch, `run` against bound memory; an error if its session is not on the provider."""
     engine = open_engine("onnxruntime", path.read_bytes(), "onnx", provider=arguments.provider)
     elsewhere, share = placement(path, engine, arguments.provider)
+    about_file = {"precision": precision, "elsewhere": elsewhere, "elsewhere_share": share}
     found = []
     for batch in BATCHES:
         images = drawn(engine, batch)
         calls: dict[str, Callable[[], Any]] = {"run": partial(engine.run, images)}
-        if engine.input.shape[0] == -1 or batch == 1:
+        if engine.input.shape[0] in (-1, batch):
             calls["bound"] = bound(engine, images, arguments.provider)
         times = measure_interleaved(calls, warmup=WARMUP, repeats=max(10, arguments.n // batch))
-        best = min(item.p50_ms for item in times.values())
-        found.append(
-            {
-                "precision": precision,
-                "batch": batch,
-                "ms": {name: item.p50_ms for name, item in times.items()},
-                "images_per_s": 1000 * batch / best,
-                "elsewhere": elsewhere,
-                "elsewhere_share": share,
-            }
-        )
+        ms = {name: item.p50_ms for name, item in times.items()}
+        found.append({**about_file, "batch": batch, "ms": ms, "images_per_s": 1000 * batch / min(ms.values())})
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from edgecnn.bundle.read import Bundle
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.report.table import text_table
 from edgecnn.versions import library_versions, processor
@@ -36,6 +37,35 @@ sys.stderr.buffer.write(done.stderr)
 sys.exit(done.returncode)
 """
 """Runs a command. A small process of its own: what the parent holds when it starts a command counts as the command's memory."""
+
+
+BY_HAND = """\
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+from ENGINE.interpreter import Interpreter
+
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+read, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+_, height, width, channels = read["shape"]
+labels = open(sys.argv[2]).read().split("\\n")
+scale, zero_point = answer["quantization"]
+for name in sorted(os.listdir(sys.argv[3])):
+    image = Image.open(os.path.join(sys.argv[3], name)).convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    interpreter.set_tensor(read["index"], (np.asarray(image) ^ 128).view(np.int8).reshape(read["shape"]))
+    interpreter.invoke()
+    logits = (interpreter.get_tensor(answer["index"])[0].astype(np.float32) - zero_point) * scale
+    scores = np.exp(logits - logits.max())
+    scores /= scores.sum()
+    best = np.argsort(-scores)[:3]
+    print(f"{name}: " + ", ".join(f"{labels[index]} {scores[index]:.2%}" for index in best))
+"""
+"""The script that one would write by hand for one model: it checks nothing."""
 
 
 class Ran(NamedTuple):
@@ -136,3 +166,15 @@ def edgecnn(*arguments: str | Path, cwd: Path | None = None) -> bytes:
     """Run edgecnn in a process of its own and return its standard output; its progress is shown."""
     line = [sys.executable, "-m", "edgecnn", *map(str, arguments)]
     return subprocess.run(line, stdout=subprocess.PIPE, check=True, cwd=cwd, env=environment()).stdout
+
+
+def by_hand(folder: Path, bundle: Bundle, engine: str = "ai_edge_litert", python: str = sys.executable) -> list[str]:
+    """Write that script and a bundle's int8 TFLite file and labels into a folder; return the command but for a folder of photos."""
+    entries = [item for item in bundle.manifest.models if (item.precision, item.format) == ("int8", "tflite")]
+    if not entries:
+        sys.exit(f"{bundle.path} has no int8 .tflite model to write a script for")
+    script, model, labels = folder / "script.py", folder / "model.tflite", folder / "labels.txt"
+    script.write_text(BY_HAND.replace("ENGINE", engine))
+    model.write_bytes(bundle.files[entries[0].file])
+    labels.write_text("\n".join(bundle.manifest.labels))
+    return [python, str(script), str(model), str(labels)]

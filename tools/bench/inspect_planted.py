@@ -5,16 +5,10 @@ pixels and 25 compressed anew, cut or mirrored; 20 test photos in training as we
 get new names. Pairs that the photos bring themselves are in inspect_near.txt, listed by hand.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/inspect_planted.py
-
-With --cleanlab-python, the Python of an environment with cleanlab 2.9 names wrong labels too, by the same scores.
 """
 
-import argparse
 import io
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -22,34 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import numpy as np
+from harness import about, finish, parser
 from PIL import Image
-from resume import about
 
-from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.items import Meter
-from edgecnn.files import canonical_json, write_atomic
-from edgecnn.inspect import features
-from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.inspection import SEED, inspect_images
+from edgecnn.data import open_dataset
+from edgecnn.inspect.inspection import inspect_images
 from edgecnn.inspect.report import Inspection
-from edgecnn.inspect.wrong_labels import out_of_fold
 from edgecnn.recipe import DataRecipe
-from edgecnn.report.table import text_table
 
-HERE = Path(__file__).resolve().parent
-RESULT = HERE / "results" / "inspect_planted.json"
-NEAR = HERE / "inspect_near.txt"
+NEAR = Path(__file__).with_name("inspect_near.txt")
 EXACT, CHANGED, LEAKS, DAMAGED, WRONG = 25, 25, 20, 10, 50
 TEST = 0.2
-REFERENCE = """
-import sys, json, numpy
-from cleanlab.filter import find_label_issues
-given = numpy.load(sys.argv[1])
-print(json.dumps(find_label_issues(given["labels"], given["scores"], return_indices_ranked_by="self_confidence", n_jobs=1).tolist()))
-"""
 
 
 @dataclass(kw_only=True)
@@ -161,40 +139,31 @@ def encoded(image: Image.Image, format_: str, **options: Any) -> bytes:
 
 def main() -> None:
     """Plant, inspect, print a table and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="trash-photos.zip", help="a zip of NAME/CLASS/*.jpg, below $EDGECNN_DATA")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="draws (default: 1 2 3)")
-    parser.add_argument("--cleanlab-python", type=Path, help="Python of an environment with cleanlab 2.9")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
-    arguments = parser.parse_args()
+    made = parser(__doc__, "inspect_planted")
+    made.add_argument("--data", default="trash-photos.zip", help="a zip of NAME/CLASS/*.jpg, below $EDGECNN_DATA")
+    made.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="draws (default: 1 2 3)")
+    arguments = made.parse_args()
     archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
     cases = []
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            cases.append(measured(archive, Path(folder), seed, arguments.cleanlab_python))
-        print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
-    report = {
-        **about("inspect_planted"),
-        "data": arguments.data,
-        "cases": cases,
-    }
-    print(text_table(HEADINGS, rows_of(cases)))
-    write_atomic(arguments.out, canonical_json(report))
-    print(arguments.out)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache  # the first case computes everything
+        for seed in arguments.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                cases.append(measured(archive, Path(folder), seed))
+    finish(arguments.out, {**about("inspect_planted", data=arguments.data), "cases": cases}, HEADINGS, rows_of(cases))
 
 
-def measured(archive: Path, folder: Path, seed: int, cleanlab: Path | None) -> dict[str, Any]:
+def measured(archive: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Plant by one seed and inspect, with features and by hashes alone."""
     planted = Planter(archive, folder / "photos", seed).plant()
     dataset = open_dataset(DataRecipe(source=str(folder / "photos")), for_training=False)
-    by_features = inspect_images(dataset)
-    by_hash = inspect_images(dataset, missing="by hashes alone")
+    by_features, by_hash = inspect_images(dataset), inspect_images(dataset, missing="by hashes alone")
     return {
         "seed": seed,
         "images": by_features.images,
         "features": counted(planted, by_features),
         "hash": counted(planted, by_hash),
-        "labels": labels_counted(planted, by_features) | reference(planted, dataset, by_features, folder, cleanlab),
+        "labels": labels_counted(planted, by_features),
         "seconds": {"features": by_features.seconds, "hash": by_hash.seconds},
     }
 
@@ -228,41 +197,11 @@ def counted(planted: Planted, report: Inspection) -> dict[str, Any]:
     }
 
 
-def labels_counted(planted: Planted, report: Inspection) -> dict[str, Any]:
-    """Return how many of the first named labels are planted ones."""
-    return {"planted": len(planted.wrong), **ranked([item.source for item in report.wrong_labels], planted)}
-
-
-def ranked(named: Sequence[str], planted: Planted) -> dict[str, int]:
-    """Return how many of the first 50, the first 100 and of all named images were put into a wrong class."""
-    hits = [source in set(planted.wrong) for source in named]
-    return {"named": len(named), "first_50": sum(hits[:50]), "first_100": sum(hits[:100]), "found": sum(hits)}
-
-
-def reference(
-    planted: Planted, dataset: Dataset, report: Inspection, folder: Path, python: Path | None
-) -> dict[str, Any]:
-    """Return what cleanlab names by the same scores; nothing without its environment."""
-    if python is None:
-        return {}
-    lost = {item.source for item in report.unreadable}
-    items = [item for part in dataset.items.values() for item in part if item.source not in lost]
-    cache = Cache()
-    values, _ = features.compute(items, dataset.read, cache, features.open_body, Meter(None, "", len(items)))
-    cache.close()
-    places = {item.source: index for index, item in enumerate(items)}
-    together = np.arange(len(items))
-    for group in report.groups:
-        indices = sorted(places[copy.source] for copy in group.copies)
-        together[indices] = indices[0]
-    labels = np.array([item.label for item in items])
-    scores = out_of_fold(values, labels, together, SEED)
-    np.savez(folder / "scores.npz", labels=labels, scores=scores / scores.sum(axis=1, keepdims=True))
-    command = [str(python), "-c", REFERENCE, str(folder / "scores.npz")]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    named = [items[index].source for index in json.loads(done.stdout)]
-    return {"cleanlab": ranked(named, planted)}
+def labels_counted(planted: Planted, report: Inspection) -> dict[str, int]:
+    """Return how many of the first 50, the first 100 and of all named labels are of images that were put into a wrong class."""
+    hits = [item.source in set(planted.wrong) for item in report.wrong_labels]
+    found = {"first_50": sum(hits[:50]), "first_100": sum(hits[:100]), "found": sum(hits)}
+    return {"planted": len(planted.wrong), "named": len(hits), **found}
 
 
 HEADINGS = ("planted", "by hash alone", "with features")
@@ -275,30 +214,18 @@ def rows_of(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         found, planted = (sum(pair[place] for pair in pairs) for place in (0, 1))
         return f"{found} of {planted}"
 
-    rows: list[tuple[str, ...]] = []
-    for title, key in (
-        ("same pixels", "exact"),
-        ("leaks", "leaks"),
-        ("damaged files", "damaged"),
-        ("near copies, all", "near"),
-    ):
-        rows.append((title, *(share([case[way][key] for case in cases]) for way in ("hash", "features"))))
+    both = ("hash", "features")
+    keys = {"same pixels": "exact", "leaks": "leaks", "damaged files": "damaged", "near copies, all": "near"}
+    rows = [(title, *(share([case[by][key] for case in cases]) for by in both)) for title, key in keys.items()]
     for way in cases[0]["features"]["near_by_way"]:
-        rows.append(
-            (
-                f"near copies, {way}",
-                *(share([case[by]["near_by_way"][way] for case in cases]) for by in ("hash", "features")),
-            )
-        )
+        rows.append((f"near copies, {way}", *(share([case[by]["near_by_way"][way] for case in cases]) for by in both)))
     images = sum(case["images"] for case in cases)
     rows.append(
-        ("false alarms, images", *(f"{sum(case[by]['false_images'] for case in cases)} of {images}" for by in ("hash", "features")))
-    )  # fmt: skip
-    planted = sum(case["labels"]["planted"] for case in cases)
-    for title, key in (("first 50", "first_50"), ("first 100", "first_100"), ("all named", "found")):
-        mine = f"{sum(case['labels'][key] for case in cases)} of {planted}"
-        theirs = [case["labels"]["cleanlab"][key] for case in cases if "cleanlab" in case["labels"]]
-        rows.append((f"wrong labels, {title}", "-", mine + (f"; cleanlab {sum(theirs)}" if theirs else "")))
+        ("false alarms, images", *(f"{sum(case[by]['false_images'] for case in cases)} of {images}" for by in both))
+    )
+    for title, key in {"first 50": "first_50", "first 100": "first_100", "all named": "found"}.items():
+        pairs = [(case["labels"][key], case["labels"]["planted"]) for case in cases]
+        rows.append((f"wrong labels, {title}", "-", share(pairs)))
     return rows
 
 

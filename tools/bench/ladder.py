@@ -12,29 +12,23 @@ data; the minutes are those on its card. MACs are counted from the network. One 
     python tools/bench/ladder.py models/cifar10-resnet8 models/cifar10-resnet_25kb --out /tmp/ladder.json
 """
 
-import argparse
 import io
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from harness import ROOT, parser
 
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.networks import NETWORKS
-from edgecnn.report.table import markdown_table, text_table
+from edgecnn.report.table import text_table
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULT = ROOT / "tools" / "bench" / "results" / "ladder.json"
 LADDER = NETWORKS.keys() - {"article"}
-MAX_DROP = 0.3
-MIN_AGREEMENT = 0.985
-MIN_P = 0.05
+MAX_DROP, MIN_AGREEMENT, MIN_P = 0.3, 0.985, 0.05
 HEADINGS = (
     "model", "float", "PTQ", "QAT", "int8", "drop", "95 % interval", "agreement", "p worse", "bytes", "MACs", "minutes", "goals"
 )  # fmt: skip
@@ -42,30 +36,20 @@ HEADINGS = (
 
 def main() -> None:
     """Read the bundles, print a table for each data set, and write the figures and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "folders", type=Path, nargs="*", help="folders with a bundle and its card (default: the ladder's in models/)"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the figures; the plot goes next to them as PNG")
-    arguments = parser.parse_args()
+    made = parser(__doc__, "ladder")
+    made.add_argument("folders", type=Path, nargs="*", help="of bundles and cards (default: the ladder's in models/)")
+    arguments = made.parse_args()
     folders = arguments.folders or sorted(path.parent for path in ROOT.glob("models/*/*.edgecnn"))
-    try:
-        models = [model_row(folder) for folder in folders]
-    except EdgeCNNError as error:
-        parser.exit(error.exit_code, f"{error}\n")
+    models = [model_row(folder) for folder in folders]
     if not arguments.folders:
         models = [model for model in models if model["network"] in LADDER]
-    if not models:
-        parser.error("no bundle of a ladder's network in models/; name folders")
     models.sort(key=lambda model: (model["data"], model["bytes"]))
     for title, chosen in by_data(models).items():
         print(f"{title}, {chosen[0]['n']:,} test images")
-        print((markdown_table if arguments.markdown else text_table)(HEADINGS, [text_row(model) for model in chosen]))
-        print()
+        print(text_table(HEADINGS, [text_row(model) for model in chosen]), end="\n\n")
     write_atomic(arguments.out, canonical_json({"bench": "ladder", "models": models}))
     write_atomic(arguments.out.with_suffix(".png"), plot(models))
-    print(f"{arguments.out}, {arguments.out.with_suffix('.png')}")
+    print(arguments.out)
 
 
 def model_row(folder: Path) -> dict[str, Any]:
@@ -128,15 +112,9 @@ def report_figures(report: dict[str, Any]) -> dict[str, Any]:
 def missed(found: dict[str, Any]) -> list[str]:
     """Return the goals that a model misses, or that cannot be told: "drop", "agreement", "PTQ"."""
     worse = found["p_worse"] is None or found["p_worse"] < MIN_P
-    return [
-        name
-        for name, failed in (
-            ("drop", found["drop"] > MAX_DROP),
-            ("agreement", found["agreement"] < MIN_AGREEMENT),
-            ("PTQ", found["method"] == "qat" and worse),
-        )
-        if failed
-    ]
+    goals = {"drop": found["drop"] > MAX_DROP, "agreement": found["agreement"] < MIN_AGREEMENT}
+    goals["PTQ"] = found["method"] == "qat" and worse
+    return [name for name, failed in goals.items() if failed]
 
 
 def macs(bundle: Bundle) -> int:
@@ -162,21 +140,13 @@ def text_row(model: dict[str, Any]) -> tuple[str, ...]:
         return "-" if value is None else f"{value:.2%}"
 
     low, high = model["drop_interval"]
-    return (
-        model["name"],
-        percent(model["float"]),
-        percent(model["ptq"]),
-        percent(model["qat"]),
-        model["method"].upper(),
-        f"{model['drop']:.2f}",
-        f"{low:.2f} to {high:.2f}",
-        percent(model["agreement"]),
-        "-" if model["p_worse"] is None else f"{model['p_worse']:.3g}",
-        f"{model['bytes']:,}",
-        f"{model['macs']:,}",
-        "-" if model["training_s"] is None else f"{model['training_s'] / 60:.1f}",
-        f"missed: {', '.join(model['missed'])}" if model["missed"] else "met",
-    )
+    p_worse = "-" if model["p_worse"] is None else f"{model['p_worse']:.3g}"
+    minutes = "-" if model["training_s"] is None else f"{model['training_s'] / 60:.1f}"
+    accuracies = [percent(model[key]) for key in ("float", "ptq", "qat")]
+    drop = (f"{model['drop']:.2f}", f"{low:.2f} to {high:.2f}", percent(model["agreement"]), p_worse)
+    goals = f"missed: {', '.join(model['missed'])}" if model["missed"] else "met"
+    sizes = (f"{model['bytes']:,}", f"{model['macs']:,}", minutes)
+    return (model["name"], *accuracies, model["method"].upper(), *drop, *sizes, goals)
 
 
 def plot(models: Sequence[dict[str, Any]]) -> bytes:
@@ -190,18 +160,13 @@ def plot(models: Sequence[dict[str, Any]]) -> bytes:
     for axes, (title, chosen) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
         bytes_ = [model["bytes"] / 1000 for model in chosen]
         for key, style in (("float", "C0o--"), ("ptq", "C2x:"), ("int8", "C3s-")):
-            points = [
-                (size, 100 * model[key]) for size, model in zip(bytes_, chosen, strict=True) if model[key] is not None
-            ]
-            label = "int8 that ships" if key == "int8" else {"ptq": "int8, PTQ"}.get(key, key)
-            axes.plot([size for size, _ in points], [value for _, value in points], style, label=label)
-        values = [100 * model["int8"] for model in chosen]
+            values = [float("nan") if model[key] is None else 100 * model[key] for model in chosen]
+            axes.plot(bytes_, values, style, label={"ptq": "int8, PTQ", "int8": "int8 that ships"}.get(key, key))
         ends = [[abs(100 * model["int8_interval"][side] - model["int8"] * 100) for model in chosen] for side in (0, 1)]
         axes.errorbar(bytes_, values, ends, fmt="none", ecolor="C3", capsize=3)
         for size, model in zip(bytes_, chosen, strict=True):
-            axes.annotate(
-                model["network"], (size, 100 * model["int8"]), (4, -12), textcoords="offset points", fontsize=8
-            )
+            place = (size, 100 * model["int8"])
+            axes.annotate(model["network"], place, (4, -12), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.set_title(f"{title}: test accuracy, %")
         axes.set_xlabel("int8 TFLite file, kB (bars: 95 %)")

@@ -4,24 +4,23 @@ The photos are made for it: a few drawn JPEGs, each with other numbers in its qu
 the same pixels, and making 100,000 takes seconds. Listing and decoding are those of `edgecnn train`, in a process of its own; anonymous
 memory (RssAnon of /proc) is read a hundred times a second.
 
-    python tools/bench/photos.py --n 100000 --json-out photos.json
+    python tools/bench/photos.py --n 100000
 """
 
-import argparse
+import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import numpy as np
+from harness import about, environment, finish, parser
 from PIL import Image
 
 CLASSES = 4
@@ -29,47 +28,28 @@ DRAWN = 16
 """Different drawings, each of a class."""
 
 SIZE = (320, 240)
-EVERY_S = 0.01
-"""Seconds between two readings of the memory."""
 
 
 def main() -> None:
-    """Measure, print a table and, with --json-out, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=100_000, help="photos (default: 100000)")
-    parser.add_argument(
-        "--side", type=int, default=160, help="rows and columns that they are decoded to (default: 160)"
+    """Measure, print a table and write the figures."""
+    made = parser(__doc__, "photos")
+    made.add_argument("--n", type=int, default=100_000, help="photos (default: 100000)")
+    made.add_argument("--side", type=int, default=160, help="rows and columns that they are decoded to (default: 160)")
+    made.add_argument("--folder", type=Path, help="where they are made (default: a temporary folder)")
+    made.add_argument(
+        "--part", action="store_true", help="list and decode the photos of --folder, and print the figures"
     )
-    parser.add_argument("--folder", type=Path, help="where they are made (default: a temporary folder)")
-    parser.add_argument("--json-out", type=Path, help="write the figures here (default: nowhere)")
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = made.parse_args()
     if arguments.part:
         print(json.dumps(part(arguments.folder, arguments.side)))
         return
-    from resume import about
-
-    from edgecnn.files import canonical_json, write_atomic
-    from edgecnn.report.table import text_table
-
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        start = time.perf_counter()
         write_photos(Path(name), arguments.n)
-        making_s = time.perf_counter() - start
         command = [sys.executable, __file__, "--part", "--folder", name, "--side", str(arguments.side)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())
         found = json.loads(done.stdout.splitlines()[-1])
-    report: dict[str, Any] = {
-        **about("photos"),
-        "n": arguments.n,
-        "photo": f"JPEG, {SIZE[0]}x{SIZE[1]}",
-        "input": f"{arguments.side}x{arguments.side}x3",
-        "load_average": round(os.getloadavg()[0], 1),
-        "making_s": round(making_s, 1),
-        **found,
-    }
-    print(f"{report['machine']}, load {report['load_average']}")
-    print(f"n = {arguments.n:,} photos ({report['photo']}), decoded to {report['input']}")
+    size = f"{arguments.side}x{arguments.side}x3"
+    report = about("photos", n=arguments.n, photo=f"JPEG, {SIZE[0]}x{SIZE[1]}", input=size) | found
     rows = [
         (
             step,
@@ -79,10 +59,9 @@ def main() -> None:
         )
         for step, key in (("listing and hashing", "listing"), ("decoding", "decoding"))
     ]
-    print(text_table(("", "seconds", "images/s", "anonymous MiB at the peak"), rows))
-    print(f"pixels: {found['pixels_mib']:,.0f} MiB, {'in a mapped file' if found['mapped'] else 'in memory'}")
-    if arguments.json_out:
-        write_atomic(arguments.json_out, canonical_json(report))
+    place = "in a mapped file" if found["mapped"] else "in memory"
+    rows.append((f"pixels, {place}, MiB", "", "", f"{found['pixels_mib']:,.0f}"))
+    finish(arguments.out, report, ("", "seconds", "images/s", "anonymous MiB at the peak"), rows)
 
 
 def write_photos(folder: Path, count: int, first: int = 0) -> None:
@@ -113,31 +92,28 @@ def drawn(number: int) -> tuple[bytearray, int]:
     return data, data.index(b"\xff\xdb") + 5  # the marker, two bytes of length, one that says which table
 
 
-class Watch:
-    """Reads this process's anonymous memory while it is entered; `peak_mib` is the largest reading."""
+@contextlib.contextmanager
+def memory() -> Iterator[list[float]]:
+    """Read this process's anonymous memory meanwhile; the list has the readings."""
+    readings, ended = [anonymous_mib()], threading.Event()
 
-    def __enter__(self) -> "Watch":
-        self.peak_mib = anonymous_mib()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        return self
+    def read() -> None:
+        while not ended.wait(0.01):
+            readings.append(anonymous_mib())
 
-    def _read(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            self.peak_mib = max(self.peak_mib, anonymous_mib())
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        ended.set()
+        thread.join()
 
 
 def anonymous_mib() -> float:
     """Return the anonymous memory that this process has in RAM, in MiB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no RssAnon: Linux 4.5 or later is needed")
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def part(folder: Path, side: int) -> dict[str, Any]:
@@ -146,23 +122,19 @@ def part(folder: Path, side: int) -> dict[str, Any]:
     from edgecnn.recipe import DataRecipe
 
     notes: list[str] = []
-    before = anonymous_mib()
     start = time.perf_counter()
-    with Watch() as listing:
+    with memory() as listing:
         dataset = open_dataset(DataRecipe(source=str(folder)), note=notes.append)
     middle = time.perf_counter()
-    with Watch() as decoding:
+    with memory() as decoding:
         splits = dataset.load(("train", "validation"), height=side, width=side, channels=3, stage="train")
-    end = time.perf_counter()
     return {
         "listing_s": round(middle - start, 2),
-        "decoding_s": round(end - middle, 2),
-        "before_anon_mib": round(before, 1),
-        "listing_anon_mib": round(listing.peak_mib, 1),
-        "decoding_anon_mib": round(decoding.peak_mib, 1),
+        "decoding_s": round(time.perf_counter() - middle, 2),
+        "listing_anon_mib": round(max(listing), 1),
+        "decoding_anon_mib": round(max(decoding), 1),
         "pixels_mib": round(sum(split.images.nbytes for split in splits.values()) / 2**20, 1),
         "mapped": any("temporary file" in note for note in notes),
-        "duplicates": len(dataset.duplicates),
     }
 
 

@@ -7,27 +7,17 @@ confirms: both are measured for the runs, the test split for the shipped models.
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/stress.py --data <trash-photos.zip> --runs /tmp/stress
 """
 
-import argparse
 import csv
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from harness import ROOT, about, edgecnn, finish, parser
+from photos_by_fold import divided, listed, write_split
 
-from resume import about
-
-from edgecnn.files import canonical_json, write_atomic
-from edgecnn.report.table import text_table
 from edgecnn.runs import HISTORY
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULT = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 SHIPPED: Mapping[str, Sequence[str]] = {
     "digits": (),
@@ -55,40 +45,27 @@ BY_CORRUPTION = ("corruption", "without", "with --robust", "points")
 
 def main() -> None:
     """Train, measure, print a table and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs, which are kept there")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
-    arguments = parser.parse_args()
-    arguments.runs.mkdir(parents=True, exist_ok=True)
+    made = parser(__doc__, "stress")
+    made.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
+    made.add_argument("--runs", type=Path, required=True, help="folder of the trained runs, which are kept there")
+    arguments = made.parse_args()
+    runs = arguments.runs.resolve()
+    runs.mkdir(parents=True, exist_ok=True)
     entries = [shipped(name, options) for name, options in SHIPPED.items()]
-    from photos_by_fold import listed, tested, write_split  # with TensorFlow, which the tables' reader does without
-
-    members = listed(arguments.data)
+    photos = listed(arguments.data)
     for draw in DRAWS:
-        photos = arguments.runs.resolve() / f"photos-{draw}.zip"
-        if not photos.exists():
-            write_split(arguments.data, photos, members, tested(members, 0, 0, draw))
+        if not (data := runs / f"photos-{draw}.zip").exists():
+            write_split(arguments.data, data, photos, divided(photos, 0, 0, draw))
         for name in WAYS:
-            run = trained(arguments.runs, name, draw)
+            run = trained(runs, name, draw)
             entries += [{"model": name, "draw": draw, "stress": stress(run, "--split", split)} for split in SPLITS]
-    times = training_s(arguments.runs)
-    report: dict[str, Any] = {
-        **about("stress"),
-        "recipe": PHOTOS,
+    report = {
+        **about("stress", recipe=PHOTOS),
         "entries": entries,
         "gains": {split: gain(entries, split) for split in SPLITS},
-        "training_s": times,
-        "load_average": round(os.getloadavg()[0], 1),
+        "training_s": training_s(runs),
     }
-    print(text_table(HEADINGS, [row(entry) for entry in entries]))
-    for split, found in report["gains"].items():
-        print(
-            f"--robust, {split}: mean corrupted accuracy {found['corrupted']:+.2f} points, clean accuracy {found['clean']:+.2f}"
-        )
-    print(f"--robust takes {times['lite-robust'] / times['lite']:.2f} times the training time")
-    write_atomic(arguments.out, canonical_json(report))
-    print(arguments.out)
+    finish(arguments.out, report, HEADINGS, map(row, entries))
 
 
 def shipped(name: str, options: Sequence[str]) -> dict[str, Any]:
@@ -99,24 +76,18 @@ def shipped(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 def trained(runs: Path, name: str, draw: int) -> Path:
     """Take a recipe through `edgecnn run`, in a process of its own, and return the run."""
-    run = runs / f"{name}-{draw}"
-    command("run", str(recipe_of(runs, name, draw)), "--out", str(run), "--max-drop", "100")
+    recipe, run = runs / f"{name}-{draw}.toml", runs / f"{name}-{draw}"
+    tables: dict[str, Mapping[str, Any]] = {
+        "data": {"source": str(runs / f"photos-{draw}.zip")},
+        **PHOTOS,
+        **WAYS[name],
+    }
+    lines = [f"seed = {draw}"]
+    for table, keys in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    recipe.write_text("\n".join(lines))
+    edgecnn("run", recipe, "--out", run, "--max-drop", "100", cwd=runs)
     return run
-
-
-def recipe_of(runs: Path, name: str, draw: int) -> Path:
-    """Write a run's recipe, and return its path."""
-    data = {"source": str(runs.resolve() / f"photos-{draw}.zip")}
-    tables: dict[str, Mapping[str, Any]] = {"data": data, **PHOTOS, **WAYS[name]}
-    path = runs / f"{name}-{draw}.toml"
-    path.write_text(
-        f"seed = {draw}\n"
-        + "".join(
-            f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-            for table, keys in tables.items()
-        )
-    )
-    return path
 
 
 def training_s(runs: Path) -> dict[str, float]:
@@ -132,20 +103,11 @@ def training_s(runs: Path) -> dict[str, float]:
 def stress(path: Path, *options: str) -> dict[str, Any]:
     """Measure a run or a bundle, and return the report without its figures by strength; one that the run has of this split is taken."""
     kept = path / f"stress-{options[1]}.json"
-    text = kept.read_bytes() if kept.exists() else command("stress", str(path), "--json", *options)
+    text = kept.read_bytes() if kept.exists() else edgecnn("stress", path, "--json", *options)
     report: dict[str, Any] = json.loads(text)
     for item in report["corruptions"]:
         del item["strengths"]
     return report
-
-
-def command(*arguments: str) -> bytes:
-    """Run edgecnn and return its standard output."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "edgecnn", *arguments], stdout=subprocess.PIPE, check=True, env=environment
-    )
-    return done.stdout
 
 
 def reports(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> list[dict[str, Any]]:
