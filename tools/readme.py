@@ -162,7 +162,7 @@ def inspect_speed() -> str:
 def gpu_figures() -> str:
     """Return what `tools/bench/gpu.py` measured on an NVIDIA GPU: a table and sentences; a sentence if it has not run on one."""
     if not GPU.exists():
-        return "No figure of a GPU is here: the bench has not run on one yet. On the CPU it runs whole, as a test."
+        return "No figure was measured: the bench has not run on a GPU yet. On the CPU it runs whole, as a test."
     bench = importlib.import_module("bench.gpu")
     report = json.loads(GPU.read_text(encoding="utf-8"))
     versions = report["versions"]

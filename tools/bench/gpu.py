@@ -13,7 +13,8 @@ It fails where a session or TensorFlow works on the CPU without a word, where en
 packages share the name `onnxruntime`, so the one for the CPU goes first:
 
     pip install -c constraints.txt -e '.[train,backbones]' && pip install 'tensorflow[and-cuda]'
-    pip uninstall -y onnxruntime && pip install -e '.[gpu]'
+    pip uninstall -y onnxruntime && pip install -e '.[gpu]' 'onnxruntime-gpu[cuda,cudnn]'
+    export LD_LIBRARY_PATH=$(python -c "import glob, nvidia; print(':'.join(glob.glob(nvidia.__path__[0] + '/*/lib')))")
     python tools/bench/gpu.py
     python tools/bench/gpu.py --provider cpu --network resnet_25kb --side 32 --photos 200 --out /tmp/cpu.json    # without a GPU
 """
