@@ -75,10 +75,6 @@ def service(
         if config is not None and not config.exists():
             raise ServiceError(f"there is no file {config}.")
         options.parse(options.read(path), str(path))
-        if config and not config.exists():
-            from edgecnn.errors import ServiceError
-
-            raise ServiceError(f"there is no file {config}.")
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so that the defaults apply'}")
     elif action == "install":
         from edgecnn.cli.mqtt import note_if_shared
