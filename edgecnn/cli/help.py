@@ -44,7 +44,7 @@ def plain_default(text: str, parameter: Any) -> str:
 def of_action(text: str, command: str) -> str:
     """Return a help text without the examples of other actions than `command` ends in; without the heading too, if none is left."""
     before, heading, examples = text.partition("\b\n")
-    title, *lines = examples.splitlines()
+    title, *lines = examples.splitlines() or [""]
     lines = [line for line in lines if line.strip().startswith(command)]
     return before + heading + "\n".join([title, *lines]) if lines else before.rstrip()
 
