@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.errors import OutputError, OutputExistsError
+from edgecnn.labels import utf8
 
 if sys.version_info >= (3, 12):
     from _sha2 import sha256 as _own_sha256
@@ -57,7 +58,7 @@ def sha256_file(path: Path) -> str:
 
 def canonical_json(value: Any) -> str:
     """Return `value` as JSON with sorted keys: the same value gives the same text, hence the same hash."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return utf8(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1), r"\\") + "\n"
 
 
 def is_own(path: Path) -> bool:

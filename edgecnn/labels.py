@@ -19,6 +19,20 @@ def unsafe(character: str) -> bool:
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or character in LINES_AND_DIRECTIONS
 
 
+def utf8(text: str, backslash: str = "\\") -> str:
+    """Return a text that UTF-8 can hold: a surrogate, which Python has for a byte of a file's name that is not UTF-8, as its escape.
+
+    Args:
+        text: any.
+        backslash: how it is written: two of them within a text that is JSON already.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(f"{backslash}u{ord(char):04x}" if 0xD800 <= ord(char) < 0xE000 else char for char in text)
+    return text
+
+
 def printable(text: str) -> str:
     """Return a name so that a terminal shows it on one line: each unsafe character as its escape, such as \\x1b."""
     if text.isprintable():

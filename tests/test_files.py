@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import resource
 import stat
@@ -129,6 +130,12 @@ def test_canonical_json():
         canonical_json(float("nan"))
 
 
+def test_json_is_utf_8_whatever_a_file_is_called():
+    """Python has surrogates for bytes that are not UTF-8; half of a pair is not text, and other programs refuse it."""
+    text = canonical_json({"caf\udce9.jpg": "ü\ud83d"})
+    assert json.loads(text.encode()) == {r"caf\udce9.jpg": r"ü\ud83d"}
+
+
 def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/pi")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -137,7 +144,8 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     assert str(files.cache_home()) == "/home/pi/.cache/edgecnn"
 
 
-def test_a_hosts_log_is_left_alone(capfd):
+def test_a_hosts_log_is_left_alone(capfd, monkeypatch):
+    monkeypatch.setattr(files, "stderr_is_ours", False)  # as it is where no command line has run
     with quiet_stderr() as printed:
         os.write(2, b"the host's own line\n")
         assert printed() == ""

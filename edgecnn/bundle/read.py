@@ -25,6 +25,9 @@ MAX_GOLDEN = 1000
 MAX_KNOWN = 10_000
 """Most known images whose features a bundle holds: each is compared with every image that is classified."""
 
+MAX_KNOWN_BYTES = 16 << 20
+"""Most bytes of their features: as floats, and while they are made so, they take eight times that. 1,000 images may have 16,777 of each."""
+
 MAX_RELATIVE_TOLERANCE = 0.5
 """Largest tolerance of float outputs, as a share of the largest golden one or of 1."""
 
@@ -220,6 +223,11 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
         raise BundleError(f"{manifest.golden_inputs} holds {count:,} images, expected 1 to {MAX_GOLDEN:,}")
     if manifest.stranger:
         known = len(bundle.known_features())
+        size = known * manifest.stranger.length
+        if size > MAX_KNOWN_BYTES:
+            raise BundleError(
+                f"{manifest.stranger.known} holds {size:,} bytes of features; the limit is {MAX_KNOWN_BYTES:,}"
+            )
         if not manifest.stranger.neighbours <= known <= MAX_KNOWN:
             raise BundleError(
                 f"{manifest.stranger.known} holds {known:,} images, expected {manifest.stranger.neighbours} to {MAX_KNOWN:,}"

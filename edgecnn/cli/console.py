@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any, BinaryIO, TextIO
 
-from edgecnn.labels import printable_lines
+from edgecnn.labels import printable_lines, utf8
 
 LINE_BYTES = 1 << 20
 """Longest line that is one write: with 10,000 classes a result takes 600 kB."""
@@ -33,7 +33,7 @@ def emit_line(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    emit_line(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True))
+    emit_line(utf8(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True), r"\\"))
 
 
 def terminal_width() -> int | None:

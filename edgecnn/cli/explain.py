@@ -230,10 +230,10 @@ def explain_images(subject: Subject, sources: Sequence[str], pictures: Pictures,
 
 def report_failure(source: str, error: ImageError, json: bool) -> None:
     """Print that an image could not be explained: a JSON line on standard output, or a note."""
-    from edgecnn.labels import printable
+    from edgecnn.labels import printable, utf8
 
     if json:
-        emit_line(json_text.dumps({"schema": SCHEMA, "source": source, "error": str(error)}))
+        emit_line(json_text.dumps({"schema": SCHEMA, "source": utf8(source), "error": utf8(str(error))}))
     else:
         from edgecnn.cli.advice import with_advice
 
@@ -259,18 +259,19 @@ def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> 
 def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path, region: "Region") -> str:
     """Return the JSON line of an image: as in the text, and each map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
+    from edgecnn.labels import utf8
     from edgecnn.region import WHOLE
 
     line = {
         "schema": SCHEMA,
-        "source": source,
+        "source": utf8(source),
         "answer": found.answer,
         "index": found.index,
         "score": round(found.score, 6),
         "box": [round(end, 4) for end in found.box],
         "where": in_words(found.box) if found.decrease > 0 else None,
         "decrease": round(found.decrease, DECIMALS),
-        "picture": str(path),
+        "picture": utf8(str(path)),
         **({} if region == WHOLE else {"region": list(region)}),
         **{name: item.astype(float).round(DECIMALS).tolist() for name, item in maps.items()},
     }

@@ -25,8 +25,8 @@ def selftest(
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure, and the exit code is then 18. Each model runs in a process of its own for a
-    minute at most, so a model that crashes or hangs its engine is a failure too.
+    A difference larger than the bundle allows is a failure, and the exit code is then 18. Each model runs in a process of its own, for a
+    minute and with 2 GiB of memory at most, so a model that crashes or hangs its engine is a failure too.
 
     \b
     Examples:

@@ -119,6 +119,7 @@ class Classifier:
         )
         about += f"; {remark}" if remark else ""
         about += region_about(bundle.manifest.input.region, region)
+        model = bundle_model(opened, bundle.manifest, region)
         limit, found = bundle.manifest.stranger, None
         if strangers is None:
             strangers = limit is not None and limit.decide
@@ -127,9 +128,7 @@ class Classifier:
         elif strangers:
             missing = "model has no features" if limit else "bundle has no limit for them"
             about += f"; strangers are not recognised: the {missing}"
-        return cls(
-            bundle, bundle_model(opened, bundle.manifest, region), about, bundle.manifest.files[entry.file], found
-        )
+        return cls(bundle, model, about, bundle.manifest.files[entry.file], found)
 
     def classify(
         self,

@@ -1,5 +1,6 @@
 """Run a function in a separate process: a crash or a hang there does not affect this one."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -11,17 +12,24 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 T = TypeVar("T")
+OUT_OF_MEMORY = 101
+"""The exit code of a separate process to which Python's own memory was refused."""
 
 
-def isolated(work: Callable[[], T], limit_s: float) -> T:
+MEMORY_BYTES = 2 << 30
+"""The most memory that a separate process may take beyond what it has of this one: four times what a Raspberry Pi Zero 2 W has."""
+
+
+def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
     """Call a function in a fork of this process and return what it returned.
 
     Args:
         work: opens an engine, so this process must not have opened one. Its standard output goes to standard error.
         limit_s: seconds after which the process ends itself, even if this one is gone.
+        what, victim: what the work is about, and what works on it, for the message.
 
     Raises:
-        EngineError: if the process crashed, hung or ended without a result; the message says how.
+        EngineError: if the process crashed, hung, ran out of MEMORY_BYTES or ended without a result; the message says how.
     """
     import multiprocessing  # here, since `signal_words` alone does not need it, and it is slow to import
 
@@ -35,7 +43,7 @@ def isolated(work: Callable[[], T], limit_s: float) -> T:
             result: T = receiver.recv()
         except EOFError:
             process.join()
-            raise EngineError(_how(process.exitcode or 0, limit_s)) from None
+            raise EngineError(f"{what} {_how(process.exitcode or 0, limit_s, victim)}") from None
     process.join()
     return result
 
@@ -46,15 +54,30 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
         signal.ITIMER_REAL, limit_s
     )  # SIGALRM has no handler: it ends the process, also inside an engine's code
     os.dup2(2, 1)
-    sender.send(work())
+    _limit_memory()
+    try:
+        sender.send(work())
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
-def _how(code: int, limit_s: float) -> str:
+def _limit_memory() -> None:
+    """Let this process take MEMORY_BYTES more; only Linux says what it has already."""
+    import resource
+
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
+        has = int(file.read().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (has + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _how(code: int, limit_s: float, victim: str) -> str:
     if code == -signal.SIGALRM:
-        return f"this model hangs the engine: no answer in {limit_s:g} s"
+        return f"hangs {victim}: no answer in {limit_s:g} s"
+    if code in (OUT_OF_MEMORY, -signal.SIGABRT):  # C++ aborts where Python raises MemoryError
+        return f"ends {victim}'s process, which may take {MEMORY_BYTES >> 20:,} MiB of memory"
     if code < 0:
-        return f"this model crashes the engine: {signal_words(-code)}"
-    return f"this model ends the engine's process with exit code {code}"
+        return f"crashes {victim}: {signal_words(-code)}"
+    return f"ends {victim}'s process with exit code {code}"
 
 
 def signal_words(number: int) -> str:

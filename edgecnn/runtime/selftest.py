@@ -1,6 +1,8 @@
 """Replay a bundle's golden vectors: does this device answer as the bundle says?"""
 
-from collections.abc import Sequence
+import functools
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,9 @@ were up to three codes from XNNPACK on a residual network, two on a plain one.""
 
 LIMIT_S = 60.0
 """The time limit of one model in a separate process, in seconds. A Raspberry Pi takes less than one for the models that ship."""
+
+TOTAL_S = 300.0
+"""The time limit of all of a bundle's models and images in separate processes, in seconds."""
 
 
 class Row(NamedTuple):
@@ -71,7 +76,8 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         bundle: as read.
         engines: names of the engines to use, each of which must be installed; by default, all that are installed.
         num_threads: threads for one inference.
-        apart: whether to open each model in a separate process, so that a model that crashes or hangs its engine becomes a failed row.
+        apart: whether to open each model in a separate process, and to decode the golden photos in one. What crashes or hangs there, or
+            takes more than LIMIT_S, TOTAL_S or `edgecnn.runtime.isolated.MEMORY_BYTES`, has failed.
 
     Raises:
         UnknownNameError: if a requested engine does not exist.
@@ -81,12 +87,14 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         known_engine(name)
         first_installed([name])
     chosen = list(engines or ENGINES)
-    check = check_apart if apart else check_model
+    end = time.monotonic() + TOTAL_S
     rows: list[Row] = []
     for model in bundle.manifest.models:
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
-        rows += [check(bundle, model, name, num_threads) for name in installed]
+        for name in installed:
+            check = functools.partial(check_model, bundle, model, name, num_threads)
+            rows.append(check_apart(check, model, name, end) if apart else check())
         if not installed:
             lacking = " or ".join(able)
             rows.append(
@@ -95,7 +103,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
                 )
             )
     checked = [row.passed for row in rows if row.passed is not None]
-    layers = check_layers(bundle)
+    layers = layers_apart(bundle, end) if apart and bundle.manifest.golden_images else check_layers(bundle)
     return Report(tuple(rows), bool(checked) and all(checked) and all(layer.passed for layer in layers), layers)
 
 
@@ -145,14 +153,34 @@ def require_pass(report: Report) -> None:
         )
 
 
-def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int) -> Row:
-    """Run `check_model` in a separate process, for at most LIMIT_S seconds. A crash is a failed row too."""
+def check_apart(check: Callable[[], Row], entry: ModelEntry, engine: str, end: float) -> Row:
+    """Check a model in a separate process, for at most LIMIT_S seconds and until `end`. A crash is a failed row too."""
+    from edgecnn.runtime.isolated import isolated
+
+    left = end - time.monotonic()
+    if left <= 0:
+        return _empty(
+            entry, False, f"not checked: all of the bundle's models together took more than {TOTAL_S:g} s", engine
+        )
+    try:
+        return isolated(check, min(LIMIT_S, left))
+    except EngineError as error:
+        return _empty(entry, False, str(error), engine)
+
+
+def layers_apart(bundle: Bundle, end: float) -> tuple[Layer, ...]:
+    """Check the layers before the model in a separate process.
+
+    Raises:
+        SelftestError: if the process crashed, hung or took too much memory.
+    """
     from edgecnn.runtime.isolated import isolated
 
     try:
-        return isolated(lambda: check_model(bundle, entry, engine, num_threads), LIMIT_S)
+        left = max(1.0, end - time.monotonic())
+        return isolated(lambda: check_layers(bundle), left, "one of them", "the decoder")
     except EngineError as error:
-        return _empty(entry, False, str(error), engine)
+        raise SelftestError(f"the golden images cannot be decoded here: {error}") from None
 
 
 def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:

@@ -179,7 +179,7 @@ def test_refuses_numbers_that_are_not_finite(manifest, number):
 
 
 def test_provenance_must_be_json(manifest):
-    for value in ({"x": float("nan")}, {"x": object()}, {"x": "\ud800"}):
+    for value in ({"x": float("nan")}, {"x": object()}):
         with pytest.raises(BundleError):
             dataclasses.replace(manifest, provenance=value).to_json()
 

@@ -412,6 +412,11 @@ def test_a_bundle_that_tells_strangers_is_read_back(content, tmp_path):
         ({"length": 4}, {}, "stranger/known.npy"),
         ({"neighbours": 5}, {}, "holds 4 images, expected 5 to 10,000"),
         ({}, {"stranger/known.npy": np.full((10_001, 3), 1, np.int8)}, "holds 10,001 images"),
+        (
+            {"length": 65_536},
+            {"stranger/known.npy": np.full((257, 65_536), 1, np.int8)},
+            "holds 16,842,752 bytes of features",
+        ),
         ({}, {"stranger/known.npy": np.full((4, 3), 1, np.uint8)}, "stranger/known.npy"),
         ({}, {"golden/int8.tflite.features.npy": np.zeros((3, 3), np.int8)}, "one row for each of the 2 golden images"),
         ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 2), np.int8)}, "golden/int8.tflite.features.npy"),

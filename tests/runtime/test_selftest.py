@@ -1,6 +1,8 @@
 """Golden vectors: what is right passes, what differs by more than is allowed does not, and what was not checked says so."""
 
 import io
+import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -236,3 +238,22 @@ def test_a_photo_that_cannot_be_decoded_here_fails_the_decoding(replay, right, p
     (name, (data, golden)), *_ = photos.items()
     report = replay(right, photos=photos | {name: (data[: len(data) // 2], golden)})
     assert not report.passed and report.layers[0].differing == (name,)
+
+
+def test_a_model_that_takes_too_much_memory_or_all_of_the_time_fails(replay, right, fake_engine, monkeypatch):
+    monkeypatch.setattr("edgecnn.runtime.isolated.MEMORY_BYTES", 64 << 20)
+    greedy = fake_engine()
+    greedy.run = lambda batch: np.ones(100 << 20, np.uint8)
+    (row,) = replay(right, engine=greedy, apart=True).rows
+    assert row.passed is False and row.note == "this model ends the engine's process, which may take 64 MiB of memory"
+    assert replay(right, apart=True).passed
+    monkeypatch.setattr("edgecnn.runtime.selftest.TOTAL_S", 0)
+    (row,) = replay(right, apart=True).rows
+    assert row.passed is False and "all of the bundle's models together took more than 0 s" in row.note
+
+
+def test_golden_photos_are_decoded_in_the_separate_process(replay, right, photos, monkeypatch):
+    assert replay(right, photos=photos, apart=True).passed
+    monkeypatch.setattr("edgecnn.images.decode", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SelftestError, match="cannot be decoded here: one of them crashes the decoder: killed"):
+        replay(right, photos=photos, apart=True)

@@ -47,7 +47,12 @@ VIDEOS = (
 
 
 def kind_of(text: str) -> tuple[str, str]:
-    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files."""
+    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files, or nothing.
+
+    A null character is in no path and in no address.
+    """
+    if "\0" in text:
+        return "", text
     for prefix, name in PREFIXES.items():
         if text.startswith(prefix):
             return name, text[len(prefix) :]

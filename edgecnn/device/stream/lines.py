@@ -1,9 +1,10 @@
 """JSON lines of files, and the parts that they share with those of frames. Formatted by hand: `json.dumps` costs more than a decision."""
 
 from collections.abc import Sequence
-from json.encoder import encode_basestring_ascii as quote
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 
+from edgecnn.labels import utf8
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Score
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgecnn.result/1"
 """The schema of the lines: `result.schema.json`."""
+
+
+def quote(text: str) -> str:
+    """Return a text as a JSON string; `edgecnn.labels.utf8` says what becomes of a name that is not UTF-8."""
+    return encode_basestring_ascii(utf8(text))
 
 
 def file_line(source: str, result: "Result", model: tuple[str, str], region: Region = WHOLE) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecnn.device.stream.events import Event
 from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, region_json, text_json, top_json
+from edgecnn.labels import utf8
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Score
 
@@ -66,4 +67,4 @@ def event_line(event: Event) -> str:
     left_out = {"ts", "source"} | ({"region"} if getattr(event, "region", None) is None else set())
     details = {name: value for name, value in vars(event).items() if name not in left_out}
     line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **details}
-    return json.dumps(line)
+    return json.dumps({name: utf8(value) if isinstance(value, str) else value for name, value in line.items()})

@@ -31,7 +31,9 @@ def test_a_stream_is_told_by_its_text(text, expected):
     assert is_stream(text)
 
 
-@pytest.mark.parametrize("text", ["-", "photo.jpg", "photos/", "*.png", "mp4", "exec", "/dev/shm/a.jpg", "a:b.png", ""])
+@pytest.mark.parametrize(
+    "text", ["-", "photo.jpg", "photos/", "*.png", "mp4", "exec", "/dev/shm/a.jpg", "a:b.png", "", "rtsp://a\0b"]
+)
 def test_files_are_no_streams(text):
     assert not is_stream(text)
     with pytest.raises(CameraError, match="not a camera or a stream"):

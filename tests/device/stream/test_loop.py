@@ -403,9 +403,9 @@ def test_lines_of_files(valid):
     line = valid(file_line("p/\udcff.jpg", result, ("pets", "a" * 64)))
     assert line["top"] == [
         {"label": 'a "cat"\n', "index": 0, "score": 0.123457},
-        {"label": "\udcff", "index": 7, "score": 0},
+        {"label": r"\udcff", "index": 7, "score": 0},
     ]
-    assert line["source"] == "p/\udcff.jpg"
+    assert line["source"] == r"p/\udcff.jpg", "valid UTF-8"
     assert valid(error_line("x", "no such file or folder"))["error"] == "no such file or folder"
 
 
