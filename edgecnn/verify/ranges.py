@@ -151,38 +151,75 @@ def find_range(
     if isinstance(given, PixelRange) and len(given.mean or ()) not in (0, 1, channels):
         raise EngineError(f"the model reads {channels} channels, but the mean has {len(given.mean or ())} numbers.")
 
-    def tried(item: PixelRange) -> Trial:
-        values = call(images.images, *item.numbers)
-        scores = values if is_scores(values, 0.0) else softmax(values)
-        right = np.argmax(values, axis=1) == images.classes
-        return Trial(range=item, right=right, loss=nll(np.log(np.clip(scores, 1e-7, 1)), images.classes))
-
-    trials = [tried(item) for item in USUAL]
-    top = max(trials, key=lambda trial: trial.accuracy)
-    best = min((trial for trial in trials if better(top, trial) >= CLOSE), key=lambda trial: trial.loss)
-    if channels == 3:
-        trials.append(tried(IMAGENET))
-        if better(trials[-1], top) < CLOSE:
-            best = trials[-1]
-    if given == AUTO:
-        return InputRange(
-            **vars(best.range), text=f"the best of the usual ones on {images.name}: {_figures(trials)}", warning=None
+    own = stated_range(given)
+    values = [(item, call(images.images, *item.numbers)) for item in tried_ranges(channels, own)]
+    trials = [trial(item, found, images.classes) for item, found in values]
+    doubts = []
+    others = [trial(item, reordered(found, images.classes), images.classes) for item, found in values]
+    before, after = (max(found, key=lambda one: one.accuracy) for found in (trials, others))
+    if after.accuracy - before.accuracy >= FAR and better(after, before) < P:
+        trials = others
+        doubts.append(
+            f"with its outputs in another order it would be right on {after.accuracy:.1%} of {images.name}, not {before.accuracy:.1%}: "
+            "they are probably not in the order of the classes. Give theirs with --labels FILE."
         )
-    if isinstance(given, tuple):
-        given = next(
-            (item for item in USUAL if item.numbers == given),
-            PixelRange(name="given", scale=given[0], zero_point=given[1]),
-        )
-    elif isinstance(given, str):
-        given = next(item for item in (*USUAL, IMAGENET) if item.name == given)
-    own = next((trial for trial in trials if trial.range == given), None) or tried(given)
-    warning = None
-    if best.accuracy - own.accuracy >= FAR and better(best, own) < P:
-        warning = (
-            f"the input range is probably wrong: {own.accuracy:.1%} of {images.name} right with {spelled(given)}, "
+    usual = [one for one in trials if one.range in USUAL]
+    top = max(usual, key=lambda one: one.accuracy)
+    best = min((one for one in usual if better(top, one) >= CLOSE), key=lambda one: one.loss)
+    for one in trials:
+        if one.range == IMAGENET and better(one, top) < CLOSE:
+            best = one
+    if own is None:
+        text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
+        return InputRange(**vars(best.range), text=text, warning=" ".join(doubts) or None)
+    mine = next(one for one in trials if one.range == own)
+    if best.accuracy - mine.accuracy >= FAR and better(best, mine) < P:
+        doubts.append(
+            f"the input range is probably wrong: {mine.accuracy:.1%} of {images.name} right with {spelled(own)}, "
             f"{best.accuracy:.1%} with {spelled(best.range)}. Try --input-range {best.range.name}"
         )
-    return InputRange(**vars(given), text="as given", warning=warning)
+    return InputRange(**vars(own), text="as given", warning=" ".join(doubts) or None)
+
+
+def stated_range(given: Given) -> PixelRange | None:
+    """Return the range that is given; None for "auto"."""
+    if isinstance(given, PixelRange) or given == AUTO:
+        return given if isinstance(given, PixelRange) else None
+    known = next((item for item in (*USUAL, IMAGENET) if given in (item.name, item.numbers)), None)
+    if known is None and isinstance(given, tuple):
+        return PixelRange(name="given", scale=given[0], zero_point=given[1])
+    return known
+
+
+def tried_ranges(channels: int, own: PixelRange | None) -> list[PixelRange]:
+    """Return the ranges to try on images of so many channels: the usual ones, and the one that is given."""
+    ranges = [*USUAL, *([IMAGENET] if channels == 3 else [])]
+    return ranges if own is None or own in ranges else [*ranges, own]
+
+
+def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
+    """Judge a model's outputs, logits or scores (n, num_classes), by the true classes (n,)."""
+    scores = values if is_scores(values, 0.0) else softmax(values)
+    right = np.argmax(values, axis=1) == classes
+    return Trial(range=given, right=right, loss=nll(np.log(np.clip(scores, 1e-7, 1)), classes))
+
+
+def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return outputs (n, num_classes) in the order of classes under which the most answers are right.
+
+    That order is chosen on one half of the images for the other half, so that it is no better than the given one by chance. The
+    assignment is Kuhn's (1955, "The Hungarian method for the assignment problem").
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    answers, result = np.argmax(values, axis=1), np.empty_like(values)
+    half = np.arange(len(classes)) % 2 == 0
+    for chosen in (half, ~half):
+        table = np.zeros((values.shape[1],) * 2, np.int64)
+        np.add.at(table, (answers[chosen], classes[chosen]), 1)
+        order = linear_sum_assignment(table, maximize=True)[1]
+        result[np.ix_(~chosen, order)] = values[~chosen]
+    return result
 
 
 def better(one: Trial, other: Trial) -> float:

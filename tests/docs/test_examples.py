@@ -35,7 +35,7 @@ ARGUMENTS = {"camera.py": ["synthetic:64x48?frames=40"]}
 
 
 def test_every_example_is_known():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTS, "net.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTS, "net.py", "to_onnx.py"}
 
 
 @pytest.mark.parametrize("name", PRINTS)
@@ -52,6 +52,14 @@ def test_an_example_runs(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, input=LINES, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTS[name], done.stdout), done.stdout
+
+
+def test_a_file_of_pytorch_becomes_onnx(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is in none of the extras")
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    torch.save(torch.nn.Sequential(*layers), tmp_path / "model.pt")
+    subprocess.run([sys.executable, EXAMPLES / "to_onnx.py"], cwd=tmp_path, check=True)
+    assert (tmp_path / "model.onnx").stat().st_size > 0
 
 
 def test_the_network_of_the_examples_is_built():
