@@ -7,6 +7,7 @@ Source: ITU-T T.81, annex B.
 """
 
 import re
+from bisect import bisect_left
 
 from edgecnn.device.cameras.source import CameraLost
 
@@ -25,12 +26,41 @@ MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15, which say how large the image is: one to an image."""
 
-
 EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
 """Starts and ends of images."""
 
+START, NESTED, END = b"<", b"!", b">"
+"""An image's start, one that follows a start, and an end."""
+
 APP0 = 0xE0
 """Segments of this code and above hold what an application put there, thumbnails among it."""
+
+
+class Edges:
+    """Where images start and end in a stream. Each byte is searched once, however often the segments that hold it are parsed."""
+
+    def __init__(self) -> None:
+        self._positions: list[int] = []
+        self._kinds = bytearray()
+        self._searched = 0
+
+    def search(self, data: bytearray, base: int, start: int, end: int) -> None:
+        """Search bytes start to end, the last one included, of `data`, whose first byte is the stream's byte number `base`."""
+        for edge in EDGES.finditer(data, max(start, self._searched - base), end + 1):
+            kind = END if edge[0] == b"\xff\xd9" else NESTED if self._kinds[-1:] in (START, NESTED) else START
+            self._positions.append(base + edge.start())
+            self._kinds += kind
+            self._searched = base + edge.end()
+        self._searched = max(self._searched, base + end - 1)  # a start that its last two bytes begin may go on
+
+    def between(self, start: int, end: int) -> bytearray:
+        """Return the kinds of the edges in a segment's content, the stream's bytes `start` to before `end`; its last byte begins none."""
+        return self._kinds[bisect_left(self._positions, start) : bisect_left(self._positions, end - 1)]
+
+    def forget(self, base: int) -> None:
+        """Forget what lies before the stream's byte `base`."""
+        count = bisect_left(self._positions, base)
+        del self._positions[:count], self._kinds[:count]
 
 
 class MjpegSplitter:
@@ -47,6 +77,8 @@ class MjpegSplitter:
         self._max_barren = max_barren
         self._barren = 0
         self._data = bytearray()
+        self._base = 0  # the stream's bytes before those in `_data`
+        self._edges = Edges()
         self._restart()
 
     def _restart(self) -> None:
@@ -63,6 +95,7 @@ class MjpegSplitter:
             CameraLost: "garbage", if an image grows beyond the limit, or too many bytes held no whole image.
         """
         self._data += chunk
+        self._edges.forget(self._base)
         images: list[bytes] = []
         while self._step(images):
             pass
@@ -94,10 +127,14 @@ class MjpegSplitter:
 
     def _skip(self, count: int) -> None:
         """Drop bytes that belong to no image."""
-        del self._data[:count]
+        self._drop(count)
         self._barren += count
         if self._barren > self._max_barren:
             raise CameraLost("garbage", f"no complete image in {self._barren:,} bytes")
+
+    def _drop(self, count: int) -> None:
+        del self._data[:count]
+        self._base += count
 
     def _damage(self, resume: int) -> bool:
         """Give up the image that has begun and look for the next from byte `resume` on."""
@@ -136,8 +173,10 @@ class MjpegSplitter:
         if not cut:
             if len(data) <= end:
                 return False
-            inner = "".join("<" if edge[0] != b"\xff\xd9" else ">" for edge in EDGES.finditer(data, at + 4, end + 1))
-            cut = "<" in inner and (code < APP0 or "<<" in inner or inner[-1] == "<")  # no whole thumbnails
+            self._edges.search(data, self._base, at + 4, end)
+            inner = self._edges.between(self._base + at + 4, self._base + end)
+            nested = inner.find(NESTED, 1) >= 0 or inner[-1:] in (START, NESTED)  # no whole thumbnails
+            cut = nested or (code < APP0 and bool(inner.strip(END)))
         if cut:  # the next image begins within the segment
             return self._damage(at + 2)
         self._before, self._at = at, end
@@ -150,7 +189,7 @@ class MjpegSplitter:
         if not (self._scanned and self._sized):  # tables alone
             return self._damage(end)
         images.append(bytes(self._data[:end]))
-        del self._data[:end]
+        self._drop(end)
         self._barren = 0
         self._restart()
         return True
