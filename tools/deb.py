@@ -204,7 +204,8 @@ def man_page() -> str:
     parts += [
         ".SH FILES",
         ".TP\n.I /etc/edgecnn/service.toml\nOptions of the service; without it they have their defaults.",
-        ".TP\n.I /etc/edgecnn/environment\nEDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of a broker, for the service.",
+        ".TP\n.I /etc/edgecnn/environment\nEDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of a broker, "
+        "EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of a camera, for the service.",
         ".TP\n.I /var/lib/edgecnn\nReleases of models; the service waits for the first one.",
         ".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)",
     ]

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import CAMERA, Fps, RetryFor, Rotate, Size, WarmUp, check_choice, read_region, read_size
+from edgecnn.cli.options import (
+    CAMERA,
+    CameraPasswordFile,
+    Fps,
+    RetryFor,
+    Rotate,
+    Size,
+    WarmUp,
+    check_choice,
+    read_camera_secret,
+    read_region,
+    read_size,
+)
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
@@ -89,6 +101,7 @@ def capture(
     rotate: Rotate = 0,
     warm_up: WarmUp = None,
     retry_for: RetryFor = None,
+    camera_password_file: CameraPasswordFile = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line for each picture.", show_default="off")
     ] = False,
@@ -108,6 +121,7 @@ def capture(
     from edgecnn.cli.stream import open_text, stopping_output
     from edgecnn.device.cameras import is_stream
     from edgecnn.device.cameras.source import CameraSettings
+    from edgecnn.device.secrets import masked
     from edgecnn.device.stream.capture import Capture, CaptureSettings, Shot
     from edgecnn.device.stream.ends import Ends
     from edgecnn.device.stream.feed import FeedSettings, open_feed
@@ -118,7 +132,7 @@ def capture(
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
     if source is not None and not is_stream(source):
-        raise typer.BadParameter(f"{source!r} is not a camera or a stream.", param_hint="SOURCE")
+        raise typer.BadParameter(f"{masked(source)!r} is not a camera or a stream.", param_hint="SOURCE")
     if why := why_no_folder(label):
         raise typer.BadParameter(f"{label!r} cannot be a class folder: {why}.", param_hint="--label")
     if not interval and not sys.stdin.isatty():
@@ -132,7 +146,7 @@ def capture(
     )  # fmt: skip
     check_choice("--rotate", rotate, ROTATIONS)
     width, height = read_size(size)
-    camera_settings = CameraSettings(width=width, height=height, fps=fps)
+    camera_settings = CameraSettings(width=width, height=height, fps=fps, **read_camera_secret(camera_password_file))
     feed = open_feed(source, camera_settings, FeedSettings(warm_up=warm_up, retry_for_s=retry_for))
 
     def report(item: "Shot | SourceOpened | SourceLost | SourceBack") -> None:

@@ -9,6 +9,7 @@ import typer
 from edgecnn.cli.console import note
 from edgecnn.cli.options import (
     CAMERA,
+    CameraPasswordFile,
     EngineName,
     Fps,
     Model,
@@ -30,8 +31,9 @@ DECISION, STATE, UNSURE, MQTT = "Decision", "State of a stream", "Unsure frames 
 """Headings of options in the help."""
 
 STREAM_OPTIONS = (
-    "size", "fps", "rotate", "warm_up", "retry_for", "max_age", "max_fps", "duration", "smooth", "on_change", "save_uncertain",
-    "save_margin", "save_cap", "explain", "mqtt", "mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary", "mqtt_prefix",
+    "size", "fps", "rotate", "warm_up", "retry_for", "camera_password_file", "max_age", "max_fps", "duration", "smooth", "on_change",
+    "save_uncertain", "save_margin", "save_cap", "explain", "mqtt", "mqtt_password_file", "mqtt_ca", "mqtt_picture", "mqtt_binary",
+    "mqtt_prefix",
 )  # fmt: skip
 """Parameters of `classify` that are for streams only."""
 
@@ -124,6 +126,7 @@ def classify(
     rotate: Rotate = 0,
     warm_up: WarmUp = None,
     retry_for: RetryFor = None,
+    camera_password_file: CameraPasswordFile = None,
     max_age: Annotated[
         float,
         typer.Option(min=1.0, metavar="MS", help="Drop camera frames older than this.", rich_help_panel=CAMERA),
@@ -311,8 +314,8 @@ def classify(
 
         options = StreamOptions(
             source=streams[0] if streams else None, fit=fit, size=size, fps=fps, rotate=rotate, warm_up=warm_up,
-            retry_for=retry_for, top_k=top_k, threshold=threshold, margin=margin, json=json, max_age=max_age,
-            max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
+            retry_for=retry_for, password_file=camera_password_file, top_k=top_k, threshold=threshold, margin=margin, json=json,
+            max_age=max_age, max_fps=max_fps, duration=duration, smooth=smooth, on_change=on_change, save_uncertain=save_uncertain,
             save_margin=save_margin, save_cap=save_cap, explain=explain, mqtt=broker,
         )  # fmt: skip
         classify_stream(options, load)

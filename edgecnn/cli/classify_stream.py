@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import check_choice, read_size
+from edgecnn.cli.options import check_choice, read_camera_secret, read_size
 from edgecnn.cli.stream import event_text, state_text, stopping_output
 from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
 from edgecnn.device.stream.events import SIGNAL, Event, StateChangedEvent
@@ -52,6 +52,7 @@ class StreamOptions:
     rotate: int
     warm_up: int | None
     retry_for: float | None
+    password_file: Path | None
     top_k: int
     threshold: float | None
     margin: float
@@ -93,6 +94,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
         )
     command = make_command(options.on_change)
     broker = read_broker(options)
+    read_camera_secret(options.password_file)
     with Ends() as ends:
         classifier = load()
         keepers = make_keepers(options, classifier, ends)
@@ -105,6 +107,7 @@ def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) ->
             rotation=options.rotate,
             warm_up=options.warm_up,
             retry_for_s=options.retry_for,
+            password_file=options.password_file,
             top_k=options.top_k,
             threshold=options.threshold,
             margin=options.margin,

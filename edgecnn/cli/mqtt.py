@@ -1,7 +1,6 @@
 """The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
 
 import contextlib
-import os
 import shlex
 import stat
 from dataclasses import dataclass, replace
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgecnn.cli.console import note
-from edgecnn.device.mqtt.address import Broker, parse_address, parse_secret
+from edgecnn.device.mqtt.address import Broker, parse_address
+from edgecnn.device.secrets import MQTT, read_secret
 
 if TYPE_CHECKING:
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.runtime.classifier import Classifier
-
-USER, PASSWORD = "EDGECNN_MQTT_USER", "EDGECNN_MQTT_PASSWORD"
-"""Variables of the environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ def read_settings(options: MqttOptions, rotation: int = 0) -> "MqttSettings":
     try:
         broker, name = parse_address(options.address)
     except ValueError as error:
-        advice = f"; the password goes into --mqtt-password-file or {PASSWORD}" if "password" in str(error) else ""
+        advice = f"; the password goes into --mqtt-password-file or {MQTT}PASSWORD" if "password" in str(error) else ""
         raise typer.BadParameter(f"{error}{advice}.", param_hint="--mqtt") from None
     if options.ca is not None and not broker.tls:
         raise typer.BadParameter("is for mqtts:// addresses, which are encrypted.", param_hint="--mqtt-ca")
@@ -59,24 +56,21 @@ def read_settings(options: MqttOptions, rotation: int = 0) -> "MqttSettings":
 
 
 def with_secret(broker: Broker, file: Path | None) -> Broker:
-    """Return the broker with user and password: from the file, else from the environment, where a program that runs later finds neither.
+    """Return the broker with user and password: from the file, else from the environment.
 
     Raises:
         typer.BadParameter: if the file cannot be read, or there is a password and no user.
     """
-    user, password = os.environ.pop(USER, None) or None, os.environ.pop(PASSWORD, None) or None
     if file is not None:
         note_if_shared(file)
-        try:
-            in_file, password = parse_secret(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-            why = "is not UTF-8" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
-            raise typer.BadParameter(f"{file}: {why}.", param_hint="--mqtt-password-file") from None
-        user = in_file or user
+    try:
+        user, password = read_secret(MQTT, file)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--mqtt-password-file") from None
     user = broker.user or user
     if password is not None and user is None:
         raise typer.BadParameter(
-            f"there is a password and no user; expected mqtt://USER@HOST/NAME, {USER}, or the user as the first line of the file.",
+            f"there is a password and no user; expected mqtt://USER@HOST/NAME, {MQTT}USER, or the user as the first line of the file.",
             param_hint="--mqtt",
         )
     return replace(broker, user=user, password=password)

@@ -85,6 +85,15 @@ RetryFor = Annotated[
         rich_help_panel=CAMERA,
     ),
 ]
+CameraPasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file with the password of a network camera, or with the user and the password on two lines.",
+        show_default="EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of the environment",
+        rich_help_panel=CAMERA,
+    ),
+]
 
 
 def option_name(parameter: str) -> str:
@@ -122,6 +131,22 @@ def read_region(text: str | None) -> "Region | None":
         )
     x, y, width, height = values
     return x, y, width, height
+
+
+def read_camera_secret(file: Path | None) -> dict[str, str | None]:
+    """Return the user and the password of a network camera, from --camera-password-file or the environment, by name.
+
+    Raises:
+        typer.BadParameter: a usage error, for a file that cannot be used.
+    """
+    from edgecnn.device.secrets import CAMERA as VARIABLES
+    from edgecnn.device.secrets import read_secret
+
+    try:
+        user, password = read_secret(VARIABLES, file)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--camera-password-file") from None
+    return {"user": user, "password": password}
 
 
 def read_size(text: str, square: bool = False) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def make(name: str, text: str, settings: "CameraSettings") -> "Source":
     """
     if sys.platform != "linux" and name != "synthetic":
         raise CameraError(
-            f"{text}: cameras and streams are read on Linux only; this is {sys.platform}. Give image files instead."
+            f"{name}: cameras and streams are read on Linux only; this is {sys.platform}. Give image files instead."
         )
     module, _, attribute = SOURCES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)(text, settings)
@@ -90,8 +90,11 @@ def open_source(text: str, settings: "CameraSettings") -> "Source":
     """
     name, rest = kind_of(text)
     if not name:
+        from edgecnn.device.secrets import masked
+
         raise CameraError(
-            f"{text}: not a camera or a stream; expected /dev/videoN, an address such as rtsp://…, a video file or {', '.join(PREFIXES)}"
+            f"{masked(text)}: not a camera or a stream; expected /dev/videoN, an address such as rtsp://…, a video file or "
+            f"{', '.join(PREFIXES)}"
         )
     return make(name, rest, settings)
 

@@ -5,6 +5,7 @@ import shlex
 from edgecnn.device.cameras.mjpeg import MjpegSplitter
 from edgecnn.device.cameras.process import ProcessSource
 from edgecnn.device.cameras.source import CameraSettings
+from edgecnn.device.secrets import masked
 from edgecnn.errors import CameraError
 
 
@@ -19,14 +20,15 @@ class CommandSource(ProcessSource):
     """
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
-        name = f"exec:{text}"
         try:
             command = shlex.split(text)
         except ValueError as error:
-            raise CameraError(f"{name}: cannot be split into words: {error}. Close the quotation.") from None
+            raise CameraError(
+                f"exec:{masked(text)}: cannot be split into words: {error}. Close the quotation."
+            ) from None
         if not command:
             raise CameraError(
                 "exec: has no command; expected a program that writes MJPEG, such as 'exec:rpicam-vid -t 0 --codec mjpeg -o -'."
             )
         missing = "The command is run without a shell; for pipes and variables write exec:sh -c '…'."
-        super().__init__(name, f"{name}, MJPEG", command, MjpegSplitter(), live=True, missing=missing)
+        super().__init__(f"exec:{text}", "MJPEG", command, MjpegSplitter(), live=True, missing=missing)

@@ -10,16 +10,48 @@ goes by TCP where the server takes it, else by UDP.
 """
 
 import os
+import re
+from urllib.parse import quote, urlsplit
 
 from edgecnn.device.cameras.ppm import PpmSplitter
 from edgecnn.device.cameras.process import ProcessSource
 from edgecnn.device.cameras.source import CameraSettings
+from edgecnn.device.secrets import masked
 from edgecnn.errors import CameraError
 
 PROGRAM = "ffmpeg"
 MISSING = "Install it: `sudo apt install ffmpeg`."
 RECORDED = (".mjpeg", ".mjpg")
 """Suffixes of addresses that end in a video file's and are streams all the same."""
+
+MEMORY, THREAD_MEMORY = 512 << 20, 32 << 20
+"""Bytes of data that ffmpeg may allocate, and those for each processor, since its decoders have a thread on each, on MOST_THREADS at most.
+An HTTP camera whose picture never ends grew it to 1.28 GB. H.264 and H.265 of 3840x2160 took less than 384 MiB on two threads, and less
+than 768 on sixteen.
+"""
+MOST_THREADS = 16
+
+WEB = "http,https,httpproxy,tcp,tls"
+PROTOCOLS = {
+    "": "file",
+    "rtsp": "rtp,rtsp,srtp,tcp,udp",
+    "rtsps": "rtp,rtsps,srtp,tcp,tls,udp",
+    "http": WEB,
+    "https": WEB,
+    "rtmp": "rtmp,tcp",
+    "udp": "udp",
+    "tcp": "tcp",
+    "srt": "srt",
+}
+"""What ffmpeg may open for an address of each scheme, "" for a file: what it reads must not choose."""
+
+FORMATS = (
+    "3gp,asf,avi,dhav,flv,h264,hevc,ivf,jpeg_pipe,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,ogg,rtp,rtsp,sdp,webm"
+)  # fmt: skip
+"""Formats that name no other address: what claims to be a video must not be a playlist, which makes ffmpeg ask the hosts that it names."""
+
+PLAYLISTS = {".m3u8": "hls", ".mpd": "dash"}
+"""Suffixes of the addresses of playlists, and their format. Whoever names one wants what it names."""
 
 
 class Ffmpeg(ProcessSource):
@@ -30,11 +62,13 @@ class Ffmpeg(ProcessSource):
 
     Args:
         text: a path or an address.
-        settings: the requested size and rate.
+        settings: the requested size and rate; user and password for an address that has none.
 
     Raises:
-        CameraError: if there is no ffmpeg, or no such file.
+        CameraError: if there is no ffmpeg, no such file, or the address is not valid.
     """
+
+    memory = MEMORY + THREAD_MEMORY * min(os.cpu_count() or 1, MOST_THREADS)
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         device, address = text.startswith("/dev/"), "://" in text
@@ -45,10 +79,12 @@ class Ffmpeg(ProcessSource):
                 )
             if not os.access(text, os.R_OK):
                 raise CameraError(f"{text}: no permission to read it. `chmod +r` it, or run as its owner.")
+        if address and re.search(r"\s", text):
+            raise CameraError("the stream's address has a space; write %20 for it.")
         live = device or (address and not is_recording(text))
         kind = "camera" if device else "stream" if live else "video file"
         command = [PROGRAM, *arguments(text, settings, device)]
-        super().__init__(text, f"{text}, {kind} through ffmpeg", command, PpmSplitter(), live=live, missing=MISSING)
+        super().__init__(text, f"{kind} through ffmpeg", command, PpmSplitter(), live=live, missing=MISSING)
 
 
 def is_recording(address: str) -> bool:
@@ -59,27 +95,59 @@ def is_recording(address: str) -> bool:
     return address.lower().startswith("http") and suffix in VIDEOS and suffix not in RECORDED
 
 
+def with_secret(address: str, settings: CameraSettings) -> str:
+    """Return an address with the settings' user and password, if it has no password of its own.
+
+    Raises:
+        CameraError: if it is not valid.
+    """
+    try:
+        parts = urlsplit(address)
+        if settings.password is None or parts.password is not None or not parts.hostname:
+            return address
+    except ValueError as error:  # of brackets
+        raise CameraError(f"{masked(address)}: not an address: {error}.") from None
+    user = parts.username or quote(settings.user or "", safe="")
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:{quote(settings.password, safe='')}@{host}").geturl()
+
+
 def arguments(text: str, settings: CameraSettings, device: bool) -> list[str]:
     """Return ffmpeg's arguments for a source."""
     before = ["-nostdin", "-hide_banner", "-loglevel", "error"]
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
     if device:
         before += ["-f", "v4l2"]
         if settings.width and settings.height:
             before += ["-video_size", f"{settings.width}x{settings.height}"]
         if settings.fps:
             before += ["-framerate", f"{settings.fps:g}"]
-    if device or "://" in text:
+    else:
+        before += limits(text, scheme)
+    if device or scheme:
         before += ["-fflags", "nobuffer", "-flags", "low_delay"]
-    if text.lower().startswith(("rtsp://", "rtsps://")):
+    if scheme in ("rtsp", "rtsps"):
         before += ["-rtsp_flags", "prefer_tcp", "-analyzeduration", "1000000"]
     # A path may hold what ffmpeg takes for a protocol or, with a leading dash, for an option.
-    source = text if device or "://" in text else f"file:{text}"
+    source = with_secret(text, settings) if scheme else text if device else f"file:{text}"
     after = ["-map", "0:v:0", "-vf", filters(settings), "-r", "25", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
     return [*before, "-i", source, *after]
 
 
+def limits(text: str, scheme: str) -> list[str]:
+    """Return the arguments that say what ffmpeg may open, and which formats it may read; `scheme` is "" for a file."""
+    protocols, formats = PROTOCOLS.get(scheme, f"{scheme},tcp,tls,udp"), FORMATS
+    playlist = PLAYLISTS.get(os.path.splitext(text.split("?")[0])[1].lower()) if scheme else None
+    if playlist:
+        protocols, formats = f"{protocols},crypto,data", f"{formats},{playlist}"
+    return ["-protocol_whitelist", protocols, "-format_whitelist", formats]
+
+
 def filters(settings: CameraSettings) -> str:
-    """Return ffmpeg's filters: leave out frames above the rate, shrink, and number the frames, so that none is repeated to keep a rate."""
+    """Return ffmpeg's filters: leave out frames above the rate, shrink, and number the frames, so that none is repeated to keep a rate.
+
+    The numbers count 25ths of a second, which a clip's own unit of time may be too coarse for: with one of a second, 4 frames became 28.
+    """
     chain = []
     if settings.fps:
         chain.append(f"select='isnan(prev_selected_t)+gte(t-prev_selected_t,{0.999 / settings.fps:.6f})'")
@@ -87,4 +155,4 @@ def filters(settings: CameraSettings) -> str:
     if ratios:
         smallest = f"min({ratios[0]},{ratios[1]})" if len(ratios) == 2 else ratios[0]
         chain.append(f"scale=w='round(iw/max(1,{smallest}))':h='round(ih/max(1,{smallest}))':flags=bilinear")
-    return ",".join([*chain, "setpts=N/(25*TB)"])
+    return ",".join([*chain, "settb=1/25", "setpts=N"])

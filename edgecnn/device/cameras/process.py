@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import resource
 import select
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
+from edgecnn.device.secrets import environment, masked
 from edgecnn.errors import CameraError
 
 CHUNK_BYTES = 1 << 16
@@ -40,13 +43,17 @@ class Splitter(Protocol):
 class Process:
     """A command with its own process group, no standard input, and both outputs in pipes that are read without blocking.
 
-    If we die it meets a closed pipe (SIGPIPE) at its next frame.
+    If we die it meets a closed pipe (SIGPIPE) at its next frame. Its environment holds none of our passwords.
+
+    Args:
+        command: the program and its arguments.
+        memory: bytes of data that it may allocate; None for no limit.
 
     Raises:
         OSError: if it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], memory: int | None = None) -> None:
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -54,7 +61,11 @@ class Process:
             stderr=subprocess.PIPE,
             bufsize=0,
             process_group=0,
+            env=environment(),
         )
+        if memory is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                resource.prlimit(self._child.pid, resource.RLIMIT_DATA, (memory, memory))
         self._pipes = [pipe for pipe in (self._child.stdout, self._child.stderr) if pipe is not None]
         self._out, self._err = (pipe.fileno() for pipe in self._pipes)
         self._poll = select.poll()
@@ -93,10 +104,13 @@ class Process:
         return bool(said)
 
     def said(self) -> str:
-        """Return the last line that it wrote to standard error, and no control characters."""
-        lines = self._tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")
+        """Return the last line that it wrote to standard error, without passwords and control characters."""
+        text = self._tail.decode("utf-8", "replace").replace("\r", "\n")
+        if len(self._tail) == TAIL_BYTES:  # the first word is cut, which may be an address with a password
+            text = re.sub(r"^\S+", "", text)
+        lines = text.split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return "".join(character if character.isprintable() else " " for character in last)[-300:]
+        return "".join(character if character.isprintable() else " " for character in masked(last))[-300:]
 
     def exit_code(self, timeout: float) -> int | None:
         """Return its exit code, negative for a signal, if it has ended within `timeout` seconds. It is left to `close` to reap it."""
@@ -157,8 +171,8 @@ class ProcessSource:
     `about` gains the size with the first frame. `damaged` counts the images that were cut short.
 
     Args:
-        name: what result lines call it.
-        about: what was started, for people.
+        text: the address or the command; `name`, which result lines show, is the same without passwords.
+        kind: what `about` says of it, for people.
         command: the program and its arguments.
         splitter: cuts what it writes.
         live: whether it goes on without us: its end is then a loss.
@@ -169,20 +183,25 @@ class ProcessSource:
     """
 
     patient = False
+    memory: int | None = None
+    """As in `Process`."""
 
     def __init__(
-        self, name: str, about: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
+        self, text: str, kind: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
     ) -> None:
-        self.name, self.about, self.live = name, about, live
+        self.name, self.live = masked(text), live
+        self.about = f"{self.name}, {kind}"
         self._splitter = splitter
         self._ready: deque[Frame] = deque()
         self._count = 0
         try:
-            self._process: Process | None = Process(command)
+            self._process: Process | None = Process(command, self.memory)
         except FileNotFoundError:
-            raise CameraError(f"{name}: there is no program {command[0]!r}. {missing}") from None
+            raise CameraError(f"{self.name}: there is no program {command[0]!r}. {missing}") from None
         except OSError as error:
-            raise CameraError(f"{name}: {command[0]!r} cannot be run: {error.strerror or error}. {missing}") from None
+            raise CameraError(
+                f"{self.name}: {command[0]!r} cannot be run: {error.strerror or error}. {missing}"
+            ) from None
 
     @property
     def damaged(self) -> int:

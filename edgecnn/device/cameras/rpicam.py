@@ -31,10 +31,8 @@ class Rpicam(ProcessSource):
         installed = program()
         if installed is None:
             raise CameraError(f"{name}: neither {' nor '.join(PROGRAMS)} is installed. {MISSING}")
-        about = f"CSI camera {text or 0} through {installed}, MJPEG"
-        super().__init__(
-            name, about, [installed, *arguments(text, settings)], MjpegSplitter(), live=True, missing=MISSING
-        )
+        super().__init__(name, "", [installed, *arguments(text, settings)], MjpegSplitter(), live=True, missing=MISSING)
+        self.about = f"CSI camera {text or 0} through {installed}, MJPEG"
 
 
 def arguments(camera: str, settings: CameraSettings) -> list[str]:

@@ -1,6 +1,6 @@
 """The interface of every source of frames: frames in order, a loss with its reason, an end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -59,17 +59,23 @@ REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSettings:
-    """The requested size and rate; 0 takes the source's own. A camera that cannot deliver them gives the nearest, and `about` says so."""
+    """The requested size and rate; 0 takes the source's own. A camera that cannot deliver them gives the nearest, and `about` says so.
+
+    `user` and `password` are for a network camera whose address has none; the password is never shown.
+    """
 
     width: int = 640
     height: int = 480
     fps: float = 0.0
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 class Source(Protocol):
     """An open source of frames.
 
-    `name` is its name in result lines, such as "/dev/video0"; `about` describes for people what was opened: device, format, size, rate.
+    `name` is its name in result lines, such as "/dev/video0", without passwords; `about` describes for people what was opened: device,
+    format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
     `patient` is True for a source in which silence is no failure (a watched folder): its stall only means that nothing has come yet.
     `damaged` counts the frames that were cut short or flagged by the driver; they are skipped.

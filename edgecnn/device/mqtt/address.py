@@ -79,19 +79,3 @@ def default_name() -> str:
     """Return this host's name, without its domain, as a device's name."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().partition(".")[0])[:64].strip("-")
     return name or "edgecnn"
-
-
-def parse_secret(text: str) -> tuple[str | None, str]:
-    """Read a password file's text: a line with the password, or one with the user and one with the password.
-
-    Returns:
-        (user, password); the user is None where there is one line.
-
-    Raises:
-        ValueError: if it has no line, an empty one, or more than two.
-    """
-    lines = text.removesuffix("\n").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
-    if len(lines) > 2 or not all(lines):
-        raise ValueError("expected one line with the password, or two: the user and the password")
-    return (lines[0] if len(lines) == 2 else None), lines[-1]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edgecnn.device.cameras import is_stream
 from edgecnn.device.mqtt.address import parse_address
+from edgecnn.device.secrets import masked
 from edgecnn.device.slots.disk import Disk, replace
 from edgecnn.errors import ServiceError, SlotError
 from edgecnn.pixels import ROTATIONS
@@ -74,7 +75,7 @@ def parse(text: str, where: str) -> Config:
         raise ServiceError(f"{where}: max_fps must be 0 or at least {SLOWEST_FPS:g}, received {config.max_fps:g}.")
     if config.source and not is_stream(config.source):
         raise ServiceError(
-            f"{where}: source {config.source!r} is not a camera or a stream, such as /dev/video0 or rtsp://…"
+            f"{where}: source {masked(config.source)!r} is not a camera or a stream, such as /dev/video0 or rtsp://…"
         )
     if config.source.startswith("watch:"):
         raise ServiceError(f"{where}: source cannot be a folder: the watchdog takes its silence for a frozen camera.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
+from edgecnn.device.secrets import masked
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
@@ -354,4 +355,4 @@ def open_feed(source: str | None, camera: CameraSettings, settings: FeedSettings
 
         return cameras.find_camera(camera) if source is None else cameras.open_source(source, camera)
 
-    return Feed(open_it, settings, name=source or "camera")
+    return Feed(open_it, settings, name=masked(source or "camera"))

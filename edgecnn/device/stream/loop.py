@@ -5,11 +5,13 @@ import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edgecnn.device.secrets import CAMERA, read_secret
 from edgecnn.device.stream.events import (
     CAMERA_LOST,
     DURATION,
@@ -328,6 +330,7 @@ def open_stream(
     rotation: int = 0,
     warm_up: int | None = None,
     retry_for_s: float | None = None,
+    password_file: Path | None = None,
     top_k: int = 3,
     threshold: float | None = None,
     margin: float = 0.0,
@@ -349,13 +352,15 @@ def open_stream(
         fps: requested frames per second of a camera; 0 for its own.
         rotation: clockwise degrees by which frames are turned, one of `edgecnn.pixels.ROTATIONS`.
         warm_up, retry_for_s: as in `edgecnn.device.stream.feed.FeedSettings`.
+        password_file: a file with a network camera's password, or with user and password on two lines; without it EDGECNN_CAMERA_USER and
+            EDGECNN_CAMERA_PASSWORD of the environment are taken.
         top_k, threshold, margin, fit: as in `Classifier.classify`.
         smooth: "3" for a state that changes after three equal decisions in a row, "majority:5" for the most frequent of the last five.
         max_age_s, max_fps, duration_s: as in `StreamSettings`.
         consumers: each receives every item; what they report is given too.
 
     Raises:
-        ValueError: for a `smooth` that is not valid. Other values are checked with the first frame.
+        ValueError: for a `smooth` or a file that is not valid. Other values are checked with the first frame.
         BundleError, EngineError: if no classifier is given and none can be loaded.
     """
     from edgecnn.device.cameras.source import CameraSettings
@@ -364,9 +369,10 @@ def open_stream(
     smoother = Smoother.parse(smooth)
     chosen = classifier or Classifier.load()
     width, height = size
+    user, password = read_secret(CAMERA, password_file)
     feed = open_feed(
         source,
-        CameraSettings(width=width, height=height, fps=fps),
+        CameraSettings(width=width, height=height, fps=fps, user=user, password=password),
         FeedSettings(warm_up=warm_up, retry_for_s=retry_for_s),
     )
     classify = functools.partial(

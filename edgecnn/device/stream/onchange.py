@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 
+from edgecnn.device.secrets import environment
 from edgecnn.device.stream.events import CommandFailedEvent, Event, StateChangedEvent
 from edgecnn.device.stream.loop import Item
 
@@ -77,7 +78,7 @@ class OnChange:
             try:
                 self._process = subprocess.Popen(
                     self.arguments,
-                    env={**os.environ, **variables},
+                    env={**environment(), **variables},
                     stdin=subprocess.DEVNULL,
                     stdout=2,
                     start_new_session=True,

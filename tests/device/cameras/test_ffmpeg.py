@@ -1,4 +1,5 @@
 import contextlib
+import http.server
 import os
 import re
 import socket
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras import open_source
-from edgecnn.device.cameras.ffmpeg import arguments
+from edgecnn.device.cameras.ffmpeg import Ffmpeg, arguments
 from edgecnn.device.cameras.source import CameraLost, CameraSettings
 from edgecnn.errors import CameraError
 
@@ -52,6 +53,19 @@ def frames_of(text, settings=OWN):
     finally:
         source.close()
     return source, frames
+
+
+def test_a_password_goes_to_ffmpeg_and_into_no_name(fake):
+    args = fake("print('rtsp://ann:se%20same@host/1: 401 Unauthorized', file=sys.stderr); sys.exit(1)")
+    for address, settings in (
+        ("rtsp://host/1", CameraSettings(user="ann", password="se same")),
+        ("rtsp://ann:se%20same@host/1", OWN),
+    ):
+        with pytest.raises(CameraLost) as lost:
+            frames_of(address, settings)
+        assert str(lost.value).endswith("host/1 ended with exit code 1: rtsp://***@host/1: 401 Unauthorized.")
+        assert "rtsp://ann:se%20same@host/1" in args.read_text().split("\n")
+        assert "same" not in str(lost.value)
 
 
 def test_a_video_file_ends(fake, tmp_path, cards):
@@ -171,6 +185,84 @@ def test_size_and_rate_are_asked_for(clip, settings, size, count):
     _, frames = frames_of(str(clip), settings)
     assert frames[0].image.shape == (*size, 3)
     assert len(frames) == count
+
+
+@needs_ffmpeg
+def test_each_picture_of_a_slow_clip_comes_once(tmp_path):
+    path = tmp_path / "clip.avi"
+    pictures = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=1", "-frames:v", "4"]
+    subprocess.run(["ffmpeg", "-loglevel", "error", *pictures, "-c:v", "mpeg4", path], check=True)
+    assert len(frames_of(str(path))[1]) == 4
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers with the body that the server has, and goes on without end if it is `endless`; notes what was requested and sent."""
+
+    def do_GET(self):
+        self.server.requests.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Type", self.server.type)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has gone
+            self.wfile.write(self.server.body)
+            while self.server.endless:
+                self.wfile.write(bytes(1 << 16))
+                self.server.sent += 1 << 16
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web():
+    """Return a function that starts such a server."""
+    servers = []
+
+    def start(kind, body, endless=False):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+        server.type, server.body, server.endless, server.requests, server.sent = kind, body, endless, [], 0
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.endless = False
+        server.shutdown()
+        server.server_close()
+
+
+@needs_ffmpeg
+def test_a_camera_that_gives_a_playlist_makes_ffmpeg_ask_no_other_host(web):
+    other = web("video/mp2t", b"")
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other.address}/other.ts\n#EXT-X-ENDLIST\n"
+    camera = web("application/vnd.apple.mpegurl", playlist.encode())
+    with pytest.raises(CameraLost, match="ended"):
+        frames_of(f"{camera.address}/stream")
+    assert (camera.requests[0], other.requests) == ("/stream", [])
+
+
+@needs_ffmpeg
+def test_a_picture_without_end_does_not_fill_the_memory(web, monkeypatch):
+    monkeypatch.setattr(Ffmpeg, "memory", 120 << 20)
+    kind, start = (
+        "multipart/x-mixed-replace;boundary=part",
+        b"--part\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\xff\xe0",
+    )
+    camera = web(kind, start, endless=True)
+    source = open_source(f"{camera.address}/stream", OWN)
+    most, deadline = 0, time.monotonic() + 30
+    try:
+        with contextlib.suppress(CameraLost):
+            source.read(1)
+        while most < 200 << 10 and camera.sent < 400 << 20 and time.monotonic() < deadline:
+            status = Path(f"/proc/{source._process._child.pid}/status").read_text()
+            most = int(re.search(r"VmHWM:\s*(\d+)", status)[1])
+            time.sleep(0.05)
+    finally:
+        source.close()
+    assert 0 < most < 200 << 10
 
 
 @needs_ffmpeg

@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from edgecnn.device.mqtt.address import default_name, parse_address, parse_secret
+from edgecnn.device.mqtt.address import default_name, parse_address
+from edgecnn.device.secrets import parse_secret
 
 
 @pytest.mark.parametrize(("text", "host", "port", "tls", "user", "name"), [

@@ -1,13 +1,12 @@
 """The options of `edgecnn classify` for MQTT: what is refused at the start, and why."""
 
-import os
 import socket
 
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
-from edgecnn.cli.mqtt import PASSWORD, USER
+from edgecnn.device.secrets import environment
 from edgecnn.errors import MqttError
 
 
@@ -57,11 +56,11 @@ def test_the_options_are_for_streams(edgecnn):
 
 
 def test_no_program_that_is_started_later_finds_the_password(edgecnn, monkeypatch, small):
-    monkeypatch.setenv(USER, "ann")
-    monkeypatch.setenv(PASSWORD, "sesame")
+    monkeypatch.setenv("EDGECNN_MQTT_USER", "ann")
+    monkeypatch.setenv("EDGECNN_MQTT_PASSWORD", "sesame")
     result = edgecnn("classify", "synthetic:8x8?frames=20", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door")
     assert result.code == 0 and "mqtt connected to mqtt://127.0.0.1" in result.err
-    assert b"sesame" in small.connects[0] and not {USER, PASSWORD} & set(os.environ)
+    assert b"sesame" in small.connects[0] and "sesame" not in environment().values()
     assert small.payloads("availability") == ["online", "offline"] and small.payloads("state")[-1] != "None"
 
 

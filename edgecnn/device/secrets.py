@@ -1,0 +1,64 @@
+"""Users and passwords of cameras and brokers: where they come from, and how texts and other programs do without them."""
+
+import os
+import re
+from pathlib import Path
+
+MQTT, CAMERA = "EDGECNN_MQTT_", "EDGECNN_CAMERA_"
+"""How the variables begin that hold them, which end in USER and PASSWORD."""
+
+HIDDEN = "***"
+
+USERINFO = re.compile(r"://(?:[^/?#\s:@]*:(?!\d*(?:[/?#\s]|$))\S*|[^/?#\s]*)@")
+"""User and password of an address; a password that is not quoted may hold a slash or an @."""
+
+NAMES = "pass|passwd|password|passphrase|pwd|psw|token|key|auth|secret"
+FIELD = re.compile(rf"((?:{NAMES})=|--?(?:{NAMES}|u|user)\s+|authorization:\s*\w+\s+)[^&;\s'\"]+", re.IGNORECASE)
+"""A field of an address, an option or a header that holds a password, and its value."""
+
+
+def masked(text: str) -> str:
+    """Return a text without the users and passwords of the addresses in it."""
+    return FIELD.sub(rf"\1{HIDDEN}", USERINFO.sub(f"://{HIDDEN}@", text))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for another program: without users and passwords."""
+    return {name: value for name, value in os.environ.items() if not name.startswith((MQTT, CAMERA))}
+
+
+def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]:
+    """Return (user, password): those of a file, and what it lacks from the environment; None for what neither has.
+
+    Args:
+        prefix: MQTT or CAMERA.
+        file: see `parse_secret`.
+
+    Raises:
+        ValueError: if the file cannot be read or used; the message names it.
+    """
+    user, password = (os.environ.get(prefix + name) or None for name in ("USER", "PASSWORD"))
+    if file is not None:
+        try:
+            in_file, password = parse_secret(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            why = "is not UTF-8" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
+            raise ValueError(f"{file}: {why}") from None
+        user = in_file or user
+    return user, password
+
+
+def parse_secret(text: str) -> tuple[str | None, str]:
+    """Read a password file's text: a line with the password, or one with the user and one with the password.
+
+    Returns:
+        (user, password); the user is None where there is one line.
+
+    Raises:
+        ValueError: if it has no line, an empty one, or more than two.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
+    if len(lines) > 2 or not all(lines):
+        raise ValueError("expected one line with the password, or two: the user and the password")
+    return (lines[0] if len(lines) == 2 else None), lines[-1]
