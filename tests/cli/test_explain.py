@@ -137,7 +137,10 @@ def test_names_of_any_kind(edgecnn, photo, tmp_path, model, name, parse):
     (line,) = parse(result.out)
     assert line["source"] == str(tmp_path / name).replace("\udcff", r"\udcff")
     (picture,) = (tmp_path / "explained").iterdir()
-    assert line["picture"] == f"explained/{picture.name}".replace("\udcff", r"\udcff") and picture.read_bytes()[:4] == b"\x89PNG"
+    assert (
+        line["picture"] == f"explained/{picture.name}".replace("\udcff", r"\udcff")
+        and picture.read_bytes()[:4] == b"\x89PNG"
+    )
     if "\udcff" not in name:
         text = edgecnn("explain", tmp_path / name, "--force", *model).out
         assert len(text.splitlines()) == 1 and not set(text) & {"\u202e", "\x1b"}
