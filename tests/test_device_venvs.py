@@ -90,8 +90,6 @@ def test_it_explains_an_answer(root, photo, tmp_path, name):
         ("layers",),
         ("compare", "model.keras", "model.keras", "--data", "photos"),
         ("bundle",),
-        ("explain", "--sample", "5"),
-        ("explain", "photo.jpg", "--run", "runs/latest"),
     ],
     ids=" ".join,
 )

@@ -4,23 +4,20 @@ import json as json_text
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, emit_line, note
+from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import Model, RegionText, check_choice, read_region
 from edgecnn.cli.workstation_options import Force
 from edgecnn.errors import ImageError, PartialFailure
 
 if TYPE_CHECKING:
     from edgecnn.region import Region
-    from edgecnn.runs import Run
-    from edgecnn.runtime import model
+    from edgecnn.runtime.classifier import Classifier
     from edgecnn.runtime.occlusion import Occlusion
-    from edgecnn.verify.gradcam import GradCAM
 
 SCHEMA = "edgecnn.explanation/1"
 """The schema of the JSON lines: `edgecnn/device/explanation.schema.json`."""
@@ -33,17 +30,6 @@ LONGEST_STEM = 200
 DECIMALS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The model that is explained: its labels and temperature, how it fits images, and Grad-CAM of its float model, None without."""
-
-    model: "model.Model"
-    labels: Sequence[str]
-    temperature: float
-    fit: str | None
-    gradcam: "GradCAM | None" = None
-
-
 def explain(
     images: Annotated[
         list[str] | None,
@@ -54,14 +40,6 @@ def explain(
         ),
     ] = None,
     model: Model = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Explain the int8 model of this run instead, and its float model by Grad-CAM.",
-            show_default="none, or runs/latest with --sample",
-        ),
-    ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
@@ -70,15 +48,6 @@ def explain(
     ] = None,
     region: RegionText = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = Path("explained"),
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Without images: compare the two maps of the run's model on N of its test images.",
-            show_default="none",
-        ),
-    ] = None,
     force: Force = False,
     json: Annotated[
         bool,
@@ -93,72 +62,23 @@ def explain(
     with the map over it: orange speaks for the answer, blue against it. The line on standard output names the place where covering costs
     most, in fractions of that part.
 
-    With --run, a third panel shows Grad-CAM of the float model, which needs TensorFlow. --sample measures how alike the two maps are:
-    Spearman's rank correlation, median and quartiles. An image that cannot be read is reported and skipped, and the exit code is then 22.
+    An image that cannot be read is reported and skipped, and the exit code is then 22.
 
     \b
     Examples:
       edgecnn explain photo.jpg
       edgecnn explain photos/ --model photos.edgecnn --json
-      edgecnn explain photo.jpg --run runs/latest --out maps
-      edgecnn explain --sample 200
+      edgecnn explain photo.jpg --region 0.25,0,0.5,1 --out maps
     """
     check_choice("--fit", fit, ("crop", "letterbox", "stretch"))
-    if model is not None and (run is not None or sample is not None):
-        raise typer.BadParameter("names a bundle, which has no float model to compare with.", param_hint="--model")
-    if sample is not None:
-        if region is not None:
-            raise typer.BadParameter("is for images; --sample takes the run's own region.", param_hint="--region")
-        if images:
-            raise typer.BadParameter("draws test images of the run: name no others.", param_hint="--sample")
-        compare_maps(run, sample, json)
-    elif not images:
+    if not images:
         raise typer.BadParameter("name an image, a folder or a glob, or - to read paths.", param_hint="IMAGE")
-    else:
-        seen = read_region(region)
-        subject = run_subject(run, fit, seen) if run else bundle_subject(model, fit, seen)
-        explain_images(subject, images, Pictures(out, force), json)
-
-
-def bundle_subject(bundle: Path | None, fit: str | None, region: "Region | None") -> Subject:
-    """Load a bundle's model, and print which."""
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
-    classifier = Classifier.load(default_bundle(bundle), region=region)
+    classifier = Classifier.load(default_bundle(model), region=read_region(region))
     note(classifier.about)
-    return Subject(model=classifier.model, labels=classifier.labels, temperature=float(classifier.temperature), fit=fit)
-
-
-def run_subject(path: Path, fit: str | None, region: "Region | None") -> Subject:
-    """Open a run's int8 model, and Grad-CAM of its float model unless it was imported.
-
-    Raises:
-        RunError: if there is no such run, or it has no int8 export.
-    """
-    run = named_run(path)
-    from edgecnn.verify.confidence import stored_confidence
-    from edgecnn.verify.gradcam import int8_model, run_gradcam
-
-    chosen = stored_confidence(run)
-    if run.imported:
-        note("the model was imported, as a frozen graph without Keras layers: there is no Grad-CAM of it.")
-    return Subject(
-        model=int8_model(run, region),
-        labels=run.info.data.labels,
-        temperature=chosen.temperature if chosen else 1.0,
-        fit=fit,
-        gradcam=None if run.imported else run_gradcam(run),
-    )
-
-
-def named_run(path: Path | None) -> "Run":
-    """Open a run, the last one for None, and print which."""
-    from edgecnn.runs import open_run
-
-    run = open_run(path)
-    note(f"run {run.path}")
-    return run
+    explain_images(classifier, images, fit, Pictures(out, force), json)
 
 
 class Pictures:
@@ -190,7 +110,9 @@ class Pictures:
         return path
 
 
-def explain_images(subject: Subject, sources: Sequence[str], pictures: Pictures, json: bool) -> None:
+def explain_images(
+    classifier: "Classifier", sources: Sequence[str], fit: str | None, pictures: Pictures, json: bool
+) -> None:
     """Write an image's picture and print its line, one image after the other.
 
     Raises:
@@ -209,19 +131,14 @@ def explain_images(subject: Subject, sources: Sequence[str], pictures: Pictures,
             if error:
                 raise error
             path = pictures.path(source)
-            found = explain_one(source, subject.model, subject.labels, subject.temperature, subject.fit)
+            found = explain_one(source, classifier, fit)
         except ImageError as caught:
             failed += 1
             report_failure(source, caught, json)
             continue
-        maps = {"map": found.map}
-        if subject.gradcam:
-            import numpy as np
-
-            maps["gradcam"] = subject.gradcam(found.pixels[np.newaxis], np.array([found.index]))[0]
-        write_atomic(path, picture(found.pixels, list(maps.values()), found.answer, found.score))
-        seen = subject.model.contract.region
-        emit_line(json_line(source, found, maps, path, seen) if json else text_line(source, found, path, seen))
+        write_atomic(path, picture(found.pixels, found.map, found.answer, found.score))
+        seen = classifier.model.contract.region
+        emit_line(json_line(source, found, path, seen) if json else text_line(source, found, path, seen))
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be explained; each is named above.")
     if not count:
@@ -256,8 +173,8 @@ def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> 
     return f"{printable(source)}: {printable(found.answer)} {found.score:.2%}, {looked}: {printable(str(path))}"
 
 
-def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path, region: "Region") -> str:
-    """Return the JSON line of an image: as in the text, and each map, rounded, as rows of columns."""
+def json_line(source: str, found: "Occlusion", path: Path, region: "Region") -> str:
+    """Return the JSON line of an image: as in the text, and the map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
     from edgecnn.labels import utf8
     from edgecnn.region import WHOLE
@@ -273,34 +190,6 @@ def json_line(source: str, found: "Occlusion", maps: dict[str, Any], path: Path,
         "decrease": round(found.decrease, DECIMALS),
         "picture": utf8(str(path)),
         **({} if region == WHOLE else {"region": list(region)}),
-        **{name: item.astype(float).round(DECIMALS).tolist() for name, item in maps.items()},
+        "map": found.map.astype(float).round(DECIMALS).tolist(),
     }
     return json_text.dumps(line)
-
-
-def compare_maps(path: Path | None, count: int, json: bool) -> None:
-    """Compare the two maps of a run's model on test images, and print how alike they are.
-
-    Raises:
-        RunError: as `edgecnn.verify.gradcam.map_correlation` does.
-    """
-    from edgecnn.cli.progress import ProgressReporter
-
-    run = named_run(path)
-    with ProgressReporter() as reporter:
-        from edgecnn.data import open_run_dataset
-        from edgecnn.tables import to_json
-        from edgecnn.verify.gradcam import map_correlation
-
-        dataset = open_run_dataset(run, progress=reporter.working, note=reporter.note)
-        found = map_correlation(run, dataset, count, reporter.working)
-    if json:
-        emit_json(to_json(found))
-        return
-    about = f"occlusion map of int8 and Grad-CAM of float on {found.images:,} test images"
-    left_out = f"; not defined on {found.undefined:,}, where a map has one value throughout" if found.undefined else ""
-    if found.median is None:
-        emit_line(f"{about}: no rank correlation{left_out}")
-    else:
-        quartiles = f"quartiles {found.lower_quartile:.2f} and {found.upper_quartile:.2f}"
-        emit_line(f"{about}: rank correlation {found.median:.2f} in the median, {quartiles}{left_out}")

@@ -1,14 +1,13 @@
 """Explanations of images and frames: the map of `edgecnn.runtime.occlusion`, and the picture that shows it."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from edgecnn.labels import printable
 from edgecnn.runtime.classifier import Classifier, Picture, decoded, fitted
-from edgecnn.runtime.model import Model
 from edgecnn.runtime.occlusion import Occlusion, occlusion
 
 FOR, AGAINST = np.array([217, 115, 13], np.float32), np.array([27, 108, 168], np.float32)
@@ -21,7 +20,7 @@ PANEL = 256
 """Least length of a panel's longer side, in pixels."""
 
 GAP = 8
-"""Pixels between two panels."""
+"""Pixels between the two panels."""
 
 TEXT, LINE = 14, 19
 """Pixels of the caption's letters, and of a line of it."""
@@ -29,38 +28,31 @@ TEXT, LINE = 14, 19
 ROWS, COLUMNS = ("upper", "", "lower"), ("left", "", "right")
 
 
-def explain(
-    image: Picture,
-    model: Model,
-    labels: Sequence[str],
-    temperature: float = 1.0,
-    fit: str | None = None,
-    rotation: int = 0,
-) -> Occlusion:
-    """Fit an image, or the region of it that the model's contract names, to the model's input as `Classifier.classify` does, and explain.
+def explain(image: Picture, classifier: Classifier, fit: str | None = None, rotation: int = 0) -> Occlusion:
+    """Fit an image to the model's input as `Classifier.classify` does, and explain its answer.
 
     Args:
         image, fit, rotation: as in `Classifier.classify`.
-        model, labels, temperature: as in `edgecnn.runtime.occlusion.occlusion`.
 
     Raises:
         ImageError: if the image cannot be decoded, or the model gives no scores for it.
         ValueError: for another fit or rotation.
         EngineError: as `Model.outputs` does.
     """
-    pixels = fitted(decoded(image, model.contract, rotation), model.contract, fit, rotation)
-    return occlusion(model, pixels, labels, temperature)
+    contract = classifier.model.contract
+    pixels = fitted(decoded(image, contract, rotation), contract, fit, rotation)
+    return occlusion(classifier.model, pixels, classifier.labels, float(classifier.temperature))
 
 
-def picture(pixels: np.ndarray, maps: Sequence[np.ndarray], answer: str, score: float) -> bytes:
-    """Draw what the model read, next to it each map over it in grey, and below them the answer and a legend, as a PNG file.
+def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> bytes:
+    """Draw what the model read, next to it the map over it in grey, and below them the answer and a legend, as a PNG file.
 
-    FOR is where a map is positive, AGAINST where it is negative, the stronger the larger, up to the map's own largest value. Pixels of
+    FOR is where the map is positive, AGAINST where it is negative, the stronger the larger, up to its own largest value. Pixels of
     the input are squares, all of one size.
 
     Args:
         pixels: uint8, shape (height, width, channels).
-        maps: each float32, shape (height, width).
+        map_: float32, shape (height, width).
         answer: the label; characters that Pillow's own font lacks are boxes.
         score: the label's, in [0, 1].
     """
@@ -68,17 +60,15 @@ def picture(pixels: np.ndarray, maps: Sequence[np.ndarray], answer: str, score: 
     image = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0]).convert("RGB")
     scale = -(-PANEL // max(height, width))
     size = (width * scale, height * scale)
-    panels = [image.resize(size, Image.Resampling.NEAREST)]
-    grey = np.asarray(panels[0].convert("L"), np.float32)[:, :, np.newaxis]
-    for item in maps:
-        strongest = np.abs(item).max() or 1
-        large = np.asarray(Image.fromarray(item / strongest).resize(size, Image.Resampling.BILINEAR))[:, :, np.newaxis]
-        share = STRENGTH * np.abs(large)
-        colour = np.where(large > 0, FOR, AGAINST)
-        panels.append(Image.fromarray((grey * (1 - share) + colour * share).round().astype(np.uint8)))
-    sheet = Image.new("RGB", (max(len(panels) * (size[0] + GAP) - GAP, PANEL), size[1] + 2 * LINE + GAP), "white")
-    for number, panel in enumerate(panels):
-        sheet.paste(panel, (number * (size[0] + GAP), 0))
+    image = image.resize(size, Image.Resampling.NEAREST)
+    grey = np.asarray(image.convert("L"), np.float32)[:, :, np.newaxis]
+    relative = Image.fromarray(map_ / (np.abs(map_).max() or 1))
+    large = np.asarray(relative.resize(size, Image.Resampling.BILINEAR))[:, :, np.newaxis]
+    share = STRENGTH * np.abs(large)
+    over = grey * (1 - share) + np.where(large > 0, FOR, AGAINST) * share
+    sheet = Image.new("RGB", (max(2 * size[0] + GAP, PANEL), size[1] + 2 * LINE + GAP), "white")
+    sheet.paste(image, (0, 0))
+    sheet.paste(Image.fromarray(over.round().astype(np.uint8)), (size[0] + GAP, 0))
     write_caption(sheet, size[1] + GAP // 2, printable(answer), f"  {score:.2%}")
     buffer = io.BytesIO()
     sheet.save(buffer, "png")
@@ -123,7 +113,7 @@ def frame_pictures(
     """
 
     def write(image: bytes | np.ndarray, rotation: int) -> tuple[bytes, str]:
-        found = explain(image, classifier.model, classifier.labels, float(classifier.temperature), fit, rotation)
-        return picture(found.pixels, [found.map], found.answer, found.score), ".png"
+        found = explain(image, classifier, fit, rotation)
+        return picture(found.pixels, found.map, found.answer, found.score), ".png"
 
     return write

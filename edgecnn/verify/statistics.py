@@ -371,20 +371,3 @@ def check_counts(first: int, second: int, n: int) -> None:
     """Raise ValueError unless two counts of different things among n fit in it, and n is at least 1."""
     if n < 1 or min(first, second) < 0 or first + second > n:
         raise ValueError(f"counts must be at least 0 and fit in n, at least 1; received {first} and {second} of {n}")
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Return Spearman's rank correlation of two arrays' values, in [-1, 1]: Pearson's of their ranks, equal values sharing a mean rank.
-
-    None where one of them has one value throughout, which ranks nothing.
-
-    Args:
-        one, other: of the same shape.
-
-    Source: Spearman 1904, "The proof and measurement of association between two things"; scipy.stats.spearmanr.
-    """
-    from scipy.stats import spearmanr
-
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(spearmanr(one, other, axis=None).statistic)

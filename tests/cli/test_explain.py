@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.errors import OutputExistsError, PartialFailure, RunError
+from edgecnn.errors import OutputExistsError, PartialFailure
 from edgecnn.region import WHOLE
 from edgecnn.runtime.engines import engines_for, is_installed
 
@@ -159,7 +159,7 @@ def test_labels_of_any_kind(parse):
         )  # fmt: skip
         text = text_line("a.png", found, Path("a-explained.png"), WHOLE)
         assert not set(text) & {"\u202e", "\x1b"} and "looked at no one place" in text
-        (line,) = parse(json_line("a.png", found, {"map": found.map}, Path("a-explained.png"), WHOLE))
+        (line,) = parse(json_line("a.png", found, Path("a-explained.png"), WHOLE))
         assert line["answer"] == label and line["where"] is None
 
 
@@ -177,18 +177,9 @@ def test_paths_on_standard_input(edgecnn, photo, tmp_path, model, monkeypatch):
     ("arguments", "text"),
     [
         ([], "name an image, a folder or a glob"),
-        (["a.png", "--sample", "5"], "name no others"),
-        (["--sample", "5", "--model", "x.edgecnn"], "no float model to compare with"),
-        (["a.png", "--run", "runs/x", "--model", "x.edgecnn"], "no float model to compare with"),
         (["a.png", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
-        (["--sample", "0"], "--sample"),
     ],
 )
 def test_usage_errors(edgecnn, arguments, text):
     result = edgecnn("explain", *arguments)
     assert result.code == 2 and text in result.err
-
-
-def test_no_run(edgecnn):
-    for arguments in (["--sample", "5"], ["a.png", "--run", "runs/none"]):
-        assert edgecnn("explain", *arguments).code == RunError.exit_code

@@ -26,7 +26,6 @@ from edgecnn.verify.statistics import (
     mcnemar_exact,
     paired_interval,
     per_class_drop,
-    rank_correlation,
     wilson,
 )
 
@@ -339,17 +338,3 @@ def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
 
 def test_the_largest_difference_of_int8_codes_does_not_wrap_around():
     assert lsb_difference(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0).largest == 255
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40))
-def test_rank_correlation_is_pearsons_of_the_mean_ranks(pairs):
-    one, other = np.array(pairs, np.float32).T
-
-    def ranks(values):
-        return np.array([(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values])
-
-    found = rank_correlation(one.reshape(1, -1), other.reshape(1, -1))
-    if len(set(one)) == 1 or len(set(other)) == 1:
-        assert found is None
-    else:
-        assert found == pytest.approx(np.corrcoef(ranks(one), ranks(other))[0, 1], abs=1e-9)
