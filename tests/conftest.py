@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import resource
@@ -99,6 +100,15 @@ def pytest_collection_modifyitems(items):
 def root():
     """The project's root folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def schema_of():
+    """Give the schema of a kind of JSON by its name, as the site and a release have it."""
+    specification = importlib.util.spec_from_file_location("schema", ROOT / "tools" / "schema.py")
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    return tool.schema
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -226,7 +226,7 @@ class TestOnTheDevice:
 
     @pytest.mark.parametrize("rotation", ROTATIONS)
     def test_a_stream_sees_the_region_and_keeps_the_whole_frame(
-        self, edgecnn, photos, with_region, root, tmp_path, rotation
+        self, edgecnn, photos, with_region, schema_of, tmp_path, rotation
     ):
         import jsonschema
 
@@ -236,7 +236,7 @@ class TestOnTheDevice:
         options = ("--model", with_region, "--rotate", rotation, "--save-uncertain", "unsure", "--save-margin", "1")
         result = edgecnn("classify", source, "--json", *options, "--explain", "maps")
         found = lines(result)
-        schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+        schema = schema_of("result")
         for line in found:
             jsonschema.Draft202012Validator(schema).validate(line)
         assert [line["region"] for line in found if line.get("event") == "camera_opened"] == [list(REGION)]

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import schema as json_schema
+
 from edgecnn import errors
 from edgecnn.boards.targets import list_targets
 from edgecnn.cli import COMMANDS, app
@@ -27,14 +29,6 @@ from edgecnn.stress.corruptions import CORRUPTIONS, value_text
 from edgecnn.tables import fields_of
 
 ROOT = Path(__file__).parent.parent
-SCHEMAS = {
-    "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
-    "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
-    "parity": ROOT / "edgecnn" / "verify" / "parity.schema.json",
-    "stress": ROOT / "edgecnn" / "stress" / "stress.schema.json",
-    "report": ROOT / "edgecnn" / "report" / "report.schema.json",
-    "inspection": ROOT / "edgecnn" / "inspect" / "inspection.schema.json",
-}
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
 MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
 
@@ -228,7 +222,7 @@ def corruption_table() -> str:
 
 def schema_tables(name: str) -> str:
     """Return the tables of a JSON schema: each object's fields with types and meanings."""
-    schema = json.loads(SCHEMAS[name].read_text(encoding="utf-8"))
+    schema = json_schema.schema(name)
     parts = [escaped(schema["description"])]
     for title, node in schema_objects(schema):
         fields = {**node.get("properties", {})}
@@ -313,10 +307,10 @@ def generated_pages() -> dict[str, str]:
     """Return the pages that no file in docs/ holds: path in the site's sources to content."""
     cards = {f"models/{path.parent.name}.md": path for path in sorted((ROOT / "models").glob("*/card.md"))}
     copies = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHANGELOG.md", **cards}
-    copies |= {f"schemas/{path.name}": path for path in SCHEMAS.values()}
     return {
         **{f"commands/{name}.md": command_page(name) for name in COMMANDS},
         **{path: file.read_text(encoding="utf-8") for path, file in copies.items()},
+        **{f"schemas/{name}": text for name, text in json_schema.files().items()},
     }
 
 

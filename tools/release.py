@@ -1,4 +1,4 @@
-"""Make a release of the last commit in dist/: wheel and sdist, built twice from two clean copies, checked and tried.
+"""Make a release of the last commit in dist/: wheel and sdist, built twice from two clean copies, checked and tried, and the JSON schemas.
 
 Fails unless the working tree is clean, both builds have the same bytes, `twine check` passes, and the wheel, installed in fresh
 environments, passes its self-test and classifies a photo of the bundle that ships.
@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+
+import schema
 
 ROOT = Path(__file__).parent.parent
 TRY = """
@@ -89,6 +91,8 @@ def release(pythons: Sequence[str]) -> None:
     for old in out.iterdir():
         old.unlink()
     files = build_twice(out)
+    for name, text in schema.files().items():
+        (out / name).write_text(text, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, files)], check=True)
     wheel = next(path for path in files if path.suffix == ".whl")
     for python in pythons:

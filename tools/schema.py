@@ -1,6 +1,7 @@
-"""Make the JSON schemas of the parity report, the stress report, the report page's figures and an inspection from their dataclasses.
+"""Write the JSON schemas of what scripts read into a folder; the site and a release have them.
 
-`--check` fails if a file is out of date.
+Those of reports are made from their dataclasses. The lines of `edgecnn classify` and `edgecnn explain` are formatted by hand on the device,
+and their schemas are written by hand next to that code.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import dataclasses
 import inspect
 import json
 import re
-import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -21,19 +21,29 @@ from edgecnn.stress import report as stress
 from edgecnn.tables import fields_of, to_json
 from edgecnn.verify import report
 
-DOCUMENTS: dict[Path, tuple[type, ...]] = {
-    Path(report.__file__).with_name("parity.schema.json"): (report.Report, report.BoardsReport),
-    Path(stress.__file__).with_name("stress.schema.json"): (stress.StressReport,),
-    Path(figures.__file__).with_name("report.schema.json"): (figures.PageFigures,),
-    Path(inspection.__file__).with_name("inspection.schema.json"): (inspection.Inspection, inspection.Cleaned),
+ROOT = Path(__file__).parent.parent
+WRITTEN = {
+    "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
+    "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
 }
-"""Each schema's file, and the documents that it describes: a file's whole, and others under $defs."""
+"""The schemas that are files."""
+
+DOCUMENTS: dict[str, tuple[type, ...]] = {
+    "parity": (report.Report, report.BoardsReport),
+    "stress": (stress.StressReport,),
+    "report": (figures.PageFigures,),
+    "inspection": (inspection.Inspection, inspection.Cleaned),
+}
+"""The documents that each other schema describes: a file's whole, and others under $defs."""
 
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
-def schema(first: type, *others: type) -> dict[str, Any]:
-    """Return the schema of a document, with every other dataclass, and other documents, under $defs."""
+def schema(name: str) -> dict[str, Any]:
+    """Return one of the schemas of WRITTEN and DOCUMENTS."""
+    if name in WRITTEN:
+        return json.loads(WRITTEN[name].read_text(encoding="utf-8"))
+    first, *others = DOCUMENTS[name]
     definitions: dict[str, Any] = {}
     whole = described_object(first, definitions)
     for other in others:
@@ -87,17 +97,18 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return {"type": SIMPLE[kind]}
 
 
-def text(documents: tuple[type, ...]) -> str:
-    """Return the schema of documents as its file has it."""
-    return json.dumps(schema(*documents), indent=2, ensure_ascii=False) + "\n"
+def files() -> dict[str, str]:
+    """Return the text of every schema's file, by the file's name."""
+    return {
+        f"{name}.schema.json": json.dumps(schema(name), indent=2, ensure_ascii=False) + "\n"
+        for name in (*WRITTEN, *DOCUMENTS)
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
-    check = parser.parse_args().check
-    for path, documents in DOCUMENTS.items():
-        if not check:
-            path.write_text(text(documents), encoding="utf-8")
-        elif path.read_text(encoding="utf-8") != text(documents):
-            sys.exit(f"{path.name} is out of date: python tools/schema.py")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files().items():
+        (folder / name).write_text(text, encoding="utf-8")

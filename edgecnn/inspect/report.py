@@ -1,7 +1,7 @@
 """What an inspection says of labelled images.
 
-Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, and `inspection.schema.json` next to this module is made from
-the same fields: `python tools/schema.py`.
+Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, and its schema is made from the same fields:
+`tools/schema.py`.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The stress report: accuracy and agreement under each corruption at each strength.
 
-Frozen dataclasses; `stress-SPLIT.json` is `tables.to_json` of a `StressReport`, and `stress.schema.json` next to this module is made from
-the same fields: `python tools/schema.py`.
+Frozen dataclasses; `stress-SPLIT.json` is `tables.to_json` of a `StressReport`, and its schema is made from the same fields:
+`tools/schema.py`.
 """
 
 import json

@@ -1,7 +1,6 @@
 """The parity report: models on the same images, and the comparisons that the gate is held to.
 
-Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and `parity.schema.json` next to this module is made from the same
-fields: `python tools/schema.py`.
+Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and its schema is made from the same fields: `tools/schema.py`.
 """
 
 from collections.abc import Mapping

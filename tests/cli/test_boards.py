@@ -39,7 +39,7 @@ def emulated(monkeypatch):
     return asked, changes
 
 
-def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulated, monkeypatch, root, tmp_path):
+def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulated, monkeypatch, schema_of, tmp_path):
     monkeypatch.delenv("EDGECNN_DATA", raising=False)
     result = edgecnn("verify", "--on", "rpi3,rpi4", "--on", "rpi5", "--sample", 7, "--json", "--out", "boards.json")
     assert result.code == 0, result.err
@@ -50,7 +50,7 @@ def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulat
     report = json.loads(result.out)
     assert report["passed"] and report["data"] is None
     assert json.loads((tmp_path / "boards.json").read_text()) == report
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+    schema = schema_of("parity")
     jsonschema.validate(report, {"$ref": "#/$defs/boards_report", "$defs": schema["$defs"]})
 
 

@@ -20,9 +20,9 @@ KEYS = {"schema", "source", "answer", "index", "score", "box", "where", "decreas
 
 
 @pytest.fixture
-def parse(root):
+def parse(schema_of):
     """Check JSON lines by the schema, and return them parsed."""
-    schema = json.loads((root / "edgecnn" / "device" / "explanation.schema.json").read_text())
+    schema = schema_of("explanation")
     validator = jsonschema.Draft202012Validator(schema)
 
     def lines(output):

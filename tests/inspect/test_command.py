@@ -29,13 +29,13 @@ def test_exit_codes_follow_the_severity(edgecnn, tmp_path, fill, photos, planted
     assert edgecnn("inspect", "bad", "--no-features", "--fail-on", "never").code == 0
 
 
-def test_json_is_as_its_schema_says(edgecnn, root, tmp_path, fill, planted):
+def test_json_is_as_its_schema_says(edgecnn, schema_of, tmp_path, fill, planted):
     jsonschema = pytest.importorskip("jsonschema")
     fill(tmp_path / "pets", planted)
     done = edgecnn(
         "inspect", "pets", "--no-features", "--json", "--fail-on", "never", "--out", "seen", "--fix", "cleaned"
     )
-    schema = json.loads((root / "edgecnn" / "inspect" / "inspection.schema.json").read_text())
+    schema = schema_of("inspection")
     report = json.loads(done.out)
     jsonschema.validate(report, schema)
     assert json.loads((tmp_path / "seen" / "inspection.json").read_text()) == report

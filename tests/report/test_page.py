@@ -85,15 +85,15 @@ def test_every_figure_is_in_the_json(drawn_run, figures_of, tmp_path):
     assert left == [], "a figure outside of <data> could be one that the JSON lacks"
 
 
-def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_of, tmp_path):
-    schema = json.loads((root / "edgecnn/report/report.schema.json").read_text())
+def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_of, tmp_path, schema_of):
+    schema = schema_of("report")
     bundle = read_bundle(root / "models/digits/digits.edgecnn")
     shown = [shown_run(drawn_run()), shown_run(finished_run), shown_run(drawn_run(verified=False))]
     write_page([*shown, Shown(figures=bundle_figures(bundle), pictures={})], tmp_path / "page.html")
     jsonschema.validate(figures_of(tmp_path / "page.html"), schema)
 
 
-def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, figures_of, root, tmp_path):
+def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, figures_of, root, tmp_path, schema_of):
     from edgecnn.files import canonical_json
     from edgecnn.stress.measure import Settings, stress
     from edgecnn.stress.subject import Source, open_subject
@@ -112,7 +112,7 @@ def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, f
     assert [value for value in page.values if value not in known] == []
     assert "Mean corrupted accuracy of int8" in page.text and f"{report.worst} costs most" in page.text
     assert not [item for item in figures["runs"][0]["missing"] if item["part"] == "stress"]
-    jsonschema.validate(figures, json.loads((root / "edgecnn/report/report.schema.json").read_text()))
+    jsonschema.validate(figures, schema_of("report"))
 
 
 def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):

@@ -72,8 +72,8 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(digits):
     assert not one.complete
 
 
-def test_the_json_is_as_its_schema_says(report, root):
-    schema = json.loads((root / "edgecnn/stress/stress.schema.json").read_text())
+def test_the_json_is_as_its_schema_says(report, schema_of):
+    schema = schema_of("stress")
     jsonschema.validate(json.loads(json.dumps(to_json(report))), schema)
 
 

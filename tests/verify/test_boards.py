@@ -70,12 +70,12 @@ def on(*names, **options):
     return OnBoards(targets=tuple(emulated_targets(names)), **options)
 
 
-def valid(report, root, definition):
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+def valid(report, schema_of, definition):
+    schema = schema_of("parity")
     jsonschema.validate(report, {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]})
 
 
-def test_boards_answer_as_this_machine_does(emulator, bundle, root):
+def test_boards_answer_as_this_machine_does(emulator, bundle, schema_of):
     made, told = emulator(), []
     rows = verify_on_boards(bundle, None, on("all"), lambda *state: told.append(state))
     assert [(row.target, row.cpu) for row in rows] == [
@@ -83,7 +83,7 @@ def test_boards_answer_as_this_machine_does(emulator, bundle, root):
     ]  # fmt: skip
     assert len(made) == 3 and [state[1:] for state in told] == [(1, 3), (2, 3), (3, 3)]
     for row in rows:
-        valid(to_json(row), root, "board_row")
+        valid(to_json(row), schema_of, "board_row")
         assert row.passed and row.selftest is True and row.largest_difference == 0
         assert (row.images, row.split, row.accuracy, row.agreement) == (GOLDEN, "golden", None, 1.0)
         assert row.engine.startswith("litert ") and row.against == row.engine
@@ -102,12 +102,12 @@ def test_accuracy_on_a_sample_of_the_test_split(emulator, bundle):
     assert row.accuracy == row.accuracy_here and 0 <= row.accuracy <= 1
 
 
-def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, root):
+def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, schema_of):
     emulator('case "$2" in cortex-a72) kill -ILL $$;; esac')
     rows = verify_on_boards(bundle, None, on("rpi4,rpi5"), lambda *state: None)
     assert [row.error for row in rows] == ["illegal instruction on cortex-a72", None]
     assert [row.passed for row in rows] == [False, True] and rows[0].failed == ("error",)
-    valid(to_json(rows[0]), root, "board_row")
+    valid(to_json(rows[0]), schema_of, "board_row")
     assert "illegal instruction on cortex-a72" in text_table(BOARD_HEADINGS, board_rows(rows))
     with pytest.raises(EmulatorError, match=r"litert 2 on rpi4: illegal instruction on cortex-a72 \(1 of 2 failed\)"):
         require_boards(rows)

@@ -87,9 +87,9 @@ def verified(files, reference, candidate, photos, **options):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras2.keras", "keras3-logits.keras", "first.onnx")),
     ],
 )
-def test_every_kind_of_file_answers_the_same(files, photos, root, name):
+def test_every_kind_of_file_answers_the_same(files, photos, schema_of, name):
     report = verified(files, "saved", name, photos)
-    jsonschema.validate(to_json(report), json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    jsonschema.validate(to_json(report), schema_of("parity"))
     (item,) = report.comparisons
     assert report.data.test_images == 180
     assert item.accuracy_reference > 0.85

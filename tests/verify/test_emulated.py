@@ -53,11 +53,11 @@ def on(*names, **options):
     return OnBoards(targets=tuple(emulated_targets(names)), **options)
 
 
-def test_all_boards_answer_as_this_machine_does(edgecnn, digits, system, root):
+def test_all_boards_answer_as_this_machine_does(edgecnn, digits, system, schema_of):
     result = edgecnn("verify", "--on", "all", "--model", digits, "--sample", 100, "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+    schema = schema_of("parity")
     jsonschema.validate(report, {"$ref": "#/$defs/boards_report", "$defs": schema["$defs"]})
     assert [row["cpu"] for row in report["boards"]] == ["cortex-a53", "cortex-a53", "cortex-a72", "cortex-a76"]
     for row in report["boards"]:
@@ -92,12 +92,12 @@ def test_a_build_for_newer_processors_is_caught(digits, system, tmp_path):
         require_boards(rows[1:])
 
 
-def test_a_run_on_a_board_stands_in_its_report_and_card(edgecnn, own_run, system, root):
+def test_a_run_on_a_board_stands_in_its_report_and_card(edgecnn, own_run, system, schema_of):
     result = edgecnn("verify", "--on", "rpi4", "--sample", 50, "--max-drop", 100)
     assert result.code == 0, result.err
     assert "rpi4 (cortex-a72)" in result.out
     report = json.loads(own_run.file("parity.json").read_text())
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    jsonschema.validate(report, schema_of("parity"))
     (row,) = report["boards"]
     assert report["passed"] and row["passed"] and row["images"] == 50 and row["split"] == "test"
     assert edgecnn("bundle", "--force").code == 0

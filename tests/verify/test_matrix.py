@@ -30,8 +30,8 @@ def report(finished_run, tmp_path_factory):
     return verify(run, open_dataset(run.recipe.data), matrix=True)
 
 
-def test_every_engine_stands_against_every_other(report, root):
-    jsonschema.validate(to_json(report), json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+def test_every_engine_stands_against_every_other(report, schema_of):
+    jsonschema.validate(to_json(report), schema_of("parity"))
     ran = [item for item in report.matrix if item.accuracy is not None]
     assert [item.name.split()[0] for item in ran] == ["Keras", "litert", "onnxruntime", "litert"]
     assert ["XNNPACK" in ran[1].name, "reference kernels" in ran[3].name] == [True, True]

@@ -25,9 +25,9 @@ from edgecnn.verify.parity import parity_report
 from edgecnn.verify.statistics import mcnemar_exact
 
 
-def valid(run, root):
+def valid(run, schema_of):
     jsonschema.validate(
-        json.loads(run.read(PARITY, "verify")), json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+        json.loads(run.read(PARITY, "verify")), schema_of("parity")
     )
 
 
@@ -47,9 +47,9 @@ def ptq_run(own_run):
     return own_run
 
 
-def test_post_training_quantization_is_measured_as_well(finished_run, root):
+def test_post_training_quantization_is_measured_as_well(finished_run, schema_of):
     report = parity_report(finished_run)
-    valid(finished_run, root)
+    valid(finished_run, schema_of)
     assert kinds(report, "tflite-int8-ptq") == ["alternative"]
     found = report.int8.qat_against_ptq
     assert (found.reference, found.candidate, found.n) == ("tflite-int8-ptq", "tflite-int8", 385)
@@ -93,7 +93,7 @@ def test_a_bad_alternative_closes_no_gate(own_run):
     assert report.int8.qat_against_ptq.drop < -50
 
 
-def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, root):
+def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, schema_of):
     assert alternative(ptq_run) == ("tflite", "int8-qat")
     qat = export_path(ptq_run, "tflite", "int8").read_bytes()
     ptq = export_path(ptq_run, "tflite", "int8-ptq").read_bytes()
@@ -101,7 +101,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
     assert export_path(ptq_run, "tflite", "int8").read_bytes() == ptq
     assert export_path(ptq_run, "tflite", "int8-qat").read_bytes() == qat
     report = parity_report(ptq_run)
-    valid(ptq_run, root)
+    valid(ptq_run, schema_of)
     assert names(report) == [
         "float", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32", "tflite-int8-qat",
     ]  # fmt: skip

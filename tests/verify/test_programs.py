@@ -101,8 +101,8 @@ def test_on_the_same_pixels_the_file_is_the_int8_file(report, program):
     assert item.agreement == 1 and item.largest_lsb <= 1 and item.unit == "score"
 
 
-def test_the_report_is_written_and_follows_its_schema(report, frigate_run, root):
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+def test_the_report_is_written_and_follows_its_schema(report, frigate_run, schema_of):
+    schema = schema_of("parity")
     written = json.loads(frigate_run.read(PARITY, "verify"))
     jsonschema.validate(written, schema)
     assert [model["name"] for model in written["models"]][-2:] == ["frigate", "mediapipe"]

@@ -1,7 +1,6 @@
 """The report's dataclasses, its JSON and its schema are one thing; reports of before are still read."""
 
 import dataclasses
-import importlib.util
 import json
 
 import jsonschema
@@ -27,19 +26,14 @@ def holds(one, other):
     return one == other
 
 
-def test_the_schemas_are_made_from_the_dataclasses(root):
-    specification = importlib.util.spec_from_file_location("schema", root / "tools" / "schema.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
-    assert len(tool.DOCUMENTS) == 4
-    for path, documents in tool.DOCUMENTS.items():
-        assert path.read_text() == tool.text(documents), "python tools/schema.py"
-        jsonschema.Draft202012Validator.check_schema(tool.schema(*documents))
+@pytest.mark.parametrize("name", ["result", "explanation", "parity", "stress", "report", "inspection"])
+def test_every_schema_is_one(schema_of, name):
+    jsonschema.Draft202012Validator.check_schema(schema_of(name))
 
 
-def test_reports_in_bundles_are_read_and_written_again(root):
+def test_reports_in_bundles_are_read_and_written_again(root, schema_of):
     """Nothing that they hold is lost; keys that they lack are added with their defaults, and the schema takes both."""
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+    schema = schema_of("parity")
     for name, written in shipped(root).items():
         jsonschema.validate(written, schema)
         report = build(Report, written, ValueError)

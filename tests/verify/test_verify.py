@@ -29,8 +29,8 @@ def comparison(report, kind, candidate):
     return next(item for item in report.comparisons if item.kind == kind and item.candidate == candidate)
 
 
-def test_the_report_follows_its_schema(report, finished_run, root):
-    schema = json.loads((root / "edgecnn/verify/parity.schema.json").read_text())
+def test_the_report_follows_its_schema(report, finished_run, schema_of):
+    schema = schema_of("parity")
     written = json.loads(finished_run.read(PARITY, "verify"))
     jsonschema.validate(written, schema)
     assert to_json(report) == written, "what is read is what was written"

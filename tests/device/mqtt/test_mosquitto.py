@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, mosquitto, watch, root):
+def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, mosquitto, watch, schema_of):
     broker = mosquitto()
     watcher = watch(broker.port)
     board = device(f"mqtt://127.0.0.1:{broker.port}/door", "--mqtt-picture", "--mqtt-binary", "1")
@@ -46,7 +46,7 @@ def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, m
     assert again.process.wait(20) == 143
     watcher.until("availability", b"offline")
     validator = jsonschema.Draft202012Validator(
-        json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+        schema_of("result")
     )
     for line in again.parsed():
         validator.validate(line)

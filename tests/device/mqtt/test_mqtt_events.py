@@ -31,17 +31,17 @@ EVENTS = {
 
 
 @pytest.mark.parametrize("text", EVENTS)
-def test_an_event_in_words_and_as_a_line(root, text):
-    schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+def test_an_event_in_words_and_as_a_line(schema_of, text):
+    schema = schema_of("result")
     jsonschema.Draft202012Validator(schema).validate(json.loads(event_line(EVENTS[text])))
     assert event_text(EVENTS[text]) == text
 
 
-def test_the_reasons_are_those_of_the_schema(root):
+def test_the_reasons_are_those_of_the_schema(schema_of):
     connection = pytest.importorskip(
         "edgecnn.device.mqtt.connection", reason="MQTT needs the mqtt extra", exc_type=ImportError
     )
-    parts = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())["$defs"]
+    parts = schema_of("result")["$defs"]
     refused = parts["mqtt_refused"]["properties"]["reason"]["enum"]
     lost = parts["mqtt_lost"]["properties"]["reason"]["enum"]
     assert set(refused) == set(connection.REASONS)

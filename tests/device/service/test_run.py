@@ -251,7 +251,7 @@ def test_notify_sends_a_datagram(short_folder, monkeypatch):
     notify("READY=1")
 
 
-def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn):
+def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn, schema_of):
     """As systemd runs it: with the last valid options, the same process waits, goes on with the first release, and ends with 143."""
     options = tmp_path / "service.toml"
     options.write_text('source = "synthetic:"\ngood_after = 3\n')
@@ -271,7 +271,7 @@ def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spaw
         release, _ = store.add(variant("new"))
         store.activate(release)
         states = []
-        schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+        schema = schema_of("result")
         for line in lines:
             jsonschema.validate(line, schema)
             if line["event"] == "release":

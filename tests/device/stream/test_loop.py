@@ -68,9 +68,9 @@ def loop(fake):
 
 
 @pytest.fixture(scope="module")
-def valid(root):
+def valid(schema_of):
     """Check a JSON line by the schema, and return it parsed."""
-    schema = json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+    schema = schema_of("result")
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
 

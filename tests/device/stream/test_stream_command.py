@@ -100,10 +100,10 @@ def start(root, tmp_path, spawn):
 
 
 @pytest.fixture(scope="module")
-def parse(root):
+def parse(schema_of):
     """Check JSON lines by the schema, and return them parsed."""
     validator = jsonschema.Draft202012Validator(
-        json.loads((root / "edgecnn/device/stream/result.schema.json").read_text())
+        schema_of("result")
     )
 
     def lines(output):
