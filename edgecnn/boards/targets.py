@@ -1,7 +1,7 @@
 """Targets: one TOML file of data per board, in `targets/`."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,25 +23,6 @@ class Emulator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Figures of one inference measured on the board: of which model, on what hardware, with which versions, over n calls.
-
-    `edgecnn benchmark --save` writes them. Network and input are those of the model's recipe; "" and 0 where it has none.
-    """
-
-    model: str
-    hardware: str
-    versions: Mapping[str, str]
-    n: int = key(low=0)
-    p50_ms: float = key(low=0)
-    p90_ms: float = key(low=0)
-    network: str = ""
-    height: int = key(0, low=0)
-    width: int = key(0, low=0)
-    channels: int = key(0, low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Target:
     """A board.
 
@@ -58,7 +39,6 @@ class Target:
     memory_mib: int = key(0, low=0)
     provider: str = "cpu"
     emulator: Emulator | None = None
-    reference: Reference | None = None
 
 
 def list_targets() -> list[Target]:

@@ -13,9 +13,7 @@ from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json, Model, Provider, check_choice
 
 if TYPE_CHECKING:
-    from edgecnn.boards.targets import Target
     from edgecnn.bundle.read import Bundle
-    from edgecnn.device.benchmark.configurations import Configuration
     from edgecnn.device.benchmark.figures import Sweep
     from edgecnn.device.benchmark.images import BenchImages
 
@@ -110,30 +108,6 @@ def benchmark(
             rich_help_panel=WINNER,
         ),
     ] = False,
-    save: Annotated[
-        bool,
-        typer.Option(
-            "--save", help="Write the figures into the target's file.", show_default="off", rich_help_panel=WINNER
-        ),
-    ] = False,
-    save_to: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write them into this file instead.",
-            show_default="none",
-            rich_help_panel=WINNER,
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The target whose file --save writes.",
-            show_default="the one for this board",
-            rich_help_panel=WINNER,
-        ),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
@@ -147,18 +121,14 @@ def benchmark(
       edgecnn benchmark photos/ --json
       edgecnn benchmark --tune
       edgecnn benchmark --sustained 10
-      edgecnn benchmark --save --target rpi4
     """
     chosen = Choice(engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider)
-    saves = save or save_to is not None
-    if sustained is not None and (tune or saves or target):
-        raise typer.BadParameter("--sustained runs one configuration, so it goes with neither --tune nor --save.")
+    if sustained is not None and tune:
+        raise typer.BadParameter("--sustained runs one configuration, so it does not go with --tune.")
     if sustained is not None:
         require_one(chosen, sustained)
-    if untune and (source or sustained is not None or tune or saves):
+    if untune and (source or sustained is not None or tune):
         raise typer.BadParameter("--untune measures nothing: give only --model and --json with it.")
-    if target is not None and not saves:
-        raise typer.BadParameter("--target goes with --save.")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS
@@ -170,7 +140,6 @@ def benchmark(
     if untune:
         print_untune(bundle.sha256, json)
         return
-    saving = save_target(bundle, target) if saves else None
     from edgecnn.device.benchmark.images import bench_images
 
     images = bench_images(bundle, source or (), n, note)
@@ -180,12 +149,10 @@ def benchmark(
         return
     measured = measure(bundle, images, chosen, n=n, warmup=warmup, cold=cold, json=json)
     if measured.interrupted:
-        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune or saving else ""))
+        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune else ""))
         raise typer.Exit(INTERRUPTED)
     if tune:
         store_winner(bundle, measured)
-    if saving:
-        save_figures(bundle, measured, saving[0], saving[1], save_to)
 
 
 def require_one(chosen: Choice, minutes: float) -> None:
@@ -316,70 +283,3 @@ def print_untune(sha256: str, json: bool) -> None:
         emit_json({"sha256": sha256, "removed": removed})
     else:
         print("removed the tuned setting" if removed else "there was no tuned setting for this bundle")
-
-
-def save_target(bundle: "Bundle", name: str | None) -> tuple["Target", str]:
-    """Return the target of --save, the one named, else this board's, and the model file whose figures are its reference."""
-    from edgecnn.boards.reference import detect_target
-    from edgecnn.boards.targets import load_target
-    from edgecnn.device.system import System
-    from edgecnn.runtime.default import choose_model
-
-    target = load_target(name) if name else detect_target(System(packages={}).board)
-    return target, choose_model(bundle.manifest, engine=target.engine).model.file
-
-
-def save_figures(bundle: "Bundle", measured: "Sweep", target: "Target", file: str, out: Path | None) -> None:
-    """Write the figures of the target's engine and threads, with the bundle's default model for it, into the target's file.
-
-    Raises:
-        EngineError: if that configuration was not measured.
-    """
-    from edgecnn.boards.reference import save_reference
-    from edgecnn.boards.targets import Reference
-    from edgecnn.errors import EngineError
-    from edgecnn.runtime.tuned import hardware
-    from edgecnn.versions import library_versions
-
-    rows = [row for row in measured.rows if matches(row.configuration, target, file)]
-    if not rows:
-        raise EngineError(
-            f"nothing was saved: {target.name} needs {target.engine} with {target.num_threads} threads and {file}, which was not "
-            f"measured. Measure it: edgecnn benchmark --save --target {target.name} --engine {target.engine} --threads {target.num_threads}"
-        )
-    infer, taken = rows[0].parts["infer"], bundle.manifest.input
-    versions = {key: value for key, value in library_versions().items() if key in ("edgecnn", "python", "numpy")}
-    reference = Reference(
-        model=f"{bundle.manifest.name} {rows[0].configuration.precision}, SHA-256 {bundle.sha256[:12]}",
-        hardware=hardware(),
-        versions={**versions, target.engine: rows[0].probed.version},
-        n=infer.n,
-        p50_ms=round(infer.p50_ms, 4),
-        p90_ms=round(infer.p90_ms, 4),
-        network=network_of(bundle),
-        height=taken.height,
-        width=taken.width,
-        channels=taken.channels,
-    )
-    note(
-        f"saved in {save_reference(target, reference, out)}: one inference takes {reference.p50_ms} ms (p50), {reference.p90_ms} ms (p90)"
-    )
-
-
-def network_of(bundle: "Bundle") -> str:
-    """Return the network that a bundle's recipe names; "" where it has no recipe."""
-    recipe = bundle.manifest.provenance.get("recipe")
-    network = recipe.get("network") if isinstance(recipe, dict) else None
-    name = network.get("name") if isinstance(network, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def matches(item: "Configuration", target: "Target", file: str) -> bool:
-    """Tell whether a configuration is the one that a target's reference figures are of."""
-    provider = item.provider or "cpu"
-    return (item.engine, item.threads, item.file, provider) == (
-        target.engine,
-        target.num_threads,
-        file,
-        target.provider,
-    )

@@ -35,8 +35,7 @@ def networks(
 ) -> None:
     """List the networks and what each costs.
 
-    Prints parameters, MACs and expected int8 bytes for an input size, or for the images that --data names. With --data also estimates of
-    the milliseconds of one inference on each board whose reference figures are known.
+    Prints parameters, MACs and expected int8 bytes for an input size, or for the images that --data names.
 
     \b
     Examples:
@@ -61,7 +60,6 @@ def networks(
     if data is not None:
         chosen, count, sizes = inputs_for(data, names, height or 0, width or 0, channels or 0)
     costs = {item: describe(build_network(item, *sizes[item], count)) for item in names}
-    boards = board_speeds() if data is not None else {}
     if json:
         emit_json(
             {
@@ -72,7 +70,6 @@ def networks(
                     "parameters": cost.parameters,
                     "macs": cost.macs,
                     "int8_bytes": cost.int8_bytes,
-                    "ms": {board: cost.macs / speed for board, speed in boards.items()},
                     "layers": [vars(layer) for layer in cost.layers],
                 }
                 for item, cost in costs.items()
@@ -80,11 +77,7 @@ def networks(
         )
         return
     print(f"{count} classes" + (f"; edgecnn train chooses {chosen}" if chosen else ""))
-    print_costs(costs, sizes, boards, layers)
-    if boards:
-        print("ms are estimates: the board's reference figure, in proportion to MACs.")
-    elif data is not None:
-        print("No board's speed is known here. On the board, edgecnn benchmark --save measures it.")
+    print_costs(costs, sizes, layers)
 
 
 def inputs_for(
@@ -119,28 +112,8 @@ def starts_from(network: str) -> str | None:
     return source.title if source else None
 
 
-def board_speeds() -> dict[str, float]:
-    """Return the MACs per millisecond of the boards whose reference figures are of one of edgecnn's networks, by target."""
-    from edgecnn.boards.targets import list_targets
-    from edgecnn.networks import NETWORKS, build_network
-    from edgecnn.networks.describe import describe
-
-    speeds = {}
-    for target in list_targets():
-        known = target.reference
-        if known and known.network in NETWORKS and known.p50_ms and min(known.height, known.width, known.channels):
-            network = build_network(known.network, known.height, known.width, known.channels, 10)
-            speeds[target.name] = describe(network).macs / known.p50_ms
-    return speeds
-
-
-def print_costs(
-    costs: Mapping[str, "NetworkCost"],
-    sizes: Mapping[str, tuple[int, int, int]],
-    boards: Mapping[str, float],
-    layers: bool,
-) -> None:
-    """Print what each network costs, its milliseconds on boards whose MACs per millisecond are known, and with `layers` each layer."""
+def print_costs(costs: Mapping[str, "NetworkCost"], sizes: Mapping[str, tuple[int, int, int]], layers: bool) -> None:
+    """Print what each network costs, and with `layers` each layer."""
     from edgecnn.report.table import text_table
 
     rows = [
@@ -150,13 +123,11 @@ def print_costs(
             f"{cost.parameters:,}",
             f"{cost.macs:,}",
             f"{cost.int8_bytes:,}",
-            *(f"{cost.macs / speed:.2g}" for speed in boards.values()),
             starts_from(item) or "random weights",
         )
         for item, cost in costs.items()
     ]
-    times = (f"{board}, ms" for board in boards)
-    headings = ("network", "input", "parameters", "MACs", "int8 bytes (expected)", *times, "starts from")
+    headings = ("network", "input", "parameters", "MACs", "int8 bytes (expected)", "starts from")
     print(text_table(headings, rows))
     for item, cost in costs.items() if layers else ():
         print(f"\n{item}")

@@ -5,7 +5,6 @@ import pytest
 from edgecnn.boards.targets import RELEASES, emulated_targets, list_targets, load_target, read_target
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError
 from edgecnn.runtime.engines import ENGINES
-from edgecnn.tables import to_json
 
 BOARDS = ("rpi-zero2w", "rpi3", "rpi4", "rpi5")
 
@@ -17,23 +16,12 @@ engine = "litert"
 num_threads = 1
 """
 
-REFERENCE = """
-[reference]
-model = "resnet8"
-hardware = "Board, 1 GHz"
-versions = { litert = "2.3.0" }
-n = 1000
-p50_ms = 3
-p90_ms = 3.5
-"""
-
 
 def test_all_of_them():
     targets = list_targets()
     assert [target.name for target in targets] == sorted((*BOARDS, "jetson-orin-nano", "x86-64", "cuda"))
     for target in targets:
         assert target.provider in ENGINES[target.engine].providers
-        assert target.reference is None, "nobody has measured one yet"
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -86,10 +74,6 @@ def read(tmp_path):
 def test_optional_tables(read):
     target = read(PLAIN)
     assert (target.name, target.provider, target.memory_mib, target.emulator) == ("board", "cpu", 0, None)
-    target = read(PLAIN + REFERENCE)
-    assert target.reference is not None
-    assert (target.reference.p50_ms, target.reference.versions) == (3.0, {"litert": "2.3.0"})
-    assert to_json(target)["reference"]["n"] == 1000
 
 
 @pytest.mark.parametrize(
@@ -106,8 +90,6 @@ def test_optional_tables(read):
         (PLAIN + "[emulator]\nspeed = 3", "unknown key emulator.speed"),
         (PLAIN + "[emulator]", "the key emulator.cpu is missing"),
         (PLAIN + '[emulator]\ncpu = "max"\nrelease = "sid"', "emulator.release must be one of bookworm, trixie"),
-        (PLAIN + REFERENCE.replace('"2.3.0"', "2.3"), "reference.versions.litert must be a string, received 2.3"),
-        (PLAIN + REFERENCE.replace("n = 1000", ""), "the key reference.n is missing"),
         ("title", "not a TOML file"),
         ("\x00", "not a TOML file"),
     ],

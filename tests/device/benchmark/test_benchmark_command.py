@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,16 +29,11 @@ def engine():
     return ("--engine", next(name for name in engines_for("tflite") if is_installed(name)))
 
 
-def test_table_tune_and_save(edgecnn, digits, engine, tmp_path):
-    result = edgecnn(
-        "benchmark", *digits, *engine, *FEW, "--tune", "--target", "x86-64", "--save-to", tmp_path / "x.toml"
-    )
+def test_table_and_tune(edgecnn, digits, engine, tmp_path):
+    result = edgecnn("benchmark", *digits, *engine, *FEW, "--tune")
     assert result.code == 0, result.err
     assert f"{engine[1]} int8, 1 thread " in result.out and "winner: " in result.out and "fastest first" in result.out
     assert "the bundle's golden photos, 8 images" in result.err and "measuring (10)" in result.err
-    reference = tomllib.loads((tmp_path / "x.toml").read_text())["reference"]
-    assert reference["n"] == 10 and reference["model"].startswith("digits int8") and engine[1] in reference["versions"]
-    assert (reference["network"], reference["height"], reference["channels"]) == ("article", 8, 1)
     photo = Path(__file__).parent / "photo.png"
     from PIL import Image
 
@@ -77,14 +71,11 @@ def test_nonsense(edgecnn, digits, monkeypatch):
         ("--sustained", "nan"),
         ("--sustained", "1", "--tune"),
         ("--untune", "--tune"),
-        ("--target", "rpi4"),
         ("--sustained", "1", "--threads", "1", "--threads", "2"),
     ):
         assert edgecnn("benchmark", *digits, *arguments).code == 2, arguments
     assert edgecnn("benchmark", *digits, "--engine", "litrt").code == UnknownNameError.exit_code
     assert edgecnn("benchmark", *digits, "none.jpg").code == ImageError.exit_code
-    result = edgecnn("benchmark", *digits, "--save", "--target", "rpi44")
-    assert result.code == UnknownNameError.exit_code and "Did you mean 'rpi4'" in result.err
 
 
 def test_ctrl_c(root, digits, engine, spawn):
