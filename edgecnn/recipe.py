@@ -141,7 +141,6 @@ class TrainRecipe:
     )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
-    warm_up: float = key(0.2, "Share of a one-cycle schedule in which the rate rises.", low=0.0, high=0.9)
     cutout: int = key(
         0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
     )
@@ -178,27 +177,14 @@ class QatRecipe:
         low=0.0,
         high=10.0,
     )
-    calibration_batches: int = key(
-        60, "Batches that calibrate the activation ranges at the start of the phase.", low=1, high=10_000
-    )
-    distillation_temperature: float = key(
-        2.0, "Divides the logits of the float and the quantized network in their loss.", low=0.1, high=100.0
-    )
     method: str = key(
         "auto", "How int8 models are made: whichever validates better, quantization-aware, or after training.",
         choices=("auto", "qat", "ptq"),
-    )  # fmt: skip
-    granularity: str = key(
-        "channel", "What shares one scale of a convolution's weights: an output channel or the tensor.",
-        choices=("channel", "tensor"),
     )  # fmt: skip
     rounding: str = key(
         "auto",
         "How weights become codes: by GPTQ if that validates better, or the nearest code.",
         choices=("auto", "nearest"),
-    )
-    patience: int = key(
-        0, "Epochs without a better one after which the phase ends; 0 never ends it early.", low=0, high=10_000
     )
 
 

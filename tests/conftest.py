@@ -33,7 +33,6 @@ shift = 0
 [qat]
 epochs = 1
 batch_size = 64
-calibration_batches = 10
 method = "qat"
 """
 

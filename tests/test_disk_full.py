@@ -27,7 +27,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
             "data": {"source": "digits"},
             "network": {"name": tiny_network},
             "train": {"epochs": 1, "batch_size": 256},
-            "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4, "rounding": "nearest"},
+            "qat": {"epochs": 1, "batch_size": 256, "rounding": "nearest"},
         }
     )
     # one epoch decides by chance which method ships; this one has a fake-quantized model to verify

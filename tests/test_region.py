@@ -318,7 +318,6 @@ def test_from_photos_to_a_bundle_that_sees_the_region(edgecnn, tmp_path, tiny_ne
     recipe.write_text(
         f'name = "door"\n[data]\nsource = "photos"\n[network]\nname = "{tiny_network}"\nheight = 8\nwidth = 8\n'
         "[train]\nepochs = 12\nbatch_size = 16\nshift = 0\nlearning_rate = 0.02\n[qat]\nepochs = 1\nbatch_size = 16\n"
-        "calibration_batches = 4\n"
     )
     result = edgecnn("run", "recipe.toml", "--region", "0.5,0,0.5,1", "--max-drop", "100")
     assert result.code == 0, result.err

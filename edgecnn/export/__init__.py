@@ -128,7 +128,7 @@ def convert(
         if images is None:
             data = tflite.int8(model, inner)
         else:
-            data = tflite.int8_post_training(model, images, inner, granularity=run.recipe.qat.granularity)
+            data = tflite.int8_post_training(model, images, inner)
     elif images is not None:
         data = tflite.int16x8(model, images)
     else:

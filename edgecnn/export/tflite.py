@@ -105,7 +105,7 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
 
 
 def int8_post_training(
-    model: FloatModel, dataset: RepresentativeDataset, io: str = "int8", *, granularity: str = "channel"
+    model: FloatModel, dataset: RepresentativeDataset, io: str = "int8"
 ) -> bytes:
     """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
 
@@ -113,15 +113,12 @@ def int8_post_training(
         model: as for `float32`.
         dataset: training images.
         io: as for `int8`.
-        granularity: "channel" for a scale for each output channel of the weights, "tensor" for one for all.
 
     Raises:
         ExportError: as `int8` does, or if the input's codes are not those of the dataset.
     """
     converter = _converter(model)
     converter.representative_dataset = dataset.batches
-    # TensorFlow 2.21 has no public switch; the tests look at the files that come of it
-    converter._experimental_disable_per_channel = granularity == "tensor"
     data = _int8(converter, io)
     if io != "float32":
         tensor = read(data).inputs[0]

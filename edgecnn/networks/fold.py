@@ -14,7 +14,7 @@ that where the input spans 0.2 or more. Weights of so little move a channel by l
 """
 
 
-def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
+def folded(model: "keras.Model") -> "keras.Model":
     """Return a model with the same answers at inference and fewer passes over its activations.
 
     A convolution and the BatchNorm that alone reads it become one convolution: kernel * g and (bias - mean) * g + beta, where
@@ -22,8 +22,6 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
 
     Args:
         model: a tf_keras functional model; not changed.
-        keep_norms: leave the BatchNorm layers where they are, each of them now the identity. The quantization-aware toolkit wraps a
-            convolution, its BatchNorm and its activation as one, which it does not where another layer stands between.
 
     Returns:
         A model with weights of its own; the model itself where there is nothing to fold.
@@ -36,7 +34,7 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
     convolutions = {before: layer for layer, before in norms.items()}
 
     def clone(layer: Any) -> Any:
-        if layer in norms and not keep_norms:
+        if layer in norms:
             return keras.layers.Activation("linear", name=layer.name)
         config = layer.get_config()
         if layer in convolutions:
@@ -49,8 +47,6 @@ def folded(model: "keras.Model", *, keep_norms: bool = False) -> "keras.Model":
             copy.get_layer(layer.name).set_weights(_folded_weights(layer, convolutions[layer]))
         elif layer not in norms and layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
-        elif layer in norms and keep_norms:
-            _make_identity(copy.get_layer(layer.name))
     return copy
 
 
@@ -116,19 +112,6 @@ def even_depthwise(model: "keras.Model") -> "keras.Model":
             norm.gamma.assign(norm.gamma * flat)
             norm.moving_mean.assign(norm.moving_mean / flat)
     return copy
-
-
-def _make_identity(norm: Any) -> None:
-    """Give a BatchNorm the weights by which it returns what it reads."""
-    ones = np.ones_like(norm.moving_mean.numpy())
-    norm.moving_mean.assign(0 * ones)
-    norm.moving_variance.assign((1 - norm.epsilon) * ones)
-    if norm.scale:
-        # On some processors TensorFlow 2.21's rsqrt(1) is 0.9999999, and what is not a factor of 1 the converter cannot fold into weights
-        # of one scale. The converter folds constants with the same operator.
-        norm.gamma.assign(1 / tf.math.rsqrt(norm.moving_variance + norm.epsilon))
-    if norm.center:
-        norm.beta.assign(0 * ones)
 
 
 def _copied(model: "keras.Model") -> "keras.Model":

@@ -168,17 +168,11 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[M
 class Best:
     """The weights of the best epoch so far, and when it was: variables, so that a checkpoint holds them like all others."""
 
-    def __init__(self, model: "keras.Model", patience: int) -> None:
-        """Prepare for a model's weights.
-
-        Args:
-            model: the fake-quantized model.
-            patience: epochs without a better one after which `stopped` is true; 0 for never.
-        """
+    def __init__(self, model: "keras.Model") -> None:
+        """Prepare for the weights of a fake-quantized model."""
         self.model = model
-        self.patience = patience
         self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
-        # the epoch that is kept, the last that was better than all before it, and the last one offered
+        # the epoch that is kept; it has two more values in the checkpoints of earlier versions
         self._epochs = tf.Variable(np.zeros(3, np.int64), trainable=False)
         # of the epoch that is kept; n is 0 until there is one
         self._score = score_variable()
@@ -201,19 +195,11 @@ class Best:
     def offer(self, epoch: int, found: Score) -> None:
         """Keep the model's weights if this epoch is better than the best, or as good and later."""
         best = self.score
-        kept, better, _ = map(int, self._epochs.numpy())
-        is_better = best is None or found.better_than(best)
-        if is_better or (best and epoch > kept and not best.better_than(found)):
+        if best is None or found.better_than(best) or (epoch > self.epoch and not best.better_than(found)):
             for saved, variable in zip(self._weights, self.model.variables, strict=True):
                 saved.assign(variable)
             self._score.assign(astuple(found))
-            kept = epoch
-        self._epochs.assign([kept, epoch if is_better else better, epoch])
-
-    def stopped(self) -> bool:
-        """Tell whether patience has run out."""
-        _, better, last = self._epochs.numpy()
-        return bool(self.patience and last - better >= self.patience)
+            self._epochs.assign([epoch, 0, 0])
 
     def restore(self) -> None:
         """Give the model the best epoch's weights."""

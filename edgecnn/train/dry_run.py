@@ -98,10 +98,9 @@ def dry_run(
         teacher = to_float32(model, recipe, shape, len(labels))
         batches = qat_batches(recipe, batches, images)
         batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
-        brief = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, calibration_batches=1))
         reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
         phases.append(
-            time_phase(Qat(brief, teacher, validation, reference, batches).phase, batches, train_images, steps)
+            time_phase(Qat(recipe, teacher, validation, reference, batches).phase, batches, train_images, steps)
         )
     return DryRun(cost=cost, checkpoint_bytes=checkpoint_bytes, phases=tuple(phases))
 

@@ -166,7 +166,7 @@ def float_phase(
         epochs=recipe.train.epochs,
         step=step,
         validate=validate,
-        learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate, recipe.train.warm_up),
+        learning_rate=learning_rates(recipe.train.schedule, recipe.train.learning_rate),
         variables=distribute.copies(strategy, [*model.variables, *optimizer.variables, *(mean for mean, _ in means)]),
         take_start=take_start,
         finish=copy_weights,

@@ -122,8 +122,7 @@ class Phase:
 
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
-    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing; where `stopped()` is true the
-    phase ends early. `take_start()` is for the caller who gives the phase's model trained weights, once it has them. `finish()` is called
+    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing. `take_start()` is for the caller who gives the phase's model trained weights, once it has them. `finish()` is called
     at the end, also where a checkpoint had all epochs.
     """
 
@@ -134,7 +133,6 @@ class Phase:
     learning_rate: Callable[[float], float]
     variables: Sequence[Any]
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
-    stopped: Callable[[], bool] = lambda: False
     take_start: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
 
@@ -174,8 +172,6 @@ def run_phase(
             variable.assign(array)
     scalars = ScalarLog(run, history) if run else None
     for epoch in range(first, phase.epochs):
-        if phase.stopped():
-            break
         history = (*history, run_epoch(phase, batches, epoch, report))
         if run is None or scalars is None:
             continue

@@ -5,6 +5,7 @@ Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when 
 
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,32 +23,28 @@ from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_r
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine, one_cycle
 
+TEMPERATURE = 2.0
+"""Divides the logits of the float and the fake-quantized network in their loss."""
+
 SAFE_RATE = 5e-5
 """Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, however sharply the loss
 bends, so that one rate suits every network: SGD's has to be tuned for each. The rate rises first, since Adam's first steps are as large
 as any, whatever the gradients."""
 
 
-def fake_quantize(model: "keras.Model", scale: float, zero_point: int, granularity: str = "channel") -> "keras.Model":
+def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras.Model":
     """Wrap a float model for quantization-aware training, its input range pinned to the input contract.
 
     Args:
         model: a float32 tf_keras functional model; its weights are copied.
         scale, zero_point: of the input code; codes -128 to 127 span the pinned range.
-        granularity: "channel" for a scale for each output channel of a convolution's weights, "tensor" for one for all. A dense layer's
-            have one for all either way.
 
     Returns:
         The fake-quantized model, BatchNorm frozen.
     """
     import tensorflow_model_optimization as tfmot
-    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import default_8bit_quantize_scheme
 
-    scheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme(disable_per_axis=granularity == "tensor")
-    toolkit = tfmot.quantization.keras
-    # a BatchNorm behind a quantized kernel gives each channel a scale of its own, which one scale for all cannot hold
-    model = folded(model, keep_norms=True) if granularity == "tensor" else even_depthwise(fitting_biases(model))
-    quantized = toolkit.quantize_apply(toolkit.quantize_annotate_model(model), scheme)
+    quantized = tfmot.quantization.keras.quantize_model(even_depthwise(fitting_biases(model)))
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)
@@ -92,12 +89,11 @@ class Qat:
         """
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
-        self._recipe, self._batches, self._reference = recipe, batches, reference
-        self.student = fake_quantize(teacher, scale, zero_point, recipe.qat.granularity)
-        self._logits_range = logits_range(teacher, recipe, batches)
+        self._recipe, self._teacher, self._batches, self._reference = recipe, teacher, batches, reference
+        self.student = fake_quantize(teacher, scale, zero_point)
         predict = predictor(self.student, scale, zero_point)
         self._answer = (lambda: int8.fake_quantized(self.student, images)) if int8 else (lambda: predict(images))
-        self.best = Best(self.student, recipe.qat.patience)
+        self.best = Best(self.student)
         self._calibrated = score_variable()
         self.learning_rate = recipe.qat.learning_rate or SAFE_RATE
         schedule = cosine if recipe.qat.learning_rate else one_cycle
@@ -116,8 +112,11 @@ class Qat:
                 self._calibrated,
             ],
             examine=self.examine,
-            stopped=self.best.stopped,
         )
+
+    @cached_property
+    def _logits_range(self) -> tuple[float, float]:
+        return logits_range(self._teacher, self._recipe, self._batches)
 
     def begin(self) -> None:
         """Set the activations' ranges; the result is epoch 0, with kernels rounded by their layers' outputs if that is better.
@@ -171,7 +170,7 @@ class Qat:
 def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
     """Return the loss by which the fake-quantized `student` learns to answer as `teacher` does.
 
-    It is the cross-entropy between the two softmaxes at the recipe's temperature T, times T squared.
+    It is the cross-entropy between the two softmaxes at TEMPERATURE T, times T squared.
 
     Args:
         recipe: the whole recipe.
@@ -183,14 +182,12 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 
     Source: Hinton et al. 2015, equation 2 (arXiv:1503.02531).
     """
-    temperature = recipe.qat.distillation_temperature
-
     def loss(images):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
-        targets = tf.nn.softmax(teacher(inputs, training=False) / temperature)
+        targets = tf.nn.softmax(teacher(inputs, training=False) / TEMPERATURE)
         logits = student(inputs, training=True)
-        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
-        return tf.reduce_mean(losses) * temperature**2, logits
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits / TEMPERATURE)
+        return tf.reduce_mean(losses) * TEMPERATURE**2, logits
 
     return loss
 

@@ -15,6 +15,9 @@ from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.loop import Batches
 
+CALIBRATION_BATCHES = 60
+"""Batches of training images by which ranges are set."""
+
 CALIBRATION_DECAY = 0.9
 """Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
 need thousands of steps to reach the activations' real ones."""
@@ -43,9 +46,9 @@ def range_decay(decay: float) -> Iterator[None]:
         quant_ops.MovingAvgQuantize = original
 
 
-def calibration_images(recipe: Recipe, batches: Batches) -> Iterator[np.ndarray]:
+def calibration_images(batches: Batches) -> Iterator[np.ndarray]:
     """Yield the batches of training images, uint8 (n, height, width, channels), by which ranges are set."""
-    chosen = itertools.islice(batches.endless("calibration"), recipe.qat.calibration_batches)
+    chosen = itertools.islice(batches.endless("calibration"), CALIBRATION_BATCHES)
     return (images for images, _ in chosen)
 
 
@@ -55,7 +58,7 @@ def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
     The first batch's ranges replace what the toolkit starts from, so that no trace of it stays: after a ReLU the lower end is 0,
     hence the zero point -128. The others are averaged in.
     """
-    for index, images in enumerate(calibration_images(recipe, batches)):
+    for index, images in enumerate(calibration_images(batches)):
         if index < 2:
             # the decay is that of the trace: one for the first batch, one for the others
             observe = tf.function(partial(student, training=True), reduce_retracing=True)
@@ -72,7 +75,7 @@ def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tu
         batches: the training images.
     """
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
-    return narrow(np.concatenate([predict(images) for images in calibration_images(recipe, batches)]))
+    return narrow(np.concatenate([predict(images) for images in calibration_images(batches)]))
 
 
 def set_logits_range(student: "keras.Model", low: float, high: float) -> None:

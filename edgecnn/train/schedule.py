@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable
 
 WARM_UP = 0.2
-"""Share of a one-cycle schedule that rises, unless a recipe says another."""
+"""Share of a one-cycle schedule that rises."""
 
 
-def one_cycle(done: float, warm_up: float = WARM_UP) -> float:
-    """Rise linearly over the first share `warm_up`, then fall linearly to zero.
+def one_cycle(done: float) -> float:
+    """Rise linearly over the first share WARM_UP, then fall linearly to zero.
 
     Source: Smith and Topin 2018, "Super-Convergence" (arXiv:1708.07120), without its momentum cycle.
     """
-    fall = (1 - done) / (1 - warm_up)
-    return min(done / warm_up, fall) if warm_up else fall
+    return min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
 
 
 def cosine(done: float) -> float:
@@ -38,9 +37,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def learning_rates(name: str, peak: float, warm_up: float) -> Callable[[float], float]:
+def learning_rates(name: str, peak: float) -> Callable[[float], float]:
     """Return the function from the share of a phase done, in [0, 1), to its learning rate."""
-    if name == ONE_CYCLE:
-        return lambda done: peak * one_cycle(done, warm_up)
     schedule = SCHEDULES[name]
     return lambda done: peak * schedule(done)

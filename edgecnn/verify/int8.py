@@ -42,7 +42,7 @@ class Int8Files:
         chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
         drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)
         try:
-            data = tflite.int8_post_training(model, drawn, granularity=recipe.qat.granularity)
+            data = tflite.int8_post_training(model, drawn)
         except ExportError:
             if recipe.qat.method == "ptq":
                 raise

@@ -166,7 +166,7 @@ def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, s
 def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, tiny_network, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     command = ("train", "--data", pets, "--network", tiny_network, "--epochs", 2, "--qat-epochs", 1, "--batch-size", 16)
-    settings = ("--set", "qat.calibration_batches=3", "--set", "qat.batch_size=16", "--set", "train.shift=1")
+    settings = ("--set", "qat.batch_size=16", "--set", "train.shift=1")
     plain = edgecnn(*command, *settings, "--out", "plain")
     monkeypatch.setattr(room, "SHARE", 1e-9)
     mapped = edgecnn(*command, *settings, "--out", "mapped")

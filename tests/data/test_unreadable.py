@@ -194,7 +194,7 @@ def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny
     fill(tmp_path / "pets", good | broken)
     (tmp_path / "pets" / "cat" / "gone.jpg").symlink_to(tmp_path / "gone")
     command = ("train", "--data", "pets", "--network", tiny_network, "--epochs", 1, "--qat-epochs", 1, "--out", "run")
-    trained = edgecnn(*command, "--set", "qat.calibration_batches=2")
+    trained = edgecnn(*command)
     assert trained.code == 0, trained.err
     assert "pets: 1 of 105 images cannot be read: cat/gone.jpg" in trained.err
     assert "pets: 4 of 105 images cannot be read: " in trained.err

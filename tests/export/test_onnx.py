@@ -19,7 +19,7 @@ from edgecnn.export.tflite import int8 as tflite_int8
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.pixels import to_codes, to_real
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.train.loop import Batches
 from edgecnn.train.qat_phase import fake_quantize
@@ -67,7 +67,7 @@ def trained_quantized(name, shape, options=None):
 
 def calibrated(model, shape):
     """Return a network's fake-quantized form, its ranges calibrated on 64 images."""
-    recipe = build_recipe({"qat": {"calibration_batches": 10}})
+    recipe = Recipe()
     images = images_of(shape)
     data = Batches(images=images, classes=np.zeros(len(images), np.int64), batch_size=16, seed=1, flip=False, shift=0)
     model = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)

@@ -24,16 +24,18 @@ from edgecnn.train.ranges import calibrate
 RANDOM = np.random.default_rng(5)
 
 
-def quantized(name, shape, options=None, input_range="centred", granularity="channel"):
+def quantized(name, shape, options=None, input_range="centred"):
     """Return a calibrated fake-quantized network of random weights, its recipe and images."""
     keras.utils.set_random_seed(2)
     # all images in one batch: another one would have the whole network traced again
-    recipe = build_recipe({"network": {"input_range": input_range}, "qat": {"calibration_batches": 1}})
+    recipe = build_recipe({"network": {"input_range": input_range}})
     images = RANDOM.integers(0, 256, (64, *shape), np.uint8)
     batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=64, seed=1, flip=False, shift=0)
     network = build_network(name, *shape, 10, options)
-    model = fake_quantize(network, recipe.input_scale, recipe.input_zero_point, granularity)
-    calibrate(model, recipe, batches)
+    model = fake_quantize(network, recipe.input_scale, recipe.input_zero_point)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecnn.train.ranges.CALIBRATION_BATCHES", 1)
+        calibrate(model, recipe, batches)
     return model, recipe, images
 
 
@@ -94,27 +96,19 @@ def scales_of_weights(data):
     return [(len(item.inputs[1].scale), item.inputs[1].shape[0]) for item in convolutions]
 
 
-@pytest.mark.parametrize("granularity", [pytest.param("channel", marks=pytest.mark.slow), "tensor"])
-def test_weights_have_a_scale_for_each_channel_or_one(granularity):
-    model, recipe, images = quantized("article", (20, 20, 3), granularity=granularity)
+@pytest.mark.slow
+def test_weights_have_a_scale_for_each_channel():
+    model, recipe, images = quantized("article", (20, 20, 3))
     set_batch_norm(model, trainable=True)
     dataset = tflite.RepresentativeDataset(images[:8], recipe.input_scale, recipe.input_zero_point)
     files = {
         "qat": tflite.int8(model),
         "qat, stored": tflite.int8(model_from_bytes(model_bytes(model))),
-        "ptq": tflite.int8_post_training(build_network("article", 20, 20, 3, 10), dataset, granularity=granularity),
+        "ptq": tflite.int8_post_training(build_network("article", 20, 20, 3, 10), dataset),
     }
     for name, data in files.items():
         for scales, channels in scales_of_weights(data):
-            assert scales == (channels if granularity == "channel" else 1), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ["resnet_25kb", "separable_25kb"])
-def test_one_scale_for_all_weights_where_there_is_batch_norm(network):
-    data = tflite.int8(quantized(network, (20, 20, 3), granularity="tensor")[0])
-    assert tflite.float_tensors(data) == []
-    assert {scales for scales, _ in scales_of_weights(data)} == {1}
+            assert scales == channels, name
 
 
 def test_raw_inputs_quantize_to_the_same_code():

@@ -21,9 +21,9 @@ def norms(model):
     return [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def same(model, keep_norms=False):
+def same(model):
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
-    other = folded(model, keep_norms=keep_norms)(pixels, training=False).numpy()
+    other = folded(model)(pixels, training=False).numpy()
     one = model(pixels, training=False).numpy()
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
 
@@ -34,19 +34,6 @@ def test_resnet8_answers_the_same_without_batch_norm():
     assert norms(model) and norms(folded(model)) == []
     same(model)
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
-
-
-@pytest.mark.parametrize("network", ["resnet8", "separable_25kb"])
-def test_norms_that_are_kept_compute_nothing(network):
-    model = shaken(build_network(network, 16, 16, 3, 5))
-    copy = folded(model, keep_norms=True)
-    assert norms(copy) == norms(model)
-    for name in norms(copy):
-        values = (
-            np.random.default_rng(1).normal(size=(2, 3, 3, copy.get_layer(name).input_shape[-1])).astype(np.float32)
-        )
-        np.testing.assert_allclose(copy.get_layer(name)(values, training=False), values, rtol=5e-7)
-    same(model, keep_norms=True)
 
 
 def test_a_model_without_batch_norm_is_itself():

@@ -28,11 +28,12 @@ def tuned(tmp_path_factory):
             "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
             "network": {"name": NETWORK, "height": 32, "width": 32},
             "train": {"epochs": 1, "augment": "photo", "flip": "no", "batch_size": 64, "learning_rate": 0.0003},
-            "qat": {"epochs": 1, "calibration_batches": 2, "rounding": "nearest"},
+            "qat": {"epochs": 1, "rounding": "nearest"},
         }
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("tuned"))
+        patch.setattr("edgecnn.train.ranges.CALIBRATION_BATCHES", 2)
         run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
         train(recipe, open_dataset(recipe.data), run, lambda progress: None)
     return run, tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))

@@ -100,18 +100,18 @@ def offer(best, epoch, agreed):
 
 
 def test_the_best_weights_are_kept_and_a_tie_goes_to_the_later_epoch(model):
-    best = Best(model, patience=0)
+    best = Best(model)
     assert best.score is None
     for epoch, agreed in enumerate((970, 990, 980, 990, 960)):
         offer(best, epoch, agreed)
-    assert best.epoch == 3 and best.score == scored(990, 5, 5) and not best.stopped()
+    assert best.epoch == 3 and best.score == scored(990, 5, 5)
     assert model.get_weights()[0][0, 0] == 4, "the model trains on from its own weights"
     best.restore()
     assert model.get_weights()[0][0, 0] == 3
 
 
 def test_of_two_models_of_one_epoch_that_tie_the_first_is_kept(model):
-    best = Best(model, patience=0)
+    best = Best(model)
     offer(best, 0, 970)
     model.set_weights([np.full((2, 1), 7, np.float32)])
     best.offer(0, scored(970, 5, 5))
@@ -119,22 +119,12 @@ def test_of_two_models_of_one_epoch_that_tie_the_first_is_kept(model):
     assert model.get_weights()[0][0, 0] == 0
 
 
-def test_patience_counts_epochs_without_a_better_one(model):
-    best = Best(model, patience=2)
-    stopped = []
-    for epoch, agreed in enumerate((970, 960, 980, 975, 980)):
-        offer(best, epoch, agreed)
-        stopped.append(best.stopped())
-    assert stopped == [False, False, False, False, True], "a tie is not better"
-    assert best.epoch == 4
-
-
 def test_its_variables_are_all_of_its_state(model):
-    best, other = Best(model, patience=1), Best(model, patience=1)
+    best, other = Best(model), Best(model)
     for epoch, agreed in enumerate((970, 990, 980)):
         offer(best, epoch, agreed)
     for variable, saved in zip(other.variables, best.variables, strict=True):
         variable.assign(saved.numpy())
-    assert (other.epoch, other.score, other.stopped()) == (1, best.score, True)
+    assert (other.epoch, other.score) == (1, best.score)
     other.restore()
     assert model.get_weights()[0][0, 0] == 1

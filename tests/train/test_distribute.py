@@ -40,7 +40,6 @@ learning_rate = 0.05
 [qat]
 epochs = 1
 rounding = "nearest"
-calibration_batches = 4
 """
 ENDED = 240
 """Seconds within which a process has to end; the loss of a worker is noticed in some ten."""

@@ -46,7 +46,7 @@ def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", 
             "data": {"source": "digits"},
             "network": {"name": network or tiny_network},
             "train": {"epochs": 2, "batch_size": 128} | ingredients,
-            "qat": {"epochs": 0, "calibration_batches": 4, "method": method},
+            "qat": {"epochs": 0, "method": method},
         }
     )
     run = create_run(recipe, path)
@@ -69,7 +69,7 @@ def weights(run, name=FLOAT_MODEL):
 @pytest.mark.slow
 def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
-        "flip": "alternating", "cutout": 3, "warm_up": 0.5, "precision": "bfloat16",
+        "flip": "alternating", "cutout": 3, "precision": "bfloat16",
         "teacher": str(finished_run.path),
     }  # fmt: skip
     whole = trained(tmp_path / "whole", method="auto", **ingredients)
@@ -215,7 +215,6 @@ def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
 
 
 def test_warm_up():
-    rates = learning_rates("one-cycle", 2.0, 0.5)
-    assert (rates(0.0), rates(0.5)) == (0.0, 2.0) and rates(0.75) == pytest.approx(1.0)
-    assert learning_rates("one-cycle", 2.0, 0.0)(0.0) == 2.0
-    assert learning_rates("cosine", 2.0, 0.5)(0.0) == 2.0
+    rates = learning_rates("one-cycle", 2.0)
+    assert (rates(0.0), rates(0.2)) == (0.0, 2.0) and rates(0.6) == pytest.approx(1.0)
+    assert learning_rates("cosine", 2.0)(0.0) == 2.0

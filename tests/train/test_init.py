@@ -52,7 +52,7 @@ def recipe_from(source, **tables):
         "data": {"source": "digits"},
         "init": {"source": str(source)},
         "train": {"epochs": 2, "batch_size": 64},
-        "qat": {"epochs": 1, "batch_size": 256, "calibration_batches": 4, "rounding": "nearest"},
+        "qat": {"epochs": 1, "batch_size": 256, "rounding": "nearest"},
     }
     for table, values in tables.items():
         base[table] = base.get(table, {}) | values

@@ -22,7 +22,7 @@ from edgecnn.train import train
 TABLES = {
     "data": {"source": "digits"},
     "train": {"epochs": 4, "batch_size": 8},
-    "qat": {"epochs": 2, "batch_size": 16, "calibration_batches": 4},
+    "qat": {"epochs": 2, "batch_size": 16},
 }
 NEAREST = TABLES | {"qat": TABLES["qat"] | {"rounding": "nearest"}}
 KILLS = 2

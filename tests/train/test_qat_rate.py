@@ -15,7 +15,7 @@ SHARP = {
     # pixels of 0 to 255 make the loss bend hundreds of times as much as inputs of -1 to 1
     "network": {"input_range": "raw"},
     "train": {"epochs": 4, "batch_size": 32},
-    "qat": {"epochs": 2, "batch_size": 32, "calibration_batches": 20, "rounding": "nearest"},
+    "qat": {"epochs": 2, "batch_size": 32, "rounding": "nearest"},
 }
 
 

@@ -21,7 +21,7 @@ from edgecnn.train.train import training_batches
 RECIPE = {
     "data": {"source": "digits"},
     "train": {"epochs": 1, "batch_size": 128},
-    "qat": {"epochs": 0, "batch_size": 128, "calibration_batches": 4},
+    "qat": {"epochs": 0, "batch_size": 128},
 }
 
 

@@ -340,13 +340,6 @@ def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, w
     assert [row["loss"] for row in qat_epochs(run)] == losses_of_nearest
 
 
-def test_patience_ends_the_phase(tmp_path, tiny):
-    run, _ = scripted(tiny(qat={"epochs": 9, "patience": 2}), tmp_path / "run", wrong=[2, 1, 1, 3])
-    assert len(qat_epochs(run)) == 3 and run.info.int8.epoch == 2, (
-        "a tie goes to the later epoch, and is none the better"
-    )
-
-
 @pytest.mark.parametrize(
     ("ptq_wrong", "method"), [(0, "ptq"), (1, "qat"), pytest.param(2, "qat", marks=pytest.mark.slow)]
 )

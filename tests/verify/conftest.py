@@ -92,11 +92,13 @@ def frigate_run(tmp_path_factory, frigate_media, tiny_network):
             "data": {"source": f"frigate:{frigate_media}"},
             "network": {"name": tiny_network},
             "train": {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, "shift": 0},
-            "qat": {"epochs": 0, "calibration_batches": 4, "batch_size": 16},
+            "qat": {"epochs": 0, "batch_size": 16},
         }
     )
     run = create_run(recipe, tmp_path_factory.mktemp("runs") / "door")
-    train_stage(recipe, open_dataset(recipe.data), run, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecnn.train.ranges.CALIBRATION_BATCHES", 4)
+        train_stage(recipe, open_dataset(recipe.data), run, Silent())
     for program in PROGRAMS:
         export_program(run, program)
     return run

@@ -122,7 +122,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
 @pytest.mark.slow
 def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tiny_recipe, tiny_network, reporter):
     monkeypatch.chdir(tmp_path)
-    qat = {"method": "ptq", "granularity": "tensor"}
+    qat = {"method": "ptq"}
     over = {"network": {"name": tiny_network}, "train": {"epochs": 2}, "qat": qat}
     recipe = build_recipe(merge(load_recipe(tiny_recipe), over))
     run, report = run_recipe(recipe, tmp_path / "run", reporter, max_drop=100.0)

@@ -102,7 +102,7 @@ def run(tmp_path_factory, photos, tiny_network):
             "data": {"source": str(photos)},
             "network": {"name": tiny_network, "height": 12, "width": 12},
             "train": {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "augment": "shift", "shift": 0},
-            "qat": {"epochs": 1, "calibration_batches": 4, "batch_size": 16},
+            "qat": {"epochs": 1, "batch_size": 16},
             "stranger": {"rate": RATE, "decide": "yes"},
         }
     )

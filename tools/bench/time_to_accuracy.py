@@ -22,13 +22,21 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from harness import about, edgecnn, finish, interleaved, parser
+from harness import ROOT, about, finish, interleaved, parser
 
 from edgecnn.data import open_dataset
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import FLOAT_MODEL, HISTORY, open_run
 
 RECIPE = Path(__file__).with_suffix(".toml")
+EDGECNN = """
+from edgecnn.train import schedule
+schedule.WARM_UP = 0.4
+from edgecnn.__main__ import run
+run()
+"""
+"""What a process of edgecnn runs: of two epochs, more than a fifth has to be for the rise."""
+
 SCRIPT = """\
 import json
 import sys
@@ -131,8 +139,10 @@ def run_edgecnn(folder: Path, data: str, seeds: "count[int]", precision: str, te
 
     seed = next(seeds)
     path = folder / f"{precision}-{seed}"
-    command = ["train", str(RECIPE), "--network", "article", "--data", data, "--seed", str(seed)]
-    edgecnn(*command, "--set", f"train.precision={precision}", "--out", path, cwd=folder)
+    command = [sys.executable, "-c", EDGECNN, "train", str(RECIPE), "--network", "article", "--data", data]
+    command += ["--seed", str(seed), "--set", f"train.precision={precision}", "--out", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, env=environment)
     run = open_run(path)
     with run.file(HISTORY).open(encoding="utf-8") as file:
         seconds = sum(float(row["seconds"]) for row in csv.DictReader(file) if row["phase"] == "float")
