@@ -18,7 +18,7 @@ from edgecnn.recipe import (
     to_tables,
     to_toml,
 )
-from edgecnn.recipe_keys import keys
+from edgecnn.recipe.keys import keys
 from edgecnn.runs import trained_run
 
 

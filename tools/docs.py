@@ -22,7 +22,7 @@ from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
 from edgecnn.recipe import Recipe
-from edgecnn.recipe_keys import range_text
+from edgecnn.recipe.keys import range_text
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.stress.corruptions import CORRUPTIONS, value_text

@@ -12,7 +12,7 @@ def show_keys(as_json: bool) -> None:
     Args:
         as_json: whether to print one JSON document, an array of objects.
     """
-    from edgecnn.recipe_keys import keys
+    from edgecnn.recipe.keys import keys
 
     items = keys()
     if as_json:

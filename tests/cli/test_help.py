@@ -9,7 +9,7 @@ import pytest
 import edgecnn.cli as edgecnn_cli
 from edgecnn.cli import COMMANDS
 from edgecnn.cli.recipes import FLAG_KEYS
-from edgecnn.recipe_keys import keys
+from edgecnn.recipe.keys import keys
 from edgecnn.runtime.engines import ENGINES, PROVIDERS
 
 HEAVY = (

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edgecnn.cli.recipes import input_size, resolve
-from edgecnn.recipe_keys import keys
+from edgecnn.recipe.keys import keys
 
 
 def test_keys_lists_every_recipe_key(edgecnn):

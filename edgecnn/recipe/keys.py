@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.recipe import Recipe
 from edgecnn.region import Region
 from edgecnn.tables import NAMES, leaves, to_json
 

@@ -1,0 +1,49 @@
+"""Recipes: everything that decides a model, as data.
+
+A recipe is a TOML file whose tables are the dataclasses of `recipe.py`. Defaults are overridden by the recipe, and the recipe by the
+command line.
+"""
+
+from edgecnn.recipe.read import (
+    build_recipe,
+    known,
+    load_recipe,
+    merge,
+    nest,
+    parse_overrides,
+    source_kind,
+    to_tables,
+    to_toml,
+    with_source_defaults,
+)
+from edgecnn.recipe.recipe import (
+    AUTO,
+    INPUT_RANGES,
+    NO_START,
+    DataRecipe,
+    NetworkRecipe,
+    QatRecipe,
+    Recipe,
+    TrainRecipe,
+)
+
+__all__ = [
+    "AUTO",
+    "INPUT_RANGES",
+    "NO_START",
+    "DataRecipe",
+    "NetworkRecipe",
+    "QatRecipe",
+    "Recipe",
+    "TrainRecipe",
+    "build_recipe",
+    "known",
+    "load_recipe",
+    "merge",
+    "nest",
+    "parse_overrides",
+    "source_kind",
+    "to_tables",
+    "to_toml",
+    "with_source_defaults",
+]
