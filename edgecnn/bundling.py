@@ -125,7 +125,7 @@ def bundle_stage(
     strangers = verified_strangers(run, report)
     limit = strangers.limit if strangers else None
     if limit:
-        limit = replace(limit, decide=run.recipe.stranger.decide == "yes")
+        limit = replace(limit, decide=bool(run.recipe.stranger.decide))
         files[limit.known] = run.file(KNOWN).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)

@@ -17,7 +17,7 @@ from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.inspect.last import worst
 from edgecnn.networks import build_network
 from edgecnn.networks.own import own_network
-from edgecnn.recipe import Recipe, to_tables
+from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.curves import write_curves
 from edgecnn.report.page import write_run_page
 from edgecnn.run_info import RunInfo
@@ -83,7 +83,7 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
     if own is None:
         return
     model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
-    if recipe.stranger.rate > 0:
+    if recipe.stranger.rate:
         with_features(tflite.float32(model))
     if recipe.qat.method != "ptq":
         check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
@@ -191,7 +191,7 @@ def run_recipe(
         stages = Stages(run, reporter.note)
         stages.do(
             "train",
-            {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
+            {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
             [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
             lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
         )
@@ -206,7 +206,7 @@ def run_recipe(
             "strangers": hashes([run.file(STRANGERS)]),
             "exports": exports,
             "parity": sha256_file(run.file(PARITY)),
-            "recipe": to_tables(recipe),
+            "recipe": stored_recipe(run),
             "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
             "versions": library_versions(),
         },
@@ -220,7 +220,7 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
     """Do the stage of each usual export, and of int8 by the method that does not ship; return the files."""
     run, other = stages.run, alternative(stages.run)
     pairs = (*USUAL, other) if other else USUAL
-    features = run.recipe.stranger.rate > 0
+    features = bool(run.recipe.stranger.rate)
     for format_, precision in pairs:
         source = run.file(source_model(run, precision))
         drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
@@ -254,7 +254,7 @@ def do_verify(
         ParityError: if the gate does not pass.
     """
     run = stages.run
-    extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate > 0 else ()
+    extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate else ()
     stages.do(
         "verify",
         {
@@ -286,6 +286,11 @@ def do_verify(
     return report
 
 
+def stored_recipe(run: Run) -> dict[str, Any]:
+    """Return the tables of a run's recipe as its file has them, which a version with other keys may have written."""
+    return merge({"network": {"options": {}}}, load_recipe(run.file(RECIPE)))  # TOML has no empty tables
+
+
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
     """Open the run at `path` if it is this recipe's on these data, else create it.
 
@@ -295,7 +300,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     run = Run(path)
     if not run.file(RECIPE).exists():
         return create_run(recipe, path, force=force)
-    changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
+    changed = changed_keys(to_tables(settle(run.recipe, dataset)), to_tables(recipe))
     if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         changed = ["the images"]
     changed += changed_origins(recipe, run)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from edgecnn.errors import BundleError, OutputExistsError, RecipeError, RunError
 from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
 from edgecnn.labels import unsafe
-from edgecnn.recipe import NO_START, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
+from edgecnn.recipe import RANDOM, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return build_recipe(load_recipe(self.path / RECIPE), str(self.path / RECIPE))
+        return build_recipe(known(load_recipe(self.path / RECIPE)), str(self.path / RECIPE))
 
     @property
     def public_recipe(self) -> Recipe:
@@ -164,9 +164,9 @@ def without_folders(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, source=f"{kind}:{last(folder)}" if kind else last(folder)),
-        network=dataclasses.replace(recipe.network, name=last(recipe.network.name)),
-        init=dataclasses.replace(recipe.init, source=last(recipe.init.source)),
-        train=dataclasses.replace(recipe.train, teacher=last(recipe.train.teacher)),
+        network=dataclasses.replace(recipe.network, name=recipe.network.name and last(recipe.network.name)),
+        init=dataclasses.replace(recipe.init, source=recipe.init.source and last(recipe.init.source)),
+        teacher=recipe.teacher and dataclasses.replace(recipe.teacher, run=last(recipe.teacher.run)),
     )
 
 
@@ -187,7 +187,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
     if run.file(RECIPE).exists():
         if not force:
             raise OutputExistsError(f"{path} exists.", advice="resume_run")
-        for used in (recipe.init.source, recipe.network.name.rpartition(":")[0]):
+        for used in (recipe.init.source, (recipe.network.name or "").rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
                     f"{path} holds {used}, which the new run needs, so it is not replaced.", advice="name_run"
@@ -321,7 +321,7 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     init = tables.get("init")
     source = init.get("source") if isinstance(init, Mapping) else None
-    if not isinstance(source, str) or source in ("", NO_START):
+    if not isinstance(source, str) or source == RANDOM:
         return dict(tables)
     run = trained_run(Path(source))
     network = run.recipe.network
@@ -359,9 +359,10 @@ def _run_of(path: Path) -> Path:
         kind = (
             "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"
         )
+        network = f" --network {shlex.quote(recipe.network.name)}" if recipe.network.name else ""
         raise RunError(
             f"cannot start from {path}: {kind}, and {run.path} is not a run of it. Train its network first, then start from that run:\n"
-            f"edgecnn train --data {shlex.quote(recipe.data.source)} --network {shlex.quote(recipe.network.name)} --out {RUNS}/body\n"
+            f"edgecnn train --data {shlex.quote(recipe.data.source)}{network} --out {RUNS}/body\n"
             f"then the same command with --init {RUNS}/body"
         )
     return run.path

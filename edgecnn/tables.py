@@ -30,9 +30,8 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     Args:
         default: the value where a table has none; without one the key must be there.
         meaning: one line, for people.
-        limits: low, high (both inclusive) and otherwise, the one number beyond them that may be; or choices; for an array `valid`, a
-            function that decides whether its values may be, and `expected`, what it accepts in words; left_out=True where JSON does not
-            have the key while the value is the default.
+        limits: low, high (both inclusive); or choices; for an array `valid`, a function that decides whether its values may be, and
+            `expected`, what it accepts in words; left_out=True where JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -46,7 +45,7 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field]:
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Yield every key below a dataclass that is no table of another one, with its dotted name, in order."""
     for name, entry in fields_of(kind).items():
-        if dataclasses.is_dataclass(inner := _inner(entry.type)):
+        if dataclasses.is_dataclass(inner := value_type(entry.type)):
             yield from leaves(typing.cast(type, inner), f"{prefix}{name}.")
         else:
             yield prefix + name, entry
@@ -104,6 +103,7 @@ class _Builder:
             **{
                 name: self.value(value, fields[name].type, fields[name].metadata, prefix + name)
                 for name, value in table.items()
+                if not (value is None and fields[name].default is None)
             }
         )
 
@@ -120,7 +120,7 @@ class _Builder:
 
     def value(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
         """Return a value after checking it."""
-        kind = _inner(kind, value)
+        kind = value_type(kind, value)
         if kind in NAMES:
             return self.plain(value, kind, limits, path)
         if kind is Any or kind is None:
@@ -160,15 +160,13 @@ class _Builder:
                 raise self.error(
                     f"{self.where}{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}"
                 )
-            otherwise = limits.get("otherwise")
-            if low is not None and not low <= value <= (math.inf if high is None else high) and value != otherwise:
+            if low is not None and not low <= value <= (math.inf if high is None else high):
                 allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-                allowed += "" if otherwise is None else f", or {otherwise:g}"
                 raise self.error(f"{self.where}{path} must be {allowed}, received {shown(value)}")
         return value
 
 
-def _inner(kind: Any, value: Any = ...) -> Any:
+def value_type(kind: Any, value: Any = ...) -> Any:
     """Return X of `X | None` and of `Annotated[X, ...]`, and any other type unchanged; None of `X | None` if the value is None."""
     while (origin := typing.get_origin(kind)) in UNIONS or origin is Annotated:
         if value is None and origin is not Annotated:

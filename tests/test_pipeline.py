@@ -8,11 +8,13 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
+from edgecnn.files import canonical_json, sha256, sha256_file
 from edgecnn.pipeline import run_recipe
-from edgecnn.recipe import build_recipe, load_recipe, merge
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_tables
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
+from edgecnn.tables import leaves
 
 SKIPPED = "nothing has changed, skipped"
 
@@ -27,6 +29,26 @@ def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
     again(own_run, tiny_recipe, reporter)
     assert [note for note in reporter.notes if SKIPPED not in note] == []
     assert {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, reporter):
+    """Its recipe has every key, most of them 0, "" or "auto"; so has what it noted of the stage."""
+    import tomli_w
+
+    recipe = to_tables(own_run.recipe)
+    for name, entry in leaves(Recipe):
+        table, _, key = name.rpartition(".")
+        if table != "teacher" and "formerly" in entry.metadata:
+            (recipe[table] if table else recipe).setdefault(key, entry.metadata["formerly"])
+    recipe["train"] |= {"teacher": "", "teacher_weight": 0.5, "warm_up": 0.2, "flip": "auto"}
+    own_run.file("recipe.toml").write_text(tomli_w.dumps(recipe))
+    stages = json.loads(own_run.file("stages.json").read_text())
+    inputs = {"recipe": recipe, "fingerprint": own_run.info.data.fingerprint}
+    stages["train"]["inputs"] = sha256(canonical_json(inputs).encode())
+    stages["train"]["outputs"]["recipe.toml"] = sha256_file(own_run.file("recipe.toml"))
+    own_run.file("stages.json").write_text(canonical_json(stages))
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["bundle"], "it holds the recipe"
 
 
 def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):

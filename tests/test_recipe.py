@@ -1,11 +1,15 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("tomli_w", reason="writing a recipe needs the train extra")
+
+from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.recipe import (
     Recipe,
@@ -18,8 +22,10 @@ from edgecnn.recipe import (
     to_tables,
     to_toml,
 )
+from edgecnn.recipe.former import GONE, MOVED
 from edgecnn.recipe.keys import keys
 from edgecnn.runs import trained_run
+from edgecnn.tables import leaves, value_type
 
 
 def test_defaults_are_the_dataclasses():
@@ -39,13 +45,13 @@ def test_a_key_without_its_table_names_where_it_stands():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"train": {"epochs": -1}}, r"train\.epochs must be between 0 and 10000, received -1"),
+        ({"train": {"epochs": -1}}, r"train\.epochs must be between 1 and 10000, received -1"),
         ({"train": {"epochs": "ten"}}, "must be a whole number, received 'ten'"),
         ({"train": {"epochs": True}}, "must be a whole number, received True"),
         ({"train": {"learning_rate": float("nan")}}, "must be finite"),
         ({"train": {"optimizer": "adamw"}}, "must be one of adam, sgd; received 'adamw'"),
         ({"data": {"fit": "squeeze"}}, "must be one of crop, letterbox, stretch"),
-        ({"network": {"channels": 2}}, "must be one of 0, 1, 3"),
+        ({"network": {"channels": 2}}, "must be one of 1, 3"),
         ({"network": {"options": {"pooling": 2}}}, r"network\.options\.pooling must be a string, received 2"),
         ({"network": {"options": 3}}, r"network\.options must be a table, received 3"),
         ({"train": {"learning_rate": 10**400}}, "must be finite"),
@@ -59,26 +65,21 @@ def test_bad_values_say_what_was_received_and_expected(tables, message):
 
 
 LIMITED = [
-    (f"{table.name}.{entry.name}", entry)
-    for table in dataclasses.fields(Recipe)
-    if dataclasses.is_dataclass(table.type)
-    for entry in dataclasses.fields(table.type)
-    if "low" in entry.metadata
+    (name, entry) for name, entry in leaves(Recipe) if "low" in entry.metadata and not name.startswith("teacher")
 ]
 
 
 @pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
 def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
-    """By the nearest number beyond, and the message says both limits, the one number beyond them that may be, and what was received."""
-    low, high, otherwise = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("otherwise")
-    for value in (low, high) if otherwise is None else (low, high, otherwise):
-        assert build_recipe(nest([(name, entry.type(value))]))
+    """By the nearest number beyond, and the message says both limits and what was received."""
+    low, high, kind = entry.metadata["low"], entry.metadata["high"], value_type(entry.type)
+    for value in (low, high):
+        assert build_recipe(nest([(name, kind(value))]))
     below, above = (
-        (low - 1, high + 1) if entry.type is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+        (low - 2, high + 1) if kind is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
     )
-    allowed = f"{low:g} and {high:g}" + ("" if otherwise is None else f", or {otherwise:g}")
     for value in (below, above):
-        expected = f"recipe.toml: {name} must be between {allowed}, received {value!r}"
+        expected = f"recipe.toml: {name} must be between {low:g} and {high:g}, received {value!r}"
         with pytest.raises(RecipeError, match=f"^{re.escape(expected)}$"):
             build_recipe(nest([(name, value)]), "recipe.toml")
 
@@ -88,7 +89,7 @@ def test_whole_numbers_do_for_floats():
 
 
 @given(
-    name=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30),
+    name=st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
     rate=st.floats(min_value=1e-8, max_value=100, allow_nan=False),
     options=st.dictionaries(st.sampled_from(["pooling", "activation"]), st.text("abc\"\\'\n", max_size=5)),
 )
@@ -157,26 +158,26 @@ def test_every_key_is_listed_with_a_meaning_of_one_line():
             else:
                 yield f"{prefix}{name}", value
 
-    assert {name: key.default for name, key in listed.items()} == dict(names(to_tables(Recipe())))
+    stated = dict(names(to_tables(Recipe())))
+    teacher = {"teacher.temperature": 2.0, "teacher.weight": 0.5}
+    assert {name: key.default for name, key in listed.items() if key.default is not None} == stated | teacher
     for key in listed.values():
         assert 10 < len(key.meaning) <= 100 and "\n" not in key.meaning and key.meaning.endswith("."), key
 
 
 def test_listed_limits_are_those_that_are_enforced():
     listed = {key.name: key for key in keys()}
-    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "0 to 10,000")
-    assert listed["qat.method"].limits == "auto, qat, ptq"
+    assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
+    assert listed["qat.method"].limits == "qat, ptq"
     for key in listed.values():
         if " to " not in key.limits or key.type.startswith("array"):
             continue
         kind = int if key.type == "whole number" else float
-        limits, _, otherwise = key.limits.partition(", or ")
-        low, high = (kind(text.replace(",", "")) for text in limits.split(" to "))
-        beyond = 1 if kind is int else 0.5
-        allowed = [low, high, *([kind(otherwise)] if otherwise else [])]
-        for value in [*allowed, low - beyond, high + beyond]:
-            tables = nest([(key.name, value)])
-            if value in allowed:
+        low, high = (kind(text.replace(",", "")) for text in key.limits.split(" to "))
+        beyond = 2 if kind is int else 0.5
+        for value in (low, high, low - beyond, high + beyond):
+            tables = nest([("teacher.run", "runs/x"), (key.name, value)])
+            if value in (low, high):
                 build_recipe(tables)
             else:
                 with pytest.raises(RecipeError, match="must be between"):
@@ -202,3 +203,65 @@ def test_values_nested_too_deeply(tmp_path, depth):
         build_recipe(load_recipe(path), str(path))
     with pytest.raises(RecipeError, match=r"(its values are nested too deeply|train\.epochs must be)"):
         build_recipe(parse_overrides([f"train.epochs={nested}"]))
+
+
+def test_every_shipped_bundle_has_the_recipe_next_to_it(root):
+    """Whatever the version that wrote it: as its keys mean today."""
+    bundles = sorted(root.glob("models/*/*.edgecnn"))
+    assert bundles
+    for path in bundles:
+        made = build_recipe(known(read_bundle(path).manifest.provenance["recipe"]))
+        made = flat(to_tables(made))
+        for name, value in flat(load_recipe(path.with_name("recipe.toml"))).items():
+            stored = made.get(name, value)  # the version may not have had the key
+            assert stored == (Path(value).name if name in ("data.source", "teacher.run") else value), (path, name)
+
+
+def flat(tables, prefix=""):
+    return {
+        name: value
+        for key, inner in tables.items()
+        for name, value in (
+            flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) and inner else {f"{prefix}{key}": inner}
+        ).items()
+    }
+
+
+def test_what_said_open_before_is_read_as_left_out():
+    """A run's or a bundle's recipe of before; its teacher is a table of its own now."""
+    before = {
+        "name": "", "network": {"name": "auto", "height": 0, "input_scale": 0.0}, "init": {"source": "none"},
+        "train": {"epochs": 0, "label_smoothing": -1.0, "flip": "auto", "cutout": 0, "warm_up": 0.3, "teacher": ""},
+        "qat": {"epochs": 0, "method": "auto"}, "stranger": {"rate": 0.0},
+    }  # fmt: skip
+    assert known(before) == {"init": {"source": "random"}, "qat": {"epochs": 0}, "stranger": {"rate": 0.0}}
+    taught = {"train": {"teacher": "runs/large", "teacher_weight": 0.9, "teacher_views": 0}}
+    assert known(taught) == {"teacher": {"run": "runs/large", "weight": 0.9}}
+    assert build_recipe(known(taught)).teacher.views is None
+
+
+OLD = [
+    (name, entry.metadata["formerly"], "Leave the key out")
+    for name, entry in leaves(Recipe)
+    if "formerly" in entry.metadata
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        *OLD,
+        *((name, 1, f"{name} is called {new} now") for name, new in MOVED.items()),
+        *((name, 1, f"{name} is no longer a key. Leave it out") for name in GONE),
+        ("init.source", "none", 'Write "random"'),
+    ],
+)
+def test_a_persons_recipe_of_before_is_answered_with_the_new_form(name, value, advice):
+    with pytest.raises(RecipeError, match=re.escape(advice)):
+        build_recipe(nest([(name, value)]), "recipe.toml")
+
+
+def test_an_empty_setting_leaves_a_key_out():
+    base = {"train": {"cutout": 8, "epochs": 3}, "teacher": {"run": "runs/large"}}
+    recipe = build_recipe(merge(base, parse_overrides(["train.cutout=", "teacher="])))
+    assert (recipe.train.cutout, recipe.teacher, recipe.train.epochs) == (None, None, 3)

@@ -22,11 +22,11 @@ from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
 from edgecnn.recipe import Recipe
-from edgecnn.recipe.keys import range_text
+from edgecnn.recipe.keys import default, range_text
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.stress.corruptions import CORRUPTIONS, value_text
-from edgecnn.tables import fields_of
+from edgecnn.tables import fields_of, value_type
 
 ROOT = Path(__file__).parent.parent
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
@@ -79,21 +79,21 @@ def recipe_keys() -> str:
 
 def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
     """Yield the Markdown of a recipe's dataclass, then of those within it."""
-    types = typing.get_type_hints(kind)
     rows: list[tuple[str, ...]] = []
     inner = []
     for entry in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(types[entry.name]):
-            inner.append((types[entry.name], f"{prefix}{entry.name}."))
+        of = value_type(entry.type)
+        if dataclasses.is_dataclass(of):
+            inner.append((typing.cast(type, of), f"{prefix}{entry.name}."))
             continue
-        default = {} if entry.default is dataclasses.MISSING else entry.default
+        stated = default(entry)
         rows.append(
             (
                 f"`{prefix}{entry.name}`",
-                getattr(types[entry.name], "__name__", "table of strings")
+                getattr(of, "__name__", "table of strings")
                 .replace("Mapping", "table of strings")
                 .replace("tuple", "array of numbers"),
-                f"`{json.dumps(default)}`",
+                "-" if stated is None else f"`{json.dumps(stated)}`",
                 recipe_limits(entry.metadata),
                 escaped(entry.metadata.get("meaning", "")),
             )

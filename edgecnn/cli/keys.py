@@ -21,7 +21,8 @@ def show_keys(as_json: bool) -> None:
     width = max(len(key.name) for key in items)
     for key in items:
         limits = f"; {key.limits}" if key.limits else ""
-        print(f"{key.name:{width}}  {key.type}, default {json.dumps(key.default)}{limits}")
+        default = "" if key.default is None else f", default {json.dumps(key.default)}"
+        print(f"{key.name:{width}}  {key.type}{default}{limits}")
         print(f"    {key.meaning}")
     print(
         "\nIn a recipe file the part before the dot is a table: [train] with epochs = 20. On the command line: --set train.epochs=20."

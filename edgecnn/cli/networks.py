@@ -58,7 +58,7 @@ def networks(
     chosen, count = None, classes or 10
     sizes = dict.fromkeys(names, (height or 32, width or 32, channels or 3))
     if data is not None:
-        chosen, count, sizes = inputs_for(data, names, height or 0, width or 0, channels or 0)
+        chosen, count, sizes = inputs_for(data, names, height, width, channels)
     costs = {item: describe(build_network(item, *sizes[item], count)) for item in names}
     if json:
         emit_json(
@@ -81,27 +81,27 @@ def networks(
 
 
 def inputs_for(
-    data: str, names: Sequence[str], height: int, width: int, channels: int
+    data: str, names: Sequence[str], height: int | None, width: int | None, channels: int | None
 ) -> tuple[str, int, dict[str, tuple[int, int, int]]]:
     """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels).
 
-    `height`, `width` and `channels` are 0 where the images choose.
+    `height`, `width` and `channels` are None where the images choose.
     """
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
-    from edgecnn.recipe import AUTO, build_recipe
+    from edgecnn.recipe import build_recipe
     from edgecnn.train.settle import settle
 
     stated = {"height": height, "width": width, "channels": channels}
     size = {name: value for name, value in stated.items() if value}
     recipes = {
-        item: build_recipe({"data": {"source": data}, "network": {"name": item, **size}}) for item in (AUTO, *names)
+        item: build_recipe({"data": {"source": data}, "network": {"name": item, **size}}) for item in (None, *names)
     }
     with ProgressReporter() as reporter:
-        dataset = open_dataset(recipes[AUTO].data, progress=reporter.working)
+        dataset = open_dataset(recipes[None].data, progress=reporter.working)
     settled = {item: settle(recipe, dataset).network for item, recipe in recipes.items()}
     inputs = {item: (settled[item].height, settled[item].width, settled[item].channels) for item in names}
-    return settled[AUTO].name, len(dataset.labels), inputs
+    return settled[None].name, len(dataset.labels), inputs
 
 
 def starts_from(network: str) -> str | None:

@@ -76,20 +76,20 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     from edgecnn.data import DATASETS
     from edgecnn.recipe import source_kind
 
-    network, train, data = recipe.network, recipe.train, recipe.data
-    file, colon, function = network.name.rpartition(":")
+    network, teacher, data = recipe.network, recipe.teacher, recipe.data
+    file, colon, function = (network.name or "").rpartition(":")
     if file:
         own = Path(file).expanduser()
         if path and not own.exists() and (path.parent / own).exists():
             own = path.parent / own
         network = dataclasses.replace(network, name=f"{own.resolve()}{colon}{function}")
-    if train.teacher:
-        train = dataclasses.replace(train, teacher=str(Path(train.teacher).expanduser().resolve()))
+    if teacher:
+        teacher = dataclasses.replace(teacher, run=str(Path(teacher.run).expanduser().resolve()))
     kind, where = source_kind(data.source)
     source = Path(where).expanduser()
     if data.source not in DATASETS and where and source.exists():
         data = dataclasses.replace(data, source=f"{kind}:{source.resolve()}" if kind else str(source.resolve()))
-    return dataclasses.replace(recipe, network=network, train=train, data=data)
+    return dataclasses.replace(recipe, network=network, teacher=teacher, data=data)
 
 
 def seen_region(text: str | None) -> list[float] | None:

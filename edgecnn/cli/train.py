@@ -204,13 +204,12 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
     from edgecnn.data import known_images, open_dataset
     from edgecnn.errors import DatasetError, UnknownNameError
     from edgecnn.networks import network_module
-    from edgecnn.recipe import AUTO
     from edgecnn.runs import INFO, NETWORK_FILE, RECIPE
 
-    code = run.file(NETWORK_FILE) if run else Path(recipe.network.name.rpartition(":")[0])
+    code = run.file(NETWORK_FILE) if run else Path((recipe.network.name or "").rpartition(":")[0])
     if code.name == NETWORK_FILE and code.is_file() and code.with_name(RECIPE).is_file():
         reporter.note(f"executing {code}: the network of this run is Python code")
-    if recipe.network.name != AUTO and (run is None or not run.file(NETWORK_FILE).exists()):
+    if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
         images = known_images(run) if run and run.file(INFO).exists() else None

@@ -64,7 +64,7 @@ Init = Annotated[
     typer.Option(
         metavar="RUN",
         help="Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
-        "name a recipe or a bundle: edgecnn then looks for its run in runs/. none starts from random weights.",
+        "name a recipe or a bundle: edgecnn then looks for its run in runs/. random starts from random weights.",
         show_default="the network's own weights of ImageNet, if it has any",
         rich_help_panel=DATA,
     ),

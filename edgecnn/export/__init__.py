@@ -119,16 +119,13 @@ def convert(
     model = model_from_bytes(source)
     images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
     # another io is for other people's programs, which expect one output
-    features = run.recipe.stranger.rate > 0 and io == io_type(format_, precision)
+    features = bool(run.recipe.stranger.rate) and io == io_type(format_, precision)
     if format_ == "onnx" and precision != "int8":
         data: bytes = getattr(onnx, precision)(model, features)
         return data
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
-        if images is None:
-            data = tflite.int8(model, inner)
-        else:
-            data = tflite.int8_post_training(model, images, inner)
+        data = tflite.int8(model, inner) if images is None else tflite.int8_post_training(model, images, inner)
     elif images is not None:
         data = tflite.int16x8(model, images)
     else:

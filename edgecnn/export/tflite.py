@@ -104,9 +104,7 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
     return _int8(_converter(model), io)
 
 
-def int8_post_training(
-    model: FloatModel, dataset: RepresentativeDataset, io: str = "int8"
-) -> bytes:
+def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: str = "int8") -> bytes:
     """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.keras import keras
 
 LEAST_REACH = 1e-4
 """The largest weight of a channel, as a share of its bias, with which the bias fits an int8 file.

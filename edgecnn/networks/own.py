@@ -43,14 +43,14 @@ class OwnNetwork(NamedTuple):
         return f"{self.file.stem}-{self.function}"
 
 
-def own_network(name: str) -> OwnNetwork | None:
-    """Read a network's name as FILE.py:FUNCTION; None if it is not of that form.
+def own_network(name: str | None) -> OwnNetwork | None:
+    """Read a network's name as FILE.py:FUNCTION; None if it is not of that form, or there is no name yet.
 
     Raises:
         NetworkError: for a file without a function, or a function without a file.
     """
-    file, colon, function = name.rpartition(":")
-    if name.endswith(".py"):
+    file, colon, function = (name or "").rpartition(":")
+    if name and name.endswith(".py"):
         raise NetworkError(
             f"{name} names a file without a function. Write {name}:build if the function is called build."
         )

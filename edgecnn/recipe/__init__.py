@@ -4,12 +4,11 @@ A recipe is a TOML file whose tables are the dataclasses of `recipe.py`. Default
 command line.
 """
 
+from edgecnn.recipe.former import known
+from edgecnn.recipe.nested import merge, nest
 from edgecnn.recipe.read import (
     build_recipe,
-    known,
     load_recipe,
-    merge,
-    nest,
     parse_overrides,
     source_kind,
     to_tables,
@@ -17,9 +16,8 @@ from edgecnn.recipe.read import (
     with_source_defaults,
 )
 from edgecnn.recipe.recipe import (
-    AUTO,
     INPUT_RANGES,
-    NO_START,
+    RANDOM,
     DataRecipe,
     NetworkRecipe,
     QatRecipe,
@@ -28,9 +26,8 @@ from edgecnn.recipe.recipe import (
 )
 
 __all__ = [
-    "AUTO",
     "INPUT_RANGES",
-    "NO_START",
+    "RANDOM",
     "DataRecipe",
     "NetworkRecipe",
     "QatRecipe",

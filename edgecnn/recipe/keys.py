@@ -1,14 +1,13 @@
 """The keys of a recipe as people read them: type, default, limits and meaning."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgecnn.recipe.recipe import Recipe
 from edgecnn.region import Region
-from edgecnn.tables import NAMES, leaves, to_json
+from edgecnn.tables import NAMES, leaves, to_json, value_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +27,21 @@ def keys() -> list[Key]:
         Key(
             name=name,
             type=NAMES.get(
-                typing.cast(type, entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
+                value_type(entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
             ),
-            default={} if entry.default is dataclasses.MISSING else to_json(entry.default),
+            default=default(entry),
             limits=_limits_text(entry),
             meaning=entry.metadata["meaning"],
         )
         for name, entry in leaves(Recipe)
     ]
+
+
+def default(entry: dataclasses.Field) -> Any:
+    """Return a key's default as JSON has it; None where the key is left open, or has to be there."""
+    if entry.default_factory is not dataclasses.MISSING:
+        return to_json(entry.default_factory())
+    return None if entry.default is dataclasses.MISSING else to_json(entry.default)
 
 
 def _limits_text(entry: dataclasses.Field) -> str:
@@ -49,8 +55,6 @@ def _limits_text(entry: dataclasses.Field) -> str:
 
 
 def range_text(metadata: Mapping[str, Any]) -> str:
-    """Return the numbers that a key takes, as text, from its metadata `low`, `high` and perhaps `otherwise`: see `edgecnn.tables.key`."""
-    text = " to ".join(
-        f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (metadata["low"], metadata["high"])
-    )
-    return f"{text}, or {metadata['otherwise']:g}" if "otherwise" in metadata else text
+    """Return the numbers that a key takes, as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
+    ends = metadata["low"], metadata["high"]
+    return " to ".join(f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in ends)

@@ -12,10 +12,7 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
-AUTO = "auto"
-"""What a key says that leaves its value to the images: see `edgecnn.train.settle`."""
-
-NO_START = "none"
+RANDOM = "random"
 """What `init.source` says for random weights."""
 
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -23,6 +20,19 @@ SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
     "frigate": {"data": {"fit": "stretch"}, "network": {"height": 224, "width": 224, "channels": 3}},
 }
 """Kinds that `data.source` may name before a path, as in "frigate:PATH", and the defaults that a recipe with such a source has."""
+
+
+def left_open(meaning: str, formerly: Any, **limits: Any) -> Any:
+    """Return the field of a key that a recipe may leave out, and is None then.
+
+    Where `edgecnn.train.settle` fills it, its type is that of the settled recipe.
+
+    Args:
+        meaning: as of `edgecnn.tables.key`; what is chosen where the key is left out comes last.
+        formerly: the value that meant this in recipes of earlier versions: see `edgecnn.recipe.former`.
+        limits: as of `edgecnn.tables.key`.
+    """
+    return key(None, meaning, left_out=True, formerly=formerly, **limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +43,7 @@ class DataRecipe:
         "cifar10",
         "A dataset's name, a folder or zip of images, or frigate:PATH; paths may be below $EDGECNN_DATA.",
     )
-    title: str = key("", "What cards and reports call the data; empty for the dataset's own title.")
+    title: str | None = left_open("What cards and reports call the data; else the dataset's own title.", "")
     validation_fraction: float = key(
         0.1, "Share of the training images for validation, where the data have no such split.", low=0.01, high=0.5
     )
@@ -55,24 +65,21 @@ class DataRecipe:
 class NetworkRecipe:
     """Which network, for which input."""
 
-    name: str = key(AUTO, "A network's name, or FILE.py:FUNCTION for one of your own; auto chooses by the images.")
-    height: int = key(
-        0,
-        "Rows of the input; 0 for 160 from ImageNet, else for the images' own up to 224, or 96.",
-        low=0,
-        high=1024,
+    name: str = left_open("A network's name, or FILE.py:FUNCTION for one of your own; else the images choose.", "auto")
+    height: int = left_open(
+        "Rows of the input; else 160 from ImageNet, or the images' own up to 224, or 96.", 0, low=1, high=1024
     )
-    width: int = key(0, "Columns of the input; 0 as for height.", low=0, high=1024)
-    channels: int = key(0, "1 for grey, 3 for RGB; 0 for what the images have.", choices=(0, 1, 3))
+    width: int = left_open("Columns of the input; else as for height.", 0, low=1, high=1024)
+    channels: int = left_open("1 for grey, 3 for RGB; else what the images have.", 0, choices=(1, 3))
     input_range: str = key(
         "centred",
         "What the network reads of a pixel: (pixel - 128) / 128, or the pixel itself.",
         choices=tuple(INPUT_RANGES),
     )
-    input_scale: float = key(
-        0.0,
-        "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); 0 for input_range.",
-        low=0.0,
+    input_scale: float | None = left_open(
+        "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); else input_range.",
+        0,
+        low=1e-6,
         high=1e6,
     )
     input_zero_point: int = key(0, "See input_scale; it counts only where that is set.", low=-128, high=127)
@@ -85,9 +92,8 @@ class NetworkRecipe:
 class InitRecipe:
     """A trained network to start from, for few images: its body is kept, and its head is fitted to the images anew."""
 
-    source: str = key(
-        "",
-        "Run folder to start from; none for random weights; empty for ImageNet's where the network has them.",
+    source: str | None = left_open(
+        "Run folder to start from, or random for random weights; else ImageNet's where the network has them.", ""
     )
 
 
@@ -95,56 +101,60 @@ class InitRecipe:
 class TrainRecipe:
     """The float phase."""
 
-    epochs: int = key(0, "Epochs of the float phase; 0 chooses by the number of images.", low=0, high=10_000)
-    batch_size: int = key(0, "Images in a batch; 0 chooses 32, 64 or 128 by the number of images.", low=0, high=65_536)
+    epochs: int = left_open("Epochs of the float phase; else by the number of images.", 0, low=1, high=10_000)
+    batch_size: int = left_open("Images in a batch; else 32, 64 or 128 by the number of images.", 0, low=1, high=65_536)
     optimizer: str = key("adam", "Adam with decoupled weight decay, or SGD with momentum.", choices=("adam", "sgd"))
-    learning_rate: float = key(
-        0.0,
-        "Peak learning rate; 0 for 0.003, or 0.0005 or 0.001 where trained weights are the start.",
-        low=0.0,
+    learning_rate: float = left_open(
+        "Peak learning rate; else 0.003, or 0.0005 or 0.001 where trained weights are the start.",
+        0,
+        low=1e-8,
         high=100.0,
     )
-    schedule: str = key(
-        AUTO,
-        "The rate rises, then falls; falls; stays; or stays, and weights are averaged; auto chooses.",
-        choices=(AUTO, "one-cycle", "cosine", "constant", "averaged"),
+    schedule: str = left_open(
+        "The rate rises, then falls; falls; stays; or stays, and weights are averaged; else by the images.",
+        "auto",
+        choices=("one-cycle", "cosine", "constant", "averaged"),
     )
     weight_decay: float = key(
         0.01, "Weight decay: each step takes this times the learning rate off a weight.", low=0.0, high=1.0
     )
-    label_smoothing: float = key(
-        -1.0,
-        "Share of each label that is spread over all classes; -1 for 0.05, or 0.1 on few photos.",
+    label_smoothing: float = left_open(
+        "Share of each label that is spread over all classes; else 0.05, or 0.1 on few photos.",
+        -1,
         low=0.0,
         high=0.5,
-        otherwise=-1.0,
     )
-    flip: str = key(
-        "auto", "Mirror half of the images: if the dataset allows it, always, never, or each half alternately.",
-        choices=("auto", "yes", "no", "alternating"),
-    )  # fmt: skip
-    augment: str = key(
+    flip: str = left_open(
+        "Mirror half of the images: always, never, or each half alternately; else if the data allow it.",
         "auto",
-        "Changes to training images: shifts, or a photo's crops, turns and light; auto chooses by the images.",
-        choices=("auto", "shift", "photo"),
+        choices=("yes", "no", "alternating"),
+    )
+    augment: str = left_open(
+        "Changes to training images: shifts, or a photo's crops, turns and light; else by the images.",
+        "auto",
+        choices=("shift", "photo"),
     )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
-    cutout: int = key(
-        0, "Side, in pixels, of a grey square at a random place of each image; 0 for none.", low=0, high=512
+    cutout: int | None = left_open(
+        "Side, in pixels, of a grey square at a random place of each image; else none.", 0, low=1, high=512
     )
     robust: bool = key(
         False, "Mix corruptions into a third of the training images, against what cameras do; see edgecnn stress."
     )
-    teacher: str = key("", "Run folder of a trained network to learn from as well; empty for none.")
-    teacher_temperature: float = key(
-        2.0, "Divides the logits of teacher and network in their loss.", low=0.1, high=100.0
-    )
-    teacher_weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
-    teacher_views: int = key(
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecipe:
+    """A trained network to learn from in the float phase, in addition to the labels."""
+
+    run: str = key(meaning="Run folder of the trained network.", formerly="")
+    temperature: float = key(2.0, "Divides the logits of both networks in their loss.", low=0.1, high=100.0)
+    weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
+    views: int | None = left_open(
+        "Epochs whose images the teacher labels; later epochs repeat them. Else it labels every epoch anew.",
         0,
-        "Epochs whose images the teacher labels; later epochs repeat them. 0 labels every epoch anew.",
-        low=0,
+        low=1,
         high=10_000,
     )
 
@@ -153,27 +163,28 @@ class TrainRecipe:
 class QatRecipe:
     """The quantization-aware phase."""
 
-    epochs: int = key(
+    epochs: int = left_open(
+        "Epochs of the quantization-aware phase, 0 only calibrates ranges; else by the number of images.",
         -1,
-        "Epochs of the quantization-aware phase; 0 only calibrates ranges, -1 leaves the choice to edgecnn.",
-        low=-1,
+        low=0,
         high=10_000,
     )
-    batch_size: int = key(0, "Images in a batch; 0 chooses 32, 64 or 128 by the number of images.", low=0, high=65_536)
-    learning_rate: float = key(
-        0.0,
-        "Peak learning rate of SGD with momentum; 0 for Adam at 0.00005, which suits every network.",
-        low=0.0,
+    batch_size: int = left_open("Images in a batch; else 32, 64 or 128 by the number of images.", 0, low=1, high=65_536)
+    learning_rate: float | None = left_open(
+        "Peak learning rate of SGD with momentum; else Adam at 0.00005, which suits every network.",
+        0,
+        low=1e-8,
         high=10.0,
     )
-    method: str = key(
-        "auto", "How int8 models are made: whichever validates better, quantization-aware, or after training.",
-        choices=("auto", "qat", "ptq"),
-    )  # fmt: skip
-    rounding: str = key(
+    method: str | None = left_open(
+        "How int8 models are made: quantization-aware, or after training; else what validates better.",
         "auto",
-        "How weights become codes: by GPTQ if that validates better, or the nearest code.",
-        choices=("auto", "nearest"),
+        choices=("qat", "ptq"),
+    )
+    rounding: str | None = left_open(
+        "How weights become codes: the nearest; else by GPTQ where that validates better.",
+        "auto",
+        choices=("nearest",),
     )
 
 
@@ -181,17 +192,16 @@ class QatRecipe:
 class StrangerRecipe:
     """The decision that an image shows none of the classes."""
 
-    rate: float = key(
-        -1.0,
-        "Share of known images that may be refused as strangers; 0 for none, -1 for 0.05 on photos.",
+    rate: float = left_open(
+        "Share of known images that may be refused as strangers, 0 for none; else 0.05 on photos.",
+        -1,
         low=0.0,
         high=0.5,
-        otherwise=-1.0,
     )
-    decide: str = key(
-        "auto",
-        "Whether a device makes the decision without --strangers; auto is yes if the recipe sets the rate.",
-        choices=("auto", "yes", "no"),
+    decide: bool | None = key(
+        None,
+        "Whether a device makes the decision without --strangers; else if the recipe sets the rate.",
+        left_out=True,
     )
 
 
@@ -199,12 +209,13 @@ class StrangerRecipe:
 class Recipe:
     """A whole recipe."""
 
-    name: str = key("", "Names the run folder and the bundle; empty for DATA-NETWORK.")
+    name: str | None = left_open("Names the run folder and the bundle; else DATA-NETWORK.", "")
     seed: int = key(1, "Seed of weights and batches.", low=0, high=2**31 - 1)
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     init: InitRecipe = field(default_factory=InitRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
+    teacher: TeacherRecipe | None = key(None, left_out=True)
     qat: QatRecipe = field(default_factory=QatRecipe)
     stranger: StrangerRecipe = field(default_factory=StrangerRecipe)
 

@@ -42,7 +42,7 @@ def remedy_for(corruption: str, train: Mapping[str, Any]) -> Remedy:
     on = {
         "train.robust": train["robust"],
         "train.augment": train["augment"] == "photo",
-        "train.cutout": train["cutout"] > 0,
+        "train.cutout": train["cutout"] is not None,
     }
     return "more images" if on.get(remedy, False) else remedy
 

@@ -210,7 +210,7 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -
         ClusterError: on every worker, if one has another.
     """
     bare = without_folders(recipe)
-    bare = replace(bare, data=replace(bare.data, source=""), train=replace(bare.train, teacher=""))
+    bare = replace(bare, data=replace(bare.data, source=""), teacher=bare.teacher and replace(bare.teacher, run=""))
     table = np.zeros((len(workers.addresses), 32), np.int32)
     given = (bare, info.data.fingerprint, info.versions, info.network, info.init, info.teacher)
     table[workers.index] = list(bytes.fromhex(sha256(canonical_json(to_json(given)).encode())))

@@ -60,7 +60,6 @@ def dry_run(
     shape: tuple[int, int, int],
     labels: tuple[str, ...],
     train_images: int,
-    mirror: bool,
     steps: int = STEPS,
 ) -> DryRun:
     """Build a recipe's network, time a few steps of each of its phases, and tell what the whole would take.
@@ -70,7 +69,6 @@ def dry_run(
         shape: (height, width, channels) of the input.
         labels: the classes.
         train_images: images of the training split.
-        mirror: whether classes survive a left-right flip.
         steps: steps to time in each phase.
 
     Raises:
@@ -82,7 +80,7 @@ def dry_run(
     images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
     sources = random.integers(0, 256, (count, *source_size(recipe, shape), shape[2]), np.uint8)
     validation = (images[:1], classes[:1])
-    batches = training_batches(recipe, sources, classes, mirror, shape[:2])
+    batches = training_batches(recipe, sources, classes, shape[:2])
     batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
     guide = open_teacher(recipe, shape, labels)
     phases = []

@@ -63,11 +63,11 @@ def right_answers(logits: Any, classes: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
-def objective(recipe: TrainRecipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
+def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
     """Return the function from (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
-    With a teacher, its share `teacher_weight` of the loss is the
-    cross-entropy between both networks' softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
+    With a teacher, its share of the loss is the cross-entropy between both networks' softmaxes at temperature T, times T squared
+    (Hinton et al. 2015, arXiv:1503.02531).
     """
 
     def loss(classes, logits, taught):
@@ -75,12 +75,12 @@ def objective(recipe: TrainRecipe, num_classes: int) -> Callable[[Any, Any, Any]
             tf.one_hot(classes, num_classes),
             logits,
             from_logits=True,
-            label_smoothing=recipe.label_smoothing,
+            label_smoothing=recipe.train.label_smoothing,
         )
         labelled = tf.reduce_mean(losses)
-        if taught is None:
+        if recipe.teacher is None or taught is None:
             return labelled
-        temperature, weight = recipe.teacher_temperature, recipe.teacher_weight
+        temperature, weight = recipe.teacher.temperature, recipe.teacher.weight
         wanted = tf.nn.softmax(taught / temperature)
         apart = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature))
         return (1 - weight) * labelled + weight * temperature**2 * apart
@@ -131,7 +131,7 @@ def float_phase(
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     moving = {variable.ref() for variable in (model.variables if live else variables)} if averaged else set()
     means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]
-    loss_of = objective(recipe.train, num_classes)
+    loss_of = objective(recipe, num_classes)
 
     def take_start() -> None:
         for mine, copy in zip(kept.variables, distribute.copies(strategy, model.variables), strict=True):

@@ -122,8 +122,8 @@ class Phase:
 
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
     is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
-    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing. `take_start()` is for the caller who gives the phase's model trained weights, once it has them. `finish()` is called
-    at the end, also where a checkpoint had all epochs.
+    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing. `take_start()` is for the caller who gives the phase's
+    model trained weights, once it has them. `finish()` is called at the end, also where a checkpoint had all epochs.
     """
 
     name: str

@@ -68,7 +68,7 @@ def open_start(recipe: Recipe, run: Run | None) -> Start | None:
     source = own_weights(recipe)
     if source is None:
         weights = init_weights(recipe, run)
-        recorded = StartedFrom(run=Path(recipe.init.source).name, sha256=sha256(weights))
+        recorded = StartedFrom(run=Path(recipe.init.source or "").name, sha256=sha256(weights))
         return Start(recorded, lambda model: take_body(model, model_from_bytes(weights)))
     state = read_weights(source)
     recorded = StartedFrom(run=f"{source.title} ({source.distribution})", sha256=source.sha256, licence=source.licence)
@@ -80,7 +80,7 @@ def init_weights(recipe: Recipe, run: Run | None) -> bytes:
     copy = run.file(INIT_MODEL) if run else None
     if copy and copy.exists():
         return copy.read_bytes()
-    source = trained_run(Path(recipe.init.source))
+    source = trained_run(Path(recipe.init.source or ""))
     check_scale(recipe, source)
     weights = source.read(FLOAT_MODEL, "train")
     if copy:
@@ -127,7 +127,7 @@ def changed_origins(recipe: Recipe, run: Run) -> list[str]:
     own = own_network(recipe.network.name)
     if own and own.file.exists() and not (info.network and sha256(read_source(own)) == info.network.sha256):
         changed.append(f"the network {own.label}")
-    weights = Path(recipe.init.source) / FLOAT_MODEL
+    weights = Path(recipe.init.source or "") / FLOAT_MODEL
     if recipe.init.source and weights.exists() and not (info.init and sha256(weights.read_bytes()) == info.init.sha256):
         changed.append(f"the weights of {recipe.init.source}")
     return changed

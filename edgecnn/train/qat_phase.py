@@ -126,7 +126,7 @@ class Qat:
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
         self._calibrated.assign(astuple(self._offer(0)))
-        if recipe.qat.rounding == "auto":
+        if recipe.qat.rounding is None:
             before = self.student.get_weights()
             round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
@@ -182,6 +182,7 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 
     Source: Hinton et al. 2015, equation 2 (arXiv:1503.02531).
     """
+
     def loss(images):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)
         targets = tf.nn.softmax(teacher(inputs, training=False) / TEMPERATURE)

@@ -7,7 +7,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import AUTO, NO_START, Recipe
+from edgecnn.recipe import RANDOM, Recipe
 from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
 BACKBONE = "efficientnet_lite0_1200kb"
@@ -69,7 +69,7 @@ def own_weights(recipe: Recipe) -> Source | None:
 
 def starts_trained(recipe: Recipe) -> bool:
     """Return whether training starts from trained weights: a run's, or the network's own of ImageNet."""
-    return recipe.init.source not in ("", NO_START) or own_weights(recipe) is not None
+    return recipe.init.source not in (None, RANDOM) or own_weights(recipe) is not None
 
 
 def tuned_whole(recipe: Recipe) -> bool:
@@ -79,7 +79,7 @@ def tuned_whole(recipe: Recipe) -> bool:
 
 
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return a recipe that leaves nothing open: every "auto" and 0 that stands for one is replaced by what suits the images.
+    """Return a recipe that leaves nothing open: every key that it leaves out is filled by what suits the images.
 
     What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged. Named datasets
     have the article's network, and its ten epochs in batches of 128, unless they start from trained weights.
@@ -88,7 +88,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         RecipeError: if strangers are to be recognised, and a class is called as that decision is.
     """
     network = recipe.network
-    if network.name == AUTO:
+    if network.name is None:
         network = dataclasses.replace(network, name=choose_network(recipe, dataset))
     recipe = dataclasses.replace(recipe, network=network)
     native = dataset.shape
@@ -111,17 +111,18 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate_for(recipe),
-        schedule=schedule_for(recipe, dataset) if train.schedule == AUTO else train.schedule,
-        label_smoothing=smoothing_for(recipe, dataset) if train.label_smoothing < 0 else train.label_smoothing,
-        augment=("photo" if photo else "shift") if train.augment == AUTO else train.augment,
+        schedule=train.schedule or schedule_for(recipe, dataset),
+        label_smoothing=smoothing_for(recipe, dataset) if train.label_smoothing is None else train.label_smoothing,
+        flip=train.flip or ("yes" if dataset.mirror else "no"),
+        augment=train.augment or ("photo" if photo else "shift"),
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
-    if qat.epochs < 0:
+    if qat.epochs is None:
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
-    if stranger.decide == AUTO:
-        stranger = dataclasses.replace(stranger, decide="yes" if stranger.rate > 0 else "no")
-    if stranger.rate < 0:
+    if stranger.decide is None:
+        stranger = dataclasses.replace(stranger, decide=bool(stranger.rate))
+    if stranger.rate is None:
         suits = dataset.own and own_weights(recipe) and not taken
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
     elif stranger.rate and taken:
@@ -184,7 +185,7 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
     """Return lines that say what `settle` chose, and why."""
     lines, network = [], after.network
     count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
-    if before.network.name == AUTO:
+    if before.network.name is None:
         why = {
             WHOLE: f"it starts from ImageNet, whole, which suits {count:,} photos of {len(dataset.labels)} classes",
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",

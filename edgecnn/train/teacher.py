@@ -26,7 +26,7 @@ class Teacher:
 
 
 def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
-    """Load the float model of the run that `train.teacher` names; None if it names none.
+    """Load the float model of the run that `teacher.run` names; None without a teacher.
 
     It answers in the precision in which the recipe trains, where its network is one of edgecnn's.
 
@@ -38,16 +38,16 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     Raises:
         RunError: if there is no such run, it was not trained, or its input or labels are others.
     """
-    if not recipe.train.teacher:
+    if not recipe.teacher:
         return None
-    run = open_run(Path(recipe.train.teacher))
+    run = open_run(Path(recipe.teacher.run))
     data = run.read(run.float_model, "train")
     info = run.info
     found = (info.input.height, info.input.width, info.input.channels)
     classes = info.data.labels
     if found != shape or classes != labels:
         raise RunError(
-            f"train.teacher: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
+            f"teacher.run: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
             f"expected {shape} and {len(labels)} classes, {', '.join(labels[:5])} …, in this order."
         )
     scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point

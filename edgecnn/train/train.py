@@ -33,7 +33,7 @@ LARGER = 1.4
 
 
 def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
-    """Return the network's (height, width, channels): the recipe's, or where it says 0 the data's own."""
+    """Return the network's (height, width, channels): the recipe's, or where it leaves that open the data's own."""
     network = recipe.network
     height, width, channels = dataset.shape
     return network.height or height, network.width or width, network.channels or channels
@@ -153,7 +153,7 @@ class Training:
             images = dataset.at_size(
                 "train", train.sources, (*rows_columns, self.shape[2]), stage="train", progress=data_progress
             )
-        self.batches = training_batches(self.recipe, images, train.classes, dataset.mirror, self.shape[:2])
+        self.batches = training_batches(self.recipe, images, train.classes, self.shape[:2])
         self.guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
         if self.guide and self.batches.views and not self.strategy:
             steps, size = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
@@ -216,7 +216,7 @@ class Training:
             write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
         logits = int8.post_training(teacher, self.splits["train"], images) if int8 else None
         ptq = None if logits is None else score(logits, reference, classes)
-        return choice(cast(Asked, recipe.qat.method), qat, ptq, score(reference, reference, classes))
+        return choice(cast(Asked, recipe.qat.method or "auto"), qat, ptq, score(reference, reference, classes))
 
     def run_phase(self, phase: Phase, batches: Batches) -> None:
         """Train a phase to its end, and add its epochs to the history."""
@@ -233,28 +233,25 @@ def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
     return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
 
 
-def training_batches(
-    recipe: Recipe, images: np.ndarray, classes: np.ndarray, mirror: bool, size: tuple[int, int]
-) -> Batches:
+def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
     """Return the float phase's batches.
 
     Args:
         recipe: settled.
         images: uint8, shape (n, rows, columns, channels), of `source_size`.
         classes: theirs, shape (n,).
-        mirror: whether classes survive a left-right flip, where the recipe leaves that to the data.
         size: (height, width) of the input.
     """
-    views = recipe.train.teacher_views if recipe.train.teacher else 0
+    views = (recipe.teacher.views if recipe.teacher else None) or 0
     return Batches(
         images=images,
         classes=classes,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
-        flip={"yes": True, "no": False, "auto": mirror, "alternating": True}[recipe.train.flip],
+        flip=recipe.train.flip != "no",
         shift=recipe.train.shift,
         alternating=recipe.train.flip == "alternating",
-        cutout=recipe.train.cutout,
+        cutout=recipe.train.cutout or 0,
         photo=size if recipe.train.augment == "photo" else None,
         robust=recipe.train.robust,
         views=views if views < recipe.train.epochs else 0,

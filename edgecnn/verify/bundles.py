@@ -12,7 +12,7 @@ from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.data.known import Known
 from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
 from edgecnn.export import export_path
-from edgecnn.recipe import DataRecipe, build_recipe, merge
+from edgecnn.recipe import DataRecipe, build_recipe, known, merge
 from edgecnn.runs import Run
 from edgecnn.verify.answers import Progress, input_contract
 from edgecnn.verify.boards import OnBoards, verify_on_boards
@@ -142,8 +142,7 @@ def recorded_data(
     hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
-    # Only the table of the data: the others may have keys that recipes no longer have.
-    tables = {"data": recipe.get("data", {})}
+    tables = {"data": known(recipe).get("data", {})}
     recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
     images = Known(
         labels=bundle.manifest.labels,

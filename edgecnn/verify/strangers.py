@@ -124,7 +124,7 @@ def choose_strangers(
         RunError: if the data have changed since the run began.
     """
     rate = run.recipe.stranger.rate
-    if rate <= 0:
+    if not rate:
         return None
     model = export_path(run, format_, precision).read_bytes()
     opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
@@ -208,7 +208,7 @@ def tested_strangers(
         refused=refused,
         refused_wrong=wrong,
         refused_interval=wilson(refused, len(test.classes)) if chosen.limit else None,
-        decide=run.recipe.stranger.decide == "yes",
+        decide=bool(run.recipe.stranger.decide),
     )
 
 

@@ -13,7 +13,7 @@ def test_keys_lists_every_recipe_key(edgecnn):
     assert result.code == 0
     for key in keys():
         assert f"\n{key.name} " in f"\n{result.out}" and f"    {key.meaning}\n" in result.out
-    assert "train.epochs                  whole number, default 0; 0 to 10,000\n" in result.out
+    assert "train.epochs              whole number; 1 to 10,000\n" in result.out
     listed = json.loads(edgecnn("train", "--keys", "--json").out)
     assert [item["name"] for item in listed] == [key.name for key in keys()]
     assert set(listed[0]) == {"name", "type", "default", "limits", "meaning"}
@@ -40,7 +40,7 @@ def test_what_is_no_size_is_a_usage_error(edgecnn, text):
 
 def test_a_size_out_of_range_names_the_key(edgecnn):
     result = edgecnn("train", "--size", "2000")
-    assert result.code == 4 and "must be between 0 and 1024, received 2000" in result.err
+    assert result.code == 4 and "must be between 1 and 1024, received 2000" in result.err
 
 
 def test_the_default_size_stands_in_the_help(edgecnn):

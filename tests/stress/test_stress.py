@@ -128,7 +128,7 @@ def test_the_pass_line(digits):
 
 def test_every_corruption_has_a_remedy_that_is_explained():
     assert set(REMEDIES) == set(CORRUPTIONS)
-    train = {"robust": False, "augment": "shift", "cutout": 0}
+    train = {"robust": False, "augment": "shift", "cutout": None}
     for name in CORRUPTIONS:
         assert remedy_text(remedy_for(name, train), 64) and remedy_for(name, train) in ADVICE
     assert (

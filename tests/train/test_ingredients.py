@@ -36,7 +36,7 @@ def trained(tiny_network):
     return partial(train_with, tiny_network)
 
 
-def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", **ingredients):
+def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", teacher=None, **ingredients):
     """Train on the digits with the ingredients, stopped after an epoch of the float phase and resumed if that is given.
 
     They are of the float phase; the quantization-aware one follows by another method than "ptq".
@@ -46,6 +46,7 @@ def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", 
             "data": {"source": "digits"},
             "network": {"name": network or tiny_network},
             "train": {"epochs": 2, "batch_size": 128} | ingredients,
+            "teacher": teacher,
             "qat": {"epochs": 0, "method": method},
         }
     )
@@ -70,15 +71,15 @@ def weights(run, name=FLOAT_MODEL):
 def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
         "flip": "alternating", "cutout": 3, "precision": "bfloat16",
-        "teacher": str(finished_run.path),
+        "teacher": {"run": str(finished_run.path)},
     }  # fmt: skip
-    whole = trained(tmp_path / "whole", method="auto", **ingredients)
-    resumed = trained(tmp_path / "resumed", stop_after=2, method="auto", **ingredients)
+    whole = trained(tmp_path / "whole", method=None, **ingredients)
+    resumed = trained(tmp_path / "resumed", stop_after=2, method=None, **ingredients)
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
             assert np.array_equal(one, other)
     assert whole.info.teacher.name == finished_run.name
-    assert whole.public_recipe.train.teacher == finished_run.name, "no path of this machine travels"
+    assert whole.public_recipe.teacher.run == finished_run.name, "no path of this machine travels"
 
 
 @pytest.mark.slow
@@ -100,8 +101,8 @@ def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
     model.layers[-1].set_weights([np.roll(array, 1, axis=-1) for array in model.layers[-1].get_weights()])
     teacher.file(FLOAT_MODEL).write_bytes(model_bytes(model))
 
-    guide = {"teacher": str(teacher.path), "teacher_weight": 1.0}
-    run = trained(tmp_path / "run", network="article", epochs=6, batch_size=64, shift=0, **guide)
+    guide = {"run": str(teacher.path), "weight": 1.0}
+    run = trained(tmp_path / "run", network="article", epochs=6, batch_size=64, shift=0, teacher=guide)
     split = open_dataset(run.recipe.data).load(("validation",), height=8, width=8, channels=1, stage="train")[
         "validation"
     ]
@@ -113,8 +114,7 @@ def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
 @pytest.mark.slow
 def test_a_teacher_is_asked_once_about_images_that_come_again(trained, tmp_path, finished_run, monkeypatch):
     ingredients = {
-        "teacher": str(finished_run.path),
-        "teacher_views": 1,
+        "teacher": {"run": str(finished_run.path), "views": 1},
         "epochs": 3,
         "flip": "alternating",
         "shift": 2,
@@ -142,11 +142,11 @@ def test_remembered_answers_are_the_first_ones():
 
 def test_a_dry_run_times_both_parts(finished_run):
     """With and without asking the teacher, since only the first epochs ask it."""
-    train = {"epochs": 7, "batch_size": 64, "teacher": str(finished_run.path), "teacher_views": 3}
-    qat = {"epochs": 2, "batch_size": 64}
-    recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "train": train, "qat": qat})
+    phases = {"train": {"epochs": 7, "batch_size": 64}, "qat": {"epochs": 2, "batch_size": 64}}
+    teacher = {"run": str(finished_run.path), "views": 3}
+    recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "teacher": teacher, **phases})
     recipe = settle(recipe, open_dataset(recipe.data))
-    found = dry_run(recipe, (8, 8, 1), tuple("0123456789"), train_images=1000, mirror=False, steps=1)
+    found = dry_run(recipe, (8, 8, 1), tuple("0123456789"), train_images=1000, steps=1)
     assert [(phase.phase, phase.epochs) for phase in found.phases] == [
         ("float", 3),
         ("float, remembered", 4),
@@ -170,16 +170,16 @@ def test_a_teacher_that_does_not_fit(trained, tmp_path, finished_run, wrong):
     teacher = tmp_path / "teacher"
     if wrong == "missing":
         with pytest.raises(RunError, match="is not a run folder"):
-            trained(tmp_path / "run", teacher=str(teacher))
+            trained(tmp_path / "run", teacher={"run": str(teacher)})
         return
     shutil.copytree(finished_run.path, teacher)
     if wrong == "labels":
         text = (teacher / "run.json").read_text()
         (teacher / "run.json").write_text(text.replace('"labels": [\n   "0"', '"labels": [\n   "nought"'))
         with pytest.raises(RunError, match=r"10 classes, nought, 1.*expected \(8, 8, 1\) and 10 classes, 0, 1"):
-            trained(tmp_path / "run", teacher=str(teacher))
+            trained(tmp_path / "run", teacher={"run": str(teacher)})
         return
-    run = trained(tmp_path / "run", teacher=str(teacher))
+    run = trained(tmp_path / "run", teacher={"run": str(teacher)})
     shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
     with pytest.raises(RunError, match="is not the one it began with"):
         train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)

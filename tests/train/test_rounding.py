@@ -67,7 +67,7 @@ def calibrated():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.gamma.assign(tf.random.uniform(layer.gamma.shape, 0.5, 1.5))
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
-    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, False, split.images.shape[1:3]))
+    calibrate(student, recipe, training_batches(recipe, split.images, split.classes, split.images.shape[1:3]))
     return recipe, model, student, split.images
 
 
@@ -150,13 +150,13 @@ def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
 
     monkeypatch.setattr(qat_phase, "round_kernels", spoil)
     runs = {}
-    for rounding in ("auto", "nearest"):
+    for rounding in (None, "nearest"):
         qat = RECIPE["qat"] | {"rounding": rounding}
         recipe = build_recipe(RECIPE | {"network": {"name": tiny_network}, "qat": qat})
         runs[rounding] = create_run(recipe, tmp_path / rounding)
         train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
     assert len(rounded) == 1
-    chosen = runs["auto"].info.int8
+    chosen = runs[None].info.int8
     assert runs["nearest"].info.int8.rounding == "nearest"
     assert chosen.validation.qat_nearest == runs["nearest"].info.int8.validation.qat
     same = [

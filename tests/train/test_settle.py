@@ -91,7 +91,7 @@ def test_what_is_stated_stays(photos):
         "network": {"name": "resnet8", "height": 48, "width": 64},
         "train": {"epochs": 5, "batch_size": 7, "learning_rate": 0.1, "augment": "shift"},
         "qat": {"epochs": 0, "batch_size": 9},
-        "init": {"source": "none"},
+        "init": {"source": "random"},
     }
     recipe, lines = settled(photos(40, (120, 90)), **stated)
     assert lines == []
@@ -100,7 +100,7 @@ def test_what_is_stated_stays(photos):
 
 
 def test_a_backbone_from_random_weights_trains_as_from_nothing(photos):
-    recipe, _ = settled(photos(40, (120, 90)), network={"name": "efficientnet_lite0_150kb"}, init={"source": "none"})
+    recipe, _ = settled(photos(40, (120, 90)), network={"name": "efficientnet_lite0_150kb"}, init={"source": "random"})
     assert (recipe.network.height, recipe.train.learning_rate, recipe.train.epochs) == (90, 0.003, 100)
 
 
@@ -121,14 +121,14 @@ def test_weights_are_averaged_from_imagenet_and_enough_photos_alone(photos, monk
     monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
     assert settled(source)[0].train.schedule == "averaged"
     assert settled(source, train={"schedule": "cosine"})[0].train.schedule == "cosine"
-    for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "none"}}):
+    for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "random"}}):
         assert settled(source, **tables)[0].train.schedule == "one-cycle"
 
 
 def test_labels_are_smoothed_more_from_imagenet_and_few_photos_alone(photos, monkeypatch):
     source = photos(40, (60, 60))
     few = settled(source)[0].train.label_smoothing
-    nothing = settled(source, init={"source": "none"})[0].train.label_smoothing
+    nothing = settled(source, init={"source": "random"})[0].train.label_smoothing
     assert few > nothing > 0
     assert settled(source, train={"label_smoothing": 0.0})[0].train.label_smoothing == 0.0
     monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
@@ -148,10 +148,10 @@ def test_strangers_are_told_on_photos_from_imagenet_alone(photos):
     assert settled(source)[0].stranger.rate == 0.05
     assert settled(source, stranger={"rate": 0.1})[0].stranger.rate == 0.1
     decide = [settled(source, stranger=given)[0].stranger.decide for given in ({}, {"rate": 0.1}, {"rate": 0.0})]
-    assert decide == ["no", "yes", "no"], "a device makes the decision if the recipe requests it"
+    assert decide == [False, True, False], "a device makes the decision if the recipe requests it"
     assert settled(source, stranger={"rate": 0.0})[0].stranger.rate == 0
     assert settled(source, network={"name": "resnet_100kb"})[0].stranger.rate == 0
-    assert settled(source, init={"source": "none"})[0].stranger.rate == 0
+    assert settled(source, init={"source": "random"})[0].stranger.rate == 0
     assert settled("digits")[0].stranger.rate == 0
 
 

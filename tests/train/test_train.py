@@ -129,7 +129,7 @@ def uninterrupted(tmp_path_factory, branches, tiny_network):
     def get(precision):
         if precision not in runs:
             # two kinds of network, and kernels are rounded by either method in one of the two
-            name, rounding = {"float32": (branches, "nearest"), "bfloat16": (tiny_network, "auto")}[precision]
+            name, rounding = {"float32": (branches, "nearest"), "bfloat16": (tiny_network, None)}[precision]
             recipe = tiny_with(name, train={"precision": precision}, qat={"rounding": rounding})
             runs[precision] = recipe, trained(recipe, tmp_path_factory.mktemp("whole") / "run")
         return runs[precision]
@@ -332,7 +332,7 @@ def losses_of_nearest(tmp_path_factory, tiny):
 )
 def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, wrong, epoch, rounding):
     """Training goes on from the calibrated kernels either way."""
-    run, int8 = scripted(tiny(), tmp_path / "run", rounding="auto", wrong=wrong)
+    run, int8 = scripted(tiny(), tmp_path / "run", rounding=None, wrong=wrong)
     chosen = run.info.int8
     assert (chosen.epoch, chosen.rounding) == (epoch, rounding) and len(int8.seen) == 4
     assert chosen.validation.qat.agreement == 1 - min(wrong) / 206

@@ -1,6 +1,5 @@
 """Bundles on boards: an emulator that is a shell script runs this machine's own Python, so that all but the processor is real."""
 
-import json
 import shlex
 import sys
 from dataclasses import replace

@@ -26,9 +26,7 @@ from edgecnn.verify.statistics import mcnemar_exact
 
 
 def valid(run, schema_of):
-    jsonschema.validate(
-        json.loads(run.read(PARITY, "verify")), schema_of("parity")
-    )
+    jsonschema.validate(json.loads(run.read(PARITY, "verify")), schema_of("parity"))
 
 
 def kinds(report, candidate):

@@ -103,7 +103,7 @@ def run(tmp_path_factory, photos, tiny_network):
             "network": {"name": tiny_network, "height": 12, "width": 12},
             "train": {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "augment": "shift", "shift": 0},
             "qat": {"epochs": 1, "batch_size": 16},
-            "stranger": {"rate": RATE, "decide": "yes"},
+            "stranger": {"rate": RATE, "decide": True},
         }
     )
     made = create_run(recipe, tmp_path_factory.mktemp("runs") / "colours")

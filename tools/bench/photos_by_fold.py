@@ -107,7 +107,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     from edgecnn.verify.answers import contract_of
     from edgecnn.verify.int8 import Int8Files
 
-    tables = {"data": {"source": str(data)}, "network": {"name": network}, "seed": seed}
+    tables = {"data": {"source": str(data)}, "network": {"name": None if network == "auto" else network}, "seed": seed}
     recipe = build_recipe(merge(tables, parse_overrides(settings)))
     dataset = open_dataset(recipe.data)
     recipe = settle(recipe, dataset)

@@ -84,7 +84,11 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     known = [photo for photo in photos if photo.label != label]
     splits = divided(known, arguments.per_class, 0, arguments.seed)
     data = write_split(archive, folder / f"without-{label}.zip", known, splits)
-    tables = {"data": {"source": str(data)}, "network": {"name": arguments.network}, "seed": arguments.seed}
+    tables = {
+        "data": {"source": str(data)},
+        "network": {"name": None if arguments.network == "auto" else arguments.network},
+        "seed": arguments.seed,
+    }
     tables["qat"] = {"epochs": 0, "method": "ptq"}
     recipe = build_recipe(merge(tables, parse_overrides(arguments.settings)))
     dataset = open_dataset(recipe.data)

@@ -45,9 +45,7 @@ def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, m
     again.process.send_signal(signal.SIGTERM)
     assert again.process.wait(20) == 143
     watcher.until("availability", b"offline")
-    validator = jsonschema.Draft202012Validator(
-        schema_of("result")
-    )
+    validator = jsonschema.Draft202012Validator(schema_of("result"))
     for line in again.parsed():
         validator.validate(line)
     assert [line["event"] for line in again.parsed() if "event" in line][-1] == "ended"

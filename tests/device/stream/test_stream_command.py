@@ -102,9 +102,7 @@ def start(root, tmp_path, spawn):
 @pytest.fixture(scope="module")
 def parse(schema_of):
     """Check JSON lines by the schema, and return them parsed."""
-    validator = jsonschema.Draft202012Validator(
-        schema_of("result")
-    )
+    validator = jsonschema.Draft202012Validator(schema_of("result"))
 
     def lines(output):
         parsed = [json.loads(line) for line in output.splitlines()]
