@@ -183,8 +183,8 @@ def tiny_network(tmp_path_factory):
 def finished_run(tmp_path_factory, tiny_recipe):
     """A run that went through every stage, shared by all workers: do not change it."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-    from edgecnn.pipeline import run_recipe
     from edgecnn.recipe import build_recipe, load_recipe
+    from edgecnn.stages.pipeline import run_recipe
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session"

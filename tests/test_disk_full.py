@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundling import bundle_path
 from edgecnn.errors import OutputError
-from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe
+from edgecnn.stages.bundle import bundle_path
+from edgecnn.stages.pipeline import run_recipe
 
 
 @pytest.mark.slow  # some fifty runs; a disk that is full at each of the stages is tested below

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn import __version__
-from edgecnn.boards import wheels
 from edgecnn.cli import COMMANDS
 from edgecnn.device.service.manage import PACKAGED, unit_text
+from edgecnn.emulate import wheels
 
 ROOT = Path(__file__).parent.parent
 PARTS = Path(__file__).parent / "debian"

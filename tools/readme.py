@@ -16,7 +16,7 @@ from pathlib import Path
 from edgecnn.bundle.read import read_bundle
 from edgecnn.report.table import markdown_table
 from edgecnn.tables import build
-from edgecnn.verify.report import Report
+from edgecnn.verify.parity_report import Report
 
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"

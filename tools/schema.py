@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edgecnn.inspect import report as inspection
+from edgecnn.inspect import inspection_report as inspection
 from edgecnn.report import figures
-from edgecnn.stress import report as stress
+from edgecnn.stress import stress_report as stress
 from edgecnn.tables import fields_of, to_json
-from edgecnn.verify import report
+from edgecnn.verify import parity_report as report
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = {

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.files import write_atomic
 from edgecnn.recipe import build_recipe, known, load_recipe, to_tables
 from edgecnn.runs import CARD, open_run, without_folders
+from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.train.settle import settle
 
 MODELS = Path(__file__).parent.parent / "models"

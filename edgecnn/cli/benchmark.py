@@ -189,7 +189,7 @@ def measure(
     for item, reason in measured.failed.items():
         note(f"{item.name} cannot run here: {reason}")
     if json:
-        from edgecnn.device.benchmark.report import document
+        from edgecnn.device.benchmark.benchmark_report import document
 
         emit_json(document(bundle, images, measured, warmup))
     else:
@@ -253,7 +253,7 @@ def print_sustained(
         report=lambda window: note(window_line(window)),
     )
     if json:
-        from edgecnn.device.benchmark.report import sustained_document
+        from edgecnn.device.benchmark.benchmark_report import sustained_document
 
         emit_json(sustained_document(bundle, images, classifier.about, done))
     else:
@@ -266,7 +266,7 @@ def print_sustained(
 
 def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
     """Keep the winner for `edgecnn classify`."""
-    from edgecnn.device.benchmark.report import tuned_winner
+    from edgecnn.device.benchmark.benchmark_report import tuned_winner
     from edgecnn.runtime.tuned import store
 
     tuned = tuned_winner(measured)

@@ -8,7 +8,7 @@ import typer
 from edgecnn.cli.console import emit_json, note, terminal_width
 
 if TYPE_CHECKING:
-    from edgecnn.verify.boards import OnBoards
+    from edgecnn.emulate.on_boards import OnBoards
 
 BOARDS = "Emulated boards"
 """The heading of these options in the help."""
@@ -58,7 +58,7 @@ BoardModel = Annotated[
 def boards_of(on: list[str], engines: str | None, release: str | None, sample: int) -> "OnBoards":
     """Return the boards that the options name."""
     from edgecnn.boards.targets import emulated_targets
-    from edgecnn.verify.boards import OnBoards
+    from edgecnn.emulate.on_boards import OnBoards
 
     names = tuple(part.strip() for part in engines.split(",")) if engines else ()
     return OnBoards(targets=tuple(emulated_targets(on)), engines=names, release=release, sample=sample)
@@ -74,11 +74,11 @@ def last_run() -> bool:
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
     """Run a bundle on boards, print the result and hold it to the gate."""
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.emulate.bundles import bundle_on_boards
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
     from edgecnn.runtime.default import find_bundle
     from edgecnn.tables import to_json
-    from edgecnn.verify.bundles import bundle_on_boards
     from edgecnn.verify.gate import require_boards
 
     choice = find_bundle(model)

@@ -47,8 +47,8 @@ def bundle(
 
     opened = open_run(run)
     note(f"run {opened.path}")
-    from edgecnn.bundling import bundle_stage, verified_confidence
     from edgecnn.cli.parity import note_warnings
+    from edgecnn.stages.bundle import bundle_stage, verified_confidence
     from edgecnn.tables import to_json
     from edgecnn.verify.parity import parity_report
 

@@ -60,7 +60,7 @@ def compare(
       edgecnn compare torch.onnx int8.onnx --data photos/ --input-range imagenet --labels classes.txt
     """
     check_choice("--split", split, ("test", "all"))
-    from edgecnn.verify.ranges import Stated
+    from edgecnn.calibrate.input_range import Stated
 
     stated = Stated(
         input_range=stated_range(input_range, input_scale, input_zero_point, input_mean, input_std),
@@ -68,7 +68,7 @@ def compare(
     )
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.verify.compare import compare_models
+    from edgecnn.stages.compare import compare_models
     from edgecnn.verify.gate import Gate, require_parity
 
     with ProgressReporter() as reporter:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgecnn.data import Dataset
-    from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
+    from edgecnn.stages.pipeline import Reporter
     from edgecnn.train.dry_run import PhaseCost
 
 

@@ -121,7 +121,7 @@ def export(
 def export_for(run: Path | None, program: str, out: Path | None, force: bool, json: bool) -> None:
     """Write a program's files and print them."""
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.export.programs import export_program
+    from edgecnn.interop.programs import export_program
     from edgecnn.runs import open_run
 
     with ProgressReporter() as reporter:

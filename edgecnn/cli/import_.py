@@ -98,9 +98,9 @@ def import_(
         input_scale=scale,
         input_zero_point=zero_point,
     )
+    from edgecnn.calibrate.input_range import Stated
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.importing import import_stage
-    from edgecnn.verify.ranges import Stated
+    from edgecnn.stages.import_ import import_stage
 
     with ProgressReporter() as reporter:
         run = import_stage(

@@ -11,7 +11,7 @@ from edgecnn.cli.workstation_options import Force
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
-    from edgecnn.inspect.report import Inspection
+    from edgecnn.inspect.inspection_report import Inspection
 
 CLEANED = "A cleaned copy"
 FOLDER = Path("inspections")
@@ -179,7 +179,7 @@ def lines(report: "Inspection") -> list[str]:
 def fail(report: "Inspection", fail_on: FailOn) -> None:
     """Raise FindingsError if there is a finding of a severity, or a worse one."""
     from edgecnn.errors import FindingsError
-    from edgecnn.inspect.report import SEVERITIES
+    from edgecnn.inspect.inspection_report import SEVERITIES
 
     if fail_on == "never":
         return

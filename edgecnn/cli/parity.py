@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from edgecnn.cli.console import emit_json, note, terminal_width
 
 if TYPE_CHECKING:
-    from edgecnn.verify.report import Report
+    from edgecnn.verify.parity_report import Report
 
 
 def show_report(report: "Report", json: bool) -> None:

@@ -81,8 +81,8 @@ def run(
     path = out or run_path(resolved.name or recipe.stem)
     with ProgressReporter() as reporter:
         reporter.note(f"run {path}")
-        from edgecnn.bundling import bundle_path
-        from edgecnn.pipeline import run_recipe
+        from edgecnn.stages.bundle import bundle_path
+        from edgecnn.stages.pipeline import run_recipe
 
         try:
             finished, report = run_recipe(

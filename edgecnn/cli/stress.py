@@ -13,7 +13,7 @@ from edgecnn.cli.options import Json, check_choice
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stress.measure import Settings
-    from edgecnn.stress.report import StressReport
+    from edgecnn.stress.stress_report import StressReport
     from edgecnn.stress.subject import Subject
 
 GATE = "Gate"
@@ -86,7 +86,7 @@ def stress(
       edgecnn stress --split test --at-least 0.5
       edgecnn stress photos.edgecnn --data photos/ --limit 200 --corruptions jpeg,rotation
     """
-    from edgecnn.stress.report import SPLITS
+    from edgecnn.stress.stress_report import SPLITS
 
     check_choice("--split", split, SPLITS)
     from edgecnn.cli.progress import ProgressReporter
@@ -154,8 +154,8 @@ def keep_report(report: "StressReport", subject: "Subject", settings: "Settings"
     text, name, run = canonical_json(to_json(report)), stored_name(report), subject.run
     places = []
     if run and report.complete:
-        from edgecnn.bundling import refresh_card
         from edgecnn.report.page import write_run_page
+        from edgecnn.stages.bundle import refresh_card
 
         write_atomic(run.file(name), text)
         places.append(f"report: {write_run_page(run)}")

@@ -28,10 +28,10 @@ from edgecnn.cli.workstation_options import (
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
-    from edgecnn.pipeline import Reporter
     from edgecnn.recipe import Recipe
     from edgecnn.run_info import RunInfo
     from edgecnn.runs import Run
+    from edgecnn.stages.pipeline import Reporter
     from edgecnn.workers import Workers
 
 CLUSTER = "Several machines"
@@ -222,7 +222,7 @@ def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", clust
             f"Put the images back, then: edgecnn train --resume --out {run.path}"
         ) from None
     if run is None:
-        from edgecnn.pipeline import check_network
+        from edgecnn.stages.pipeline import check_network
 
         if cluster:
             from edgecnn.train.distribute import open_strategy
@@ -263,7 +263,7 @@ def train_run(
     recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
 ) -> "RunInfo":
     """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
-    from edgecnn.pipeline import train_stage
+    from edgecnn.stages.pipeline import train_stage
 
     where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
     note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")

@@ -18,7 +18,7 @@ from edgecnn.cli.workstation_options import (
 )
 
 if TYPE_CHECKING:
-    from edgecnn.verify.report import Report
+    from edgecnn.verify.parity_report import Report
 
 ENGINES = "Other engines"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgecnn.verify.ranges import Given
+    from edgecnn.calibrate.input_range import Given
 
 DATA = "Data and network"
 TRAINING = "Training"
@@ -242,7 +242,7 @@ def stated_range(
     Raises:
         typer.BadParameter: a usage error, for what cannot be read, or options that exclude each other.
     """
-    from edgecnn.verify.ranges import AUTO, RANGES, per_channel
+    from edgecnn.calibrate.input_range import AUTO, RANGES, per_channel
 
     if name is not None and name not in (AUTO, *RANGES):
         raise typer.BadParameter(

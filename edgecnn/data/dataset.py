@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecnn import images
 from edgecnn.data import splits
+from edgecnn.data.arrays import Rooms
 from edgecnn.data.decoding import Decoder, Split, picture
 from edgecnn.data.items import (
     NAMED,
@@ -23,7 +24,6 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.data.known import Known
-from edgecnn.data.room import Rooms
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.modes import as_array
 from edgecnn.pixels import resize
@@ -213,7 +213,7 @@ class Dataset:
             other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
 
         Returns:
-            The splits by name, in the order requested. Their images are in a mapped file where they are many (`edgecnn.data.room`).
+            The splits by name, in the order requested. Their images are in a mapped file where they are many (`edgecnn.data.arrays`).
 
         Raises:
             OutputError: if there is no space for that file.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgecnn.cpu import read_cpu
-from edgecnn.runtime.program import Finished
+from edgecnn.runtime.child import Finished
 
 
 class Space(NamedTuple):

@@ -112,7 +112,7 @@ def convert(
     io = io_type(format_, precision, io)
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
-    from edgecnn.export.features import with_features
+    from edgecnn.export.feature_output import with_features
     from edgecnn.export.representative import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 

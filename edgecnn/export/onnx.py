@@ -7,7 +7,7 @@ import numpy as np
 
 from edgecnn.errors import ExportError, first_line
 from edgecnn.export import onnx_int8
-from edgecnn.export.features import add_features
+from edgecnn.export.feature_output import add_features
 from edgecnn.export.qdq import INPUT, OUTPUT
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import FloatModel

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from edgecnn.data.items import Item
 from edgecnn.data.tree import Fault
 from edgecnn.images import SUFFIXES
-from edgecnn.inspect.report import (
+from edgecnn.inspect.inspection_report import (
     SEVERITIES,
     ClassFigures,
     Finding,

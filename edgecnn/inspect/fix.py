@@ -16,7 +16,7 @@ from edgecnn.data.tree import LEFT_OUT
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
 from edgecnn.files import canonical_json, output_errors, sha256
 from edgecnn.images import SUFFIXES, suffix_of
-from edgecnn.inspect.report import Cleaned, Copy, Group, Inspection, LeftOut
+from edgecnn.inspect.inspection_report import Cleaned, Copy, Group, Inspection, LeftOut
 from edgecnn.labels import unsafe
 from edgecnn.modes import as_image
 from edgecnn.tables import to_json

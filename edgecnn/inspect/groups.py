@@ -8,7 +8,12 @@ import numpy as np
 from edgecnn.data import Progress
 from edgecnn.data.items import Meter
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.compare import (
+from edgecnn.inspect.features import KIND as FEATURES
+from edgecnn.inspect.features import Body, neighbours
+from edgecnn.inspect.hashing import near_pairs
+from edgecnn.inspect.inspection_report import By
+from edgecnn.inspect.look import Looks, chunks
+from edgecnn.inspect.pairs import (
     Limits,
     Measures,
     Pictures,
@@ -19,11 +24,6 @@ from edgecnn.inspect.compare import (
     same_frame,
     unpacked,
 )
-from edgecnn.inspect.features import KIND as FEATURES
-from edgecnn.inspect.features import Body, neighbours
-from edgecnn.inspect.hashing import near_pairs
-from edgecnn.inspect.look import Looks, chunks
-from edgecnn.inspect.report import By
 
 KIND = f"pair-1 {FEATURES}"
 """The name under which measures are cached; it changes with what is measured."""

@@ -14,12 +14,9 @@ from edgecnn.data.splits import SPLITS
 from edgecnn.inspect import features as features_module
 from edgecnn.inspect import findings
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.compare import Limits, Pictures
 from edgecnn.inspect.features import Body
 from edgecnn.inspect.groups import Pair, Search, connected
-from edgecnn.inspect.look import Looks, look_at
-from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
-from edgecnn.inspect.report import (
+from edgecnn.inspect.inspection_report import (
     ClassFigures,
     Copy,
     Group,
@@ -31,6 +28,9 @@ from edgecnn.inspect.report import (
     SizeFigures,
     WrongLabel,
 )
+from edgecnn.inspect.look import Looks, look_at
+from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
+from edgecnn.inspect.pairs import Limits, Pictures
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
 
 SEED = 1

@@ -7,7 +7,7 @@ from edgecnn.data import Dataset
 from edgecnn.files import cache_home
 from edgecnn.inspect.cache import FILE, Cache
 from edgecnn.inspect.findings import FEW_TRAINING, number
-from edgecnn.inspect.report import SEVERITIES, Inspection
+from edgecnn.inspect.inspection_report import SEVERITIES, Inspection
 
 KIND = "inspection-1"
 

@@ -11,8 +11,8 @@ from PIL import Image
 from edgecnn.data import Dataset
 from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, write_atomic
+from edgecnn.inspect.inspection_report import Inspection
 from edgecnn.inspect.look import decoded, scaled
-from edgecnn.inspect.report import Inspection
 from edgecnn.report.page import templates
 from edgecnn.tables import to_json
 

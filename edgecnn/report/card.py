@@ -22,10 +22,10 @@ from edgecnn.report.table import (
 )
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
-from edgecnn.stress.report import best_report
+from edgecnn.stress.stress_report import best_report
 from edgecnn.verify.confidence import ChosenConfidence
 from edgecnn.verify.gate import gate_line
-from edgecnn.verify.report import BoardRow, Report
+from edgecnn.verify.parity_report import BoardRow, Report
 
 
 def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:

@@ -11,13 +11,13 @@ from edgecnn.report.history import epochs
 from edgecnn.report.summary import summary
 from edgecnn.report.table import against_float, warnings_of
 from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
-from edgecnn.stress.report import best_report
+from edgecnn.stress.stress_report import best_report
 from edgecnn.tables import build
 from edgecnn.verify.gate import not_excluded
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
+from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import Predictions
-from edgecnn.verify.report import Report
 
 
 def layers(run: Run) -> LayerErrors | None:

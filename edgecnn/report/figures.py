@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from edgecnn.calibrate.temperature import BINS
 from edgecnn.report.history import Epoch
-from edgecnn.stress.report import StressReport
+from edgecnn.stress.stress_report import StressReport
 from edgecnn.verify.layers import LayerErrors
+from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
-from edgecnn.verify.report import Report
-from edgecnn.verify.temperature import BINS
 
 CONFUSED = 20
 """Pairs of classes that are confused most, at most."""

@@ -2,7 +2,7 @@
 
 import json
 
-from edgecnn.verify.report import Report
+from edgecnn.verify.parity_report import Report
 
 TASK = "image-classification"
 

@@ -22,8 +22,8 @@ from edgecnn.report.table import against_float
 from edgecnn.runs import PAGE, PAGE_FIGURES, Run
 from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import to_json
+from edgecnn.verify.parity_report import Comparison, ModelFigures
 from edgecnn.verify.predictions import read_predictions
-from edgecnn.verify.report import Comparison, ModelFigures
 
 if TYPE_CHECKING:
     from jinja2 import Environment

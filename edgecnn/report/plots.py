@@ -10,8 +10,8 @@ import numpy as np
 from edgecnn.labels import printable
 from edgecnn.report.figures import Confusion, RunFigures
 from edgecnn.report.table import against_float
-from edgecnn.stress.report import StressReport
-from edgecnn.verify.report import ClassDrop
+from edgecnn.stress.stress_report import StressReport
+from edgecnn.verify.parity_report import ClassDrop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.remedies import remedy_text
-from edgecnn.stress.report import Condition, Mean, Stressed, StressReport
+from edgecnn.stress.stress_report import Condition, Mean, Stressed, StressReport
 
 HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
 

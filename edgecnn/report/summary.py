@@ -6,7 +6,7 @@ import numpy as np
 
 from edgecnn.report.figures import Confusion, RunFigures
 from edgecnn.report.table import stranger_lines
-from edgecnn.verify.report import ModelFigures, Report
+from edgecnn.verify.parity_report import ModelFigures, Report
 
 WIDE = 0.1
 """Width of an accuracy's 95 % interval, as a fraction, from which the images are called too few."""

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from edgecnn.labels import printable
 from edgecnn.verify.gate import chance_warning, measured
-from edgecnn.verify.report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
+from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.runtime.child import run_program
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import bundle_model
-from edgecnn.runtime.program import run_program
 
 
 def main() -> dict[str, Any]:

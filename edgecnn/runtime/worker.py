@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.runtime.child import run_program
 from edgecnn.runtime.engines import described, open_engine
-from edgecnn.runtime.program import run_program
 
 CHUNK = 500
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.errors import StressError, UnknownNameError, nearest
+from edgecnn.evaluate.answers import in_chunks
+from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runs import STRESS
 from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
 from edgecnn.stress.remedies import remedy_for
-from edgecnn.stress.report import (
+from edgecnn.stress.stress_report import (
     Condition,
     Mean,
     Measured,
@@ -25,8 +27,6 @@ from edgecnn.stress.report import (
 )
 from edgecnn.stress.subject import Subject
 from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
-from edgecnn.verify.answers import in_chunks
-from edgecnn.verify.statistics import quantile, wilson
 from edgecnn.versions import library_versions, processor
 
 SMALL_SIDE = 48

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgecnn.stress.report import Remedy
+from edgecnn.stress.stress_report import Remedy
 
 REMEDIES: Mapping[str, Remedy] = {
     "jpeg": "train.robust",

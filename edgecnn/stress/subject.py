@@ -11,16 +11,16 @@ from edgecnn.bundle.manifest import InputContract, ModelEntry
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.data import Dataset, Split, open_run_dataset
 from edgecnn.data.known import require_split
+from edgecnn.emulate.bundles import recorded_data
 from edgecnn.errors import BundleError, RunError
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
 from edgecnn.files import sha256
 from edgecnn.recipe import build_recipe, known
 from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.stress.report import StressedModel, StressSplit
-from edgecnn.verify.answers import input_contract
-from edgecnn.verify.bundles import recorded_data
+from edgecnn.stress.stress_report import StressedModel, StressSplit
 
 INT8_FORMATS = ("tflite", "onnx")
 """Formats of the int8 file that is measured, the first that there is."""

@@ -4,8 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgecnn.calibrate.temperature import FEWEST, expected_calibration_error, fit_temperature, nll
+from edgecnn.calibrate.threshold import Choice, answered_at, choose_threshold
 from edgecnn.data import Dataset
 from edgecnn.data.known import require_split
+from edgecnn.evaluate.answers import Answers, Progress, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import CONFIDENCE, Run
@@ -13,10 +16,7 @@ from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.tables import to_json
-from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract
-from edgecnn.verify.report import Confidence, ScoreFigures
-from edgecnn.verify.temperature import FEWEST, expected_calibration_error, fit_temperature, nll
-from edgecnn.verify.threshold import Choice, answered_at, choose_threshold
+from edgecnn.verify.parity_report import Confidence, ScoreFigures
 
 
 @dataclass(frozen=True, kw_only=True)

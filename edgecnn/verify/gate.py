@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecnn.errors import EmulatorError, ParityError
-from edgecnn.verify.report import BoardRow, Comparison, ComparisonFigures, Figure, Kind, Report
+from edgecnn.verify.parity_report import BoardRow, Comparison, ComparisonFigures, Figure, Kind, Report
 
 MAX_DROP = 1.0
 """Default of the gate, in percentage points of accuracy."""

@@ -8,12 +8,12 @@ import numpy as np
 from edgecnn.data import Split
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError
+from edgecnn.evaluate.answers import contract_of, in_chunks
 from edgecnn.export import tflite
 from edgecnn.export.representative import IMAGES
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify.answers import contract_of, in_chunks
 
 
 @dataclass(frozen=True)

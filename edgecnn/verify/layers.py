@@ -9,10 +9,10 @@ import numpy as np
 from edgecnn.data import Dataset
 from edgecnn.data.known import require_split
 from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runs import FLOAT_MODEL, Run
-from edgecnn.verify.answers import Progress, input_contract
 
 IMAGES = 200
 """Validation images used, at most: a layer's noise is an average over all its values, which soon settles."""

@@ -13,14 +13,14 @@ import numpy as np
 import edgecnn
 from edgecnn.data import Split
 from edgecnn.errors import EngineError
+from edgecnn.evaluate.answers import CHUNK, Answers, Progress, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes
 from edgecnn.runs import Run
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import described, is_installed, open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.runtime.program import Finished
-from edgecnn.verify.answers import CHUNK, Answers, Progress, in_chunks, input_contract
-from edgecnn.verify.report import MatrixCell, MatrixRow
+from edgecnn.verify.parity_report import MatrixCell, MatrixRow
 
 OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
 """Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""

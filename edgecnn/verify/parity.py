@@ -8,24 +8,36 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.boards.qemu import find_qemu
+from edgecnn.calibrate.temperature import expected_calibration_error
 from edgecnn.data import Dataset, Split
+from edgecnn.emulate.bundles import run_on_boards
+from edgecnn.emulate.on_boards import OnBoards
+from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
+from edgecnn.evaluate.statistics import (
+    chance_level,
+    clopper_pearson,
+    compare,
+    confidence_drift,
+    discordant,
+    flips,
+    lsb_difference,
+    mcnemar_exact,
+    paired_interval,
+    per_class_drop,
+    wilson,
+)
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import PARITY, Run
 from edgecnn.tables import build, to_json
-from edgecnn.verify.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
-from edgecnn.verify.boards import OnBoards
-from edgecnn.verify.bundles import run_on_boards
 from edgecnn.verify.confidence import choose_confidence, tested_confidence
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
-from edgecnn.verify.predictions import write_predictions
-from edgecnn.verify.programs import check_programs, program_answers, program_comparisons
-from edgecnn.verify.references import reference_answers
-from edgecnn.verify.report import (
+from edgecnn.verify.other_programs import check_programs, program_answers, program_comparisons
+from edgecnn.verify.parity_report import (
     Chance,
     ClassDrop,
     Comparison,
@@ -41,21 +53,9 @@ from edgecnn.verify.report import (
     Report,
     Unit,
 )
-from edgecnn.verify.statistics import (
-    chance_level,
-    clopper_pearson,
-    compare,
-    confidence_drift,
-    discordant,
-    flips,
-    lsb_difference,
-    mcnemar_exact,
-    paired_interval,
-    per_class_drop,
-    wilson,
-)
+from edgecnn.verify.predictions import write_predictions
+from edgecnn.verify.references import reference_answers
 from edgecnn.verify.strangers import choose_strangers, tested_strangers
-from edgecnn.verify.temperature import expected_calibration_error
 from edgecnn.versions import library_versions, processor
 
 
@@ -75,7 +75,7 @@ def verify(
 
     float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
     the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
-    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.programs`.
+    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.other_programs`.
     Temperature, threshold and the strangers' limit are chosen on validation images by the export that most devices will run, the first of
     EXPORTS that there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
 

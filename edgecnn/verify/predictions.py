@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Split
+from edgecnn.evaluate.answers import Answers
 from edgecnn.files import write_atomic
 from edgecnn.modes import as_image
 from edgecnn.runs import PREDICTIONS, Run
 from edgecnn.runtime.decision import softmax
-from edgecnn.verify.answers import Answers
 
 TRUE, SOURCES, TEMPERED = "true", "sources", "tempered"
 ANSWER, SCORE, PICTURE = "answer/", "score/", "picture/"

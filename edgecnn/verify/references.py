@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.evaluate.answers import Answers, Progress, in_chunks, input_contract, timed
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
 from edgecnn.tables import to_json
-from edgecnn.verify.answers import Answers, Progress, in_chunks, input_contract, timed
 
 PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
 """The references by name, and their precision."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgecnn.errors import EngineError
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
 from edgecnn.runs import Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
 from edgecnn.schema import described
-from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
 from edgecnn.versions import processor
 

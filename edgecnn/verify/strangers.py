@@ -8,6 +8,8 @@ from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
 from edgecnn.data.known import require_split
+from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
+from edgecnn.evaluate.statistics import wilson
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.runs import KNOWN, STRANGERS, Run
@@ -16,10 +18,8 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.stranger import Strangers, similarity, unit_rows
 from edgecnn.tables import to_json
-from edgecnn.verify.answers import Progress, in_chunks, input_contract
 from edgecnn.verify.golden import npy
-from edgecnn.verify.report import StrangerFigures
-from edgecnn.verify.statistics import wilson
+from edgecnn.verify.parity_report import StrangerFigures
 
 KNOWN_FILE = "stranger/known.npy"
 """Where a bundle keeps the known images' features."""

@@ -12,8 +12,8 @@ import typer
 from edgecnn import errors
 from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.advice import ADVICE, with_advice
-from edgecnn.stress.report import Remedy
-from edgecnn.verify.report import Kind
+from edgecnn.stress.stress_report import Remedy
+from edgecnn.verify.parity_report import Kind
 
 PACKAGE = Path(errors.__file__).parent
 

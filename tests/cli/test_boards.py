@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the models are TFLite files")
 
+from edgecnn.emulate import bundles
 from edgecnn.errors import BundleError, DatasetError, EmulatorError, ParityError, UnknownNameError
 from edgecnn.runtime.default import SHIPPED
-from edgecnn.verify import bundles
-from edgecnn.verify.report import BoardRow
+from edgecnn.verify.parity_report import BoardRow
 
 
 def row(target, **changes):

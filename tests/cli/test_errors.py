@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn import errors
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
-from edgecnn.bundling import bundle_path
+from edgecnn.stages.bundle import bundle_path
 
 
 def png(seed=0, size=(12, 12)):

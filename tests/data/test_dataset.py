@@ -145,7 +145,7 @@ def test_more_pixels_than_memory_and_disk_are_an_error(split_pets, monkeypatch):
     dataset.sizes["train"] = 10**12
     with pytest.raises(OutputError, match=r"1,000,000,000,000 images of 12x12x3 take 402,331.4 GiB, more than 25% of"):
         dataset.load(("train",), **SIZE, stage="train")
-    monkeypatch.setattr("edgecnn.data.room.available_bytes", lambda: None)  # as on macOS
+    monkeypatch.setattr("edgecnn.data.arrays.available_bytes", lambda: None)  # as on macOS
     with pytest.raises(DatasetError, match=r"take 402,331.4 GiB, more than this machine has"):
         dataset.load(("train",), **SIZE, stage="train")
 

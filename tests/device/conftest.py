@@ -16,9 +16,9 @@ from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.system import Space, System
 from edgecnn.errors import CameraError, ImageError
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import decide
-from edgecnn.runtime.program import Finished
 
 
 class FakeClassifier:

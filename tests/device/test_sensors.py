@@ -1,7 +1,7 @@
 """Sensors as files of a made-up machine."""
 
 from edgecnn.device.sensors import read_sensors, throttle_words
-from edgecnn.runtime.program import Finished
+from edgecnn.runtime.child import Finished
 
 
 def test_a_machine_without_sensors(machine):

@@ -175,10 +175,10 @@ def workplace(tmp_path_factory, finished_run, tiny_recipe):
     """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
     from PIL import Image
 
-    from edgecnn.bundling import bundle_path
     from edgecnn.data import open_dataset
     from edgecnn.recipe import DataRecipe
     from edgecnn.runs import Run
+    from edgecnn.stages.bundle import bundle_path
 
     folder = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:

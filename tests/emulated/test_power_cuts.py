@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.boards import sysroot
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
+from edgecnn.emulate import sysroot
 from edgecnn.runtime.default import shipped_bundle
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools" / "board"))

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.bundling import bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError, RunError
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import ALTERNATIVES, EXPORTS, convert, export, export_path, tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.export.representative import IMAGES, representative_dataset
@@ -25,9 +25,9 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
+from edgecnn.stages.bundle import bundle_stage
 from edgecnn.tables import to_json
 from edgecnn.verify import Gate, verify
-from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
 

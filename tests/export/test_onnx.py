@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.errors import ExportError
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path, onnx_int8
 from edgecnn.export import onnx as onnx_export
 from edgecnn.export.few_channels import FOLD, fold
@@ -24,7 +25,6 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.train.loop import Batches
 from edgecnn.train.qat_phase import fake_quantize
 from edgecnn.train.ranges import calibrate
-from edgecnn.verify.answers import input_contract
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.onnx_quantization import quantization
 

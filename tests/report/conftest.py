@@ -11,17 +11,17 @@ from edgecnn.data import Split
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.evaluate.answers import Answers
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import DataInfo, InputSize, RunInfo
 from edgecnn.runs import HISTORY, LAYERS, PARITY, Run, create_run
 from edgecnn.tables import to_json
-from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.layers import LayerError, LayerErrors
 from edgecnn.verify.parity import compared, judged, run_comparisons
+from edgecnn.verify.parity_report import Data
 from edgecnn.verify.predictions import write_predictions
-from edgecnn.verify.report import Data
 
 HISTORY_LINES = """\
 phase,epoch,loss,accuracy,validation_accuracy,learning_rate,images_per_s,seconds,int8_accuracy,int8_agreement

@@ -11,7 +11,7 @@ from edgecnn.report.metadata import metadata_block
 from edgecnn.tables import build
 from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.report import Report
+from edgecnn.verify.parity_report import Report
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is in the dev extra")
 

@@ -15,7 +15,7 @@ from edgecnn.report.table import (
     text_table,
 )
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.report import BoardRow
+from edgecnn.verify.parity_report import BoardRow
 
 BOARD = BoardRow(
     target="rpi-zero2w", cpu="cortex-a53", release="trixie", model="models/int8.onnx", split="golden", images=1000, accuracy=0.8641,

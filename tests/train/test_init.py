@@ -11,14 +11,12 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
-from edgecnn.pipeline import resume_or_create
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import StartedFrom
 from edgecnn.runs import (
@@ -32,6 +30,8 @@ from edgecnn.runs import (
     start_from,
     trained_run,
 )
+from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stages.pipeline import resume_or_create
 from edgecnn.train import train
 from edgecnn.train.head import fit_head
 from edgecnn.train.origin import open_start

@@ -82,10 +82,10 @@ def frigate_run(tmp_path_factory, frigate_media, tiny_network):
     """A trained run of that dataset with its files for Frigate and MediaPipe, shared: do not change it."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.data import open_dataset
-    from edgecnn.export.programs import PROGRAMS, export_program
-    from edgecnn.pipeline import train_stage
+    from edgecnn.interop.programs import PROGRAMS, export_program
     from edgecnn.recipe import build_recipe
     from edgecnn.runs import create_run
+    from edgecnn.stages.pipeline import train_stage
 
     recipe = build_recipe(
         {

@@ -11,15 +11,15 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.canonical import pack
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_bundle
-from edgecnn.bundling import bundle_path
+from edgecnn.calibrate.temperature import FEWEST
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
+from edgecnn.stages.bundle import bundle_path
 from edgecnn.verify import verify
 from edgecnn.verify.confidence import choose_confidence, fit_confidence, score_figures, stored_confidence
-from edgecnn.verify.temperature import FEWEST
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):

@@ -8,23 +8,23 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.calibrate.input_range import Stated
+from edgecnn.calibrate.threshold import answered_at, choose_threshold
 from edgecnn.cli.advice import with_advice
 from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
+from edgecnn.evaluate.answers import export_answers, load_test
 from edgecnn.export import export_path, tflite
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
 from edgecnn.runtime.decision import softmax
+from edgecnn.stages.compare import compare_models
 from edgecnn.verify import Gate, require_parity, verify
-from edgecnn.verify.answers import export_answers, load_test
-from edgecnn.verify.compare import compare_models
 from edgecnn.verify.layers import layer_errors
 from edgecnn.verify.parity import compared
-from edgecnn.verify.ranges import Stated
 from edgecnn.verify.references import reference_answers
-from edgecnn.verify.threshold import answered_at, choose_threshold
 
 
 def silent(what, done, total):

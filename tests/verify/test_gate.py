@@ -10,12 +10,12 @@ from scipy.stats import binom
 from edgecnn.cli.advice import with_advice
 from edgecnn.data import Split
 from edgecnn.errors import ParityError
+from edgecnn.evaluate.answers import Answers
+from edgecnn.evaluate.statistics import chance_level, paired_interval
 from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
-from edgecnn.verify.answers import Answers
 from edgecnn.verify.gate import Gate, gate_line, require_parity
 from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.report import Chance, Data, LabelledFlip
-from edgecnn.verify.statistics import chance_level, paired_interval
+from edgecnn.verify.parity_report import Chance, Data, LabelledFlip
 
 LABELS = ("ant", "bee", "cat")
 N = 400

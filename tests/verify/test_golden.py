@@ -9,9 +9,9 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn import images
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import read_bundle
-from edgecnn.bundling import bundle_path
 from edgecnn.errors import SelftestError
 from edgecnn.runtime.selftest import require_pass, selftest
+from edgecnn.stages.bundle import bundle_path
 from edgecnn.verify.golden import PHOTOS, golden_images, golden_photos
 
 

@@ -10,19 +10,19 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.bundling import bundle_path
 from edgecnn.data import open_dataset
+from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.export import alternative, convert, export_path, tflite
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import run_recipe
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
 from edgecnn.runtime.selftest import selftest
+from edgecnn.stages.bundle import bundle_path
+from edgecnn.stages.pipeline import run_recipe
 from edgecnn.tables import to_json
 from edgecnn.verify import Gate, require_parity, verify
 from edgecnn.verify.int8 import Int8Files
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.statistics import mcnemar_exact
 
 
 def valid(run, schema_of):

@@ -9,10 +9,10 @@ pytest.importorskip("scipy", reason="the workstation side needs the train extra"
 
 from scipy.stats import binom
 
+from edgecnn.calibrate.temperature import TEMPERATURES, expected_calibration_error, fit_temperature, nll
+from edgecnn.calibrate.threshold import THRESHOLDS, answered_at, choose_threshold
 from edgecnn.errors import ThresholdError
 from edgecnn.runtime.decision import ABSTAIN, decide, softmax
-from edgecnn.verify.temperature import TEMPERATURES, expected_calibration_error, fit_temperature, nll
-from edgecnn.verify.threshold import THRESHOLDS, answered_at, choose_threshold
 
 
 def calibrated(n: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:

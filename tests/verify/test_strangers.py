@@ -12,14 +12,12 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
-from edgecnn.bundling import bundle_path, bundle_stage
 from edgecnn.data import open_dataset
 from edgecnn.errors import RunError, SelftestError
 from edgecnn.export import export, export_path, tflite
-from edgecnn.export.features import with_features
-from edgecnn.export.programs import MEDIAPIPE, program_files
+from edgecnn.export.feature_output import with_features
+from edgecnn.interop.programs import MEDIAPIPE, program_files
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.pipeline import train_stage
 from edgecnn.recipe import build_recipe
 from edgecnn.report.table import stranger_lines
 from edgecnn.runs import CARD, KNOWN, PARITY, QAT_MODEL, STRANGERS, create_run
@@ -27,6 +25,8 @@ from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.selftest import require_pass, selftest
 from edgecnn.runtime.stranger import Strangers
+from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stages.pipeline import train_stage
 from edgecnn.verify import verify
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import parity_report

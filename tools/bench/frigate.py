@@ -24,16 +24,16 @@ from harness import about, edgecnn, finish, parser
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.places import data_home
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
-from edgecnn.export.programs import FRIGATE, LABELMAP, MEDIAPIPE, MODEL, PROGRAMS, export_program, program_path
+from edgecnn.interop.programs import FRIGATE, LABELMAP, MEDIAPIPE, MODEL, PROGRAMS, export_program, program_path
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.verify import Gate, verify
-from edgecnn.verify.answers import input_contract
-from edgecnn.verify.programs import frigate_resize
+from edgecnn.verify.other_programs import frigate_resize
 
 TIE = 2 / 256
 """Two scores closer than this may change places: they are given in 1/256."""

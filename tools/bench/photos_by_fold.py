@@ -96,6 +96,7 @@ def write_split(archive: Path, path: Path, photos: Sequence[Photo], splits: Mapp
 def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row:
     """Train by the defaults, export, and answer the test split; counts of photos, bytes, seconds."""
     from edgecnn.data import open_dataset
+    from edgecnn.evaluate.answers import contract_of
     from edgecnn.export import export, export_path
     from edgecnn.networks.predict import model_from_bytes, predictor
     from edgecnn.recipe import build_recipe, merge, parse_overrides
@@ -104,7 +105,6 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     from edgecnn.runtime.model import Model
     from edgecnn.train import train
     from edgecnn.train.settle import settle
-    from edgecnn.verify.answers import contract_of
     from edgecnn.verify.int8 import Int8Files
 
     tables = {"data": {"source": str(data)}, "network": {"name": None if network == "auto" else network}, "seed": seed}

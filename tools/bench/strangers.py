@@ -67,6 +67,7 @@ def main() -> None:
 def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argparse.Namespace, folder: Path) -> Row:
     """Train without one class and score its photos, the known test photos and far strangers; say why where no limit was set."""
     from edgecnn.data import open_dataset
+    from edgecnn.evaluate.answers import input_contract
     from edgecnn.export import export, export_path
     from edgecnn.images import load
     from edgecnn.recipe import build_recipe, merge, parse_overrides
@@ -77,7 +78,6 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     from edgecnn.runtime.stranger import Strangers
     from edgecnn.train import train
     from edgecnn.train.settle import settle
-    from edgecnn.verify.answers import input_contract
     from edgecnn.verify.confidence import choose_confidence
     from edgecnn.verify.strangers import choose_strangers, fit_limit, known_features
 

@@ -13,8 +13,8 @@ from typing import Any
 from image import KERNEL, RELEASE, make_kernel
 from initramfs import compressed, cpio, file
 
-from edgecnn.boards import debian, sysroot
 from edgecnn.boards.targets import RELEASES
+from edgecnn.emulate import debian, sysroot
 
 PACKAGES = (
     "apt", "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils", "diffutils", "dpkg",

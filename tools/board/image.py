@@ -15,7 +15,7 @@ from typing import Any
 
 from initramfs import compressed, cpio, file, read_modules
 
-from edgecnn.boards import debian, sysroot
+from edgecnn.emulate import debian, sysroot
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import SHIPPED
 
@@ -67,7 +67,7 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
 
     Args:
         progress: told what is done, how much of it, and of how much.
-        home: where images are kept; `edgecnn.boards.sysroot.boards_home()` by default.
+        home: where images are kept; `edgecnn.emulate.sysroot.boards_home()` by default.
 
     Raises:
         EmulatorError: if packages or wheels cannot be had; nothing half-made is left.

@@ -14,7 +14,7 @@ from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.device.benchmark.figures import Percentiles, percentiles
 from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.modes import as_image
-from edgecnn.runtime.program import Finished
+from edgecnn.runtime.child import Finished
 
 
 def cold_starts(

@@ -11,10 +11,10 @@ from typing import Any
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.benchmark.images import bench_images
+from edgecnn.runtime.child import run_program
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import bundle_model
-from edgecnn.runtime.program import run_program
 from edgecnn.runtime.selftest import check_model
 
 CALLS = 3

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.slots.default import default_bundle
-from edgecnn.runtime.program import run_program
+from edgecnn.runtime.child import run_program
 from edgecnn.runtime.selftest import check_layers
 
 

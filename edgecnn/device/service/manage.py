@@ -12,7 +12,7 @@ from typing import Any
 from edgecnn.device.service import config
 from edgecnn.errors import ServiceError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.runtime.program import Finished
+from edgecnn.runtime.child import Finished
 
 UNIT = "edgecnn.service"
 OWN, PACKAGED = f"etc/systemd/system/{UNIT}", f"usr/lib/systemd/system/{UNIT}"

@@ -15,8 +15,8 @@ from edgecnn.device.benchmark.images import bench_images
 from edgecnn.device.benchmark.sweep import probe, sweep
 from edgecnn.device.system import System
 from edgecnn.errors import EngineError, ImageError, ProviderError, UnknownNameError
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed
-from edgecnn.runtime.program import Finished
 
 needs_engine = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"

@@ -13,8 +13,8 @@ from edgecnn.device.doctor.engines import PACKAGES
 from edgecnn.device.doctor.finding import SEVERITIES, Finding, version_tuple
 from edgecnn.device.system import Space, System, packages
 from edgecnn.errors import BundleError, DoctorError
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES, is_installed
-from edgecnn.runtime.program import Finished
 
 PI_4 = {
     "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",

@@ -7,7 +7,7 @@ import pytest
 from edgecnn.device.service import manage
 from edgecnn.device.service.manage import Host, install, logs_command, remove, status, unit_text
 from edgecnn.errors import ServiceError
-from edgecnn.runtime.program import Finished
+from edgecnn.runtime.child import Finished
 
 
 class Machine:

@@ -1,0 +1,259 @@
+"""The input range of any model: which real value it reads for a pixel, tried on labelled images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecnn.calibrate.temperature import nll
+from edgecnn.data import Dataset, Split
+from edgecnn.data.balanced import balanced
+from edgecnn.errors import EngineError
+from edgecnn.evaluate.statistics import mcnemar_exact
+from edgecnn.recipe import INPUT_RANGES
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import Tensor
+from edgecnn.verify.model_files import is_scores
+from edgecnn.verify.parity_report import InputRange, PixelRange
+
+AUTO = "auto"
+IMAGES = 200
+"""Images that ranges are tried on, as many of each class as there are."""
+
+ENOUGH = 100
+"""Validation images that do without training images."""
+
+FAR, P = 0.1, 0.001
+"""Another range is far better where it has this share of the images more right, and one-sided McNemar's p is below P."""
+
+CLOSE = 0.05
+"""Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
+
+
+def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given") -> PixelRange:
+    """Return the range of a model that reads (pixel / 255 - mean) / std, with one mean and deviation for each channel."""
+    scale, zero_point = INPUT_RANGES["unit"]
+    return PixelRange(name=name, scale=scale, zero_point=zero_point, mean=tuple(mean), std=tuple(std))
+
+
+USUAL = tuple(PixelRange(name=name, scale=scale, zero_point=zero) for name, (scale, zero) in INPUT_RANGES.items())
+
+IMAGENET = per_channel((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "imagenet")
+"""What torchvision's models read."""
+
+RANGES = tuple(item.name for item in (*USUAL, IMAGENET))
+
+Given = str | tuple[float, int] | PixelRange
+"""A name of RANGES, "auto", a scale and a zero point, or a range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What the user says of models that edgecnn did not train: how they read pixels, and what their outputs are called.
+
+    Without labels, these are the classes in alphabetical order.
+    """
+
+    input_range: Given = AUTO
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A model's answers under one input range: which are right, and their mean negative log-likelihood in nats."""
+
+    range: PixelRange
+    right: np.ndarray
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the images with a right answer."""
+        return float(np.mean(self.right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Images to try ranges on, and what to call them."""
+
+    images: np.ndarray
+    classes: np.ndarray
+    name: str
+
+
+def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
+    """Draw IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH.
+
+    Args:
+        splits: validation and training images, as far as there are any; neither has to be there with `compared`.
+        compared: the images of the comparison, taken where there are no others.
+    """
+    loaded = {name: split for name, split in splits.items() if len(split.classes)}
+    name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
+    if not loaded:
+        assert compared is not None
+        loaded, name = {"test": compared}, "of the compared images, since there are no others"
+    parts = list(loaded.values())
+    classes = np.concatenate([part.classes for part in parts])
+    chosen = balanced(classes, IMAGES, 1)
+    images = np.empty((len(chosen), *parts[0].images.shape[1:]), np.uint8)
+    start = 0
+    for part in parts:
+        inside = (chosen >= start) & (chosen < start + len(part.classes))
+        images[inside] = part.images[chosen[inside] - start]
+        start += len(part.classes)
+    return Labelled(images=images, classes=classes[chosen], name=f"{len(chosen)} {name}")
+
+
+def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
+    """Return the splits that ranges are tried on: never the test split."""
+    usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
+    return tuple(split for split in usual if dataset.sizes[split])
+
+
+def find_range(
+    call: Callable[[np.ndarray, Any, Any], np.ndarray],
+    entry: Tensor | None,
+    images: Labelled,
+    given: Given = AUTO,
+) -> InputRange:
+    """Choose a model's input range, or hold the one that was given against the usual ones.
+
+    For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
+    take chance, the one with the smallest negative log-likelihood; or IMAGENET where that has more right answers than chance explains.
+    Right answers alone do not tell: a network of ReLUs with small biases answers the same for 0 to 1 and 0 to 255, and is 255 times as
+    sure.
+
+    Args:
+        call: takes pixels, scale and zero point, each one number or one for each channel, and returns logits or scores, float32
+            (n, num_classes).
+        entry: the input of a model file; None where it is float.
+        images: to try ranges on.
+        given: what the user says.
+
+    Returns:
+        The range, with a warning where it was given and another one is far better.
+
+    Raises:
+        EngineError: if a mean is given for another number of channels.
+    """
+    if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
+        zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
+        text = f"since its input is {entry.dtype} without a scale"
+        return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
+    if given == AUTO and (name := declared(entry)):
+        scale, zero_point = INPUT_RANGES[name]
+        text = "as its input's quantization says"
+        return InputRange(name=name, scale=scale, zero_point=zero_point, text=text, warning=None)
+
+    channels = images.images.shape[3]
+    if isinstance(given, PixelRange) and len(given.mean or ()) not in (0, 1, channels):
+        raise EngineError(f"the model reads {channels} channels, but the mean has {len(given.mean or ())} numbers.")
+
+    own = stated_range(given)
+    values = [(item, call(images.images, *item.numbers)) for item in tried_ranges(channels, own)]
+    trials = [trial(item, found, images.classes) for item, found in values]
+    doubts = []
+    others = [trial(item, reordered(found, images.classes), images.classes) for item, found in values]
+    before, after = (max(found, key=lambda one: one.accuracy) for found in (trials, others))
+    if after.accuracy - before.accuracy >= FAR and better(after, before) < P:
+        trials = others
+        doubts.append(
+            f"with its outputs in another order it would be right on {after.accuracy:.1%} of {images.name}, not {before.accuracy:.1%}: "
+            "they are probably not in the order of the classes. Give theirs with --labels FILE."
+        )
+    usual = [one for one in trials if one.range in USUAL]
+    top = max(usual, key=lambda one: one.accuracy)
+    best = min((one for one in usual if better(top, one) >= CLOSE), key=lambda one: one.loss)
+    for one in trials:
+        if one.range == IMAGENET and better(one, top) < CLOSE:
+            best = one
+    if own is None:
+        text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
+        return InputRange(**vars(best.range), text=text, warning=" ".join(doubts) or None)
+    mine = next(one for one in trials if one.range == own)
+    if best.accuracy - mine.accuracy >= FAR and better(best, mine) < P:
+        doubts.append(
+            f"the input range is probably wrong: {mine.accuracy:.1%} of {images.name} right with {spelled(own)}, "
+            f"{best.accuracy:.1%} with {spelled(best.range)}. Try --input-range {best.range.name}"
+        )
+    return InputRange(**vars(own), text="as given", warning=" ".join(doubts) or None)
+
+
+def stated_range(given: Given) -> PixelRange | None:
+    """Return the range that is given; None for "auto"."""
+    if isinstance(given, PixelRange) or given == AUTO:
+        return given if isinstance(given, PixelRange) else None
+    known = next((item for item in (*USUAL, IMAGENET) if given in (item.name, item.numbers)), None)
+    if known is None and isinstance(given, tuple):
+        return PixelRange(name="given", scale=given[0], zero_point=given[1])
+    return known
+
+
+def tried_ranges(channels: int, own: PixelRange | None) -> list[PixelRange]:
+    """Return the ranges to try on images of so many channels: the usual ones, and the one that is given."""
+    ranges = [*USUAL, *([IMAGENET] if channels == 3 else [])]
+    return ranges if own is None or own in ranges else [*ranges, own]
+
+
+def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
+    """Judge a model's outputs, logits or scores (n, num_classes), by the true classes (n,)."""
+    scores = values if is_scores(values, 0.0) else softmax(values)
+    right = np.argmax(values, axis=1) == classes
+    return Trial(range=given, right=right, loss=nll(np.log(np.clip(scores, 1e-7, 1)), classes))
+
+
+def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return outputs (n, num_classes) in the order of classes under which the most answers are right.
+
+    That order is chosen on one half of the images for the other half, so that it is no better than the given one by chance. The
+    assignment is Kuhn's (1955, "The Hungarian method for the assignment problem").
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    answers, result = np.argmax(values, axis=1), np.empty_like(values)
+    half = np.arange(len(classes)) % 2 == 0
+    for chosen in (half, ~half):
+        table = np.zeros((values.shape[1],) * 2, np.int64)
+        np.add.at(table, (answers[chosen], classes[chosen]), 1)
+        order = linear_sum_assignment(table, maximize=True)[1]
+        result[np.ix_(~chosen, order)] = values[~chosen]
+    return result
+
+
+def better(one: Trial, other: Trial) -> float:
+    """Return McNemar's one-sided p: small where one trial is right more often than the other."""
+    return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
+
+
+def declared(entry: Tensor | None) -> str | None:
+    """Return the usual range that a quantized input can hold and no more; None where it is float, or holds another."""
+    if entry is None or not entry.scale or not np.issubdtype(entry.dtype, np.integer):
+        return None
+    limits = np.iinfo(entry.dtype)
+    ends = entry.scale * (np.array([limits.min, limits.max], np.float64) - entry.zero_point)
+    room = 0.05 * (ends[1] - ends[0])
+    for name, (scale, zero_point) in INPUT_RANGES.items():
+        if np.all(np.abs(scale * (np.array([-128.0, 127.0]) - zero_point) - ends) <= room):
+            return name
+    return None
+
+
+def spelled(given: PixelRange) -> str:
+    """Return a range as the real values of a black and a white pixel, and the mean and deviation of the channels."""
+    low, high = (given.scale * (code - given.zero_point) for code in (-128, 127))
+    text = f"{low:.4g} to {high:.4g}"
+    if given.mean is None or given.std is None:
+        return text
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (given.mean, given.std))
+    return f"{text}, less the mean {mean}, over the deviation {std}"
+
+
+def line(model: str, given: InputRange) -> str:
+    """Return in words which range a model is given, and why."""
+    return f"{model} reads pixels as {spelled(given)} ({given.name}), {given.text}"
+
+
+def _figures(trials: Sequence[Trial]) -> str:
+    return ", ".join(f"{trial.range.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)

@@ -1,0 +1,119 @@
+"""The threshold below which a classifier abstains: chosen on validation images; the test split only reports what it is worth."""
+
+from dataclasses import asdict, dataclass
+from math import ceil, log
+
+import numpy as np
+
+from edgecnn.errors import ThresholdError
+from edgecnn.evaluate.statistics import check_confidence, clopper_pearson
+from edgecnn.schema import Count, Fraction, Positive, described
+
+THRESHOLDS = tuple(index / 100 for index in range(100))
+"""The thresholds tried, 0.00 to 0.99. The grid is fixed before the data are seen: the correction counts all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selective:
+    """What a threshold is worth on n images.
+
+    Those with a score of at least `threshold` are answered, the classifier abstains on the others.
+    """
+
+    threshold: Fraction
+    n: Positive
+    answered: Count
+    errors: Count
+    share_answered: Fraction = described("answered / n.")
+    error: Fraction | None = described("Among answered images: errors / answered; null where nothing is answered.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Selective):
+    """A threshold, what it is worth on the images it was chosen on, and what that proves of its error."""
+
+    bound: Fraction = described(
+        "Clopper and Pearson's upper bound of error, at confidence 1 - (1 - confidence) / tried."
+    )
+    target_error: Fraction
+    confidence: Fraction
+    tried: Positive = described("Thresholds on the grid.")
+
+
+def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
+    """Return what a threshold is worth on images, such as the test split's.
+
+    An image is answered where `runtime.decision.decide` answers: score >= threshold.
+
+    Args:
+        scores: float32, shape (n,), each image's largest softmax score, n at least 1.
+        right: bool, shape (n,), whether its answer is the true class.
+        threshold: in [0, 1].
+
+    Raises:
+        ValueError: if shapes differ, there are no images, or a score is not a number.
+    """
+    if scores.ndim != 1 or scores.shape != right.shape or not len(scores) or np.isnan(scores).any():
+        raise ValueError(
+            f"one score and one bool an image are expected, received shapes {scores.shape} and {right.shape}"
+        )
+    answered = scores.astype(np.float64) >= threshold
+    count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
+    return Selective(
+        threshold=threshold,
+        n=len(scores),
+        answered=count,
+        errors=errors,
+        share_answered=count / len(scores),
+        error=errors / count if count else None,
+    )
+
+
+def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float, confidence: float = 0.95) -> Choice:
+    """Choose the smallest threshold whose error among answered images is at most the target, with confidence.
+
+    Of THRESHOLDS, the smallest with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper")
+    at most the target (Bonferroni). All the bounds hold together at least `confidence` of the time, so the chosen one's
+    does, whatever the model.
+
+    Args:
+        scores: float32, shape (n,), the largest softmax score of each validation image, at the temperature that the
+            device applies.
+        right: bool, shape (n,), whether its answer is the true class.
+        target_error: in (0, 1).
+        confidence: in (0, 1).
+
+    Raises:
+        ThresholdError: if no threshold qualifies; the message gives the nearest and how many images would do.
+        ValueError: if shapes differ, there are no images, or a number is out of its range.
+
+    Source: Clopper and Pearson 1934; Geifman and El-Yaniv 2017 (arXiv:1705.08500), with a fixed grid in place of their
+    search.
+    """
+    if not 0 < target_error < 1:
+        raise ValueError(f"target_error must be between 0 and 1, such as 0.05, received {target_error}")
+    check_confidence(confidence)
+    each = 1 - (1 - confidence) / len(THRESHOLDS)
+    choices = [
+        Choice(
+            **asdict(selective),
+            bound=clopper_pearson(selective.errors, selective.answered, each, "upper").high,
+            target_error=target_error,
+            confidence=confidence,
+            tried=len(THRESHOLDS),
+        )
+        for selective in (answered_at(scores, right, threshold) for threshold in THRESHOLDS)
+        if selective.answered
+    ]
+    chosen = next((choice for choice in choices if choice.bound <= target_error), None)
+    if chosen is None:
+        best = min(choices, key=lambda choice: choice.bound)
+        needed = ceil(log(1 - each) / log(1 - target_error))
+        raise ThresholdError(
+            f"No threshold keeps the error at {target_error:.2%} with {confidence:.0%} confidence: the nearest, "
+            f"{best.threshold:.2f}, answers {best.answered} of {best.n} images with {best.errors} errors, "
+            f"which proves {best.bound:.2%}.\n"
+            f"Without an error, {needed} answered images would do: use more validation images, "
+            "train a better model, or allow a larger target error."
+        )
+    return chosen

@@ -1,0 +1,167 @@
+"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where it has them."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.write import write_bundle
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.known import Known
+from edgecnn.emulate.on_boards import OnBoards, verify_on_boards
+from edgecnn.emulate.qemu import find_qemu
+from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
+from edgecnn.evaluate.answers import Progress, input_contract
+from edgecnn.export import export_path
+from edgecnn.recipe import DataRecipe, build_recipe, known, merge
+from edgecnn.runs import Run
+from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.parity_report import BoardRow, BoardsData, BoardsReport
+from edgecnn.versions import library_versions, processor
+
+
+def run_on_boards(
+    run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
+) -> list[BoardRow]:
+    """Run a run's exports on boards, in a bundle as `edgecnn bundle` would make it, but for the report, which does not exist yet.
+
+    Args:
+        run: a trained run.
+        exports: format and precision of each export.
+        split: the test images.
+        boards: which boards, and what there.
+        progress: called with the work done.
+
+    Returns and raises: as `verify_on_boards`.
+    """
+    contract, images = input_contract(run), golden_images(input_contract(run))
+    models = [Exported(*export, export_path(run, *export).read_bytes()) for export in exports]
+    entries, files = golden_models(models, contract, images)
+    encoded, golden_encoded = golden_photos(contract)
+    manifest = Manifest(
+        name=run.name,
+        title=run.info.data.title,
+        labels=run.info.data.labels,
+        input=contract,
+        models=entries,
+        defaults={},
+        golden_images=golden_encoded,
+        provenance={"run": run.name},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{run.name}.edgecnn"
+        write_bundle(path, manifest, {"golden/inputs.npy": npy(images)} | files | encoded)
+        return verify_on_boards(read_bundle(path), split, boards, progress)
+
+
+def bundle_on_boards(
+    path: Path,
+    boards: OnBoards,
+    *,
+    data: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda what, done, total: None,
+) -> BoardsReport:
+    """Run a bundle on boards, on the test images that it was verified with where it has them, else on its golden images.
+
+    Args:
+        path: an .edgecnn file.
+        boards: which boards, and what there.
+        data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
+        note: called with the reason why golden images are used, or what of the images is left out.
+        progress: called with the work done.
+
+    Raises:
+        DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
+        BundleError, EmulatorError, EngineError: as `read_bundle` and `verify_on_boards`.
+    """
+    find_qemu()
+    bundle = read_bundle(path)
+    try:
+        split, described = test_images(bundle, data, progress, note)
+    except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
+        if data is not None:
+            raise
+        note(f"{error}\nusing only the golden images of {path.name}. Give its test images with --data.")
+        split, described = None, None
+    rows = verify_on_boards(bundle, split, boards, progress)
+    return BoardsReport(
+        schema="edgecnn.boards/1",
+        bundle=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        data=described,
+        boards=tuple(rows),
+        passed=all(row.passed for row in rows),
+        machine=processor(),
+        versions=library_versions(),
+    )
+
+
+def test_images(
+    bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None] = lambda text: None
+) -> tuple[Split, BoardsData]:
+    """Load the test images that a bundle was verified with, and say which they are.
+
+    Raises:
+        DatasetError: if they have changed, or the bundle does not say which they were.
+    """
+    contract = bundle.manifest.input
+    dataset = recorded_data(bundle, data, "test", progress, note)
+    split = dataset.load(
+        ("test",),
+        height=contract.height,
+        width=contract.width,
+        channels=contract.channels,
+        stage="verify",
+        progress=progress,
+    )["test"]
+    return split, BoardsData(
+        name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=dataset.hashes["test"]
+    )
+
+
+def recorded_data(
+    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None] = lambda text: None
+) -> Dataset:
+    """Open the data that a bundle was made from; no image is decoded yet.
+
+    Args:
+        bundle: the bundle.
+        data: where they are: a dataset's name, a folder or zip; None for where the bundle's recipe has them.
+        split: the split that has to be the recorded one.
+        progress: called with the work done.
+        note: called with what is left out.
+
+    Raises:
+        UnknownNameError: if `data` is neither a name nor a path.
+        DatasetError: if the images of the split are not there or have changed, or the bundle does not say which they were.
+    """
+    provenance = bundle.manifest.provenance
+    recipe, recorded = provenance.get("recipe"), provenance.get("data")
+    hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
+    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
+        raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
+    tables = {"data": known(recipe).get("data", {})}
+    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
+    images = Known(
+        labels=bundle.manifest.labels,
+        hashes=hashes,
+        sizes={name: size for name, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {},
+        files={},
+    )
+    try:
+        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
+    except UnknownNameError:
+        if data is not None:
+            raise
+        raise DatasetError(
+            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here.",
+            advice="name_place",
+        ) from None
+    if dataset.hashes[split] != hashes[split]:
+        raise DatasetError(
+            f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with.",
+            advice="name_images",
+        )
+    return dataset

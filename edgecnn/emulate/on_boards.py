@@ -1,0 +1,319 @@
+"""Boards: a bundle's models by the runtime itself, in the packages that a board would install, on an emulated processor of the board's.
+
+What an emulated board answers is held against this machine's answers, code by code: the same wheels must compute the same on another
+processor, up to the one code that the bundle allows. Speed is not looked at: an emulated processor has none.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import edgecnn
+from edgecnn.boards.targets import RELEASES, Target
+from edgecnn.bundle.manifest import Manifest, ModelEntry
+from edgecnn.bundle.read import Bundle
+from edgecnn.data import Split
+from edgecnn.emulate.qemu import Emulations, find_qemu
+from edgecnn.emulate.sysroot import System, make_system
+from edgecnn.emulate.wheels import engines_on, package_name
+from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
+from edgecnn.evaluate.answers import Progress, in_chunks
+from edgecnn.runtime.child import Finished
+from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
+from edgecnn.runtime.model import bundle_model
+from edgecnn.verify.parity_report import BoardFigure, BoardRow
+
+SAMPLE = 1000
+SEED = 0
+"""The sample is drawn by it: the same images each time."""
+
+ALL = "all"
+SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
+"""The packages of a board whose versions are reported, as well as Python's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnBoards:
+    """What is to run on which boards.
+
+    `engines` are names of ENGINES, or ALL for every one with wheels for the board's Python and a model; empty for each target's
+    own. `release` is a Debian for all of them; None for each target's own. `sample` is how many test images, 0 for all.
+    """
+
+    targets: tuple[Target, ...]
+    engines: tuple[str, ...] = ()
+    release: str | None = None
+    sample: int = SAMPLE
+
+    def __post_init__(self) -> None:
+        if self.release is not None and self.release not in RELEASES:
+            raise UnknownNameError(f"no Debian release {self.release!r} for boards. {nearest(self.release, RELEASES)}")
+        for name in self.engines:
+            if name not in (*ENGINES, ALL):
+                raise UnknownNameError(f"no engine {name!r}. {nearest(name, (*ENGINES, ALL))}")
+
+
+class Case(NamedTuple):
+    """One emulation: what two boards share if they have the same processor and system."""
+
+    cpu: str
+    release: str
+    engine: str
+    num_threads: int
+
+
+class Answer(NamedTuple):
+    """What this machine answers with a model: by which engine, and its raw outputs, shape (n, num_classes)."""
+
+    engine: str
+    outputs: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Emulated:
+    """What an emulation did.
+
+    `engine` is its name, version and, if it ran, provider; `error` what ended it; `selftest` whether the self-test passed; `outputs` raw,
+    shape (n, num_classes). Each is None where it is not known.
+    """
+
+    engine: str
+    error: str | None = None
+    selftest: bool | None = None
+    outputs: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """How raw outputs differ from this machine's: the fields of BoardRow; as here where there are no outputs."""
+
+    images: int = 0
+    accuracy: float | None = None
+    accuracy_here: float | None = None
+    agreement: float | None = None
+    rows_that_differ: int | None = None
+    largest_difference: float | None = None
+
+
+def verify_on_boards(
+    bundle: Bundle,
+    split: Split | None,
+    boards: OnBoards,
+    progress: Progress,
+    packages: Sequence[Path] = (),
+) -> list[BoardRow]:
+    """Run a bundle on emulated boards: its self-test, then the int8 model on test images.
+
+    Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run.
+
+    Args:
+        bundle: as read.
+        split: the test images; None for the bundle's golden images, whose classes nobody knows.
+        boards: which boards, and what there.
+        progress: called with what is made for the boards, and the boards done.
+        packages: folders of Python packages that stand before those of the wheels, to try another build of one.
+
+    Returns:
+        A row for each board and engine; `passed` is false where the self-test failed, an
+        output differs by more than the bundle allows, or the process ended.
+
+    Raises:
+        EmulatorError: if QEMU is missing or a board's files cannot be had.
+        EngineError: if the bundle has no model for a requested engine.
+    """
+    sample = drawn(split, boards.sample) if split is not None else None
+    pixels = sample.images if sample is not None else bundle.golden_inputs()
+    chosen = {target.name: cases(target, boards, bundle.manifest) for target in boards.targets}
+    distinct = list(dict.fromkeys(case for items in chosen.values() for case in items))
+    systems = {case: make_system(case.release, case.engine, progress) for case in distinct}
+    here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine: 0 for case in distinct}}
+    emulated: dict[Case, Emulated] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "packages").mkdir()
+        # The package alone, through a link: a site-packages on the path would bring this machine's numpy along.
+        (folder / "packages" / "edgecnn").symlink_to(Path(edgecnn.__file__).resolve().parent)
+        (folder / "bundle.edgecnn").write_bytes(bundle.path.read_bytes())
+        np.save(folder / "pixels.npy", pixels)
+        paths = (*packages, folder / "packages")
+
+        def run(case: Case) -> Emulated:
+            return emulate(emulations, case, systems[case], paths, bundle.manifest, folder)
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Emulations() as emulations:
+            jobs = {pool.submit(run, case): case for case in distinct}
+            try:
+                for done, job in enumerate(as_completed(jobs)):
+                    emulated[jobs[job]] = job.result()
+                    progress(f"emulated {jobs[job].cpu}: {jobs[job].engine}", done + 1, len(jobs))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    qemu = qemu_version()
+    return [
+        replace(
+            board_row(target, case, systems[case], bundle.manifest, emulated[case], here[case.engine], sample),
+            qemu=qemu,
+        )
+        for target in boards.targets
+        for case in chosen[target.name]
+    ]
+
+
+def drawn(split: Split, count: int) -> Split:
+    """Draw `count` of a split's images without replacement, the same each time; all if they are fewer or it is 0."""
+    if not 0 < count < len(split.classes):
+        return split
+    keep = np.sort(np.random.default_rng(SEED).choice(len(split.classes), count, replace=False))
+    return Split(
+        images=split.images[keep], classes=split.classes[keep], sources=tuple(split.sources[index] for index in keep)
+    )
+
+
+def cases(target: Target, boards: OnBoards, manifest: Manifest) -> list[Case]:
+    """Return what is to be emulated for a target: one case for each of its engines."""
+    if target.emulator is None:
+        raise EmulatorError(f"{target.name} cannot be emulated: it has no [emulator] table.")
+    release = boards.release or target.emulator.release
+    names = boards.engines or (target.engine,)
+    if ALL in names:
+        formats = {model.format for model in manifest.models}
+        names = tuple(name for name in engines_on(RELEASES[release]) if ENGINES[name].format in formats)
+    for name in names:
+        model_for(manifest, name)
+    return [Case(target.emulator.cpu, release, name, target.num_threads) for name in names]
+
+
+def model_for(manifest: Manifest, engine: str) -> ModelEntry:
+    """Return the model that an engine is held to: the int8 one of its format, else the format's default, else its first.
+
+    Raises:
+        EngineError: if there is none.
+    """
+    format_ = ENGINES[engine].format
+    fitting = [model for model in manifest.models if model.format == format_]
+    if not fitting:
+        has = ", ".join(model.file for model in manifest.models)
+        raise EngineError(
+            f"{engine} runs .{format_} models, but there is none, only {has}. "
+            f"Export one: edgecnn export --format {format_} --int8, or choose another engine with --engines."
+        )
+    default = manifest.defaults.get(format_)
+    return min(fitting, key=lambda model: (model.precision != "int8", model.file != default))
+
+
+SAME_KERNELS = {"tflite_runtime": ("litert", "builtin")}
+"""An engine and provider with the kernels of one that needs an environment of its own. Of 1,000 CIFAR-10 images tflite-runtime 2.14.0
+gave 814 other codes than LiteRT's XNNPACK, up to 2 LSB apart, on x86 and on every emulated board; and LiteRT's built-in kernels, none."""
+
+
+def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
+    """Run the model on this machine: by the same engine, else by one with the same kernels, else by any of its format."""
+    entry = model_for(bundle.manifest, engine)
+    candidates: list[tuple[str | None, str | None]] = [(engine, None), SAME_KERNELS.get(engine, (None, None))]
+    name, provider = next(
+        ((name, provider) for name, provider in candidates if name and is_installed(name)), (None, None)
+    )
+    opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
+    model = bundle_model(opened, bundle.manifest)
+    return Answer(described(opened), in_chunks(model.outputs, pixels, engine, lambda what, done, total: None))
+
+
+def emulate(
+    emulations: Emulations, case: Case, system: System, paths: Sequence[Path], manifest: Manifest, folder: Path
+) -> Emulated:
+    """Run the self-test command and the model in one emulation."""
+    home = Path(tempfile.mkdtemp(dir=folder))
+    machine = system.machine(case.cpu, paths)
+    engine = f"{case.engine} {system.versions[package_name(case.engine)]}"
+    result = Emulated(engine=engine)
+    bundle, threads = str(folder / "bundle.edgecnn"), str(case.num_threads)
+
+    def call(*arguments: str) -> Finished:
+        return emulations.run(machine, ("-m", *arguments), home)
+
+    try:
+        ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
+        if not ended.table:
+            return replace(result, error=f"the self-test fails on {case.cpu}: {ended.failure}")
+        result = replace(result, selftest=bool(ended.table["passed"]))
+        file, pixels, outputs = (
+            model_for(manifest, case.engine).file,
+            str(folder / "pixels.npy"),
+            str(home / "outputs.npy"),
+        )
+        ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, pixels, outputs)
+        if ended.code:
+            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
+    except EmulatorError as error:
+        return replace(result, error=str(error))
+    return replace(
+        result,
+        engine=ended.table["engine"],
+        outputs=np.load(outputs, allow_pickle=False),
+    )
+
+
+def board_row(
+    target: Target,
+    case: Case,
+    system: System,
+    manifest: Manifest,
+    emulated: Emulated,
+    here: Answer,
+    sample: Split | None,
+) -> BoardRow:
+    """Return a board's row in the report, but for the emulator's version: what it answered, held against this machine's answers."""
+    model = model_for(manifest, case.engine)
+    outputs = emulated.outputs
+    apart = differences(outputs, here.outputs, sample) if outputs is not None else Differences()
+    failed: dict[BoardFigure, bool] = {
+        "error": bool(emulated.error),
+        "selftest": emulated.selftest is False,
+        "largest_difference": apart.largest_difference is not None and not apart.largest_difference <= model.tolerance,
+    }
+    return BoardRow(
+        target=target.name,
+        cpu=case.cpu,
+        release=case.release,
+        engine=emulated.engine,
+        model=model.file,
+        against=here.engine,
+        selftest=emulated.selftest,
+        split="test" if sample is not None else "golden",
+        **vars(apart),
+        unit=model.tolerance_unit,
+        limit=model.tolerance,
+        error=emulated.error,
+        versions={"python": system.versions[f"libpython{system.python}-minimal"]}
+        | {name: system.versions[name] for name in SHOWN if name in system.versions},
+        qemu="",
+        failed=tuple(name for name, value in failed.items() if value),
+        passed=not any(failed.values()),
+    )
+
+
+def differences(outputs: np.ndarray, expected: np.ndarray, sample: Split | None) -> Differences:
+    """Compare raw outputs, shape (n, num_classes), with those of this machine; accuracies where the classes are known."""
+    apart = np.abs(outputs.astype(np.float64) - expected.astype(np.float64)).max(axis=1)
+    there, here = np.argmax(outputs, axis=1), np.argmax(expected, axis=1)
+    return Differences(
+        images=len(outputs),
+        accuracy=float(np.mean(there == sample.classes)) if sample is not None else None,
+        accuracy_here=float(np.mean(here == sample.classes)) if sample is not None else None,
+        agreement=float(np.mean(there == here)),
+        rows_that_differ=int(np.count_nonzero(apart)),
+        largest_difference=float(apart.max()),
+    )
+
+
+def qemu_version() -> str:
+    """Return the version of the emulator."""
+    printed = subprocess.run([find_qemu(), "--version"], capture_output=True, text=True).stdout
+    return (printed.splitlines() or ["unknown"])[0].partition(" version ")[2] or "unknown"

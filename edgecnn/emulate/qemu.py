@@ -1,0 +1,134 @@
+"""A board's processor, emulated by QEMU: the board's programs run as processes of this machine, without root and on its kernel."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecnn.errors import EmulatorError
+from edgecnn.runtime.child import Finished
+
+NAMES = ("qemu-aarch64", "qemu-aarch64-static")
+INSTALL = "Install it: apt-get install qemu-user (as root)."
+LIMIT_S = 3600
+"""An emulated process that takes longer is considered to hang."""
+
+MEANINGS = {signal.SIGILL: "illegal instruction", signal.SIGSEGV: "segmentation fault", signal.SIGBUS: "bus error"}
+
+
+def find_qemu() -> str:
+    """Return the path of QEMU's user-mode emulator.
+
+    Raises:
+        EmulatorError: if it is not installed; the message names the package.
+    """
+    for name in NAMES:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise EmulatorError(f"{NAMES[0]} is not installed, and edgecnn emulates boards with it. {INSTALL}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A processor and the system on it.
+
+    `cpu` is QEMU's name for the processor, `root` the board's files, `python` its Python's version ("3.13"), `paths` the folders
+    where that Python looks for packages, in that order.
+    """
+
+    cpu: str
+    root: Path
+    python: str
+    paths: tuple[Path, ...]
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command that runs the board's Python with arguments."""
+        python = self.root / "usr" / "bin" / f"python{self.python}"
+        return [find_qemu(), "-cpu", self.cpu, "-L", str(self.root), str(python), *arguments]
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return its environment, without anything of the user's: `home` is its home and its folder for temporary files."""
+        return {
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+            "PATH": os.defpath,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHOME": str(self.root / "usr"),
+            "PYTHONPATH": os.pathsep.join(map(str, self.paths)),
+            "TMPDIR": str(home),
+        }
+
+
+class Emulations:
+    """Emulated processes, started from several threads. Leaving the context ends those that still run."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def __enter__(self) -> "Emulations":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+            for process in self._running:
+                with contextlib.suppress(OSError):
+                    process.kill()
+
+    def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Finished:
+        """Run the board's Python with arguments, in a folder that is also its home.
+
+        Raises:
+            EmulatorError: if QEMU is missing or has no such processor, or a signal ended the process: the message says which, such as
+                "illegal instruction on cortex-a72".
+        """
+        command, environment = machine.command(arguments), machine.environment(folder)
+        with self._lock:
+            if self._over:
+                raise EmulatorError(f"the emulation of {machine.cpu} was stopped")
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+            self._running.add(process)
+        try:
+            out, err = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise EmulatorError(
+                f"the emulated process did not end within {LIMIT_S // 60} minutes on {machine.cpu}"
+            ) from None
+        finally:
+            process.kill()
+            process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if process.returncode < 0:
+            raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
+        if process.returncode and "unable to find CPU model" in err:
+            raise EmulatorError(
+                f"{command[0]} does not know the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
+            )
+        return Finished(process.returncode, out, err)
+
+
+def meaning(number: int) -> str:
+    """Return a signal in words: "illegal instruction"."""
+    try:
+        kind = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return MEANINGS.get(kind, f"ended by {kind.name}")

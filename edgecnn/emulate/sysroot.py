@@ -1,0 +1,217 @@
+"""The files of a board's system, made once and kept: Debian's Python of a release, and what pip installs there for an engine.
+
+They are in `boards/` of edgecnn's cache, each in a folder named after its ingredients. A folder that was deleted is made again, from
+the versions that Debian then has.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgecnn.boards.targets import RELEASES
+from edgecnn.emulate import debian, wheels
+from edgecnn.emulate.qemu import Emulations, Machine
+from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
+from edgecnn.files import cache_home, canonical_json, sha256, write_atomic
+
+FORMAT = 1
+"""Part of the folders' names. Change it when this module makes their content in another way."""
+
+MADE = "made.json"
+PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
+"""Debian's packages for the runtime; what they depend on comes with them."""
+
+LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
+"""Packages that those depend on only to be installed."""
+
+
+class System(NamedTuple):
+    """A board's files: the release's `root`, the folder `site` of pip's packages, and the versions of both by name."""
+
+    release: str
+    python: str
+    root: Path
+    site: Path
+    versions: Mapping[str, str]
+
+    def machine(self, cpu: str, paths: Sequence[Path] = ()) -> Machine:
+        """Return the system on a processor; `paths` are further folders of packages, which come first."""
+        return Machine(cpu=cpu, root=self.root, python=self.python, paths=(*paths, self.site))
+
+
+def boards_home() -> Path:
+    """Return the folder for boards' files; it may not exist yet."""
+    return cache_home() / "boards"
+
+
+def make_system(
+    release: str,
+    engine: str,
+    progress: debian.Progress = lambda what, done, total: None,
+    *,
+    packages: Sequence[str] = (),
+    home: Path | None = None,
+) -> System:
+    """Make a release's files with an engine, unless they are there.
+
+    Args:
+        release: one of RELEASES.
+        engine: one of `edgecnn.runtime.engines.ENGINES`.
+        progress: receives downloads and compiling.
+        packages: further Debian packages.
+        home: where they are kept; `boards_home()` by default.
+
+    Raises:
+        EmulatorError: if Debian's packages or the wheels cannot be downloaded; nothing half-made is left.
+    """
+    home = home or boards_home()
+    root = make_root(release, progress, packages=packages, home=home)
+    site = make_site(release, engine, root, progress, home=home)
+    made = json.loads((root / MADE).read_text()), json.loads((site / MADE).read_text())
+    return System(release, RELEASES[release], root, site, made[1]["versions"] | made[0]["versions"])
+
+
+def make_root(
+    release: str,
+    progress: debian.Progress = lambda what, done, total: None,
+    *,
+    packages: Sequence[str] = (),
+    home: Path | None = None,
+) -> Path:
+    """Make a release's root folder: Debian's Python and further packages, unpacked. Args and errors: as of `make_system`."""
+    if release not in RELEASES:
+        raise EmulatorError(f"no Debian release {release!r} for boards. Known: {', '.join(RELEASES)}.")
+    home, python = home or boards_home(), RELEASES[release]
+    names = sorted({name.format(python=python) for name in PACKAGES} | set(packages))
+
+    def make(folder: Path) -> dict[str, Any]:
+        debs = debian.fetch(names, release, home, progress)
+        debs = [deb for deb in debs if deb.name.partition("_")[0] not in {*LEFT_OUT} - set(names)]
+        for number, deb in enumerate(debs):
+            progress(f"unpack Debian {release}", number, len(debs))
+            debian.unpack([deb], folder)
+        progress(f"unpack Debian {release}", len(debs), len(debs))
+        compile_all(folder / "usr" / "lib" / f"python{python}", folder, python, progress)
+        described = [deb.name.removesuffix(".deb").split("_") for deb in debs]
+        return {"versions": {name: version.replace("%3a", ":") for name, version, _ in described}}
+
+    return keep(home / f"root-{release}", {"release": release, "packages": names}, make)
+
+
+def make_site(
+    release: str,
+    engine: str,
+    root: Path,
+    progress: debian.Progress = lambda what, done, total: None,
+    *,
+    home: Path | None = None,
+) -> Path:
+    """Make a folder with what pip installs on a board: an engine and what the runtime imports.
+
+    Args:
+        root: from `make_root`; its Python compiles, where this machine has none of that version.
+
+    Other args and errors: as of `make_system`.
+    """
+    home, python = home or boards_home(), RELEASES[release]
+    requirements = wheels.requirements(engine, python)
+
+    def make(folder: Path) -> dict[str, Any]:
+        versions = wheels.install(requirements, release, folder, progress)
+        compile_all(folder, root, python, progress)
+        return {"versions": versions}
+
+    ingredients = {"release": release, "needs": requirements.needs, "alone": requirements.alone}
+    return keep(home / f"site-{release}-{engine.replace('_', '-')}", ingredients, make)
+
+
+def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder made of some ingredients; it is made at the first call.
+
+    It is made next to its place and moved there when it is whole, so that an interruption leaves no half of it. Two processes that
+    need the same folder make it once.
+
+    Args:
+        prefix: of its path; a hash of `ingredients` follows.
+        ingredients: what it is made of, as JSON values.
+        make: fills an empty folder, and returns what `made.json` there records in addition to `ingredients`.
+    """
+    import fcntl  # here, as Windows has none
+
+    path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
+    if (path / MADE).exists():
+        return path
+    with _write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (path / MADE).exists():
+                for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # of a process that was killed
+                    shutil.rmtree(old, ignore_errors=True)
+                with _temporary_sibling(path) as fresh:
+                    versions = make(fresh)
+                    write_atomic(fresh / MADE, canonical_json({**ingredients, **versions}))
+                    fresh.rename(path)
+    return path
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the folder of boards' files."""
+    try:
+        yield
+    except EdgeCNNError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the board's files to {folder}: {error.strerror or error}. "
+            "Free some space, or set XDG_CACHE_HOME to another folder."
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    """Make a folder next to a path, and remove it unless it was moved."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        fresh.chmod(0o755)
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress) -> None:
+    """Compile a folder's Python files: by this machine's Python of the version, else by the board's, emulated.
+
+    Raises:
+        EmulatorError: if neither can.
+    """
+    progress(f"compile for Python {python}", 0, 0)
+    shared = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    arguments = [*shared, "-x", "/(tests?|idlelib)/", str(folder)]
+    host = host_python(python)
+    if host:
+        # Files that this Python cannot compile, such as a test's, do not matter: what is needed is compiled when it is imported.
+        subprocess.run([host, "-I", *arguments], capture_output=True)
+        return
+    machine = Machine(cpu="max", root=root, python=python, paths=())
+    with Emulations() as emulations, tempfile.TemporaryDirectory() as home:
+        emulations.run(machine, arguments, Path(home))
+
+
+def host_python(python: str) -> str | None:
+    """Return this machine's Python of a version ("3.13"), None if it has none that runs."""
+    if python == ".".join(map(str, sys.version_info[:2])):
+        return sys.executable
+    path = shutil.which(f"python{python}")
+    if path is None:
+        return None
+    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    done = subprocess.run([path, "-I", "-c", code], capture_output=True, text=True)
+    return path if done.stdout.strip() == python else None

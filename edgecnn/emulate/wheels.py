@@ -1,0 +1,147 @@
+"""Wheels for a board's Python and processor, downloaded by this machine's pip."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecnn.boards.targets import RELEASES
+from edgecnn.emulate.debian import Progress
+from edgecnn.errors import EmulatorError, UnknownNameError, nearest
+
+GLIBC = {"bookworm": 36, "trixie": 41}
+"""The minor version of each release's GNU C library: wheels name it in their tags, from 2.17 on."""
+
+BASE = {"numpy": ">=1.23.2", "Pillow": ">=10.1", "typer": ">=0.15,<0.29"}
+ENGINES = {
+    "litert": ("ai-edge-litert", ">=2.0.2"),
+    "tflite_runtime": ("tflite-runtime", "==2.14.0"),
+    "onnxruntime": ("onnxruntime", ">=1.22"),
+}
+"""Each engine's package and the versions that edgecnn runs with."""
+
+ONLY = {"tflite_runtime": ("3.11",)}
+"""Engines with wheels for some of the boards' Pythons only."""
+
+NUMPY_1 = {"tflite_runtime": "<2"}
+"""Engines that do not work with numpy 2."""
+
+
+def package_name(engine: str) -> str:
+    """Return an engine's package as `install` names it."""
+    return ENGINES[engine][0].replace("-", "_")
+
+
+class Requirements(NamedTuple):
+    """What pip installs: `needs` with their dependencies, `alone` without.
+
+    Of LiteRT's and ONNX Runtime's dependencies the runtime imports only numpy; the others are larger than the engine.
+    """
+
+    needs: tuple[str, ...]
+    alone: tuple[str, ...]
+
+
+def engines_on(python: str) -> list[str]:
+    """Return the engines that have wheels for a board's Python, such as "3.13"."""
+    return [engine for engine in ENGINES if python in ONLY.get(engine, (python,))]
+
+
+def requirements(engine: str, python: str) -> Requirements:
+    """Return what a board with an engine needs, in the versions that this machine has, where it has them.
+
+    Args:
+        engine: one of ENGINES.
+        python: the board's, such as "3.13".
+
+    Raises:
+        UnknownNameError: if there is no such engine.
+        EmulatorError: if it has no wheel for that Python.
+    """
+    if engine not in ENGINES:
+        raise UnknownNameError(f"no engine {engine!r}. {nearest(engine, ENGINES)}")
+    if engine not in engines_on(python):
+        releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
+        raise EmulatorError(f"{engine} has no wheel for Python {python}. Choose another engine, or Debian {releases}.")
+    needs = tuple(
+        _requirement(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "")
+        for name, versions in BASE.items()
+    )
+    return Requirements(needs, (_requirement(*ENGINES[engine]),))
+
+
+def _requirement(name: str, versions: str, limit: str = "") -> str:
+    """Return a requirement for pip: the version that is installed here, or the newest before it that has a wheel for the board."""
+    limits = [versions, limit]
+    if not versions.startswith("=="):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            limits.append(f"<={importlib.metadata.version(name).partition('+')[0]}")
+    return name + ",".join(filter(None, limits))
+
+
+def platforms(release: str) -> list[str]:
+    """Return the wheel tags of a release's platform: pip takes only the tags that it is given, so the older ones are listed too."""
+    return ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC[release] + 1))]
+
+
+def install(
+    packages: Requirements,
+    release: str,
+    folder: Path,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, str]:
+    """Install wheels for a board into a folder; no code of theirs is run.
+
+    Args:
+        packages: from `requirements`.
+        release: one of RELEASES.
+        folder: where the board's Python looks for packages.
+        progress: receives what is downloaded.
+
+    Returns:
+        The versions, by name with "_" for "-".
+
+    Raises:
+        EmulatorError: if this machine has no pip, or pip fails; the message has its reason.
+    """
+    python = RELEASES[release]
+    shared = [
+        *pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-warn-conflicts",
+        "--target", str(folder), "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
+    ]  # fmt: skip
+    for abi in (f"cp{python.replace('.', '')}", "abi3", "none"):
+        shared += ["--abi", abi]
+    for platform in platforms(release):
+        shared += ["--platform", platform]
+    for names, options in ((packages.needs, []), (packages.alone, ["--no-deps"])):
+        progress(f"wheels for Python {python} on aarch64", 0, 0)
+        done = subprocess.run([*shared, *options, *names], capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr.strip()]
+            raise EmulatorError(
+                f"pip cannot download {', '.join(names)} for Python {python} on aarch64: {lines[-1].removeprefix('ERROR: ')}"
+            )
+    return {
+        name: version for name, _, version in (path.stem.partition("-") for path in sorted(folder.glob("*.dist-info")))
+    }
+
+
+def pip() -> list[str]:
+    """Return the command that runs this machine's pip.
+
+    Raises:
+        EmulatorError: if it has none.
+    """
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    for name in ("pip3", "pip"):
+        path = shutil.which(name)
+        if path:
+            return [path]
+    raise EmulatorError(
+        f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
+    )

@@ -1,0 +1,142 @@
+"""Exports for other people's programs: a run's int8 model as the files that such a program loads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecnn.errors import ExportError
+from edgecnn.export import export, export_path
+from edgecnn.files import refuse_existing, sha256, write_atomic
+from edgecnn.region import WHOLE, region_text
+from edgecnn.runs import Run
+
+if TYPE_CHECKING:
+    from edgecnn.data import Progress
+
+FRIGATE = "frigate"
+MEDIAPIPE = "mediapipe"
+PROGRAMS = (FRIGATE, MEDIAPIPE)
+
+MODEL = "model.tflite"
+LABELMAP = "labelmap.txt"
+SIDE = 224
+"""Rows and columns that Frigate gives a custom classifier."""
+
+STRETCH = "stretch"
+"""How both programs fit an image, whatever its aspect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramFile:
+    """A file for a program: `size_bytes` long, `sha256` of its content."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+def program_path(run: Run, program: str) -> Path:
+    """Return the folder in which a run keeps its files for a program."""
+    return run.file(program)
+
+
+def programs_of(run: Run) -> list[str]:
+    """Return the programs that a run has files for."""
+    return [program for program in PROGRAMS if (program_path(run, program) / MODEL).exists()]
+
+
+def check_program(run: Run, program: str) -> None:
+    """Check that a program can use a run's model.
+
+    Raises:
+        ExportError: if the model reads other images than the program gives, or Frigate would change its labels.
+    """
+    region = run.recipe.data.region
+    if region != WHOLE:
+        cuts = "Frigate cuts its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
+        raise ExportError(
+            f"run {run.path} sees the region {region_text(region)} of each image; {cuts}.", advice="cut_images"
+        )
+    shape = run.info.input
+    received = f"run {run.path} reads {shape.width}x{shape.height} images of {shape.channels} channels"
+    if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):
+        raise ExportError(f"{received}; Frigate gives {SIDE}x{SIDE} RGB.", advice="frigate_input")
+    if shape.channels != 3:
+        raise ExportError(f"{received}; MediaPipe gives RGB.", advice="rgb_input")
+    labels = run.info.data.labels
+    stripped = [label.strip() for label in labels]
+    if program == FRIGATE and (len(set(stripped)) < len(labels) or not all(stripped)):
+        raise ExportError(
+            f"the labels of {run.path} are {', '.join(map(repr, labels[:8]))}. Frigate strips spaces from both ends, and without them two "
+            "are the same or one is empty. Rename those folders and train again."
+        )
+
+
+def program_files(run: Run, program: str) -> dict[str, bytes]:
+    """Make a program's files from a run's int8 TFLite file.
+
+    Args:
+        run: a run with that export.
+        program: one of PROGRAMS.
+
+    Returns:
+        The bytes by file name: MODEL, which reads uint8 RGB pixels and gives a uint8 softmax of scale 1/256 and zero point 0, and for
+        Frigate LABELMAP, one label a line. For MediaPipe the labels are in MODEL.
+
+    Raises:
+        RunError: if there is no such export.
+        ExportError: as `check_program` does.
+    """
+    check_program(run, program)
+    data = run.read(export_path(run, "tflite", "int8").name, "export", "--format tflite --int8")
+    from edgecnn.interop.mediapipe import with_metadata
+    from edgecnn.interop.scores import with_scores
+
+    labels, model = run.info.data.labels, with_scores(data)
+    if program == FRIGATE:
+        return {MODEL: model, LABELMAP: "".join(f"{label.strip()}\n" for label in labels).encode()}
+    scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
+    return {MODEL: with_metadata(model, name=run.name, labels=labels, mean=128 + zero_point, std=1 / scale)}
+
+
+def export_program(
+    run: Run,
+    program: str,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+    progress: "Progress | None" = None,
+) -> list[ProgramFile]:
+    """Write a program's files, each atomically; the int8 TFLite file that they are made from first, where the run has none.
+
+    Args:
+        run: a trained or imported run.
+        program: one of PROGRAMS.
+        out: a folder for the files; the run has a copy in any case, since verification reads that.
+        force: whether earlier files are replaced.
+        report: called with what is being done, and what to know of it.
+        progress: as for `export`.
+
+    Returns:
+        What was written: to `out`, if it is given, else to the run.
+
+    Raises:
+        OutputExistsError: if one exists and `force` is false.
+        ExportError, RunError, OutputError: as the parts do.
+    """
+    folder = out or program_path(run, program)
+    for name in (MODEL, LABELMAP) if program == FRIGATE else (MODEL,):
+        refuse_existing(folder / name, force)
+    check_program(run, program)
+    if not export_path(run, "tflite", "int8").exists():
+        export(run, "tflite", "int8", report=report, progress=progress)
+    report(f"making the files of {run.name} for {program}")
+    files = program_files(run, program)
+    if run.recipe.data.fit != STRETCH:
+        report(f"{program} stretches every image; this run was trained with fit = {run.recipe.data.fit}. See verify.")
+    for place in dict.fromkeys((program_path(run, program), folder)):
+        for name, data in files.items():
+            write_atomic(place / name, data)
+    return [ProgramFile(path=folder / name, size_bytes=len(data), sha256=sha256(data)) for name, data in files.items()]

@@ -1,0 +1,199 @@
+"""The stage that makes a run's bundle: the models that were verified, with the proof, and the card."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.write import write_bundle
+from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import input_contract
+from edgecnn.export import EXPORTS, export_path
+from edgecnn.export.representative import needs_representative_dataset
+from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
+from edgecnn.recipe import to_tables, to_toml
+from edgecnn.report.card import card
+from edgecnn.runs import CARD, KNOWN, Run
+from edgecnn.tables import to_json
+from edgecnn.verify import require_parity
+from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
+from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.parity import parity_report
+from edgecnn.verify.parity_report import Report
+from edgecnn.verify.strangers import ChosenStrangers, stored_strangers
+from edgecnn.versions import library_versions
+
+DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes")
+ORIGIN_KEYS = ("imported", "network", "init", "int8")
+"""What a bundle's provenance takes from `run.json`, where that has it."""
+
+
+def bundle_path(run: Run) -> Path:
+    """Return where a run's bundle goes by default."""
+    return run.file(f"{run.name}.edgecnn")
+
+
+def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
+    """Choose the model that a format's engines take unless another is named, of those that a bundle carries.
+
+    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
+    in the parity report. Only models that passed the gate count.
+    """
+    failed = {item.candidate for item in report.comparisons if not item.passed}
+    passed = [
+        model
+        for model in report.models
+        if model.format == format_ and model.precision in precisions and model.name not in failed
+    ]
+    if format_ == "tflite":
+        passed.sort(key=lambda model: model.precision != "int8")
+    else:
+        passed.sort(key=lambda model: model.ms_per_image)
+    return f"models/{passed[0].precision}.{format_}" if passed else None
+
+
+def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
+    """Return a run's temperature and threshold, with which its report measured the scores.
+
+    Raises:
+        RunError: if there are none, or the report has no figures for them.
+    """
+    chosen, tested = stored_confidence(run), report.confidence
+    if (
+        chosen is None
+        or tested is None
+        or (chosen.temperature, chosen.threshold) != (tested.temperature, tested.threshold)
+    ):
+        raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
+    return chosen
+
+
+def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
+    """Return how a run's models recognise strangers, with which its report measured the test split; None if they do not.
+
+    Raises:
+        RunError: if the report has figures, and what they were measured with is missing or has changed.
+    """
+    tested = report.strangers
+    if tested is None:
+        return None
+    chosen, models = stored_strangers(run), {model.name: model for model in report.models}
+    if chosen is None or chosen.rate != tested.rate or chosen.model_sha256 != models[tested.model].sha256:
+        raise RunError(
+            f"the parity report of {run.path} has no figures for its strangers. First: {run.command('verify')}"
+        )
+    return chosen
+
+
+def bundle_stage(
+    run: Run,
+    out: Path | None = None,
+    *,
+    only: Collection[str] = (),
+    serial: int = 0,
+    force: bool = False,
+) -> tuple[Path, str]:
+    """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
+
+    Args:
+        run: a verified run.
+        out: the file; `RUN/NAME.edgecnn` by default.
+        only: precisions of the models that it carries, such as "int8"; all that were verified by default.
+        serial: the bundle's serial number, by which a device recognises an older one; 0 for a bundle without one.
+        force: whether an existing file is replaced.
+
+    Returns:
+        The bundle's path and SHA-256.
+
+    Raises:
+        RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
+        ParityError: if the gate did not pass.
+    """
+    path = out or bundle_path(run)
+    refuse_existing(path, force)
+    report = parity_report(run)
+    require_parity(report)
+    confidence = verified_confidence(run, report)
+    contract = input_contract(run)
+    images = golden_images(contract)
+    files = {
+        "golden/inputs.npy": npy(images),
+        "parity.json": canonical_json(to_json(report)).encode(),
+        "recipe.toml": to_toml(run.public_recipe).encode(),
+    }
+    models = carried_models(run, report, only)
+    strangers = verified_strangers(run, report)
+    limit = strangers.limit if strangers else None
+    if limit:
+        limit = replace(limit, decide=bool(run.recipe.stranger.decide))
+        files[limit.known] = run.file(KNOWN).read_bytes()
+    entries, model_files = golden_models(models, contract, images, features=limit is not None)
+    info, recorded = run.info, to_json(run.info)
+    carried = {model.precision for model in models}
+    defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
+    keys = list(ORIGIN_KEYS)
+    if any(needs_representative_dataset(run, model.precision) for model in entries):
+        keys.append("representative_dataset")
+    photos, golden_encoded = golden_photos(contract)
+    manifest = Manifest(
+        name=run.recipe.name or run.name,
+        title=info.data.title,
+        labels=info.data.labels,
+        input=contract,
+        models=entries,
+        defaults={format_: file for format_, file in defaults.items() if file},
+        golden_images=golden_encoded,
+        temperature=confidence.temperature,
+        threshold=confidence.threshold,
+        serial=serial,
+        stranger=limit,
+        provenance={
+            "recipe": to_tables(run.public_recipe),
+            "data": {key: recorded["data"][key] for key in DATA_KEYS},
+            "trained_with": recorded["versions"],
+            "bundled_with": library_versions(),
+            **{key: recorded[key] for key in keys if key in recorded},
+            "confidence": to_json(confidence),
+        },
+    )
+    # The card first: a command that fails at it leaves no bundle.
+    write_atomic(run.file(CARD), card(run, report, confidence))
+    return path, write_bundle(path, manifest, files | model_files | photos, force=force)
+
+
+def refresh_card(run: Run) -> None:
+    """Write a bundled run's card again, after a measurement that it shows; nothing where the run has none."""
+    if run.file(CARD).exists():
+        report = parity_report(run)
+        write_atomic(run.file(CARD), card(run, report, verified_confidence(run, report)))
+
+
+def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
+    """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
+
+    Args:
+        run: a verified run.
+        report: its parity report.
+        only: precisions, such as "int8"; all that were verified if it is empty.
+
+    Raises:
+        RunError: if none was verified of a precision, or a file has changed since.
+    """
+    exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
+    verified = {item.precision for item in exports}
+    if unknown := sorted(set(only) - verified):
+        raise RunError(
+            f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
+            f"First: {run.command('export')}, then {run.command('verify')}"
+        )
+    models: list[Exported] = []
+    for item in exports:
+        if only and item.precision not in only:
+            continue
+        data = run.read(export_path(run, item.format, item.precision).name, "export")
+        if sha256(data) != item.sha256:
+            raise RunError(
+                f"{item.name} of {run.path} has changed since it was verified. First: {run.command('verify')}"
+            )
+        models.append(Exported(item.format, item.precision, data))
+    return models

@@ -1,0 +1,206 @@
+"""Any two models compared on any images: no run is needed."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.calibrate.input_range import Labelled, Stated, find_range, labelled, splits_to_try
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.arrays import Rooms, taken
+from edgecnn.errors import DatasetError
+from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
+from edgecnn.recipe import build_recipe
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
+from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.parity_report import Data, InputRange, ModelRange, Report, SplitName
+
+FAR_BELOW = 1 / 3
+"""Share of the way from guessing to all right, below which a reference is doubtful."""
+
+SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
+
+
+def compare_models(
+    reference: Path,
+    candidate: Path,
+    data: str,
+    *,
+    split: SplitName = "test",
+    stated: Stated = Stated(),
+    gate: Gate = Gate(),
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Compare two models on the same images, each with its own input type and size.
+
+    Args:
+        reference, candidate: files as of `open_model_file`.
+        data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
+        split: "test", or "all" of the images.
+        stated: which real value both read for a pixel, and what their outputs are called. A file's own quantization turns the value
+            into codes. "auto" chooses for each model, on validation and training images: see `ranges.find_range`.
+        gate: the limits.
+        progress: called with the images done.
+        note: called with a line on images that are left out.
+
+    Returns:
+        The report: one comparison, of kind "models".
+
+    Raises:
+        EngineError: if a file cannot be opened.
+        DatasetError: if the images make no dataset or none are in the split, their classes are not as many as a model's outputs, or one
+            is not among the labels.
+    """
+    paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
+    recipe = build_recipe({"data": {"source": data}})
+    dataset = open_dataset(recipe.data, progress=progress, for_training=False, note=note)
+    if stated.labels:
+        dataset.order_classes(stated.labels)
+    for line in dataset.left_out():
+        note(line)
+    if not sum(dataset.sizes[name] for name in SPLITS[split]):
+        raise DatasetError(
+            f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split.",
+            advice="all_images",
+        )
+    for path, model in zip(paths, opened, strict=True):
+        if model.output.shape[1] != len(dataset.labels):
+            raise DatasetError(
+                f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
+                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order.",
+                advice="name_labels",
+            )
+    (one, one_labelled), (other, other_labelled) = (images_for(model, dataset, split, progress) for model in opened)
+    splits = in_both(one, other)
+    ranges = [
+        find_range(model.values, model.input, images, stated.input_range)
+        for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
+    ]
+    answers = [
+        file_answers(name, model, images, chosen, progress)
+        for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True)
+    ]
+    answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
+    comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
+    described = Data(
+        name=dataset.name,
+        title=dataset.title,
+        split=split,
+        test_images=len(splits[0].classes),
+        images=sum(dataset.sizes.values()),
+        own_test=dataset.own_test,
+        test_sha256=dataset.hashes["test"] if split == "test" else dataset.fingerprint,
+    )
+    report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
+    given = zip(answers, ranges, strict=True)
+    return dataclasses.replace(
+        report,
+        input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given),
+        doubts=doubts(answers[0], splits[0].classes, len(dataset.labels)),
+    )
+
+
+def doubts(reference: Answers, classes: np.ndarray, count: int) -> tuple[str, ...]:
+    """Return what makes a reference's answers to images of so many classes doubtful, in words."""
+    accuracy, floor = (
+        float(np.mean(np.argmax(reference.values, axis=1) == classes)),
+        1 / count + FAR_BELOW * (1 - 1 / count),
+    )
+    if accuracy >= floor:
+        return ()
+    return (
+        f"{reference.name} is right on {accuracy:.1%} of {len(classes):,} images, which is little for a model of these {count} classes "
+        f"(below {floor:.0%}): it probably does not see them as in training. Check the input range, RGB or BGR, and the order of the "
+        "classes.",
+    )
+
+
+def names(reference: Path, candidate: Path) -> tuple[str, str]:
+    """Return what two files are called: by name, by path where the names are equal."""
+    if reference.name != candidate.name:
+        return reference.name, candidate.name
+    if reference != candidate:
+        return str(reference), str(candidate)
+    return f"{reference.name} (reference)", f"{candidate.name} (candidate)"
+
+
+def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
+    """Load the images of a comparison, and those to try input ranges on.
+
+    They have the model's input size, the data's own where the file leaves it open.
+    """
+    height, width, channels = (
+        own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
+    )
+    tried = splits_to_try(dataset)
+    requested = dict.fromkeys((*SPLITS[split], *tried))
+    loaded = dataset.load(
+        tuple(requested), height=height, width=width, channels=channels, stage="verify", progress=progress
+    )
+    compared_images = joined([loaded[name] for name in SPLITS[split]], dataset.name)
+    return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
+
+
+def joined(parts: Sequence[Split], name: str) -> Split:
+    """Return splits of a dataset as one; a single one as it is, since a copy would take as much memory again."""
+    if len(parts) == 1:
+        return parts[0]
+    count = sum(len(part.classes) for part in parts)
+    (images,) = Rooms(name=name, count=count, shape=parts[0].images.shape[1:]).open([count])
+    start = 0
+    for part in parts:
+        images[start : start + len(part.classes)] = part.images
+        start += len(part.classes)
+    return Split(
+        images=images,
+        classes=np.concatenate([part.classes for part in parts]),
+        sources=tuple(source for part in parts for source in part.sources),
+    )
+
+
+def in_both(one: Split, other: Split) -> tuple[Split, Split]:
+    """Keep the images that both hold: at another size, others may be exact duplicates across splits."""
+    if one.sources == other.sources:
+        return one, other
+    shared = set(one.sources) & set(other.sources)
+
+    def kept(split: Split) -> Split:
+        keep = np.array([index for index, source in enumerate(split.sources) if source in shared], np.int64)
+        if len(keep) == len(split.sources):
+            return split
+        (room,) = Rooms(name="compared images", count=len(keep), shape=split.images.shape[1:]).open([len(keep)])
+        return Split(
+            images=taken(split.images, keep, room),
+            classes=split.classes[keep],
+            sources=tuple(split.sources[i] for i in keep),
+        )
+
+    return kept(one), kept(other)
+
+
+def file_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:
+    """Run an opened model over images."""
+
+    def call(pixels: np.ndarray) -> np.ndarray:
+        return model.outputs(pixels, *given.numbers)
+
+    outputs = in_chunks(call, split.images, name, progress)
+    values = model.dequantize(outputs)
+    quantized = bool(model.output.scale)
+    return Answers(
+        name=name,
+        format=model.format,
+        precision=str(model.input.dtype),
+        engine=model.engine,
+        size_bytes=model.size_bytes,
+        sha256=model.sha256,
+        values=values,
+        unit="score" if is_scores(values, model.output.scale) else "logit",
+        codes=outputs if quantized else None,
+        scale=model.output.scale,
+        zero_point=model.output.zero_point,
+        call=call,
+    )

@@ -1,0 +1,134 @@
+"""The stage that begins a run with a model that edgecnn did not train."""
+
+import dataclasses
+from pathlib import Path
+
+from edgecnn.bundle.manifest import InputContract
+from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, labelled, line, splits_to_try
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.data.known import write_known
+from edgecnn.errors import ExportError
+from edgecnn.export.imported import read_model, refuse_scores, with_range
+from edgecnn.export.representative import IMAGES
+from edgecnn.files import write_atomic
+from edgecnn.networks.frozen import FrozenModel
+from edgecnn.networks.predict import predictor
+from edgecnn.recipe import INPUT_RANGES, Recipe
+from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
+from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
+from edgecnn.stages.pipeline import Reporter
+from edgecnn.verify.golden import golden_images
+from edgecnn.versions import library_versions
+
+IMPORTED = "imported"
+"""Name of the network in the recipe of such a run."""
+
+
+def import_stage(
+    path: Path,
+    recipe: Recipe,
+    out: Path | None,
+    reporter: Reporter,
+    *,
+    images: int | None = None,
+    stated: Stated = Stated(),
+    force: bool = False,
+) -> Run:
+    """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
+
+    Args:
+        path: the model; see `edgecnn.export.imported.read_model`.
+        recipe: says where the images are.
+        out: the run folder; runs/NAME of the model by default.
+        reporter: hears of progress.
+        images: how many images calibrate the int8 and int16x8 exports; 500 by default.
+        stated: how the model reads pixels, which "auto" leaves to validation and training images, and what its outputs are called. A
+            range with a mean and a deviation of each channel becomes a part of the model, which then reads -1 to 1.
+        force: whether an existing run is replaced.
+
+    Returns:
+        The run.
+
+    Raises:
+        ExportError: if the model cannot be read, the number of its outputs is not that of the labels, or it ends in a softmax
+            that cannot be removed.
+        OutputExistsError, OutputError, DatasetError: as the parts do.
+    """
+    reporter.note(f"reading {path}")
+    model, what, softmax_cut = read_model(path)
+    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    if stated.labels:
+        dataset.order_classes(stated.labels)
+    classes = model.output_shape[1]
+    if classes != len(dataset.labels):
+        raise ExportError(
+            f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
+            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order.",
+            advice="name_labels",
+        )
+    height, width, channels = model.input_shape[1:]
+    network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
+    recipe = dataclasses.replace(recipe, name=path.stem, network=network)
+    reading = read_pixels(model, recipe, dataset, reporter, stated.input_range)
+    if reading.mean is not None:
+        centred = INPUT_RANGES[network.input_range]
+        model = with_range(model, reading.numbers, centred)
+    elif reading.name in INPUT_RANGES:
+        recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=reading.name))
+    reporter.note(line(path.name, reading))
+    if reading.warning:
+        reporter.note(f"WARNING: {path.name}: {reading.warning}")
+    require_logits(model, recipe)
+    folder = out or free_path(path.stem, force)
+    with locked(folder):
+        run = create_run(recipe, folder, force=force)
+        write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
+        run.write_info(
+            RunInfo(
+                state="imported",
+                data=dataset.info({}),
+                input=InputSize(height=height, width=width, channels=channels),
+                parameters=model.count_params(),
+                versions=library_versions(),
+                imported=ImportedFrom(
+                    file=path.name, format=what, softmax_cut=softmax_cut, range=line(path.name, reading)
+                ),
+                representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
+            )
+        )
+        write_known(run, dataset)
+    run.make_latest()
+    return run
+
+
+def read_pixels(model: FrozenModel, recipe: Recipe, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
+    """Try the usual input ranges on images that are not the test split's, to choose one or to check the one that is given."""
+    images = dataset.load(
+        splits_to_try(dataset),
+        height=recipe.network.height,
+        width=recipe.network.width,
+        channels=recipe.network.channels,
+        stage="import",
+        progress=reporter.working,
+    )
+    return find_range(
+        lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
+        None,
+        labelled(images),
+        given,
+    )
+
+
+def require_logits(model: FrozenModel, recipe: Recipe) -> None:
+    """Raise ExportError if a model's outputs are scores rather than logits."""
+    scale, zero_point = recipe.input_scale, recipe.input_zero_point
+    contract = InputContract(
+        height=recipe.network.height,
+        width=recipe.network.width,
+        channels=recipe.network.channels,
+        fit=recipe.data.fit,
+        region=recipe.data.region,
+        scale=scale,
+        zero_point=zero_point,
+    )
+    refuse_scores(predictor(model, scale, zero_point)(golden_images(contract)))

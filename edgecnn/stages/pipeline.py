@@ -1,0 +1,323 @@
+"""`edgecnn run`: the stages in order, each skipped when its inputs have not changed."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.errors import OutputExistsError
+from edgecnn.export import USUAL, alternative, export, export_path, source_model, tflite
+from edgecnn.export.feature_output import with_features
+from edgecnn.export.representative import needs_representative_dataset
+from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
+from edgecnn.inspect.last import worst
+from edgecnn.interop.programs import MODEL, export_program, program_path, programs_of
+from edgecnn.networks import build_network
+from edgecnn.networks.own import own_network
+from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
+from edgecnn.report.curves import write_curves
+from edgecnn.report.page import write_run_page
+from edgecnn.run_info import RunInfo
+from edgecnn.runs import (
+    CARD,
+    CHECKPOINT,
+    CONFIDENCE,
+    CURVES,
+    FLOAT_MODEL,
+    HISTORY,
+    KNOWN,
+    PAGE,
+    PAGE_FIGURES,
+    PARITY,
+    PREDICTIONS,
+    QAT_MODEL,
+    RECIPE,
+    STRANGERS,
+    STRESS,
+    Run,
+    create_run,
+    locked,
+)
+from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stress.stress_report import SPLITS
+from edgecnn.tables import to_json
+from edgecnn.train import train
+from edgecnn.train.loop import TrainProgress
+from edgecnn.train.origin import changed_origins
+from edgecnn.train.settle import reasons, require_start, settle
+from edgecnn.train.train import input_line, input_shape
+from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify.parity import parity_report
+from edgecnn.verify.parity_report import Report
+from edgecnn.verify.quantizable import check_quantizable
+from edgecnn.versions import library_versions
+from edgecnn.workers import Workers
+
+STAGES = "stages.json"
+
+
+class Reporter(Protocol):
+    """What the stages report while they work."""
+
+    def note(self, text: str) -> None:
+        """A line of text, such as the stage that begins."""
+
+    def training(self, progress: TrainProgress) -> None:
+        """Where training stands."""
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Where other long work stands, in items."""
+
+
+def check_network(recipe: Recipe, dataset: Dataset) -> None:
+    """Check a user's own network before a run begins: that it can be built, and quantized unless that comes after training.
+
+    Raises:
+        NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
+        ExportError: if strangers are to be recognised, and it does not end in a dense layer.
+    """
+    own, network = own_network(recipe.network.name), recipe.network
+    if own is None:
+        return
+    model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
+    if recipe.stranger.rate:
+        with_features(tflite.float32(model))
+    if recipe.qat.method != "ptq":
+        check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
+
+
+def train_stage(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run | None,
+    reporter: Reporter,
+    workers: Workers | None = None,
+    why: Sequence[str] = (),
+) -> RunInfo:
+    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`.
+
+    Raises as `train` does.
+    """
+    for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
+        if line:
+            reporter.note(line)
+    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
+    for duplicate in dataset.duplicates[:5]:
+        reporter.note(
+            f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
+        )
+    if dataset.duplicates:
+        where = f"; all are in {run.path}/run.json" if run else ""
+        reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")
+    if run:
+        write_curves(run)
+    return info
+
+
+class Stages:
+    """Which stage of a run was done with which inputs, kept in `stages.json`."""
+
+    def __init__(self, run: Run, note: Callable[[str], None]) -> None:
+        self.run = run
+        self.note = note
+
+    def do(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], Any]) -> None:
+        """Do a stage, unless it was done with the same inputs and its outputs still hold what it wrote.
+
+        Args:
+            name: of the stage.
+            inputs: all that decides its outputs, as JSON values.
+            outputs: the files that it writes.
+            work: does it.
+        """
+        path = self.run.file(STAGES)
+        done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        key = sha256(canonical_json(dict(inputs)).encode())
+        if done.get(name) == {"inputs": key, "outputs": hashes(outputs)}:
+            self.note(f"{name}: nothing has changed, skipped")
+            return
+        self.note(name)
+        work()
+        write_atomic(path, canonical_json(done | {name: {"inputs": key, "outputs": hashes(outputs)}}))
+
+
+def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
+    """Return the SHA-256 of each file by name, None for one that is missing."""
+    return {path.name: sha256_file(path) if path.is_file() else None for path in paths}
+
+
+def run_recipe(
+    recipe: Recipe,
+    path: Path,
+    reporter: Reporter,
+    *,
+    max_drop: float,
+    target_error: float | None = None,
+    accept_conversion: bool = False,
+    force: bool = False,
+) -> tuple[Run, Report]:
+    """Take a recipe through every stage: train, all exports, verify, report, bundle.
+
+    A stage is skipped when its inputs have not changed; training that was interrupted goes on.
+
+    Args:
+        recipe: the resolved recipe.
+        path: the run folder.
+        reporter: called with progress.
+        max_drop: the gate, in percentage points.
+        target_error: chooses the bundle's threshold: see `verify`.
+        accept_conversion: see `Gate`.
+        force: whether a run there that was made by another recipe or of other data is replaced.
+
+    Returns:
+        The run and its parity report.
+
+    Raises:
+        OutputExistsError: if the folder holds another run and `force` is false.
+        RunError: if another process trains there.
+        ParityError: if the gate does not pass; the report is written all the same.
+        ThresholdError: if no threshold keeps the target error.
+    """
+    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    given, recipe = recipe, settle(recipe, dataset)
+    if not Run(path).file(CHECKPOINT).exists():
+        require_start(recipe)
+        check_network(recipe, dataset)
+    with locked(path):
+        run = resume_or_create(recipe, dataset, path, force)
+        stages = Stages(run, reporter.note)
+        stages.do(
+            "train",
+            {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
+            [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
+            lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
+        )
+    run.make_latest()
+    exports = hashes(do_exports(stages, dataset, reporter))
+    gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
+    report = do_verify(stages, dataset, exports, gate, target_error, reporter)
+    stages.do(
+        "bundle",
+        {
+            "confidence": sha256_file(run.file(CONFIDENCE)),
+            "strangers": hashes([run.file(STRANGERS)]),
+            "exports": exports,
+            "parity": sha256_file(run.file(PARITY)),
+            "recipe": stored_recipe(run),
+            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
+            "versions": library_versions(),
+        },
+        [bundle_path(run), run.file(CARD)],
+        lambda: bundle_stage(run, force=True),
+    )
+    return run, report
+
+
+def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:
+    """Do the stage of each usual export, and of int8 by the method that does not ship; return the files."""
+    run, other = stages.run, alternative(stages.run)
+    pairs = (*USUAL, other) if other else USUAL
+    features = bool(run.recipe.stranger.rate)
+    for format_, precision in pairs:
+        source = run.file(source_model(run, precision))
+        drawn = {"train": dataset.hashes["train"]} if needs_representative_dataset(run, precision) else {}
+        stages.do(
+            f"export {format_} {precision}",
+            {"model": sha256_file(source), "features": features, "versions": library_versions(), **drawn},
+            [export_path(run, format_, precision)],
+            partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
+        )
+    for program in programs_of(run):  # once made, they are kept what the int8 file gives
+        stages.do(
+            f"export for {program}",
+            {"model": sha256_file(export_path(run, "tflite", "int8")), "versions": library_versions()},
+            [program_path(run, program) / MODEL],
+            partial(export_program, run, program, force=True),
+        )
+    return [export_path(run, format_, precision) for format_, precision in pairs]
+
+
+def do_verify(
+    stages: Stages,
+    dataset: Dataset,
+    exports: Mapping[str, Any],
+    gate: Gate,
+    target_error: float | None,
+    reporter: Reporter,
+) -> Report:
+    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
+
+    Raises:
+        ParityError: if the gate does not pass.
+    """
+    run = stages.run
+    extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate else ()
+    stages.do(
+        "verify",
+        {
+            "stranger": to_json(run.recipe.stranger),
+            "target_error": target_error,
+            "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
+            "exports": exports,
+            "programs": programs_of(run),
+            "validation": dataset.hashes["validation"],
+            "test": dataset.hashes["test"],
+            "gate": vars(gate),
+            "versions": library_versions(),
+        },
+        [run.file(name) for name in (PARITY, CONFIDENCE, PREDICTIONS, *extra)],
+        lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
+    )
+    stages.do(
+        "report",
+        {
+            "parity": sha256_file(run.file(PARITY)),
+            "predictions": sha256_file(run.file(PREDICTIONS)),
+            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
+        },
+        [run.file(PAGE), run.file(PAGE_FIGURES)],
+        lambda: write_run_page(run),
+    )
+    report = parity_report(run)
+    require_parity(report)
+    return report
+
+
+def stored_recipe(run: Run) -> dict[str, Any]:
+    """Return the tables of a run's recipe as its file has them, which a version with other keys may have written."""
+    return merge({"network": {"options": {}}}, load_recipe(run.file(RECIPE)))  # TOML has no empty tables
+
+
+def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
+    """Open the run at `path` if it is this recipe's on these data, else create it.
+
+    Raises:
+        OutputExistsError: if another run is there and `force` is false.
+    """
+    run = Run(path)
+    if not run.file(RECIPE).exists():
+        return create_run(recipe, path, force=force)
+    changed = changed_keys(to_tables(settle(run.recipe, dataset)), to_tables(recipe))
+    if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
+        changed = ["the images"]
+    changed += changed_origins(recipe, run)
+    if not changed:
+        return run
+    if not force:
+        raise OutputExistsError(f"{path} holds a run that differs in {', '.join(changed[:4])}.", advice="replace_run")
+    return create_run(recipe, path, force=True)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two nested tables differ."""
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        one, other = before.get(key), after.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            changed += changed_keys(one, other, f"{prefix}{key}.")
+        elif one != other:
+            changed.append(f"{prefix}{key} ({one!r}, now {other!r})")
+    return changed

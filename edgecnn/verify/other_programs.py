@@ -1,0 +1,160 @@
+"""What another program answers with the files that a run exported for it: its own resize, the file, and what it makes of the scores."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgecnn.data import Dataset, Split
+from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import Answers, Progress, described, in_chunks
+from edgecnn.files import sha256
+from edgecnn.interop.programs import FRIGATE, MEDIAPIPE, MODEL, program_files, program_path, programs_of
+from edgecnn.runs import Run
+from edgecnn.runtime.engines import open_engine
+from edgecnn.verify.parity_report import Comparison, Kind
+
+PRECISION = "int8-softmax"
+"""How the report tells these files from the run's own int8 file, which they hold."""
+
+FRACTIONS = 32
+"""Steps between two pixels that OpenCV's fixed-point interpolation knows (INTER_TAB_SIZE)."""
+
+
+def check_programs(run: Run) -> list[str]:
+    """Return the programs whose files can be judged, before the work begins.
+
+    Raises:
+        ModuleNotFoundError: if there are such files and OpenCV, which resizes as the programs do, is missing.
+        RunError: if they were not made from the int8 file that the run has now.
+    """
+    programs = programs_of(run)
+    if programs:
+        import cv2  # noqa: F401 - that it is there
+    for program in programs:
+        for name, data in program_files(run, program).items():
+            path = program_path(run, program) / name
+            if not path.is_file() or path.read_bytes() != data:
+                raise RunError(
+                    f"{path} is not what the run's int8 file gives now. First: edgecnn export {run.path} --for {program} --force"
+                )
+    return programs
+
+
+def frigate_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize as Frigate does: cv2.resize by its default, bilinear between the centres of pixels, without antialiasing.
+
+    Args:
+        image: uint8, shape (rows, columns, 3).
+        height, width: of the result.
+
+    Returns:
+        uint8 array, shape (height, width, 3).
+
+    Source: Frigate, frigate/data_processing/real_time/custom_classification.py.
+    """
+    import cv2
+
+    resized: np.ndarray = cv2.resize(image, (width, height))
+    return resized
+
+
+def mediapipe_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize as MediaPipe's ImageClassifier does on a CPU: bilinear between the corners of pixels, without antialiasing.
+
+    Pixel x of the result is read at x * columns / width, to the nearest 1/FRACTIONS of a pixel: OpenCV 3's warpPerspective, which
+    MediaPipe carries. `remap` with the positions as integers gives the same pixels in every OpenCV.
+
+    Args, Returns: as `frigate_resize`.
+
+    Source: scores of mediapipe 1.2.3, equal to the last code (tests/verify/test_mediapipe.py).
+    """
+    import cv2
+
+    rows, columns, _ = image.shape
+    across = np.rint(np.arange(width) * (columns / width * FRACTIONS)).astype(np.int64)
+    down = np.rint(np.arange(height) * (rows / height * FRACTIONS)).astype(np.int64)
+    x, y = np.meshgrid(across, down)
+    whole = np.stack([x // FRACTIONS, y // FRACTIONS], axis=-1).astype(np.int16)
+    part = (y % FRACTIONS * FRACTIONS + x % FRACTIONS).astype(np.uint16)
+    resized: np.ndarray = cv2.remap(image, whole, part, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return resized
+
+
+RESIZES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    FRIGATE: frigate_resize,
+    MEDIAPIPE: mediapipe_resize,
+}
+
+
+def program_answers(
+    run: Run, program: str, dataset: Dataset, test: Split, progress: Progress
+) -> tuple[Answers, Answers]:
+    """Run a program's file over the test split.
+
+    Args:
+        run: a run with files for the program.
+        program: one of PROGRAMS.
+        dataset: the run's data.
+        test: the test split as edgecnn resizes it.
+        progress: called with the images done.
+
+    Returns:
+        The answers by the program's own resize, and those to the pixels of `test`. Frigate divides the codes by their sum; MediaPipe
+        takes them as they are, in 1/256.
+    """
+    data = (program_path(run, program) / MODEL).read_bytes()
+    engine = open_engine(None, data, "tflite", num_threads=1)
+    shape = run.info.input
+
+    def resize(image: np.ndarray) -> np.ndarray:
+        return RESIZES[program](image, shape.height, shape.width)
+
+    seen = dataset.load(("test",), **vars(shape), stage="verify", progress=progress, other_resize=resize)["test"]
+
+    def answered(images: np.ndarray) -> Answers:
+        codes = in_chunks(engine.run, images, program, progress)
+        sums = np.maximum(codes.sum(axis=1, keepdims=True, dtype=np.int64), 1)
+        return Answers(
+            name=program,
+            format="tflite",
+            precision=PRECISION,
+            engine=described(engine),
+            size_bytes=len(data),
+            sha256=sha256(data),
+            values=(codes / sums if program == FRIGATE else codes * engine.output.scale).astype(np.float32),
+            unit="score",
+            codes=codes,
+            scale=engine.output.scale,
+            zero_point=engine.output.zero_point,
+            call=engine.run,
+        )
+
+    return answered(seen.images), answered(test.images)
+
+
+def program_comparisons(
+    answers: Sequence[tuple[Answers, Answers]],
+    float_: Answers,
+    int8: Answers,
+    hold: Callable[[Kind, Answers, Answers], Comparison],
+) -> list[Comparison]:
+    """Return the comparisons of each program.
+
+    By its own resize it is held to the float model, and to edgecnn's own int8 path; on the same pixels its file is a conversion of the
+    int8 file.
+
+    Args:
+        answers: of `program_answers`, for each program.
+        float_: the float model's.
+        int8: the int8 TFLite file's.
+        hold: compares a reference with a candidate, and holds them to the limits of a kind.
+    """
+    return [
+        comparison
+        for own, same in answers
+        for comparison in (
+            hold("program", float_, own),
+            hold("program", int8, own),
+            hold("conversion", int8, same),
+        )
+    ]

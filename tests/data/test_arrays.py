@@ -1,0 +1,281 @@
+"""Many images: their pixels are in a mapped file, nothing is left of it, and the weights are the same."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecnn.data import arrays as room
+from edgecnn.data import open_dataset
+from edgecnn.data.arrays import Rooms, file_system, taken
+from edgecnn.errors import OutputError
+from edgecnn.memory import available_bytes
+from edgecnn.recipe import DataRecipe
+
+SIZE = {"height": 12, "width": 12, "channels": 3}
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "edgecnn"
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A machine on which every image is too much."""
+    monkeypatch.setattr(room, "SHARE", 1e-9)
+
+
+@pytest.fixture
+def pets(tmp_path, fill, pictures):
+    return fill(tmp_path / "pets", pictures("cat", 0, 60) | pictures("dog", 500, 60))
+
+
+def load(path, notes=None, splits=("train", "validation", "test")):
+    dataset = open_dataset(DataRecipe(source=str(path)), note=(notes if notes is not None else []).append)
+    return dataset, dataset.load(splits, **SIZE, stage="verify")
+
+
+def mapped_files():
+    """Return the lines of this process's mappings of files without a name."""
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line]
+
+
+@linux
+def test_the_file_holds_the_same_pixels_and_is_gone_with_them(pets, cache, monkeypatch):
+    notes = []
+    before = len(mapped_files())
+    _, plain = load(pets, notes)
+    assert notes == [] and len(mapped_files()) == before, "few images stay in memory"
+    monkeypatch.setattr(room, "SHARE", 1e-9)
+    dataset, mapped = load(pets, notes)
+    assert len(mapped_files()) == before + 1
+    for split, loaded in mapped.items():
+        assert np.array_equal(loaded.images, plain[split].images) and loaded.sources == plain[split].sources
+        assert type(loaded.images) is np.ndarray and loaded.images.flags.writeable
+    (line,) = notes
+    assert re.fullmatch(
+        r"pets: 0\.0 GiB of decoded images, more than 0% of the available memory \([\d.,]+ GiB\), are in a temporary file in "
+        rf"{re.escape(str(cache))}, which is gone when the command ends\.( WARNING.*)?",
+        line,
+    )
+    dataset.load(("train",), **SIZE, stage="verify")
+    assert len(notes) == 1, "said once"
+    assert list(cache.iterdir()) == []
+    del mapped, loaded
+    assert len(mapped_files()) == before
+
+
+def test_the_share_is_of_all_splits_together(cache, monkeypatch):
+    monkeypatch.setattr(room, "available_bytes", lambda: 4 * 300)
+    notes = []
+    fits = Rooms(name="pets", count=25, shape=(2, 2, 3), note=notes.append)
+    assert [len(array) for array in fits.open([20, 0, 5])] == [20, 0, 5] and notes == []
+    larger = Rooms(name="pets", count=26, shape=(2, 2, 3), note=notes.append)
+    one, none, other = larger.open([20, 0, 6])
+    assert (one.shape, none.shape, other.shape) == ((20, 2, 2, 3), (0, 2, 2, 3), (6, 2, 2, 3)) and len(notes) == 1
+    one[:], other[:] = 1, 2
+    assert one.min() == one.max() == 1 and other.min() == other.max() == 2
+    monkeypatch.setattr(room, "available_bytes", lambda: None)
+    assert larger.open([26])[0].shape == (26, 2, 2, 3) and len(notes) == 1, "where the system does not say"
+
+
+def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_machine, monkeypatch):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
+    with pytest.raises(OutputError) as error:
+        load(pets)
+    first, second = str(error.value).splitlines()
+    assert first.startswith("pets: 120 images of 12x12x3 take 0.0 GiB, more than 0% of the available memory (")
+    assert first.endswith(f"so they need a file; {cache} has 0.0 GiB left.")
+    assert second == "Free some space, set XDG_CACHE_HOME to a folder on a larger disk, or choose a smaller input."
+
+
+def test_a_disk_that_becomes_full_meanwhile(pets, cache, small_machine, file_limit):
+    """What the file is given at its start is there: without that, a page of the mapping would find no space and end the process."""
+    with (
+        file_limit(1000),
+        pytest.raises(OutputError, match=r"which cannot be made in .*: File too large\.\nSet XDG_CACHE_HOME"),
+    ):
+        load(pets)
+
+
+def test_a_cache_that_cannot_be_written(pets, cache, small_machine):
+    cache.parent.write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot be made in .*: Not a directory\.\nSet XDG_CACHE_HOME"):
+        load(pets)
+
+
+def test_which_file_system(tmp_path):
+    device = os.stat(tmp_path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / /x rw - proc proc rw\n2 0 {number} / / rw shared:1 - tmpfs none rw\n")
+    assert file_system(tmp_path, str(mounts)) == "tmpfs"
+    mounts.write_text("1 0 0:1 / /x rw - proc proc rw\n")
+    assert file_system(tmp_path, str(mounts)) == file_system(tmp_path / "gone") == file_system(tmp_path, "/gone") == ""
+
+
+def test_a_file_in_memory_is_warned_of(pets, cache, small_machine, monkeypatch):
+    monkeypatch.setattr(room, "file_system", lambda path: "tmpfs")
+    notes = []
+    load(pets, notes)
+    assert notes[0].endswith("WARNING: it is in memory (tmpfs); set XDG_CACHE_HOME to a folder on a disk.")
+
+
+def test_images_are_taken_in_blocks(monkeypatch):
+    monkeypatch.setattr(room, "BLOCK", 4)
+    images = np.arange(10 * 12, dtype=np.uint8).reshape(10, 2, 2, 3)
+    keep = np.array([9, 0, 3, 4, 5, 1])
+    assert np.array_equal(taken(images, keep, np.zeros((8, 2, 2, 3), np.uint8)), images[keep])
+
+
+@linux
+def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, spawn):
+    code = (
+        "import sys, time\n"
+        "from edgecnn.data import open_dataset, room\n"
+        "from edgecnn.recipe import DataRecipe\n"
+        "room.SHARE = 1e-9\n"
+        "loaded = open_dataset(DataRecipe(source=sys.argv[1])).load(('train',), height=12, width=12, channels=3, stage='train')\n"
+        "print('loaded', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = spawn(
+        [sys.executable, "-c", code, str(pets)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"loaded\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert cache.is_dir() and list(cache.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, tiny_network, monkeypatch):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    command = ("train", "--data", pets, "--network", tiny_network, "--epochs", 2, "--qat-epochs", 1, "--batch-size", 16)
+    settings = ("--set", "qat.batch_size=16", "--set", "train.shift=1")
+    plain = edgecnn(*command, *settings, "--out", "plain")
+    monkeypatch.setattr(room, "SHARE", 1e-9)
+    mapped = edgecnn(*command, *settings, "--out", "mapped")
+    assert plain.code == mapped.code == 0, mapped.err
+    assert "in a temporary file in" in mapped.err and "in a temporary file in" not in plain.err
+    for name in ("float.h5", "qat.h5"):
+        assert weights(tmp_path / "plain" / name) == weights(tmp_path / "mapped" / name)
+    for run in ("plain", "mapped"):
+        assert edgecnn("export", run, "--format", "tflite", "--int8").code == 0
+    assert edgecnn("verify", "mapped", "--max-drop", "100", "--accept-conversion").code == 0
+    one, other = (tmp_path / run / "model-int8.tflite" for run in ("plain", "mapped"))
+    assert one.read_bytes() == other.read_bytes()
+    assert list(cache.iterdir()) == []
+
+
+def weights(path):
+    """Return the bytes of a model's weights, in order."""
+    from edgecnn.networks.predict import model_from_bytes
+
+    return [array.tobytes() for array in model_from_bytes(path.read_bytes()).get_weights()]
+
+
+GROUP_BYTES = 4 * 2**30
+WATCHED = """
+import json, os, sys, threading, time
+with open(sys.argv.pop(1), "w") as procs:
+    procs.write(str(os.getpid()))
+peak = 0
+def read():
+    global peak
+    while True:
+        with open("/proc/self/status") as status:
+            peak = max(peak, *(int(line.split()[1]) for line in status if line.startswith("RssAnon:")))
+        time.sleep(0.02)
+threading.Thread(target=read, daemon=True).start()
+from edgecnn.cli import main
+try:
+    main()
+finally:
+    print(json.dumps({"rss_anon_kib": peak}), flush=True)
+"""
+
+
+@pytest.fixture
+def memory_group():
+    """A control group of GROUP_BYTES, as the path of its `cgroup.procs`; skipped, with the reason, where none can be made."""
+    if not sys.platform.startswith("linux") or os.geteuid():
+        pytest.skip("only root can make a memory control group, on Linux")
+    one, two = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    base, limit = (one, "memory.limit_in_bytes") if one.is_dir() else (two, "memory.max")
+    group = base / f"edgecnn-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made: {error}")
+    try:
+        try:
+            (group / limit).write_text(str(GROUP_BYTES))
+        except OSError as error:
+            pytest.skip(f"a control group here has no limit of memory: {error}")
+        yield group / "cgroup.procs"
+    finally:
+        for _ in range(50):  # its last process may not be reaped yet
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+
+NETWORK = """
+from tf_keras import Input, Model, layers
+
+def build(height, width, channels, num_classes):
+    inputs = Input((height, width, channels))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 5, strides=8, use_bias=False)(inputs)))
+    return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
+"""
+"""A network whose activations take little, next to the photos."""
+
+
+@pytest.mark.slow
+def test_twenty_thousand_photos_train_in_four_gibibytes(root, tmp_path, cache, memory_group, monkeypatch):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    if (available_bytes() or 0) < GROUP_BYTES or shutil.disk_usage(tmp_path).free < 6 * 2**30:
+        pytest.skip("needs 4 GiB of memory and 6 GiB of disk")
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "photos", raising=False)
+    importlib.import_module("photos").write_photos(tmp_path / "photos", 20_000)
+    (tmp_path / "net.py").write_text(NETWORK)
+    command = [
+        sys.executable, "-c", WATCHED, str(memory_group), "train", "--data", str(tmp_path / "photos"), "--size", "160",
+        "--network", f"{tmp_path / 'net.py'}:build", "--epochs", "1", "--qat-epochs", "1", "--out", str(tmp_path / "run"), "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pixels = 20_000 * 160 * 160 * 3
+    assert (
+        "1.1 GiB of decoded images, more than 25% of the available memory (4.0 GiB), are in a temporary file"
+        in done.stderr
+    )
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert sum(used["split_sizes"].values()) == 20_000 and used["duplicates"] == []
+    larger = used["split_sizes"]["train"] * 224 * 224 * 3 / 2**30
+    assert f"{larger:.1f} GiB of decoded images" in done.stderr, "those of which parts are cut"
+    peak = json.loads(done.stdout.splitlines()[-1])["rss_anon_kib"] * 1024
+    assert peak < pixels, (
+        f"{peak / 2**20:,.0f} MiB of anonymous memory: the pixels alone would take {pixels / 2**20:,.0f}"
+    )
+    assert list(cache.iterdir()) == []

@@ -1,0 +1,190 @@
+"""Debian's packages: the host's sources for another release, and an apt that keeps to its folder."""
+
+import shlex
+import subprocess
+
+import pytest
+
+from edgecnn.emulate import debian
+from edgecnn.errors import EmulatorError
+
+ONE_LINE = """
+# deb http://archive.invalid/debian sid main
+deb [signed-by=/keys/one.gpg] http://archive.invalid/debian trixie main contrib
+deb http://archive.invalid/debian trixie-backports main
+deb-src http://archive.invalid/debian trixie main
+deb http://vendor.invalid/linux noble stable
+"""
+
+DEB822 = """
+Types: deb
+URIs: http://archive.invalid/debian-security
+Suites: trixie-security
+Components: main
+Signed-By: /keys/two.gpg
+
+Types: deb
+URIs: http://archive.invalid/off
+Suites: trixie
+Components: main
+Enabled: no
+"""
+
+
+@pytest.mark.needs("apt-get", package="apt")
+def test_the_hosts_sources_of_both_styles_with_another_release(tmp_path, monkeypatch):
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "sources.list").write_text(ONE_LINE)
+    (folder / "parts").mkdir()
+    (folder / "parts" / "security.sources").write_text(DEB822)
+    (tmp_path / "lists").mkdir()  # as in a container, whose lists were deleted: nothing is known of keyrings
+    monkeypatch.setattr(debian, "KEYRINGS", [str(tmp_path / "none"), str(folder)])
+    options = {"sourcelist": folder / "sources.list", "sourceparts": folder / "parts"}
+    lines = [f'Dir::Etc::{key} "{path}";' for key, path in options.items()] + [
+        f'Dir::State::lists "{tmp_path}/lists/";'
+    ]
+    (tmp_path / "apt.conf").write_text("\n".join(lines))
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    assert debian.host_sources("bookworm") == [
+        debian.Source("http://archive.invalid/debian/", "bookworm", ("main",), str(folder)),
+        debian.Source("http://archive.invalid/debian-security/", "bookworm-security", ("main",), str(folder)),
+    ]
+
+
+def targets(*rows):
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def test_other_archives_with_debians_suites_are_left_out(program):
+    debians = ("Debian", "stable-updates", "http://a.invalid/debian/", "main", "$(SIGNED_BY)")
+    vendors = ("Vendor", "trixie", "http://b.invalid/", "main", "/keys/vendor.gpg")
+    program("apt-get", f"cat <<'END'\n{targets(debians, vendors)}END")
+    assert debian.host_sources("trixie") == [debian.Source("http://a.invalid/debian/", "trixie-updates", ("main",), "")]
+
+
+def test_a_host_of_another_distribution_is_an_error(program):
+    row = ("Ubuntu", "noble", "http://c.invalid/ubuntu/", "main", "")
+    program("apt-get", f"cat <<'END'\n{targets(row)}END")
+    with pytest.raises(EmulatorError, match=r"no Debian sources \(its suites: noble\).*Debian 12 or 13"):
+        debian.host_sources("trixie")
+
+
+def test_a_host_without_apt_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmulatorError, match=r"apt-get is not installed.*packages apt, dpkg"):
+        debian.fetch(["python3.13-minimal"], "trixie", tmp_path / "cache")
+
+
+def test_sources_as_a_file():
+    sources = [
+        debian.Source("http://a.invalid/", "trixie", ("main", "contrib"), "/k.gpg"),
+        debian.Source("u", "s", ("main",), ""),
+    ]
+    first, second = debian.sources_text(sources).split("\n\n")
+    assert first.splitlines()[1:4] == ["URIs: http://a.invalid/", "Suites: trixie", "Components: main contrib"]
+    assert "Architectures: arm64" in first and "Signed-By: /k.gpg" in first and "Signed-By" not in second
+
+
+FAKE_APT = """
+for last; do :; done
+status=/dev/null
+for option; do case $option in -oAPT::Status-Fd=*) status=/dev/fd/${option#*=};; esac; done
+echo "$@" >> LOG
+case "$*" in
+*indextargets*) printf 'Debian\\ttrixie\\thttp://a.invalid/debian/\\tmain\\t/k.gpg\\n';;
+*--simulate*)
+    echo 'Inst libb (1:2.0-1 Debian:13/stable [arm64])'
+    echo 'Inst liba (3+x~1 Debian:13/stable, Debian-Security:13/stable-security [all])';;
+*download*)
+    printf 'dlstatus:1:40.5:working\\n' > $status
+    for option; do
+        case $option in
+        libb=1:2.0-1) echo b > libb_1%3a2.0-1_arm64.deb;;
+        liba=*) if test -e BROKEN; then echo 'W: later'; echo 'E: Failed to fetch liba  404'; exit 100; fi
+            echo a > liba_3+x~1_all.deb;;
+        esac
+    done;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_apt(program, tmp_path):
+    log, broken = tmp_path / "log", tmp_path / "broken"
+    program("apt-get", FAKE_APT.replace("LOG", shlex.quote(str(log))).replace("BROKEN", shlex.quote(str(broken))))
+
+    class Fake:
+        cache = tmp_path / "cache"
+
+        @staticmethod
+        def calls(word):
+            return [line for line in log.read_text().splitlines() if word in line.split()]
+
+        @staticmethod
+        def breaks(yes):
+            broken.touch() if yes else broken.unlink()
+
+    return Fake
+
+
+def test_packages_are_resolved_and_downloaded_once(fake_apt):
+    told = []
+    debs = debian.fetch(["liba"], "trixie", fake_apt.cache, lambda *state: told.append(state))
+    assert [deb.name for deb in debs] == ["libb_1%3a2.0-1_arm64.deb", "liba_3+x~1_all.deb"]
+    assert [deb.read_text() for deb in debs] == ["b\n", "a\n"]
+    assert ("2 packages of Debian trixie", 40, 100) in told and told[-1][1:] == (100, 100)
+    assert debian.fetch(["liba"], "trixie", fake_apt.cache) == debs
+    assert [len(fake_apt.calls(word)) for word in ("update", "download")] == [1, 1]
+    (update,) = fake_apt.calls("update")
+    states = update.split(" -oDir::State")[1:]
+    assert states and all(f"={fake_apt.cache}" in option for option in states)
+    assert "-oAPT::Architectures=arm64" in update
+    assert "trixie main" not in (fake_apt.cache / "apt/trixie-arm64/sources/debian.sources").read_text()
+
+
+def test_only_what_was_named(fake_apt):
+    with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
+        libb, liba = apt.resolve(["liba"])
+        assert libb.version == "1:2.0-1"
+        assert [deb.name for deb in apt.download([liba], lambda *state: None)] == ["liba_3+x~1_all.deb"]
+    assert not list(fake_apt.cache.rglob("libb_*.deb"))
+
+
+def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
+    fake_apt.breaks(True)
+    with pytest.raises(EmulatorError, match="cannot download 2 packages of Debian trixie: Failed to fetch liba  404"):
+        debian.fetch(["liba"], "trixie", fake_apt.cache)
+    assert not list(fake_apt.cache.rglob("*.deb"))
+    fake_apt.breaks(False)
+    assert len(debian.fetch(["liba"], "trixie", fake_apt.cache)) == 2
+
+
+def test_no_such_release(tmp_path):
+    with pytest.raises(EmulatorError, match=r"'buster'.*Known: bookworm, trixie"):
+        debian.fetch(["liba"], "buster", tmp_path)
+
+
+def test_another_of_apts_commands(fake_apt, program):
+    program("apt-cache", "printf 'linux\\n  Depends: linux-1.2\\n |PreDepends: <virtual>\\n  Depends: b\\n'")
+    with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
+        assert "  Depends: linux-1.2\n" in apt.run("apt-cache", ["depends", "linux"])
+
+
+@pytest.mark.needs("dpkg-deb", package="dpkg")
+def test_a_package_with_lib_goes_below_usr(tmp_path):
+    (tmp_path / "p" / "DEBIAN").mkdir(parents=True)
+    (tmp_path / "p" / "DEBIAN").chmod(0o755)  # or dpkg-deb takes it for damaged, where the umask is strict
+    (tmp_path / "p" / "DEBIAN" / "control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: arm64\nMaintainer: n <n@n.invalid>\nDescription: d\n"
+    )
+    (tmp_path / "p" / "lib" / "own").mkdir(parents=True)
+    (tmp_path / "p" / "lib" / "own" / "file").write_text("content")
+    deb = tmp_path / "p.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tmp_path / "p", deb], check=True, capture_output=True)
+    debian.unpack([deb], tmp_path / "root")
+    assert (tmp_path / "root" / "usr" / "lib" / "own" / "file").read_text() == "content"
+    assert (tmp_path / "root" / "lib").is_symlink()
+    deb.write_bytes(deb.read_bytes()[:200])
+    with pytest.raises(EmulatorError, match=r"cannot unpack p\.deb: .*Delete it"):
+        debian.unpack([deb], tmp_path / "other")

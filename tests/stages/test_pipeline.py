@@ -1,0 +1,165 @@
+import json
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.errors import OutputExistsError, RunError
+from edgecnn.export import export_path
+from edgecnn.files import canonical_json, sha256, sha256_file
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_tables
+from edgecnn.runs import CARD, CONFIDENCE, PARITY
+from edgecnn.runtime import Classifier
+from edgecnn.runtime.selftest import selftest
+from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stages.pipeline import run_recipe
+from edgecnn.tables import leaves
+
+SKIPPED = "nothing has changed, skipped"
+
+
+def again(run, tiny_recipe, reporter, **over):
+    recipe = build_recipe(merge(load_recipe(tiny_recipe), over))
+    return run_recipe(recipe, run.path, reporter, max_drop=100.0)
+
+
+def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
+    before = {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == []
+    assert {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, reporter):
+    """Its recipe has every key, most of them 0, "" or "auto"; so has what it noted of the stage."""
+    import tomli_w
+
+    recipe = to_tables(own_run.recipe)
+    for name, entry in leaves(Recipe):
+        table, _, key = name.rpartition(".")
+        if table != "teacher" and "formerly" in entry.metadata:
+            (recipe[table] if table else recipe).setdefault(key, entry.metadata["formerly"])
+    recipe["train"] |= {"teacher": "", "teacher_weight": 0.5, "warm_up": 0.2, "flip": "auto"}
+    own_run.file("recipe.toml").write_text(tomli_w.dumps(recipe))
+    stages = json.loads(own_run.file("stages.json").read_text())
+    inputs = {"recipe": recipe, "fingerprint": own_run.info.data.fingerprint}
+    stages["train"]["inputs"] = sha256(canonical_json(inputs).encode())
+    stages["train"]["outputs"]["recipe.toml"] = sha256_file(own_run.file("recipe.toml"))
+    own_run.file("stages.json").write_text(canonical_json(stages))
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["bundle"], "it holds the recipe"
+
+
+def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):
+    path = export_path(own_run, "onnx", "float32")
+    before = path.read_bytes()
+    path.unlink()
+    again(own_run, tiny_recipe, reporter)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["export onnx float32"]
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
+    path = bundle_path(own_run)
+    before = path.read_bytes()
+    path.write_bytes(b"damaged")
+    again(own_run, tiny_recipe, reporter)
+    assert path.read_bytes() == before, "the same input gives the same bundle, byte for byte"
+
+
+def test_another_gate_verifies_again(own_run, tiny_recipe, reporter):
+    run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
+    assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "report", "bundle"]
+
+
+def test_another_recipe_does_not_replace_the_run_unasked(own_run, tiny_recipe, reporter):
+    with pytest.raises(OutputExistsError, match=r"train\.epochs \(6, now 7\)"):
+        again(own_run, tiny_recipe, reporter, train={"epochs": 7})
+
+
+def test_interrupted_training_goes_on(tmp_path, tiny_recipe, tiny_network, reporter):
+    class Stop(KeyboardInterrupt):
+        pass
+
+    class Impatient(type(reporter)):
+        def training(self, progress):
+            super().training(progress)
+            if self.epochs[-1:] == [("float", 4)]:
+                raise Stop
+
+    class Trained(type(reporter)):
+        def note(self, text):
+            super().note(text)
+            if text.startswith("export"):
+                raise Stop
+
+    recipe = build_recipe(merge(load_recipe(tiny_recipe), {"network": {"name": tiny_network}}))
+    with pytest.raises(Stop):
+        run_recipe(recipe, tmp_path / "run", Impatient(), max_drop=100.0)
+    resumed = Trained()
+    with pytest.raises(Stop):
+        run_recipe(recipe, tmp_path / "run", resumed, max_drop=100.0)
+    assert resumed.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
+
+
+def test_the_bundle_holds_all_that_it_promises(finished_run):
+    bundle = read_bundle(bundle_path(finished_run))
+    assert bundle.manifest.labels == tuple("0123456789")
+    assert [entry.file for entry in bundle.manifest.models] == [
+        "models/int8.tflite", "models/float32.tflite", "models/int8.onnx", "models/float32.onnx",
+    ]  # fmt: skip
+    assert bundle.manifest.defaults["tflite"] == "models/int8.tflite"
+    assert json.loads(bundle.files["parity.json"]) == json.loads(finished_run.read(PARITY, "verify"))
+    assert bundle.manifest.provenance["recipe"]["data"]["source"] == "digits"
+    assert selftest(bundle).passed
+
+
+def test_the_report_says_what_the_scores_are_worth_on_the_test_split(finished_run):
+    tested = json.loads(finished_run.read(PARITY, "verify"))["confidence"]
+    chosen = json.loads(finished_run.read(CONFIDENCE, "bundle"))
+    assert (tested["model"], tested["n"]) == ("tflite-int8", 385)
+    assert tested["temperature"] == chosen["temperature"]
+    assert chosen["validation"]["n"] == 206, "chosen on validation images alone"
+
+
+def test_bundles_carry_no_path_of_this_machine(own_run, tmp_path):
+    recipe = own_run.file("recipe.toml")
+    recipe.write_text(recipe.read_text().replace('source = "digits"', f'source = "{tmp_path}/photos"'))
+    path, _ = bundle_stage(own_run, tmp_path / "moved.edgecnn")
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_bundle_of_one_precision(edgecnn, own_run, tmp_path):
+    report = json.loads(own_run.read(PARITY, "verify"))
+    result = edgecnn("bundle", "--only", "int8", "--out", tmp_path / "small.edgecnn")
+    assert result.code == 0, result.err
+    bundle = read_bundle(tmp_path / "small.edgecnn")
+    files = {"models/int8.tflite", "models/int8.onnx"}
+    assert {model.file for model in bundle.manifest.models} == files == set(bundle.manifest.defaults.values())
+    assert json.loads(bundle.files["parity.json"]) == report, "the proof is the whole of it"
+    assert (tmp_path / "small.edgecnn").stat().st_size < bundle_path(own_run).stat().st_size / 2
+    assert Classifier.load(tmp_path / "small.edgecnn").classify(bundle.golden_inputs()[0]).top
+    missing = edgecnn("bundle", "--only", "int16x8", "--out", tmp_path / "none.edgecnn")
+    assert missing.code == RunError.exit_code and "no int16x8 model" in missing.err and "float32, int8" in missing.err
+
+
+def test_a_model_changed_after_verification_is_not_bundled(own_run):
+    path = export_path(own_run, "tflite", "float32")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(RunError, match="has changed since it was verified"):
+        bundle_stage(own_run, force=True)
+
+
+def test_bundling_before_verifying(own_run):
+    own_run.file(PARITY).unlink()
+    with pytest.raises(RunError, match="First: edgecnn verify"):
+        bundle_stage(own_run, force=True)
+
+
+def test_the_card_has_the_reports_figures(finished_run):
+    card = finished_run.read(CARD, "bundle").decode()
+    report = json.loads(finished_run.read(PARITY, "verify"))
+    for model in report["models"]:
+        assert f"| {model['name']} | {model['accuracy']:.2%} |" in card
+    assert "Handwritten digits (scikit-learn)" in card

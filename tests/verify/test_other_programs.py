@@ -1,0 +1,254 @@
+"""Verification of the files for Frigate and MediaPipe, by what those programs do with them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+pytest.importorskip("cv2", reason="the frigate extra: pip install opencv-python-headless")
+
+import cv2
+
+from edgecnn.cli.advice import with_advice
+from edgecnn.data import open_dataset
+from edgecnn.data.places import data_home
+from edgecnn.errors import MissingExtraError, ParityError, RunError
+from edgecnn.evaluate.answers import input_contract
+from edgecnn.export import export_path
+from edgecnn.interop.programs import LABELMAP, MODEL
+from edgecnn.interop.scores import with_scores
+from edgecnn.report.table import comparison_rows, parity_rows, program_lines
+from edgecnn.runs import PARITY, Run
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+from edgecnn.stages.bundle import carried_models, default_model
+from edgecnn.stages.pipeline import Stages, do_exports
+from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.verify.other_programs import frigate_resize, mediapipe_resize, program_answers
+
+FRIGATE = """
+import sys
+import numpy as np
+try:
+    from tflite_runtime.interpreter import Interpreter
+except ModuleNotFoundError:
+    from ai_edge_litert.interpreter import Interpreter
+
+folder, frames, answers = sys.argv[1:]
+interpreter = Interpreter(model_path=f"{folder}/model.tflite", num_threads=2)
+interpreter.allocate_tensors()
+read, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+lines = open(f"{folder}/labelmap.txt", encoding="utf-8").readlines()
+rows = []
+for frame in np.load(frames):
+    interpreter.set_tensor(read, np.expand_dims(frame, axis=0))
+    interpreter.invoke()
+    codes = interpreter.get_tensor(given)[0]
+    rows.append(codes / codes.sum(axis=0))
+np.save(answers, rows)
+print(Interpreter.__module__, [line.strip() for line in lines])
+"""
+"""Frigate's documented steps, after its resize: load both files, give a uint8 frame, divide output 0 by its sum, name the largest."""
+
+
+@pytest.fixture(scope="module")
+def report(frigate_run):
+    return verify(frigate_run, open_dataset(frigate_run.recipe.data), gate=Gate(max_drop=100))
+
+
+@pytest.fixture
+def own_door(frigate_run, tmp_path, monkeypatch):
+    """A copy of the run, to be changed at will."""
+    monkeypatch.chdir(tmp_path)
+    return Run(shutil.copytree(frigate_run.path, tmp_path / "runs" / "door"))
+
+
+class Silent:
+    """A pipeline's Reporter that says nothing."""
+
+    def working(self, what, done, total):
+        pass
+
+
+def items(report, kind, candidate):
+    return [item for item in report.comparisons if item.kind == kind and item.candidate == candidate]
+
+
+@pytest.mark.parametrize("program", ["frigate", pytest.param("mediapipe", marks=pytest.mark.slow)])
+def test_a_program_is_compared_with_the_float_model_and_with_edgecnns_own_path(report, program):
+    by_float, by_int8 = items(report, "program", program)
+    assert (by_float.reference, by_int8.reference) == ("float", "tflite-int8")
+    assert by_float.n == by_int8.n == report.data.test_images > 15
+    accuracies = {model.name: model.accuracy for model in report.models}
+    assert by_int8.accuracy_reference == accuracies["tflite-int8"] > 0.6
+    assert by_int8.accuracy_candidate == by_float.accuracy_candidate == accuracies[program]
+    assert 0.5 < by_int8.agreement < 0.95, "the fourth of the images that are aliased is another without antialiasing"
+    assert by_int8.accuracy_candidate < by_int8.accuracy_reference
+    assert by_float.failed == () and by_float.limit == "drop of at most 100.00 points"
+
+
+@pytest.mark.parametrize("program", ["frigate", "mediapipe"])
+def test_on_the_same_pixels_the_file_is_the_int8_file(report, program):
+    (item,) = items(report, "conversion", program)
+    assert item.reference == "tflite-int8" and item.passed
+    assert item.agreement == 1 and item.largest_lsb <= 1 and item.unit == "score"
+
+
+def test_the_report_is_written_and_follows_its_schema(report, frigate_run, schema_of):
+    schema = schema_of("parity")
+    written = json.loads(frigate_run.read(PARITY, "verify"))
+    jsonschema.validate(written, schema)
+    assert [model["name"] for model in written["models"]][-2:] == ["frigate", "mediapipe"]
+    assert written["models"][-1]["precision"] == "int8-softmax"
+
+
+def test_the_tables_say_what_each_figure_is_of(report):
+    rows = {row[0]: row for row in parity_rows(report)}
+    by_float, by_int8 = items(report, "program", "frigate")
+    assert rows["frigate"][5] == f"{by_float.agreement:.2%}"
+    names = [row[0] for row in comparison_rows(report)]
+    assert names[-4:] == [
+        "frigate", "frigate (against tflite-int8)", "mediapipe", "mediapipe (against tflite-int8)",
+    ]  # fmt: skip
+    assert f"frigate, with its own resize, is right on {by_int8.accuracy_candidate:.2%}" in program_lines(report)[0]
+    assert f"the same answer on {by_int8.agreement:.2%}" in program_lines(report)[0]
+
+
+def test_the_gate_holds_a_program_to_the_drop(own_door):
+    report = verify(own_door, open_dataset(own_door.recipe.data))
+    assert not report.passed
+    by_program = [item for item in report.comparisons if item.kind == "program"]
+    assert [item.failed for item in by_program] == [("drop",)] * 4
+    assert all(item.passed for item in report.comparisons if item.kind == "conversion" and item not in by_program)
+    with pytest.raises(ParityError, match="frigate does not answer as float does") as caught:
+        require_parity(replace(report, comparisons=tuple(by_program)))
+    assert "without antialiasing" in with_advice(caught.value)
+
+
+@pytest.mark.parametrize("python", [sys.executable, ".venv-tflite-3.11"], ids=["litert", "tflite_runtime"])
+def test_frigates_documented_steps(frigate_run, root, tmp_path, python):
+    """On 224x224 images the same top label as edgecnn's own unless scores tie within 2/256; on others, what verify reports."""
+    if python != sys.executable:
+        python = root / python / "bin" / "python"
+        if not python.exists():
+            pytest.skip(f"no virtual environment {python.parents[1].name}: make test makes it")
+    dataset = open_dataset(frigate_run.recipe.data)
+    shape = vars(frigate_run.info.input)
+    ours = dataset.load(("test",), **shape, stage="verify")["test"]
+    raw = dataset.load(("test",), **shape, stage="verify", other_resize=lambda image: cv2.resize(image, (224, 224)))[
+        "test"
+    ]
+    frames = np.concatenate([ours.images, raw.images])
+    np.save(tmp_path / "frames.npy", frames)
+    files = [frigate_run.path / "frigate", tmp_path / "frames.npy", tmp_path / "answers.npy"]
+    done = subprocess.run([python, "-c", FRIGATE, *files], capture_output=True, text=True, env={})
+    assert done.returncode == 0, done.stderr
+    module, labels = done.stdout.split(" ", 1)
+    assert module.startswith("tflite_runtime" if "tflite" in str(python) else "ai_edge_litert")
+    assert labels.strip() == "['closed', 'none', 'open']"
+    answers = np.load(tmp_path / "answers.npy")
+    same, theirs = answers[: len(ours.images)], answers[len(ours.images) :]
+    data = export_path(frigate_run, "tflite", "int8").read_bytes()
+    model = Model(open_engine(None, data, "tflite"), input_contract(frigate_run))
+    expected = softmax(model.dequantize(model.outputs(ours.images)))
+    rows = np.arange(len(same))
+    differ = same.argmax(axis=1) != expected.argmax(axis=1)
+    behind = expected.max(axis=1) - expected[rows, same.argmax(axis=1)]
+    assert np.all(behind[differ] <= 2 / 256)
+    assert np.abs(same - expected).max() <= 3 / 256
+    own, _ = program_answers(frigate_run, "frigate", dataset, ours, lambda *progress: None)
+    assert np.abs(theirs - own.values).max() <= 2 / 256
+    assert np.mean(theirs.argmax(axis=1) == own.values.argmax(axis=1)) >= 0.95
+
+
+@pytest.mark.slow
+def test_the_round_trip_on_photos(root, tmp_path):
+    """Frigate's dataset made of real photos, through training and export, to both programs where they are installed."""
+    home = data_home()
+    if home is None or not (home / "trash-photos.zip").exists():
+        pytest.skip("needs trash-photos.zip in $EDGECNN_DATA")
+    options = ["--network", "resnet_25kb", "--epochs", "4", "--run", tmp_path / "material"]
+    for option, name in (("--python", ".venv-tflite-3.11"), ("--mediapipe-python", ".venv-mediapipe-3.11")):
+        python = root / name / "bin" / "python"
+        options += [option, python] if python.exists() else []
+    command = [sys.executable, root / "tools" / "bench" / "frigate.py", "--out", tmp_path / "rows.json", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    same = [row for row in rows if row["what"].endswith("224x224 photos")]
+    assert len(same) == len(rows) / 2 >= 1
+    for row in same:
+        assert row["n"] > 250 and row["apart_by_more_than_a_tie"] == 0, row
+    for row in rows:
+        assert row["agreement"] > 0.8 and abs(row["accuracy"] - row["accuracy_edgecnn"]) < 0.1, row
+
+
+def test_an_image_of_the_models_size_is_left_as_it_is():
+    image = np.random.default_rng(1).integers(0, 256, (224, 224, 3), np.uint8)
+    for resize in (frigate_resize, mediapipe_resize):
+        assert np.array_equal(resize(image, 224, 224), image)
+
+
+def test_neither_resize_has_antialiasing_and_they_look_at_other_places():
+    """A row of single white pixels: what is read of it depends on where between the pixels."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[::4, ::4] = 255
+    assert frigate_resize(image, 2, 2).max() == 0, "between pixels 1 and 2, and 5 and 6"
+    assert np.array_equal(mediapipe_resize(image, 2, 2), np.full((2, 2, 3), 255)), "at pixels 0 and 4"
+
+
+def test_files_of_an_earlier_model_are_not_judged(own_door):
+    path = own_door.path / "frigate" / MODEL
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(RunError, match=r"First: edgecnn export .*door --for frigate --force"):
+        verify(own_door, open_dataset(own_door.recipe.data))
+    shutil.rmtree(own_door.path / "frigate")
+    (own_door.path / "mediapipe" / MODEL).write_bytes(with_scores(export_path(own_door, "tflite", "int8").read_bytes()))
+    with pytest.raises(RunError, match="--for mediapipe --force"):
+        verify(own_door, open_dataset(own_door.recipe.data))
+
+
+@pytest.mark.slow
+def test_edgecnn_run_makes_them_again_once_they_are_there(own_door):
+    shutil.rmtree(own_door.path / "mediapipe")
+    path = own_door.path / "frigate" / MODEL
+    current = path.read_bytes()
+    path.write_bytes(b"of an earlier model")
+    do_exports(Stages(own_door, lambda text: None), open_dataset(own_door.recipe.data), Silent())
+    assert path.read_bytes() == current
+    assert not (own_door.path / "mediapipe").exists()
+
+
+@pytest.mark.slow
+def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypatch):
+    shutil.rmtree(own_door.path / "frigate")
+    shutil.rmtree(own_door.path / "mediapipe")
+    export_path(own_door, "tflite", "int8").unlink()
+    out = own_door.path.parent / "model_cache" / "front door"
+    result = edgecnn("export", own_door.path, "--for", "frigate", "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert [file["path"] for file in json.loads(result.out)["files"]] == [str(out / MODEL), str(out / LABELMAP)]
+    assert (out / LABELMAP).read_text() == "closed\nnone\nopen\n"
+    assert (out / MODEL).read_bytes() == (own_door.path / "frigate" / MODEL).read_bytes()
+    assert edgecnn("export", own_door.path, "--for", "frigate", "--out", out).code == 20
+    assert edgecnn("export", own_door.path, "--for", "frigate", "--out", out, "--force").code == 0
+    result = edgecnn("verify", own_door.path, "--max-drop", "100", "--json")
+    assert result.code == 0, result.err
+    assert "frigate" in [model["name"] for model in json.loads(result.out)["models"]]
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = edgecnn("verify", own_door.path, "--max-drop", "100")
+    assert result.code == MissingExtraError.exit_code
+    assert "needs cv2" in result.err and "[frigate]'" in result.err
+
+
+def test_a_bundle_carries_the_models_of_the_device_alone(own_door):
+    report = verify(own_door, open_dataset(own_door.recipe.data), gate=Gate(max_drop=100))
+    assert [(model.format, model.precision) for model in carried_models(own_door, report, ())] == [("tflite", "int8")]
+    assert default_model(report, "tflite", {"int8"}) == "models/int8.tflite"
