@@ -2,33 +2,55 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from edgecnn.calibrate.temperature import nll
-from edgecnn.data import Dataset, Split
-from edgecnn.data.balanced import balanced
 from edgecnn.errors import EngineError
+from edgecnn.evaluate.scores import is_scores, nll
 from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.verify.model_files import is_scores
-from edgecnn.verify.parity_report import InputRange, PixelRange
+from edgecnn.schema import Limits, described
 
 AUTO = "auto"
-IMAGES = 200
-"""Images that ranges are tried on, as many of each class as there are."""
-
-ENOUGH = 100
-"""Validation images that do without training images."""
-
+RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
 FAR, P = 0.1, 0.001
 """Another range is far better where it has this share of the images more right, and one-sided McNemar's p is below P."""
 
 CLOSE = 0.05
 """Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRange:
+    """Which real value a model reads for a pixel."""
+
+    name: RangeName
+    scale: Annotated[float, Limits(exclusiveMinimum=0)] = described(
+        "The real value of a pixel is scale * (pixel - 128 - zero_point), or with a mean, (that - mean) / std."
+    )
+    zero_point: int
+    mean: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
+    std: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
+
+    @property
+    def numbers(self) -> tuple[Any, Any]:
+        """S and Z, one or for each channel: the model reads S * (pixel - 128 - Z)."""
+        if self.mean is None or self.std is None:
+            return self.scale, self.zero_point
+        return tuple(self.scale / std for std in self.std), tuple(
+            self.zero_point + mean / self.scale for mean in self.mean
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRange(PixelRange):
+    """The range that a model is given, and why."""
+
+    text: str = described("Why this range.")
+    warning: str | None = described("Which usual range is far better than the one given; null where none is.")
 
 
 def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given") -> PixelRange:
@@ -80,36 +102,6 @@ class Labelled:
     images: np.ndarray
     classes: np.ndarray
     name: str
-
-
-def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
-    """Draw IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH.
-
-    Args:
-        splits: validation and training images, as far as there are any; neither has to be there with `compared`.
-        compared: the images of the comparison, taken where there are no others.
-    """
-    loaded = {name: split for name, split in splits.items() if len(split.classes)}
-    name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
-    if not loaded:
-        assert compared is not None
-        loaded, name = {"test": compared}, "of the compared images, since there are no others"
-    parts = list(loaded.values())
-    classes = np.concatenate([part.classes for part in parts])
-    chosen = balanced(classes, IMAGES, 1)
-    images = np.empty((len(chosen), *parts[0].images.shape[1:]), np.uint8)
-    start = 0
-    for part in parts:
-        inside = (chosen >= start) & (chosen < start + len(part.classes))
-        images[inside] = part.images[chosen[inside] - start]
-        start += len(part.classes)
-    return Labelled(images=images, classes=classes[chosen], name=f"{len(chosen)} {name}")
-
-
-def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
-    """Return the splits that ranges are tried on: never the test split."""
-    usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
-    return tuple(split for split in usual if dataset.sizes[split])
 
 
 def find_range(

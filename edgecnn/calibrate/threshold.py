@@ -6,26 +6,12 @@ from math import ceil, log
 import numpy as np
 
 from edgecnn.errors import ThresholdError
+from edgecnn.evaluate.scores import Selective, answered_at
 from edgecnn.evaluate.statistics import check_confidence, clopper_pearson
-from edgecnn.schema import Count, Fraction, Positive, described
+from edgecnn.schema import Fraction, Positive, described
 
 THRESHOLDS = tuple(index / 100 for index in range(100))
 """The thresholds tried, 0.00 to 0.99. The grid is fixed before the data are seen: the correction counts all of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selective:
-    """What a threshold is worth on n images.
-
-    Those with a score of at least `threshold` are answered, the classifier abstains on the others.
-    """
-
-    threshold: Fraction
-    n: Positive
-    answered: Count
-    errors: Count
-    share_answered: Fraction = described("answered / n.")
-    error: Fraction | None = described("Among answered images: errors / answered; null where nothing is answered.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,35 +24,6 @@ class Choice(Selective):
     target_error: Fraction
     confidence: Fraction
     tried: Positive = described("Thresholds on the grid.")
-
-
-def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
-    """Return what a threshold is worth on images, such as the test split's.
-
-    An image is answered where `runtime.decision.decide` answers: score >= threshold.
-
-    Args:
-        scores: float32, shape (n,), each image's largest softmax score, n at least 1.
-        right: bool, shape (n,), whether its answer is the true class.
-        threshold: in [0, 1].
-
-    Raises:
-        ValueError: if shapes differ, there are no images, or a score is not a number.
-    """
-    if scores.ndim != 1 or scores.shape != right.shape or not len(scores) or np.isnan(scores).any():
-        raise ValueError(
-            f"one score and one bool an image are expected, received shapes {scores.shape} and {right.shape}"
-        )
-    answered = scores.astype(np.float64) >= threshold
-    count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
-    return Selective(
-        threshold=threshold,
-        n=len(scores),
-        answered=count,
-        errors=errors,
-        share_answered=count / len(scores),
-        error=errors / count if count else None,
-    )
 
 
 def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float, confidence: float = 0.95) -> Choice:

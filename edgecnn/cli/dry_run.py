@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgecnn.data import Dataset
     from edgecnn.recipe import Recipe
-    from edgecnn.stages.pipeline import Reporter
+    from edgecnn.stages.reporter import Reporter
     from edgecnn.train.dry_run import PhaseCost
 
 

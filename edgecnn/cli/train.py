@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.console import emit_json
 from edgecnn.cli.options import Json
 from edgecnn.cli.recipes import input_size, resolve, seen_region
 from edgecnn.cli.workstation_options import (
@@ -27,11 +27,8 @@ from edgecnn.cli.workstation_options import (
 )
 
 if TYPE_CHECKING:
-    from edgecnn.data import Dataset
-    from edgecnn.recipe import Recipe
     from edgecnn.run_info import RunInfo
     from edgecnn.runs import Run
-    from edgecnn.stages.pipeline import Reporter
     from edgecnn.workers import Workers
 
 CLUSTER = "Several machines"
@@ -135,6 +132,7 @@ def train(
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run
+    from edgecnn.stages.train import network_name, open_images, require_same_images, run_name, settled, train_run
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, setting, **flags)
@@ -176,103 +174,6 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
     cluster = read_workers(workers, worker)
     cluster.announce()
     return cluster
-
-
-def network_name(recipe: "Recipe") -> str:
-    """Return what people call a recipe's network."""
-    from edgecnn.networks.own import own_network
-
-    own = own_network(recipe.network.name)
-    return own.label if own else recipe.network.name
-
-
-def open_images(recipe: "Recipe", run: "Run | None", reporter: "Reporter", cluster: "Workers | None") -> "Dataset":
-    """Open a recipe's data, after a look at whether its network exists.
-
-    Args:
-        recipe: the resolved recipe.
-        run: the run to continue; None for a new one, whose network is then built and checked.
-        reporter: hears of progress.
-        cluster: the workers, who come together before the network is built.
-
-    Raises:
-        ClusterError: if they do not.
-        UnknownNameError: for a network or a dataset of an unknown name.
-        DatasetError: if the images of the run to continue are gone.
-        NetworkError: for a network of one's own that cannot be trained.
-    """
-    from edgecnn.data import known_images, open_dataset
-    from edgecnn.errors import DatasetError, UnknownNameError
-    from edgecnn.networks import network_module
-    from edgecnn.runs import INFO, NETWORK_FILE, RECIPE
-
-    code = run.file(NETWORK_FILE) if run else Path((recipe.network.name or "").rpartition(":")[0])
-    if code.name == NETWORK_FILE and code.is_file() and code.with_name(RECIPE).is_file():
-        reporter.note(f"executing {code}: the network of this run is Python code")
-    if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
-        network_module(recipe.network.name)
-    try:
-        images = known_images(run) if run and run.file(INFO).exists() else None
-        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note, known=images)
-    except UnknownNameError:
-        if run is None:
-            raise
-        raise DatasetError(
-            f"the images of {run.path} are missing: {recipe.data.source}. Finished epochs are kept. "
-            f"Put the images back, then: edgecnn train --resume --out {run.path}"
-        ) from None
-    if run is None:
-        from edgecnn.stages.pipeline import check_network
-
-        if cluster:
-            from edgecnn.train.distribute import open_strategy
-
-            open_strategy(cluster)
-        check_network(recipe, dataset)
-    return dataset
-
-
-def settled(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "Recipe":
-    """Return the recipe with what it leaves open chosen by the images, and say what that is and why."""
-    from edgecnn.train.settle import reasons, require_start, settle
-
-    chosen = settle(recipe, dataset)
-    require_start(chosen)
-    for line in reasons(recipe, chosen, dataset):
-        reporter.note(line)
-    return chosen
-
-
-def run_name(recipe: "Recipe", dataset: "Dataset") -> str:
-    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network."""
-    from edgecnn.networks.own import own_network
-
-    own = own_network(recipe.network.name)
-    return recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
-
-
-def require_same_images(run: "Run", dataset: "Dataset") -> None:
-    """Raise RunError if a run began with other images."""
-    from edgecnn.data.known import require_split
-
-    for split in dataset.sizes if run.file("run.json").exists() else ():
-        require_split(run, dataset, split)
-
-
-def train_run(
-    recipe: "Recipe", dataset: "Dataset", run: "Run | None", reporter: "Reporter", cluster: "Workers | None"
-) -> "RunInfo":
-    """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
-    from edgecnn.stages.pipeline import train_stage
-
-    where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
-    note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
-    try:
-        return train_stage(recipe, dataset, run, reporter, cluster)
-    except KeyboardInterrupt:
-        if run:
-            note(f"\nInterrupted; the last finished epoch is kept. Continue: edgecnn train --resume --out {run.path}")
-        raise
 
 
 def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:

@@ -105,6 +105,7 @@ def verify(
         raise typer.BadParameter("--data and --out go with a bundle on boards: --on TARGET --model FILE.")
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stages.verify import Matrix
     from edgecnn.verify.gate import Gate, require_parity
 
     with ProgressReporter() as reporter:
@@ -118,8 +119,7 @@ def verify(
                 accept_conversion=accept_conversion,
             ),
             target_error=target_error,
-            matrix=matrix or tflite_python is not None,
-            tflite_python=tflite_python,
+            matrix=Matrix(tflite_python=tflite_python) if matrix or tflite_python else None,
             boards=boards,
         )
     show_report(report, json)
@@ -128,11 +128,11 @@ def verify(
 
 
 def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
-    """Open a run and its data, verify it with the options of `edgecnn.verify.verify`, and write its page."""
+    """Open a run and its data, verify it with the options of `edgecnn.stages.verify.verify`, and write its page."""
     from edgecnn.data import open_run_dataset
     from edgecnn.report.page import write_run_page
     from edgecnn.runs import open_run
-    from edgecnn.verify import verify as verify_exports
+    from edgecnn.stages.verify import verify as verify_exports
 
     opened = open_run(path)
     note(f"run {opened.path}")

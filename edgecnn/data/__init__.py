@@ -4,6 +4,7 @@ dataset = open_dataset(recipe.data)
 splits = dataset.load(("train", "validation"), height=32, width=32, channels=3, stage="train")
 """
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +19,6 @@ from edgecnn.data.items import LabelledImages, Note, Progress
 from edgecnn.data.known import Known, known_images
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import UnknownNameError, nearest
-from edgecnn.interop.frigate_data import open_frigate
 from edgecnn.recipe import DataRecipe, source_kind
 from edgecnn.runs import Run
 
@@ -42,10 +42,8 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 }
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
-PREFIXES: Mapping[str, Callable[[Path, Progress | None, bool], LabelledImages]] = {
-    "frigate": open_frigate,
-}
-"""Kinds of folders that a source names before its path, as in "frigate:PATH"; the others are distinguished by their content."""
+PREFIXES = {"frigate": "edgecnn.interop.frigate_data:open_frigate"}
+"""Kinds of folders that a source names before its path, as in "frigate:PATH", and what opens them; others are known by their content."""
 
 
 def open_dataset(
@@ -94,7 +92,8 @@ def open_dataset(
             f"{nearest(recipe.source, DATASETS)}"
         )
     if kind:
-        listed = PREFIXES[kind](path, progress, not for_training)
+        module, _, function = PREFIXES[kind].partition(":")
+        listed = getattr(importlib.import_module(module), function)(path, progress, not for_training)
     elif is_cifar10(path):
         listed = read_cifar10(path, progress)
     elif is_fashion_mnist(path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import printable
 from edgecnn.recipe import to_toml
 from edgecnn.report.markdown import plain, plain_table
@@ -23,7 +24,6 @@ from edgecnn.report.table import (
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
 from edgecnn.stress.stress_report import best_report
-from edgecnn.verify.confidence import ChosenConfidence
 from edgecnn.verify.gate import gate_line
 from edgecnn.verify.parity_report import BoardRow, Report
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgecnn.calibrate.temperature import BINS
+from edgecnn.evaluate.scores import BINS
 from edgecnn.report.history import Epoch
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.verify.layers import LayerErrors

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.write import write_bundle
+from edgecnn.calibrate.confidence import ChosenConfidence
+from edgecnn.calibrate.strangers import ChosenStrangers
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import EXPORTS, export_path
@@ -16,11 +18,11 @@ from edgecnn.report.card import card
 from edgecnn.runs import CARD, KNOWN, Run
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
-from edgecnn.verify.confidence import ChosenConfidence, stored_confidence
+from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
-from edgecnn.verify.strangers import ChosenStrangers, stored_strangers
+from edgecnn.verify.strangers import stored_strangers
 from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes")

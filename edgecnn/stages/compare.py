@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.calibrate.input_range import Labelled, Stated, find_range, labelled, splits_to_try
+from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range
 from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.data.arrays import Rooms, taken
 from edgecnn.errors import DatasetError
 from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
+from edgecnn.evaluate.scores import is_scores
 from edgecnn.recipe import build_recipe
+from edgecnn.stages.choose import labelled, splits_to_try
 from edgecnn.verify.gate import Gate
-from edgecnn.verify.model_files import ModelFile, is_scores, open_model_file
+from edgecnn.verify.model_files import ModelFile, open_model_file
 from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.parity_report import Data, InputRange, ModelRange, Report, SplitName
+from edgecnn.verify.parity_report import Data, ModelRange, Report, SplitName
 
 FAR_BELOW = 1 / 3
 """Share of the way from guessing to all right, below which a reference is doubtful."""

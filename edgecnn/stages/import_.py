@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, labelled, line, splits_to_try
+from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.known import write_known
 from edgecnn.errors import ExportError
@@ -16,7 +16,8 @@ from edgecnn.networks.predict import predictor
 from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
-from edgecnn.stages.pipeline import Reporter
+from edgecnn.stages.choose import labelled, splits_to_try
+from edgecnn.stages.reporter import Reporter
 from edgecnn.verify.golden import golden_images
 from edgecnn.versions import library_versions
 

@@ -4,22 +4,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError
-from edgecnn.export import USUAL, alternative, export, export_path, source_model, tflite
-from edgecnn.export.feature_output import with_features
+from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
-from edgecnn.inspect.last import worst
 from edgecnn.interop.programs import MODEL, export_program, program_path, programs_of
-from edgecnn.networks import build_network
-from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
-from edgecnn.report.curves import write_curves
 from edgecnn.report.page import write_run_page
-from edgecnn.run_info import RunInfo
 from edgecnn.runs import (
     CARD,
     CHECKPOINT,
@@ -41,80 +35,19 @@ from edgecnn.runs import (
     locked,
 )
 from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stages.reporter import Reporter
+from edgecnn.stages.train import check_network, train_stage
+from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
 from edgecnn.tables import to_json
-from edgecnn.train import train
-from edgecnn.train.loop import TrainProgress
 from edgecnn.train.origin import changed_origins
 from edgecnn.train.settle import reasons, require_start, settle
-from edgecnn.train.train import input_line, input_shape
-from edgecnn.verify import Gate, require_parity, verify
-from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
-from edgecnn.verify.quantizable import check_quantizable
 from edgecnn.versions import library_versions
-from edgecnn.workers import Workers
 
 STAGES = "stages.json"
-
-
-class Reporter(Protocol):
-    """What the stages report while they work."""
-
-    def note(self, text: str) -> None:
-        """A line of text, such as the stage that begins."""
-
-    def training(self, progress: TrainProgress) -> None:
-        """Where training stands."""
-
-    def working(self, what: str, done: int, total: int) -> None:
-        """Where other long work stands, in items."""
-
-
-def check_network(recipe: Recipe, dataset: Dataset) -> None:
-    """Check a user's own network before a run begins: that it can be built, and quantized unless that comes after training.
-
-    Raises:
-        NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
-        ExportError: if strangers are to be recognised, and it does not end in a dense layer.
-    """
-    own, network = own_network(recipe.network.name), recipe.network
-    if own is None:
-        return
-    model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
-    if recipe.stranger.rate:
-        with_features(tflite.float32(model))
-    if recipe.qat.method != "ptq":
-        check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
-
-
-def train_stage(
-    recipe: Recipe,
-    dataset: Dataset,
-    run: Run | None,
-    reporter: Reporter,
-    workers: Workers | None = None,
-    why: Sequence[str] = (),
-) -> RunInfo:
-    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`.
-
-    Raises as `train` does.
-    """
-    for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
-        if line:
-            reporter.note(line)
-    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
-    for duplicate in dataset.duplicates[:5]:
-        reporter.note(
-            f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
-        )
-    if dataset.duplicates:
-        where = f"; all are in {run.path}/run.json" if run else ""
-        reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")
-    if run:
-        write_curves(run)
-    return info
 
 
 class Stages:

@@ -16,9 +16,6 @@ from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, described, open_engine
 from edgecnn.verify.onnx_quantization import quantization
 
-SUM_TOLERANCE = 1e-3
-"""How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFile:
@@ -68,17 +65,6 @@ class ModelFile:
         values = outputs.astype(np.float32)
         scale = self.output.scale
         return (values - np.float32(self.output.zero_point)) * np.float32(scale) if scale else values
-
-
-def is_scores(values: np.ndarray, scale: float) -> bool:
-    """Tell whether outputs are a softmax's: all in [0, 1], each row's sum 1 within what their codes can say.
-
-    Args:
-        values: float32, shape (n, num_classes).
-        scale: of the quantized output, 0 for a float one.
-    """
-    room = max(SUM_TOLERANCE, values.shape[1] * scale / 2)
-    return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
 
 
 def open_model_file(path: Path) -> ModelFile:

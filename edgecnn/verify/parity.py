@@ -1,20 +1,15 @@
-"""Parity: a run's exports compared with its float and fake-quantized models on the test split, as one report."""
+"""Parity: what models answer to the test images, compared and held to the gate, as one report."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from edgecnn.calibrate.temperature import expected_calibration_error
 from edgecnn.data import Dataset, Split
-from edgecnn.emulate.bundles import run_on_boards
-from edgecnn.emulate.on_boards import OnBoards
-from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, load_test, timed
+from edgecnn.evaluate.answers import REPEATS, Answers, Progress
+from edgecnn.evaluate.scores import expected_calibration_error
 from edgecnn.evaluate.statistics import (
     chance_level,
     clopper_pearson,
@@ -28,15 +23,9 @@ from edgecnn.evaluate.statistics import (
     per_class_drop,
     wilson,
 )
-from edgecnn.export import EXPORTS, alternative, export_path
-from edgecnn.files import canonical_json, write_atomic
 from edgecnn.runs import PARITY, Run
-from edgecnn.tables import build, to_json
-from edgecnn.verify.confidence import choose_confidence, tested_confidence
+from edgecnn.tables import build
 from edgecnn.verify.gate import Gate
-from edgecnn.verify.matrix import find_python
-from edgecnn.verify.matrix import matrix as engine_matrix
-from edgecnn.verify.other_programs import check_programs, program_answers, program_comparisons
 from edgecnn.verify.parity_report import (
     Chance,
     ClassDrop,
@@ -53,97 +42,8 @@ from edgecnn.verify.parity_report import (
     Report,
     Unit,
 )
-from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
-from edgecnn.verify.strangers import choose_strangers, tested_strangers
 from edgecnn.versions import library_versions, processor
-
-
-def verify(
-    run: Run,
-    dataset: Dataset,
-    *,
-    gate: Gate = Gate(),
-    target_error: float | None = None,
-    matrix: bool = False,
-    tflite_python: Path | None = None,
-    boards: OnBoards | None = None,
-    progress: Progress = lambda what, done, total: None,
-) -> Report:
-    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; `confidence.json` before it, and
-    `strangers.json` where the recipe has a rate for strangers.
-
-    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
-    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
-    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.other_programs`.
-    Temperature, threshold and the strangers' limit are chosen on validation images by the export that most devices will run, the first of
-    EXPORTS that there is, and measured on the test split. `predictions.npz` keeps each model's answer to each image.
-
-    Args:
-        run: a trained run with at least one export.
-        dataset: the run's data.
-        gate: the limits.
-        target_error: largest error among answered images, in (0, 1), which chooses the threshold; None for no threshold.
-        matrix: whether every engine that can run the int8 models is compared with every other.
-        tflite_python: the Python of an environment with tflite-runtime, for the matrix.
-        boards: emulated boards that the exports are run on.
-        progress: called with the model's name, images done and images in all.
-
-    Returns:
-        The report, as written to `parity.json`.
-
-    Raises:
-        RunError: if nothing was exported, or the validation or test split has changed.
-        ThresholdError: if no threshold keeps the target error; the test split is not read then.
-        EmulatorError: if boards were requested and cannot be emulated here.
-        EngineError: if there is no such Python as `tflite_python`, or the model does not run there.
-        ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
-    """
-    exports = [(format_, precision) for format_, precision in EXPORTS if export_path(run, format_, precision).exists()]
-    if not exports:
-        raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
-    # check for what may be missing before what takes minutes
-    if boards:
-        find_qemu()
-    if tflite_python:
-        tflite_python = find_python(tflite_python)
-    programs = check_programs(run)
-    chosen = choose_confidence(run, dataset, *exports[0], target_error, progress)
-    strangers = choose_strangers(run, dataset, *exports[0], chosen.temperature, progress)
-    test = load_test(run, dataset, progress)
-    float_, *fakes = references(run, dataset, test, progress)
-    other = alternative(run)
-    measured = exports + [other] if other and export_path(run, *other).exists() else exports
-    by_programs = [program_answers(run, program, dataset, test, progress) for program in programs]
-    ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
-    answers = timed([*ran, *(own for own, _ in by_programs)], test.images[:1])
-    candidates, others = answers[: len(exports)], answers[len(exports) : len(measured)]
-    labels = run.info.data.labels
-    hold = partial(compared, split=test, labels=labels, gate=gate)
-    comparisons = run_comparisons(float_, fakes, candidates, others, hold)
-    if by_programs:  # then `exports` begins with the int8 TFLite file: `check_programs`
-        comparisons += program_comparisons(by_programs, float_, candidates[0], hold)
-    rows = engine_matrix(run, fakes, candidates, test, tflite_python, progress) if matrix else ()
-    on_boards = run_on_boards(run, exports, test, boards, progress) if boards else ()
-    models = (float_, *fakes, *answers)
-    found = None
-    if strangers:
-        found = tested_strangers(run, strangers, candidates[0].name, *exports[0], test, progress)
-    report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, labels)
-    report = replace(
-        report,
-        passed=report.passed and all(row.passed for row in on_boards),
-        int8=int8_choice(run, answers, test),
-        matrix=tuple(rows),
-        boards=tuple(on_boards),
-        confidence=tested_confidence(chosen, candidates[0], test.classes),
-        strangers=found,
-    )
-    tempered = (candidates[0], chosen.temperature)
-    int8 = next((item for item in candidates if item.precision == "int8"), None)
-    write_predictions(run, test, (float_, *fakes, *answers), int8, tempered)
-    write_atomic(run.file(PARITY), canonical_json(to_json(report)))
-    return report
 
 
 def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
@@ -153,12 +53,6 @@ def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> l
     """
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
-
-
-def test_data(run: Run, dataset: Dataset, test: Split) -> Data:
-    """Return what a run's report says of the test split."""
-    data, count = run.info.data, len(test.classes)
-    return Data(name=data.name, title=data.title, split="test", test_images=count, test_sha256=dataset.hashes["test"])
 
 
 def run_comparisons(

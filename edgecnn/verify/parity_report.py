@@ -5,9 +5,11 @@ Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and its sch
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from edgecnn.calibrate.threshold import Choice, Selective
+from edgecnn.calibrate.input_range import InputRange
+from edgecnn.calibrate.threshold import Choice
+from edgecnn.evaluate.scores import ScoreFigures
 from edgecnn.run_info import Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 
@@ -20,7 +22,6 @@ Interval = tuple[Fraction, Fraction]
 PointsInterval = tuple[Points, Points]
 Name = Annotated[str, Limits(minLength=1)]
 Format = Annotated[str, Limits(enum=("keras", "tflite", "onnx", "saved-model"))]
-RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
 RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
 
@@ -42,36 +43,6 @@ class Data:
     test_sha256: Sha256 = described(
         "Over the sorted (label, content hash) of the test images; of all images with their split for all."
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelRange:
-    """Which real value a model reads for a pixel."""
-
-    name: RangeName
-    scale: Annotated[float, Limits(exclusiveMinimum=0)] = described(
-        "The real value of a pixel is scale * (pixel - 128 - zero_point), or with a mean, (that - mean) / std."
-    )
-    zero_point: int
-    mean: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
-    std: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
-
-    @property
-    def numbers(self) -> tuple[Any, Any]:
-        """S and Z, one or for each channel: the model reads S * (pixel - 128 - Z)."""
-        if self.mean is None or self.std is None:
-            return self.scale, self.zero_point
-        return tuple(self.scale / std for std in self.std), tuple(
-            self.zero_point + mean / self.scale for mean in self.mean
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputRange(PixelRange):
-    """The range that a model is given, and why."""
-
-    text: str = described("Why this range.")
-    warning: str | None = described("Which usual range is far better than the one given; null where none is.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,16 +229,6 @@ class Int8Choice(Int8Method):
         "Both on the test split, post-training quantization as the reference; null where one was not measured.",
         default=None,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreFigures(Selective):
-    """What a temperature and a threshold are worth on images."""
-
-    nll: float
-    nll_after: float = described("At the temperature.")
-    calibration_error: Fraction
-    calibration_error_after: Fraction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,9 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.selftest import selftest
 from edgecnn.stages.bundle import bundle_stage
+from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
-from edgecnn.verify import Gate, verify
+from edgecnn.verify import Gate
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.speed import time_exports
 

@@ -85,7 +85,7 @@ def frigate_run(tmp_path_factory, frigate_media, tiny_network):
     from edgecnn.interop.programs import PROGRAMS, export_program
     from edgecnn.recipe import build_recipe
     from edgecnn.runs import create_run
-    from edgecnn.stages.pipeline import train_stage
+    from edgecnn.stages.train import train_stage
 
     recipe = build_recipe(
         {

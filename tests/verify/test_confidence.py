@@ -11,15 +11,18 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.canonical import pack
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.read import parse_bundle, read_bundle
+from edgecnn.calibrate.confidence import fit_confidence
 from edgecnn.calibrate.temperature import FEWEST
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
+from edgecnn.evaluate.scores import score_figures
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.verify import verify
-from edgecnn.verify.confidence import choose_confidence, fit_confidence, score_figures, stored_confidence
+from edgecnn.stages.choose import Choosing
+from edgecnn.stages.verify import verify
+from edgecnn.verify.confidence import stored_confidence
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):
@@ -59,7 +62,7 @@ def test_no_temperature_is_fitted_on_few_images():
 
 
 def test_a_run_with_few_validation_images_says_that_no_temperature_was_fitted(own_run, edgecnn, monkeypatch):
-    monkeypatch.setattr("edgecnn.verify.confidence.FEWEST", 1000)
+    monkeypatch.setattr("edgecnn.calibrate.confidence.FEWEST", 1000)
     own_run.file(CONFIDENCE).unlink()
     why = "no temperature was fitted (206 validation images, at least 1000 are needed)"
     assert why in edgecnn("verify", own_run.path).out
@@ -142,9 +145,8 @@ def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
 
     def chosen(target_error=None):
         counted.clear()
-        found = choose_confidence(
-            own_run, dataset, "tflite", "int8", target_error, lambda what, done, total: counted.append(what)
-        )
+        progress = lambda what, done, total: counted.append(what)  # noqa: E731
+        found = Choosing(own_run, dataset, ("tflite", "int8"), progress).confidence(target_error)
         return found, bool(counted)
 
     first = stored_confidence(own_run)

@@ -9,11 +9,12 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.calibrate.input_range import Stated
-from edgecnn.calibrate.threshold import answered_at, choose_threshold
+from edgecnn.calibrate.threshold import choose_threshold
 from edgecnn.cli.advice import with_advice
 from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
 from edgecnn.evaluate.answers import export_answers, load_test
+from edgecnn.evaluate.scores import answered_at
 from edgecnn.export import export_path, tflite
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
@@ -21,7 +22,8 @@ from edgecnn.networks.predict import model_from_bytes
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.compare import compare_models
-from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.stages.verify import verify
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.layers import layer_errors
 from edgecnn.verify.parity import compared
 from edgecnn.verify.references import reference_answers

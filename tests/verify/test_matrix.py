@@ -12,8 +12,8 @@ from edgecnn.errors import EngineError
 from edgecnn.export import export_path
 from edgecnn.report.table import matrix_table
 from edgecnn.runtime.engines import open_engine
+from edgecnn.stages.verify import Matrix, verify
 from edgecnn.tables import to_json
-from edgecnn.verify import verify
 from edgecnn.verify.matrix import find_python
 
 
@@ -26,7 +26,7 @@ def report(finished_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("matrix") / "tiny"
     shutil.copytree(finished_run.path, path)
     run = Run(path)
-    return verify(run, open_dataset(run.recipe.data), matrix=True)
+    return verify(run, open_dataset(run.recipe.data), matrix=Matrix())
 
 
 def test_every_engine_stands_against_every_other(report, schema_of):
@@ -61,14 +61,14 @@ def test_reference_kernels_are_no_delegate(finished_run):
 def test_tflite_python_that_is_none(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
     with pytest.raises(EngineError, match="no such program"):
-        verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
+        verify(own_run, dataset, matrix=Matrix(tflite_python=tmp_path / "python"))
     broken = tmp_path / "python"
     broken.write_bytes(b"\x7fELF")
     broken.chmod(0o755)
     with pytest.raises(EngineError, match="cannot be run: "):
-        verify(own_run, dataset, matrix=True, tflite_python=broken)
+        verify(own_run, dataset, matrix=Matrix(tflite_python=broken))
     with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
-        verify(own_run, dataset, matrix=True, tflite_python=sys.executable)
+        verify(own_run, dataset, matrix=Matrix(tflite_python=Path(sys.executable)))
 
 
 def test_a_python_is_named_by_a_path_from_here_or_as_on_path(tmp_path, monkeypatch):
@@ -89,6 +89,6 @@ def test_tflite_runtime_in_its_own_environment(own_run, root):
             f"no virtual environment {python.parents[1].name}: make test makes it where its Python is installed"
         )
     python = Path(os.path.relpath(python))
-    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
+    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=Matrix(tflite_python=python))
     (there,) = [item for item in report.matrix if item.name.startswith("tflite_runtime ")]
     assert all(other.agreement >= 0.98 for other in there.against)

@@ -18,10 +18,11 @@ from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
 from edgecnn.runtime.selftest import selftest
 from edgecnn.stages.bundle import bundle_path
+from edgecnn.stages.int8_files import Int8Files
 from edgecnn.stages.pipeline import run_recipe
+from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
-from edgecnn.verify import Gate, require_parity, verify
-from edgecnn.verify.int8 import Int8Files
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.parity import parity_report
 
 

@@ -30,7 +30,8 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.stages.bundle import carried_models, default_model
 from edgecnn.stages.pipeline import Stages, do_exports
-from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.stages.verify import verify
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.other_programs import frigate_resize, mediapipe_resize, program_answers
 
 FRIGATE = """

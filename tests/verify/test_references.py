@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.data import open_dataset
 from edgecnn.runs import PARITY, QAT_MODEL
-from edgecnn.verify import verify
+from edgecnn.stages.verify import verify
 
 WITHOUT_TENSORFLOW = """
 import sys

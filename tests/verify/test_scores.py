@@ -9,9 +9,10 @@ pytest.importorskip("scipy", reason="the workstation side needs the train extra"
 
 from scipy.stats import binom
 
-from edgecnn.calibrate.temperature import TEMPERATURES, expected_calibration_error, fit_temperature, nll
-from edgecnn.calibrate.threshold import THRESHOLDS, answered_at, choose_threshold
+from edgecnn.calibrate.temperature import TEMPERATURES, fit_temperature
+from edgecnn.calibrate.threshold import THRESHOLDS, choose_threshold
 from edgecnn.errors import ThresholdError
+from edgecnn.evaluate.scores import answered_at, expected_calibration_error, nll
 from edgecnn.runtime.decision import ABSTAIN, decide, softmax
 
 

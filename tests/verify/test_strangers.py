@@ -12,6 +12,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
+from edgecnn.calibrate.strangers import VALUES, fit_limit, known_codes
 from edgecnn.data import open_dataset
 from edgecnn.errors import RunError, SelftestError
 from edgecnn.export import export, export_path, tflite
@@ -26,11 +27,12 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.selftest import require_pass, selftest
 from edgecnn.runtime.stranger import Strangers
 from edgecnn.stages.bundle import bundle_path, bundle_stage
-from edgecnn.stages.pipeline import train_stage
-from edgecnn.verify import verify
+from edgecnn.stages.choose import Choosing
+from edgecnn.stages.train import train_stage
+from edgecnn.stages.verify import verify
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.strangers import VALUES, choose_strangers, fit_limit, known_codes, stored_strangers
+from edgecnn.verify.strangers import stored_strangers
 
 RATE = 0.2
 EXPORTS = (("tflite", "int8"), ("tflite", "float32"), ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "int8"),
@@ -213,7 +215,7 @@ def own(run, tmp_path):
 
 def test_a_choice_is_kept_until_what_it_was_made_of_changes(own, photos):
     dataset, before = open_dataset(own.recipe.data), stored_strangers(own)
-    choose = lambda temperature: choose_strangers(own, dataset, "tflite", "int8", temperature, print_nothing)  # noqa: E731
+    choose = lambda temperature: Choosing(own, dataset, ("tflite", "int8"), print_nothing).strangers(temperature)  # noqa: E731
     stamp = own.file(STRANGERS).stat().st_mtime_ns
     assert choose(before.temperature) == before and own.file(STRANGERS).stat().st_mtime_ns == stamp
     assert choose(before.temperature * 2).limit.scores != before.limit.scores
@@ -240,7 +242,7 @@ def test_a_run_without_the_decision_has_none_of_it(finished_run):
 
 
 def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monkeypatch):
-    monkeypatch.setattr("edgecnn.verify.strangers.fit_limit", lambda *arguments: None)
+    monkeypatch.setattr("edgecnn.stages.choose.fit_limit", lambda *arguments: None)
     own.file(STRANGERS).unlink()
     report = verify(own, open_dataset(own.recipe.data), gate=Gate(max_drop=100.0, accept_conversion=True))
     assert report.strangers.refused == 0

@@ -11,8 +11,9 @@ from edgecnn.errors import ParityError, RunError, SplitError
 from edgecnn.export import export_path
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.runs import CARD, PARITY, QAT_MODEL
+from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
-from edgecnn.verify import Gate, require_parity, verify
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.parity import parity_report
 
 

@@ -32,7 +32,8 @@ from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
-from edgecnn.verify import Gate, verify
+from edgecnn.stages.verify import verify
+from edgecnn.verify import Gate
 from edgecnn.verify.other_programs import frigate_resize
 
 TIE = 2 / 256

@@ -103,9 +103,9 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     from edgecnn.runs import FLOAT_MODEL, create_run
     from edgecnn.runtime.engines import open_engine
     from edgecnn.runtime.model import Model
+    from edgecnn.stages.int8_files import Int8Files
     from edgecnn.train import train
     from edgecnn.train.settle import settle
-    from edgecnn.verify.int8 import Int8Files
 
     tables = {"data": {"source": str(data)}, "network": {"name": None if network == "auto" else network}, "seed": seed}
     recipe = build_recipe(merge(tables, parse_overrides(settings)))

@@ -66,6 +66,7 @@ def main() -> None:
 
 def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argparse.Namespace, folder: Path) -> Row:
     """Train without one class and score its photos, the known test photos and far strangers; say why where no limit was set."""
+    from edgecnn.calibrate.strangers import fit_limit
     from edgecnn.data import open_dataset
     from edgecnn.evaluate.answers import input_contract
     from edgecnn.export import export, export_path
@@ -76,10 +77,10 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     from edgecnn.runtime.engines import open_engine
     from edgecnn.runtime.model import Model
     from edgecnn.runtime.stranger import Strangers
+    from edgecnn.stages.choose import Choosing
     from edgecnn.train import train
     from edgecnn.train.settle import settle
-    from edgecnn.verify.confidence import choose_confidence
-    from edgecnn.verify.strangers import choose_strangers, fit_limit, known_features
+    from edgecnn.verify.strangers import known_features
 
     known = [photo for photo in photos if photo.label != label]
     splits = divided(known, arguments.per_class, 0, arguments.seed)
@@ -96,8 +97,8 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     run = create_run(recipe, folder / f"run-{label}")
     train(recipe, dataset, run, lambda progress: None)
     export(run, "tflite", "int8", dataset=dataset)
-    temperature = choose_confidence(run, dataset, "tflite", "int8", None, quiet).temperature
-    chosen = choose_strangers(run, dataset, "tflite", "int8", temperature, quiet)
+    choosing = Choosing(run, dataset, ("tflite", "int8"), quiet)
+    chosen = choosing.strangers(choosing.confidence(None).temperature)
     assert chosen is not None
     if chosen.limit is None:
         return {"not_fitted": chosen.not_fitted}
@@ -116,7 +117,7 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
 
     def best_and_features(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, features = model.logits_and_features(images)
-        return softmax(logits / np.float32(temperature)).max(axis=1), features
+        return softmax(logits / np.float32(chosen.temperature)).max(axis=1), features
 
     decision = Strangers(chosen.limit, codes)
     tested, strange = best_and_features(test.images), best_and_features(np.stack(near))

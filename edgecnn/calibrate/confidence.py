@@ -1,0 +1,60 @@
+"""The temperature and the threshold that a bundle states, chosen from the answers to validation images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.calibrate.temperature import FEWEST, fit_temperature
+from edgecnn.calibrate.threshold import Choice, choose_threshold
+from edgecnn.evaluate.scores import ScoreFigures, score_figures
+from edgecnn.runtime.decision import softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenConfidence:
+    """A temperature and a threshold, and what they are worth on the validation images that they were chosen on: `confidence.json`.
+
+    `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among them, so that the data set none; None where
+    it was fitted. `choice` is None without a target error. `model` is the file in a bundle with whose answers they were chosen.
+    """
+
+    temperature: float
+    not_fitted: str | None
+    threshold: float
+    choice: Choice | None
+    validation: ScoreFigures
+    model: str = ""
+    model_sha256: str = ""
+    validation_sha256: str = ""
+
+
+def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> ChosenConfidence:
+    """Choose a temperature and, for a target error, a threshold.
+
+    Args:
+        logits: float32, shape (n, num_classes), of validation images, n at least 1.
+        classes: int array, shape (n,), the true classes.
+        target_error: largest error among answered images, in (0, 1); None for no threshold.
+
+    Raises:
+        ThresholdError: if no threshold keeps the target.
+    """
+    right = np.argmax(logits, axis=1) == classes
+    not_fitted = None
+    if len(classes) < FEWEST:
+        not_fitted = f"{len(classes)} validation images, at least {FEWEST} are needed"
+    elif right.all():
+        not_fitted = "no error on validation images"
+    temperature = 1.0 if not_fitted else fit_temperature(logits, classes)
+    choice = None
+    if target_error is not None:
+        scores = softmax(logits / np.float32(temperature)).max(axis=1)
+        choice = choose_threshold(scores, right, target_error)
+    threshold = choice.threshold if choice else 0.0
+    return ChosenConfidence(
+        temperature=temperature,
+        not_fitted=not_fitted,
+        threshold=threshold,
+        choice=choice,
+        validation=score_figures(logits, classes, temperature, threshold),
+    )

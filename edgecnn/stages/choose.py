@@ -1,0 +1,189 @@
+"""The stage that conducts the choosers: it loads training and validation images, never test images, and keeps what they chose."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from edgecnn.calibrate.confidence import ChosenConfidence, fit_confidence
+from edgecnn.calibrate.input_range import Labelled
+from edgecnn.calibrate.strangers import ChosenStrangers, fit_limit, known_codes, least_count
+from edgecnn.data import Dataset, Split
+from edgecnn.data.balanced import balanced
+from edgecnn.data.known import require_split
+from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
+from edgecnn.export import export_path
+from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.engines import open_engine
+from edgecnn.runtime.model import Model
+from edgecnn.tables import to_json
+from edgecnn.verify.confidence import stored_confidence
+from edgecnn.verify.golden import npy
+from edgecnn.verify.strangers import stored_strangers
+
+KNOWN_IMAGES = 1_000
+"""Training images that are known, at most, the same number of each class: each is compared with every image that is classified."""
+
+RANGE_IMAGES = 200
+"""Images that input ranges are tried on, the same number of each class."""
+
+ENOUGH = 100
+"""Validation images that make training images unnecessary for that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a choice was made with: the file in a bundle, its SHA-256, and that of the validation split."""
+
+    model: str
+    model_sha256: str
+    validation_sha256: str
+
+    def made(self, stored: ChosenConfidence | ChosenStrangers) -> bool:
+        """Return whether a stored choice was made with the same."""
+        return self == Made(**{name: getattr(stored, name) for name in asdict(self)})
+
+
+class Choosing:
+    """The choices of a run: each is made once, by one export, and kept in the run until that, the images or the question change."""
+
+    def __init__(self, run: Run, dataset: Dataset, export: tuple[str, str], progress: Progress) -> None:
+        """Choose with an export.
+
+        Args:
+            run: a trained run.
+            dataset: the run's data.
+            export: format and precision.
+            progress: called with the images done.
+        """
+        self.run, self.dataset, self.progress = run, dataset, progress
+        self.format, precision = export
+        self.bytes = export_path(run, *export).read_bytes()
+        self.made = Made(
+            model=f"models/{precision}.{self.format}",
+            model_sha256=sha256(self.bytes),
+            validation_sha256=dataset.hashes["validation"],
+        )
+
+    def confidence(self, target_error: float | None) -> ChosenConfidence:
+        """Choose temperature and threshold, and write `confidence.json`.
+
+        Args:
+            target_error: largest error among answered images, in (0, 1); None for no threshold.
+
+        Raises:
+            ThresholdError: if no threshold keeps the target.
+            RunError: if the data have changed since the run began.
+        """
+        stored = stored_confidence(self.run)
+        if stored and self.made.made(stored) and target_error == (stored.choice and stored.choice.target_error):
+            return stored
+        logits, _, classes = self.validation
+        chosen = replace(fit_confidence(logits, classes, target_error), **asdict(self.made))
+        write_atomic(self.run.file(CONFIDENCE), canonical_json(to_json(chosen)))
+        return chosen
+
+    def strangers(self, temperature: float) -> ChosenStrangers | None:
+        """Choose the limit of strangers, and write `strangers.json` and `known.npy`.
+
+        Args:
+            temperature: by which the runtime divides logits.
+
+        Returns:
+            The choice; None where the recipe asks for no such decision, or the export gives no features.
+
+        Raises:
+            RunError: if the data have changed since the run began.
+        """
+        if not self.features:
+            return None
+        run, rate, train_sha256 = self.run, self.run.recipe.stranger.rate, self.dataset.hashes["train"]
+        stored = stored_strangers(run)
+        if (
+            stored
+            and self.made.made(stored)
+            and (stored.temperature, stored.rate, stored.train_sha256) == (temperature, rate, train_sha256)
+        ):
+            return stored
+        train = self._load("train")
+        drawn = np.sort(balanced(train.classes, KNOWN_IMAGES, run.recipe.seed))
+        codes = known_codes(self._answers(train.images[drawn], "known images")[1])
+        logits, features, classes = self.validation
+        scores = softmax(logits / np.float32(temperature)).max(axis=1)
+        limit, known = fit_limit(scores, features, codes, rate), npy(codes)
+        few = f"{len(classes)} validation images, at least {least_count(rate)} are needed to refuse {rate:.0%}"
+        chosen = ChosenStrangers(
+            limit=limit,
+            not_fitted=None if limit else few,
+            rate=rate,
+            validation_images=len(classes),
+            known_images=len(codes),
+            known_sha256=sha256(known),
+            temperature=temperature,
+            train_sha256=train_sha256,
+            **asdict(self.made),
+        )
+        write_atomic(run.file(KNOWN), known)
+        write_atomic(run.file(STRANGERS), canonical_json(to_json(chosen)))
+        return chosen
+
+    @cached_property
+    def model(self) -> Model:
+        """The export, on the engine that a device would use."""
+        return Model(open_engine(None, self.bytes, self.format, num_threads=1), input_contract(self.run))
+
+    @cached_property
+    def features(self) -> bool:
+        """Whether strangers are to be recognised, and the export gives features."""
+        return bool(self.run.recipe.stranger.rate) and self.model.engine.features is not None
+
+    @cached_property
+    def validation(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, float32 (n, num_classes), features, float32 (n, length), and true classes (n,) of the validation split."""
+        split = self._load("validation")
+        return (*self._answers(split.images, "validation"), split.classes)
+
+    def _load(self, split: str) -> Split:
+        require_split(self.run, self.dataset, split)
+        size = vars(self.run.info.input)
+        return self.dataset.load((split,), **size, stage="choose", progress=self.progress)[split]
+
+    def _answers(self, images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and features; features of length 0 where they are not needed."""
+        if not self.features:
+            return in_chunks(self.model.logits, images, name, self.progress), np.empty((len(images), 0), np.float32)
+        both = in_chunks(lambda part: np.hstack(self.model.logits_and_features(part)), images, name, self.progress)
+        logits, features = np.split(both, [len(self.run.info.data.labels)], axis=1)
+        return logits, features
+
+
+def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
+    """Return the splits that input ranges are tried on: never the test split."""
+    usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
+    return tuple(split for split in usual if dataset.sizes[split])
+
+
+def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
+    """Draw RANGE_IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH.
+
+    Args:
+        splits: validation and training images, as far as there are any; neither has to be there with `compared`.
+        compared: the images of the comparison, taken where there are no others.
+    """
+    loaded = {name: split for name, split in splits.items() if len(split.classes)}
+    name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
+    if not loaded:
+        assert compared is not None
+        loaded, name = {"test": compared}, "of the compared images, since there are no others"
+    parts = list(loaded.values())
+    classes = np.concatenate([part.classes for part in parts])
+    chosen = balanced(classes, RANGE_IMAGES, 1)
+    images = np.empty((len(chosen), *parts[0].images.shape[1:]), np.uint8)
+    start = 0
+    for part in parts:
+        inside = (chosen >= start) & (chosen < start + len(part.classes))
+        images[inside] = part.images[chosen[inside] - start]
+        start += len(part.classes)
+    return Labelled(images=images, classes=classes[chosen], name=f"{len(chosen)} {name}")

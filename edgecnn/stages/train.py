@@ -1,0 +1,158 @@
+"""The stage that trains: it opens the images, settles the recipe, begins or continues a run, and trains it.
+
+TensorFlow takes seconds to import: each function imports what needs it, so that a wrong name is refused at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgecnn.data import Dataset, known_images, open_dataset
+from edgecnn.data.known import require_split
+from edgecnn.errors import DatasetError, UnknownNameError
+from edgecnn.inspect.last import worst
+from edgecnn.networks import build_network, network_module
+from edgecnn.networks.own import own_network
+from edgecnn.recipe import Recipe
+from edgecnn.report.curves import write_curves
+from edgecnn.run_info import RunInfo
+from edgecnn.runs import INFO, NETWORK_FILE, RECIPE, Run
+from edgecnn.stages.reporter import Reporter
+from edgecnn.workers import Workers
+
+
+def network_name(recipe: Recipe) -> str:
+    """Return what people call a recipe's network."""
+    own = own_network(recipe.network.name)
+    return own.label if own else recipe.network.name
+
+
+def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Workers | None) -> Dataset:
+    """Open a recipe's data, after a look at whether its network exists.
+
+    Args:
+        recipe: the resolved recipe.
+        run: the run to continue; None for a new one, whose network is then built and checked.
+        reporter: hears of progress.
+        cluster: the workers, who come together before the network is built.
+
+    Raises:
+        ClusterError: if they do not.
+        UnknownNameError: for a network or a dataset of an unknown name.
+        DatasetError: if the images of the run to continue are gone.
+        NetworkError: for a network of one's own that cannot be trained.
+    """
+    code = run.file(NETWORK_FILE) if run else Path((recipe.network.name or "").rpartition(":")[0])
+    if code.name == NETWORK_FILE and code.is_file() and code.with_name(RECIPE).is_file():
+        reporter.note(f"executing {code}: the network of this run is Python code")
+    if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
+        network_module(recipe.network.name)
+    try:
+        images = known_images(run) if run and run.file(INFO).exists() else None
+        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note, known=images)
+    except UnknownNameError:
+        if run is None:
+            raise
+        raise DatasetError(
+            f"the images of {run.path} are missing: {recipe.data.source}. Finished epochs are kept. "
+            f"Put the images back, then: edgecnn train --resume --out {run.path}"
+        ) from None
+    if run is None:
+        if cluster:
+            from edgecnn.train.distribute import open_strategy
+
+            open_strategy(cluster)
+        check_network(recipe, dataset)
+    return dataset
+
+
+def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
+    """Return the recipe with what it leaves open chosen by the images, and say what that is and why."""
+    from edgecnn.train.settle import reasons, require_start, settle
+
+    chosen = settle(recipe, dataset)
+    require_start(chosen)
+    for line in reasons(recipe, chosen, dataset):
+        reporter.note(line)
+    return chosen
+
+
+def run_name(recipe: Recipe, dataset: Dataset) -> str:
+    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network."""
+    own = own_network(recipe.network.name)
+    return recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
+
+
+def require_same_images(run: Run, dataset: Dataset) -> None:
+    """Raise RunError if a run began with other images."""
+    for split in dataset.sizes if run.file("run.json").exists() else ():
+        require_split(run, dataset, split)
+
+
+def train_run(
+    recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, cluster: Workers | None
+) -> RunInfo:
+    """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
+    where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
+    reporter.note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
+    try:
+        return train_stage(recipe, dataset, run, reporter, cluster)
+    except KeyboardInterrupt:
+        if run:
+            reporter.note(
+                f"\nInterrupted; the last finished epoch is kept. Continue: edgecnn train --resume --out {run.path}"
+            )
+        raise
+
+
+def check_network(recipe: Recipe, dataset: Dataset) -> None:
+    """Check a user's own network before a run begins: that it can be built, and quantized unless that comes after training.
+
+    Raises:
+        NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
+        ExportError: if strangers are to be recognised, and it does not end in a dense layer.
+    """
+    own, network = own_network(recipe.network.name), recipe.network
+    if own is None:
+        return
+    from edgecnn.export import tflite
+    from edgecnn.export.feature_output import with_features
+    from edgecnn.train.train import input_shape
+    from edgecnn.verify.quantizable import check_quantizable
+
+    model = build_network(network.name, *input_shape(recipe, dataset), len(dataset.labels), network.options)
+    if recipe.stranger.rate:
+        with_features(tflite.float32(model))
+    if recipe.qat.method != "ptq":
+        check_quantizable(model, own.label, recipe.input_scale, recipe.input_zero_point)
+
+
+def train_stage(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run | None,
+    reporter: Reporter,
+    workers: Workers | None = None,
+    why: Sequence[str] = (),
+) -> RunInfo:
+    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`.
+
+    Raises as `train` does.
+    """
+    from edgecnn.stages.int8_files import Int8Files
+    from edgecnn.train import train
+    from edgecnn.train.train import input_line
+
+    for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
+        if line:
+            reporter.note(line)
+    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
+    for duplicate in dataset.duplicates[:5]:
+        reporter.note(
+            f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
+        )
+    if dataset.duplicates:
+        where = f"; all are in {run.path}/run.json" if run else ""
+        reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")
+    if run:
+        write_curves(run)
+    return info

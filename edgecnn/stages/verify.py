@@ -1,0 +1,144 @@
+"""The stage that proves a run's exports: choose on validation images, then judge on test images, and write the report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from edgecnn.data import Dataset, Split
+from edgecnn.emulate.bundles import run_on_boards
+from edgecnn.emulate.on_boards import OnBoards
+from edgecnn.emulate.qemu import find_qemu
+from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import Answers, Progress, export_answers, load_test, timed
+from edgecnn.export import EXPORTS, alternative, export_path
+from edgecnn.files import canonical_json, write_atomic
+from edgecnn.runs import PARITY, Run
+from edgecnn.stages.choose import Choosing
+from edgecnn.tables import to_json
+from edgecnn.verify.confidence import tested_confidence
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.matrix import find_python
+from edgecnn.verify.matrix import matrix as engine_matrix
+from edgecnn.verify.other_programs import check_programs, program_answers, program_comparisons
+from edgecnn.verify.parity import compared, int8_choice, judged, references, run_comparisons
+from edgecnn.verify.parity_report import Data, Report
+from edgecnn.verify.predictions import write_predictions
+from edgecnn.verify.strangers import tested_strangers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Every engine that can run the int8 models against every other; `tflite_python` is the Python of one with tflite-runtime."""
+
+    tflite_python: Path | None = None
+
+
+def verify(
+    run: Run,
+    dataset: Dataset,
+    *,
+    gate: Gate = Gate(),
+    target_error: float | None = None,
+    matrix: Matrix | None = None,
+    boards: OnBoards | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; `confidence.json` before it, and
+    `strangers.json` if the recipe has a rate for strangers.
+
+    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
+    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
+    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.other_programs`.
+    Temperature, threshold and the strangers' limit are chosen on validation images by the export that most devices will run, the first of
+    EXPORTS that there is, before the test split is loaded. `predictions.npz` keeps each model's answer to each image.
+
+    Args:
+        run: a trained run with at least one export.
+        dataset: the run's data.
+        gate: the limits.
+        target_error: largest error among answered images, in (0, 1), which chooses the threshold; None for no threshold.
+        matrix: which engines are compared with each other; None for none.
+        boards: emulated boards that the exports are run on.
+        progress: called with the model's name, images done and images in all.
+
+    Returns:
+        The report, as written to `parity.json`.
+
+    Raises:
+        RunError: if nothing was exported, or the validation or test split has changed.
+        ThresholdError: if no threshold keeps the target error; the test split is not read then.
+        EmulatorError: if boards were requested and cannot be emulated here.
+        EngineError: if there is no such Python as `matrix.tflite_python`, or the model does not run there.
+        ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
+    """
+    # check for what may be missing before what takes minutes
+    exports = existing_exports(run)
+    programs = check_programs(run)
+    if boards:
+        find_qemu()
+    tflite_python = find_python(matrix.tflite_python) if matrix and matrix.tflite_python else None
+
+    choosing = Choosing(run, dataset, exports[0], progress)
+    confidence = choosing.confidence(target_error)
+    strangers = choosing.strangers(confidence.temperature)
+
+    test = load_test(run, dataset, progress)
+    float_, *fakes = references(run, dataset, test, progress)
+    by_programs = [program_answers(run, program, dataset, test, progress) for program in programs]
+    candidates, others, answers = answered(run, exports, [own for own, _ in by_programs], test, progress)
+    shipped = candidates[0]
+
+    hold = partial(compared, split=test, labels=run.info.data.labels, gate=gate)
+    comparisons = run_comparisons(float_, fakes, candidates, others, hold)
+    if by_programs:  # then `exports` begins with the int8 TFLite file: `check_programs`
+        comparisons += program_comparisons(by_programs, float_, shipped, hold)
+    models = (float_, *fakes, *answers)
+    rows = run_on_boards(run, exports, test, boards, progress) if boards else ()
+    report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, run.info.data.labels)
+    report = replace(
+        report,
+        passed=report.passed and all(row.passed for row in rows),
+        int8=int8_choice(run, answers, test),
+        matrix=tuple(engine_matrix(run, fakes, candidates, test, tflite_python, progress)) if matrix else (),
+        boards=tuple(rows),
+        confidence=tested_confidence(confidence, shipped, test.classes),
+        strangers=tested_strangers(run, strangers, shipped.name, *exports[0], test, progress) if strangers else None,
+    )
+    int8 = next((item for item in candidates if item.precision == "int8"), None)
+    write_predictions(run, test, models, int8, (shipped, confidence.temperature))
+    write_atomic(run.file(PARITY), canonical_json(to_json(report)))
+    return report
+
+
+def existing_exports(run: Run) -> list[tuple[str, str]]:
+    """Return format and precision of each export of a run, in the order of EXPORTS.
+
+    Raises:
+        RunError: if there is none.
+    """
+    exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
+    if not exports:
+        raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
+    return exports
+
+
+def answered(
+    run: Run, exports: Sequence[tuple[str, str]], programs: Sequence[Answers], test: Split, progress: Progress
+) -> tuple[list[Answers], list[Answers], list[Answers]]:
+    """Run the exports over the test images, and time them together with the files for other programs.
+
+    Returns:
+        The answers of `exports`, those of int8 by the method that does not ship, and these and the programs' together.
+    """
+    other = alternative(run)
+    measured = [*exports, other] if other and export_path(run, *other).exists() else list(exports)
+    ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
+    answers = timed([*ran, *programs], test.images[:1])
+    return answers[: len(exports)], answers[len(exports) : len(measured)], answers
+
+
+def test_data(run: Run, dataset: Dataset, test: Split) -> Data:
+    """Return what a run's report says of the test split."""
+    data, count = run.info.data, len(test.classes)
+    return Data(name=data.name, title=data.title, split="test", test_images=count, test_sha256=dataset.hashes["test"])
