@@ -1,6 +1,12 @@
-"""No two modules of edgecnn import each other, not even inside functions or for types alone."""
+"""The plan of the rooms: no two modules import each other, and what the rules forbid is refused."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import zip_longest
 from pathlib import Path
 
 
@@ -50,3 +56,44 @@ def test_no_two_modules_import_each_other(root):
     sources = {name: path.read_text(encoding="utf-8") for name, path in modules(root).items()}
     assert len(sources) > 100
     assert pairs(sources) == []
+
+
+def test_a_chooser_that_reads_a_dataset_is_refused(root, tmp_path):
+    """The rule is tried: `make lint` runs it on the package as it is."""
+    shutil.copytree(root / "edgecnn", tmp_path / "edgecnn", ignore=shutil.ignore_patterns("__pycache__", "_data"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    chooser = tmp_path / "edgecnn/calibrate/threshold.py"
+    chooser.write_text(chooser.read_text(encoding="utf-8") + "\nfrom edgecnn.data import Dataset\n", encoding="utf-8")
+    linter = Path(sys.executable).parent / "lint-imports"
+    result = subprocess.run(
+        [linter, "--no-cache"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    assert "the choosers see arrays, and no images of a dataset BROKEN" in result.stdout
+    assert "workstation KEPT" in result.stdout
+
+
+def drawing(root: Path) -> str:
+    """Return the floors of both wings as docs/design.md draws them, from the rules of import-linter."""
+    contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    wings = {item["name"]: [layer.replace("edgecnn.", "") for layer in item["layers"]] for item in contracts[:2]}
+    shared = 0
+    while wings["workstation"][-1 - shared] == wings["device"][-1 - shared]:
+        shared += 1
+    above = {name: layers[: len(layers) - shared] for name, layers in wings.items()}
+    rows = zip_longest(above["workstation"], above["device"], fillvalue="")
+    lines = [("workstation", "device"), *rows]
+    width = max(len(left) for left, _ in lines) + 3
+    text = [f"{left:{width}}{right}".rstrip() for left, right in lines]
+    ground = wings["device"][-shared:]
+    return "\n".join([*text, "", "both stand on", *ground])
+
+
+def test_the_drawing_of_the_rooms_is_the_rules(root):
+    assert f"```text\n{drawing(root)}\n```" in (root / "docs/design.md").read_text(encoding="utf-8")
