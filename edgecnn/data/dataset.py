@@ -87,6 +87,7 @@ class Dataset:
         self.note = note
         self._file_noted = False
         self.duplicates: tuple[Duplicate, ...] = ()
+        self._decoded: dict[tuple[int, int, int], tuple[Decoder, dict[str, Split]]] = {}
         self._recipe = recipe
         self.read = listed.read
         self.items = splits.divide(listed.items, recipe)
@@ -199,9 +200,9 @@ class Dataset:
         """Decode splits at the model's size.
 
         Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they
-        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too, hashed and dropped. Images that are damaged
-        are left out, noted and recorded, as long as they are few: at most MOST_UNREADABLE of all, and with "train" never all of a
-        class's training images or of a split.
+        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too. What is decoded is kept for the next
+        call of the same size: each image is decoded once. Images that are damaged are left out, noted and recorded, as long as they
+        are few: at most MOST_UNREADABLE of all, and with "train" never all of a class's training images or of a split.
 
         Args:
             requested: of "train", "validation" and "test".
@@ -224,20 +225,20 @@ class Dataset:
         """
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
-        decoder = Decoder(
-            read=self.read,
-            recipe=self._recipe,
-            shape=(height, width, channels),
-            other_resize=other_resize,
-            meter=Meter(progress, f"decoding {self.name}", sum(self.sizes[split] for split in needed)),
-        )
-        stored = [split for split in needed if split in requested]
-        counts = [self.sizes[split] for split in stored]
-        rooms = Rooms(name=self.name, count=sum(counts), shape=(height, width, channels), note=self._note_once)
-        room = dict(zip(stored, rooms.open(counts), strict=True))
-        loaded = {split: decoder.split(self.items[split], room.get(split)) for split in needed}
-        self._leave_out(decoder, "train" in requested)
-        if "train" in requested:
+        shape = (height, width, channels)
+        decoder, loaded = self._decoded.get(shape, (None, {})) if other_resize is None else (None, {})
+        if missing := [split for split in needed if split not in loaded]:
+            counts = [self.sizes[split] for split in missing]
+            meter = Meter(progress, f"decoding {self.name}", sum(counts))
+            decoder = decoder or Decoder(read=self.read, recipe=self._recipe, shape=shape, other_resize=other_resize)
+            rooms = Rooms(name=self.name, count=sum(counts), shape=shape, note=self._note_once).open(counts)
+            loaded = loaded | {
+                split: decoder.split(self.items[split], room, meter) for split, room in zip(missing, rooms, strict=True)
+            }
+            self._leave_out(decoder, "train" in loaded)
+            if other_resize is None:
+                self._decoded[shape] = decoder, loaded
+        if decoder and "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
             splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
         return {split: loaded[split] for split in requested}

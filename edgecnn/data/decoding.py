@@ -66,7 +66,6 @@ class Decoder:
         recipe: says how an image is fitted, and which region of it is seen.
         shape: (height, width, channels) of the results.
         other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; None for edgecnn's way.
-        meter: counts the items.
         damaged: items whose content is not a whole image: the same ones wherever and whenever they are decoded.
         lost: items that another time or machine may be able to read: gone, changed, or too large for the memory.
         duplicates: images whose pixels are in a split that was decoded before.
@@ -76,22 +75,22 @@ class Decoder:
     recipe: DataRecipe
     shape: tuple[int, int, int]
     other_resize: Callable[[np.ndarray], np.ndarray] | None
-    meter: Meter
     damaged: list[Unreadable] = field(default_factory=list)
     lost: list[Unreadable] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     _seen: dict[bytes, Item] = field(default_factory=dict)
 
-    def split(self, items: Sequence[Item], room: np.ndarray | None) -> Split:
+    def split(self, items: Sequence[Item], room: np.ndarray, meter: Meter) -> Split:
         """Decode a split's items: those that are whole and in no split before.
 
         Args:
             items: of one split.
-            room: uint8, shape (at least as many, height, width, channels), for the pixels; None if the split is only looked at.
+            room: uint8, shape (at least as many, height, width, channels), for the pixels.
+            meter: counts the items.
         """
         kept: list[Item] = []
         for item in items:
-            self.meter.advance()
+            meter.advance()
             image = self._decoded(item)
             if image is None:
                 continue
@@ -101,11 +100,12 @@ class Decoder:
                     Duplicate(source=item.source, split=item.split, of_source=first.source, of_split=first.split)
                 )
                 continue
-            if room is not None:
-                room[len(kept)] = image
-                kept.append(item)
+            room[len(kept)] = image
+            kept.append(item)
+        pixels = room[: len(kept)]
+        pixels.flags.writeable = False  # other stages of a command get the same array
         return Split(
-            images=np.empty((0, *self.shape), np.uint8) if room is None else room[: len(kept)],
+            images=pixels,
             classes=np.array([item.label for item in kept], np.int64),
             sources=tuple(item.source for item in kept),
         )

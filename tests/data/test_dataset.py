@@ -1,6 +1,7 @@
 """Loading: sizes, order, duplicates across splits, the test split's lock, and which source a name means."""
 
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -48,6 +49,19 @@ def test_the_pixels_are_those_of_the_one_preprocessing(split_pets):
             assert source.split("/")[1] == dataset.labels[label]
         hashes = [sha256((split_pets / source).read_bytes()) for source in split.sources]
         assert hashes == sorted(hashes)
+
+
+def test_an_image_is_decoded_once_whatever_the_stages_load(split_pets):
+    dataset = open_dataset(DataRecipe(source=str(split_pets)))
+    read, counted = dataset.read, Counter()
+    dataset.read = lambda item: counted.update([item.source]) or read(item)
+    first = dataset.load(("train", "validation"), **SIZE, stage="train")
+    again = dataset.load(("validation",), **SIZE, stage="choose")
+    test = dataset.load(("test",), **SIZE, stage="verify")["test"]
+    assert again["validation"] is first["validation"] and len(test.sources) == 8
+    assert len(counted) == 32 and set(counted.values()) == {1}
+    other = dataset.load(("test",), **SIZE, stage="verify", other_resize=lambda image: np.zeros((12, 12, 3), np.uint8))
+    assert not other["test"].images.any() and test.images.any(), "another program's way is kept apart"
 
 
 def test_test_images_are_for_verify_alone(split_pets):
@@ -143,7 +157,7 @@ def test_a_file_that_changes_after_listing_is_noticed(split_pets, picture):
 def test_more_pixels_than_memory_and_disk_are_an_error(split_pets, monkeypatch):
     dataset = open_dataset(DataRecipe(source=str(split_pets)))
     dataset.sizes["train"] = 10**12
-    with pytest.raises(OutputError, match=r"1,000,000,000,000 images of 12x12x3 take 402,331.4 GiB, more than 25% of"):
+    with pytest.raises(OutputError, match=r"1,000,000,000,016 images of 12x12x3 take 402,331.4 GiB, more than 25% of"):
         dataset.load(("train",), **SIZE, stage="train")
     monkeypatch.setattr("edgecnn.data.arrays.available_bytes", lambda: None)  # as on macOS
     with pytest.raises(DatasetError, match=r"take 402,331.4 GiB, more than this machine has"):
