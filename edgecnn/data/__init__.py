@@ -16,8 +16,9 @@ from edgecnn.data.digits import open_digits
 from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
 from edgecnn.data.folder import open_folder
 from edgecnn.data.items import LabelledImages, Note, Progress
-from edgecnn.data.known import Known, known_images
+from edgecnn.data.known import Known
 from edgecnn.data.places import VARIABLE, data_home
+from edgecnn.data.recorded import known_images
 from edgecnn.errors import UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
 from edgecnn.runs import Run

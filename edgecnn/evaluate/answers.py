@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.files import sha256
 from edgecnn.recipe import Recipe
 from edgecnn.runs import Run

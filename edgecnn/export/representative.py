@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edgecnn.data import Dataset, Progress, open_run_dataset
 from edgecnn.data.balanced import balanced
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.run_info import RepresentativeInfo

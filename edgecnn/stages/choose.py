@@ -10,7 +10,7 @@ from edgecnn.calibrate.input_range import Labelled
 from edgecnn.calibrate.strangers import ChosenStrangers, fit_limit, known_codes, least_count
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, write_atomic

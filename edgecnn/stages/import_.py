@@ -6,7 +6,7 @@ from pathlib import Path
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.known import write_known
+from edgecnn.data.recorded import write_known
 from edgecnn.errors import ExportError
 from edgecnn.export.imported import read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.data import Dataset, known_images, open_dataset
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.errors import DatasetError, UnknownNameError
 from edgecnn.inspect.last import worst
 from edgecnn.networks import build_network, network_module

@@ -10,7 +10,7 @@ import numpy as np
 from edgecnn.bundle.manifest import InputContract, ModelEntry
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.data import Dataset, Split, open_run_dataset
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.emulate.bundles import recorded_data
 from edgecnn.errors import BundleError, RunError
 from edgecnn.evaluate.answers import input_contract

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Split
-from edgecnn.data.known import write_known
+from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.networks.keras import tf

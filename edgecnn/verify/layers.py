@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.data.known import require_split
+from edgecnn.data.recorded import require_split
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from edgecnn.data import open_dataset, open_run_dataset
-from edgecnn.data.known import require_split, write_known
+from edgecnn.data.recorded import require_split, write_known
 from edgecnn.errors import RunError
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import InputSize, RunInfo

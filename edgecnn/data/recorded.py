@@ -1,0 +1,70 @@
+"""What a run records of its images: the list of them, written when it begins, read and checked when it goes on."""
+
+import csv
+import io
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.items import NAMED
+from edgecnn.data.known import Known
+from edgecnn.errors import RunError
+from edgecnn.files import write_atomic
+from edgecnn.labels import printable
+from edgecnn.runs import IMAGES, Run
+
+COLUMNS = ("split", "class", "sha256", "file")
+
+
+def known_images(run: Run) -> Known:
+    """Return what a run records of its images.
+
+    Raises:
+        RunError: if `run.json` cannot be read, or the list is not that of the splits that it records.
+    """
+    data, path = run.info.data, run.file(IMAGES)
+    files: dict[tuple[str, str, str], list[str]] = {}
+    if path.exists():
+        try:
+            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+                files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it to go on without the list.") from None
+    return Known(labels=data.labels, hashes=data.split_hashes, sizes=data.split_sizes, files=files)
+
+
+def write_known(run: Run, dataset: Dataset) -> None:
+    """Write the list of a run's images, if they are a user's own: a named dataset does not change."""
+    if not dataset.own:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for split, items in dataset.items.items():
+        writer.writerows((split, dataset.labels[item.label], item.hash, item.source) for item in items)
+    write_atomic(run.file(IMAGES), text.getvalue())
+
+
+def require_split(run: Run, dataset: Dataset, split: str) -> None:
+    """Check that a split is the one recorded when the run began.
+
+    Args:
+        run: the run.
+        dataset: its data, as they are now.
+        split: "train", "validation" or "test".
+
+    Raises:
+        RunError: if it is not; the message names what is missing.
+    """
+    recorded, received = run.info.data, dataset.hashes[split]
+    if received == recorded.split_hashes[split]:
+        return
+    size, advice = recorded.split_sizes[split], "Put the images back as they were, or train again."
+    if dataset.known and (missing := dataset.known.missing(dataset.items, split)):
+        named = ", ".join(map(printable, missing[:NAMED])) + (", …" if len(missing) > NAMED else "")
+        raise RunError(
+            f"{len(missing):,} of the {size:,} {split} images that {run.path} began with are gone from {dataset.name}, or have changed: "
+            f"{named}\n{advice}"
+        )
+    raise RunError(
+        f"the {split} split of {dataset.name} is not the one that {run.path} began with: it had {size:,} images, here are "
+        f"{dataset.sizes[split]:,} (SHA-256 {received[:12]}, recorded {recorded.split_hashes[split][:12]}).\n{advice}"
+    )
