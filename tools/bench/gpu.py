@@ -49,7 +49,6 @@ BATCHES = (1, 64)
 TESTED = 64
 """Photos that verify measures: the matrix runs reference kernels too, which take a second for a large one."""
 
-WARMUP = 10
 LIMIT_S, AGREEMENT = 480, 0.95
 """The goals: seconds of the whole bench, and the least agreement of two engines."""
 
@@ -186,7 +185,7 @@ def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Fig
         calls: dict[str, Callable[[], Any]] = {"run": partial(engine.run, images)}
         if engine.input.shape[0] in (-1, batch):
             calls["bound"] = bound(engine, images, arguments.provider)
-        times = measure_interleaved(calls, warmup=WARMUP, repeats=max(10, arguments.n // batch))
+        times = measure_interleaved(calls, warmup=10, repeats=max(10, arguments.n // batch))
         ms = {name: item.p50_ms for name, item in times.items()}
         found.append({**about_file, "batch": batch, "ms": ms, "images_per_s": 1000 * batch / min(ms.values())})
     return found

@@ -23,11 +23,8 @@ import numpy as np
 from harness import about, environment, finish, parser
 from PIL import Image
 
-CLASSES = 4
-DRAWN = 16
-"""Different drawings, each of a class."""
-
-SIZE = (320, 240)
+CLASSES, DRAWN, SIZE = 4, 16, (320, 240)
+"""How many classes, how many different drawings, each of a class, and their width and height."""
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ A bench that was interrupted goes on where it ended.
 
 import argparse
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -99,7 +100,10 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     export(run, "tflite", "int8", dataset=dataset)
     choosing = Choosing(run, dataset, ("tflite", "int8"), quiet)
     chosen = choosing.strangers(choosing.confidence(None).temperature)
-    assert chosen is not None
+    if chosen is None:
+        sys.exit(
+            f"{recipe.network.name} gives no features, by which strangers are recognised: choose a network from ImageNet"
+        )
     if chosen.limit is None:
         return {"not_fitted": chosen.not_fitted}
     height, width, channels = recipe.network.height, recipe.network.width, recipe.network.channels

@@ -38,7 +38,6 @@ DRAWS = (3, 4, 5)
 SPLITS = ("validation", "test")
 
 HEADINGS = ("model", "split", "images", "clean", "mean corrupted", "95 % interval", "agreement", "worst", "points lost")
-
 GAINS = ("draw", "split", "images", "clean", "with --robust", "points", "mean corrupted", "with --robust", "points")
 BY_CORRUPTION = ("corruption", "without", "with --robust", "points")
 
