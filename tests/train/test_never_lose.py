@@ -16,7 +16,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import DatasetError
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run, create_run
+from edgecnn.runs import FLOAT_MODEL, INFO, LOCK, QAT_MODEL, Run, create_run
 from edgecnn.train import train
 
 TABLES = {
@@ -110,7 +110,7 @@ def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, p
     result = edgecnn("train", "--resume", "--out", run.path)
     assert result.code == DatasetError.exit_code
     assert str(photos) in result.err and f"edgecnn train --resume --out {run.path}" in result.err
-    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != LOCK} == kept
     (tmp_path / "elsewhere").rename(photos)
     assert edgecnn("train", "--resume", "--out", run.path).code == os.EX_OK
     assert Run(run.path).info.state == "trained"
