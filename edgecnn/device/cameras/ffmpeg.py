@@ -46,7 +46,8 @@ PROTOCOLS = {
 """What ffmpeg may open for an address of each scheme, "" for a file: what it reads must not choose."""
 
 FORMATS = (
-    "3gp,asf,avi,dhav,flv,h264,hevc,ivf,jpeg_pipe,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,ogg,rtp,rtsp,sdp,webm"
+    "3gp,asf,av1,avi,dhav,dv,flv,gif,h264,hevc,ivf,jpeg_pipe,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,"
+    "nut,obu,ogg,png_pipe,rtp,rtsp,sdp,webm,yuv4mpegpipe"
 )  # fmt: skip
 """Formats that name no other address: what claims to be a video must not be a playlist, which makes ffmpeg ask the hosts that it names."""
 
