@@ -9,13 +9,7 @@ from PIL import Image
 
 from edgecnn.errors import ImageError
 from edgecnn.modes import as_array, as_image
-from edgecnn.region import WHOLE, Region, pixel_box
-
-FITS = ("crop", "letterbox", "stretch")
-"""Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
-
-ROTATIONS = (0, 90, 180, 270)
-"""Clockwise turns, in degrees, that make an image upright."""
+from edgecnn.region import FITS, ROTATIONS, WHOLE, Region, pixel_box
 
 PAD = 128
 """Grey level of letterbox bars and of shifted-in borders: real value 0."""

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 Region = tuple[float, float, float, float]
 """(x, y, width, height) of a region of an upright image, as fractions of its width and height; (x, y) is the upper left corner."""
 
+ROTATIONS = (0, 90, 180, 270)
+"""Clockwise turns, in degrees, that make an image upright."""
+
+FITS = ("crop", "letterbox", "stretch")
+"""Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
+
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 """The region that is the whole image."""
 
@@ -23,6 +29,22 @@ def is_region(values: Sequence[float]) -> bool:
         return False
     x, y, width, height = values
     return min(x, y) >= 0 < min(width, height) and max(x + width, y + height) <= 1 + SLACK
+
+
+def read_region(text: str) -> Region:
+    """Read a region as `region_text` writes it.
+
+    Raises:
+        ValueError: for anything that is not a region within the image.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not is_region(values):
+        raise ValueError(f"received {text!r}, expected X,Y,W,H: {EXPECTED}, such as 0.25,0.1,0.5,0.6")
+    x, y, width, height = values
+    return x, y, width, height
 
 
 def region_text(region: Region) -> str:

@@ -21,6 +21,7 @@ from edgecnn.boards.targets import list_targets
 from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
+from edgecnn.device.stream.loop import OPTIONS
 from edgecnn.recipe import Recipe
 from edgecnn.recipe.keys import default, range_text
 from edgecnn.report.table import markdown_table
@@ -119,6 +120,16 @@ def service_options() -> str:
         for name, entry in fields_of(Config).items()
     ]
     return markdown_table(("option", "default", "allowed", "meaning"), rows)
+
+
+def stream_settings() -> str:
+    """Return a table of the settings that `open_stream` takes as arguments: each with its default and its meaning."""
+    rows = [
+        (f"`{name}`", f"`{entry.default!r}`", escaped(entry.metadata["about"]))
+        for group in OPTIONS
+        for name, entry in fields_of(group).items()
+    ]
+    return markdown_table(("argument", "default", "meaning"), rows)
 
 
 def recipe_limits(metadata: Mapping[str, Any]) -> str:
@@ -282,6 +293,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "commands": command_table,
     "recipe-keys": recipe_keys,
     "service-options": service_options,
+    "stream-settings": stream_settings,
     "errors": error_table,
     "error": error_line,
     "targets": target_table,

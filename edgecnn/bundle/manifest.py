@@ -9,8 +9,7 @@ from typing import Any
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.labels import STRANGER, unsafe, why_not_a_label
-from edgecnn.pixels import FITS
-from edgecnn.region import EXPECTED, WHOLE, Region, is_region
+from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region
 from edgecnn.tables import build, key, shown, to_json
 
 SCHEMA = "edgecnn.bundle/1"

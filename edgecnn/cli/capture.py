@@ -12,19 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import (
-    CAMERA,
-    CameraPasswordFile,
-    Fps,
-    RetryFor,
-    Rotate,
-    Size,
-    WarmUp,
-    check_choice,
-    read_camera_secret,
-    read_region,
-    read_size,
-)
+from edgecnn.cli.flags import with_flags
+from edgecnn.cli.options import checked, read_region
+from edgecnn.device.stream.settings import Camera
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
@@ -34,7 +24,9 @@ PICTURES = "Pictures"
 """Heading of options in the help."""
 
 
+@with_flags
 def capture(
+    *,
     label: Annotated[
         str,
         typer.Option(
@@ -51,7 +43,7 @@ def capture(
     ] = None,
     camera: Annotated[
         bool,
-        typer.Option("--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=CAMERA),
+        typer.Option("--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=Camera.heading),
     ] = False,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=PICTURES)
@@ -96,12 +88,7 @@ def capture(
             rich_help_panel=PICTURES,
         ),
     ] = 2.0,
-    size: Size = "640x480",
-    fps: Fps = 0.0,
-    rotate: Rotate = 0,
-    warm_up: WarmUp = None,
-    retry_for: RetryFor = None,
-    camera_password_file: CameraPasswordFile = None,
+    frames: Camera,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line for each picture.", show_default="off")
     ] = False,
@@ -120,13 +107,11 @@ def capture(
     """
     from edgecnn.cli.stream import open_text, stopping_output
     from edgecnn.device.cameras import is_stream
-    from edgecnn.device.cameras.source import CameraSettings
     from edgecnn.device.secrets import masked
     from edgecnn.device.stream.capture import Capture, CaptureSettings, Shot
     from edgecnn.device.stream.ends import Ends
-    from edgecnn.device.stream.feed import FeedSettings, open_feed
+    from edgecnn.device.stream.feed import camera_secret, open_feed
     from edgecnn.device.stream.pictures import why_no_folder
-    from edgecnn.pixels import ROTATIONS
     from edgecnn.region import WHOLE
 
     if camera == (source is not None):
@@ -142,12 +127,10 @@ def capture(
         )
     settings = CaptureSettings(
         label=label, folder=out, interval_s=interval, count=count, min_sharpness=min_sharpness, min_change=min_change,
-        rotation=rotate, region=read_region(region) or WHOLE,
+        rotation=frames.rotation, region=read_region(region) or WHOLE,
     )  # fmt: skip
-    check_choice("--rotate", rotate, ROTATIONS)
-    width, height = read_size(size)
-    camera_settings = CameraSettings(width=width, height=height, fps=fps, **read_camera_secret(camera_password_file))
-    feed = open_feed(source, camera_settings, FeedSettings(warm_up=warm_up, retry_for_s=retry_for))
+    checked("--camera-password-file", camera_secret, frames)
+    feed = open_feed(source, frames)
 
     def report(item: "Shot | SourceOpened | SourceLost | SourceBack") -> None:
         with ends.interruptible:

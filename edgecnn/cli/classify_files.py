@@ -14,24 +14,21 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
 
-def classify_files(
-    classifier: "Classifier", sources: Sequence[str], *, top_k: int, json: bool, **decision: Any
-) -> None:
+def classify_files(classifier: "Classifier", sources: Sequence[str], *, json: bool, **decision: Any) -> None:
     """Classify image files and print each result.
 
     Args:
         classifier: the loaded bundle.
         sources: files, folders, globs, or - for the paths on standard input.
-        top_k: how many classes to print.
         json: whether to print JSON lines.
-        **decision: `threshold`, `margin` and `fit` of `edgecnn.device.stream.files.classify_sources`.
+        **decision: `top_k`, `threshold`, `margin` and `fit` of `edgecnn.device.stream.files.classify_sources`.
 
     Raises:
         PartialFailure: if an image could not be classified, or standard input named none.
     """
     show = json_printer(classifier) if json else show_text
     count = failed = 0
-    for outcome in classify_sources(classifier, sources, sys.stdin.buffer, top_k=top_k, note=note, **decision):
+    for outcome in classify_sources(classifier, sources, sys.stdin.buffer, note=note, **decision):
         count += 1
         failed += outcome.error is not None
         show(outcome)

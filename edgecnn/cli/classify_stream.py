@@ -1,32 +1,29 @@
-"""`edgecnn classify` for a stream: options to the loop's parts, and lines to standard output."""
+"""`edgecnn classify` for a stream: settings to the loop's parts, and lines to standard output."""
 
 import contextlib
 import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import check_choice, read_camera_secret, read_size
+from edgecnn.cli.options import checked
 from edgecnn.cli.stream import event_text, state_text, stopping_output
 from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
 from edgecnn.device.stream.events import SIGNAL, Event, StateChangedEvent
+from edgecnn.device.stream.feed import camera_secret
 from edgecnn.device.stream.loop import Item, open_stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
-from edgecnn.pixels import ROTATIONS
 from edgecnn.region import WHOLE, Region
-from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
-    from edgecnn.cli.mqtt import MqttOptions
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.onchange import OnChange
+    from edgecnn.device.stream.settings import Settings
     from edgecnn.runtime.classifier import Classifier
 
 READER_EVERY_S = 1.0
@@ -41,84 +38,35 @@ class Sink(Protocol):
     def idle(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class StreamOptions:
-    """The options of `edgecnn classify` for a stream, as typed; `source` is None for --camera."""
-
-    source: str | None
-    fit: str | None
-    size: str
-    fps: float
-    rotate: int
-    warm_up: int | None
-    retry_for: float | None
-    password_file: Path | None
-    top_k: int
-    threshold: float | None
-    margin: float
-    json: bool
-    max_age: float
-    max_fps: float
-    duration: float
-    smooth: str
-    on_change: str | None
-    save_uncertain: Path | None
-    save_margin: float
-    save_cap: float
-    explain: Path | None
-    mqtt: "MqttOptions | None"
-
-
-def classify_stream(options: StreamOptions, load: Callable[[], "Classifier"]) -> None:
+def classify_stream(source: str | None, settings: "Settings", load: Callable[[], "Classifier"], json: bool) -> None:
     """Classify a stream until it ends, its time is over or a signal comes.
 
     Args:
-        options: see there.
+        source: the stream; None finds a camera.
+        settings: of the stream.
         load: loads the classifier.
+        json: whether to print JSON lines.
 
     Raises:
         typer.BadParameter: for an option with a value that is not valid.
         CameraError: if the source cannot be opened, or was away for too long.
         Stopped: after a signal; its code is the exit code.
     """
-    check_choice("--rotate", options.rotate, ROTATIONS)
-    size = read_size(options.size)
-    try:
-        Smoother.parse(options.smooth)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--smooth") from None
-    maps, frames = options.explain, options.save_uncertain
+    maps, frames = settings.reaction.explain, settings.reaction.save_uncertain
     if maps and frames and maps.resolve().is_relative_to(frames.resolve()):
         raise typer.BadParameter(
             "name a folder outside that of --save-uncertain: maps are not images to train on.", param_hint="--explain"
         )
-    command = make_command(options.on_change)
-    broker = read_broker(options)
-    read_camera_secret(options.password_file)
+    command = make_command(settings.reaction.on_change)
+    broker = read_broker(settings)
+    checked("--camera-password-file", camera_secret, settings.camera)
     with Ends() as ends:
         classifier = load()
-        keepers = make_keepers(options, classifier, ends)
+        keepers = make_keepers(settings, classifier, ends)
         publisher = make_publisher(broker, classifier) if broker else None
-        stream = open_stream(
-            options.source,
-            classifier,
-            size=size,
-            fps=options.fps,
-            rotation=options.rotate,
-            warm_up=options.warm_up,
-            retry_for_s=options.retry_for,
-            password_file=options.password_file,
-            top_k=options.top_k,
-            threshold=options.threshold,
-            margin=options.margin,
-            fit=options.fit,
-            smooth=options.smooth,
-            max_age_s=options.max_age / 1000,
-            max_fps=options.max_fps,
-            duration_s=options.duration,
-            consumers=[*keepers, *(part for part in (command, publisher) if part)],
-        )
-        with make_sink(options.json, classifier) as sink, stopping_output(), stream:
+        consumers = [*keepers, *(part for part in (command, publisher) if part)]
+        stream = open_stream(source, classifier, settings, consumers=consumers)
+        with make_sink(json, classifier) as sink, stopping_output(), stream:
             try:
                 for item in stream.ticks():
                     ends.check()
@@ -164,49 +112,47 @@ def make_command(command: str | None) -> "OnChange | None":
         return None
     from edgecnn.device.stream.onchange import OnChange
 
-    try:
-        return OnChange(command)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--on-change") from None
+    return checked("--on-change", OnChange, command)
 
 
-def make_keepers(options: StreamOptions, classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
+def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
     """Make what keeps unsure frames and their maps: one for each of --save-uncertain and --explain.
 
     Raises:
         OutputError: if what earlier runs kept cannot be read.
     """
-    if options.save_uncertain is None and options.explain is None:
+    chosen = settings.reaction
+    if chosen.save_uncertain is None and chosen.explain is None:
         return []
     from edgecnn.device.stream.keep import UncertainFrames
 
     make = functools.partial(
         UncertainFrames,
-        margin=options.save_margin,
-        cap_bytes=round(options.save_cap * 2**20),
-        rotation=options.rotate,
+        margin=chosen.save_margin,
+        cap_bytes=round(chosen.save_cap * 2**20),
+        rotation=settings.camera.rotation,
         interruptible=ends.interruptible,
     )
-    keepers = [make(options.save_uncertain)] if options.save_uncertain else []
-    if options.explain:
+    keepers = [make(chosen.save_uncertain)] if chosen.save_uncertain else []
+    if chosen.explain:
         from edgecnn.device.explain import frame_pictures
 
-        keepers.append(make(options.explain, write=frame_pictures(classifier, options.fit)))
+        keepers.append(make(chosen.explain, write=frame_pictures(classifier, settings.decision.fit)))
     return keepers
 
 
-def read_broker(options: StreamOptions) -> "MqttSettings | None":
+def read_broker(settings: "Settings") -> "MqttSettings | None":
     """Read the MQTT options; None without --mqtt.
 
     Raises:
         typer.BadParameter: for one that is not valid.
         ModuleNotFoundError: if paho-mqtt is not installed.
     """
-    if options.mqtt is None:
+    if settings.mqtt.address is None:
         return None
     from edgecnn.cli.mqtt import read_settings
 
-    return read_settings(options.mqtt, options.rotate)
+    return read_settings(settings.mqtt, settings.camera.rotation)
 
 
 def make_publisher(broker: "MqttSettings", classifier: "Classifier") -> "Publisher":

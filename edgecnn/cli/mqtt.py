@@ -1,36 +1,27 @@
 """The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
 
 import contextlib
+import functools
 import shlex
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from edgecnn.cli.console import note
+from edgecnn.cli.options import checked
 from edgecnn.device.mqtt.address import Broker, parse_address
 from edgecnn.device.secrets import MQTT, read_secret
 
 if TYPE_CHECKING:
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
+    from edgecnn.device.stream.settings import Mqtt
     from edgecnn.runtime.classifier import Classifier
 
 
-@dataclass(frozen=True, kw_only=True)
-class MqttOptions:
-    """The options, as typed."""
-
-    address: str
-    password_file: Path | None
-    ca: Path | None
-    picture: bool
-    binary: str | None
-    prefix: str
-
-
-def read_settings(options: MqttOptions, rotation: int = 0) -> "MqttSettings":
+def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     """Read the address, and the user and the password from where they are.
 
     Raises:
@@ -40,7 +31,7 @@ def read_settings(options: MqttOptions, rotation: int = 0) -> "MqttSettings":
     from edgecnn.device.mqtt.publisher import MqttSettings
 
     try:
-        broker, name = parse_address(options.address)
+        broker, name = parse_address(options.address or "")
     except ValueError as error:
         advice = f"; the password goes into --mqtt-password-file or {MQTT}PASSWORD" if "password" in str(error) else ""
         raise typer.BadParameter(f"{error}{advice}.", param_hint="--mqtt") from None
@@ -63,10 +54,7 @@ def with_secret(broker: Broker, file: Path | None) -> Broker:
     """
     if file is not None:
         note_if_shared(file)
-    try:
-        user, password = read_secret(MQTT, file)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--mqtt-password-file") from None
+    user, password = checked("--mqtt-password-file", functools.partial(read_secret, MQTT), file)
     user = broker.user or user
     if password is not None and user is None:
         raise typer.BadParameter(
@@ -103,7 +91,7 @@ def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publi
         raise bad_authorities(settings, error) from None
 
 
-def forget_device(options: MqttOptions) -> None:
+def forget_device(options: "Mqtt") -> None:
     """Remove a device from Home Assistant and from the broker.
 
     Raises:

@@ -1,16 +1,16 @@
 """Options that several commands of the device have, and how their texts are read."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from edgecnn.region import Region
 
-CAMERA = "Camera and stream"
-"""The heading of these options in a command's help."""
+T = TypeVar("T")
+U = TypeVar("U")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_default="off")]
 Model = Annotated[
@@ -49,51 +49,6 @@ RegionText = Annotated[
         show_default="the bundle's, else the whole image",
     ),
 ]
-Size = Annotated[str, typer.Option(metavar="WxH", help="Frame size to request.", rich_help_panel=CAMERA)]
-Fps = Annotated[
-    float,
-    typer.Option(
-        min=0.0,
-        max=1000.0,
-        metavar="N",
-        help="Frame rate to request, in frames per second.",
-        show_default="the camera's own",
-        rich_help_panel=CAMERA,
-    ),
-]
-Rotate = Annotated[
-    int,
-    typer.Option(metavar="DEG", help="Rotate frames clockwise by 0, 90, 180 or 270 degrees.", rich_help_panel=CAMERA),
-]
-WarmUp = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Frames to discard after the source opens.",
-        show_default="5 for a camera, 0 for a file",
-        rich_help_panel=CAMERA,
-    ),
-]
-RetryFor = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        metavar="S",
-        help="Give up after S seconds without the camera, at the start too; inf to try forever.",
-        show_default="0 at the start, then inf",
-        rich_help_panel=CAMERA,
-    ),
-]
-CameraPasswordFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="A file with the password of a network camera, or with the user and the password on two lines.",
-        show_default="EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of the environment",
-        rich_help_panel=CAMERA,
-    ),
-]
 
 
 def option_name(parameter: str) -> str:
@@ -117,48 +72,18 @@ def read_region(text: str | None) -> "Region | None":
     Raises:
         typer.BadParameter: a usage error, for anything that is not a region within the image.
     """
-    if text is None:
-        return None
-    from edgecnn.region import EXPECTED, is_region
+    from edgecnn import region
 
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not is_region(values):
-        raise typer.BadParameter(
-            f"received {text!r}, expected X,Y,W,H: {EXPECTED}, such as 0.25,0.1,0.5,0.6.", param_hint="--region"
-        )
-    x, y, width, height = values
-    return x, y, width, height
+    return None if text is None else checked("--region", region.read_region, text)
 
 
-def read_camera_secret(file: Path | None) -> dict[str, str | None]:
-    """Return the user and the password of a network camera, from --camera-password-file or the environment, by name.
+def checked(option: str, read: Callable[[T], U], value: T) -> U:
+    """Return what `read` makes of an option's value.
 
     Raises:
-        typer.BadParameter: a usage error, for a file that cannot be used.
+        typer.BadParameter: a usage error, if it raises ValueError.
     """
-    from edgecnn.device.secrets import CAMERA as VARIABLES
-    from edgecnn.device.secrets import read_secret
-
     try:
-        user, password = read_secret(VARIABLES, file)
+        return read(value)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--camera-password-file") from None
-    return {"user": user, "password": password}
-
-
-def read_size(text: str, square: bool = False) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT; with `square` also one number, the side of a square.
-
-    Raises:
-        typer.BadParameter: a usage error, for anything else.
-    """
-    width, x, height = text.lower().partition("x")
-    if square and not x:
-        height = width
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 16384 for part in (width, height)):
-        expected = "WIDTHxHEIGHT or one number, such as 160x120 or 128" if square else "WIDTHxHEIGHT, such as 640x480"
-        raise typer.BadParameter(f"received {text!r}, expected {expected}.", param_hint="--size")
-    return int(width), int(height)
+        raise typer.BadParameter(f"{error}.", param_hint=option) from None

@@ -112,7 +112,13 @@ def input_size(text: str | None) -> dict[str, int | None]:
     """
     if text is None:
         return {"width": None, "height": None}
-    from edgecnn.cli.options import read_size
+    import typer
 
-    width, height = read_size(text, square=True)
+    from edgecnn.device.stream.settings import read_size
+
+    try:
+        width, height = read_size(text if "x" in text.lower() else f"{text}x{text}")
+    except ValueError:
+        expected = "WIDTHxHEIGHT or one number, such as 160x120 or 128"
+        raise typer.BadParameter(f"received {text!r}, expected {expected}.", param_hint="--size") from None
     return {"width": width, "height": height}

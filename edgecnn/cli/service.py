@@ -152,16 +152,13 @@ def print_item(item: "Item") -> None:
 
 def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
     """Make what publishes the state, if the options name a broker. Options that do not fit are a problem, not the end."""
-    if not config.mqtt:
+    settings = config.settings
+    if settings.mqtt.address is None:
         return []
-    from edgecnn.cli.mqtt import MqttOptions, make_publisher, read_settings
+    from edgecnn.cli.mqtt import make_publisher, read_settings
 
-    typed = MqttOptions(
-        address=config.mqtt, password_file=None, ca=Path(config.mqtt_ca) if config.mqtt_ca else None,
-        picture=config.mqtt_picture, binary=config.mqtt_binary or None, prefix="homeassistant",
-    )  # fmt: skip
     try:
-        return [make_publisher(read_settings(typed, config.rotate), classifier)]
+        return [make_publisher(read_settings(settings.mqtt, settings.camera.rotation), classifier)]
     except typer.BadParameter as error:
         around.problem("configuration", f"no MQTT: {error.message}")
     except ModuleNotFoundError as error:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgecnn.pixels import FITS
-from edgecnn.region import EXPECTED, WHOLE, Region, is_region
+from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region
 from edgecnn.tables import key
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}

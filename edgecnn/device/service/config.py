@@ -1,16 +1,27 @@
 """The options of the service: one TOML file, which is checked before it is taken."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgecnn.device.cameras import is_stream
 from edgecnn.device.mqtt.address import parse_address
 from edgecnn.device.secrets import masked
-from edgecnn.device.slots.disk import Disk, replace
+from edgecnn.device.slots import disk as disks
+from edgecnn.device.stream.settings import (
+    LARGEST,
+    Camera,
+    Decision,
+    Model,
+    Mqtt,
+    Pace,
+    Settings,
+    State,
+    from_keys,
+    keys_of,
+)
 from edgecnn.errors import ServiceError, SlotError
-from edgecnn.pixels import ROTATIONS
 from edgecnn.runtime.decision import Smoother
 from edgecnn.tables import build, key
 
@@ -27,27 +38,28 @@ SLOWEST_FPS = 0.2
 """Fewer results per second would look like a frozen camera to the watchdog."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+KEYS: list[tuple[str, Any, Any]] = [
+    ("source", str, key("", "a camera or stream, as edgecnn classify takes it; empty for the first camera that works")),
+    ("width", int, key(640, "requested width of frames", low=1, high=LARGEST)),
+    ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
+    *keys_of(Camera, Pace, Decision, Model, State),
+    ("good_after", int, key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)),
+    *keys_of(Mqtt),
+]
+"""The service's options. A text is empty for none."""
+
+Keys: Any = make_dataclass("Keys", KEYS, frozen=True, kw_only=True)
+
+
+class Config(Keys):
     """The service's options, all of which have defaults."""
 
-    source: str = key("", "a camera or stream, as edgecnn classify takes it; empty for the first camera that works")
-    width: int = key(640, "requested width of frames", low=1, high=16384)
-    height: int = key(480, "requested height of frames", low=1, high=16384)
-    fps: float = key(0.0, "requested frames per second; 0 for the camera's own", low=0, high=1000)
-    rotate: int = key(0, "degrees by which frames are turned clockwise", choices=ROTATIONS)
-    max_fps: float = key(5.0, "most results per second; 0 for no limit", low=0, high=1000)
-    threshold: float | None = key(None, "abstain below this score; the bundle's own if left out", low=0, high=1)
-    margin: float = key(0.0, "abstain if the best score leads the second by less", low=0, high=1)
-    strangers: bool | None = key(
-        None, "whether the state may be stranger, if the bundle recognises strangers; the bundle's own if left out"
-    )
-    smooth: str = key("3", "as --smooth of edgecnn classify")
-    good_after: int = key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)
-    mqtt: str = key("", "publish the state on this broker, as --mqtt of edgecnn classify; empty for none")
-    mqtt_ca: str = key("", "a file of the authorities that may sign the broker's certificate; empty for the system's")
-    mqtt_picture: bool = key(False, "whether a picture is published with each change")
-    mqtt_binary: str = key("", "a label for a binary sensor; empty for none")
+    @property
+    def settings(self) -> Settings:
+        """The settings of the stream; a camera is waited for, for ever."""
+        made = from_keys(vars(self))
+        camera = replace(made.camera, size=(self.width, self.height), retry_for_s=float("inf"))
+        return replace(made, camera=camera)
 
 
 def parse(text: str, where: str) -> Config:
@@ -108,7 +120,7 @@ class Taken(NamedTuple):
     problem: str
 
 
-def take(path: Path, folder: Path, disk: Disk | None = None) -> Taken:
+def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
     """Take the options of a file if they are valid, and keep a copy of them; else the copy of the last that were.
 
     Args:
@@ -126,7 +138,7 @@ def take(path: Path, folder: Path, disk: Disk | None = None) -> Taken:
         return Taken(last or Config(), f"{error} {what} in use.")
     try:
         if not copy.exists() or read(copy) != text:
-            replace(disk or Disk(folder), copy, text.encode())
+            disks.replace(disk or disks.Disk(folder), copy, text.encode())
     except (OSError, ServiceError, SlotError) as error:
         return Taken(config, f"{copy}: the options in use cannot be kept: {error}")
     return Taken(config, "")

@@ -98,19 +98,8 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
     frames = config.good_after if running.pending else 0
     release = running.release
     judge = Judge(release, running.classifier.name, frames, lambda: approve(store, release), tell=around.tell)
-    stream = open_stream(
-        config.source or None,
-        running.classifier,
-        size=(config.width, config.height),
-        fps=config.fps,
-        rotation=config.rotate,
-        retry_for_s=float("inf"),
-        threshold=config.threshold,
-        margin=config.margin,
-        smooth=config.smooth,
-        max_fps=config.max_fps,
-        consumers=[judge, *around.consumers(running.classifier)],
-    )
+    consumers = [judge, *around.consumers(running.classifier)]
+    stream = open_stream(config.source or None, running.classifier, config.settings, consumers=consumers)
     around.tell(f"READY=1\nSTATUS=waiting for the camera{watchdog(os.environ.get('WATCHDOG_USEC'))}")
     with stream:
         for item in stream.ticks():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
-from edgecnn.device.secrets import masked
+from edgecnn.device.secrets import CAMERA, masked, read_secret
+from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
 
 POLL_S = 0.2
@@ -347,12 +348,24 @@ class Feed:
             self._changed.wait()
 
 
-def open_feed(source: str | None, camera: CameraSettings, settings: FeedSettings) -> Feed:
-    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; `Feed.start` opens it."""
+def camera_secret(camera: Camera) -> tuple[str | None, str | None]:
+    """Return user and password for a network camera: see `edgecnn.device.secrets.read_secret`."""
+    return read_secret(CAMERA, camera.password_file)
+
+
+def open_feed(source: str | None, camera: Camera) -> Feed:
+    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; `Feed.start` opens it.
+
+    Raises:
+        ValueError: if the password's file cannot be read.
+    """
+    (width, height), (user, password) = camera.size, camera_secret(camera)
+    requested = CameraSettings(width=width, height=height, fps=camera.fps, user=user, password=password)
 
     def open_it() -> Source:
         from edgecnn.device import cameras
 
-        return cameras.find_camera(camera) if source is None else cameras.open_source(source, camera)
+        return cameras.find_camera(requested) if source is None else cameras.open_source(source, requested)
 
-    return Feed(open_it, settings, name=masked(source or "camera"))
+    kept = FeedSettings(warm_up=camera.warm_up, retry_for_s=camera.retry_for_s)
+    return Feed(open_it, kept, name=masked(source or "camera"))

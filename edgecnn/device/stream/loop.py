@@ -4,14 +4,11 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgecnn.device.secrets import CAMERA, read_secret
 from edgecnn.device.stream.events import (
     CAMERA_LOST,
     DURATION,
@@ -29,7 +26,6 @@ from edgecnn.device.stream.feed import (
     Damaged,
     Ended,
     Feed,
-    FeedSettings,
     SourceBack,
     SourceLost,
     SourceOpened,
@@ -37,6 +33,7 @@ from edgecnn.device.stream.feed import (
     open_feed,
 )
 from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.settings import Camera, Decision, Pace, Settings, State, gather
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.classifier import Result
@@ -57,6 +54,9 @@ MANY_DAMAGED = 30
 Item = FrameResult | Event
 """What a stream gives."""
 
+OPTIONS = (Camera, Pace, Decision, State)
+"""The settings that `open_stream` takes as arguments."""
+
 CONSUMER_WAIT_S = 5.0
 """How long consumers may take to finish after the end of the source or of the duration."""
 
@@ -74,21 +74,6 @@ class Consumer(Protocol):
         """Finish within `wait_s` seconds; at 0, which follows an interruption, at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StreamSettings:
-    """How fast and how long a stream is classified.
-
-    Attributes:
-        max_age_s: older frames of a live source are dropped.
-        max_fps: the most results per second; 0 for no limit.
-        duration_s: seconds after which the loop ends; 0 for no limit.
-    """
-
-    max_age_s: float = 1.0
-    max_fps: float = 0.0
-    duration_s: float = 0.0
-
-
 class Stream:
     """Results of a source's frames, and events, in order. `frames` counts the classified frames, `dropped` and `damaged` the others.
 
@@ -101,7 +86,7 @@ class Stream:
         self,
         feed: Feed,
         classify: Callable[[bytes | np.ndarray], Result],
-        settings: StreamSettings,
+        settings: Pace,
         smoother: Smoother,
         *,
         consumers: Sequence[Consumer] = (),
@@ -324,22 +309,10 @@ class Stream:
 def open_stream(
     source: str | None = None,
     classifier: "Classifier | None" = None,
+    settings: Settings | None = None,
     *,
-    size: tuple[int, int] = (640, 480),
-    fps: float = 0.0,
-    rotation: int = 0,
-    warm_up: int | None = None,
-    retry_for_s: float | None = None,
-    password_file: Path | None = None,
-    top_k: int = 3,
-    threshold: float | None = None,
-    margin: float = 0.0,
-    fit: str | None = None,
-    smooth: str = "1",
-    max_age_s: float = 1.0,
-    max_fps: float = 0.0,
-    duration_s: float = 0.0,
     consumers: Sequence[Consumer] = (),
+    **options: Any,
 ) -> Stream:
     """Prepare to classify what a camera or another stream shows; the first step of the iteration opens it.
 
@@ -348,40 +321,22 @@ def open_stream(
     Args:
         source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR" or "synthetic:"; None finds a camera.
         classifier: None loads the bundle that `Classifier.load()` does. Its region is the part of each frame that is classified.
-        size: requested (width, height) of a camera's frames.
-        fps: requested frames per second of a camera; 0 for its own.
-        rotation: clockwise degrees by which frames are turned, one of `edgecnn.pixels.ROTATIONS`.
-        warm_up, retry_for_s: as in `edgecnn.device.stream.feed.FeedSettings`.
-        password_file: a file with a network camera's password, or with user and password on two lines; without it EDGECNN_CAMERA_USER and
-            EDGECNN_CAMERA_PASSWORD of the environment are taken.
-        top_k, threshold, margin, fit: as in `Classifier.classify`.
-        smooth: "3" for a state that changes after three equal decisions in a row, "majority:5" for the most frequent of the last five.
-        max_age_s, max_fps, duration_s: as in `StreamSettings`.
+        settings: all at once, of which `camera`, `pace`, `decision` and `state` are used.
         consumers: each receives every item; what they report is given too.
+        options: single settings, if `settings` is None: the fields of OPTIONS, such as `smooth="3"` or `size=(1280, 720)`.
 
     Raises:
-        ValueError: for a `smooth` or a file that is not valid. Other values are checked with the first frame.
+        TypeError: for an option that there is not, or one next to `settings`.
+        ValueError: for a `smooth` or a password's file that is not valid. Other values are checked with the first frame.
         BundleError, EngineError: if no classifier is given and none can be loaded.
     """
-    from edgecnn.device.cameras.source import CameraSettings
     from edgecnn.runtime.classifier import Classifier
 
-    smoother = Smoother.parse(smooth)
-    chosen = classifier or Classifier.load()
-    width, height = size
-    user, password = read_secret(CAMERA, password_file)
-    feed = open_feed(
-        source,
-        CameraSettings(width=width, height=height, fps=fps, user=user, password=password),
-        FeedSettings(warm_up=warm_up, retry_for_s=retry_for_s),
-    )
-    classify = functools.partial(
-        chosen.classify,
-        top_k=top_k,
-        threshold=threshold,
-        margin=margin,
-        fit=fit,
-        rotation=rotation,
-    )
-    settings = StreamSettings(max_age_s=max_age_s, max_fps=max_fps, duration_s=duration_s)
-    return Stream(feed, classify, settings, smoother, consumers=consumers, region=chosen.region)
+    if settings is not None and options:
+        raise TypeError(f"settings are given, and so is {', '.join(options)}; give one or the other.")
+    chosen = settings or Settings(**gather(options, *OPTIONS))
+    smoother = Smoother.parse(chosen.state.smooth)
+    feed = open_feed(source, chosen.camera)
+    classifier = classifier or Classifier.load()
+    classify = functools.partial(classifier.classify, rotation=chosen.camera.rotation, **vars(chosen.decision))
+    return Stream(feed, classify, chosen.pace, smoother, consumers=consumers, region=classifier.region)

@@ -22,8 +22,9 @@ from edgecnn.device.stream.events import (
 from edgecnn.device.stream.feed import Feed, FeedSettings
 from edgecnn.device.stream.keep import UncertainFrames
 from edgecnn.device.stream.lines import error_line, file_line
-from edgecnn.device.stream.loop import MANY_DAMAGED, Stream, StreamSettings
+from edgecnn.device.stream.loop import MANY_DAMAGED, Stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
+from edgecnn.device.stream.settings import Pace
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score, Smoother, decide
@@ -54,7 +55,7 @@ def loop(fake):
         feed = feed or Feed(fake.Opener(*sources), FeedSettings(warm_up=0), name="camera", sleep=lambda wait: None)
         sink = fake.Recorder(gate)
         looking = functools.partial(classify, **(options or {}))
-        stream = Stream(feed, looking, StreamSettings(**settings), Smoother.parse(smooth), **(parts or {}))
+        stream = Stream(feed, looking, Pace(**settings), Smoother.parse(smooth), **(parts or {}))
         if raises:
             with pytest.raises(raises):
                 sink.follow(stream)
@@ -166,7 +167,7 @@ def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
         now[0] += 0.3
         return classify(image)
 
-    sink.follow(Stream(feed, slowly, StreamSettings(), Smoother(), clock=lambda: now[0]))
+    sink.follow(Stream(feed, slowly, Pace(), Smoother(), clock=lambda: now[0]))
     told = lines(sink)
     damaged = [line for line in told if line.get("event") == "frame_damaged"]
     assert [(line["seq"], line["count"]) for line in damaged] == [(0, 1), (4, 4), (8, 3)]
@@ -195,7 +196,7 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     bad.read = lambda timeout: (read.set(), time.sleep(0.0005), original(timeout))[2]
     feed = Feed(fake.Opener(bad, good), FeedSettings(warm_up=0), sleep=lambda wait: None)
     sink = fake.Recorder(gate)
-    sink.follow(Stream(feed, paced, StreamSettings(), Smoother()))
+    sink.follow(Stream(feed, paced, Pace(), Smoother()))
     lost = next(line for line in sink.lines if isinstance(line, CameraLostEvent))
     assert lost.reason == "garbage" and f"{MANY_DAMAGED} frames in a row" in lost.message
     assert bad.closed.is_set() and sink.kinds[-4:] == ["camera_back", "cat", "state_changed", "ended"]
@@ -211,9 +212,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
     source = fake.Source(*[b"cat 0.75"] * 40, b"dog 0.75", None, live=True)
     feed = Feed(fake.Opener(source), FeedSettings(warm_up=0))
     sink = fake.Recorder()
-    stream = Stream(
-        feed, lambda image: (feed._thread.join(10), classify(image))[1], StreamSettings(max_age_s=60), Smoother()
-    )
+    stream = Stream(feed, lambda image: (feed._thread.join(10), classify(image))[1], Pace(max_age_s=60), Smoother())
     sink.follow(stream)
     results = [line for line in sink.lines if isinstance(line, FrameResult)]
     assert results[-1].decision == "dog" and results[-1].seq == 40
@@ -226,7 +225,7 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         feed = Feed(fake.Opener(fake.Source(b"cat 0.9", None, live=live)), FeedSettings(warm_up=0))
         sink = fake.Recorder()
         late = time.monotonic() + 100
-        stream = Stream(feed, classify, StreamSettings(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
+        stream = Stream(feed, classify, Pace(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
         sink.follow(stream)
         assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
         assert ("cat" in sink.kinds) != live
@@ -259,7 +258,7 @@ def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
     stream = Stream(
         Patient(fake.Opener(source), FeedSettings()),
         classify,
-        StreamSettings(max_fps=2),
+        Pace(max_fps=2),
         Smoother(),
         clock=lambda: now[0],
     )
@@ -282,7 +281,7 @@ def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
 def test_however_it_is_left_the_source_is_closed(fake, how):
     source = fake.Source(*[b"cat 0.9"] * 10)
     feed = Feed(fake.Opener(source), FeedSettings())
-    with contextlib.suppress(BrokenPipeError), Stream(feed, classify, StreamSettings(), Smoother()) as stream:
+    with contextlib.suppress(BrokenPipeError), Stream(feed, classify, Pace(), Smoother()) as stream:
         for _ in stream if how != "never started" else ():
             if how == "raise":
                 raise BrokenPipeError
@@ -296,7 +295,7 @@ def test_however_it_is_left_the_source_is_closed(fake, how):
 
 def test_closing_from_another_thread_ends_the_iteration(fake):
     source = fake.Source(b"cat 0.9")
-    stream = Stream(Feed(fake.Opener(source), FeedSettings()), classify, StreamSettings(), Smoother())
+    stream = Stream(Feed(fake.Opener(source), FeedSettings()), classify, Pace(), Smoother())
     items = []
     thread = threading.Thread(target=lambda: items.extend(stream))
     thread.start()
@@ -310,7 +309,7 @@ def test_closing_from_another_thread_ends_the_iteration(fake):
 
 
 def test_a_caller_with_other_work_gets_the_word_while_nothing_comes(fake):
-    stream = Stream(Feed(fake.Opener(fake.Source()), FeedSettings()), classify, StreamSettings(), Smoother())
+    stream = Stream(Feed(fake.Opener(fake.Source()), FeedSettings()), classify, Pace(), Smoother())
     with stream:
         assert next(stream.ticks()) is None
 
@@ -319,7 +318,7 @@ def test_a_result_has_the_frame_and_the_lead(loop, fake):
     frame = np.full((4, 6, 3), 7, np.uint8)
     feed = Feed(fake.Opener(fake.Source(frame, None)), FeedSettings())
     scores = np.array([0.25, 0.75], np.float32)
-    with Stream(feed, lambda image: Result(*decide(scores, LABELS), LATENCY), StreamSettings(), Smoother()) as stream:
+    with Stream(feed, lambda image: Result(*decide(scores, LABELS), LATENCY), Pace(), Smoother()) as stream:
         (result,) = (item for item in stream if isinstance(item, FrameResult))
     assert result.image is frame and result.lead == pytest.approx(0.5)
 
@@ -364,13 +363,13 @@ def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake)
 def test_consumers_are_finished_at_once_when_the_loop_is_left(fake):
     consumer = Consumer()
     feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)), FeedSettings())
-    with Stream(feed, classify, StreamSettings(), Smoother(), consumers=[consumer]) as stream:
+    with Stream(feed, classify, Pace(), Smoother(), consumers=[consumer]) as stream:
         next(iter(stream))
     assert consumer.waits == [0.0]
     missing = Consumer()
     feed = Feed(fake.Opener(CameraError("no camera found")), FeedSettings())
     with (
-        Stream(feed, classify, StreamSettings(), Smoother(), consumers=[missing]) as stream,
+        Stream(feed, classify, Pace(), Smoother(), consumers=[missing]) as stream,
         pytest.raises(CameraError),
     ):
         list(stream)

@@ -20,7 +20,8 @@ from edgecnn.device.cameras.source import CameraLost, CameraSettings
 from edgecnn.device.stream.feed import Feed, FeedSettings
 from edgecnn.device.stream.events import Event
 from edgecnn.device.stream.results import event_line, result_line
-from edgecnn.device.stream.loop import Stream, StreamSettings
+from edgecnn.device.stream.loop import Stream
+from edgecnn.device.stream.settings import Pace
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import Smoother
 
@@ -54,7 +55,7 @@ out = open(os.devnull, "w")
 classifier = Classifier.load()
 feed = Feed(open_it, FeedSettings(), sleep=lambda wait: None)
 before = time.monotonic()
-stream = Stream(feed, classifier.classify, StreamSettings(), Smoother.parse("majority:5"))
+stream = Stream(feed, classifier.classify, Pace(), Smoother.parse("majority:5"))
 for item in stream:
     if isinstance(item, Event):
         print(event_line(item), file=out, flush=True)

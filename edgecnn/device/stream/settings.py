@@ -1,0 +1,290 @@
+"""The settings of a stream, each declared once.
+
+The flags of `edgecnn classify` and `capture` (`edgecnn.cli.flags`), the keys of the service's TOML (`edgecnn.device.service.config`) and
+the arguments of `open_stream` are made from these dataclasses. This module loads at each start, and so imports little.
+"""
+
+from collections.abc import Mapping
+from dataclasses import Field, FrozenInstanceError, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, dataclass_transform
+
+from edgecnn.errors import nearest
+from edgecnn.region import FITS, ROTATIONS, Region, read_region
+from edgecnn.tables import fields_of, key
+
+LARGEST = 16384
+"""Most pixels of a frame's side."""
+
+
+def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
+    """Return a field of a stream's settings.
+
+    Args:
+        default: of the setting, for a flag and in Python.
+        about: the flag's help.
+        meaning: of the service's key, for people; "" if the service has no such key.
+        more: what applies of
+            low, high, choices: as `edgecnn.tables.key` has them, in the unit that is typed.
+            flag: the flag's and the key's name, where it is not the field's.
+            heading: of the flag in the help, where it is not the group's.
+            metavar, shown: in the help: what stands for a value, and the default in words.
+            typed, read: the default as it is typed, and what makes a setting of what is typed; it raises ValueError.
+            service: the service's default, where it is another.
+            unlimited: True for a flag without the key's `high`.
+    """
+    return key(default, meaning, about=about, **more)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    width, _, height = text.lower().partition("x")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST for part in (width, height)):
+        raise ValueError(f"received {text!r}, expected WIDTHxHEIGHT, such as 640x480")
+    return int(width), int(height)
+
+
+def read_smooth(text: str) -> str:
+    """Return the text if it says how decisions become a state.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    from edgecnn.runtime.decision import Smoother
+
+    Smoother.parse(text)
+    return text
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Group:
+    """A frozen dataclass with keyword-only fields that all have defaults.
+
+    What `dataclass` would compile for each class anew is written here once: for all of them that took 2 ms of each start.
+    """
+
+    def __init_subclass__(cls) -> None:
+        dataclass(init=False, repr=False, eq=False)(cls)
+
+    def __init__(self, **values: Any) -> None:
+        kind: type = type(self)
+        fields = fields_of(kind)
+        for name in values:
+            if name not in fields:
+                raise TypeError(f"{kind.__name__} has no setting {name!r}. {nearest(name, fields)}")
+        self.__dict__.update({name: entry.default for name, entry in fields.items()} | values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+class Camera(Group):
+    """How a camera or another source is opened, and kept open."""
+
+    heading: ClassVar = "Camera and stream"
+    size: tuple[int, int] = option((640, 480), "Frame size to request.", metavar="WxH", typed="640x480", read=read_size)
+    fps: float = option(
+        0.0, "Frame rate to request, in frames per second.", "requested frames per second; 0 for the camera's own",
+        low=0, high=1000, metavar="N", shown="the camera's own",
+    )  # fmt: skip
+    rotation: int = option(
+        0, "Rotate frames clockwise by 0, 90, 180 or 270 degrees.", "degrees by which frames are turned clockwise",
+        choices=ROTATIONS, flag="rotate", metavar="DEG",
+    )  # fmt: skip
+    warm_up: int | None = option(
+        None, "Frames to discard after the source opens.", low=0, metavar="N", shown="5 for a camera, 0 for a file"
+    )
+    retry_for_s: float | None = option(
+        None, "Give up after S seconds without the camera, at the start too; inf to try forever.",
+        low=0, flag="retry_for", metavar="S", shown="0 at the start, then inf",
+    )  # fmt: skip
+    password_file: Path | None = option(
+        None, "A file with the password of a network camera, or with the user and the password on two lines.",
+        flag="camera_password_file", metavar="FILE",
+        shown="EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of the environment",
+    )  # fmt: skip
+
+
+class Pace(Group):
+    """How fast and how long a stream is classified."""
+
+    heading: ClassVar = Camera.heading
+    max_age_s: float = option(
+        1.0, "Drop camera frames older than this.",
+        low=1, flag="max_age", metavar="MS", typed=1000.0, read=lambda typed_ms: typed_ms / 1000,
+    )  # fmt: skip
+    max_fps: float = option(
+        0.0, "Classify at most N frames per second; 0 for no limit.", "most results per second; 0 for no limit",
+        low=0, high=1000, unlimited=True, metavar="N", service=5.0,
+    )  # fmt: skip
+    duration_s: float = option(0.0, "Stop after S seconds; 0 to keep running.", low=0, flag="duration", metavar="S")
+
+
+class Decision(Group):
+    """How scores become a decision."""
+
+    heading: ClassVar = "Decision"
+    top_k: int = option(3, "How many classes to print for each image.", low=1)
+    threshold: float | None = option(
+        None, "Abstain if the best score is below this.", "abstain below this score; the bundle's own if left out",
+        low=0, high=1, shown="the bundle's, else 0",
+    )  # fmt: skip
+    margin: float = option(
+        0.0, "Abstain if the best score leads the second by less than this.", "abstain if the best score leads the second by less",
+        low=0, high=1,
+    )  # fmt: skip
+    fit: str | None = option(
+        None, "How an image fits the input: crop, letterbox or stretch.",
+        choices=FITS, metavar="NAME", shown="the bundle's", heading=None,
+    )  # fmt: skip
+
+
+class Model(Group):
+    """What a bundle's classifier looks at, and says, from its loading on."""
+
+    heading: ClassVar = Decision.heading
+    strangers: bool | None = option(
+        None, "Answer stranger if an image shows none of the classes and the bundle recognises that.",
+        "whether the state may be stranger, if the bundle recognises strangers; the bundle's own if left out",
+        shown="the bundle's, else off",
+    )  # fmt: skip
+    region: Region | None = option(
+        None, "See only this part of each image: left, top, width and height as fractions of the upright image, such as "
+        "0.5,0,0.5,1 for its right half. 0,0,1,1 is the whole image.",
+        metavar="X,Y,W,H", shown="the bundle's, else the whole image", heading=None, typed=None, read=read_region,
+    )  # fmt: skip
+
+
+class State(Group):
+    """How decisions become a state."""
+
+    heading: ClassVar = "State of a stream"
+    smooth: str = option(
+        "1", "The state changes after N equal decisions in a row, or majority:N for the most frequent of the last N.",
+        "as --smooth of edgecnn classify", metavar="N", typed="1", read=read_smooth, service="3",
+    )  # fmt: skip
+
+
+class Reaction(Group):
+    """What is done with changes of the state and with unsure frames, next to printing them."""
+
+    heading: ClassVar = "Unsure frames of a stream"
+    on_change: str | None = option(
+        None, "Run CMD, without a shell, when the state changes, with EDGECNN_STATE, EDGECNN_PREVIOUS and EDGECNN_SCORE in its "
+        "environment.",
+        metavar="CMD", shown="none", heading=State.heading,
+    )  # fmt: skip
+    save_uncertain: Path | None = option(
+        None, "Keep unsure frames as DIR/GUESS/*, at most one per second.", metavar="DIR", shown="none"
+    )
+    save_margin: float = option(
+        0.5,
+        "A frame is unsure if its decision is no label, or the best score leads the second by less than this.",
+        low=0,
+        high=1,
+    )
+    save_cap: float = option(
+        100.0, "Keep at most this much in each folder; the oldest frames go first.", low=0.1, metavar="MIB"
+    )
+    explain: Path | None = option(
+        None, "Keep a picture of what the model looked at in unsure frames as DIR/GUESS/*, at most one per second. See edgecnn explain.",
+        metavar="DIR", shown="none",
+    )  # fmt: skip
+
+
+class Mqtt(Group):
+    """Where the state is published, and what of it."""
+
+    heading: ClassVar = "MQTT"
+    address: str | None = option(
+        None, "Publish the state on the broker mqtt://USER@HOST:PORT/NAME, where Home Assistant finds it as the device NAME; "
+        "mqtts:// is encrypted.",
+        "publish the state on this broker, as --mqtt of edgecnn classify; empty for none",
+        flag="mqtt", metavar="ADDRESS", shown="none",
+    )  # fmt: skip
+    password_file: Path | None = option(
+        None, "A file with the password, or with the user and the password on two lines.",
+        flag="mqtt_password_file", metavar="FILE", shown="EDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of the environment",
+    )  # fmt: skip
+    ca: Path | None = option(
+        None, "Certificates (PEM) of the authorities that may sign the broker's.",
+        "a file of the authorities that may sign the broker's certificate; empty for the system's",
+        flag="mqtt_ca", metavar="FILE", shown="the system's",
+    )  # fmt: skip
+    picture: bool = option(
+        False, "Publish a JPEG of the frame with each change of the state.", "whether a picture is published with each change",
+        flag="mqtt_picture",
+    )  # fmt: skip
+    binary: str | None = option(
+        None, "Publish a binary sensor too, which is on while the state is LABEL.", "a label for a binary sensor; empty for none",
+        flag="mqtt_binary", metavar="LABEL", shown="none",
+    )  # fmt: skip
+    prefix: str = option("homeassistant", "Home Assistant's discovery prefix.", flag="mqtt_prefix", metavar="TOPIC")
+
+
+class Settings(Group):
+    """All settings of a stream, by group."""
+
+    camera: Camera = Camera()
+    pace: Pace = Pace()
+    decision: Decision = Decision()
+    model: Model = Model()
+    state: State = State()
+    reaction: Reaction = Reaction()
+    mqtt: Mqtt = Mqtt()
+
+
+def typed_name(entry: Field) -> str:
+    """Return what a setting is called as a flag's parameter, and as a key of the service."""
+    return str(entry.metadata.get("flag", entry.name))
+
+
+def gather(values: Mapping[str, Any], *groups: type) -> dict[str, Any]:
+    """Return the groups, by their names in Settings, with the settings that `values` has by the fields' names.
+
+    Raises:
+        TypeError: for a name that is none of theirs, with the nearest.
+    """
+    kinds: dict[str, Any] = {name: entry.type for name, entry in fields_of(Settings).items() if entry.type in groups}
+    names = [name for kind in kinds.values() for name in fields_of(kind)]
+    for name in values:
+        if name not in names:
+            raise TypeError(f"unknown setting {name!r} of a stream. {nearest(name, names)}")
+    return {
+        group: kind(**{name: values[name] for name in fields_of(kind) if name in values})
+        for group, kind in kinds.items()
+    }
+
+
+def keys_of(*groups: type) -> list[tuple[str, Any, Any]]:
+    """Return the service's keys of groups of settings: each with its type and its field. A text or a path is "" for none."""
+    keys = []
+    for entry in (entry for group in groups for entry in fields_of(group).values() if "meaning" in entry.metadata):
+        text = entry.type in (str | None, Path | None)
+        default = "" if text else entry.metadata.get("service", entry.default)
+        keys.append((typed_name(entry), str if text else entry.type, field(default=default, metadata=entry.metadata)))
+    return keys
+
+
+def from_keys(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that the service's keys have."""
+    made = {}
+    for name, group in fields_of(Settings).items():
+        kind: Any = group.type
+        given = {entry.name: entry for entry in fields_of(kind).values() if typed_name(entry) in values}
+        made[name] = kind(**{field: from_key(entry, values[typed_name(entry)]) for field, entry in given.items()})
+    return Settings(**made)
+
+
+def from_key(entry: Field, value: Any) -> Any:
+    """Return a setting as its key has it: None for an empty text, a path for a path's text."""
+    if entry.type == Path | None:
+        return Path(value) if value else None
+    return value or None if entry.type == str | None else value
