@@ -5,8 +5,9 @@ less than Motion JPEG. Ours and ffmpeg's CPU time per frame of an H.264 file, de
 against 3.8 at 640x480 (n = 300), 7.4 against 9.7 at 1280x720 (n = 150).
 
 Streams are opened with low delay: from an RTSP server on the same machine, H.264 at 25 pictures a second, a picture came 41 ms after
-it was sent (median of 100), which is one interval, since a decoder waits for the next picture's start; without the flags 121 ms. RTSP
-goes by TCP where the server takes it, else by UDP.
+it was sent (median of 100), which is one interval, since a decoder waits for the next picture's start; without the flags 121 ms. Recordings
+and playlists are opened without: of H.264 whose pictures refer to later ones, a short clip then gave none. RTSP goes by TCP where the
+server takes it, else by UDP.
 """
 
 import os
@@ -96,6 +97,11 @@ def is_recording(address: str) -> bool:
     return address.lower().startswith("http") and suffix in VIDEOS and suffix not in RECORDED
 
 
+def playlist_format(address: str) -> str | None:
+    """Return ffmpeg's name for the format of the playlist that an address names; None if it names none."""
+    return PLAYLISTS.get(os.path.splitext(address.split("?")[0])[1].lower())
+
+
 def with_secret(address: str, settings: CameraSettings) -> str:
     """Return an address with the settings' user and password, if it has no password of its own.
 
@@ -125,7 +131,7 @@ def arguments(text: str, settings: CameraSettings, device: bool) -> list[str]:
             before += ["-framerate", f"{settings.fps:g}"]
     else:
         before += limits(text, scheme)
-    if device or scheme:
+    if device or (scheme and not is_recording(text) and not playlist_format(text)):
         before += ["-fflags", "nobuffer", "-flags", "low_delay"]
     if scheme in ("rtsp", "rtsps"):
         before += ["-rtsp_flags", "prefer_tcp", "-analyzeduration", "1000000"]
@@ -138,7 +144,7 @@ def arguments(text: str, settings: CameraSettings, device: bool) -> list[str]:
 def limits(text: str, scheme: str) -> list[str]:
     """Return the arguments that say what ffmpeg may open, and which formats it may read; `scheme` is "" for a file."""
     protocols, formats = PROTOCOLS.get(scheme, f"{scheme},tcp,tls,udp"), FORMATS
-    playlist = PLAYLISTS.get(os.path.splitext(text.split("?")[0])[1].lower()) if scheme else None
+    playlist = playlist_format(text) if scheme else None
     if playlist:
         protocols, formats = f"{protocols},crypto,data", f"{formats},{playlist}"
     return ["-protocol_whitelist", protocols, "-format_whitelist", formats]

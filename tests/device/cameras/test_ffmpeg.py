@@ -140,7 +140,8 @@ def test_ffmpeg_is_asked_for_little_delay_and_what_was_asked_for():
     asked = CameraSettings(width=320, height=240, fps=10)
     stream = " ".join(arguments("rtsp://h/s", asked, False))
     assert "-fflags nobuffer -flags low_delay -rtsp_flags prefer_tcp" in stream
-    assert "nobuffer" not in " ".join(arguments("clip.mp4", asked, False))
+    for recording in ("clip.mp4", "https://h/clip.mp4?key=1", "https://h/live.m3u8"):
+        assert "low_delay" not in arguments(recording, asked, False)
     device = " ".join(arguments("/dev/video0", asked, True))
     assert "-f v4l2 -video_size 320x240 -framerate 10" in device
     assert device.index("-framerate") < device.index("-i /dev/video0")
