@@ -241,9 +241,7 @@ def test_what_said_open_before_is_read_as_left_out():
 
 
 OLD = [
-    (name, entry.metadata["formerly"], "Leave the key out")
-    for name, entry in leaves(Recipe)
-    if "formerly" in entry.metadata
+    (name, entry.metadata["formerly"], "Leave it out") for name, entry in leaves(Recipe) if "formerly" in entry.metadata
 ]
 
 
@@ -253,7 +251,7 @@ OLD = [
         *OLD,
         *((name, 1, f"{name} is called {new} now") for name, new in MOVED.items()),
         *((name, 1, f"{name} is no longer a key. Leave it out") for name in GONE),
-        ("init.source", "none", 'Write "random"'),
+        ("init.source", "none", '= "none" is called "random" now'),
     ],
 )
 def test_a_persons_recipe_of_before_is_answered_with_the_new_form(name, value, advice):

@@ -44,14 +44,16 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
         RecipeError: as `edgecnn.recipe.build_recipe` does.
     """
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
+    from edgecnn.recipe.former import refuse_former
     from edgecnn.runs import start_from
 
     if recipe:
         refuse_images(recipe)
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
-    tables = start_from(with_source_defaults(merge(tables, given)))
-    return absolute(build_recipe(tables, str(recipe) if recipe else "the command line"), recipe)
+    tables, where = merge(tables, given), str(recipe) if recipe else "the command line"
+    refuse_former(tables, where)
+    return absolute(build_recipe(start_from(with_source_defaults(tables)), where), recipe)
 
 
 def refuse_images(path: Path) -> None:

@@ -47,9 +47,11 @@ def refuse_former(tables: Mapping[str, Any], where: str) -> None:
         if name in GONE:
             raise RecipeError(f"{where}: {name} is no longer a key. Leave it out.")
         if (name, value) == NO_START:
-            raise RecipeError(f'{where}: {name} = "none" is an old form. Write "{RANDOM}".')
+            raise RecipeError(f'{where}: {name} = "none" is called "{RANDOM}" now.')
         if _was_open(name, value):
-            raise RecipeError(f"{where}: {name} = {shown(value)} is an old form. Leave the key out.")
+            raise RecipeError(
+                f"{where}: {name} = {shown(value)} is how earlier versions left a key open. Leave it out."
+            )
 
 
 def _was_open(name: str, value: Any) -> bool:

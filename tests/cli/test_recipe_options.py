@@ -38,6 +38,11 @@ def test_what_is_no_size_is_a_usage_error(edgecnn, text):
     assert f"received {text!r}, expected WIDTHxHEIGHT or one number, such as 160x120 or 128" in result.err
 
 
+def test_a_start_as_it_was_written_before_is_answered_with_the_new_form(edgecnn):
+    result = edgecnn("train", "--data", "digits", "--init", "none")
+    assert result.code == 4 and 'init.source = "none" is called "random" now' in result.err
+
+
 def test_a_size_out_of_range_names_the_key(edgecnn):
     result = edgecnn("train", "--size", "2000")
     assert result.code == 4 and "must be between 1 and 1024, received 2000" in result.err
