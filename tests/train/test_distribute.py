@@ -144,9 +144,8 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
 
 def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
     """The model that is validated is a copy of the one that a strategy trains: it has the checkpoint's weights without an epoch."""
-    recipe = build_recipe(
-        {"network": {"name": "article"}, "train": {"epochs": 1, "schedule": "one-cycle", "label_smoothing": 0.05}}
-    )
+    train = {"epochs": 1, "schedule": "one-cycle", "learning_rate": 0.003, "label_smoothing": 0.05}
+    recipe = build_recipe({"network": {"name": "article"}, "train": train})
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     kept, phase = float_phase(recipe, (8, 8, 1), 10, (images, classes), strategy=strategy)
@@ -160,7 +159,7 @@ def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "averaged"])
 def test_a_strategy_trains_from_the_weights_that_the_kept_model_was_given(schedule):
-    train = {"epochs": 1, "schedule": schedule, "learning_rate": 1e-9, "label_smoothing": 0.05}
+    train = {"epochs": 1, "schedule": schedule, "learning_rate": 1e-8, "label_smoothing": 0.05}
     recipe = build_recipe({"network": {"name": "article"}, "train": train})
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
