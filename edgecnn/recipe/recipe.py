@@ -106,7 +106,7 @@ class TrainRecipe:
     learning_rate: float = left_open(
         "Peak learning rate; else 0.003, or 0.0005 or 0.001 where trained weights are the start.",
         0,
-        low=1e-8,
+        low=1e-12,
         high=100.0,
     )
     schedule: str = left_open(
@@ -172,7 +172,7 @@ class QatRecipe:
     learning_rate: float | None = left_open(
         "Peak learning rate of SGD with momentum; else Adam at 0.00005, which suits every network.",
         0,
-        low=1e-8,
+        low=1e-12,
         high=10.0,
     )
     method: str | None = left_open(

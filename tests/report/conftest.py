@@ -51,7 +51,7 @@ def drawn_run(tmp_path):
         classes = random.integers(0, len(labels), n)
         logits = random.normal(0, 1, (n, len(labels))).astype(np.float32)
         logits[np.arange(n), classes] += 2.5
-        recipe = build_recipe({"data": {"source": "not-here"}, "name": name})
+        recipe = build_recipe({"data": {"source": "not-here"}, "name": name, "network": {"name": "article"}})
         run = create_run(recipe, tmp_path / "runs" / str(next(numbers)))
         hashes = dict.fromkeys(("train", "validation", "test"), "a" * 64)
         data = DataInfo(

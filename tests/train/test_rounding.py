@@ -153,7 +153,7 @@ def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
     for rounding in (None, "nearest"):
         qat = RECIPE["qat"] | {"rounding": rounding}
         recipe = build_recipe(RECIPE | {"network": {"name": tiny_network}, "qat": qat})
-        runs[rounding] = create_run(recipe, tmp_path / rounding)
+        runs[rounding] = create_run(recipe, tmp_path / str(rounding))
         train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
     assert len(rounded) == 1
     chosen = runs[None].info.int8
