@@ -76,10 +76,12 @@ def test_files_that_are_no_bundle(tmp_path, bundle_path):
     for content in (b"", b"PK", b"PK\x03\x04", b"not a zip" * 100, bytes(10_000), b"PK\x05\x06" + bytes(18)):
         assert "cannot use the bundle" in refused(content, bundle_path)
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "none.edgecnn", tmp_path / "pipe"):
+    for path in (tmp_path / "none.edgecnn", tmp_path / "pipe"):
         with pytest.raises(BundleError, match="cannot read the bundle") as caught:
             read_bundle(path)
         assert caught.value.advice == "name_bundle"
+    with pytest.raises(BundleError, match=r"is a folder, not a bundle\. Its bundle is .*\.edgecnn"):
+        read_bundle(tmp_path)
 
 
 def test_the_files_digest_is_computed_once_from_the_bytes_that_were_read(bundle_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_lines_and_pictures(edgecnn, photo, tmp_path, model):
     assert one.startswith("photos/a.png: ") and one.endswith(": explained/a-explained.png")
     assert other.endswith(": explained/b-explained.png") and " looked at " in other
     with Image.open(tmp_path / "explained" / "a-explained.png") as picture:
-        assert picture.size == (2 * 256 + 8, 256)
+        assert picture.size == (2 * 256 + 8, 256 + 2 * 19 + 8), "two panels, and two lines below them"
     assert sorted(path.name for path in (tmp_path / "explained").iterdir()) == ["a-explained.png", "b-explained.png"]
 
 
