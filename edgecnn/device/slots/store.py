@@ -68,7 +68,7 @@ class Store:
             raise SlotError(f"{path} is damaged: it has more than {MAX_RECORD_BYTES:,} bytes. {again}")
         try:
             table = json.loads(data)
-            canonical_json(table).encode()  # a lone surrogate is not text
+            json.dumps(table, ensure_ascii=False).encode()  # a lone surrogate is not text
         except RecursionError:
             raise SlotError(f"{path} is damaged: it is nested too deeply. {again}") from None
         except ValueError as error:

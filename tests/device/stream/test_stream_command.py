@@ -162,7 +162,7 @@ def test_frames_and_their_maps_are_kept_in_folders_of_their_own(start, tmp_path)
     (map_,) = (tmp_path / "maps").glob("*/*.png")
     assert map_.parent.name == kept.parent.name, "the same guess"
     with Image.open(map_) as picture:
-        assert picture.size == (2 * 256 + 8, 256)
+        assert picture.size == (2 * 256 + 8, 256 + 2 * 19 + 8)
 
 
 def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
