@@ -16,7 +16,7 @@ RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
-    """How QEMU emulates the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it, one of RELEASES."""
+    """How QEMU emulates the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it."""
 
     cpu: str
     release: str = key("trixie", choices=tuple(RELEASES))
@@ -24,11 +24,7 @@ class Emulator:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A board.
-
-    `arch` is what `uname -m` says, `cpu_model` the processor, `engine`, `provider` and `num_threads` what runs models there,
-    `memory_mib` its memory, 0 where it differs from one machine to another.
-    """
+    """A board. `arch` is what `uname -m` says; `memory_mib` is 0 if it differs from one machine to another."""
 
     name: str
     title: str
@@ -42,33 +38,12 @@ class Target:
 
 
 def list_targets() -> list[Target]:
-    """Return all targets, sorted by name.
-
-    Raises:
-        RecipeError: if a target's file is not valid.
-    """
+    """Return all targets, sorted by name."""
     return [read_target(path) for path in sorted(data_folder("targets").glob("*.toml"))]
 
 
-def load_target(name: str) -> Target:
-    """Return one target.
-
-    Raises:
-        UnknownNameError: if no target has that name; the message gives the nearest.
-        RecipeError: if its file is not valid.
-    """
-    paths = {path.stem: path for path in data_folder("targets").glob("*.toml")}
-    if name not in paths:
-        raise UnknownNameError(f"no target {name!r}. {nearest(name, paths)}")
-    return read_target(paths[name])
-
-
 def read_target(path: Path) -> Target:
-    """Read a target's file; the file's name is the target's.
-
-    Raises:
-        RecipeError: as `edgecnn.tables.build` does.
-    """
+    """Read a target's file, which has the target's name; RecipeError if it is not valid."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -80,24 +55,23 @@ def read_target(path: Path) -> Target:
 
 
 def emulated_targets(names: Sequence[str]) -> list[Target]:
-    """Return the targets of some names, each once; "all" means every target that can be emulated.
-
-    Args:
-        names: of targets with an [emulator] table, or several in one string, separated by commas, or "all".
+    """Return the targets of some names, each once: several may stand in one string, separated by commas; "all" is every one.
 
     Raises:
-        UnknownNameError: if there is no such target; the message gives the nearest.
-        EmulatorError: if it cannot be emulated; the message names those that can.
+        UnknownNameError: if there is no such target.
+        EmulatorError: if it cannot be emulated, which takes an [emulator] table.
     """
-    able = {target.name: target for target in list_targets() if target.emulator}
+    targets = {target.name: target for target in list_targets()}
+    able = {name: target for name, target in targets.items() if target.emulator}
     chosen: dict[str, Target] = {}
     for name in (part.strip() for text in names for part in text.split(",")):
         if name == "all":
             chosen |= able
         elif name in able:
             chosen[name] = able[name]
+        elif name not in targets:
+            raise UnknownNameError(f"no target {name!r}. {nearest(name, targets)}")
         else:
-            load_target(name)
             raise EmulatorError(
                 f"{name} cannot be emulated: it has no [emulator] table. Known: {', '.join(able)}, all."
             )

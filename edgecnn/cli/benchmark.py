@@ -1,8 +1,6 @@
 """`edgecnn benchmark`."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,20 +13,11 @@ if TYPE_CHECKING:
     from edgecnn.bundle.read import Bundle
     from edgecnn.device.benchmark.figures import Sweep
     from edgecnn.device.benchmark.images import BenchImages
+    from edgecnn.device.benchmark.sustained import Window
+    from edgecnn.runtime.classifier import Classifier
 
 INTERRUPTED = 130
 CALLS, WINNER = "Calls", "The winner"
-"""Headings of options in the help."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What is to be measured: each field empty or None for all that there is."""
-
-    engines: Sequence[str]
-    precisions: Sequence[str]
-    threads: Sequence[int]
-    provider: str | None
 
 
 def benchmark(
@@ -121,11 +110,14 @@ def benchmark(
       edgecnn benchmark --tune
       edgecnn benchmark --sustained 10
     """
-    chosen = Choice(engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider)
-    if sustained is not None and tune:
-        raise typer.BadParameter("--sustained runs one configuration, so it does not go with --tune.")
     if sustained is not None:
-        require_one(chosen, sustained)
+        if tune:
+            raise typer.BadParameter("--sustained runs one configuration, so it does not go with --tune.")
+        if not 0.01 <= sustained <= 10_000:
+            raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
+        for name, values in {"--engine": engine, "--precision": precision, "--threads": threads}.items():
+            if len(values or ()) > 1:
+                raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
     if untune and (source or sustained is not None or tune):
         raise typer.BadParameter("--untune measures nothing: give only --model and --json with it.")
     from edgecnn.bundle.read import read_bundle
@@ -144,34 +136,17 @@ def benchmark(
     images = bench_images(bundle, source or (), n, note)
     note(f"images: {images.about}")
     if sustained is not None:
-        print_sustained(bundle, images, chosen, sustained, warmup, json)
+        from edgecnn.runtime.classifier import Classifier
+
+        classifier = Classifier.load(
+            bundle.path,
+            engine=next(iter(engine or ()), None),
+            provider=provider,
+            precision=next(iter(precision or ()), None),
+            num_threads=next(iter(threads or ()), None),
+        )
+        print_sustained(bundle, images, classifier, sustained, warmup, json)
         return
-    measured = measure(bundle, images, chosen, n=n, warmup=warmup, cold=cold, json=json)
-    if measured.interrupted:
-        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune else ""))
-        raise typer.Exit(INTERRUPTED)
-    if tune:
-        store_winner(bundle, measured)
-
-
-def require_one(chosen: Choice, minutes: float) -> None:
-    """Check what --sustained can run.
-
-    Raises:
-        typer.BadParameter: a usage error, for minutes out of range, or more than one configuration.
-    """
-    if not 0.01 <= minutes <= 10_000:
-        raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {minutes:g}.")
-    options = {"--engine": chosen.engines, "--precision": chosen.precisions, "--threads": chosen.threads}
-    for name, values in options.items():
-        if len(values) > 1:
-            raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
-
-
-def measure(
-    bundle: "Bundle", images: "BenchImages", chosen: Choice, *, n: int, warmup: int, cold: int, json: bool
-) -> "Sweep":
-    """Measure the chosen configurations, and print the result."""
     from edgecnn.device.benchmark.configurations import configurations
     from edgecnn.device.benchmark.sweep import sweep
 
@@ -179,11 +154,7 @@ def measure(
     if n < 100:
         note(f"with {n} calls, p99 is close to the slowest call. For a better estimate: --n 100 or more")
     items = configurations(
-        bundle.manifest,
-        engines=chosen.engines,
-        precisions=chosen.precisions,
-        threads=chosen.threads,
-        provider=chosen.provider,
+        bundle.manifest, engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider
     )
     measured = sweep(bundle, images, items, n=n, warmup=warmup, cold=cold, progress=Progress())
     for item, reason in measured.failed.items():
@@ -194,7 +165,11 @@ def measure(
         emit_json(document(bundle, images, measured, warmup))
     else:
         print_table(measured)
-    return measured
+    if measured.interrupted:
+        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune else ""))
+        raise typer.Exit(INTERRUPTED)
+    if tune:
+        store_winner(bundle, measured)
 
 
 class Progress:
@@ -217,7 +192,7 @@ class Progress:
 
 
 def note_load() -> None:
-    """Print a note if other work keeps the machine busy, which makes the figures worse."""
+    """Print a note if other work keeps the machine busy."""
     import os
 
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
@@ -228,30 +203,19 @@ def note_load() -> None:
 
 
 def print_sustained(
-    bundle: "Bundle", images: "BenchImages", chosen: Choice, minutes: float, warmup: int, json: bool
+    bundle: "Bundle", images: "BenchImages", classifier: "Classifier", minutes: float, warmup: int, json: bool
 ) -> None:
     """Run one configuration for minutes, and print how its speed developed."""
     from edgecnn.device.benchmark.sustained import sustain
     from edgecnn.device.system import System
-    from edgecnn.runtime.classifier import Classifier
 
-    classifier = Classifier.load(
-        bundle.path,
-        engine=next(iter(chosen.engines), None),
-        provider=chosen.provider,
-        precision=next(iter(chosen.precisions), None),
-        num_threads=next(iter(chosen.threads), None),
-    )
     note(classifier.about)
+
+    def report(window: "Window") -> None:
+        note(window_line(window))
+
     system = System(packages={})
-    done = sustain(
-        classifier,
-        images,
-        minutes=minutes,
-        warmup=warmup,
-        system=system,
-        report=lambda window: note(window_line(window)),
-    )
+    done = sustain(classifier, images, minutes=minutes, warmup=warmup, system=system, report=report)
     if json:
         from edgecnn.device.benchmark.benchmark_report import sustained_document
 

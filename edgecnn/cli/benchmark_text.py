@@ -36,7 +36,7 @@ def print_table(measured: "Sweep") -> None:
 def table_line(row: "Row") -> str:
     """Return one configuration's line."""
     infer, whole = row.parts["infer"], row.parts["whole"]
-    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in part[:3])
+    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in (part.p50_ms, part.p90_ms, part.p99_ms))
     cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
     verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
     here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from edgecnn.emulate.on_boards import OnBoards
 
 BOARDS = "Emulated boards"
-"""The heading of these options in the help."""
 
 On = Annotated[
     list[str] | None,
@@ -56,7 +55,6 @@ BoardModel = Annotated[
 
 
 def boards_of(on: list[str], engines: str | None, release: str | None, sample: int) -> "OnBoards":
-    """Return the boards that the options name."""
     from edgecnn.boards.targets import emulated_targets
     from edgecnn.emulate.on_boards import OnBoards
 
@@ -65,7 +63,6 @@ def boards_of(on: list[str], engines: str | None, release: str | None, sample: i
 
 
 def last_run() -> bool:
-    """Tell whether there is a last run here."""
     from edgecnn.runs import LATEST, RUNS
 
     return (RUNS / LATEST).exists()

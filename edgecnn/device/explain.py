@@ -16,27 +16,20 @@ FOR, AGAINST = np.array([217, 115, 13], np.float32), np.array([27, 108, 168], np
 STRENGTH = 0.85
 """Share of the colour in the strongest pixel; the rest is the image in grey."""
 
-PANEL = 256
-"""Least length of a panel's longer side, in pixels."""
-
-GAP = 8
-"""Pixels between the two panels."""
+PANEL, GAP = 256, 8
+"""Pixels of a panel's longer side, at least, and between the two panels."""
 
 TEXT, LINE = 14, 19
 """Pixels of the caption's letters, and of a line of it."""
 
-ROWS, COLUMNS = ("upper", "", "lower"), ("left", "", "right")
+NINTHS = (("upper left", "top", "upper right"), ("left", "centre", "right"), ("lower left", "bottom", "lower right"))
 
 
 def explain(image: Picture, classifier: Classifier, fit: str | None = None, rotation: int = 0) -> Occlusion:
     """Fit an image to the model's input as `Classifier.classify` does, and explain its answer.
 
-    Args:
-        image, fit, rotation: as in `Classifier.classify`.
-
     Raises:
         ImageError: if the image cannot be decoded, or the model gives no scores for it.
-        ValueError: for another fit or rotation.
         EngineError: as `Model.outputs` does.
     """
     contract = classifier.model.contract
@@ -45,16 +38,11 @@ def explain(image: Picture, classifier: Classifier, fit: str | None = None, rota
 
 
 def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> bytes:
-    """Draw what the model read, next to it the map over it in grey, and below them the answer and a legend, as a PNG file.
-
-    FOR is where the map is positive, AGAINST where it is negative, the stronger the larger, up to its own largest value. Pixels of
-    the input are squares, all of one size.
+    """Draw what the model read, the map over it in grey, and below them the answer and a legend, as a PNG file.
 
     Args:
         pixels: uint8, shape (height, width, channels).
-        map_: float32, shape (height, width).
-        answer: the label; characters that Pillow's own font lacks are boxes.
-        score: the label's, in [0, 1].
+        map_: float32, shape (height, width); FOR is where it is positive, AGAINST where it is negative.
     """
     height, width, channels = pixels.shape
     image = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0]).convert("RGB")
@@ -76,7 +64,7 @@ def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> 
 
 
 def write_caption(sheet: Image.Image, top: int, answer: str, score: str) -> None:
-    """Write two lines below `top`: the answer, shortened if it is too long, with its score; and what the colours say."""
+    """Write the answer, shortened if it is too long, with its score, and below it what the colours say."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     room = sheet.width - font.getlength(score)
     shown = answer
@@ -92,25 +80,16 @@ def write_caption(sheet: Image.Image, top: int, answer: str, score: str) -> None
 
 
 def in_words(box: tuple[float, float, float, float]) -> str:
-    """Return which ninth of an image the middle of a box lies in: "upper left", "top", "centre", "right", …
-
-    Args:
-        box: (left, top, right, bottom) as fractions.
-    """
+    """Return which ninth of an image the middle of a box lies in; its left, top, right and bottom are fractions."""
     left, top, right, bottom = box
     row, column = (min(2, int(3 * (low + high) / 2)) for low, high in ((top, bottom), (left, right)))
-    if column == 1:
-        return ("top", "centre", "bottom")[row]
-    return f"{ROWS[row]} {COLUMNS[column]}".strip()
+    return NINTHS[row][column]
 
 
 def frame_pictures(
     classifier: Classifier, fit: str | None = None
 ) -> Callable[[bytes | np.ndarray, int], tuple[bytes, str]]:
-    """Return what turns a frame and its rotation into its explanation's picture and the file's suffix.
-
-    For `edgecnn.device.stream.keep.UncertainFrames`. It raises what `explain` does.
-    """
+    """Return what turns a frame and its rotation into its explanation's picture and the file's suffix, for `UncertainFrames`."""
 
     def write(image: bytes | np.ndarray, rotation: int) -> tuple[bytes, str]:
         found = explain(image, classifier, fit, rotation)

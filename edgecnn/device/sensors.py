@@ -1,6 +1,6 @@
 """The sensors of a board: clock frequency, temperature, throttling."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from edgecnn.device.system import System
 
@@ -13,11 +13,9 @@ TYPES = ("cpu-thermal", "cpu_thermal", "soc-thermal", "x86_pkg_temp")
 """Thermal zones that are the processor's, the likeliest first."""
 
 
-class Sensors(NamedTuple):
-    """A moment: the fastest CPU's clock, the processor's temperature, and the flags; each None where the machine has no such sensor.
-
-    `throttled` are the bits of BITS. `throttle_count` counts an x86 processor's thermal throttling since its start.
-    """
+@dataclass(frozen=True)
+class Sensors:
+    """The fastest CPU's clock, the processor's temperature, the bits of BITS, and an x86 processor's count; None without such a sensor."""
 
     mhz: int | None
     celsius: float | None
@@ -26,7 +24,6 @@ class Sensors(NamedTuple):
 
 
 def read_sensors(system: System) -> Sensors:
-    """Read all sensors that there are."""
     clocks = _numbers(system, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
     counts = _numbers(system, "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
     return Sensors(
@@ -38,18 +35,17 @@ def read_sensors(system: System) -> Sensors:
 
 
 def temperature(system: System) -> float | None:
-    """Return the processor's temperature in degrees Celsius: of its own zone, else of the hottest; None if there is no zone."""
+    """Return the processor's temperature in degrees Celsius: of its own zone, else of the hottest."""
     zones: dict[str, float] = {}
     for zone in system.glob("/sys/class/thermal/thermal_zone*"):
-        value = _number(system.read(f"{zone}/temp"), 10)
-        if value is not None:
+        if (value := _number(system.read(f"{zone}/temp"))) is not None:
             zones.setdefault(system.read(f"{zone}/type"), value / 1000)
     own = next((zones[name] for name in TYPES if name in zones), None)
     return own if own is not None else max(zones.values(), default=None)
 
 
 def throttled(system: System) -> int | None:
-    """Return a Raspberry Pi's throttling bits, from the kernel, else from vcgencmd; None if neither is there."""
+    """Return a Raspberry Pi's throttling bits, from the kernel, else from vcgencmd."""
     bits = _number(system.read(THROTTLED), 16)
     if bits is None and system.which("vcgencmd"):
         bits = _number(system.run(["vcgencmd", "get_throttled"]).out.strip().rpartition("=")[2], 16)
@@ -58,17 +54,16 @@ def throttled(system: System) -> int | None:
 
 def throttle_words(bits: int) -> tuple[list[str], list[str]]:
     """Return what the bits say: what holds now, and what has been so since the board was started."""
-    now = [text for bit, text in BITS.items() if bits >> bit & 1]
-    since = [text for bit, text in BITS.items() if bits >> (bit + SINCE_START) & 1]
+    now, since = ([text for bit, text in BITS.items() if bits >> (bit + shift) & 1] for shift in (0, SINCE_START))
     return now, since
 
 
 def _numbers(system: System, pattern: str) -> list[int]:
-    numbers = (_number(system.read(path), 10) for path in system.glob(pattern))
+    numbers = (_number(system.read(path)) for path in system.glob(pattern))
     return [number for number in numbers if number is not None]
 
 
-def _number(text: str, base: int) -> int | None:
+def _number(text: str, base: int = 10) -> int | None:
     try:
         return int(text, base)
     except ValueError:

@@ -27,19 +27,14 @@ def packages() -> dict[str, str]:
     """Return the installed packages' versions by name, in lower case with `-`."""
     versions: dict[str, str] = {}
     for item in importlib.metadata.distributions():
-        name = item.metadata["Name"]
-        if name:  # a half-removed package has none
+        if name := item.metadata["Name"]:  # a half-removed package has none
             versions.setdefault(name.lower().replace("_", "-"), item.version)
     return versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """This machine, or one that a test made up.
-
-    `root` is where `/` is. `machine` is what `uname -m` says, so the kernel's; `bits` are the Python program's. `libc` is its
-    name and version, empty where Python does not know it. `model` is the requested bundle, "" for the default.
-    """
+    """This machine, or one that a test made up. `machine` is the kernel's, `bits` are Python's; `model` is the requested bundle, if any."""
 
     root: Path = Path("/")
     python: tuple[int, ...] = tuple(sys.version_info[:3])
@@ -51,14 +46,10 @@ class System:
     model: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
-    def path(self, absolute: str) -> Path:
-        """Return where an absolute path of the machine is."""
-        return self.root / absolute.lstrip("/")
-
     def read(self, absolute: str) -> str:
         """Return a small text file of the machine, without the zeros and blanks around it; "" if there is none."""
         try:
-            return self.path(absolute).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
+            return (self.root / absolute.lstrip("/")).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
         except OSError:
             return ""
 
@@ -67,24 +58,29 @@ class System:
         return sorted(f"/{path.relative_to(self.root)}" for path in self.root.glob(pattern.lstrip("/")))
 
     def which(self, name: str) -> str | None:
-        """Return where a command is, None if it is not on the path."""
         return shutil.which(name, path=self.environ.get("PATH"))
 
-    def run(self, command: Sequence[str], timeout: float = 10.0) -> Finished:
+    def run(self, command: Sequence[str], timeout: float | None = 10.0) -> Finished:
         """Run a command and wait for it; it is ended after `timeout` seconds."""
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=dict(self.environ)
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                env=dict(self.environ),
+                encoding="utf-8",
+                errors="replace",
             )
         except subprocess.TimeoutExpired:
             return Finished(None, "", f"no answer in {timeout:g} s")
         except OSError as error:
             return Finished(None, "", f"cannot be run: {error.strerror or error}")
-        return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        return Finished(done.returncode, done.stdout, done.stderr)
 
     def space(self, absolute: str) -> Space:
-        """Return the file system that a path is on, or would be: the nearest folder above it that exists counts."""
-        path = self.path(absolute)
+        """Return the file system that a path is on, or would be."""
+        path = self.root / absolute.lstrip("/")
         while not path.exists() and path != path.parent:
             path = path.parent
         state = os.statvfs(path)
@@ -92,17 +88,16 @@ class System:
 
     @property
     def board(self) -> str:
-        """What the kernel calls the board, such as "Raspberry Pi 4 Model B Rev 1.4"; "" where it does not say."""
+        """What the kernel calls the board, such as "Raspberry Pi 4 Model B Rev 1.4", if it does."""
         return self.read("/proc/device-tree/model")
 
     @property
     def is_pi(self) -> bool:
-        """Whether this is a Raspberry Pi."""
         return self.board.startswith("Raspberry Pi")
 
     @property
     def cpu_flags(self) -> frozenset[str]:
-        """The first processor's features, as Linux lists them; empty where it does not."""
+        """The first processor's features, as Linux lists them."""
         return read_cpu(self.root).flags
 
     def now(self) -> float:

@@ -14,7 +14,7 @@ from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
 from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
-from edgecnn.recipe import DataRecipe, build_recipe, known, merge
+from edgecnn.recipe import DataRecipe, build_recipe, known
 from edgecnn.runs import Run
 from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity_report import BoardRow, BoardsData, BoardsReport
@@ -24,18 +24,9 @@ from edgecnn.versions import library_versions, processor
 def run_on_boards(
     run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
 ) -> list[BoardRow]:
-    """Run a run's exports on boards, in a bundle as `edgecnn bundle` would make it, but for the report, which does not exist yet.
-
-    Args:
-        run: a trained run.
-        exports: format and precision of each export.
-        split: the test images.
-        boards: which boards, and what there.
-        progress: called with the work done.
-
-    Returns and raises: as `verify_on_boards`.
-    """
-    contract, images = input_contract(run), golden_images(input_contract(run))
+    """Run a run's exports (format, precision) as `verify_on_boards` does, in a bundle without a report."""
+    contract = input_contract(run)
+    images = golden_images(contract)
     models = [Exported(*export, export_path(run, *export).read_bytes()) for export in exports]
     entries, files = golden_models(models, contract, images)
     encoded, golden_encoded = golden_photos(contract)
@@ -63,14 +54,11 @@ def bundle_on_boards(
     note: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda what, done, total: None,
 ) -> BoardsReport:
-    """Run a bundle on boards, on the test images that it was verified with where it has them, else on its golden images.
+    """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images.
 
     Args:
-        path: an .edgecnn file.
-        boards: which boards, and what there.
         data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
         note: called with the reason why golden images are used, or what of the images is left out.
-        progress: called with the work done.
 
     Raises:
         DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
@@ -101,20 +89,11 @@ def bundle_on_boards(
 def test_images(
     bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Split, BoardsData]:
-    """Load the test images that a bundle was verified with, and say which they are.
-
-    Raises:
-        DatasetError: if they have changed, or the bundle does not say which they were.
-    """
-    contract = bundle.manifest.input
+    """Load the test images that a bundle was verified with, and say which they are. Errors: as of `recorded_data`."""
+    size = bundle.manifest.input
     dataset = recorded_data(bundle, data, "test", progress, note)
     split = dataset.load(
-        ("test",),
-        height=contract.height,
-        width=contract.width,
-        channels=contract.channels,
-        stage="verify",
-        progress=progress,
+        ("test",), height=size.height, width=size.width, channels=size.channels, stage="verify", progress=progress
     )["test"]
     return split, BoardsData(
         name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=dataset.hashes["test"]
@@ -127,11 +106,8 @@ def recorded_data(
     """Open the data that a bundle was made from; no image is decoded yet.
 
     Args:
-        bundle: the bundle.
-        data: where they are: a dataset's name, a folder or zip; None for where the bundle's recipe has them.
+        data: a dataset's name, a folder or zip; None for where the bundle's recipe has them.
         split: the split that has to be the recorded one.
-        progress: called with the work done.
-        note: called with what is left out.
 
     Raises:
         UnknownNameError: if `data` is neither a name nor a path.
@@ -142,8 +118,8 @@ def recorded_data(
     hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
-    tables = {"data": known(recipe).get("data", {})}
-    recipe_data: DataRecipe = build_recipe(merge(tables, {"data": {"source": data}} if data is not None else {})).data
+    given = {} if data is None else {"source": data}
+    recipe_data: DataRecipe = build_recipe({"data": known(recipe).get("data", {}) | given}).data
     images = Known(
         labels=bundle.manifest.labels,
         hashes=hashes,
@@ -156,12 +132,10 @@ def recorded_data(
         if data is not None:
             raise
         raise DatasetError(
-            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here.",
-            advice="name_place",
+            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here. Say where they are: --data photos/"
         ) from None
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
-            f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with.",
-            advice="name_images",
+            f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."
         )
     return dataset

@@ -21,23 +21,10 @@ from edgecnn.errors import EmulatorError
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total); total 0 means unknown."""
 
-KNOWN = (
-    "bullseye",
-    "bookworm",
-    "trixie",
-    "forky",
-    "duke",
-    "stable",
-    "oldstable",
-    "oldoldstable",
-    "testing",
-    "sid",
-    "unstable",
+SUITE = re.compile(
+    "(?:bullseye|bookworm|trixie|forky|duke|(?:|old|oldold)stable|testing|sid|unstable)(-updates|-security|)"
 )
-SUITE = re.compile(rf"({'|'.join(KNOWN)})(-updates|-security|)")
 KEYRINGS = tuple(f"/usr/share/keyrings/debian-archive-keyring.{kind}" for kind in ("pgp", "gpg"))
-"""Where Debian's own keys are, in the package debian-archive-keyring."""
-
 FRESH_S = 3600
 """Lists of packages younger than this are not downloaded again."""
 
@@ -45,11 +32,12 @@ ARCHITECTURE = "arm64"
 
 
 class Source(NamedTuple):
-    """One archive of packages: its address, its suite and components, and the keyring that verifies it ("" for apt's own)."""
+    """A component of an archive's suite, and the keyring that verifies it ("" for apt's own)."""
 
-    uri: str
+    origin: str
     suite: str
-    components: tuple[str, ...]
+    uri: str
+    component: str
     signed_by: str
 
 
@@ -61,24 +49,10 @@ class Package(NamedTuple):
     file: str
 
 
-class _Index(NamedTuple):
-    origin: str
-    suite: str
-    uri: str
-    component: str
-    signed_by: str
-
-
 def fetch(
     packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
     """Download packages, and what they depend on, from Debian's archive, except those in the cache.
-
-    Args:
-        packages: names, such as "python3.13-minimal"; versions are the archive's own.
-        release: one of RELEASES.
-        cache: a folder for lists and packages, made if need be.
-        progress: receives the share of the packages that is downloaded, in percent.
 
     Returns:
         The .deb files, named NAME_VERSION_ARCHITECTURE.deb.
@@ -91,11 +65,7 @@ def fetch(
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
-    """Unpack packages into a folder as dpkg does on a machine, without running their scripts.
-
-    Args:
-        debs: from `fetch`.
-        root: the folder, made if need be.
+    """Unpack packages as dpkg does on a machine, without running their scripts.
 
     Raises:
         EmulatorError: if dpkg-deb is missing or cannot read a package.
@@ -120,11 +90,7 @@ def unpack(debs: Sequence[Path], root: Path) -> None:
 
 
 def tool(name: str) -> str:
-    """Return the path of one of Debian's tools.
-
-    Raises:
-        EmulatorError: if it is missing, as on a host that is not Debian.
-    """
+    """Return the path of one of Debian's tools; EmulatorError if it is missing, as on a host that is not Debian."""
     path = shutil.which(name)
     if path is None:
         raise EmulatorError(
@@ -135,13 +101,9 @@ def tool(name: str) -> str:
 
 
 def host_sources(release: str) -> list[Source]:
-    """Return the host's own archives of Debian, each with the release in place of the host's.
+    """Return the host's own archives of Debian, each with the release instead of the host's; EmulatorError if there is none.
 
-    apt itself reads the host's files, one-line and deb822 style alike. Other archives (other distributions, single programs,
-    backports) are left out.
-
-    Raises:
-        EmulatorError: if there is none.
+    apt itself reads the host's files, one-line and deb822 style alike. Other archives (single programs, backports) are left out.
     """
     rows = _index_targets() or [
         # A host without lists, such as a new container, gives neither an archive's origin nor its keyring.
@@ -149,47 +111,33 @@ def host_sources(release: str) -> list[Source]:
         for row in _index_targets("--no-release-info")
         if row.component == "main"
     ]
-    matched = [(match, row) for row in rows if (match := SUITE.fullmatch(row.suite))]
-    if any(row.origin == "Debian" for _, row in matched):
-        matched = [(match, row) for match, row in matched if row.origin == "Debian"]
-    results: dict[tuple[str, str, str], list[str]] = {}
-    for match, row in matched:
-        components = results.setdefault((row.uri, release + match[2], row.signed_by), [])
-        if row.component not in components:
-            components.append(row.component)
-    if not results:
+    named = [row._replace(suite=release + match[1]) for row in rows if (match := SUITE.fullmatch(row.suite))]
+    named = [row for row in named if row.origin == "Debian"] or named
+    if not named:
         suites = ", ".join(sorted({row.suite for row in rows})) or "none"
         raise EmulatorError(
             f"this machine's apt has no Debian sources (its suites: {suites}). "
             "edgecnn makes an emulated board from Debian's packages: use a machine or a container with Debian 12 or 13."
         )
-    return [Source(uri, suite, tuple(components), key) for (uri, suite, key), components in results.items()]
+    return list(dict.fromkeys(named))
 
 
-def _index_targets(*options: str) -> list[_Index]:
-    """Return the sources of the host's apt: an entry for each suite and component."""
+def _index_targets(*options: str) -> list[Source]:
     layout = "\t".join(f"$({field})" for field in ("ORIGIN", "RELEASE", "REPO_URI", "COMPONENT", "SIGNED_BY"))
     arguments = ["indextargets", *options, "--format", layout, "Created-By: Packages"]
-    rows = (
-        line.split("\t")
-        for line in _call([tool("apt-get"), *arguments], "read this machine's apt sources").splitlines()
-    )
-    known = (
-        [re.sub(r"^\$\(.*\)$", "", value) for value in row] for row in rows
-    )  # apt prints a field without a value as its own name
-    return [_Index(*row) for row in known if len(row) == len(_Index._fields)]
+    lines = _call([tool("apt-get"), *arguments], "read this machine's apt sources").splitlines()
+    # apt prints a field without a value as its own name
+    rows = ([re.sub(r"^\$\(.*\)$", "", value) for value in line.split("\t")] for line in lines)
+    return [Source(*row) for row in rows if len(row) == len(Source._fields)]
 
 
 def sources_text(sources: Sequence[Source]) -> str:
     """Return sources as the text of a deb822 file."""
-    stanzas = []
-    for source in sources:
-        lines = [
-            "Types: deb", f"URIs: {source.uri}", f"Suites: {source.suite}", f"Components: {' '.join(source.components)}",
-            f"Architectures: {ARCHITECTURE}",
-        ]  # fmt: skip
-        stanzas.append("\n".join(lines + ([f"Signed-By: {source.signed_by}"] if source.signed_by else [])) + "\n")
-    return "\n".join(stanzas)
+    return "\n".join(
+        f"Types: deb\nURIs: {source.uri}\nSuites: {source.suite}\nComponents: {source.component}\nArchitectures: {ARCHITECTURE}\n"
+        + (f"Signed-By: {source.signed_by}\n" if source.signed_by else "")
+        for source in sources
+    )
 
 
 class Apt:
@@ -199,32 +147,27 @@ class Apt:
         self.folder = folder
         self.release = release
         self.archives = folder / "archives"
-        self.lists = folder / "lists"
-        self.stamp = folder / "updated"
 
     def prepare(self, progress: Progress) -> None:
         """Make the folder, and download the lists of packages if they are not fresh."""
-        for path in (self.archives / "partial", self.lists / "partial", self.folder / "sources"):
-            path.mkdir(parents=True, exist_ok=True)
+        for path in ("archives/partial", "lists/partial", "sources"):
+            (self.folder / path).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
         text = sources_text(host_sources(self.release))
-        listed = self.folder / "sources" / "debian.sources"
+        listed, stamp = self.folder / "sources" / "debian.sources", self.folder / "updated"
         same = listed.exists() and listed.read_text(encoding="utf-8") == text
-        if same and self.stamp.exists() and 0 <= time.time() - self.stamp.stat().st_mtime < FRESH_S:
+        if same and stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < FRESH_S:
             return
         listed.write_text(text, encoding="utf-8")
         self.run("apt-get", ["update", "--error-on=any"], progress, f"lists of Debian {self.release}")
-        self.stamp.touch()
+        stamp.touch()
 
     def resolve(self, packages: Sequence[str]) -> list[Package]:
         """Return packages and their dependencies."""
         output = self.run("apt-get", ["install", "--simulate", "--", *packages])
-        results = re.findall(r"^Inst (\S+) \((\S+) ", output, re.MULTILINE)
         return [
             Package(name, version, f"{name}_{version.replace(':', '%3a')}_{kind}.deb")
-            for (name, version), kind in zip(
-                results, re.findall(r"^Inst .*\[(\w+)\]\)", output, re.MULTILINE), strict=True
-            )
+            for name, version, kind in re.findall(r"^Inst (\S+) \((\S+) .*\[(\w+)\]\)", output, re.MULTILINE)
         ]
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
@@ -263,7 +206,7 @@ class Apt:
             "Dir::Etc::sourcelist": "/dev/null",
             "Dir::Etc::sourceparts": str(self.folder / "sources"),
             "Dir::State": str(self.folder),
-            "Dir::State::lists": f"{self.lists}/",
+            "Dir::State::lists": f"{self.folder}/lists/",
             "Dir::State::status": str(self.folder / "status"),
         }
         arguments = [tool(command), *(f"-o{key}={value}" for key, value in options.items()), *arguments]
@@ -274,7 +217,7 @@ class Apt:
 
 @contextlib.contextmanager
 def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
-    """Open the private apt of a release; another process that needs it waits. Args and errors: as of `fetch`."""
+    """Open the private apt of a release; another process that needs it waits. Errors: as of `fetch`."""
     import fcntl  # here, as Windows has none
 
     if release not in RELEASES:
@@ -314,7 +257,6 @@ def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path 
 
 
 def _call(arguments: Sequence[str], what: str) -> str:
-    """Run one of Debian's tools and return what it printed."""
     done = subprocess.run(arguments, capture_output=True, text=True, env=_plain())
     if done.returncode:
         raise EmulatorError(f"{Path(arguments[0]).name} cannot {what}: {_reason(done.stderr or done.stdout)}")
@@ -322,7 +264,7 @@ def _call(arguments: Sequence[str], what: str) -> str:
 
 
 def _plain() -> dict[str, str]:
-    """Return an environment in which the tools print English, since their output is parsed."""
+    # the tools print English, since their output is parsed
     return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 

@@ -1,7 +1,6 @@
-"""Boards: a bundle's models by the runtime itself, in the packages that a board would install, on an emulated processor of the board's.
+"""A bundle's models in the runtime and packages of a board, on an emulated processor, held against this machine's answers code by code.
 
-What an emulated board answers is held against this machine's answers, code by code: the same wheels must compute the same on another
-processor, up to the one code that the bundle allows. Speed is not looked at: an emulated processor has none.
+The same wheels must compute the same on another processor, up to the one code that the bundle allows. An emulated processor has no speed.
 """
 
 import os
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +42,8 @@ SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_ru
 class OnBoards:
     """What is to run on which boards.
 
-    `engines` are names of ENGINES, or ALL for every one with wheels for the board's Python and a model; empty for each target's
-    own. `release` is a Debian for all of them; None for each target's own. `sample` is how many test images, 0 for all.
+    `engines` may be ALL, every one with wheels for the board's Python and a model; by default engine and release are each target's own.
+    `sample` is how many test images, 0 for all.
     """
 
     targets: tuple[Target, ...]
@@ -61,7 +60,7 @@ class OnBoards:
 
 
 class Case(NamedTuple):
-    """One emulation: what two boards share if they have the same processor and system."""
+    """One emulation, which boards with the same processor and system share."""
 
     cpu: str
     release: str
@@ -70,7 +69,7 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What this machine answers with a model: by which engine, and its raw outputs, shape (n, num_classes)."""
+    """What this machine answers: by which engine, and the raw outputs, shape (n, num_classes)."""
 
     engine: str
     outputs: np.ndarray
@@ -78,11 +77,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Emulated:
-    """What an emulation did.
-
-    `engine` is its name, version and, if it ran, provider; `error` what ended it; `selftest` whether the self-test passed; `outputs` raw,
-    shape (n, num_classes). Each is None where it is not known.
-    """
+    """What an emulation did: `error` is what ended it, `outputs` are raw, shape (n, num_classes); None for what is not known."""
 
     engine: str
     error: str | None = None
@@ -90,39 +85,19 @@ class Emulated:
     outputs: np.ndarray | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Differences:
-    """How raw outputs differ from this machine's: the fields of BoardRow; as here where there are no outputs."""
-
-    images: int = 0
-    accuracy: float | None = None
-    accuracy_here: float | None = None
-    agreement: float | None = None
-    rows_that_differ: int | None = None
-    largest_difference: float | None = None
-
-
 def verify_on_boards(
-    bundle: Bundle,
-    split: Split | None,
-    boards: OnBoards,
-    progress: Progress,
-    packages: Sequence[Path] = (),
+    bundle: Bundle, split: Split | None, boards: OnBoards, progress: Progress, packages: Sequence[Path] = ()
 ) -> list[BoardRow]:
     """Run a bundle on emulated boards: its self-test, then the int8 model on test images.
 
     Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run.
 
     Args:
-        bundle: as read.
         split: the test images; None for the bundle's golden images, whose classes nobody knows.
-        boards: which boards, and what there.
-        progress: called with what is made for the boards, and the boards done.
         packages: folders of Python packages that stand before those of the wheels, to try another build of one.
 
     Returns:
-        A row for each board and engine; `passed` is false where the self-test failed, an
-        output differs by more than the bundle allows, or the process ended.
+        A row for each board and engine.
 
     Raises:
         EmulatorError: if QEMU is missing or a board's files cannot be had.
@@ -133,12 +108,12 @@ def verify_on_boards(
     chosen = {target.name: cases(target, boards, bundle.manifest) for target in boards.targets}
     distinct = list(dict.fromkeys(case for items in chosen.values() for case in items))
     systems = {case: make_system(case.release, case.engine, progress) for case in distinct}
-    here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine: 0 for case in distinct}}
+    here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine for case in distinct}}
     emulated: dict[Case, Emulated] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "packages").mkdir()
-        # The package alone, through a link: a site-packages on the path would bring this machine's numpy along.
+        # Only the package, through a link: a site-packages on the path would bring this machine's numpy along.
         (folder / "packages" / "edgecnn").symlink_to(Path(edgecnn.__file__).resolve().parent)
         (folder / "bundle.edgecnn").write_bytes(bundle.path.read_bytes())
         np.save(folder / "pixels.npy", pixels)
@@ -155,19 +130,15 @@ def verify_on_boards(
                     progress(f"emulated {jobs[job].cpu}: {jobs[job].engine}", done + 1, len(jobs))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-    qemu = qemu_version()
     return [
-        replace(
-            board_row(target, case, systems[case], bundle.manifest, emulated[case], here[case.engine], sample),
-            qemu=qemu,
-        )
+        board_row(target, case, systems[case], bundle.manifest, emulated[case], here[case.engine], sample)
         for target in boards.targets
         for case in chosen[target.name]
     ]
 
 
 def drawn(split: Split, count: int) -> Split:
-    """Draw `count` of a split's images without replacement, the same each time; all if they are fewer or it is 0."""
+    """Draw `count` of a split's images, the same each time; all if they are fewer or it is 0."""
     if not 0 < count < len(split.classes):
         return split
     keep = np.sort(np.random.default_rng(SEED).choice(len(split.classes), count, replace=False))
@@ -191,11 +162,7 @@ def cases(target: Target, boards: OnBoards, manifest: Manifest) -> list[Case]:
 
 
 def model_for(manifest: Manifest, engine: str) -> ModelEntry:
-    """Return the model that an engine is held to: the int8 one of its format, else the format's default, else its first.
-
-    Raises:
-        EngineError: if there is none.
-    """
+    """Return the model that an engine is held to: the int8 one of its format, else the format's default, else its first."""
     format_ = ENGINES[engine].format
     fitting = [model for model in manifest.models if model.format == format_]
     if not fitting:
@@ -216,10 +183,8 @@ gave 814 other codes than LiteRT's XNNPACK, up to 2 LSB apart, on x86 and on eve
 def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
     """Run the model on this machine: by the same engine, else by one with the same kernels, else by any of its format."""
     entry = model_for(bundle.manifest, engine)
-    candidates: list[tuple[str | None, str | None]] = [(engine, None), SAME_KERNELS.get(engine, (None, None))]
-    name, provider = next(
-        ((name, provider) for name, provider in candidates if name and is_installed(name)), (None, None)
-    )
+    name, provider = (engine, None) if is_installed(engine) else SAME_KERNELS.get(engine, (None, None))
+    name = name if name and is_installed(name) else None
     opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
     model = bundle_model(opened, bundle.manifest)
     return Answer(described(opened), in_chunks(model.outputs, pixels, engine, lambda what, done, total: None))
@@ -243,21 +208,13 @@ def emulate(
         if not ended.table:
             return replace(result, error=f"the self-test fails on {case.cpu}: {ended.failure}")
         result = replace(result, selftest=bool(ended.table["passed"]))
-        file, pixels, outputs = (
-            model_for(manifest, case.engine).file,
-            str(folder / "pixels.npy"),
-            str(home / "outputs.npy"),
-        )
-        ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, pixels, outputs)
+        file, outputs = model_for(manifest, case.engine).file, str(home / "outputs.npy")
+        ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
         if ended.code:
             return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:
         return replace(result, error=str(error))
-    return replace(
-        result,
-        engine=ended.table["engine"],
-        outputs=np.load(outputs, allow_pickle=False),
-    )
+    return replace(result, engine=ended.table["engine"], outputs=np.load(outputs, allow_pickle=False))
 
 
 def board_row(
@@ -269,14 +226,14 @@ def board_row(
     here: Answer,
     sample: Split | None,
 ) -> BoardRow:
-    """Return a board's row in the report, but for the emulator's version: what it answered, held against this machine's answers."""
+    """Return a board's row in the report: what it answered, held against this machine's answers."""
     model = model_for(manifest, case.engine)
-    outputs = emulated.outputs
-    apart = differences(outputs, here.outputs, sample) if outputs is not None else Differences()
+    apart = differences(emulated.outputs, here.outputs, sample)
+    largest = apart["largest_difference"]
     failed: dict[BoardFigure, bool] = {
         "error": bool(emulated.error),
         "selftest": emulated.selftest is False,
-        "largest_difference": apart.largest_difference is not None and not apart.largest_difference <= model.tolerance,
+        "largest_difference": largest is not None and not largest <= model.tolerance,
     }
     return BoardRow(
         target=target.name,
@@ -287,30 +244,33 @@ def board_row(
         against=here.engine,
         selftest=emulated.selftest,
         split="test" if sample is not None else "golden",
-        **vars(apart),
+        **apart,
         unit=model.tolerance_unit,
         limit=model.tolerance,
         error=emulated.error,
         versions={"python": system.versions[f"libpython{system.python}-minimal"]}
         | {name: system.versions[name] for name in SHOWN if name in system.versions},
-        qemu="",
+        qemu=qemu_version(),
         failed=tuple(name for name, value in failed.items() if value),
         passed=not any(failed.values()),
     )
 
 
-def differences(outputs: np.ndarray, expected: np.ndarray, sample: Split | None) -> Differences:
-    """Compare raw outputs, shape (n, num_classes), with those of this machine; accuracies where the classes are known."""
+def differences(outputs: np.ndarray | None, expected: np.ndarray, sample: Split | None) -> dict[str, Any]:
+    """Return how raw outputs, shape (n, num_classes), differ from this machine's, as fields of BoardRow."""
+    if outputs is None:
+        unknown = ("accuracy", "accuracy_here", "agreement", "rows_that_differ", "largest_difference")
+        return {"images": 0, **dict.fromkeys(unknown)}
     apart = np.abs(outputs.astype(np.float64) - expected.astype(np.float64)).max(axis=1)
     there, here = np.argmax(outputs, axis=1), np.argmax(expected, axis=1)
-    return Differences(
-        images=len(outputs),
-        accuracy=float(np.mean(there == sample.classes)) if sample is not None else None,
-        accuracy_here=float(np.mean(here == sample.classes)) if sample is not None else None,
-        agreement=float(np.mean(there == here)),
-        rows_that_differ=int(np.count_nonzero(apart)),
-        largest_difference=float(apart.max()),
-    )
+    return {
+        "images": len(outputs),
+        "accuracy": float(np.mean(there == sample.classes)) if sample is not None else None,
+        "accuracy_here": float(np.mean(here == sample.classes)) if sample is not None else None,
+        "agreement": float(np.mean(there == here)),
+        "rows_that_differ": int(np.count_nonzero(apart)),
+        "largest_difference": float(apart.max()),
+    }
 
 
 def qemu_version() -> str:

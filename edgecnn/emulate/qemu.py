@@ -14,33 +14,28 @@ from edgecnn.errors import EmulatorError
 from edgecnn.runtime.child import Finished
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
-INSTALL = "Install it: apt-get install qemu-user (as root)."
 LIMIT_S = 3600
 """An emulated process that takes longer is considered to hang."""
 
-MEANINGS = {signal.SIGILL: "illegal instruction", signal.SIGSEGV: "segmentation fault", signal.SIGBUS: "bus error"}
+MEANINGS: dict[int, str] = {
+    signal.SIGILL: "illegal instruction",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGBUS: "bus error",
+}
 
 
 def find_qemu() -> str:
-    """Return the path of QEMU's user-mode emulator.
-
-    Raises:
-        EmulatorError: if it is not installed; the message names the package.
-    """
-    for name in NAMES:
-        path = shutil.which(name)
-        if path:
-            return path
-    raise EmulatorError(f"{NAMES[0]} is not installed, and edgecnn emulates boards with it. {INSTALL}")
+    """Return the path of QEMU's user-mode emulator; EmulatorError if it is not installed."""
+    if path := next(filter(None, map(shutil.which, NAMES)), None):
+        return path
+    raise EmulatorError(
+        f"{NAMES[0]} is not installed, and edgecnn emulates boards with it. Install it: apt-get install qemu-user (as root)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A processor and the system on it.
-
-    `cpu` is QEMU's name for the processor, `root` the board's files, `python` its Python's version ("3.13"), `paths` the folders
-    where that Python looks for packages, in that order.
-    """
+    """A processor, by QEMU's name for it, its system's files, its Python ("3.13"), and the folders where that looks for packages."""
 
     cpu: str
     root: Path
@@ -48,7 +43,7 @@ class Machine:
     paths: tuple[Path, ...]
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """Return the command that runs the board's Python with arguments."""
+        """Return what runs the board's Python with arguments."""
         python = self.root / "usr" / "bin" / f"python{self.python}"
         return [find_qemu(), "-cpu", self.cpu, "-L", str(self.root), str(python), *arguments]
 
@@ -87,22 +82,21 @@ class Emulations:
         """Run the board's Python with arguments, in a folder that is also its home.
 
         Raises:
-            EmulatorError: if QEMU is missing or has no such processor, or a signal ended the process: the message says which, such as
-                "illegal instruction on cortex-a72".
+            EmulatorError: if QEMU is missing or has no such processor, or a signal ended the process.
         """
-        command, environment = machine.command(arguments), machine.environment(folder)
+        command = machine.command(arguments)
         with self._lock:
             if self._over:
                 raise EmulatorError(f"the emulation of {machine.cpu} was stopped")
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=environment,
+                env=machine.environment(folder),
+                text=True,
+                errors="replace",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
             )
             self._running.add(process)
         try:
@@ -128,7 +122,6 @@ class Emulations:
 def meaning(number: int) -> str:
     """Return a signal in words: "illegal instruction"."""
     try:
-        kind = signal.Signals(number)
+        return MEANINGS.get(number) or f"ended by {signal.Signals(number).name}"
     except ValueError:
         return f"signal {number}"
-    return MEANINGS.get(kind, f"ended by {kind.name}")

@@ -1,8 +1,4 @@
-"""The files of a board's system, made once and kept: Debian's Python of a release, and what pip installs there for an engine.
-
-They are in `boards/` of edgecnn's cache, each in a folder named after its ingredients. A folder that was deleted is made again, from
-the versions that Debian then has.
-"""
+"""The files of a board's system, made once and kept in edgecnn's cache: Debian's Python, and what pip installs there for an engine."""
 
 import contextlib
 import json
@@ -21,7 +17,7 @@ from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
 from edgecnn.files import cache_home, canonical_json, sha256, write_atomic
 
 FORMAT = 1
-"""Part of the folders' names. Change it when this module makes their content in another way."""
+"""A part of the folders' names, to change when this module makes their content in another way."""
 
 MADE = "made.json"
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
@@ -32,7 +28,7 @@ LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
 
 
 class System(NamedTuple):
-    """A board's files: the release's `root`, the folder `site` of pip's packages, and the versions of both by name."""
+    """A release's `root`, the folder `site` of pip's packages, and the versions of both by name."""
 
     release: str
     python: str
@@ -41,12 +37,12 @@ class System(NamedTuple):
     versions: Mapping[str, str]
 
     def machine(self, cpu: str, paths: Sequence[Path] = ()) -> Machine:
-        """Return the system on a processor; `paths` are further folders of packages, which come first."""
+        """Return the system on a processor; further folders of packages come first."""
         return Machine(cpu=cpu, root=self.root, python=self.python, paths=(*paths, self.site))
 
 
 def boards_home() -> Path:
-    """Return the folder for boards' files; it may not exist yet."""
+    """Return the folder for boards' files, which may not exist yet."""
     return cache_home() / "boards"
 
 
@@ -58,36 +54,23 @@ def make_system(
     packages: Sequence[str] = (),
     home: Path | None = None,
 ) -> System:
-    """Make a release's files with an engine, unless they are there.
-
-    Args:
-        release: one of RELEASES.
-        engine: one of `edgecnn.runtime.engines.ENGINES`.
-        progress: receives downloads and compiling.
-        packages: further Debian packages.
-        home: where they are kept; `boards_home()` by default.
+    """Make a release's files with an engine, and further Debian packages, in `home` (`boards_home()`), unless they are there.
 
     Raises:
         EmulatorError: if Debian's packages or the wheels cannot be downloaded; nothing half-made is left.
     """
     home = home or boards_home()
-    root = make_root(release, progress, packages=packages, home=home)
-    site = make_site(release, engine, root, progress, home=home)
+    root = make_root(release, progress, packages, home)
+    site = make_site(release, engine, root, progress, home)
     made = json.loads((root / MADE).read_text()), json.loads((site / MADE).read_text())
     return System(release, RELEASES[release], root, site, made[1]["versions"] | made[0]["versions"])
 
 
-def make_root(
-    release: str,
-    progress: debian.Progress = lambda what, done, total: None,
-    *,
-    packages: Sequence[str] = (),
-    home: Path | None = None,
-) -> Path:
-    """Make a release's root folder: Debian's Python and further packages, unpacked. Args and errors: as of `make_system`."""
+def make_root(release: str, progress: debian.Progress, packages: Sequence[str], home: Path) -> Path:
+    """Make a release's root folder: Debian's Python and further packages, unpacked. Errors: as of `make_system`."""
     if release not in RELEASES:
         raise EmulatorError(f"no Debian release {release!r} for boards. Known: {', '.join(RELEASES)}.")
-    home, python = home or boards_home(), RELEASES[release]
+    python = RELEASES[release]
     names = sorted({name.format(python=python) for name in PACKAGES} | set(packages))
 
     def make(folder: Path) -> dict[str, Any]:
@@ -104,27 +87,13 @@ def make_root(
     return keep(home / f"root-{release}", {"release": release, "packages": names}, make)
 
 
-def make_site(
-    release: str,
-    engine: str,
-    root: Path,
-    progress: debian.Progress = lambda what, done, total: None,
-    *,
-    home: Path | None = None,
-) -> Path:
-    """Make a folder with what pip installs on a board: an engine and what the runtime imports.
-
-    Args:
-        root: from `make_root`; its Python compiles, where this machine has none of that version.
-
-    Other args and errors: as of `make_system`.
-    """
-    home, python = home or boards_home(), RELEASES[release]
-    requirements = wheels.requirements(engine, python)
+def make_site(release: str, engine: str, root: Path, progress: debian.Progress, home: Path) -> Path:
+    """Make a folder with what pip installs on a board: an engine and what the runtime imports. Errors: as of `make_system`."""
+    requirements = wheels.requirements(engine, RELEASES[release])
 
     def make(folder: Path) -> dict[str, Any]:
         versions = wheels.install(requirements, release, folder, progress)
-        compile_all(folder, root, python, progress)
+        compile_all(folder, root, RELEASES[release], progress)
         return {"versions": versions}
 
     ingredients = {"release": release, "needs": requirements.needs, "alone": requirements.alone}
@@ -132,15 +101,10 @@ def make_site(
 
 
 def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return a folder made of some ingredients; it is made at the first call.
+    """Return a folder made of some ingredients: `prefix` and a hash of theirs. Whoever needs it first makes it; others wait.
 
-    It is made next to its place and moved there when it is whole, so that an interruption leaves no half of it. Two processes that
-    need the same folder make it once.
-
-    Args:
-        prefix: of its path; a hash of `ingredients` follows.
-        ingredients: what it is made of, as JSON values.
-        make: fills an empty folder, and returns what `made.json` there records in addition to `ingredients`.
+    It is made next to its place and moved there when it is whole. `make` fills an empty folder, and returns what `made.json` there
+    records in addition to `ingredients`.
     """
     import fcntl  # here, as Windows has none
 
@@ -187,16 +151,20 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
 
 
 def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress) -> None:
-    """Compile a folder's Python files: by this machine's Python of the version, else by the board's, emulated.
-
-    Raises:
-        EmulatorError: if neither can.
-    """
+    """Compile a folder's Python files: by this machine's Python of the version, else by the board's, emulated."""
     progress(f"compile for Python {python}", 0, 0)
-    shared = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
-    arguments = [*shared, "-x", "/(tests?|idlelib)/", str(folder)]
-    host = host_python(python)
-    if host:
+    arguments = [
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "--invalidation-mode",
+        "unchecked-hash",
+        "-x",
+        "/(tests?|idlelib)/",
+        str(folder),
+    ]
+    if host := host_python(python):
         # Files that this Python cannot compile, such as a test's, do not matter: what is needed is compiled when it is imported.
         subprocess.run([host, "-I", *arguments], capture_output=True)
         return
@@ -209,9 +177,8 @@ def host_python(python: str) -> str | None:
     """Return this machine's Python of a version ("3.13"), None if it has none that runs."""
     if python == ".".join(map(str, sys.version_info[:2])):
         return sys.executable
-    path = shutil.which(f"python{python}")
-    if path is None:
-        return None
-    code = "import sys; print(*sys.version_info[:2], sep='.')"
-    done = subprocess.run([path, "-I", "-c", code], capture_output=True, text=True)
-    return path if done.stdout.strip() == python else None
+    if path := shutil.which(f"python{python}"):
+        code = "import sys; print(*sys.version_info[:2], sep='.')"
+        done = subprocess.run([path, "-I", "-c", code], capture_output=True, text=True)
+        return path if done.stdout.strip() == python else None
+    return None

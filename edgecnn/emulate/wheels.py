@@ -22,7 +22,7 @@ ENGINES = {
     "tflite_runtime": ("tflite-runtime", "==2.14.0"),
     "onnxruntime": ("onnxruntime", ">=1.22"),
 }
-"""Each engine's package and the versions that edgecnn runs with."""
+"""The package of each, and the versions that edgecnn runs with."""
 
 ONLY = {"tflite_runtime": ("3.11",)}
 """Engines with wheels for some of the boards' Pythons only."""
@@ -52,11 +52,7 @@ def engines_on(python: str) -> list[str]:
 
 
 def requirements(engine: str, python: str) -> Requirements:
-    """Return what a board with an engine needs, in the versions that this machine has, where it has them.
-
-    Args:
-        engine: one of ENGINES.
-        python: the board's, such as "3.13".
+    """Return what a board with an engine and a Python ("3.13") needs, in this machine's versions if it has them.
 
     Raises:
         UnknownNameError: if there is no such engine.
@@ -75,7 +71,7 @@ def requirements(engine: str, python: str) -> Requirements:
 
 
 def _requirement(name: str, versions: str, limit: str = "") -> str:
-    """Return a requirement for pip: the version that is installed here, or the newest before it that has a wheel for the board."""
+    """Return what pip gets: the version installed here, or the newest before it that has a wheel for the board."""
     limits = [versions, limit]
     if not versions.startswith("=="):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -89,34 +85,23 @@ def platforms(release: str) -> list[str]:
 
 
 def install(
-    packages: Requirements,
-    release: str,
-    folder: Path,
-    progress: Progress = lambda what, done, total: None,
+    packages: Requirements, release: str, folder: Path, progress: Progress = lambda what, done, total: None
 ) -> dict[str, str]:
     """Install wheels for a board into a folder; no code of theirs is run.
-
-    Args:
-        packages: from `requirements`.
-        release: one of RELEASES.
-        folder: where the board's Python looks for packages.
-        progress: receives what is downloaded.
 
     Returns:
         The versions, by name with "_" for "-".
 
     Raises:
-        EmulatorError: if this machine has no pip, or pip fails; the message has its reason.
+        EmulatorError: if this machine has no pip, or pip fails.
     """
     python = RELEASES[release]
     shared = [
         *pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-warn-conflicts",
         "--target", str(folder), "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
     ]  # fmt: skip
-    for abi in (f"cp{python.replace('.', '')}", "abi3", "none"):
-        shared += ["--abi", abi]
-    for platform in platforms(release):
-        shared += ["--platform", platform]
+    shared += [f"--abi={abi}" for abi in (f"cp{python.replace('.', '')}", "abi3", "none")]
+    shared += [f"--platform={platform}" for platform in platforms(release)]
     for names, options in ((packages.needs, []), (packages.alone, ["--no-deps"])):
         progress(f"wheels for Python {python} on aarch64", 0, 0)
         done = subprocess.run([*shared, *options, *names], capture_output=True, text=True)
@@ -125,23 +110,15 @@ def install(
             raise EmulatorError(
                 f"pip cannot download {', '.join(names)} for Python {python} on aarch64: {lines[-1].removeprefix('ERROR: ')}"
             )
-    return {
-        name: version for name, _, version in (path.stem.partition("-") for path in sorted(folder.glob("*.dist-info")))
-    }
+    return dict(path.stem.split("-", 1) for path in sorted(folder.glob("*.dist-info")))
 
 
 def pip() -> list[str]:
-    """Return the command that runs this machine's pip.
-
-    Raises:
-        EmulatorError: if it has none.
-    """
+    """Return the command that runs this machine's pip; EmulatorError if it has none."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    for name in ("pip3", "pip"):
-        path = shutil.which(name)
-        if path:
-            return [path]
+    if path := shutil.which("pip3") or shutil.which("pip"):
+        return [path]
     raise EmulatorError(
         f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
     )

@@ -1,11 +1,11 @@
 """Sensors as files of a made-up machine."""
 
-from edgecnn.device.sensors import read_sensors, throttle_words
+from edgecnn.device.sensors import Sensors, read_sensors, throttle_words
 from edgecnn.runtime.child import Finished
 
 
 def test_a_machine_without_sensors(machine):
-    assert read_sensors(machine({})) == (None, None, None, None)
+    assert read_sensors(machine({})) == Sensors(None, None, None, None)
 
 
 def test_a_raspberry_pi(machine):
@@ -16,7 +16,7 @@ def test_a_raspberry_pi(machine):
         "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
         "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
     }
-    assert read_sensors(machine(files)) == (1500, 61.342, 0x50005, None)
+    assert read_sensors(machine(files)) == Sensors(1500, 61.342, 0x50005, None)
 
 
 def test_vcgencmd_where_the_kernel_does_not_tell(machine):

@@ -47,8 +47,8 @@ def test_the_hosts_sources_of_both_styles_with_another_release(tmp_path, monkeyp
     (tmp_path / "apt.conf").write_text("\n".join(lines))
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     assert debian.host_sources("bookworm") == [
-        debian.Source("http://archive.invalid/debian/", "bookworm", ("main",), str(folder)),
-        debian.Source("http://archive.invalid/debian-security/", "bookworm-security", ("main",), str(folder)),
+        debian.Source("", "bookworm", "http://archive.invalid/debian/", "main", str(folder)),
+        debian.Source("", "bookworm-security", "http://archive.invalid/debian-security/", "main", str(folder)),
     ]
 
 
@@ -60,7 +60,9 @@ def test_other_archives_with_debians_suites_are_left_out(program):
     debians = ("Debian", "stable-updates", "http://a.invalid/debian/", "main", "$(SIGNED_BY)")
     vendors = ("Vendor", "trixie", "http://b.invalid/", "main", "/keys/vendor.gpg")
     program("apt-get", f"cat <<'END'\n{targets(debians, vendors)}END")
-    assert debian.host_sources("trixie") == [debian.Source("http://a.invalid/debian/", "trixie-updates", ("main",), "")]
+    assert debian.host_sources("trixie") == [
+        debian.Source("Debian", "trixie-updates", "http://a.invalid/debian/", "main", "")
+    ]
 
 
 def test_a_host_of_another_distribution_is_an_error(program):
@@ -78,11 +80,11 @@ def test_a_host_without_apt_is_an_error(tmp_path, monkeypatch):
 
 def test_sources_as_a_file():
     sources = [
-        debian.Source("http://a.invalid/", "trixie", ("main", "contrib"), "/k.gpg"),
-        debian.Source("u", "s", ("main",), ""),
+        debian.Source("Debian", "trixie", "http://a.invalid/", "contrib", "/k.gpg"),
+        debian.Source("", "s", "u", "main", ""),
     ]
     first, second = debian.sources_text(sources).split("\n\n")
-    assert first.splitlines()[1:4] == ["URIs: http://a.invalid/", "Suites: trixie", "Components: main contrib"]
+    assert first.splitlines()[1:4] == ["URIs: http://a.invalid/", "Suites: trixie", "Components: contrib"]
     assert "Architectures: arm64" in first and "Signed-By: /k.gpg" in first and "Signed-By" not in second
 
 

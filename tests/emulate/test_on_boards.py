@@ -198,9 +198,9 @@ def test_differences():
     here = np.array([[1, 2], [127, -128], [5, 4]], np.int8)
     there = np.array([[1, 2], [-128, 127], [4, 5]], np.int8)
     found = differences(there, here, Split(images=here, classes=np.array([1, 0, 0]), sources=("a", "b", "c")))
-    assert found.largest_difference == 255 and found.rows_that_differ == 2
-    assert found.agreement == pytest.approx(1 / 3)
-    assert (found.accuracy, found.accuracy_here) == (pytest.approx(1 / 3), 1.0)
+    assert found["largest_difference"] == 255 and found["rows_that_differ"] == 2
+    assert found["agreement"] == pytest.approx(1 / 3)
+    assert (found["accuracy"], found["accuracy_here"]) == (pytest.approx(1 / 3), 1.0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.device.benchmark.sustained import Sustained
 from edgecnn.errors import ParityError
 from edgecnn.runtime.tuned import Tuned, hardware
+from edgecnn.tables import to_json
 from edgecnn.versions import library_versions
 
 MOST_NAMES = 20
@@ -33,11 +34,11 @@ def document(bundle: Bundle, images: BenchImages, measured: Sweep, warmup: int) 
 
 def sustained_document(bundle: Bundle, images: BenchImages, about: str, done: Sustained) -> dict[str, Any]:
     """Return minutes of one configuration, which `about` names, as one JSON document."""
-    return {"schema": "edgecnn.sustained/1", **_circumstances(bundle, images), "about": about, **done.to_json()}
+    outcome = {**to_json(done), "drift": done.drift, "throttled": done.throttled}
+    return {"schema": "edgecnn.sustained/1", **_circumstances(bundle, images), "about": about, **outcome}
 
 
 def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
-    """Return the bundle, the machine, the versions and the images of a measurement."""
     return {
         "bundle": {"path": str(bundle.path), "name": bundle.manifest.name, "sha256": bundle.sha256},
         "hardware": hardware(),
@@ -48,11 +49,7 @@ def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
 
 
 def tuned_winner(measured: Sweep) -> Tuned:
-    """Return the winner as a setting to keep.
-
-    Raises:
-        ParityError: if no model that ran passed the gate.
-    """
+    """Return the winner as a setting to keep; ParityError if no model that ran passed the gate."""
     best = winner(measured.rows)
     if best is None:
         raise ParityError(

@@ -12,7 +12,7 @@ THREADS = (1, 2, 4)
 
 
 class Configuration(NamedTuple):
-    """What to open: an engine, a model file of the bundle and its precision, threads of one inference, the requested provider."""
+    """What to open: an engine, a model file of the bundle, threads of one inference, the requested provider."""
 
     engine: str
     file: str
@@ -38,11 +38,8 @@ def configurations(
     """List what there is to measure: each engine with each of the bundle's models and each number of threads.
 
     Args:
-        manifest: of the bundle.
         engines: names, each of which must be installed; all that are installed by default.
-        precisions: names; all that the bundle has by default.
         threads: by default those of THREADS for which this process has CPUs.
-        provider: one of `edgecnn.runtime.engines.PROVIDERS`; each engine's own by default.
 
     Raises:
         UnknownNameError: for an engine or precision that does not exist.
@@ -71,6 +68,6 @@ def configurations(
     if not result:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         raise EngineError(
-            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}.", advice="choose_model"
+            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}. See --engine and --precision."
         )
     return result

@@ -1,13 +1,14 @@
 """What a benchmark measured, and which configuration wins."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.runtime.timing import percentile
+from edgecnn.tables import to_json
 
 PARTS = ("decode", "preprocess", "infer", "whole")
 TIE = 0.02
@@ -15,7 +16,8 @@ RULE = "smallest p50 of infer; within 2 % of it the smaller p90, then fewer thre
 ELIGIBLE = "only models that passed the bundle's gate and, here, its golden vectors"
 
 
-class Percentiles(NamedTuple):
+@dataclass(frozen=True)
+class Percentiles:
     """Wall time of `n` calls in milliseconds."""
 
     p50_ms: float
@@ -25,7 +27,7 @@ class Percentiles(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """The measurements of a configuration's own process: see `edgecnn.device.benchmark.probe`."""
+    """What a configuration's own process measured: see `edgecnn.device.benchmark.probe`."""
 
     version: str
     computes: str
@@ -35,8 +37,7 @@ class Probed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration's figures. `gate` is the bundle's own verdict on the model, None where it has no report on it; `cold` as
-    `cold_starts` measures, None where that was not done."""
+    """One configuration's figures. `gate` is the bundle's own verdict on the model; None for what is not known or was not measured."""
 
     configuration: Configuration
     probed: Probed
@@ -51,18 +52,12 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
-        return {
-            **self.configuration._asdict(),
-            **self.probed._asdict(),
-            **{part: figures._asdict() for part, figures in self.parts.items()},
-            "gate": self.gate,
-            "eligible": self.eligible,
-            "cold_start": self.cold._asdict() if self.cold else None,
-        }
+        flat = self.configuration._asdict() | self.probed._asdict() | to_json(self.parts)
+        return {**flat, "gate": self.gate, "eligible": self.eligible, "cold_start": to_json(self.cold)}
 
 
 class Sweep(NamedTuple):
-    """What was measured, fastest first, what could not run and why, whether it was interrupted, and how busy the machine was before."""
+    """The measured configurations, fastest first; those that could not run, and why; how busy the machine was before."""
 
     rows: tuple[Row, ...]
     failed: Mapping[Configuration, str]
@@ -76,12 +71,13 @@ def percentiles(values: list[float]) -> Percentiles:
 
 
 def winner(rows: Sequence[Row]) -> Row | None:
-    """Return the row to use by RULE; None if none may be chosen."""
-    return next(iter(ranked([row for row in rows if row.eligible])), None)
+    """Return the row to use by RULE, if there is one that may be used."""
+    return next(iter(ranked(row for row in rows if row.eligible)), None)
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
+def ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Return rows by RULE's order: those within TIE of the smallest p50 by p90 and threads, then the others by p50."""
+    rows = tuple(rows)
     best = min((row.parts["infer"].p50_ms for row in rows), default=0.0)
 
     def key(row: Row) -> tuple[float, float, int]:
@@ -89,7 +85,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
         tied = infer.p50_ms <= best * (1 + TIE)
         return (0.0 if tied else infer.p50_ms, infer.p90_ms, row.configuration.threads)
 
-    return sorted(rows, key=key)
+    return tuple(sorted(rows, key=key))
 
 
 MAX_REPORT_BYTES = 8 * 1024 * 1024
@@ -99,14 +95,12 @@ MAX_REPORT_BYTES = 8 * 1024 * 1024
 def gate(bundle: Bundle) -> dict[str, bool]:
     """Return, for each model file that the bundle's parity report speaks of, whether all of its comparisons passed the gate."""
     report = bundle.files.get("parity.json", b"")
-    if len(report) > MAX_REPORT_BYTES:
-        return {}
+    names = {f"{model.format}-{model.precision}": model.file for model in bundle.manifest.models}
+    passed: dict[str, bool] = {}
     try:
-        comparisons = json.loads(report)["comparisons"]
-        passed: dict[str, list[bool]] = {}
-        for item in comparisons:
-            passed.setdefault(item["candidate"], []).append(bool(item["passed"]))
+        for item in json.loads(report)["comparisons"] if len(report) <= MAX_REPORT_BYTES else ():
+            if file := names.get(item["candidate"]):
+                passed[file] = passed.get(file, True) and bool(item["passed"])
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
-    names = {f"{model.format}-{model.precision}": model.file for model in bundle.manifest.models}
-    return {names[name]: all(verdicts) for name, verdicts in passed.items() if name in names}
+    return passed

@@ -16,20 +16,18 @@ MOST_BYTES = 64 * 2**20
 
 
 class BenchImages(NamedTuple):
-    """Images in memory: encoded bytes, or arrays where a bundle has nothing encoded.
+    """Images in memory: encoded bytes, or arrays if a bundle has nothing encoded.
 
-    `about` says which they are; `names` are paths or bundle entries, `sizes` (width, height); `largest` is the path of the one with
-    the most pixels, "" for the bundle's.
+    `names` are paths or bundle entries; `largest` is the path of the one with the most pixels, "" for the bundle's.
     """
 
     about: str
     items: tuple[bytes | np.ndarray, ...]
     names: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]
     largest: str
 
     def at(self, index: int) -> bytes | np.ndarray:
-        """Return the image of a call: the calls cycle through the images."""
+        """Return the image of a call: calls cycle through them."""
         return self.items[index % len(self.items)]
 
 
@@ -38,26 +36,20 @@ def bench_images(
 ) -> BenchImages:
     """Read the images that SOURCE arguments stand for, or use the bundle's golden photos (its golden inputs, if it has none).
 
-    Args:
-        bundle: as read.
-        sources: as `edgecnn.device.stream.sources.expand` takes them.
-        most: the most images to use.
-        note: called with each image that is left out, and why.
-
     Raises:
         ImageError: if sources were given and none of them is an image.
     """
     if sources:
         return _given(bundle, sources, most, note)
-    encoded = [(golden.file, bundle.files[golden.file]) for golden in bundle.manifest.golden_images]
-    if encoded:
-        sizes = tuple(probe(data)[1::-1] for _, data in encoded)
-        names, items = zip(*encoded, strict=True)
-        return BenchImages(f"the bundle's golden photos, {_sizes(sizes)}", items, names, sizes, "")
+    manifest = bundle.manifest
+    if names := tuple(golden.file for golden in manifest.golden_images):
+        items = tuple(bundle.files[name] for name in names)
+        about = f"the bundle's golden photos, {_sizes([probe(data)[1::-1] for data in items])}"
+        return BenchImages(about, items, names, "")
     inputs = bundle.golden_inputs()[:most]
-    size = (bundle.manifest.input.width, bundle.manifest.input.height)
-    about = f"the bundle's golden inputs, {_sizes((size,) * len(inputs))}: there is nothing to decode or resize"
-    return BenchImages(about, tuple(inputs), (bundle.manifest.golden_inputs,), (size,) * len(inputs), "")
+    sizes = _sizes([(manifest.input.width, manifest.input.height)] * len(inputs))
+    about = f"the bundle's golden inputs, {sizes}: there is nothing to decode or resize"
+    return BenchImages(about, tuple(inputs), (manifest.golden_inputs,), "")
 
 
 def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[str], object]) -> BenchImages:
@@ -88,13 +80,11 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
             f"none of {', '.join(map(repr, sources))} is a readable image. Give other images, or none, to use those in the bundle."
         )
     largest = max(range(len(items)), key=lambda index: sizes[index][0] * sizes[index][1])
-    return BenchImages(f"given, {_sizes(tuple(sizes))}", tuple(items), tuple(names), tuple(sizes), names[largest])
+    return BenchImages(f"given, {_sizes(sizes)}", tuple(items), tuple(names), names[largest])
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
     """Return how many images, and the smallest and largest size."""
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
-    shown = "{}x{}".format(*ordered[0])
-    if ordered[0] != ordered[-1]:
-        shown += " to {}x{}".format(*ordered[-1])
-    return f"{len(ordered)} image{'s' if len(ordered) > 1 else ''} of {shown} pixels"
+    ends = dict.fromkeys(f"{width}x{height}" for width, height in (ordered[0], ordered[-1]))
+    return f"{len(ordered)} image{'s' if len(ordered) > 1 else ''} of {' to '.join(ends)} pixels"

@@ -1,7 +1,7 @@
 """Open one configuration in a process of its own: `python -m edgecnn.device.benchmark.probe BUNDLE ENGINE FILE THREADS PROVIDER [IMAGE]`.
 
-The memory measured is then its own, and an engine that crashes does not stop the benchmark. Prints a JSON object with
-`version`, `computes`, `peak_mib` and `golden`: "" where the golden vectors' outputs are right, else what is wrong.
+The memory measured is then its own, and an engine that crashes does not stop the benchmark. Prints the fields of `Probed` as JSON;
+`golden` is what is wrong with the outputs of the golden vectors, "" if they are right.
 """
 
 import resource
@@ -33,26 +33,19 @@ def main() -> dict[str, Any]:
     peak = peak_mib()
     row = check_model(bundle, entry, name, int(threads), provider or None)
     wrong = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
-    return {
-        "version": engine.version,
-        "computes": engine.provider,
-        "peak_mib": peak,
-        "golden": "" if row.passed else wrong,
-    }
+    golden = "" if row.passed else wrong
+    return {"version": engine.version, "computes": engine.provider, "peak_mib": peak, "golden": golden}
 
 
 def peak_mib() -> float:
-    """Return the largest resident set that this process had, in MiB.
-
-    Linux's VmHWM, since ru_maxrss begins with what the parent held; elsewhere ru_maxrss, which is in bytes on macOS.
-    """
-    try:
+    """Return the largest resident set that this process had, in MiB."""
+    try:  # Linux's VmHWM, since ru_maxrss begins with what the parent held
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     except (OSError, StopIteration):
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return largest / 2**20 if sys.platform == "darwin" else largest / 1024
+        return largest / 2**20 if sys.platform == "darwin" else largest / 1024  # bytes on macOS
 
 
 if __name__ == "__main__":

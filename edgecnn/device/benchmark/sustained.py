@@ -1,8 +1,9 @@
 """Does the speed hold? One configuration for minutes, with its times, the clock, the temperature and throttling."""
 
+import itertools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 from edgecnn.device.benchmark.figures import Percentiles, percentiles
 from edgecnn.device.benchmark.images import BenchImages
@@ -15,8 +16,9 @@ WINDOW_S = 60.0
 """A window's length; half of the whole where that is shorter."""
 
 
-class Window(NamedTuple):
-    """A minute or less: its start in seconds, the times of the whole call and of the inference, the sensors at its end."""
+@dataclass(frozen=True)
+class Window:
+    """A minute or less: the times of the whole call and of the inference, and the sensors at its end."""
 
     start_s: float
     seconds: float
@@ -24,18 +26,9 @@ class Window(NamedTuple):
     infer: Percentiles
     sensors: Sensors
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the window as plain JSON values."""
-        return {
-            "start_s": self.start_s,
-            "seconds": self.seconds,
-            "whole": self.whole._asdict(),
-            "infer": self.infer._asdict(),
-            "sensors": self.sensors._asdict(),
-        }
 
-
-class Sustained(NamedTuple):
+@dataclass(frozen=True)
+class Sustained:
     """All windows in order. `before` are the sensors at the start."""
 
     before: Sensors
@@ -45,9 +38,7 @@ class Sustained(NamedTuple):
     @property
     def drift(self) -> float | None:
         """The last window's p50 of the whole by the first's, less 1; None with fewer than two windows."""
-        if len(self.windows) < 2:
-            return None
-        return self.windows[-1].whole.p50_ms / self.windows[0].whole.p50_ms - 1
+        return self.windows[-1].whole.p50_ms / self.windows[0].whole.p50_ms - 1 if len(self.windows) > 1 else None
 
     @property
     def throttled(self) -> list[str] | None:
@@ -64,16 +55,6 @@ class Sustained(NamedTuple):
                 slowed_by += ["throttled"] if sensors.throttle_count > self.before.throttle_count else []
         return list(dict.fromkeys(slowed_by)) if known else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain JSON values."""
-        return {
-            "before": self.before._asdict(),
-            "windows": [window.to_json() for window in self.windows],
-            "drift": self.drift,
-            "throttled": self.throttled,
-            "interrupted": self.interrupted,
-        }
-
 
 def sustain(
     classifier: Classifier,
@@ -85,45 +66,32 @@ def sustain(
     report: Callable[[Window], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> Sustained:
-    """Classify without a pause for some minutes. An interruption (Ctrl-C) ends it with what was measured so far.
-
-    Args:
-        classifier: as opened.
-        images: each call takes the next one.
-        minutes: how long, above 0.
-        warmup: calls before.
-        system: whose sensors are read.
-        report: called with each complete window.
-        clock: seconds.
-    """
+    """Classify without a pause for some minutes, and `report` each window. Ctrl-C ends it with what was measured so far."""
     for index in range(warmup):
         classifier.classify(images.at(index))
     before = read_sensors(system)
     length = min(WINDOW_S, minutes * 30)
     count = max(2, round(minutes * 60 / length))
     windows: list[Window] = []
-    whole: list[float] = []
-    infer: list[float] = []
+    times: list[dict[str, float]] = []
     start = began = clock()
-    index = 0
     interrupted = False
+
+    def end_window() -> None:
+        whole, infer = (percentiles([call[part] for call in times]) for part in ("whole", "infer"))
+        windows.append(Window(start - began, clock() - start, whole, infer, read_sensors(system)))
+
     try:
-        while len(windows) < count:
-            times = time_call(classifier, images.at(index))
-            whole.append(times["whole"])
-            infer.append(times["infer"])
-            index += 1
-            now = clock()
-            if now - start >= length:
-                windows.append(_window(start - began, now - start, whole, infer, system))
+        for index in itertools.count():
+            times.append(time_call(classifier, images.at(index)))
+            if clock() - start >= length:
+                end_window()
                 report(windows[-1])
-                whole, infer, start = [], [], clock()
+                if len(windows) == count:
+                    break
+                times, start = [], clock()
     except KeyboardInterrupt:
         interrupted = True
-        if whole and infer:
-            windows.append(_window(start - began, clock() - start, whole, infer, system))
+        if times:
+            end_window()
     return Sustained(before, tuple(windows), interrupted)
-
-
-def _window(start: float, seconds: float, whole: list[float], infer: list[float], system: System) -> Window:
-    return Window(start, seconds, percentiles(whole), percentiles(infer), read_sensors(system))

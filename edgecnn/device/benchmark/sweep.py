@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,16 +27,8 @@ SETTLE_S = 0.005
 PROBE_TIMEOUT_S = 300.0
 
 
-def probe(
-    bundle: Bundle, configuration: Configuration, largest: str = "", system: System | None = None
-) -> Probed | str:
-    """Open a configuration in a process of its own.
-
-    Args:
-        bundle: as read.
-        configuration: what to open.
-        largest: path of the image to classify there; the bundle's own images by default.
-        system: runs the process.
+def probe(bundle: Bundle, configuration: Configuration, largest: str = "") -> Probed | str:
+    """Open a configuration in a process of its own, which classifies the image `largest`, or the bundle's own images.
 
     Returns:
         What it measured; or why it could not, such as "illegal instruction (SIGILL)".
@@ -44,7 +36,7 @@ def probe(
     command = [sys.executable, "-m", "edgecnn.device.benchmark.probe", str(bundle.path), configuration.engine]
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
-    done = (system or System(packages={})).run(command, PROBE_TIMEOUT_S)
+    done = System(packages={}).run(command, PROBE_TIMEOUT_S)
     return done.failure if done.code else Probed(**done.table)
 
 
@@ -61,9 +53,6 @@ def sweep(
     """Measure configurations, interleaved. An interruption (Ctrl-C) ends it with what was measured so far.
 
     Args:
-        bundle: as read, from a file.
-        images: each call takes the next one, the same for every configuration.
-        chosen: from `configurations`.
         n: calls of each that count.
         warmup: calls of each before.
         cold: cold starts for the fastest configuration of each engine.
@@ -77,7 +66,21 @@ def sweep(
     times: dict[Configuration, dict[str, list[float]]] = {}
     starts: dict[Configuration, Percentiles] = {}
     interrupted = False
-    load = os.getloadavg()[0]
+    load, verdicts = os.getloadavg()[0], gate(bundle)
+
+    def rows() -> tuple[Row, ...]:
+        return ranked(
+            Row(
+                configuration=item,
+                probed=probed[item],
+                parts={part: percentiles(values) for part, values in parts.items()},
+                gate=verdicts.get(item.file),
+                cold=starts.get(item),
+            )
+            for item, parts in times.items()
+            if parts["whole"]
+        )
+
     try:
         for number, item in enumerate(chosen):
             progress("opening", number, len(chosen))
@@ -90,18 +93,11 @@ def sweep(
             reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
             raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For more details: edgecnn doctor")
         measure(bundle, images, list(probed), n, warmup, times, progress)
-        rows = ranked([_row(item, probed[item], times[item], None, None) for item in probed])
-        fastest = {row.configuration.engine: row.configuration for row in reversed(rows)}
+        fastest = {row.configuration.engine: row.configuration for row in reversed(rows())}
         starts = cold_starts(bundle, images, list(fastest.values()), cold, failed, progress)
     except KeyboardInterrupt:
         interrupted = True
-    verdicts = gate(bundle)
-    rows = [
-        _row(item, probed[item], parts, verdicts.get(item.file), starts.get(item))
-        for item, parts in times.items()
-        if parts["whole"]
-    ]
-    return Sweep(tuple(ranked(rows)), failed, interrupted, load)
+    return Sweep(rows(), failed, interrupted, load)
 
 
 def measure(
@@ -114,7 +110,12 @@ def measure(
     progress: Callable[[str, int, int], object],
 ) -> None:
     """Time configurations in this process, in interleaved blocks, into `times`: milliseconds of each call by part."""
-    classifiers = {item: classifier_of(bundle, item) for item in chosen}
+    classifiers = {}
+    for item in chosen:
+        entry = bundle.manifest.model(item.file)
+        data = bundle.files[item.file]
+        engine = open_engine(item.engine, data, entry.format, num_threads=item.threads, provider=item.provider)
+        classifiers[item] = Classifier(bundle, bundle_model(engine, bundle.manifest))
     for number, classifier in enumerate(classifiers.values()):
         progress("warming up", number, len(chosen))
         for index in range(warmup):
@@ -125,7 +126,10 @@ def measure(
     for name, calls in interleave(list(by_name), n, BLOCK):
         item = by_name[name]
         progress("measuring", done, n * len(chosen))
-        settle(classifiers[item], images, calls[0])
+        settled = time.perf_counter() + SETTLE_S
+        classifiers[item].classify(images.at(calls[0]))
+        while time.perf_counter() < settled:
+            classifiers[item].classify(images.at(calls[0]))
         for index in calls:
             for part, value in time_call(classifiers[item], images.at(index)).items():
                 times[item][part].append(value)
@@ -133,36 +137,8 @@ def measure(
     progress("measuring", done, done)
 
 
-def classifier_of(bundle: Bundle, configuration: Configuration) -> Classifier:
-    """Open a configuration in this process."""
-    name, file, _, threads, provider = configuration
-    entry = bundle.manifest.model(file)
-    engine = open_engine(name, bundle.files[file], entry.format, num_threads=threads, provider=provider)
-    return Classifier(bundle, bundle_model(engine, bundle.manifest))
-
-
-def settle(classifier: Classifier, images: BenchImages, index: int) -> None:
-    """Call at least once, and until SETTLE_S has passed, without counting."""
-    start = time.perf_counter()
-    while True:
-        classifier.classify(images.at(index))
-        if time.perf_counter() - start >= SETTLE_S:
-            return
-
-
 def time_call(classifier: Classifier, image: bytes | np.ndarray) -> dict[str, float]:
-    """Classify one image and return the milliseconds of each of PARTS; the whole includes the decision."""
+    """Classify one image and return the milliseconds of each of PARTS."""
     start = time.perf_counter()
     result = classifier.classify(image)
     return {**result.latency_ms, "whole": (time.perf_counter() - start) * 1000}
-
-
-def _row(
-    item: Configuration,
-    probed: Probed,
-    times: Mapping[str, list[float]],
-    verdict: bool | None,
-    cold: Percentiles | None,
-) -> Row:
-    parts = {part: percentiles(values) for part, values in times.items()}
-    return Row(configuration=item, probed=probed, parts=parts, gate=verdict, cold=cold)

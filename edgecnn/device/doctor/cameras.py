@@ -10,10 +10,8 @@ PATIENCE_S = 60.0
 
 
 def cameras(system: System) -> Iterator[Finding]:
-    """Can edgecnn read the cameras, and are the programs installed that read CSI cameras, video files and streams?
-
-    `edgecnn cameras` runs in a process of its own: a driver that hangs or crashes does not stop the doctor.
-    """
+    """Can edgecnn read the cameras, and are the programs installed that read CSI cameras, video files and streams?"""
+    # in a process of its own: a driver that hangs or crashes does not stop the doctor
     done = system.run([sys.executable, "-m", "edgecnn", "cameras", "--json"], PATIENCE_S)
     listing = done.table
     if not listing:
@@ -21,22 +19,18 @@ def cameras(system: System) -> Iterator[Finding]:
         yield Finding("warning", f"edgecnn cannot list the cameras: {done.failure}", means, "run: edgecnn cameras")
         return
     yield from _programs(system, listing["programs"])
-    listed = listing["cameras"]
-    usable = [camera for camera in listed if camera["usable"]]
-    refused = [camera for camera in listed if not camera["usable"] and camera["is_camera"]]
-    for camera in usable:
-        yield Finding("ok", _named(camera))
-    for camera in refused:
-        if camera["problem"].startswith("in use by edgecnn "):
-            yield Finding("ok", f"{_named(camera)}: {camera['problem'].partition('.')[0]}")
-            continue
-        yield Finding(
-            "warning",
-            _named(camera),
-            f"it cannot be used: {camera['problem']}",
-            "do what it says, then run: edgecnn cameras",
-        )
-    if not usable and not refused:
+    listed = sorted(listing["cameras"], key=lambda camera: not camera["usable"])
+    for camera in listed:
+        name = f"{camera['device']} ({camera['name']})" if camera["name"] else camera["device"]
+        problem = camera["problem"]
+        if camera["usable"]:
+            yield Finding("ok", name)
+        elif camera["is_camera"] and problem.startswith("in use by edgecnn "):
+            yield Finding("ok", f"{name}: {problem.partition('.')[0]}")
+        elif camera["is_camera"]:
+            fix = "do what it says, then run: edgecnn cameras"
+            yield Finding("warning", name, f"it cannot be used: {problem}", fix)
+    if not any(camera["usable"] or camera["is_camera"] for camera in listed):
         reasons = [f"{camera['device']} is {camera['problem']}" for camera in listed]
         means = " ".join(reasons) or "no camera is connected, or the system does not recognize it"
         yield Finding("note", "no usable camera", means, "connect one, then run: edgecnn cameras")
@@ -44,8 +38,7 @@ def cameras(system: System) -> Iterator[Finding]:
 
 def _programs(system: System, programs: dict[str, str | None]) -> Iterator[Finding]:
     for_csi = [name for name in programs if name != "ffmpeg"]
-    csi = next((name for name in for_csi if programs[name]), None)
-    if csi:
+    if csi := next(filter(programs.get, for_csi), None):
         yield Finding("ok", f"{csi} for CSI cameras")
     elif system.is_pi:
         means = "edgecnn needs it to read a camera on the CSI connector"
@@ -55,7 +48,3 @@ def _programs(system: System, programs: dict[str, str | None]) -> Iterator[Findi
     else:
         means = "edgecnn needs it to read video files, rtsp:// and http:// streams"
         yield Finding("note", "no ffmpeg", means, "sudo apt install ffmpeg")
-
-
-def _named(camera: dict[str, str]) -> str:
-    return f"{camera['device']} ({camera['name']})" if camera["name"] else camera["device"]

@@ -3,39 +3,29 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from edgecnn.device.doctor import machine
 from edgecnn.device.doctor.cameras import cameras
 from edgecnn.device.doctor.engines import bundle, engines, versions
 from edgecnn.device.doctor.finding import SEVERITIES, Finding
-from edgecnn.device.doctor.machine import (
-    architecture,
-    clock,
-    disk,
-    glibc,
-    memory,
-    power,
-    processor,
-    python,
-    temperature,
-)
 from edgecnn.device.system import System
 from edgecnn.errors import DoctorError
 
 CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
-    "python": python,
-    "architecture": architecture,
-    "glibc": glibc,
-    "processor": processor,
-    "memory": memory,
-    "clock": clock,
-    "disk": disk,
-    "power": power,
-    "temperature": temperature,
+    "python": machine.python,
+    "architecture": machine.architecture,
+    "glibc": machine.glibc,
+    "processor": machine.processor,
+    "memory": machine.memory,
+    "clock": machine.clock,
+    "disk": machine.disk,
+    "power": machine.power,
+    "temperature": machine.temperature,
     "versions": versions,
     "bundle": bundle,
     "engines": engines,
     "cameras": cameras,
 }
-"""The checks by name, in the order in which they run and are shown."""
+"""The checks by name, in the order in which they run."""
 
 
 class Diagnosis(NamedTuple):
@@ -44,11 +34,9 @@ class Diagnosis(NamedTuple):
     findings: tuple[tuple[str, Finding], ...]
 
     def count(self, severity: str) -> int:
-        """Return how many findings are of a severity."""
         return sum(finding.severity == severity for _, finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the findings as plain JSON values."""
         return {
             "schema": "edgecnn.doctor/1",
             "findings": [{"check": name, **finding._asdict()} for name, finding in self.findings],
@@ -56,25 +44,16 @@ class Diagnosis(NamedTuple):
         }
 
 
-def examine(system: System, starting: Callable[[str], object] = lambda name: None) -> Diagnosis:
-    """Run all checks.
-
-    Args:
-        system: the machine.
-        starting: called with each check's name before it runs.
-    """
-    findings = []
-    for name, check in CHECKS.items():
-        starting(name)
-        findings += [(name, finding) for finding in check(system)]
-    return Diagnosis(tuple(findings))
+def examine(system: System) -> Diagnosis:
+    """Run all checks."""
+    return Diagnosis(tuple((name, finding) for name, check in CHECKS.items() for finding in check(system)))
 
 
 def require_healthy(diagnosis: Diagnosis) -> None:
     """Raise DoctorError if a finding is an error; the message names the checks."""
-    failed = list(dict.fromkeys(name for name, finding in diagnosis.findings if finding.severity == "error"))
+    failed = [name for name, finding in diagnosis.findings if finding.severity == "error"]
     if failed:
-        count = diagnosis.count("error")
         raise DoctorError(
-            f"{count} error{'s' if count > 1 else ''} in: {', '.join(failed)}. Fix what is listed above, then run again: edgecnn doctor"
+            f"{len(failed)} error{'s' if len(failed) > 1 else ''} in: {', '.join(dict.fromkeys(failed))}. "
+            "Fix what is listed above, then run again: edgecnn doctor"
         )

@@ -1,5 +1,6 @@
 """Checks of the software: versions that do not work together, the bundle, and each engine in a process of its own."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -16,20 +17,17 @@ PACKAGES = {
 }
 """The packages that provide an engine."""
 
-SHOWN = ("numpy", "pillow", "typer", *(name for names in PACKAGES.values() for name in names))
+SHOWN = ("numpy", "pillow", "typer", *itertools.chain(*PACKAGES.values()))
 PATIENCE_S = 120.0
 
 
 def old_arm(system: System) -> bool:
-    """Return whether this is an ARM processor without LSE atomics, such as those of a Raspberry Pi 3 and 4."""
+    """Return whether this is an ARM processor without LSE atomics, as a Raspberry Pi 3's and 4's are."""
     return system.machine == "aarch64" and bool(system.cpu_flags) and "atomics" not in system.cpu_flags
 
 
 class Bad(NamedTuple):
-    """A package that fails in a range of versions: from the first to below the second.
-
-    `alongside` is the package that it fails together with, "" for any; `where` says on which machines.
-    """
+    """A package that fails in a range of versions: from the first to below the second; with which other, if any, and on which machines."""
 
     package: str
     versions: tuple[tuple[int, ...], tuple[int, ...]]
@@ -77,32 +75,25 @@ def _applies(item: Bad, system: System) -> bool:
 
 def bundle(system: System) -> Iterator[Finding]:
     """Is there a bundle, is it whole, and does this machine decode and resize its golden photos to the right bytes?"""
-    command = [sys.executable, "-m", "edgecnn.device.doctor.bundle", *([system.model] if system.model else [])]
-    done = system.run(command, PATIENCE_S)
+    done = system.run([sys.executable, "-m", "edgecnn.device.doctor.bundle", *filter(None, [system.model])], PATIENCE_S)
     if done.code == BundleError.exit_code:
         fix = "copy it again, or name another: edgecnn doctor --model FILE"
         yield Finding("error", done.said, "edgecnn cannot classify with this bundle", fix)
         return
     answer = done.table
     if not answer:
-        means = "Python or a package is broken"
-        yield Finding(
-            "error", f"the bundle cannot be read: {done.failure}", means, "pip install --force-reinstall numpy Pillow"
-        )
+        fix = "pip install --force-reinstall numpy Pillow"
+        yield Finding("error", f"the bundle cannot be read: {done.failure}", "Python or a package is broken", fix)
         return
     yield Finding("ok", f"{answer['path']} ({answer['reason']}), whole: SHA-256 {answer['sha256'][:12]}")
     for name in answer["wrong_layers"]:
         means = f"this Pillow does not {name} to the bytes in the bundle: answers may differ"
-        yield Finding(
-            "error",
-            f"golden photos differ after {name}",
-            means,
-            "pip install --force-reinstall --only-binary :all: Pillow",
-        )
+        fix = "pip install --force-reinstall --only-binary :all: Pillow"
+        yield Finding("error", f"golden photos differ after {name}", means, fix)
 
 
 def engines(system: System) -> Iterator[Finding]:
-    """Does each installed engine start, run and answer as the bundle says? Each runs in a process of its own."""
+    """Does each installed engine start, run and answer as the bundle says?"""
     installed = [name for name, packages in PACKAGES.items() if any(item in system.packages for item in packages)]
     if not installed:
         yield Finding("error", "no inference engine", "edgecnn cannot classify without one", ENGINES["litert"].install)
@@ -117,23 +108,21 @@ def _try(system: System, name: str) -> Finding:
     if done.code == BundleError.exit_code:
         return Finding("note", f"{name}: not tried", "there is no valid bundle to try it with")
     if done.code is None or done.code < 0:
-        return Finding(
-            "error", f"{name}: {done.how}", "the engine crashes here: it is not built for this machine", again
-        )
+        means = "the engine crashes here: it is not built for this machine"
+        return Finding("error", f"{name}: {done.how}", means, again)
     answer = done.table
-    rows = [row for row in answer.get("rows", ()) if row["engine"] == name]
-    failed = [row for row in rows if not row["passed"]]
     if done.code not in (0, SelftestError.exit_code) or not answer:
         return Finding("error", f"{name}: {done.failure}", "the engine does not start", again)
+    rows = [row for row in answer.get("rows", ()) if row["engine"] == name]
     if not rows:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
-    if failed:
-        row = failed[0]
-        what = (
-            row["note"] or f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
-        )
-        cannot = "it cannot run the bundle's model: the model is damaged, or the engine is not built for this machine"
-        means = cannot if row["note"] else "it does not answer as the bundle says"
+    row = min(rows, key=lambda row: bool(row["passed"]))
+    if not row["passed"]:
+        what, means = row["note"], "it does not answer as the bundle says"
+        if what:
+            means = (
+                "it cannot run the bundle's model: the model is damaged, or the engine is not built for this machine"
+            )
+        what = what or f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
-    row = rows[0]
     return Finding("ok", f"{name} {row['version']} ({row['provider']}): {len(rows)} models answer as the bundle says")

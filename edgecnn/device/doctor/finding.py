@@ -1,5 +1,6 @@
 """The result of a check of `edgecnn doctor`."""
 
+import re
 from typing import NamedTuple
 
 SEVERITIES = ("ok", "note", "warning", "error")
@@ -7,7 +8,7 @@ SEVERITIES = ("ok", "note", "warning", "error")
 
 
 class Finding(NamedTuple):
-    """One of SEVERITIES, the result, what it means and how to fix it; the last two are empty where there is nothing to say or do."""
+    """One of SEVERITIES, the result, what it means and how to fix it; the last two are empty if there is nothing to say or do."""
 
     severity: str
     result: str
@@ -17,12 +18,5 @@ class Finding(NamedTuple):
 
 def version_tuple(text: str) -> tuple[int, ...]:
     """Return the leading numbers of a version, for comparison: "1.21.0rc1" gives (1, 21, 0)."""
-    numbers: list[int] = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
+    leading = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, leading[0].split("."))) if leading else ()

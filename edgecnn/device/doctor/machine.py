@@ -2,6 +2,7 @@
 
 import datetime
 import posixpath
+import re
 from collections.abc import Iterator
 
 from edgecnn.device.doctor.finding import Finding, version_tuple
@@ -16,12 +17,8 @@ PYTHONS = ((3, 11), (3, 14))
 RELEASE_YEAR = 2026
 SIXTY_FOUR = ("aarch64", "arm64", "x86_64", "amd64")
 NEEDS_GLIBC = {
-    ("LiteRT", "aarch64"): (2, 27),
-    ("LiteRT", "x86_64"): (2, 27),
-    ("tflite-runtime", "aarch64"): (2, 34),
-    ("tflite-runtime", "x86_64"): (2, 17),
-    ("ONNX Runtime", "aarch64"): (2, 28),
-    ("ONNX Runtime", "x86_64"): (2, 28),
+    "aarch64": {"LiteRT": (2, 27), "tflite-runtime": (2, 34), "ONNX Runtime": (2, 28)},
+    "x86_64": {"LiteRT": (2, 27), "tflite-runtime": (2, 17), "ONNX Runtime": (2, 28)},
 }
 """The glibc that the engines' wheels are tagged for: ai-edge-litert 2.3.0, tflite-runtime 2.14.0, onnxruntime 1.32.0."""
 
@@ -43,9 +40,8 @@ def python(system: System) -> Iterator[Finding]:
         means = (
             f"edgecnn supports Python {first} and later, below {below}: the engines have no wheels for other versions"
         )
-        yield Finding(
-            "error", f"Python {version}", means, "python3.11 -m venv venv (or 3.12, 3.13), and install edgecnn there"
-        )
+        fix = "python3.11 -m venv venv (or 3.12, 3.13), and install edgecnn there"
+        yield Finding("error", f"Python {version}", means, fix)
 
 
 def architecture(system: System) -> Iterator[Finding]:
@@ -58,9 +54,8 @@ def architecture(system: System) -> Iterator[Finding]:
         yield Finding("error", result, "no inference engine has a wheel for this architecture", fix)
     elif system.bits == 32:
         result = f"{board}32-bit Python under a 64-bit kernel ({system.machine})"
-        yield Finding(
-            "error", result, "the programs are 32-bit, and no inference engine has a wheel for that", NEW_SYSTEM
-        )
+        means = "the programs are 32-bit, and no inference engine has a wheel for that"
+        yield Finding("error", result, means, NEW_SYSTEM)
     else:
         yield Finding("ok", f"{board}{system.machine}, 64-bit")
 
@@ -68,15 +63,15 @@ def architecture(system: System) -> Iterator[Finding]:
 def glibc(system: System) -> Iterator[Finding]:
     """Is the C library new enough for the engines' wheels?"""
     name, version = system.libc
-    needs = {engine: needed for (engine, machine), needed in NEEDS_GLIBC.items() if machine == system.machine}
+    needs = NEEDS_GLIBC.get(system.machine)
     if not needs or system.bits == 32:
         return  # the architecture check has reported it
     if name != "glibc":
         means = "the engines' wheels are built for glibc; a musl system such as Alpine cannot load them"
         yield Finding("error", "no glibc", means, "use a system with glibc, such as Raspberry Pi OS, Debian or Ubuntu")
         return
-    lacking = {engine: needed for engine, needed in needs.items() if version_tuple(version) < needed}
-    needed_by = ", ".join(f"{engine} needs {'.'.join(map(str, needed))}" for engine, needed in lacking.items())
+    lacking = [engine for engine, needed in needs.items() if version_tuple(version) < needed]
+    needed_by = ", ".join(f"{engine} needs {'.'.join(map(str, needs[engine]))}" for engine in lacking)
     if not lacking:
         yield Finding("ok", f"glibc {version}")
     elif "LiteRT" in lacking:
@@ -96,46 +91,34 @@ def processor(system: System) -> Iterator[Finding]:
         if flags & {"avx512_vnni", "avx_vnni"}:
             yield Finding("ok", "VNNI: int8 sums are exact and fast")
         else:
-            means = (
-                "ONNX Runtime's sums of uint8 times int8 saturate on this processor; edgecnn sets session.x64quantprecision, which "
-                "makes them exact and slower"
-            )
+            means = "ONNX Runtime's sums of uint8 times int8 saturate on this processor; edgecnn sets session.x64quantprecision, "
+            means += "which makes them exact and slower"
             yield Finding("note", "no VNNI", means, "use LiteRT for int8: --engine litert")
         return
     if "atomics" not in flags:
-        means = (
-            "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1, such as ONNX Runtime 1.21, crash here "
-            "with an illegal instruction"
-        )
+        means = "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1, such as ONNX Runtime 1.21, "
+        means += "crash here with an illegal instruction"
         yield Finding("note", "no LSE atomics", means)
     if "asimddp" not in flags:
-        yield Finding(
-            "note",
-            "no dot-product instructions (asimddp)",
-            "int8 is not much faster than float32 here: measure it with edgecnn benchmark",
-        )
+        means = "int8 is not much faster than float32 here: measure it with edgecnn benchmark"
+        yield Finding("note", "no dot-product instructions (asimddp)", means)
     if {"atomics", "asimddp"} <= flags:
         yield Finding("ok", "LSE atomics and dot-product instructions")
 
 
 def memory(system: System) -> Iterator[Finding]:
     """Is there enough memory to classify?"""
-    table = {}
-    for line in system.read("/proc/meminfo").splitlines():
-        name, _, value = line.partition(":")
-        digits = value.split()[:1]
-        if digits and digits[0].isdigit():
-            table[name] = int(digits[0]) // 1024
-    if "MemAvailable" not in table:
+    lines = re.findall(r"^(\w+): *([0-9]+)\b", system.read("/proc/meminfo"), re.MULTILINE)
+    mib = {name: int(kib) // 1024 for name, kib in lines}
+    if "MemAvailable" not in mib:
         return
-    result = f"{table['MemAvailable']:,} MiB available of {table.get('MemTotal', 0):,} MiB"
-    if table["MemAvailable"] >= LITTLE_MEMORY_MIB:
+    result = f"{mib['MemAvailable']:,} MiB available of {mib.get('MemTotal', 0):,} MiB"
+    if mib["MemAvailable"] >= LITTLE_MEMORY_MIB:
         yield Finding("ok", result)
     else:
         means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may kill edgecnn, which takes about 50 MiB with LiteRT, more with ONNX Runtime"
-        yield Finding(
-            "warning", result, means, "stop what you do not need (ps aux --sort=-rss | head), or boot without a desktop"
-        )
+        fix = "stop what you do not need (ps aux --sort=-rss | head), or boot without a desktop"
+        yield Finding("warning", result, means, fix)
 
 
 def clock(system: System) -> Iterator[Finding]:
@@ -173,9 +156,8 @@ def disk(system: System) -> Iterator[Finding]:
         elif free < LITTLE_SPACE_MIB:
             severity = "error" if free < NO_SPACE_MIB else "warning"
             means = f"there is {'no' if severity == 'error' else 'little'} space for {purpose}"
-            yield Finding(
-                severity, result, means, "sudo apt clean; list what takes most space: du -xh / | sort -h | tail"
-            )
+            fix = "sudo apt clean; list what takes most space: du -xh / | sort -h | tail"
+            yield Finding(severity, result, means, fix)
         else:
             yield Finding("ok", result)
 
@@ -185,28 +167,20 @@ def power(system: System) -> Iterator[Finding]:
     bits = read_throttled(system)
     if bits is None:
         if system.is_pi:
-            yield Finding(
-                "note",
-                "power: not known",
-                "vcgencmd is not installed, or you are not allowed to use it",
-                "sudo usermod -aG video $USER",
-            )
+            means = "vcgencmd is not installed, or you are not allowed to use it"
+            yield Finding("note", "power: not known", means, "sudo usermod -aG video $USER")
         return
     now, since = throttle_words(bits)
     if not now and not since:
         yield Finding("ok", f"no under-voltage, no throttling (0x{bits:x})")
         return
-    parts = [f"now: {', '.join(now)}"] if now else []
-    parts += [f"since the start: {', '.join(since)}"] if since else []
+    parts = [f"{when}: {', '.join(words)}" for when, words in (("now", now), ("since the start", since)) if words]
     weak = "under-voltage" in (*now, *since)
     means = "the board lowers its clock: it is slower than it could be, and measurements drift"
+    fix = "cool it: a heat sink, a fan, an open case"
     if weak:
         means += "; under-voltage can also crash it and damage files"
-    fix = (
-        "use the board's own power supply and a short, thick cable"
-        if weak
-        else "cool it: a heat sink, a fan, an open case"
-    )
+        fix = "use the board's own power supply and a short, thick cable"
     yield Finding("warning" if now or weak else "note", f"{'; '.join(parts)} (0x{bits:x})", means, fix)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from edgecnn.device.service.notify import notify
+from edgecnn.device.slots.record import GOOD
 from edgecnn.device.stream.events import Event, ProblemEvent, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.results import FrameResult
@@ -28,13 +29,12 @@ class Judge:
         tell: Callable[[str], object] = notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare.
+        """Prepare to judge a release.
 
         Args:
-            release: the release that runs.
             name: its bundle's name.
             frames: how many frames it has to classify until it is good; 0 if it is good already.
-            approve: records that; returns why that was not possible, nothing if it was.
+            approve: records that; returns why that was not possible, if it was not.
             tell: sends a message to the service manager.
             clock: monotonic seconds.
         """
@@ -55,28 +55,19 @@ class Judge:
         if now - self._fed >= FEED_EVERY_S:
             self._fed = now
             self._tell("WATCHDOG=1")
-        if not self._left:
-            return ()
         if self._left > 1:
             self._left -= 1
-            return ()
-        return self._judge(item, now) if now - self._tried >= AGAIN_S else ()
-
-    def _judge(self, item: FrameResult, now: float) -> list[Event]:
-        """Record that the release is good, with its last frame; a later one does it again if the disk does not take it."""
-        self._tried = now
-        problems = self._approve()
-        if problems:
-            return [ProblemEvent(ts=item.ts, source=item.source, about="disk", message=text) for text in problems]
-        self._left = 0
-        return [
-            ReleaseEvent(
-                ts=item.ts, source=item.source, release=self._release, name=self._name, state="good", reason=None
-            )
-        ]
+        elif self._left and now - self._tried >= AGAIN_S:
+            self._tried = now
+            if problems := self._approve():
+                return [ProblemEvent(ts=item.ts, source=item.source, about="disk", message=text) for text in problems]
+            self._left = 0
+            what = {"release": self._release, "name": self._name, "state": GOOD}
+            return [ReleaseEvent(ts=item.ts, source=item.source, **what, reason=None)]
+        return ()
 
     def poll(self) -> Iterable[Event]:
-        """Do nothing: silence is what the watchdog listens for."""
+        """Do nothing."""
         return ()
 
     def finish(self, wait_s: float) -> Iterable[Event]:

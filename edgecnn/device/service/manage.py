@@ -22,7 +22,6 @@ HIDDEN = ("/home/", "/root/", "/run/user/")
 """Folders that the unit's ProtectHome hides from the service."""
 
 SHOWN = ("ActiveState", "SubState", "StatusText", "NRestarts", "UnitFileState", "Result")
-"""What `status` takes from systemd."""
 
 
 def unit_text(command: Sequence[str]) -> str:
@@ -37,7 +36,7 @@ def _run(command: Sequence[str]) -> Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The machine: what is below `root`, how commands are run, who runs this, and where this edgecnn is."""
+    """The machine: its files, how commands are run, who runs this, and where this edgecnn is."""
 
     root: Path = Path("/")
     run: Callable[[Sequence[str]], Finished] = _run
@@ -46,11 +45,7 @@ class Host:
     package: str = __file__
 
     def require_systemd(self) -> None:
-        """Refuse a machine on which systemd is not the service manager.
-
-        Raises:
-            ServiceError: with what to do.
-        """
+        """Raise ServiceError if systemd is not the service manager."""
         if not (self.root / "run/systemd/system").is_dir():
             raise ServiceError(
                 "systemd does not run on this machine, and the service needs it. "
@@ -58,20 +53,12 @@ class Host:
             )
 
     def require_root(self) -> None:
-        """Refuse to go on without root.
-
-        Raises:
-            ServiceError: with what to do.
-        """
+        """Raise ServiceError without root."""
         if not self.is_root:
             raise ServiceError("only root may change the services of this machine. Run it again with sudo.")
 
     def systemctl(self, *arguments: str) -> Finished:
-        """Run systemctl.
-
-        Raises:
-            ServiceError: if it fails, with its reason.
-        """
+        """Run systemctl; ServiceError if it fails."""
         done = self.run(["systemctl", *arguments])
         if done.code:
             raise ServiceError(f"systemctl {' '.join(arguments)} failed: {(done.err or done.out).strip()}")
@@ -82,15 +69,13 @@ def install(host: Host, options: Path | None = None) -> Path:
     """Write the unit, take options, and start the service, now and at each boot.
 
     Args:
-        host: the machine.
         options: a file of options, which becomes the board's after it was checked; None leaves the board's.
 
     Returns:
         The unit's path.
 
     Raises:
-        ServiceError: if the options are not valid, the service could not read this edgecnn, or systemd refuses. Nothing was changed then,
-            except in the last case.
+        ServiceError: if the options are not valid, the service cannot read this edgecnn, or systemd refuses.
         OutputError: if a file cannot be written.
     """
     host.require_systemd()
@@ -104,13 +89,12 @@ def install(host: Host, options: Path | None = None) -> Path:
     packaged = (host.root / PACKAGED).exists()
     unit = host.root / (PACKAGED if packaged else OWN)
     if not packaged:
-        command = [host.python, "-m", "edgecnn"]
         if hidden := next((path for path in (host.python, host.package) if path.startswith(HIDDEN)), None):
             raise ServiceError(
                 f"{hidden} is in a folder that the service cannot see. Install edgecnn elsewhere, such as in a virtual environment "
                 "/opt/edgecnn, or take the Debian package."
             )
-        write_atomic(unit, unit_text(command))
+        write_atomic(unit, unit_text([host.python, "-m", "edgecnn"]))
     if options is not None:
         write_atomic(place, text)
     host.systemctl("daemon-reload")
@@ -140,11 +124,7 @@ def remove(host: Host) -> None:
 
 
 def status(host: Host) -> dict[str, Any]:
-    """Return what systemd says of the service, by the names of SHOWN.
-
-    Raises:
-        ServiceError: if systemd does not run.
-    """
+    """Return what systemd says of the service, by the names of SHOWN; ServiceError if it does not run."""
     host.require_systemd()
     lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()
     values = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -152,18 +132,9 @@ def status(host: Host) -> dict[str, Any]:
 
 
 def logs_command(host: Host, lines: int, follow: bool) -> list[str]:
-    """Return the command that prints the service's lines of the journal.
-
-    Raises:
-        ServiceError: if systemd does not run, or has no journal.
-    """
+    """Return the command that prints the service's lines of the journal; ServiceError if systemd does not run, or has none."""
     host.require_systemd()
     if shutil.which("journalctl") is None:
         raise ServiceError("journalctl is not installed, which reads the journal.")
-    return [
-        "journalctl",
-        f"--unit={UNIT}",
-        "--output=cat",
-        f"--lines={lines}",
-        *(["--follow"] if follow else ["--no-pager"]),
-    ]
+    end = "--follow" if follow else "--no-pager"
+    return ["journalctl", f"--unit={UNIT}", "--output=cat", f"--lines={lines}", end]

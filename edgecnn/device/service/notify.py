@@ -6,10 +6,7 @@ import socket
 
 
 def notify(text: str) -> None:
-    """Send assignments, such as "READY=1", to the service manager; nothing happens without one.
-
-    systemd takes a full second-long queue for granted: a message that cannot be sent at once is dropped, and the next one says the same.
-    """
+    """Send assignments, such as "READY=1", to the service manager, if there is one. What cannot be sent at once is dropped."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return

@@ -35,12 +35,10 @@ START_S = 180
 """Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
 
 CHANGED, ENDED = "changed", "ended"
-"""Why the service ends by itself: another release is in use, so that a new process has to load it, or the source has ended."""
+"""Why the service ends by itself: a new process has to load another release, or the source has ended."""
 
 
 class Running(NamedTuple):
-    """The release that runs; whether it has yet to prove itself; its classifier."""
-
     release: str
     pending: bool
     classifier: Classifier
@@ -48,15 +46,7 @@ class Running(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the service talks to.
-
-    Attributes:
-        report: receives each result and event.
-        check: called at least every tenth of a second; raises to end.
-        consumers: makes further consumers of the stream.
-        tell: sends a message to the service manager.
-        wall: seconds since the epoch.
-    """
+    """What the service talks to: `check` is called at least every tenth of a second, and raises to end; `tell` is systemd's notify."""
 
     report: Callable[[Item], object]
     check: Callable[[], object] = bool
@@ -70,22 +60,15 @@ class Surroundings:
 
     def release(self, release: str, name: str, state: str, reason: str | None = None) -> None:
         """Report what became of a release."""
-        self.report(
-            ReleaseEvent(ts=self.wall(), source="", release=release, name=name, state=state, reason=reason or None)
-        )
+        event = ReleaseEvent(ts=self.wall(), source="", release=release, name=name, state=state, reason=reason or None)
+        self.report(event)
 
 
 def serve(store: Store, config: Config, around: Surroundings) -> str:
     """Run the service; return CHANGED or ENDED.
 
-    Args:
-        store: the board's releases.
-        config: the options.
-        around: see there.
-
     Raises:
         EdgeCNNError: if a release that is good cannot be loaded.
-        what `around.check` raises.
     """
     year = time.gmtime(around.wall()).tm_year
     if year < RELEASE_YEAR:
@@ -118,11 +101,7 @@ def change_over(around: Surroundings) -> str:
 
 
 def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
-    """Say what to type, and wait until a release is in use. The watchdog hears that this still waits.
-
-    Raises:
-        what `around.check` raises.
-    """
+    """Say what to type, and wait until a release is in use. The watchdog hears that this still waits."""
     around.problem("release", f"{NO_RELEASE}.")
     around.tell(f"READY=1\nSTATUS={NO_RELEASE}{watchdog(os.environ.get('WATCHDOG_USEC'))}")
     feed = Seldom(FEED_EVERY_S)
@@ -134,17 +113,12 @@ def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
 
 
 def watchdog(microseconds: int | str | None) -> str:
-    """Return what sets the watchdog's limit anew, as part of a message; "" for None, where no watchdog listens."""
+    """Return what sets the watchdog's limit anew, as part of a message; "" for None, when no watchdog listens."""
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
 def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
     """Choose a release and load it; None if there is none. A pending one has to pass the self-test; if it fails, the next is chosen.
-
-    Args:
-        store: the board's releases.
-        around: see there.
-        strangers: whether the decision may be "stranger"; None for the bundle's own choice.
 
     Raises:
         EdgeCNNError: if a release that is good cannot be loaded: the engine is broken, not the release.
@@ -176,7 +150,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -
 
 
 def in_use(store: Store) -> str | None:
-    """Return the release that the record has in use; None also if the record cannot be read, as for `choose`."""
+    """Return the release in use; None also if the record cannot be read."""
     try:
         return store.read().current
     except SlotError:

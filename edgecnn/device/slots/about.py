@@ -1,5 +1,6 @@
 """What a release's bundle says of itself: what it knows, how well, and what of an image it sees."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,10 +15,7 @@ SHOWN = 5
 
 
 class About(NamedTuple):
-    """What a bundle says of itself.
-
-    `accuracy`, in [0, 1], is that of the model that this device runs, on `images` test images; None and 0 if the bundle does not say.
-    """
+    """What a bundle says of itself. The accuracy is that of the model that this device runs, on `images` test images."""
 
     labels: tuple[str, ...]
     accuracy: float | None
@@ -31,19 +29,17 @@ def about(bundle: Bundle) -> About:
     manifest = bundle.manifest
     accuracy: float | None = None
     images = 0
-    try:
+    with contextlib.suppress(EngineError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         digest = manifest.files[choose_model(manifest).model.file]
         report = json.loads(bundle.files["parity.json"])
         found = [float(model["accuracy"]) for model in report["models"] if model["sha256"] == digest]
         if found and 0 <= found[0] <= 1:
             accuracy, images = found[0], int(report["data"]["test_images"])
-    except (EngineError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
-        pass
     return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region)
 
 
 def difference(new: About, old: About) -> str:
-    """Return in words which classes are new and which are gone, such as "adds cat, and lacks dog"; "" for the same classes."""
+    """Return which classes are new and which are gone, such as "adds cat, and lacks dog"; "" for the same classes."""
     added = [name for name in new.labels if name not in old.labels]
     gone = [name for name in old.labels if name not in new.labels]
     return ", and ".join(f"{verb} {_some(names)}" for verb, names in (("adds", added), ("lacks", gone)) if names)

@@ -20,11 +20,7 @@ class Refused(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What a start runs.
-
-    `release` is None if there is none, and `name` the name of its bundle, "" for none; `pending` says whether it has yet to prove itself;
-    `refused` are the releases that came before it, `problems` what the disk or the record was not able to do.
-    """
+    """What a start runs, which releases came before it, and what the disk or the record was not able to do."""
 
     release: str | None
     name: str
@@ -36,48 +32,52 @@ class Choice(NamedTuple):
 def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
     """Count a start, and choose its release: the one in use, unless it is spent, missing or damaged; else the one before it.
 
-    A pending release is not run where its start cannot be counted, since nothing would end a release that crashes.
-
-    Args:
-        store: where the releases are.
-        avoid: releases that this process has judged bad, which the record may not say if the disk was full.
+    A pending release is not run if its start cannot be counted, since nothing would end a release that crashes. `avoid` are releases that
+    this process has judged bad, which the record may not say if the disk was full.
     """
-    before: list[Slots] = []
+    before = Slots()
     problems: list[str] = []
     refused: list[Refused] = []
 
     def count(slots: Slots) -> Slots:
-        before.append(slots)
+        nonlocal before
+        before = slots
         return started(slots)
+
+    def refuse(release: str) -> None:
+        refused.append(Refused(release, slots.releases[release].name, slots.releases[release].reason))
 
     try:
         slots = store.change(count)
-        if before[0].current is not None and slots.current != before[0].current:
-            spent = slots.releases[before[0].current]
-            refused.append(Refused(before[0].current, spent.name, spent.reason))
+        if before.current is not None and slots.current != before.current:
+            refuse(before.current)
     except (OutputError, SlotError) as error:
         problems.append(str(error))
-        slots = _readable(store)
+        try:
+            slots = store.read()
+        except SlotError:
+            slots = Slots()
         if slots.current is not None and slots.pending:
-            refused.append(Refused(slots.current, slots.releases[slots.current].name, UNCOUNTED))
-            slots = failed(slots, slots.current, UNCOUNTED)
+            release = slots.current
+            slots = failed(slots, release, UNCOUNTED)
+            refuse(release)
     while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
         release = slots.current
         slots = failed(slots, release, LOST)
         if release not in avoid:
-            refused.append(Refused(release, slots.releases[release].name, LOST))
+            refuse(release)
             problems += condemn(store, release, LOST)
     name = slots.releases[slots.current].name if slots.current else ""
     return Choice(slots.current, name, slots.pending, tuple(refused), tuple(problems))
 
 
 def approve(store: Store, release: str) -> list[str]:
-    """Record that a release has proved itself; return why that was not possible, nothing if it was."""
+    """Record that a release has proved itself; return why that was not possible, if it was not."""
     return _recorded(store, lambda slots: proved(slots, release))
 
 
 def condemn(store: Store, release: str, reason: str) -> list[str]:
-    """Record that a release is bad, so that the one before it comes back; return why that was not possible, nothing if it was."""
+    """Record that a release is bad, so that the one before it comes back; return why that was not possible, if it was not."""
     return _recorded(store, lambda slots: failed(slots, release, reason))
 
 
@@ -87,11 +87,3 @@ def _recorded(store: Store, transition: Callable[[Slots], Slots]) -> list[str]:
     except (OutputError, SlotError) as error:
         return [str(error)]
     return []
-
-
-def _readable(store: Store) -> Slots:
-    """Return the record, or, if it is damaged, that of a board without releases."""
-    try:
-        return store.read()
-    except SlotError:
-        return Slots()

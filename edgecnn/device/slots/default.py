@@ -1,4 +1,4 @@
-"""Which bundle a command takes by default on a board: that of `edgecnn.runtime.default`, except that the release in use is known here."""
+"""Which bundle a command takes by default on a board."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,6 @@ from edgecnn.runtime.default import INSTALLED, SHIPS, BundleChoice, find_bundle
 def default_bundle(path: Path | None = None) -> BundleChoice:
     """Find the bundle to use: as `find_bundle`, and the release in use on this board before one that is installed or ships.
 
-    Args:
-        path: the requested one.
-
     Raises:
         BundleError: as `find_bundle` does.
         SlotError: if the record of releases is damaged.
@@ -23,9 +20,8 @@ def default_bundle(path: Path | None = None) -> BundleChoice:
     try:
         os.stat(ROOT / RECORD)
     except PermissionError:
-        return choice._replace(
-            reason=f"{choice.reason}; if a release is in use on this board, only root can read it: sudo"
-        )
+        hint = "if a release is in use on this board, only root can read it: sudo"
+        return choice._replace(reason=f"{choice.reason}; {hint}")
     except OSError:
         return choice
     from edgecnn.device.slots.store import Store  # here, since few machines have releases

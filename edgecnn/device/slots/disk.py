@@ -17,13 +17,11 @@ from edgecnn.errors import SlotError
 class Disk:
     """The real disk. No change is sure to outlive a power cut until `sync` was called for its file, and for its folder.
 
-    A path outside of `root` is taken as it is. Every method raises OSError, and SlotError for a link or anything else below `root` that
-    is neither a file nor a folder.
+    Every method raises OSError, and SlotError for a link or anything else below `root` that is neither a file nor a folder.
     """
 
     def __init__(self, root: Path) -> None:
-        """Name the folder below which no link is followed. It may be a link itself, as systemd makes it."""
-        self.root = root
+        self.root = root  # may be a link itself, as systemd makes it
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that all may read, unless it is there."""
@@ -57,22 +55,18 @@ class Disk:
             os.replace(old.name, new.name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def remove(self, path: Path) -> None:
-        """Remove a file."""
         with self._folder(path.parent) as folder:
             os.unlink(path.name, dir_fd=folder)
 
     def remove_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
         with self._folder(path.parent) as folder:
             os.rmdir(path.name, dir_fd=folder)
 
     def names(self, path: Path) -> list[str]:
-        """Return the names in a folder, sorted."""
         with self._folder(path) as folder:
             return sorted(os.listdir(folder))
 
     def open(self, path: Path) -> BufferedReader:
-        """Open a file to read it."""
         return os.fdopen(self._open(path, os.O_RDONLY), "rb")
 
     @contextlib.contextmanager
@@ -106,11 +100,7 @@ def _foreign(path: Path) -> SlotError:
 
 
 def replace(disk: Disk, path: Path, data: bytes) -> None:
-    """Write a file so that after a power cut its path holds the old content or the new one, whole.
-
-    Raises:
-        OSError, SlotError: if it cannot be written; the old content is there, and nothing else.
-    """
+    """Write a file so that after a power cut its path holds the old content or the new one, whole."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         disk.write(fresh, data)

@@ -24,14 +24,7 @@ MAX_STARTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A bundle on this device.
-
-    Attributes:
-        name: the bundle's.
-        serial: the bundle's; 0 for a bundle without one.
-        state: pending until it has proved itself on this device, then good; bad if it failed to.
-        reason: why it is bad.
-    """
+    """A bundle on this device; `serial` is 0 for one without, `reason` is why it is bad."""
 
     name: str
     serial: int = key(low=0)
@@ -44,9 +37,8 @@ class Slots:
     """All releases, by the SHA-256 of their bundles.
 
     Attributes:
-        chain: the release in use, then those that come back, one after the other; empty while none is in use.
+        chain: the release in use, then those that come back, one after the other.
         starts: how often the release in use was started while it was pending.
-        releases: see `Release`.
     """
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
@@ -56,7 +48,7 @@ class Slots:
 
     @property
     def current(self) -> str | None:
-        """The release in use; None if there is none."""
+        """The release in use."""
         return self.chain[0] if self.chain else None
 
     @property
@@ -72,20 +64,13 @@ def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
 
 
 def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
-    """Return the record with a release in use: pending, unless it has proved itself before.
-
-    Args:
-        release: one of the record's.
-        older: whether it may be older than the one in use.
-
-    Raises:
-        SlotError: if it is older and may not be.
-    """
+    """Return the record with a release in use: pending, unless it has proved itself; SlotError if it is older and may not be."""
     new = slots.releases[release]
     serial = slots.releases[slots.current].serial if slots.current else 0
     if 0 < new.serial < serial and not older:
         raise SlotError(
-            f"{new.name} has the serial number {new.serial}, older than the release in use, {serial}.", advice="go_back"
+            f"{new.name} has the serial number {new.serial}, older than the release in use, {serial}. "
+            "To go back on purpose: edgecnn slot rollback, or --older"
         )
     if slots.current == release and new.state != BAD:
         return slots
@@ -116,11 +101,7 @@ def failed(slots: Slots, release: str, reason: str) -> Slots:
 
 
 def rolled_back(slots: Slots) -> Slots:
-    """Return the record with the release in use that was before, whatever the state of the one that goes.
-
-    Raises:
-        SlotError: if none is in use.
-    """
+    """Return the record with the release in use that was before; SlotError if none is in use."""
     if not slots.chain:
         raise SlotError(f"there is none to go back from: {NO_RELEASE}.")
     return dataclasses.replace(slots, chain=slots.chain[1:], starts=0)

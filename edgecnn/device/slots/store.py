@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgecnn.bundle.canonical import MAX_BYTES
-from edgecnn.bundle.read import Bundle, parse_bundle, read_bundle
+from edgecnn.bundle.read import parse_bundle, read_bundle
 from edgecnn.device.slots import RECORD, ROOT
 from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, replace
@@ -35,26 +35,18 @@ SHORTEST = 4
 
 
 class Store:
-    """The releases in one folder. Changes are made one at a time, by a lock on the folder."""
+    """The releases in one folder, whose parent must be there. Changes are made one at a time, by a lock on the folder.
+
+    A change raises SlotError if another one does not end in time, and OutputError if the record cannot be written; it is then as it was.
+    """
 
     def __init__(self, root: Path = ROOT, disk: Disk | None = None, *, wait_s: float = WAIT_S) -> None:
-        """Name the folder; nothing is read or made yet.
-
-        Args:
-            root: the folder; its parent must be there.
-            disk: makes all changes.
-            wait_s: seconds that a change waits for another one.
-        """
         self.root = root
         self._disk = disk or Disk(root)
         self._wait_s = wait_s
 
     def read(self) -> Slots:
-        """Return the record; an empty one if the file does not exist.
-
-        Raises:
-            SlotError: if it cannot be read.
-        """
+        """Return the record; an empty one if the file does not exist. SlotError if it cannot be read."""
         path = self.root / RECORD
         try:
             with self._disk.open(path) as file:
@@ -63,25 +55,28 @@ class Store:
             return Slots()
         except OSError as error:
             raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
-        again = "Remove it, and add the bundles again."
+
+        def damaged(what: object) -> SlotError:
+            return SlotError(f"{path} is damaged: {what}. Remove it, and add the bundles again.")
+
         if len(data) > MAX_RECORD_BYTES:
-            raise SlotError(f"{path} is damaged: it has more than {MAX_RECORD_BYTES:,} bytes. {again}")
+            raise damaged(f"it has more than {MAX_RECORD_BYTES:,} bytes")
         try:
             table = json.loads(data)
             json.dumps(table, ensure_ascii=False).encode()  # a lone surrogate is not text
         except RecursionError:
-            raise SlotError(f"{path} is damaged: it is nested too deeply. {again}") from None
+            raise damaged("it is nested too deeply") from None
         except ValueError as error:
-            raise SlotError(f"{path} is damaged: {error}. {again}") from None
+            raise damaged(error) from None
         slots = build(Slots, table, SlotError, str(path))
-        if wrong := next((name for name in (*slots.releases, *slots.chain) if not SHA256.fullmatch(name)), None):
-            raise SlotError(f"{path} is damaged: {shown(wrong)} is not a SHA-256. {again}")
-        if unknown := next((release for release in slots.chain if release not in slots.releases), None):
-            raise SlotError(f"{path} is damaged: chain names {unknown}, which is not a release. {again}")
+        for name in (*slots.releases, *slots.chain):
+            if not SHA256.fullmatch(name):
+                raise damaged(f"{shown(name)} is not a SHA-256")
+            if name not in slots.releases:
+                raise damaged(f"chain names {name}, which is not a release")
         return slots
 
     def path(self, release: str) -> Path:
-        """Return where a release's bundle is."""
         return self.root / RELEASES / release / BUNDLE
 
     def whole(self, release: str) -> bool:
@@ -96,7 +91,7 @@ class Store:
             return False
 
     def about(self, release: str | None) -> About | None:
-        """Return what a release says of itself; None for no release, and if its bundle is missing or damaged."""
+        """Return what a release says of itself; None if its bundle is missing or damaged."""
         if release is None or not self.whole(release):
             return None
         try:
@@ -106,48 +101,38 @@ class Store:
             return None
 
     def change(self, transition: Callable[[Slots], Slots]) -> Slots:
-        """Change the record by a function of `record`, and return it.
-
-        Raises:
-            SlotError: if the transition refuses, or another change does not end in time.
-            OutputError: if the record cannot be written; it is as it was.
-        """
+        """Change the record by a function of `record`, and return it."""
         with self._locked():
             return self._commit(transition)
 
     def add(self, source: Path) -> tuple[str, Slots]:
-        """Copy a bundle to the releases, after checking that it is whole and that an engine here has a model in it.
-
-        Returns:
-            The release and the record.
+        """Copy a bundle to the releases; return its release and the record.
 
         Raises:
             BundleError: if the bundle is not whole.
             EngineError: if no engine of this device can run it.
-            SlotError, OutputError: as `change` does.
         """
         bundle = read_bundle(source)
-        choose_model(bundle.manifest)
-        release = bundle.sha256
+        manifest, release = bundle.manifest, bundle.sha256
+        choose_model(manifest)
         with self._locked():
-            self._copy(bundle)
-            manifest = bundle.manifest
+            if not self.whole(release):
+                path = self.path(release)
+                with output_errors(path):
+                    self._make_folder(self.root / RELEASES)
+                    self._make_folder(path.parent)
+                    replace(self._disk, path, bundle.data)
             return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
 
     def activate(self, name: str, *, older: bool = False, others: bool = False) -> tuple[str, Slots]:
-        """Put a release in use.
+        """Put a release in use, by the first digits of its SHA-256; return it and the record.
 
         Args:
-            name: the first digits of its SHA-256.
             older: whether it may be older than the one in use.
             others: whether it may have other classes than the one in use.
 
-        Returns:
-            The release and the record.
-
         Raises:
-            SlotError: if it is not whole, or may not be what it is; and as `change` does.
-            OutputError: as `change` does.
+            SlotError: if it is not whole, or may not be what it is.
         """
         with self._locked():
             slots = self.read()
@@ -157,17 +142,13 @@ class Store:
                 raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
             if old and not others and (what := difference(new, old)):
                 raise SlotError(
-                    f"{slots.releases[release].name} has other classes than the release in use: it {what}.",
-                    advice="other_classes",
+                    f"{slots.releases[release].name} has other classes than the release in use: it {what}. "
+                    "To put it in use all the same: --other-classes"
                 )
             return release, self._commit(lambda slots: activated(slots, release, older=older))
 
     def prune(self, keep: int) -> tuple[list[str], Slots]:
-        """Remove what `record.pruned` leaves out; return it, and the record.
-
-        Raises:
-            SlotError, OutputError: as `change` does.
-        """
+        """Remove what `record.pruned` leaves out; return it, and the record."""
         with self._locked():
             slots = self._commit(lambda slots: pruned(slots, keep))
             folder = self.root / RELEASES
@@ -184,17 +165,8 @@ class Store:
                 return gone, slots
             return [], slots
 
-    def _copy(self, bundle: Bundle) -> None:
-        if self.whole(bundle.sha256):
-            return
-        path = self.path(bundle.sha256)
-        with output_errors(path):
-            self._make_folder(self.root / RELEASES)
-            self._make_folder(path.parent)
-            replace(self._disk, path, bundle.data)
-
     def _make_folder(self, path: Path) -> None:
-        """Make a folder that outlives a power cut; one that is there may be what a cut has left, not yet sure to stay."""
+        """Make a folder that outlives a power cut, even if it is there: it may be what a cut has left, not yet sure to stay."""
         self._disk.make_folder(path)
         self._disk.sync(path.parent)
 
@@ -209,7 +181,7 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the folder, which is made if need be. It ends with the process, so a crash leaves none behind."""
+        """Hold the lock of the folder, which is made if need be. It ends with the process."""
         with output_errors(self.root):
             if not self.root.is_dir():
                 self._make_folder(self.root)
@@ -232,11 +204,7 @@ class Store:
 
 
 def find(slots: Slots, name: str) -> str:
-    """Return the release whose SHA-256 begins with some digits.
-
-    Raises:
-        SlotError: unless exactly one release begins with them.
-    """
+    """Return the release whose SHA-256 begins with some digits; SlotError unless exactly one does."""
     matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
     if len(matches) == 1:
         return matches[0]

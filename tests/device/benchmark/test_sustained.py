@@ -8,8 +8,9 @@ from edgecnn.device.benchmark import sustained
 from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.device.sensors import Sensors
 from edgecnn.device.system import System
+from edgecnn.tables import to_json
 
-IMAGES = BenchImages("", ("a", "b"), ("a", "b"), ((1, 1),) * 2, "")
+IMAGES = BenchImages("", ("a", "b"), ("a", "b"), "")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_drift_and_windows(run):
     assert done.drift == pytest.approx(0.5)
     assert done.windows[2].infer.p50_ms == 7500
     assert done.throttled is None and not done.interrupted
-    assert done.to_json()["windows"][1]["sensors"]["mhz"] == 1500
+    assert to_json(done)["windows"][1]["sensors"]["mhz"] == 1500
 
 
 def test_less_than_two_minutes_are_two_windows(run):
