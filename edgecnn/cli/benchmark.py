@@ -7,7 +7,7 @@ import typer
 
 from edgecnn.cli.benchmark_text import print_table, sustained_line, window_line
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Model, Provider, check_choice
+from edgecnn.cli.options import Json, Model, Provider, check_choice, option
 
 if TYPE_CHECKING:
     from edgecnn.bundle.read import Bundle
@@ -32,69 +32,40 @@ def benchmark(
     model: Model = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Measure this engine. May be repeated.",
-            show_default="all that are installed",
-            rich_help_panel="Engine",
-        ),
+        option("Measure this engine. May be repeated.", "all that are installed", "Engine", metavar="NAME"),
     ] = None,
     provider: Provider = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Measure this precision. May be repeated.",
-            show_default="all in the bundle",
-            rich_help_panel="Engine",
-        ),
+        option("Measure this precision. May be repeated.", "all in the bundle", "Engine", metavar="NAME"),
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(
+        option(
+            "Measure with this many threads. May be repeated.",
+            "1, 2, 4 … up to the number of CPUs",
+            "Engine",
             min=1,
             max=256,
-            help="Measure with this many threads. May be repeated.",
-            show_default="1, 2, 4 … up to the number of CPUs",
-            rich_help_panel="Engine",
         ),
     ] = None,
-    n: Annotated[
-        int,
-        typer.Option("--n", min=10, max=1_000_000, help="Timed calls of each configuration.", rich_help_panel=CALLS),
-    ] = 200,
-    warmup: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Untimed calls to make first.", rich_help_panel=CALLS)
-    ] = 20,
+    n: Annotated[int, option("Timed calls of each configuration.", True, CALLS, "--n", min=10, max=1_000_000)] = 200,
+    warmup: Annotated[int, option("Untimed calls to make first.", True, CALLS, min=1, max=100_000)] = 20,
     cold: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1000, help="Cold starts of each engine's fastest configuration.", rich_help_panel=CALLS
-        ),
+        int, option("Cold starts of each engine's fastest configuration.", True, CALLS, min=0, max=1000)
     ] = 5,
     sustained: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "Run one configuration for this long instead, to see whether it slows down.",
+            "off",
+            CALLS,
             metavar="MINUTES",
-            help="Run one configuration for this long instead, to see whether it slows down.",
-            show_default="off",
-            rich_help_panel=CALLS,
         ),
     ] = None,
-    tune: Annotated[
-        bool,
-        typer.Option(
-            "--tune", help="Make classify use the winner from now on.", show_default="off", rich_help_panel=WINNER
-        ),
-    ] = False,
+    tune: Annotated[bool, option("Make classify use the winner from now on.", "off", WINNER, "--tune")] = False,
     untune: Annotated[
-        bool,
-        typer.Option(
-            "--untune",
-            help="Forget the bundle's winner, and measure nothing.",
-            show_default="off",
-            rich_help_panel=WINNER,
-        ),
+        bool, option("Forget the bundle's winner, and measure nothing.", "off", WINNER, "--untune")
     ] = False,
     json: Json = False,
 ) -> None:

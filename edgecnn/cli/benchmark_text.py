@@ -1,5 +1,6 @@
 """What `edgecnn benchmark` measured, for people."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,13 +23,10 @@ def print_table(measured: "Sweep") -> None:
     print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
     for row in measured.rows:
         print(table_line(row))
-    first = measured.rows[0]
     print()
     for part in ("decode", "preprocess"):
-        figures = first.parts[part]
-        print(
-            f"{part}: p50 {figures.p50_ms:.3f}, p90 {figures.p90_ms:.3f}, p99 {figures.p99_ms:.3f} ms (of the first row)"
-        )
+        p50, p90, p99, _ = dataclasses.astuple(measured.rows[0].parts[part])
+        print(f"{part}: p50 {p50:.3f}, p90 {p90:.3f}, p99 {p99:.3f} ms (of the first row)")
     best = winner(measured.rows)
     print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
 
@@ -36,7 +34,7 @@ def print_table(measured: "Sweep") -> None:
 def table_line(row: "Row") -> str:
     """Return one configuration's line."""
     infer, whole = row.parts["infer"], row.parts["whole"]
-    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in (part.p50_ms, part.p90_ms, part.p99_ms))
+    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in dataclasses.astuple(part)[:3])
     cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
     verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
     here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
@@ -48,23 +46,21 @@ def window_line(window: "Window") -> str:
     from edgecnn.device.sensors import throttle_words
 
     sensors = window.sensors
-    parts = [
-        f"{window.start_s:6.0f} s  p50 {window.whole.p50_ms:.3f} ms  p90 {window.whole.p90_ms:.3f} ms  n = {window.whole.n:,}"
-    ]
-    parts += [f"{sensors.mhz:,} MHz"] if sensors.mhz is not None else []
-    parts += [f"{sensors.celsius:.1f} °C"] if sensors.celsius is not None else []
-    parts += (
-        [", ".join(throttle_words(sensors.throttled)[0]) or "not throttled"] if sensors.throttled is not None else []
-    )
-    return "  ".join(parts)
+    whole = window.whole
+    line = f"{window.start_s:6.0f} s  p50 {whole.p50_ms:.3f} ms  p90 {whole.p90_ms:.3f} ms  n = {whole.n:,}"
+    line += f"  {sensors.mhz:,} MHz" if sensors.mhz is not None else ""
+    line += f"  {sensors.celsius:.1f} °C" if sensors.celsius is not None else ""
+    if sensors.throttled is not None:
+        line += f"  {', '.join(throttle_words(sensors.throttled)[0]) or 'not throttled'}"
+    return line
 
 
 def sustained_line(done: "Sustained") -> str:
     """Return the drift, and whether the machine slowed down."""
-    first, last = (done.windows[0], done.windows[-1]) if done.windows else (None, None)
     drift = "the drift is unknown with fewer than two windows"
-    if done.drift is not None and first and last:
-        drift = f"drift of p50: {done.drift:+.1%}, from {first.whole.p50_ms:.3f} ms to {last.whole.p50_ms:.3f} ms"
+    if done.drift is not None:
+        first, last = (done.windows[index].whole.p50_ms for index in (0, -1))
+        drift = f"drift of p50: {done.drift:+.1%}, from {first:.3f} ms to {last:.3f} ms"
     if done.throttled is None:
         return f"{drift}; whether it throttled is unknown: this machine has no such sensor"
     return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from edgecnn.cli.console import emit_json, note, terminal_width
+from edgecnn.cli.options import option
 
 if TYPE_CHECKING:
     from edgecnn.emulate.on_boards import OnBoards
@@ -14,42 +13,34 @@ BOARDS = "Emulated boards"
 
 On = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="TARGET",
-        help="Also run on emulated boards: targets separated by commas, or all. May be repeated. The packages are downloaded once, "
+    option(
+        "Also run on emulated boards: targets separated by commas, or all. May be repeated. The packages are downloaded once, "
         "into ~/.cache/edgecnn/boards.",
-        show_default="none",
-        rich_help_panel=BOARDS,
+        "none",
+        BOARDS,
+        metavar="TARGET",
     ),
 ]
 Engines = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME,…",
-        help="Engines to run on the boards, or all.",
-        show_default="each target's own",
-        rich_help_panel=BOARDS,
-    ),
+    str | None, option("Engines to run on the boards, or all.", "each target's own", BOARDS, metavar="NAME,…")
 ]
 Release = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "The boards' Debian: trixie (Python 3.13) or bookworm (Python 3.11).",
+        "each target's own",
+        BOARDS,
         metavar="NAME",
-        help="The boards' Debian: trixie (Python 3.13) or bookworm (Python 3.11).",
-        show_default="each target's own",
-        rich_help_panel=BOARDS,
     ),
 ]
-Sample = Annotated[
-    int, typer.Option(min=0, help="How many test images the boards run; 0 for all.", rich_help_panel=BOARDS)
-]
+Sample = Annotated[int, option("How many test images the boards run; 0 for all.", True, BOARDS, min=0)]
 BoardModel = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Run this bundle on the boards, and nothing else.",
+        "without a run, the bundle of edgecnn classify",
+        BOARDS,
         metavar="FILE",
-        help="Run this bundle on the boards, and nothing else.",
-        show_default="without a run, the bundle of edgecnn classify",
-        rich_help_panel=BOARDS,
     ),
 ]
 

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json, Model
+from edgecnn.cli.options import Json, Model, option
 from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
@@ -14,9 +12,7 @@ if TYPE_CHECKING:
 
 def doctor(
     model: Model = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Leave out the checks that pass.", show_default="off")
-    ] = False,
+    quiet: Annotated[bool, option("Leave out the checks that pass.", "off", None, "--quiet", "-q")] = False,
     json: Json = False,
 ) -> None:
     """Check this machine, and say how to fix what is wrong.
@@ -44,7 +40,7 @@ def doctor(
 
 
 def text(name: str, finding: "Finding") -> str:
-    """Return a finding for people: what was detected, and below it what it means and how to fix it."""
+    """Return a finding for people."""
     lines = [f"{finding.severity:8} {name:14} {finding.result}"]
     lines += [f"{'':23} {finding.means}"] if finding.means else []
     lines += [f"{'':23} fix: {finding.fix}"] if finding.fix else []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -49,6 +49,11 @@ RegionText = Annotated[
         show_default="the bundle's, else the whole image",
     ),
 ]
+
+
+def option(help: str, default: str | bool = True, panel: str | None = None, *names: str, **more: Any) -> Any:
+    """Return one of Typer's options, with the default's text in the help (True for its value) and the heading that it stands under."""
+    return typer.Option(*names, help=help, show_default=default, rich_help_panel=panel, **more)
 
 
 def option_name(parameter: str) -> str:

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Model
+from edgecnn.cli.options import Json, Model, option
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -16,11 +14,9 @@ def selftest(
     model: Model = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Check only this engine. May be repeated.", show_default="all that are installed"
-        ),
+        option("Check only this engine. May be repeated.", "all that are installed", metavar="NAME"),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one inference.")] = 1,
+    threads: Annotated[int, option("Threads of one inference.", min=1, max=256)] = 1,
     json: Json = False,
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
@@ -43,17 +39,8 @@ def selftest(
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
     report = run_selftest(bundle, engine, threads, apart=True)
     if json:
-        rows = [row._asdict() for row in report.rows]
-        layers = [layer._asdict() for layer in report.layers]
-        emit_json(
-            {
-                "bundle": str(choice.path),
-                "sha256": bundle.sha256,
-                "passed": report.passed,
-                "layers": layers,
-                "rows": rows,
-            }
-        )
+        checked = {name: [row._asdict() for row in getattr(report, name)] for name in ("layers", "rows")}
+        emit_json({"bundle": str(choice.path), "sha256": bundle.sha256, "passed": report.passed, **checked})
     else:
         for layer in report.layers:
             verdict = "passed" if layer.passed else "FAILED"
@@ -66,9 +53,8 @@ def selftest(
 def selftest_line(row: "Row") -> str:
     """Return one model's check on one engine for people."""
     verdict = {True: "passed", False: "FAILED", None: "-"}[row.passed]
-    where = (
-        f" on {row.engine} {row.version} ({row.provider})" if row.version else f" on {row.engine}" if row.engine else ""
-    )
+    where = f" on {row.engine}" if row.engine else ""
+    where += f" {row.version} ({row.provider})" if row.version else ""
     if row.note:
         return f"{verdict:7} {row.model}{where}: {row.note}"
     return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, Root, check_choice
+from edgecnn.cli.options import Json, Root, check_choice, option
 from edgecnn.errors import ServiceError
 from edgecnn.labels import printable
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
 ACTIONS = dict.fromkeys(("install", "check", "status", "logs", "remove", "run"), "")
-"""Each action, and what follows it."""
 
 
 def service(
@@ -28,23 +27,16 @@ def service(
     ],
     config: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Options in TOML. install checks it and copies it to the default's place.",
+            "/etc/edgecnn/service.toml",
+            "With install, check and run",
             metavar="FILE",
-            help="Options in TOML. install checks it and copies it to the default's place.",
-            show_default="/etc/edgecnn/service.toml",
-            rich_help_panel="With install, check and run",
         ),
     ] = None,
     root: Root = Path("/var/lib/edgecnn"),
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", "-f", help="Keep printing what comes.", show_default="off", rich_help_panel="With logs"
-        ),
-    ] = False,
-    lines: Annotated[
-        int, typer.Option("--lines", "-n", min=1, metavar="N", help="How many.", rich_help_panel="With logs")
-    ] = 20,
+    follow: Annotated[bool, option("Keep printing what comes.", "off", "With logs", "--follow", "-f")] = False,
+    lines: Annotated[int, option("How many.", True, "With logs", "--lines", "-n", min=1, metavar="N")] = 20,
     json: Json = False,
 ) -> None:
     """Classify what a camera sees from boot to boot, with systemd.
@@ -106,20 +98,13 @@ def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
     if json:
         emit_json({"systemd": state, "release": release, "about": to_json(about)})
         return
-    print(
-        f"service {state['ActiveState']} ({state['SubState']}), {state['UnitFileState']}, restarts {state['NRestarts']}"
-    )
+    print("service {ActiveState} ({SubState}), {UnitFileState}, restarts {NRestarts}".format_map(state))
     print(f"status  {printable(state['StatusText']) or '-'}")
     print(printable(f"release {release[:12]} {about.name} {about.state}") if release and about else NO_RELEASE)
 
 
 def run(path: Path, root: Path) -> None:
-    """Run the service until it is stopped; a new process takes over when another release is in use.
-
-    Raises:
-        EdgeCNNError: if a release that is good cannot be loaded.
-        Stopped: after a signal.
-    """
+    """Run the service until it is stopped; a new process takes over when another release is in use."""
     from edgecnn.device.service.config import take
     from edgecnn.device.service.run import CHANGED, Surroundings, serve
     from edgecnn.device.slots.store import Store
@@ -130,9 +115,7 @@ def run(path: Path, root: Path) -> None:
     config = taken.config
     with Ends() as ends:
         around = Surroundings(
-            report=print_item,
-            check=ends.check,
-            consumers=lambda classifier: publishers(config, classifier, around),
+            report=print_item, check=ends.check, consumers=lambda classifier: publishers(config, classifier, around)
         )
         if taken.problem:
             around.problem("configuration", taken.problem)
@@ -162,7 +145,6 @@ def publishers(config: "Config", classifier: "Classifier", around: "Surroundings
     except typer.BadParameter as error:
         around.problem("configuration", f"no MQTT: {error.message}")
     except ModuleNotFoundError as error:
-        around.problem(
-            "configuration", f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or edgecnn[mqtt]"
-        )
+        what = f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or edgecnn[mqtt]"
+        around.problem("configuration", what)
     return []

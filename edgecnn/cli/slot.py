@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Root, check_choice
+from edgecnn.cli.options import Json, Root, check_choice, option
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -27,32 +27,15 @@ def slot(
             show_default="none",
         ),
     ] = None,
-    activate: Annotated[
-        bool, typer.Option("--activate", help="Put it in use at once.", show_default="off", rich_help_panel="With add")
-    ] = False,
+    activate: Annotated[bool, option("Put it in use at once.", "off", "With add", "--activate")] = False,
     older: Annotated[
-        bool,
-        typer.Option(
-            "--older",
-            help="Activate a release with a smaller serial number.",
-            show_default="off",
-            rich_help_panel="With add and activate",
-        ),
+        bool, option("Activate a release with a smaller serial number.", "off", "With add and activate", "--older")
     ] = False,
     other_classes: Annotated[
-        bool,
-        typer.Option(
-            "--other-classes", help="Activate a release with other classes than the one in use.", show_default="off"
-        ),
+        bool, option("Activate a release with other classes than the one in use.", "off", None, "--other-classes")
     ] = False,
     keep: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Releases that stay: the one in use and those before it.",
-            rich_help_panel="With prune",
-        ),
+        int, option("Releases that stay: the one in use and those before it.", True, "With prune", min=1, metavar="N")
     ] = 2,
     root: Root = Path("/var/lib/edgecnn"),
     json: Json = False,
@@ -117,18 +100,22 @@ def note_change(store: "Store", slots: "Slots", before: str | None) -> None:
 
 def show(store: "Store", slots: "Slots", json: bool) -> None:
     """Print all releases, those in use or to come back first."""
+    from edgecnn.device.slots.about import in_words
+    from edgecnn.device.slots.record import NO_RELEASE
+
     if json:
         emit_json(table(store, slots))
         return
-    from edgecnn.device.slots.record import NO_RELEASE
-
     if not slots.chain:
         print(NO_RELEASE)
-    for position, release in enumerate(slots.chain):
-        print(f"{'before' if position else 'in use':7} {listed(store, slots, release)}")
-    for release in slots.releases:
-        if release not in slots.chain:
-            print(f"{'-':7} {listed(store, slots, release)}")
+    for release in dict.fromkeys((*slots.chain, *slots.releases)):
+        place = "in use" if release == slots.current else "before" if release in slots.chain else "-"
+        about = store.about(release)
+        words = in_words(about) if about else {}
+        rest = (
+            "accuracy {accuracy}; classes {classes}".format_map(words) if words else "its bundle is missing or damaged"
+        )
+        print(f"{place:7} {described(slots, release)}; {rest}")
 
 
 def described(slots: "Slots", release: str) -> str:
@@ -138,19 +125,8 @@ def described(slots: "Slots", release: str) -> str:
     return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")
 
 
-def listed(store: "Store", slots: "Slots", release: str) -> str:
-    """Return a release's line in the list: what it is, how well it was verified, and what it knows."""
-    from edgecnn.device.slots.about import in_words
-
-    about = store.about(release)
-    if about is None:
-        return f"{described(slots, release)}; its bundle is missing or damaged"
-    words = in_words(about)
-    return f"{described(slots, release)}; accuracy {words['accuracy']}; classes {words['classes']}"
-
-
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
-    """Return the record as a JSON document, with what each release says of itself where its bundle is whole."""
+    """Return the record as a JSON document, with what each release says of itself if its bundle is whole."""
     from edgecnn.tables import to_json
 
     document = {"current": slots.current, **to_json(slots)}

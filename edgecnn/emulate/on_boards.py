@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,20 +69,12 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What this machine answers: by which engine, and the raw outputs, shape (n, num_classes)."""
+    """An engine's raw outputs, shape (n, num_classes), and on a board what ended it, and whether the self-test passed, if that is known."""
 
     engine: str
-    outputs: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Emulated:
-    """What an emulation did: `error` is what ended it, `outputs` are raw, shape (n, num_classes); None for what is not known."""
-
-    engine: str
+    outputs: np.ndarray | None = None
     error: str | None = None
     selftest: bool | None = None
-    outputs: np.ndarray | None = None
 
 
 def verify_on_boards(
@@ -109,7 +101,7 @@ def verify_on_boards(
     distinct = list(dict.fromkeys(case for items in chosen.values() for case in items))
     systems = {case: make_system(case.release, case.engine, progress) for case in distinct}
     here = {engine: answer_here(bundle, engine, pixels) for engine in {case.engine for case in distinct}}
-    emulated: dict[Case, Emulated] = {}
+    emulated: dict[Case, Answer] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "packages").mkdir()
@@ -119,7 +111,7 @@ def verify_on_boards(
         np.save(folder / "pixels.npy", pixels)
         paths = (*packages, folder / "packages")
 
-        def run(case: Case) -> Emulated:
+        def run(case: Case) -> Answer:
             return emulate(emulations, case, systems[case], paths, bundle.manifest, folder)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Emulations() as emulations:
@@ -192,12 +184,11 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
 
 def emulate(
     emulations: Emulations, case: Case, system: System, paths: Sequence[Path], manifest: Manifest, folder: Path
-) -> Emulated:
+) -> Answer:
     """Run the self-test command and the model in one emulation."""
     home = Path(tempfile.mkdtemp(dir=folder))
     machine = system.machine(case.cpu, paths)
-    engine = f"{case.engine} {system.versions[package_name(case.engine)]}"
-    result = Emulated(engine=engine)
+    result = Answer(f"{case.engine} {system.versions[package_name(case.engine)]}")
     bundle, threads = str(folder / "bundle.edgecnn"), str(case.num_threads)
 
     def call(*arguments: str) -> Finished:
@@ -206,15 +197,15 @@ def emulate(
     try:
         ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
         if not ended.table:
-            return replace(result, error=f"the self-test fails on {case.cpu}: {ended.failure}")
-        result = replace(result, selftest=bool(ended.table["passed"]))
+            return result._replace(error=f"the self-test fails on {case.cpu}: {ended.failure}")
+        result = result._replace(selftest=bool(ended.table["passed"]))
         file, outputs = model_for(manifest, case.engine).file, str(home / "outputs.npy")
         ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
         if ended.code:
-            return replace(result, error=f"{file} does not run on {case.cpu}: {ended.failure}")
+            return result._replace(error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:
-        return replace(result, error=str(error))
-    return replace(result, engine=ended.table["engine"], outputs=np.load(outputs, allow_pickle=False))
+        return result._replace(error=str(error))
+    return result._replace(engine=ended.table["engine"], outputs=np.load(outputs, allow_pickle=False))
 
 
 def board_row(
@@ -222,7 +213,7 @@ def board_row(
     case: Case,
     system: System,
     manifest: Manifest,
-    emulated: Emulated,
+    emulated: Answer,
     here: Answer,
     sample: Split | None,
 ) -> BoardRow:
@@ -256,9 +247,9 @@ def board_row(
     )
 
 
-def differences(outputs: np.ndarray | None, expected: np.ndarray, sample: Split | None) -> dict[str, Any]:
+def differences(outputs: np.ndarray | None, expected: np.ndarray | None, sample: Split | None) -> dict[str, Any]:
     """Return how raw outputs, shape (n, num_classes), differ from this machine's, as fields of BoardRow."""
-    if outputs is None:
+    if outputs is None or expected is None:
         unknown = ("accuracy", "accuracy_here", "agreement", "rows_that_differ", "largest_difference")
         return {"images": 0, **dict.fromkeys(unknown)}
     apart = np.abs(outputs.astype(np.float64) - expected.astype(np.float64)).max(axis=1)

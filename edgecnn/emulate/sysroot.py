@@ -1,12 +1,11 @@
 """The files of a board's system, made once and kept in edgecnn's cache: Debian's Python, and what pip installs there for an engine."""
 
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,43 +110,26 @@ def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], di
     path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
     if (path / MADE).exists():
         return path
-    with _write_errors(path.parent):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (path / MADE).exists():
                 for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # of a process that was killed
                     shutil.rmtree(old, ignore_errors=True)
-                with _temporary_sibling(path) as fresh:
-                    versions = make(fresh)
-                    write_atomic(fresh / MADE, canonical_json({**ingredients, **versions}))
+                with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+                    fresh = Path(folder) / path.name
+                    fresh.mkdir()
+                    write_atomic(fresh / MADE, canonical_json({**ingredients, **make(fresh)}))
                     fresh.rename(path)
-    return path
-
-
-@contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError into an OutputError that names the folder of boards' files."""
-    try:
-        yield
     except EdgeCNNError:
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot write the board's files to {folder}: {error.strerror or error}. "
+            f"cannot write the board's files to {path.parent}: {error.strerror or error}. "
             "Free some space, or set XDG_CACHE_HOME to another folder."
         ) from error
-
-
-@contextlib.contextmanager
-def _temporary_sibling(path: Path) -> Iterator[Path]:
-    """Make a folder next to a path, and remove it unless it was moved."""
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        fresh.chmod(0o755)
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return path
 
 
 def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress) -> None:

@@ -144,7 +144,7 @@ def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):
 def test_a_self_test_that_fails_fails_the_gate(bundle, tmp_path):
     system = System("trixie", "3.13", tmp_path, tmp_path, VERSIONS)
     outputs = bundle.golden_outputs(bundle.manifest.models[0])
-    found = module.Emulated(selftest=False, engine="litert 2 (XNNPACK)", outputs=outputs)
+    found = module.Answer("litert 2 (XNNPACK)", outputs, selftest=False)
     (target,) = emulated_targets(["rpi4"])
     case = Case("cortex-a72", "trixie", "litert", 1)
     row = module.board_row(target, case, system, bundle.manifest, found, module.Answer("litert", outputs), None)

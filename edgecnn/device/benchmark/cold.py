@@ -46,7 +46,7 @@ def cold_starts(
                 start = time.perf_counter()
                 done = system.run(shared + options, timeout=None)
                 elapsed = (time.perf_counter() - start) * 1000
-                if done.code:
+                if done.code != 0:
                     failed[item] = f"edgecnn classify fails from a fresh process: {done.failure}"
                 elif turn:
                     times[item].append(elapsed)

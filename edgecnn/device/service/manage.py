@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.device.service import config
+from edgecnn.device.system import System
 from edgecnn.errors import ServiceError
 from edgecnn.files import output_errors, write_atomic
 from edgecnn.runtime.child import Finished
@@ -29,17 +29,12 @@ def unit_text(command: Sequence[str]) -> str:
     return Path(__file__).with_name(UNIT).read_text(encoding="utf-8").replace("@EXECUTABLE@", " ".join(command))
 
 
-def _run(command: Sequence[str]) -> Finished:
-    done = subprocess.run(command, capture_output=True, text=True)
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """The machine: its files, how commands are run, who runs this, and where this edgecnn is."""
 
     root: Path = Path("/")
-    run: Callable[[Sequence[str]], Finished] = _run
+    run: Callable[[Sequence[str]], Finished] = lambda command: System(packages={}).run(command, timeout=None)
     is_root: bool = os.geteuid() == 0
     python: str = sys.executable
     package: str = __file__
@@ -60,7 +55,7 @@ class Host:
     def systemctl(self, *arguments: str) -> Finished:
         """Run systemctl; ServiceError if it fails."""
         done = self.run(["systemctl", *arguments])
-        if done.code:
+        if done.code != 0:
             raise ServiceError(f"systemctl {' '.join(arguments)} failed: {(done.err or done.out).strip()}")
         return done
 

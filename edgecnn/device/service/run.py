@@ -160,17 +160,14 @@ def in_use(store: Store) -> str | None:
 class Watcher:
     """Says when a file was replaced, looking at most every LOOK_EVERY_S."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._looked = clock()
+    def __init__(self, path: Path) -> None:
+        self._path, self._look = path, Seldom(LOOK_EVERY_S)
         self._seen = self._stamp()
 
     def changed(self) -> bool:
         """Return whether it is another file than at the last look."""
-        if self._clock() - self._looked < LOOK_EVERY_S:
+        if not self._look.count():
             return False
-        self._looked = self._clock()
         before, self._seen = self._seen, self._stamp()
         return before != self._seen
 
