@@ -38,7 +38,6 @@ class Target:
 
 
 def list_targets() -> list[Target]:
-    """Return all targets, sorted by name."""
     return [read_target(path) for path in sorted(data_folder("targets").glob("*.toml"))]
 
 
@@ -55,12 +54,7 @@ def read_target(path: Path) -> Target:
 
 
 def emulated_targets(names: Sequence[str]) -> list[Target]:
-    """Return the targets of some names, each once: several may stand in one string, separated by commas; "all" is every one.
-
-    Raises:
-        UnknownNameError: if there is no such target.
-        EmulatorError: if it cannot be emulated, which takes an [emulator] table.
-    """
+    """Return the targets of some names, each once: several may stand in one string, separated by commas; "all" is every one."""
     targets = {target.name: target for target in list_targets()}
     able = {name: target for name, target in targets.items() if target.emulator}
     chosen: dict[str, Target] = {}

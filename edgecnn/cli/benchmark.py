@@ -151,7 +151,6 @@ class Progress:
         self.shown = -1
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Show how much of a step is done."""
         percent = 100 * done // max(total, 1)
         if sys.stderr.isatty():
             if (step, percent) != (self.step, self.shown):
@@ -163,7 +162,6 @@ class Progress:
 
 
 def note_load() -> None:
-    """Print a note if other work keeps the machine busy."""
     import os
 
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
@@ -176,7 +174,6 @@ def note_load() -> None:
 def print_sustained(
     bundle: "Bundle", images: "BenchImages", classifier: "Classifier", minutes: float, warmup: int, json: bool
 ) -> None:
-    """Run one configuration for minutes, and print how its speed developed."""
     from edgecnn.device.benchmark.sustained import sustain
     from edgecnn.device.system import System
 
@@ -200,7 +197,6 @@ def print_sustained(
 
 
 def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
-    """Keep the winner for `edgecnn classify`."""
     from edgecnn.device.benchmark.benchmark_report import tuned_winner
     from edgecnn.runtime.tuned import store
 
@@ -209,7 +205,6 @@ def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
 
 
 def print_untune(sha256: str, json: bool) -> None:
-    """Forget a bundle's tuned setting."""
     from edgecnn.runtime.tuned import remove
 
     removed = remove(sha256)

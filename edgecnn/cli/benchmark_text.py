@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
 
 def print_table(measured: "Sweep") -> None:
-    """Print configurations as rows, the fastest first."""
     from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, winner
     from edgecnn.runtime.tuned import hardware
 
@@ -32,7 +31,6 @@ def print_table(measured: "Sweep") -> None:
 
 
 def table_line(row: "Row") -> str:
-    """Return one configuration's line."""
     infer, whole = row.parts["infer"], row.parts["whole"]
     figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in dataclasses.astuple(part)[:3])
     cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
@@ -42,7 +40,6 @@ def table_line(row: "Row") -> str:
 
 
 def window_line(window: "Window") -> str:
-    """Return one window for people."""
     from edgecnn.device.sensors import throttle_words
 
     sensors = window.sensors
@@ -56,7 +53,6 @@ def window_line(window: "Window") -> str:
 
 
 def sustained_line(done: "Sustained") -> str:
-    """Return the drift, and whether the machine slowed down."""
     drift = "the drift is unknown with fewer than two windows"
     if done.drift is not None:
         first, last = (done.windows[index].whole.p50_ms for index in (0, -1))

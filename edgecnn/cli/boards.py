@@ -60,7 +60,6 @@ def last_run() -> bool:
 
 
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
-    """Run a bundle on boards, print the result and hold it to the gate."""
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.emulate.bundles import bundle_on_boards
     from edgecnn.files import canonical_json, write_atomic

@@ -40,7 +40,6 @@ def doctor(
 
 
 def text(name: str, finding: "Finding") -> str:
-    """Return a finding for people."""
     lines = [f"{finding.severity:8} {name:14} {finding.result}"]
     lines += [f"{'':23} {finding.means}"] if finding.means else []
     lines += [f"{'':23} fix: {finding.fix}"] if finding.fix else []

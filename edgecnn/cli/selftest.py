@@ -51,7 +51,6 @@ def selftest(
 
 
 def selftest_line(row: "Row") -> str:
-    """Return one model's check on one engine for people."""
     verdict = {True: "passed", False: "FAILED", None: "-"}[row.passed]
     where = f" on {row.engine}" if row.engine else ""
     where += f" {row.version} ({row.provider})" if row.version else ""

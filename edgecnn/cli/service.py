@@ -87,7 +87,6 @@ def service(
 
 
 def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
-    """Print what systemd says of the service, and which release is in use."""
     from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
     from edgecnn.tables import to_json

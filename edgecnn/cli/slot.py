@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from edgecnn.device.slots.store import Store
 
 ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "prune": ""}
-"""Each action, and what follows it."""
 
 
 def slot(
@@ -83,7 +82,6 @@ def slot(
 
 
 def note_change(store: "Store", slots: "Slots", before: str | None) -> None:
-    """Print which release is in use now, and what it says of itself, next to what the one before said."""
     from edgecnn.device.slots.about import difference, in_words
 
     if slots.current is None:

@@ -26,12 +26,7 @@ NINTHS = (("upper left", "top", "upper right"), ("left", "centre", "right"), ("l
 
 
 def explain(image: Picture, classifier: Classifier, fit: str | None = None, rotation: int = 0) -> Occlusion:
-    """Fit an image to the model's input as `Classifier.classify` does, and explain its answer.
-
-    Raises:
-        ImageError: if the image cannot be decoded, or the model gives no scores for it.
-        EngineError: as `Model.outputs` does.
-    """
+    """Fit an image to the model's input as `Classifier.classify` does, and explain its answer; ImageError if that is not possible."""
     contract = classifier.model.contract
     pixels = fitted(decoded(image, contract, rotation), contract, fit, rotation)
     return occlusion(classifier.model, pixels, classifier.labels, float(classifier.temperature))

@@ -97,7 +97,6 @@ class System:
 
     @property
     def cpu_flags(self) -> frozenset[str]:
-        """The first processor's features, as Linux lists them."""
         return read_cpu(self.root).flags
 
     def now(self) -> float:

@@ -56,13 +56,7 @@ def bundle_on_boards(
 ) -> BoardsReport:
     """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images.
 
-    Args:
-        data: where the images are: a dataset's name, a folder or zip; by default where the bundle's recipe has them.
-        note: called with the reason why golden images are used, or what of the images is left out.
-
-    Raises:
-        DatasetError: if `data` was given, and its test images are not those that the bundle was verified with.
-        BundleError, EmulatorError, EngineError: as `read_bundle` and `verify_on_boards`.
+    `data` is a dataset's name, a folder or zip; DatasetError if it has not those images. By default they are where the recipe has them.
     """
     find_qemu()
     bundle = read_bundle(path)
@@ -103,15 +97,9 @@ def test_images(
 def recorded_data(
     bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None] = lambda text: None
 ) -> Dataset:
-    """Open the data that a bundle was made from; no image is decoded yet.
+    """Open the data that a bundle was made from, in its recipe's place or another; no image is decoded yet.
 
-    Args:
-        data: a dataset's name, a folder or zip; None for where the bundle's recipe has them.
-        split: the split that has to be the recorded one.
-
-    Raises:
-        UnknownNameError: if `data` is neither a name nor a path.
-        DatasetError: if the images of the split are not there or have changed, or the bundle does not say which they were.
+    DatasetError if the images of the split are not there or have changed, or the bundle does not say which they were.
     """
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")

@@ -1,7 +1,6 @@
-"""Debian's packages for a board, by name: resolved, downloaded and unpacked without root, by a private apt.
+"""Debian's packages for a board: resolved, downloaded and unpacked without root, by an apt that keeps everything in a folder of its own.
 
-It keeps its lists, its cache and an empty list of installed packages in a folder. The sources, their keys and the proxies are the
-host's; only the release differs, since Debian 12 and 13 are in the same archive.
+The sources, their keys and the proxies are the host's; only the release differs, since Debian 12 and 13 are in the same archive.
 """
 
 import contextlib
@@ -42,8 +41,6 @@ class Source(NamedTuple):
 
 
 class Package(NamedTuple):
-    """A package in its present version; `file` is apt's name for its .deb."""
-
     name: str
     version: str
     file: str
@@ -52,24 +49,16 @@ class Package(NamedTuple):
 def fetch(
     packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
-    """Download packages, and what they depend on, from Debian's archive, except those in the cache.
+    """Return the .deb files of packages and what they depend on, from the cache or Debian's archive.
 
-    Returns:
-        The .deb files, named NAME_VERSION_ARCHITECTURE.deb.
-
-    Raises:
-        EmulatorError: if the host has no apt or no sources of Debian, or the archive has no such package.
+    EmulatorError if the host has no apt or no sources of Debian, or the archive has no such package.
     """
     with private_apt(release, cache, progress) as apt:
         return apt.download(apt.resolve(packages), progress)
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
-    """Unpack packages as dpkg does on a machine, without running their scripts.
-
-    Raises:
-        EmulatorError: if dpkg-deb is missing or cannot read a package.
-    """
+    """Unpack packages as dpkg does on a machine, without running their scripts."""
     for name in ("bin", "lib", "sbin"):  # before any package: since Debian 12 they are below usr/
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
@@ -101,10 +90,7 @@ def tool(name: str) -> str:
 
 
 def host_sources(release: str) -> list[Source]:
-    """Return the host's own archives of Debian, each with the release instead of the host's; EmulatorError if there is none.
-
-    apt itself reads the host's files, one-line and deb822 style alike. Other archives (single programs, backports) are left out.
-    """
+    """Return the host's own archives of Debian, each with the release instead of the host's; EmulatorError if there is none."""
     rows = _index_targets() or [
         # A host without lists, such as a new container, gives neither an archive's origin nor its keyring.
         row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))
@@ -132,7 +118,6 @@ def _index_targets(*options: str) -> list[Source]:
 
 
 def sources_text(sources: Sequence[Source]) -> str:
-    """Return sources as the text of a deb822 file."""
     return "\n".join(
         f"Types: deb\nURIs: {source.uri}\nSuites: {source.suite}\nComponents: {source.component}\nArchitectures: {ARCHITECTURE}\n"
         + (f"Signed-By: {source.signed_by}\n" if source.signed_by else "")
@@ -141,8 +126,6 @@ def sources_text(sources: Sequence[Source]) -> str:
 
 
 class Apt:
-    """An apt that keeps everything in one folder."""
-
     def __init__(self, folder: Path, release: str) -> None:
         self.folder = folder
         self.release = release
@@ -163,7 +146,6 @@ class Apt:
         stamp.touch()
 
     def resolve(self, packages: Sequence[str]) -> list[Package]:
-        """Return packages and their dependencies."""
         output = self.run("apt-get", ["install", "--simulate", "--", *packages])
         return [
             Package(name, version, f"{name}_{version.replace(':', '%3a')}_{kind}.deb")
@@ -269,7 +251,6 @@ def _plain() -> dict[str, str]:
 
 
 def _reason(output: str) -> str:
-    """Return the first error that a tool printed."""
     lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "dpkg-deb: error"))]
     return (errors or lines[-1:] or ["it printed nothing"])[0].removeprefix("E: ")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,6 @@ from edgecnn.verify.parity_report import BoardFigure, BoardRow
 
 SAMPLE = 1000
 SEED = 0
-"""The sample is drawn by it: the same images each time."""
 
 ALL = "all"
 SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
@@ -115,13 +114,9 @@ def verify_on_boards(
             return emulate(emulations, case, systems[case], paths, bundle.manifest, folder)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Emulations() as emulations:
-            jobs = {pool.submit(run, case): case for case in distinct}
-            try:
-                for done, job in enumerate(as_completed(jobs)):
-                    emulated[jobs[job]] = job.result()
-                    progress(f"emulated {jobs[job].cpu}: {jobs[job].engine}", done + 1, len(jobs))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for done, (case, answer) in enumerate(zip(distinct, pool.map(run, distinct), strict=True), 1):
+                emulated[case] = answer
+                progress(f"emulated {case.cpu}: {case.engine}", done, len(distinct))
     return [
         board_row(target, case, systems[case], bundle.manifest, emulated[case], here[case.engine], sample)
         for target in boards.targets
@@ -185,7 +180,6 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
 def emulate(
     emulations: Emulations, case: Case, system: System, paths: Sequence[Path], manifest: Manifest, folder: Path
 ) -> Answer:
-    """Run the self-test command and the model in one emulation."""
     home = Path(tempfile.mkdtemp(dir=folder))
     machine = system.machine(case.cpu, paths)
     result = Answer(f"{case.engine} {system.versions[package_name(case.engine)]}")
@@ -265,6 +259,5 @@ def differences(outputs: np.ndarray | None, expected: np.ndarray | None, sample:
 
 
 def qemu_version() -> str:
-    """Return the version of the emulator."""
     printed = subprocess.run([find_qemu(), "--version"], capture_output=True, text=True).stdout
     return (printed.splitlines() or ["unknown"])[0].partition(" version ")[2] or "unknown"

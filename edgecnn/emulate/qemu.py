@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.child import Finished
@@ -43,7 +44,6 @@ class Machine:
     paths: tuple[Path, ...]
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """Return what runs the board's Python with arguments."""
         python = self.root / "usr" / "bin" / f"python{self.python}"
         return [find_qemu(), "-cpu", self.cpu, "-L", str(self.root), str(python), *arguments]
 
@@ -79,32 +79,20 @@ class Emulations:
                     process.kill()
 
     def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Finished:
-        """Run the board's Python with arguments, in a folder that is also its home.
-
-        Raises:
-            EmulatorError: if QEMU is missing or has no such processor, or a signal ended the process.
-        """
-        command = machine.command(arguments)
+        """Run the board's Python in a folder that is also its home; EmulatorError if a signal ends it or QEMU has no such processor."""
+        command, env = machine.command(arguments), machine.environment(folder)
         with self._lock:
             if self._over:
                 raise EmulatorError(f"the emulation of {machine.cpu} was stopped")
             process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=machine.environment(folder),
-                text=True,
-                errors="replace",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                command, cwd=folder, env=env, text=True, errors="replace", stdin=DEVNULL, stdout=PIPE, stderr=PIPE
             )
             self._running.add(process)
         try:
             out, err = process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
-            raise EmulatorError(
-                f"the emulated process did not end within {LIMIT_S // 60} minutes on {machine.cpu}"
-            ) from None
+            limit = f"within {LIMIT_S // 60} minutes"
+            raise EmulatorError(f"the emulated process did not end {limit} on {machine.cpu}") from None
         finally:
             process.kill()
             process.wait()
@@ -120,7 +108,6 @@ class Emulations:
 
 
 def meaning(number: int) -> str:
-    """Return a signal in words: "illegal instruction"."""
     try:
         return MEANINGS.get(number) or f"ended by {signal.Signals(number).name}"
     except ValueError:

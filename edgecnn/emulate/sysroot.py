@@ -41,7 +41,6 @@ class System(NamedTuple):
 
 
 def boards_home() -> Path:
-    """Return the folder for boards' files, which may not exist yet."""
     return cache_home() / "boards"
 
 
@@ -61,8 +60,8 @@ def make_system(
     home = home or boards_home()
     root = make_root(release, progress, packages, home)
     site = make_site(release, engine, root, progress, home)
-    made = json.loads((root / MADE).read_text()), json.loads((site / MADE).read_text())
-    return System(release, RELEASES[release], root, site, made[1]["versions"] | made[0]["versions"])
+    of_site, of_root = (json.loads((folder / MADE).read_text())["versions"] for folder in (site, root))
+    return System(release, RELEASES[release], root, site, of_site | of_root)
 
 
 def make_root(release: str, progress: debian.Progress, packages: Sequence[str], home: Path) -> Path:
@@ -135,17 +134,8 @@ def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], di
 def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress) -> None:
     """Compile a folder's Python files: by this machine's Python of the version, else by the board's, emulated."""
     progress(f"compile for Python {python}", 0, 0)
-    arguments = [
-        "-m",
-        "compileall",
-        "-q",
-        "-f",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "-x",
-        "/(tests?|idlelib)/",
-        str(folder),
-    ]
+    options = "-m compileall -q -f --invalidation-mode unchecked-hash -x /(tests?|idlelib)/"
+    arguments = [*options.split(), str(folder)]
     if host := host_python(python):
         # Files that this Python cannot compile, such as a test's, do not matter: what is needed is compiled when it is imported.
         subprocess.run([host, "-I", *arguments], capture_output=True)

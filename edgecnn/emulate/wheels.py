@@ -37,10 +37,7 @@ def package_name(engine: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip installs: `needs` with their dependencies, `alone` without.
-
-    Of LiteRT's and ONNX Runtime's dependencies the runtime imports only numpy; the others are larger than the engine.
-    """
+    """What pip installs: `needs` with their dependencies; engines without, of which they use only numpy, and which are larger."""
 
     needs: tuple[str, ...]
     alone: tuple[str, ...]
@@ -52,12 +49,7 @@ def engines_on(python: str) -> list[str]:
 
 
 def requirements(engine: str, python: str) -> Requirements:
-    """Return what a board with an engine and a Python ("3.13") needs, in this machine's versions if it has them.
-
-    Raises:
-        UnknownNameError: if there is no such engine.
-        EmulatorError: if it has no wheel for that Python.
-    """
+    """Return what a board with an engine and a Python ("3.13") needs, in this machine's versions; EmulatorError if there is no wheel."""
     if engine not in ENGINES:
         raise UnknownNameError(f"no engine {engine!r}. {nearest(engine, ENGINES)}")
     if engine not in engines_on(python):
@@ -87,14 +79,7 @@ def platforms(release: str) -> list[str]:
 def install(
     packages: Requirements, release: str, folder: Path, progress: Progress = lambda what, done, total: None
 ) -> dict[str, str]:
-    """Install wheels for a board into a folder; no code of theirs is run.
-
-    Returns:
-        The versions, by name with "_" for "-".
-
-    Raises:
-        EmulatorError: if this machine has no pip, or pip fails.
-    """
+    """Install wheels for a board into a folder, without running their code; return the versions, by name with "_" for "-"."""
     python = RELEASES[release]
     shared = [
         *pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-warn-conflicts",

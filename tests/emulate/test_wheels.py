@@ -73,7 +73,7 @@ def test_pip_is_asked_for_the_boards_wheels(program, tmp_path, monkeypatch):
     wanted = wheels.Requirements(("numpy==2.0",), ("ai-edge-litert==2.3.0",))
     assert wheels.install(wanted, "trixie", tmp_path / "site") == {wheels.package_name("litert"): "2.3.0"}
     first, second = log.read_text().splitlines()
-    for text in ("--only-binary=:all:", "--python-version 3.13", "--abi cp313", "--platform manylinux_2_27_aarch64"):
+    for text in ("--only-binary=:all:", "--python-version 3.13", "--abi=cp313", "--platform=manylinux_2_27_aarch64"):
         assert text in first and text in second
     assert "--no-deps" not in first and second.endswith("--no-deps ai-edge-litert==2.3.0")
 

@@ -17,7 +17,6 @@ MOST_NAMES = 20
 
 
 def document(bundle: Bundle, images: BenchImages, measured: Sweep, warmup: int) -> dict[str, Any]:
-    """Return a sweep as one JSON document."""
     best = winner(measured.rows)
     return {
         "schema": "edgecnn.benchmark/1",

@@ -22,7 +22,6 @@ class Configuration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The configuration for people."""
         provider = f" {self.provider}" if self.provider else ""
         return f"{self.engine}{provider} {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
@@ -36,10 +35,6 @@ def configurations(
     provider: str | None = None,
 ) -> list[Configuration]:
     """List what there is to measure: each engine with each of the bundle's models and each number of threads.
-
-    Args:
-        engines: names, each of which must be installed; all that are installed by default.
-        threads: by default those of THREADS for which this process has CPUs.
 
     Raises:
         UnknownNameError: for an engine or precision that does not exist.

@@ -51,7 +51,6 @@ class Row:
         return bool(self.gate) and not self.probed.golden
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
         flat = self.configuration._asdict() | self.probed._asdict() | to_json(self.parts)
         return {**flat, "gate": self.gate, "eligible": self.eligible, "cold_start": to_json(self.cold)}
 

@@ -1,5 +1,6 @@
 """The images that a benchmark classifies: given ones, else those in the bundle. They are read before anything is timed."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -27,18 +28,13 @@ class BenchImages(NamedTuple):
     largest: str
 
     def at(self, index: int) -> bytes | np.ndarray:
-        """Return the image of a call: calls cycle through them."""
         return self.items[index % len(self.items)]
 
 
 def bench_images(
     bundle: Bundle, sources: Sequence[str] = (), most: int = 1000, note: Callable[[str], object] = lambda text: None
 ) -> BenchImages:
-    """Read the images that SOURCE arguments stand for, or use the bundle's golden photos (its golden inputs, if it has none).
-
-    Raises:
-        ImageError: if sources were given and none of them is an image.
-    """
+    """Read the images that SOURCE arguments stand for, or use the bundle's golden photos (its golden inputs, if it has none)."""
     if sources:
         return _given(bundle, sources, most, note)
     manifest = bundle.manifest
@@ -53,38 +49,31 @@ def bench_images(
 
 
 def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[str], object]) -> BenchImages:
-    items: list[bytes] = []
-    names: list[str] = []
-    sizes: list[tuple[int, int]] = []
+    usable: list[tuple[str, bytes, tuple[int, int]]] = []
     total = 0
     for source, error in expand(sources, sys.stdin.buffer, note):
-        if len(items) == most or total > MOST_BYTES:
-            note(
-                f"using only the first {len(items)} images, {total / 2**20:.1f} MiB; the limits are {most} images and 64 MiB"
-            )
+        if len(usable) == most or total > MOST_BYTES:
+            limits = f"the limits are {most} images and 64 MiB"
+            note(f"using only the first {len(usable)} images, {total / 2**20:.1f} MiB; {limits}")
             break
         try:
             if error is not None:
                 raise error
             data = read_file(source)
-            size = decode(data, bundle.manifest.input.channels).size
+            usable.append((source, data, decode(data, bundle.manifest.input.channels).size))
+            total += len(data)
         except ImageError as caught:
             note(f"{source}: {caught}")
-            continue
-        total += len(data)
-        items.append(data)
-        names.append(source)
-        sizes.append(size)
-    if not items:
+    if not usable:
         raise ImageError(
             f"none of {', '.join(map(repr, sources))} is a readable image. Give other images, or none, to use those in the bundle."
         )
-    largest = max(range(len(items)), key=lambda index: sizes[index][0] * sizes[index][1])
-    return BenchImages(f"given, {_sizes(sizes)}", tuple(items), tuple(names), names[largest])
+    names, items, sizes = zip(*usable, strict=True)
+    return BenchImages(f"given, {_sizes(sizes)}", items, names, max(usable, key=lambda image: math.prod(image[2]))[0])
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
     """Return how many images, and the smallest and largest size."""
-    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
+    ordered = sorted(sizes, key=math.prod)
     ends = dict.fromkeys(f"{width}x{height}" for width, height in (ordered[0], ordered[-1]))
     return f"{len(ordered)} image{'s' if len(ordered) > 1 else ''} of {' to '.join(ends)} pixels"

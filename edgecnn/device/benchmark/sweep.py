@@ -37,7 +37,7 @@ def probe(bundle: Bundle, configuration: Configuration, largest: str = "") -> Pr
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
     done = System(packages={}).run(command, PROBE_TIMEOUT_S)
-    return done.failure if done.code else Probed(**done.table)
+    return Probed(**done.table) if done.code == 0 else done.failure
 
 
 def sweep(

@@ -45,7 +45,6 @@ class Diagnosis(NamedTuple):
 
 
 def examine(system: System) -> Diagnosis:
-    """Run all checks."""
     return Diagnosis(tuple((name, finding) for name, check in CHECKS.items() for finding in check(system)))
 
 

@@ -10,7 +10,6 @@ from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.results import FrameResult
 
 FEED_EVERY_S = 1.0
-"""Least seconds between two messages to the watchdog."""
 
 AGAIN_S = 60.0
 """Seconds until a release that could not be recorded as good, since the disk was full, is recorded again."""
@@ -29,15 +28,7 @@ class Judge:
         tell: Callable[[str], object] = notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to judge a release.
-
-        Args:
-            name: its bundle's name.
-            frames: how many frames it has to classify until it is good; 0 if it is good already.
-            approve: records that; returns why that was not possible, if it was not.
-            tell: sends a message to the service manager.
-            clock: monotonic seconds.
-        """
+        """Take the release, its bundle's name, and how many frames make it good; `approve` records that, and returns why it cannot."""
         self._release, self._name = release, name
         self._left = frames
         self._approve = approve
@@ -67,9 +58,7 @@ class Judge:
         return ()
 
     def poll(self) -> Iterable[Event]:
-        """Do nothing."""
         return ()
 
     def finish(self, wait_s: float) -> Iterable[Event]:
-        """Do nothing."""
         return ()

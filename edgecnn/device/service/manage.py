@@ -25,7 +25,6 @@ SHOWN = ("ActiveState", "SubState", "StatusText", "NRestarts", "UnitFileState", 
 
 
 def unit_text(command: Sequence[str]) -> str:
-    """Return the unit, with the command that runs edgecnn."""
     return Path(__file__).with_name(UNIT).read_text(encoding="utf-8").replace("@EXECUTABLE@", " ".join(command))
 
 
@@ -48,12 +47,10 @@ class Host:
             )
 
     def require_root(self) -> None:
-        """Raise ServiceError without root."""
         if not self.is_root:
             raise ServiceError("only root may change the services of this machine. Run it again with sudo.")
 
     def systemctl(self, *arguments: str) -> Finished:
-        """Run systemctl; ServiceError if it fails."""
         done = self.run(["systemctl", *arguments])
         if done.code != 0:
             raise ServiceError(f"systemctl {' '.join(arguments)} failed: {(done.err or done.out).strip()}")
@@ -61,13 +58,7 @@ class Host:
 
 
 def install(host: Host, options: Path | None = None) -> Path:
-    """Write the unit, take options, and start the service, now and at each boot.
-
-    Args:
-        options: a file of options, which becomes the board's after it was checked; None leaves the board's.
-
-    Returns:
-        The unit's path.
+    """Write the unit, take a file of options, if there is one, start the service, now and at each boot, and return the unit's path.
 
     Raises:
         ServiceError: if the options are not valid, the service cannot read this edgecnn, or systemd refuses.
@@ -99,12 +90,7 @@ def install(host: Host, options: Path | None = None) -> Path:
 
 
 def remove(host: Host) -> None:
-    """Stop the service and take its unit away. Options and releases stay.
-
-    Raises:
-        ServiceError: if it is not installed, the Debian package owns it, or systemd refuses.
-        OutputError: if the unit cannot be removed.
-    """
+    """Stop the service and take its unit away. ServiceError if it is not installed, the Debian package owns it, or systemd refuses."""
     host.require_systemd()
     host.require_root()
     if (host.root / PACKAGED).exists():

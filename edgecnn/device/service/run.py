@@ -26,7 +26,6 @@ from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import require_pass, selftest
 
 LOOK_EVERY_S = 1.0
-"""Seconds between two looks at the record."""
 
 WAIT_S = 0.1
 """Seconds between two looks at a signal, while there is no release."""
@@ -55,21 +54,15 @@ class Surroundings:
     wall: Callable[[], float] = time.time
 
     def problem(self, about: str, message: str) -> None:
-        """Report a problem that ends nothing."""
         self.report(ProblemEvent(ts=self.wall(), source="", about=about, message=message))
 
     def release(self, release: str, name: str, state: str, reason: str | None = None) -> None:
-        """Report what became of a release."""
         event = ReleaseEvent(ts=self.wall(), source="", release=release, name=name, state=state, reason=reason or None)
         self.report(event)
 
 
 def serve(store: Store, config: Config, around: Surroundings) -> str:
-    """Run the service; return CHANGED or ENDED.
-
-    Raises:
-        EdgeCNNError: if a release that is good cannot be loaded.
-    """
+    """Run the service; return CHANGED or ENDED. EdgeCNNError if a release that is good cannot be loaded."""
     year = time.gmtime(around.wall()).tm_year
     if year < RELEASE_YEAR:
         around.problem("clock", f"it says {year}: times are wrong, and TLS fails, until it is set. All else works.")
@@ -120,8 +113,7 @@ def watchdog(microseconds: int | str | None) -> str:
 def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
     """Choose a release and load it; None if there is none. A pending one has to pass the self-test; if it fails, the next is chosen.
 
-    Raises:
-        EdgeCNNError: if a release that is good cannot be loaded: the engine is broken, not the release.
+    EdgeCNNError if a release that is good cannot be loaded: the engine is broken, not the release.
     """
     avoid: set[str] = set()
     while True:
@@ -165,7 +157,6 @@ class Watcher:
         self._seen = self._stamp()
 
     def changed(self) -> bool:
-        """Return whether it is another file than at the last look."""
         if not self._look.count():
             return False
         before, self._seen = self._seen, self._stamp()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 ROOT = Path("/var/lib/edgecnn")
-"""Where a board keeps its releases."""
 
 RECORD = "current"
 """The file there that says which is in use."""

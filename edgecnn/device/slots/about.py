@@ -11,7 +11,6 @@ from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.runtime.default import choose_model
 
 SHOWN = 5
-"""Most classes that a text names."""
 
 
 class About(NamedTuple):

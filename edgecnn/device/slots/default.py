@@ -8,12 +8,7 @@ from edgecnn.runtime.default import INSTALLED, SHIPS, BundleChoice, find_bundle
 
 
 def default_bundle(path: Path | None = None) -> BundleChoice:
-    """Find the bundle to use: as `find_bundle`, and the release in use on this board before one that is installed or ships.
-
-    Raises:
-        BundleError: as `find_bundle` does.
-        SlotError: if the record of releases is damaged.
-    """
+    """Find the bundle to use: as `find_bundle`, and the release in use on this board before one that is installed or ships."""
     choice = find_bundle(path)
     if not choice.reason.startswith((INSTALLED, SHIPS)):
         return choice

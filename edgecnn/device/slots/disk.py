@@ -42,7 +42,6 @@ class Disk:
             os.fchmod(file.fileno(), 0o644)
 
     def sync(self, path: Path) -> None:
-        """Wait until a file's content is on the disk, or the names in a folder."""
         descriptor = self._open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

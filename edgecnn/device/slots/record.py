@@ -34,12 +34,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """All releases, by the SHA-256 of their bundles.
-
-    Attributes:
-        chain: the release in use, then those that come back, one after the other.
-        starts: how often the release in use was started while it was pending.
-    """
+    """All releases, by the SHA-256 of their bundles; `chain` is the one in use, then those that come back, `starts` the pending one's."""
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
     chain: tuple[str, ...] = ()
@@ -48,7 +43,6 @@ class Slots:
 
     @property
     def current(self) -> str | None:
-        """The release in use."""
         return self.chain[0] if self.chain else None
 
     @property

@@ -25,17 +25,15 @@ from edgecnn.tables import build, shown, to_json
 
 RELEASES, BUNDLE = "releases", "model.edgecnn"
 MAX_RECORD_BYTES = 1 << 20
-"""Largest record that is read: a release takes 200 bytes of it."""
 
 WAIT_S = 5.0
-"""How long a change waits for another one to end."""
 
 SHORTEST = 4
 """Digits of a SHA-256 that name a release, at least."""
 
 
 class Store:
-    """The releases in one folder, whose parent must be there. Changes are made one at a time, by a lock on the folder.
+    """The releases in one folder. Changes are made one at a time, by a lock on the folder.
 
     A change raises SlotError if another one does not end in time, and OutputError if the record cannot be written; it is then as it was.
     """
@@ -106,12 +104,7 @@ class Store:
             return self._commit(transition)
 
     def add(self, source: Path) -> tuple[str, Slots]:
-        """Copy a bundle to the releases; return its release and the record.
-
-        Raises:
-            BundleError: if the bundle is not whole.
-            EngineError: if no engine of this device can run it.
-        """
+        """Copy a bundle to the releases; return its release and the record. BundleError, EngineError if it is not whole or cannot run."""
         bundle = read_bundle(source)
         manifest, release = bundle.manifest, bundle.sha256
         choose_model(manifest)
@@ -125,15 +118,7 @@ class Store:
             return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
 
     def activate(self, name: str, *, older: bool = False, others: bool = False) -> tuple[str, Slots]:
-        """Put a release in use, by the first digits of its SHA-256; return it and the record.
-
-        Args:
-            older: whether it may be older than the one in use.
-            others: whether it may have other classes than the one in use.
-
-        Raises:
-            SlotError: if it is not whole, or may not be what it is.
-        """
+        """Put a release in use, by the first digits of its SHA-256; return it and the record. `older` and `others` (classes) allow it."""
         with self._locked():
             slots = self.read()
             release = find(slots, name)
@@ -151,19 +136,17 @@ class Store:
         """Remove what `record.pruned` leaves out; return it, and the record."""
         with self._locked():
             slots = self._commit(lambda slots: pruned(slots, keep))
-            folder = self.root / RELEASES
+            folder, gone = self.root / RELEASES, []
             with output_errors(folder), contextlib.suppress(FileNotFoundError):
-                gone = [
-                    name for name in self._disk.names(folder) if SHA256.fullmatch(name) and name not in slots.releases
-                ]
-                for path in map(folder.joinpath, gone):
-                    for file in self._disk.names(path):
-                        self._disk.remove(path / file)
-                    self._disk.remove_folder(path)
+                for name in self._disk.names(folder):
+                    if SHA256.fullmatch(name) and name not in slots.releases:
+                        for file in self._disk.names(folder / name):
+                            self._disk.remove(folder / name / file)
+                        self._disk.remove_folder(folder / name)
+                        gone.append(name)
                 if gone:
                     self._disk.sync(folder)
-                return gone, slots
-            return [], slots
+            return gone, slots
 
     def _make_folder(self, path: Path) -> None:
         """Make a folder that outlives a power cut, even if it is there: it may be what a cut has left, not yet sure to stay."""
@@ -194,9 +177,8 @@ class Store:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        raise SlotError(
-                            f"another command is changing the releases in {self.root}. Run this one again when it has ended."
-                        ) from None
+                        busy = f"another command is changing the releases in {self.root}."
+                        raise SlotError(f"{busy} Run this one again when it has ended.") from None
                     time.sleep(0.05)
             yield
         finally:
