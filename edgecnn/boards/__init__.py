@@ -1,1 +1,1 @@
-"""Boards: the targets that models are deployed to, and their emulation."""
+"""Boards: the targets that models are deployed to."""

@@ -71,7 +71,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     choice = find_bundle(model)
     note(f"bundle {choice.path} ({choice.reason})")
     with ProgressReporter() as reporter:
-        report = bundle_on_boards(choice.path, boards, data=data, note=reporter.note, progress=reporter.working)
+        report = bundle_on_boards(choice.path, boards, data, reporter.note, reporter.working)
     if out:
         write_atomic(out, canonical_json(to_json(report)))
     if json:

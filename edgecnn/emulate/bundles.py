@@ -47,12 +47,7 @@ def run_on_boards(
 
 
 def bundle_on_boards(
-    path: Path,
-    boards: OnBoards,
-    *,
-    data: str | None = None,
-    note: Callable[[str], None] = lambda text: None,
-    progress: Progress = lambda what, done, total: None,
+    path: Path, boards: OnBoards, data: str | None, note: Callable[[str], None], progress: Progress
 ) -> BoardsReport:
     """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images.
 
@@ -81,7 +76,7 @@ def bundle_on_boards(
 
 
 def test_images(
-    bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None] = lambda text: None
+    bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None]
 ) -> tuple[Split, BoardsData]:
     """Load the test images that a bundle was verified with, and say which they are. Errors: as of `recorded_data`."""
     size = bundle.manifest.input
@@ -95,7 +90,7 @@ def test_images(
 
 
 def recorded_data(
-    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None] = lambda text: None
+    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
 ) -> Dataset:
     """Open the data that a bundle was made from, in its recipe's place or another; no image is decoded yet.
 

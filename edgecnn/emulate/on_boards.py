@@ -203,13 +203,7 @@ def emulate(
 
 
 def board_row(
-    target: Target,
-    case: Case,
-    system: System,
-    manifest: Manifest,
-    emulated: Answer,
-    here: Answer,
-    sample: Split | None,
+    target: Target, case: Case, system: System, manifest: Manifest, emulated: Answer, here: Answer, sample: Split | None
 ) -> BoardRow:
     """Return a board's row in the report: what it answered, held against this machine's answers."""
     model = model_for(manifest, case.engine)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edgecnn.boards.targets import RELEASES
 from edgecnn.emulate.debian import Progress
-from edgecnn.errors import EmulatorError, UnknownNameError, nearest
+from edgecnn.errors import EmulatorError
 
 GLIBC = {"bookworm": 36, "trixie": 41}
 """The minor version of each release's GNU C library: wheels name it in their tags, from 2.17 on."""
@@ -50,8 +50,6 @@ def engines_on(python: str) -> list[str]:
 
 def requirements(engine: str, python: str) -> Requirements:
     """Return what a board with an engine and a Python ("3.13") needs, in this machine's versions; EmulatorError if there is no wheel."""
-    if engine not in ENGINES:
-        raise UnknownNameError(f"no engine {engine!r}. {nearest(engine, ENGINES)}")
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
         raise EmulatorError(f"{engine} has no wheel for Python {python}. Choose another engine, or Debian {releases}.")

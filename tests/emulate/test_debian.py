@@ -162,11 +162,6 @@ def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
     assert len(debian.fetch(["liba"], "trixie", fake_apt.cache)) == 2
 
 
-def test_no_such_release(tmp_path):
-    with pytest.raises(EmulatorError, match=r"'buster'.*Known: bookworm, trixie"):
-        debian.fetch(["liba"], "buster", tmp_path)
-
-
 def test_another_of_apts_commands(fake_apt, program):
     program("apt-cache", "printf 'linux\\n  Depends: linux-1.2\\n |PreDepends: <virtual>\\n  Depends: b\\n'")
     with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:

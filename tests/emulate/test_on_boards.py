@@ -212,4 +212,4 @@ def test_a_bundle_that_says_anything_of_its_images(bundle, said):
 
     forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))
     with pytest.raises(DatasetError, match="does not say which images it was verified with"):
-        images_of(forged, None, lambda *state: None)
+        images_of(forged, None, lambda *state: None, lambda text: None)

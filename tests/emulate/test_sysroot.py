@@ -103,11 +103,6 @@ def test_a_system_is_debians_python_and_wheels(tmp_path, monkeypatch):
     assert len(asked) == 1
 
 
-def test_no_such_release(tmp_path):
-    with pytest.raises(EmulatorError, match=r"'sid'.*Known: bookworm, trixie"):
-        sysroot.make_system("sid", "litert", home=tmp_path)
-
-
 def test_the_hosts_python_of_a_version(program, tmp_path):
     version = ".".join(map(str, sys.version_info[:2]))
     assert sysroot.host_python(version) == sys.executable

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from edgecnn.emulate import wheels
-from edgecnn.errors import EmulatorError, UnknownNameError
+from edgecnn.errors import EmulatorError
 from edgecnn.runtime.engines import ENGINES
 
 
@@ -39,11 +39,6 @@ def test_tflite_runtime_has_no_wheel_for_a_newer_python():
     with pytest.raises(EmulatorError, match=r"no wheel for Python 3\.13.*Debian bookworm"):
         wheels.requirements("tflite_runtime", "3.13")
     assert wheels.engines_on("3.13") == ["litert", "onnxruntime"] and len(wheels.engines_on("3.11")) == 3
-
-
-def test_no_such_engine():
-    with pytest.raises(UnknownNameError, match="Did you mean 'litert'"):
-        wheels.requirements("litertt", "3.13")
 
 
 def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):

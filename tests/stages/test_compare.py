@@ -244,7 +244,7 @@ def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
         },
     )
     bundle = SimpleNamespace(manifest=manifest, path=tmp_path / "whole.edgecnn")
-    split, described = images_of_bundle(bundle, str(alone), lambda what, done, total: None)
+    split, described = images_of_bundle(bundle, str(alone), lambda what, done, total: None, lambda text: None)
     assert len(split.classes) == described.test_images == 60
 
 

@@ -3,24 +3,18 @@
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgecnn.bundle.read import Bundle
-from edgecnn.device.benchmark.configurations import Configuration
-from edgecnn.device.benchmark.figures import Percentiles, percentiles
+from edgecnn.device.benchmark.configurations import Configuration, Progress
+from edgecnn.device.benchmark.figures import Failed, Percentiles, percentiles
 from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.device.system import System
 from edgecnn.modes import as_image
 
 
 def cold_starts(
-    bundle: Bundle,
-    images: BenchImages,
-    chosen: Sequence[Configuration],
-    n: int,
-    failed: dict[Configuration, str],
-    progress: Callable[[str, int, int], object],
+    bundle: Bundle, images: BenchImages, chosen: list[Configuration], n: int, failed: Failed, progress: Progress
 ) -> dict[Configuration, Percentiles]:
     """Time `edgecnn classify` on one image from a fresh process to its end, interleaved. The first round does not count.
 

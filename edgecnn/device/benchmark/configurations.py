@@ -1,7 +1,7 @@
 """What there is to measure: a bundle's models on the installed engines, with several numbers of threads."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edgecnn.bundle.manifest import PRECISIONS, Manifest
@@ -9,6 +9,8 @@ from edgecnn.errors import EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
 
 THREADS = (1, 2, 4)
+Progress = Callable[[str, int, int], object]
+"""Called with a step, how much of it is done, and how much there is."""
 
 
 class Configuration(NamedTuple):

@@ -10,6 +10,10 @@ from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.runtime.timing import percentile
 from edgecnn.tables import to_json
 
+Times = dict[Configuration, dict[str, list[float]]]
+"""Milliseconds of each call, by configuration and part."""
+
+Failed = dict[Configuration, str]
 PARTS = ("decode", "preprocess", "infer", "whole")
 TIE = 0.02
 RULE = "smallest p50 of infer; within 2 % of it the smaller p90, then fewer threads"
@@ -59,7 +63,7 @@ class Sweep(NamedTuple):
     """The measured configurations, fastest first; those that could not run, and why; how busy the machine was before."""
 
     rows: tuple[Row, ...]
-    failed: Mapping[Configuration, str]
+    failed: Failed
     interrupted: bool
     load_average: float
 

@@ -3,14 +3,24 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.cold import cold_starts
-from edgecnn.device.benchmark.configurations import Configuration
-from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, Sweep, gate, percentiles, ranked
+from edgecnn.device.benchmark.configurations import Configuration, Progress
+from edgecnn.device.benchmark.figures import (
+    PARTS,
+    Failed,
+    Percentiles,
+    Probed,
+    Row,
+    Sweep,
+    Times,
+    gate,
+    percentiles,
+    ranked,
+)
 from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.device.system import System
 from edgecnn.errors import EngineError
@@ -43,27 +53,20 @@ def probe(bundle: Bundle, configuration: Configuration, largest: str = "") -> Pr
 def sweep(
     bundle: Bundle,
     images: BenchImages,
-    chosen: Sequence[Configuration],
+    items: list[Configuration],
     *,
     n: int,
     warmup: int,
     cold: int,
-    progress: Callable[[str, int, int], object],
+    progress: Progress,
 ) -> Sweep:
-    """Measure configurations, interleaved. An interruption (Ctrl-C) ends it with what was measured so far.
+    """Measure configurations, interleaved: n calls of each, and cold starts of each engine's fastest. Ctrl-C ends it with what there is.
 
-    Args:
-        n: calls of each that count.
-        warmup: calls of each before.
-        cold: cold starts for the fastest configuration of each engine.
-        progress: called with the step, how much of it is done, and how much there is.
-
-    Raises:
-        EngineError: if none of the configurations can run.
+    EngineError if none of the configurations can run.
     """
-    failed: dict[Configuration, str] = {}
+    failed: Failed = {}
     probed: dict[Configuration, Probed] = {}
-    times: dict[Configuration, dict[str, list[float]]] = {}
+    times: Times = {}
     starts: dict[Configuration, Percentiles] = {}
     interrupted = False
     load, verdicts = os.getloadavg()[0], gate(bundle)
@@ -82,8 +85,8 @@ def sweep(
         )
 
     try:
-        for number, item in enumerate(chosen):
-            progress("opening", number, len(chosen))
+        for number, item in enumerate(items):
+            progress("opening", number, len(items))
             result = probe(bundle, item, images.largest)
             if isinstance(result, str):
                 failed[item] = result
@@ -92,7 +95,8 @@ def sweep(
         if not probed:
             reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
             raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For more details: edgecnn doctor")
-        measure(bundle, images, list(probed), n, warmup, times, progress)
+        times = {item: {part: [] for part in PARTS} for item in probed}
+        measure(bundle, images, times, n, warmup, progress)
         fastest = {row.configuration.engine: row.configuration for row in reversed(rows())}
         starts = cold_starts(bundle, images, list(fastest.values()), cold, failed, progress)
     except KeyboardInterrupt:
@@ -100,32 +104,23 @@ def sweep(
     return Sweep(rows(), failed, interrupted, load)
 
 
-def measure(
-    bundle: Bundle,
-    images: BenchImages,
-    chosen: Sequence[Configuration],
-    n: int,
-    warmup: int,
-    times: dict[Configuration, dict[str, list[float]]],
-    progress: Callable[[str, int, int], object],
-) -> None:
-    """Time configurations in this process, in interleaved blocks, into `times`: milliseconds of each call by part."""
+def measure(bundle: Bundle, images: BenchImages, times: Times, n: int, warmup: int, progress: Progress) -> None:
+    """Time configurations in this process, in interleaved blocks, into `times`."""
     classifiers = {}
-    for item in chosen:
+    for item in times:
         entry = bundle.manifest.model(item.file)
         data = bundle.files[item.file]
         engine = open_engine(item.engine, data, entry.format, num_threads=item.threads, provider=item.provider)
         classifiers[item] = Classifier(bundle, bundle_model(engine, bundle.manifest))
     for number, classifier in enumerate(classifiers.values()):
-        progress("warming up", number, len(chosen))
+        progress("warming up", number, len(times))
         for index in range(warmup):
             classifier.classify(images.at(index))
-    by_name = {item.name: item for item in chosen}
-    times.update({item: {part: [] for part in PARTS} for item in chosen})
+    by_name = {item.name: item for item in times}
     done = 0
     for name, calls in interleave(list(by_name), n, BLOCK):
         item = by_name[name]
-        progress("measuring", done, n * len(chosen))
+        progress("measuring", done, n * len(times))
         settled = time.perf_counter() + SETTLE_S
         classifiers[item].classify(images.at(calls[0]))
         while time.perf_counter() < settled:

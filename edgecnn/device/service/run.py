@@ -120,8 +120,8 @@ def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -
         choice = choose(store, avoid)
         for problem in choice.problems:
             around.problem("disk", problem)
-        for item in choice.refused:
-            around.release(item.release, item.name, BAD, item.reason)
+        for release, about in choice.refused.items():
+            around.release(release, about.name, BAD, about.reason)
         if choice.release is None:
             return None
         path = store.path(choice.release)

@@ -1,22 +1,14 @@
 """Which release a start of the service runs, and what becomes of one that is judged. After a good one there is always an answer."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from edgecnn.device.slots.record import Slots, failed, proved, started
+from edgecnn.device.slots.record import Release, Slots, failed, proved, started
 from edgecnn.device.slots.store import Store
 from edgecnn.errors import OutputError, SlotError
 
 LOST = "its bundle is missing or damaged"
 UNCOUNTED = "its start cannot be counted"
-
-
-class Refused(NamedTuple):
-    """A release that a start does not run any more, its bundle's name, and why."""
-
-    release: str
-    name: str
-    reason: str
 
 
 class Choice(NamedTuple):
@@ -25,7 +17,7 @@ class Choice(NamedTuple):
     release: str | None
     name: str
     pending: bool
-    refused: tuple[Refused, ...]
+    refused: Mapping[str, Release]
     problems: tuple[str, ...]
 
 
@@ -37,20 +29,17 @@ def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
     """
     before = Slots()
     problems: list[str] = []
-    refused: list[Refused] = []
+    refused: dict[str, Release] = {}
 
     def count(slots: Slots) -> Slots:
         nonlocal before
         before = slots
         return started(slots)
 
-    def refuse(release: str) -> None:
-        refused.append(Refused(release, slots.releases[release].name, slots.releases[release].reason))
-
     try:
         slots = store.change(count)
         if before.current is not None and slots.current != before.current:
-            refuse(before.current)
+            refused[before.current] = slots.releases[before.current]
     except (OutputError, SlotError) as error:
         problems.append(str(error))
         try:
@@ -60,15 +49,15 @@ def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
         if slots.current is not None and slots.pending:
             release = slots.current
             slots = failed(slots, release, UNCOUNTED)
-            refuse(release)
+            refused[release] = slots.releases[release]
     while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
         release = slots.current
         slots = failed(slots, release, LOST)
         if release not in avoid:
-            refuse(release)
+            refused[release] = slots.releases[release]
             problems += condemn(store, release, LOST)
     name = slots.releases[slots.current].name if slots.current else ""
-    return Choice(slots.current, name, slots.pending, tuple(refused), tuple(problems))
+    return Choice(slots.current, name, slots.pending, refused, tuple(problems))
 
 
 def approve(store: Store, release: str) -> list[str]:
