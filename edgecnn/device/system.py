@@ -64,19 +64,13 @@ class System:
         """Run a command and wait for it; it is ended after `timeout` seconds."""
         try:
             done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=timeout,
-                env=dict(self.environ),
-                encoding="utf-8",
-                errors="replace",
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=dict(self.environ)
             )
         except subprocess.TimeoutExpired:
             return Finished(None, "", f"no answer in {timeout:g} s")
         except OSError as error:
             return Finished(None, "", f"cannot be run: {error.strerror or error}")
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return Finished(done.returncode, *(output.decode(errors="replace") for output in (done.stdout, done.stderr)))
 
     def space(self, absolute: str) -> Space:
         """Return the file system that a path is on, or would be."""

@@ -37,6 +37,11 @@ class Bad(NamedTuple):
     means: str
     fix: str
 
+    def applies(self, system: System) -> bool:
+        installed = version_tuple(system.packages.get(self.package, ""))
+        bad = self.versions[0] <= installed < self.versions[1]  # () for a package that is not installed is below all
+        return bad and (not self.alongside or self.alongside in system.packages) and self.where(system)
+
 
 KNOWN_BAD = (
     Bad(
@@ -58,19 +63,12 @@ KNOWN_BAD = (
 def versions(system: System) -> Iterator[Finding]:
     """Which versions are installed, and do they work together?"""
     installed = [f"{name} {system.packages[name]}" for name in SHOWN if name in system.packages]
-    bad = [item for item in KNOWN_BAD if _applies(item, system)]
+    bad = [item for item in KNOWN_BAD if item.applies(system)]
     for item in bad:
         alongside = f" with {item.alongside} {system.packages[item.alongside]}" if item.alongside else ""
         yield Finding(item.severity, f"{item.package} {system.packages[item.package]}{alongside}", item.means, item.fix)
     if not bad:
         yield Finding("ok", ", ".join(installed) or "no package of edgecnn's is installed")
-
-
-def _applies(item: Bad, system: System) -> bool:
-    first, below = item.versions
-    installed = version_tuple(system.packages.get(item.package, ""))
-    alongside = not item.alongside or item.alongside in system.packages
-    return bool(installed) and first <= installed < below and alongside and item.where(system)
 
 
 def bundle(system: System) -> Iterator[Finding]:
@@ -118,11 +116,10 @@ def _try(system: System, name: str) -> Finding:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
     row = min(rows, key=lambda row: bool(row["passed"]))
     if not row["passed"]:
-        what, means = row["note"], "it does not answer as the bundle says"
-        if what:
-            means = (
-                "it cannot run the bundle's model: the model is damaged, or the engine is not built for this machine"
-            )
-        what = what or f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
+        what = f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
+        means = "it does not answer as the bundle says"
+        if row["note"]:
+            what, means = row["note"], "it cannot run the bundle's model: the model is damaged, "
+            means += "or the engine is not built for this machine"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
     return Finding("ok", f"{name} {row['version']} ({row['provider']}): {len(rows)} models answer as the bundle says")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from edgecnn.device.service.notify import notify
 from edgecnn.device.slots.record import GOOD
-from edgecnn.device.stream.events import Event, ProblemEvent, ReleaseEvent, StateChangedEvent
+from edgecnn.device.stream.events import Event, ProblemEvent, ReleaseEvent, Seldom, StateChangedEvent
 from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.results import FrameResult
 
@@ -29,12 +29,9 @@ class Judge:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the release, its bundle's name, and how many frames make it good; `approve` records that, and returns why it cannot."""
-        self._release, self._name = release, name
-        self._left = frames
-        self._approve = approve
-        self._tell = tell
-        self._clock = clock
-        self._fed = self._tried = float("-inf")
+        self._release, self._name, self._left = release, name, frames
+        self._approve, self._tell = approve, tell
+        self._feeds, self._tries = Seldom(FEED_EVERY_S, clock), Seldom(AGAIN_S, clock)
 
     def take(self, item: Item) -> Iterable[Event]:
         """Count a frame; give a change of the state to the service manager, for people."""
@@ -42,14 +39,11 @@ class Judge:
             self._tell(f"STATUS=state: {'none' if item.state is None else item.state!r}")
         if not isinstance(item, FrameResult):
             return ()
-        now = self._clock()
-        if now - self._fed >= FEED_EVERY_S:
-            self._fed = now
+        if self._feeds.count():
             self._tell("WATCHDOG=1")
         if self._left > 1:
             self._left -= 1
-        elif self._left and now - self._tried >= AGAIN_S:
-            self._tried = now
+        elif self._left and self._tries.count():
             if problems := self._approve():
                 return [ProblemEvent(ts=item.ts, source=item.source, about="disk", message=text) for text in problems]
             self._left = 0
