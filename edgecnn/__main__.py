@@ -10,7 +10,6 @@ INTERRUPTED = 130
 
 
 def run() -> None:
-    """Run the command line in a process of its own."""
     try:
         repeat_ignored_interrupts()
         from edgecnn.cli import console_script
@@ -21,10 +20,7 @@ def run() -> None:
 
 
 def repeat_ignored_interrupts() -> None:
-    """Send SIGINT once more where Python ignores KeyboardInterrupt: in a destructor, or a weak reference's callback, which imports have.
-
-    Otherwise the interrupt is lost, after a traceback, and the command goes on.
-    """
+    """Send SIGINT once more if Python ignores KeyboardInterrupt: in a destructor, or a weak reference's callback, which imports have."""
     import _thread
     import signal
 
@@ -32,9 +28,8 @@ def repeat_ignored_interrupts() -> None:
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            _thread.start_new_thread(
-                signal.pthread_kill, (main, signal.SIGINT)
-            )  # by a thread: here it would be ignored again
+            # by a thread: here it would be ignored again
+            _thread.start_new_thread(signal.pthread_kill, (main, signal.SIGINT))
         else:
             sys.__unraisablehook__(unraisable)
 

@@ -6,18 +6,14 @@ from typing import NamedTuple
 
 
 class CPU(NamedTuple):
-    """The first processor: its model name, "" where Linux gives none (as on ARM), and its features, empty where they cannot be read."""
+    """The first processor: its model name, "" if Linux gives none (as on ARM), and its features."""
 
     name: str
     flags: frozenset[str]
 
 
 def read_cpu(root: str | PathLike[str] = "/") -> CPU:
-    """Read /proc/cpuinfo.
-
-    Args:
-        root: where the file system begins; another one in tests.
-    """
+    """Read /proc/cpuinfo below `root`; what cannot be read is empty."""
     name, flags = "", ""
     try:
         with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as file:

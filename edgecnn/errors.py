@@ -1,19 +1,14 @@
 """Every error that edgecnn raises on purpose, each kind with its own exit code.
 
-An error's text says what was received, what was expected and what to do next, in one to three
-lines. The command line prints it without a traceback and exits with `exit_code`. Codes 0 to 2 are
-taken: success, an unexpected failure, a usage error.
+The command line prints an error's text without a traceback and exits with `exit_code`. Codes 0 to 2 are taken: success, an unexpected
+failure, a usage error.
 """
 
 from collections.abc import Iterable
 
 
 class EdgeCNNError(Exception):
-    """Base of all errors below.
-
-    `exit_code` is what the command line exits with. `advice` names what can be done where that takes an option of a command: the
-    command line adds the sentence that names it (`edgecnn.cli.advice`). It is empty where the text says all.
-    """
+    """Base of all errors below. `exit_code` is what the command line exits with."""
 
     exit_code = 1
 
@@ -21,211 +16,140 @@ class EdgeCNNError(Exception):
         super().__init__(*args)
         self.advice = advice
 
+    def __init_subclass__(cls, exit_code: int = 0) -> None:
+        cls.exit_code = exit_code or cls.exit_code
 
-class UnknownNameError(EdgeCNNError, LookupError):
+
+class UnknownNameError(EdgeCNNError, LookupError, exit_code=3):
     """A name that no dataset, network, engine or target has."""
 
-    exit_code = 3
 
-
-class RecipeError(EdgeCNNError, ValueError):
+class RecipeError(EdgeCNNError, ValueError, exit_code=4):
     """A recipe with an unknown key, a wrong type or a value out of range."""
 
-    exit_code = 4
 
-
-class DatasetError(EdgeCNNError, ValueError):
+class DatasetError(EdgeCNNError, ValueError, exit_code=5):
     """Images that cannot make a dataset: no classes, one class, an empty class, broken files."""
 
-    exit_code = 5
 
-
-class UnsafeArchiveError(DatasetError):
+class UnsafeArchiveError(DatasetError, exit_code=6):
     """An archive with a path that leads outside of it, or that is too large when unpacked."""
 
-    exit_code = 6
 
-
-class ImageError(EdgeCNNError, ValueError):
+class ImageError(EdgeCNNError, ValueError, exit_code=7):
     """An image file that cannot be decoded: unreadable, truncated or of no known format."""
 
-    exit_code = 7
 
-
-class ImageTooLargeError(ImageError):
+class ImageTooLargeError(ImageError, exit_code=8):
     """An image that would decode to more pixels than the limit (a decompression bomb)."""
 
-    exit_code = 8
 
-
-class DownloadError(EdgeCNNError, OSError):
+class DownloadError(EdgeCNNError, OSError, exit_code=9):
     """A download that failed, or whose SHA-256 is not the expected one."""
 
-    exit_code = 9
 
-
-class RunError(EdgeCNNError, ValueError):
+class RunError(EdgeCNNError, ValueError, exit_code=10):
     """No such run, or a run that lacks what the stage needs."""
 
-    exit_code = 10
 
-
-class NetworkError(EdgeCNNError, ValueError):
+class NetworkError(EdgeCNNError, ValueError, exit_code=11):
     """A network that cannot be built for the given input or options."""
 
-    exit_code = 11
 
-
-class TrainingError(EdgeCNNError, ArithmeticError):
+class TrainingError(EdgeCNNError, ArithmeticError, exit_code=12):
     """Training that cannot continue, for example because the loss is not a number."""
 
-    exit_code = 12
 
-
-class ExportError(EdgeCNNError, RuntimeError):
+class ExportError(EdgeCNNError, RuntimeError, exit_code=13):
     """A conversion that failed, or an int8 file that holds a float tensor."""
 
-    exit_code = 13
 
-
-class ParityError(EdgeCNNError):
+class ParityError(EdgeCNNError, exit_code=14):
     """An exported model that does not answer as the float model does: the gate."""
 
-    exit_code = 14
 
-
-class BundleError(EdgeCNNError, ValueError):
+class BundleError(EdgeCNNError, ValueError, exit_code=15):
     """A bundle that cannot be proved whole."""
 
-    exit_code = 15
 
-
-class EngineError(EdgeCNNError, ImportError):
+class EngineError(EdgeCNNError, ImportError, exit_code=16):
     """An inference engine that is not installed or cannot run the model."""
 
-    exit_code = 16
 
-
-class ProviderError(EngineError):
+class ProviderError(EngineError, exit_code=17):
     """A requested execution provider that the session does not run on."""
 
-    exit_code = 17
 
-
-class SelftestError(EdgeCNNError):
+class SelftestError(EdgeCNNError, exit_code=18):
     """Outputs on this device that differ from the bundle's golden ones by more than allowed."""
 
-    exit_code = 18
 
-
-class OutputError(EdgeCNNError, OSError):
+class OutputError(EdgeCNNError, OSError, exit_code=19):
     """An output that cannot be written: no space, no permission, no such folder."""
 
-    exit_code = 19
 
-
-class OutputExistsError(OutputError):
+class OutputExistsError(OutputError, exit_code=20):
     """An output that exists and must not be replaced."""
 
-    exit_code = 20
 
-
-class SplitError(EdgeCNNError, PermissionError):
+class SplitError(EdgeCNNError, PermissionError, exit_code=21):
     """A stage requested test images that it must not see."""
 
-    exit_code = 21
 
-
-class PartialFailure(EdgeCNNError):
+class PartialFailure(EdgeCNNError, exit_code=22):
     """Work that succeeded except for some inputs, each of which was reported."""
 
-    exit_code = 22
 
-
-class ThresholdError(EdgeCNNError, ValueError):
+class ThresholdError(EdgeCNNError, ValueError, exit_code=23):
     """No threshold keeps the error among answered images at the target."""
 
-    exit_code = 23
 
-
-class CameraError(EdgeCNNError, OSError):
-    """A camera or stream that cannot be opened: absent, busy, no permission, no supported format.
-
-    The text is the problem, after the source's name where `source` is given.
-    """
-
-    exit_code = 24
+class CameraError(EdgeCNNError, OSError, exit_code=24):
+    """A camera or stream that cannot be opened: absent, busy, no permission, no supported format."""
 
     def __init__(self, problem: str, source: str = "", *, advice: str = "") -> None:
         super().__init__(f"{source}: {problem}" if source else problem, advice=advice)
         self.problem = problem
-        self.source = source
 
 
-class EmulatorError(EdgeCNNError, RuntimeError):
+class EmulatorError(EdgeCNNError, RuntimeError, exit_code=25):
     """A board that cannot be emulated here, or a process that ended on it."""
 
-    exit_code = 25
 
-
-class DoctorError(EdgeCNNError, RuntimeError):
+class DoctorError(EdgeCNNError, RuntimeError, exit_code=26):
     """A problem of this machine that keeps edgecnn from working; `edgecnn doctor` reports it."""
 
-    exit_code = 26
 
-
-class ClusterError(EdgeCNNError, ConnectionError):
+class ClusterError(EdgeCNNError, ConnectionError, exit_code=27):
     """Workers that do not train together: wrong addresses, different recipes or images, or one that was lost."""
 
-    exit_code = 27
 
-
-class MissingExtraError(EdgeCNNError, ImportError):
+class MissingExtraError(EdgeCNNError, ImportError, exit_code=28):
     """A package of one of edgecnn's extras that is not installed."""
 
-    exit_code = 28
 
-
-class MqttError(EdgeCNNError, ConnectionError):
+class MqttError(EdgeCNNError, ConnectionError, exit_code=29):
     """A broker that cannot be reached, or that refuses the connection, where nothing but that was requested."""
 
-    exit_code = 29
 
-
-class SlotError(EdgeCNNError, ValueError):
+class SlotError(EdgeCNNError, ValueError, exit_code=30):
     """A change of a device's releases that cannot be made: an unknown or an older one, none before, or another change at the same time."""
 
-    exit_code = 30
 
-
-class ServiceError(EdgeCNNError, RuntimeError):
+class ServiceError(EdgeCNNError, RuntimeError, exit_code=31):
     """A service that cannot be set up: no systemd, not root, or options that are not valid."""
 
-    exit_code = 31
 
-
-class FindingsError(EdgeCNNError, ValueError):
+class FindingsError(EdgeCNNError, ValueError, exit_code=32):
     """Images in which an inspection found what `--fail-on` does not allow."""
 
-    exit_code = 32
 
-
-class StressError(EdgeCNNError):
+class StressError(EdgeCNNError, exit_code=33):
     """A model whose accuracy under corruptions is below the pass line."""
-
-    exit_code = 33
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the hint that ends an unknown-name message: the nearest valid name, then all of them.
-
-    Args:
-        name: what was received.
-        known: the valid names.
-
-    Returns:
-        "Did you mean 'digits'? Known: cifar10, digits.", or only the list if no name is near. Part of a name is near it.
-    """
+    """Return the hint that ends an unknown-name message: "Did you mean 'digits'? Known: cifar10, digits.", or only the list."""
     import difflib  # here, since only an error needs it
 
     names = sorted(known)
@@ -235,5 +159,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library raised, or the error's type where it has no text."""
+    """Return the first line of what a library raised, or the error's type if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -21,21 +21,14 @@ else:
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Return the SHA-256 of `data` as 64 hexadecimal digits.
-
-    By Python's own code, since `hashlib` loads OpenSSL: 5 MB of a device's memory, and the time for it, to hash a bundle of 2 MB.
-    """
+    """Return the SHA-256 of `data`, by Python's own code: `hashlib` loads OpenSSL, which takes 5 MB of a device's memory."""
     return _own_sha256(data).hexdigest()
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
-    """Open a file to read its bytes, without a buffer; at once, where a pipe would wait for someone who writes to it.
-
-    Raises:
-        OSError: if it cannot be opened, or is no regular file but a pipe, a device or a socket.
-    """
+    """Open a file to read its bytes, without a buffer; OSError for a pipe, which would wait for a writer, a device or a socket."""
     try:
-        file = io.FileIO(os.fspath(path), opener=_open_at_once)
+        file = io.FileIO(os.fspath(path), opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except ValueError as error:  # a null character in the path
         raise OSError(errno.EINVAL, str(error)) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -44,12 +37,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     return file
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     import hashlib  # here, for what `sha256` says
 
     with path.open("rb") as file:
@@ -70,16 +58,11 @@ def is_own(path: Path) -> bool:
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The system's errors for a full disk, a used-up quota and too large a file."""
 
 
 @contextlib.contextmanager
 def output_errors(path: Path):
-    """Turn an OSError raised while writing `path` into an OutputError that names the path and the reason.
-
-    Raises:
-        OutputError: with the system's reason and what to do.
-    """
+    """Turn an OSError raised while writing `path` into an OutputError with the path, the system's reason and what to do."""
     try:
         yield
     except OutputError:
@@ -92,17 +75,9 @@ def output_errors(path: Path):
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that its path holds the old content or the new, never a part.
+    """Write a file so that its path holds the old content or the new, never a part; text as UTF-8.
 
-    The data go to a temporary file in the same folder, are flushed to the disk and renamed; missing
-    folders are made. On failure the temporary file is removed.
-
-    Args:
-        path: where to write.
-        data: the content; text is written as UTF-8.
-
-    Raises:
-        OutputError: if the file cannot be written (no space, no permission, a folder in its place).
+    The data go to a temporary file in the same folder, are flushed to the disk and renamed; missing folders are made. Else OutputError.
     """
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
@@ -120,8 +95,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 stderr_is_ours = False
-"""Whether edgecnn may redirect this process's standard error. The command line sets it; a program that uses edgecnn as a library writes its
-own log there, from other threads too."""
+"""Whether edgecnn may redirect this process's standard error. The command line sets it; as a library edgecnn leaves it to the program."""
 
 _redirecting = threading.RLock()
 
@@ -130,11 +104,8 @@ _redirecting = threading.RLock()
 def quiet_stderr():
     """Keep what native libraries print on standard error from the user, unless the block fails: then it is shown.
 
-    TensorFlow, its converters and LiteRT write start-up notes past Python's logging, so the file descriptor itself is redirected: by one
-    thread at a time, since two would restore each other's. Nothing is redirected unless `stderr_is_ours`.
-
-    Yields:
-        A function that returns what was caught so far.
+    They write start-up notes past Python's logging, so the file descriptor itself is redirected: by one thread at a time, since two would
+    restore each other's. Yields a function that returns what was caught so far.
     """
     if not stderr_is_ours:
         yield str
@@ -169,30 +140,22 @@ def _unnamed_file() -> int:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise OutputExistsError if `path` exists and `force` is false."""
     if not force and (path.exists() or path.is_symlink()):
-        raise OutputExistsError(f"{path} exists.", advice="replace")
+        raise OutputExistsError(f"{path} exists. Add --force to replace it.")
 
 
 def cache_home() -> Path:
-    """Return the folder for what can be made or downloaded again: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn. It may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "edgecnn"
+    """Return the folder for what can be made or downloaded again: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "edgecnn")
+
+
+def tuned_file() -> str:
+    """Return the path of the settings of `edgecnn.runtime.tuned`: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(state, "edgecnn", "tuned.json")
 
 
 def data_folder(name: str) -> Path:
-    """Find a folder that travels with the package: `targets` or `models`.
-
-    A wheel carries it inside the package (`edgecnn/_data/NAME`); an sdist or an editable install has
-    it next to the package.
-
-    Args:
-        name: the folder's name.
-
-    Returns:
-        The folder's path.
-
-    Raises:
-        FileNotFoundError: if the installation lacks it.
-    """
+    """Return a folder that travels with the package, `targets` or `models`: in `edgecnn/_data/`, as in a wheel, or next to the package."""
     package = Path(__file__).parent
     for folder in (package / "_data" / name, package.parent / name):
         if folder.is_dir():

@@ -1,4 +1,4 @@
-"""From an encoded file to an upright image: training, verification and the device decode by this module alone.
+"""From an encoded file to an upright image: training, verification and the device decode only by this module.
 
 Only Pillow decodes, since its bytes are the same on x86-64 and aarch64.
 """
@@ -29,11 +29,9 @@ MAX_SIDE = 65_535
 """Largest width and height that is decoded, a JPEG's own limit: Pillow holds up to 24 bytes for each row, however short it is."""
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
-"""Largest encoded image that is read."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
-"""File names that count as images, in lower case, for training and on the device alike. The content decides the decoder."""
-
+"""File names that count as images, in lower case. The content decides the decoder."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WebP", "TIFF", "GIF", "AVIF")
 READERS = (
@@ -67,24 +65,23 @@ DAMAGE = (
 
 
 def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Decode an encoded image to grey or RGB, upright.
+    """Decode an encoded image to grey or RGB, upright by its EXIF.
 
-    EXIF rotation is applied. Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least` is
-    decoded at a half, a quarter or an eighth of its size by the decoder itself, which averages as the resize would, with much less work.
+    Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least` is decoded at a half, a
+    quarter or an eighth of its size by the decoder itself, which averages as the resize would, with much less work.
 
     Args:
         data: the bytes of a file of one of FORMATS.
         channels: 1 for grey, 3 for RGB.
-        least: (height, width) that the image will be resized to, of the whole of it where only a region is used
-            (`edgecnn.region.whole_size`); a reduced one keeps at least twice as much. Zeros reduce nothing.
+        least: (height, width) that the whole image will be resized to (`edgecnn.region.whole_size`); a reduced one keeps at least twice
+            as much. Zeros reduce nothing.
 
     Returns:
         A Pillow image of mode "L" or "RGB", at the image's own size or reduced.
 
     Raises:
         ImageError: if the bytes are not a complete image of a known format.
-        ImageTooLargeError: if the header claims more than MAX_PIXELS pixels or a side of more than MAX_SIDE, a JPEG has more than
-            `edgecnn.memory.MAX_SCANS` scans, or decoding would take more memory than it may (`edgecnn.memory.require_memory`).
+        ImageTooLargeError: for more than MAX_PIXELS, MAX_SIDE or MAX_SCANS, or more memory than `require_memory` allows.
     """
     with _opened(data) as image:
         full = image.size
@@ -108,11 +105,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
 def probe(data: bytes) -> tuple[int, int, int]:
     """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey.
 
-    A PNG whose EXIF follows its pixels, as it should not, is decoded.
-
-    Raises:
-        ImageError: if the bytes are not an image of a known format.
-        ImageTooLargeError: if the header claims more pixels than are decoded, or as `decode` does if it has to decode.
+    A PNG whose EXIF follows its pixels, as it should not, is decoded. Errors as `decode`.
     """
     with _opened(data) as image:
         late = image.format == "PNG" and metadata_after_pixels(data)
@@ -171,7 +164,7 @@ def orientation(image: Image.Image, by_header: bool = False) -> int:
 
 
 def metadata_after_pixels(data: bytes) -> bool:
-    """Tell whether a PNG may have its EXIF or XMP after its pixels, by what follows the last chunk that looks like pixels."""
+    """Return whether a PNG may have its EXIF or XMP after its pixels, by what follows the last chunk that looks like pixels."""
     last = data.rfind(b"IDAT")
     rest = data[last + 8 + int.from_bytes(data[last - 4 : last], "big") :] if last >= 4 else b""
     return any(name in rest for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
@@ -197,17 +190,13 @@ def left_out(names: Collection[str]) -> str:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, if the image has one other than upright."""
+    """Apply the EXIF orientation."""
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Read an encoded image's bytes.
-
-    Raises:
-        ImageError: if the file cannot be read or is larger than MAX_FILE_BYTES.
-    """
+    """Read an encoded image's bytes; ImageError if the file cannot be read or is larger than MAX_FILE_BYTES."""
     try:
         with open_regular(path) as file:
             # a file of /proc has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
@@ -223,13 +212,6 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop", region: Region = WHOLE) -> np.ndarray:
-    """Decode and resize an encoded image, or a region of it: bytes to the model's input pixels.
-
-    Returns:
-        uint8 array, shape (height, width, channels).
-
-    Raises:
-        ImageError: as `decode` does.
-    """
+    """Decode and resize an encoded image: bytes to the model's input pixels, uint8 (height, width, channels). Errors as `decode`."""
     decoded = decode(data, channels, whole_size(height, width, region))
     return resize(decoded, height, width, fit, region=region)

@@ -1,10 +1,10 @@
 """Names from outside: which of them a class may have, and how a terminal shows any of them."""
 
 ABSTAIN = "abstain"
-"""The decision where no score reaches the threshold, or two are too close to each other. No class may have this name."""
+"""The decision if no score reaches the threshold, or two are too close to each other. No class may have this name."""
 
 STRANGER = "stranger"
-"""The decision where an image is unlike all that the classifier was trained on. Where it can be made, no class may have this name."""
+"""The decision if an image is unlike all that the classifier was trained on."""
 
 MAX_LABEL_BYTES = 255
 """Longest label, in UTF-8: the longest name that a folder can have."""
@@ -14,17 +14,15 @@ LINES_AND_DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u20
 
 
 def unsafe(character: str) -> bool:
-    """Tell whether a character can move a terminal's cursor, begin a line or change its direction, or is a surrogate, which is not text."""
+    """Return whether a character can move a terminal's cursor, begin a line or change its direction, or is a surrogate, not text."""
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or character in LINES_AND_DIRECTIONS
 
 
 def utf8(text: str, backslash: str = "\\") -> str:
-    """Return a text that UTF-8 can hold: a surrogate, which Python has for a byte of a file's name that is not UTF-8, as its escape.
+    """Return a text that UTF-8 can hold: a surrogate, which stands for a byte of a file's name that is not UTF-8, as its escape.
 
-    Args:
-        text: any.
-        backslash: how it is written: two of them within a text that is JSON already.
+    `backslash` begins the escape: two of them within a text that is JSON already.
     """
     try:
         text.encode()
@@ -34,7 +32,7 @@ def utf8(text: str, backslash: str = "\\") -> str:
 
 
 def printable(text: str) -> str:
-    """Return a name so that a terminal shows it on one line: each unsafe character as its escape, such as \\x1b."""
+    """Return a name as a terminal shows it on one line: each unsafe character as its escape, such as \\x1b."""
     if text.isprintable():
         return text
     return "".join(char.encode("unicode_escape").decode() if unsafe(char) else char for char in text)

@@ -18,8 +18,7 @@ SMALL_PIXELS = 1_500_000
 """An image of at most this size is decoded without checking the memory: it takes 33 MB at most."""
 
 MAX_SCANS = 100
-"""Most scans of a JPEG that is decoded: each passes over the whole image, so a small file of thousands takes minutes. Progressive files
-have about ten; libtiff has the same limit."""
+"""Each scan of a JPEG passes over the whole image, so a small file of thousands takes minutes. Progressive files have about ten."""
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """What Pillow stores of a pixel, in bytes, by mode; 4 for all others, such as RGB and LA."""
@@ -29,11 +28,7 @@ DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
 
 
 def require_memory(needed: int) -> None:
-    """Check that decoding an image may take so many bytes: at most $EDGECNN_IMAGE_MIB, or else half of what is available.
-
-    Raises:
-        ImageTooLargeError: if it may not; the message says how to allow it.
-    """
+    """Raise ImageTooLargeError if decoding an image may not take `needed` bytes: $EDGECNN_IMAGE_MIB, or else half of what is available."""
     text = os.environ.get(MEMORY_LIMIT, "")
     if text.isascii() and text.isdigit():
         allowed, source = int(text) << 20, f"${MEMORY_LIMIT}"
@@ -53,12 +48,8 @@ def require_memory(needed: int) -> None:
 def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, data: bytes, turned: bool) -> int:
     """Return about how much memory decoding an image and resizing it takes at its most, without the encoded file.
 
-    Args:
-        image: opened, its header read; a JPEG after `draft`.
-        full: (width, height) before `draft`.
-        channels: 1 for grey, 3 for RGB.
-        data: the encoded file.
-        turned: whether its EXIF orientation turns or mirrors it.
+    The image is opened, its header read, a JPEG after `draft`; `full` is its (width, height) before that. `turned` is whether its EXIF
+    orientation turns or mirrors it.
     """
     stored = PIXEL_BYTES.get(image.mode, 4)
     mode, result = ("L", 1) if channels == 1 else ("RGB", 4)
@@ -73,7 +64,7 @@ def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, dat
 
 
 def in_one_scan(data: bytes) -> bool:
-    """Tell whether a JPEG is decoded line by line: a baseline one whose first scan has all of its components."""
+    """Return whether a JPEG is decoded line by line: a baseline one whose first scan has all of its components."""
     position, components = 2, 0
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -86,7 +77,7 @@ def in_one_scan(data: bytes) -> bool:
 
 
 def scans(data: bytes) -> int:
-    """Return how many scans a JPEG has; where that is at most MAX_SCANS, pictures in its metadata or after its end may count too."""
+    """Return how many scans a JPEG has; up to MAX_SCANS, pictures in its metadata or after its end may count too."""
     most = data.count(b"\xff\xda")
     if most <= MAX_SCANS:
         return most
@@ -101,24 +92,12 @@ def scans(data: bytes) -> int:
 
 
 def available_bytes(root: str = "/") -> int | None:
-    """Return the bytes that can be had without swapping: MemAvailable, or less where a control group's limit is lower.
+    """Return the bytes that can be had without swapping, None if the system does not say: MemAvailable, or a control group's lower limit.
 
-    A group's limit is taken as a whole, whatever its processes use of it already: most of that is cache, which makes room.
-
-    Args:
-        root: where the file system begins; another one in tests.
-
-    Returns:
-        The bytes; None where the system does not say, as on macOS.
+    A group's limit is taken as a whole, whatever its processes use of it: most of that is cache, which makes room.
     """
-    known = [*_free(root), *_limits(root)]
-    return min(known, default=None)
-
-
-def _free(root: str) -> Iterator[int]:
-    for line in _lines(root, "proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
+    free = [int(line.split()[1]) * 1024 for line in _lines(root, "proc/meminfo") if line.startswith("MemAvailable:")]
+    return min([*free, *_limits(root)], default=None)
 
 
 def _limits(root: str) -> Iterator[int]:
@@ -133,9 +112,8 @@ def _limits(root: str) -> Iterator[int]:
             continue
         groups = path.strip("/").split("/")
         for depth in range(len(groups) + 1):
-            for text in _lines(root, os.path.join(base, *groups[:depth], name)):
-                if text.isdigit():  # "max" is none
-                    yield int(text)
+            texts = _lines(root, os.path.join(base, *groups[:depth], name))
+            yield from (int(text) for text in texts if text.isdigit())  # "max" is not a number
 
 
 def _lines(root: str, path: str) -> list[str]:

@@ -8,15 +8,11 @@ from PIL import Image
 from edgecnn.errors import ImageError
 
 BAND_PIXELS = 500_000
-"""A larger image is converted in bands of so many pixels: otherwise all of it would be in memory in both forms, and in those in between."""
+"""A larger image is converted in bands of this size: otherwise all of it would be in memory in both forms, and in those in between."""
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Convert a Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white.
-
-    Raises:
-        ImageError: if its samples are 32-bit integers or floats (mode "I" or "F"): nothing says which of them is white.
-    """
+    """Convert a Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white; ImageError for modes "I" and "F"."""
     if image.mode in ("I", "F") and image.format != "PNG":  # Pillow below 10.3 opens a 16-bit PNG as "I"
         raise ImageError(
             f"a sample of the image (Pillow's mode {image.mode}) has 32 bits, and nothing says which value is white. "

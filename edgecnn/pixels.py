@@ -1,7 +1,6 @@
 """From an image to a model's input: the one resize of the project, and the codes that a quantized model reads.
 
-A pixel is the model's input: the tensor is the resized uint8 image itself, and its int8 code is `pixel - 128`. Only Pillow
-resizes, since its bytes are the same on x86-64 and aarch64.
+Only Pillow resizes, since its bytes are the same on x86-64 and aarch64.
 """
 
 import numpy as np
@@ -18,8 +17,9 @@ SIGN = np.uint8(128)
 """The bit that turns a pixel into its code, pixel - 128."""
 
 KEPT = 2
-"""The coarse steps, a JPEG's reduced decoding and the means of whole blocks, leave this many times the result's size: at 2 they
-cost no measurable accuracy (docs/figures.md, "The resize")."""
+"""The coarse steps, a JPEG's reduced decoding and the means of whole blocks, leave this many times the result's size: at 2 they cost no
+measurable accuracy (docs/figures.md, "The resize").
+"""
 
 
 def resize(
@@ -32,16 +32,14 @@ def resize(
 ) -> np.ndarray:
     """Resize an image to the model's input: the one resize of the project.
 
-    The region is cut out first. A pixel becomes the mean of the area that it covers (bilinear interpolation where the image is enlarged),
-    over the whole region, its centre crop of the model's aspect, or the region between mid-grey bars. A region of the right size passes
-    through unchanged. The rotation turns the small image.
+    A pixel becomes the mean of the area that it covers (bilinear interpolation if the image is enlarged), over the whole region, its
+    centre crop of the model's aspect, or the region between mid-grey bars. A region of the right size passes through unchanged.
 
     Args:
         image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
-        height: rows of the result.
-        width: columns of the result.
+        height, width: of the result.
         fit: one of FITS.
-        rotation: one of ROTATIONS.
+        rotation: one of ROTATIONS; it turns the small image.
         region: the part that is seen, of the image after the rotation; see `edgecnn.region`.
 
     Returns:
@@ -85,18 +83,10 @@ def cut(image: Image.Image | np.ndarray, region: Region, rotation: int = 0) -> I
 
 
 def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Average an image down to (height, width), or enlarge it.
+    """Average an image, uint8 (rows, columns, 1 or 3), down to (height, width), or enlarge it.
 
-    First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that
-    does the rest. Where the blocks divide the image evenly, nothing is left to do. The filter treats a block as a point at its centre,
-    so an edge may move by half a block: a quarter of a pixel of the result.
-
-    Args:
-        pixels: uint8, shape (rows, columns, 1 or 3); may be a view.
-        height, width: of the result.
-
-    Returns:
-        uint8 array, shape (height, width, 1 or 3).
+    First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that does the
+    rest. The filter treats a block as a point at its centre, so an edge may move by half a block: a quarter of a pixel of the result.
     """
     rows, columns, _ = pixels.shape
     if rows < height or columns < width:
@@ -112,12 +102,7 @@ def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """Return the means of every `count` rows, halves rounded up; the last mean is of the remaining rows.
-
-    Args:
-        pixels: uint8, shape (rows, columns, channels).
-        count: at least 1.
-    """
+    """Return the means of every `count` rows of uint8 pixels, halves rounded up; the last mean is of the remaining rows."""
     if count == 1:
         return pixels
     rows, columns, channels = pixels.shape
@@ -170,19 +155,12 @@ def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_codes(pixels: np.ndarray) -> np.ndarray:
-    """Convert pixels to the int8 codes that a quantized model reads.
+    """Convert pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte.
 
-    code = pixel - 128, one xor per byte. With scale 1/128 and zero point 0 its real value is
-    (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
-
-    Args:
-        pixels: uint8 array of any shape.
-
-    Returns:
-        int8 array, same shape.
+    With scale 1/128 and zero point 0 its real value is (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
 
     Raises:
-        ImageError: if the dtype is not uint8; the message gives the dtype received.
+        ImageError: if the dtype is not uint8.
 
     Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).
     """
@@ -192,17 +170,5 @@ def to_codes(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_real(pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """Convert pixels to the real values that a float model reads: scale * (code - zero_point).
-
-    Args:
-        pixels: uint8 array of any shape.
-        scale: the input scale of the manifest.
-        zero_point: the input zero point of the manifest.
-
-    Returns:
-        float32 array, same shape.
-
-    Raises:
-        ImageError: if the dtype is not uint8.
-    """
+    """Convert pixels to the float32 values that a float model reads: scale * (code - zero_point). Errors as `to_codes`."""
     return (to_codes(pixels).astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -13,7 +13,6 @@ FITS = ("crop", "letterbox", "stretch")
 """Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
-"""The region that is the whole image."""
 
 EXPECTED = (
     "four fractions of the image, X, Y, W and H, from 0 to 1, with W and H above 0 and neither X + W nor Y + H above 1"
@@ -24,7 +23,7 @@ SLACK = 1e-9
 
 
 def is_region(values: Sequence[float]) -> bool:
-    """Tell whether numbers are a region within the image."""
+    """Return whether numbers are a region within the image."""
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         return False
     x, y, width, height = values
@@ -55,11 +54,7 @@ def region_text(region: Region) -> str:
 def pixel_box(size: tuple[int, int], region: Region, rotation: int = 0) -> tuple[int, int, int, int]:
     """Return the box (left, top, right, bottom) of a region, in whole pixels, at least one each way.
 
-    Args:
-        size: (width, height) of the image as it is, before the rotation.
-        region: of the image after the rotation.
-        rotation: clockwise degrees that make the image upright: 0, 90, 180 or 270. Cutting before the rotation gives the same pixels as
-            cutting after it.
+    `size` is the (width, height) of the image before the rotation, `region` of the image after it.
     """
     width, height = size if rotation in (0, 180) else size[::-1]
     x, y, across, down = region
@@ -80,7 +75,7 @@ def _span(start: float, end: float, length: int) -> tuple[int, int]:
 
 
 def whole_size(height: int, width: int, region: Region = WHOLE, rotation: int = 0) -> tuple[int, int]:
-    """Return the (height, width) that a whole image has, before its rotation, where its region has (height, width) after it."""
+    """Return the (height, width) that a whole image has, before its rotation, if its region has (height, width) after it."""
     _, _, across, down = region
     whole = math.ceil(height / down), math.ceil(width / across)
     return whole if rotation in (0, 180) else whole[::-1]

@@ -50,13 +50,12 @@ STRESS = "stress-{split}.json"
 PAGE = "report.html"
 PAGE_FIGURES = "report.json"
 
+ANOTHER = "Name another folder with --out"
+
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
-
-    `recipe.toml` is the resolved recipe, and `run.json` a `RunInfo`.
-    """
+    """A run folder: `recipe.toml` is the resolved recipe, and `run.json` a `RunInfo`."""
 
     path: Path
 
@@ -72,11 +71,7 @@ class Run:
 
     @property
     def info(self) -> RunInfo:
-        """The content of `run.json`.
-
-        Raises:
-            RunError: if it is missing or damaged.
-        """
+        """The content of `run.json`; RunError if it is missing or damaged."""
         try:
             return build(RunInfo, json.loads((self.path / INFO).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError) as error:
@@ -91,7 +86,6 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's name: its folder's."""
         return self.path.name
 
     @property
@@ -109,24 +103,13 @@ class Run:
 
     @property
     def float_model(self) -> str:
-        """Name of the float model's file."""
         return FLOAT_GRAPH if self.imported else FLOAT_MODEL
 
     def file(self, name: str) -> Path:
-        """Return the path of one of the run's files."""
         return self.path / name
 
     def read(self, name: str, stage: str, options: str = "") -> bytes:
-        """Read a file that an earlier stage wrote.
-
-        Args:
-            name: the file's name.
-            stage: the command that writes it, named when the file is missing.
-            options: of that command.
-
-        Raises:
-            RunError: if the file is not there.
-        """
+        """Read a file that an earlier stage wrote; if it is not there, RunError names the command of that stage and its options."""
         try:
             return self.file(name).read_bytes()
         except FileNotFoundError:
@@ -139,7 +122,6 @@ class Run:
         return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
 
     def write_info(self, info: RunInfo) -> None:
-        """Write `run.json` atomically."""
         write_atomic(self.file(INFO), canonical_json(to_json(info)))
 
     def make_latest(self) -> None:
@@ -171,26 +153,18 @@ def without_folders(recipe: Recipe) -> Recipe:
 
 
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
-    """Make a run folder that holds the resolved recipe.
-
-    Args:
-        recipe: the resolved recipe.
-        path: the folder; missing parents are made.
-        force: whether the files of an earlier run there are replaced.
-
-    Raises:
-        OutputExistsError: if there is a run already and `force` is false.
-        OutputError: if the folder cannot be written.
-    """
+    """Make a run folder that holds the resolved recipe; `force` replaces the files of an earlier run there, else OutputExistsError."""
     run = Run(path)
     require_run_folder(path)
     if run.file(RECIPE).exists():
         if not force:
-            raise OutputExistsError(f"{path} exists.", advice="resume_run")
+            raise OutputExistsError(
+                f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
+            )
         for used in (recipe.init.source, (recipe.network.name or "").rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
-                    f"{path} holds {used}, which the new run needs, so it is not replaced.", advice="name_run"
+                    f"{path} holds {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
         for file in path.iterdir():
             if file.name == LOCK:
@@ -202,11 +176,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
 
 
 def run_path(name: str) -> Path:
-    """Return `runs/NAME`.
-
-    Raises:
-        RecipeError: if the name is not that of a folder there.
-    """
+    """Return `runs/NAME`; RecipeError if the name is not that of a folder there."""
     if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
         raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a / in it.")
     return RUNS / name
@@ -215,22 +185,16 @@ def run_path(name: str) -> Path:
 def require_run_folder(path: Path) -> None:
     """Raise OutputExistsError if a run cannot be at `path`, since a file or a folder of something else is there."""
     if path.exists() and not path.is_dir():
-        raise OutputExistsError(f"{path} is a file, not a run folder.", advice="name_run")
+        raise OutputExistsError(f"{path} is a file, not a run folder. {ANOTHER}.")
     if path.is_dir() and not (path / RECIPE).exists() and any(file.name != LOCK for file in path.iterdir()):
-        raise OutputExistsError(f"{path} is not a run folder, so it is not replaced.", advice="name_run")
+        raise OutputExistsError(f"{path} is not a run folder, so it is not replaced. {ANOTHER}.")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from creating or training the run at `path` meanwhile. A lock ends with its process, however that ends.
 
-    Args:
-        path: the run folder; it is made if there is none.
-
-    Raises:
-        RunError: if another process has it; the message names that one.
-        OutputExistsError: if something else is there.
-        OutputError: if the folder cannot be written.
+    RunError if another process has it. OutputError if the folder, which is made if there is none, cannot be written.
     """
     require_run_folder(path)
     with contextlib.ExitStack() as opened:
@@ -243,7 +207,7 @@ def locked(path: Path) -> Iterator[None]:
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
                 raise RunError(
-                    f"process {holder} is training {path}. Wait until it ends.", advice="other_run"
+                    f"process {holder} is training {path}. Wait until it ends. Or name another folder with --out."
                 ) from None
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # of file systems without locks
@@ -254,7 +218,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def free_path(name: str, force: bool = False) -> Path:
-    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced. Raises as `run_path` does."""
+    """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced."""
     path, number = run_path(name), 1
     while path.exists() and not force:
         number += 1
@@ -263,16 +227,9 @@ def free_path(name: str, force: bool = False) -> Path:
 
 
 def open_run(path: Path | None = None) -> Run:
-    """Open a run folder, the last one by default.
+    """Open a run folder, by default `runs/latest`; a link to one under the folder's own name.
 
-    Args:
-        path: the folder, or None for `runs/latest`.
-
-    Returns:
-        The run, under its own name where `path` is a link.
-
-    Raises:
-        RunError: if there is none, or `runs/latest` is another user's.
+    RunError if there is none, or `runs/latest` is another user's.
     """
     folder = path if path is not None else RUNS / LATEST
     if not (folder / RECIPE).is_file():
@@ -290,14 +247,9 @@ def open_run(path: Path | None = None) -> Run:
 
 
 def trained_run(source: Path) -> Run:
-    """Return the run whose trained network another one starts from.
+    """Return the run whose trained network another one starts from; RunError if it was not trained.
 
-    Args:
-        source: a run folder or its float.h5. A bundle or a recipe holds no weights that can be trained: the run in `runs/` with its
-            name is used, if its recipe is the same.
-
-    Raises:
-        RunError: if there is no such run, or it was not trained; the message says what to name instead.
+    `source` is a run folder or its float.h5; or a bundle or a recipe of the run in `runs/` with that name and the same recipe.
     """
     path = source.expanduser()
     if path.suffix in (".edgecnn", ".toml") and path.is_file():
@@ -314,11 +266,7 @@ def trained_run(source: Path) -> Run:
 
 
 def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete a recipe's tables with the network and input of the run that `init.source` names, if it names one.
-
-    Raises:
-        RunError: as `trained_run` does.
-    """
+    """Complete a recipe's tables with the network and input of the run that `init.source` names. Errors as `trained_run`."""
     init = tables.get("init")
     source = init.get("source") if isinstance(init, Mapping) else None
     if not isinstance(source, str) or source == RANDOM:

@@ -1,6 +1,6 @@
 """What the fields of a JSON document mean and are limited to, for its schema: `tools/schema.py` makes that from the dataclasses.
 
-`edgecnn.tables` reads and writes such dataclasses. It checks their types, not these limits.
+`edgecnn.tables` checks their types, not these limits.
 """
 
 from dataclasses import MISSING, dataclass
@@ -31,11 +31,5 @@ Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 
 
 def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
-    """Return a field of a document.
-
-    Args:
-        meaning: what the schema says of it.
-        default: its value where a document lacks the key, as older ones may.
-        left_out: whether the key is not written where the value is the default.
-    """
+    """Return a field of a document: its schema's text, the value if a document lacks the key, and whether the default is written."""
     return key(default, meaning, left_out=left_out)

@@ -1,8 +1,8 @@
 """Nested tables, as TOML and JSON give them, checked into frozen dataclasses, and these written as JSON again.
 
-Recipes, targets, manifests, tuned settings, runs and reports are such dataclasses. A field's type is what a value must be: `str`, `int`,
-`float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`, `tuple[X, X]`, `dict[str, X]` or `Mapping[str, X]`, or one of these
-`| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets; what `Annotated` adds is for schemas (`edgecnn.schema`).
+A field's type is what a value must be: `str`, `int`, `float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`, `tuple[X, X]`,
+`dict[str, X]` or `Mapping[str, X]`, or one of these `| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets; what
+`Annotated` adds is for schemas (`edgecnn.schema`).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from edgecnn.errors import nearest
 T = TypeVar("T")
 NAMES = {str: "string", int: "whole number", float: "number", bool: "boolean"}
 UNIONS = (types.UnionType, typing.Union)
-"""`X | None` is the second where X is `Annotated`."""
+"""`X | None` is the second if X is `Annotated`."""
 
 SHOWN = 80
 """Most characters of a received value that a message repeats."""
@@ -28,22 +28,21 @@ def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) ->
     """Return a dataclass field with limits that `build` enforces.
 
     Args:
-        default: the value where a table has none; without one the key must be there.
+        default: the value if a table has none; without one the key must be there.
         meaning: one line, for people.
         limits: low, high (both inclusive); or choices; for an array `valid`, a function that decides whether its values may be, and
-            `expected`, what it accepts in words; left_out=True where JSON does not have the key while the value is the default.
+            `expected`, what it accepts in words; left_out=True if JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
 
 @functools.cache
 def fields_of(kind: type) -> dict[str, dataclasses.Field]:
-    """Return a dataclass's fields by name."""
     return {entry.name: entry for entry in dataclasses.fields(kind)}
 
 
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Yield every key below a dataclass that is no table of another one, with its dotted name, in order."""
+    """Yield every key below a dataclass that is not a table of another one, with its dotted name, in order."""
     for name, entry in fields_of(kind).items():
         if dataclasses.is_dataclass(inner := value_type(entry.type)):
             yield from leaves(typing.cast(type, inner), f"{prefix}{name}.")
@@ -52,11 +51,9 @@ def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
 
 
 def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *, exact: bool = False) -> T:
-    """Make a checked dataclass from nested tables.
+    """Make a checked dataclass from nested tables; missing keys take their defaults.
 
     Args:
-        kind: the dataclass.
-        table: its values by name; missing keys take their defaults.
         error: the class of error to raise, with one line.
         where: the origin's name in messages, such as a file's path.
         exact: for JSON that a program wrote: every key that is not left out must be there, and a whole number does not do for a float.
@@ -83,8 +80,6 @@ def to_json(value: Any) -> Any:
 
 
 class _Builder:
-    """What stays the same from table to table: the outermost dataclass, the error, where, and whether keys are exact."""
-
     def __init__(self, root: type, error: type[Exception], where: str, exact: bool) -> None:
         self.root, self.error, self.where, self.exact = root, error, where, exact
 
@@ -108,18 +103,16 @@ class _Builder:
         )
 
     def advice(self, name: str, fields: Mapping[str, Any]) -> str:
-        """Return what to write in place of an unknown key: the same key of another table, or the nearest of this one."""
+        """Return what to write for an unknown key: the same key of another table, or the nearest of this one."""
         same = [other for other, _ in leaves(self.root) if other.rpartition(".")[2] == name]
         return f"Did you mean {' or '.join(same)}?" if same else nearest(name[:SHOWN], fields)
 
     def dict(self, value: Any, path: str) -> None:
-        """Check that a value is a table."""
         if not isinstance(value, Mapping):
             expected = "an object" if self.exact else "a table"
             raise self.error(f"{self.where}{path}{' ' * bool(path)}must be {expected}, received {shown(value)}")
 
     def value(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
-        """Return a value after checking it."""
         kind = value_type(kind, value)
         if kind in NAMES:
             return self.plain(value, kind, limits, path)
@@ -146,7 +139,6 @@ class _Builder:
         return {name: self.value(entry, inner[1], {}, f"{path}.{_name(name)}") for name, entry in value.items()}
 
     def plain(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
-        """Return a string or a number after checking its type and its limits."""
         if kind is float and type(value) is int and not self.exact:
             value = float(value) if abs(value) < 1e308 else math.inf
         if type(value) is not kind:
@@ -176,7 +168,7 @@ def value_type(kind: Any, value: Any = ...) -> Any:
 
 
 def _name(name: str) -> str:
-    """Return a key as a message shows it: quoted and shortened where it is no plain word, since a file may hold any."""
+    """Return a key as a message shows it: quoted and shortened if it is not a plain word."""
     return name if name.isidentifier() and len(name) <= SHOWN else shown(name)
 
 

@@ -1,5 +1,6 @@
 """Which versions and which machine made a result."""
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -28,14 +29,12 @@ def library_versions() -> dict[str, str]:
     """Return the versions of edgecnn, Python and those of LIBRARIES that are installed, by name."""
     versions = {"edgecnn": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def processor() -> str:
-    """Return the processor's architecture and, where Linux gives it, its model name."""
+    """Return the processor's architecture and, if Linux gives it, its model name."""
     name = read_cpu().name
     return f"{platform.machine()}, {name}" if name else platform.machine()

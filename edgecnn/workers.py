@@ -19,7 +19,6 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that keeps the run."""
         return self.index == 0
 
     def announce(self) -> None:
@@ -29,11 +28,7 @@ class Workers:
 
 
 def read_workers(text: str, index: int | None) -> Workers:
-    """Read `HOST:PORT,HOST:PORT` and the number of this process in it, from 0.
-
-    Raises:
-        ClusterError: for fewer than two addresses, one that is not HOST:PORT or stands twice, or a number out of range.
-    """
+    """Read `HOST:PORT,HOST:PORT` and the number of this process in it, from 0; ClusterError if they are not valid."""
     addresses = tuple(part.strip() for part in text.split(","))
     for address in addresses:
         host, _, port = address.rpartition(":")

@@ -95,9 +95,10 @@ def test_damaged_info(tmp_path, text, why):
 def test_force_replaces_a_run_but_nothing_else(tmp_path):
     run = create_run(RECIPE, tmp_path / "run")
     run.file("float.h5").write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match="exists") as refused:
+    with pytest.raises(
+        OutputExistsError, match=r"exists\. Continue it \(--resume\), replace it \(--force\), or name another"
+    ):
         create_run(RECIPE, run.path)
-    assert refused.value.advice == "resume_run"
     create_run(RECIPE, run.path, force=True)
     assert not run.file("float.h5").exists()
     (tmp_path / "file").write_text("")

@@ -1,7 +1,6 @@
 """The canonical form of a bundle: a zip that is the same bytes for the same content.
 
-`zipfile` is not used: what it writes depends on Python's version, and the reader must be able to
-make the file again from its content, byte for byte.
+`zipfile` is not used: what it writes depends on Python's version, and the reader must make the file again, byte for byte.
 """
 
 import struct
@@ -22,7 +21,6 @@ DATE, TIME = 1 << 5 | 1, 0
 """1 January 1980, midnight: the earliest that a zip can say."""
 
 MODE = 0o100644 << 16
-"""A plain file, readable by all."""
 
 MAX_BYTES = 128 * 1024 * 1024
 """Largest bundle that is written or read: a small board must hold it in memory."""
@@ -31,20 +29,12 @@ MAX_FILES = 1000
 
 
 def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
-    """Return the canonical zip: stored entries, the manifest first and the others sorted by name, fixed date and mode.
-
-    Args:
-        manifest: as it is to be written.
-        files: the content of every other entry by name.
-
-    Raises:
-        BundleError: for a name that is not a plain relative path, or more than MAX_BYTES or MAX_FILES.
-    """
+    """Return the canonical zip: stored entries, the manifest first and the others sorted by name, fixed date and mode."""
     return b"".join(pieces(manifest, files))
 
 
 def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """Yield what `pack` returns, piece by piece; the arguments and errors are its."""
+    """Yield what `pack` returns, piece by piece; BundleError for a name that is not a plain relative path, or too much content."""
     entries = {MANIFEST: manifest.to_json(), **{name: files[name] for name in sorted(files)}}
     unsafe = next((name for name in files if not safe_name(name) or name == MANIFEST), None)
     if unsafe is not None:
@@ -54,15 +44,13 @@ def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Itera
         raise BundleError(
             f"the bundle would hold {size:,} bytes in {len(entries):,} files; at most {MAX_BYTES:,} in {MAX_FILES:,} are allowed"
         )
-    central: list[bytes] = []
-    offset = 0
+    central, offset = b"", 0
     for name, content in entries.items():
         encoded = name.encode("ascii")
         common = (VERSION, 0, 0, TIME, DATE, zlib.crc32(content), len(content), len(content), len(encoded), 0)
-        central += [CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, offset), encoded]
+        central += CENTRAL_HEADER.pack(CENTRAL_MAGIC, UNIX_VERSION, *common, 0, 0, 0, MODE, offset) + encoded
         yield LOCAL_HEADER.pack(LOCAL_MAGIC, *common) + encoded
         yield content
         offset += LOCAL_HEADER.size + len(encoded) + len(content)
-    count = len(entries)
-    yield from central
-    yield END.pack(END_MAGIC, 0, 0, count, count, sum(map(len, central)), offset, 0)
+    yield central
+    yield END.pack(END_MAGIC, 0, 0, len(entries), len(entries), len(central), offset, 0)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 LOCATION = b"location"
-"""The key of the path of another file, without which there is none: ONNX Runtime refuses external data that lacks it."""
+"""The key of the path of another file: ONNX Runtime refuses external data that lacks it."""
 
 RUNTIME_FORMAT = b"ORTM"
 """The identifier, at byte 4, of ONNX Runtime's own format, which it would open as well."""
@@ -25,7 +25,7 @@ EXTERNAL_DATA, DATA_LOCATION = 13, 14
 
 
 def has_external_data(model: bytes) -> bool:
-    """Tell whether an ONNX file has tensors whose values are in another file, or cannot be read far enough to see that it has none."""
+    """Return whether an ONNX file has values in another file, or cannot be read far enough to see that it has none."""
     if model[4:8] == RUNTIME_FORMAT:
         return True
     if LOCATION not in model:
@@ -52,11 +52,7 @@ def _any_external(model: memoryview) -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and the value of each field; of numbers with a fixed width 0.
-
-    Raises:
-        IndexError, ValueError: if it is no message of protobuf, or has groups, which none of ONNX has.
-    """
+    """Yield the number and the value of each field, 0 for numbers with a fixed width; IndexError or ValueError if it is not protobuf."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -80,7 +76,6 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return a number and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = message[position]

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: read, written and validated here alone."""
+"""The manifest of a bundle: read, written and validated only here."""
 
 import itertools
 import json
@@ -18,31 +18,26 @@ FORMATS = ("tflite", "onnx")
 PRECISIONS = ("int8", "float32", "float16", "int16x8")
 """Models of all but the first have float32 input and output."""
 
-UNITS = ("LSB", "logit")
-GOLDEN_INPUTS = "golden/inputs.npy"
 
 HEX_DIGITS = frozenset("0123456789abcdef")
 NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 MAX_SIDE = 4096
-"""Largest height and width of an input, in pixels."""
 
 MAX_MANIFEST_BYTES = 512 * 1024
-"""Largest manifest that is read: 1,000 classes with names of 40 characters take a tenth of it. It is checked before JSON is parsed, which
-takes up to 30 times the memory of the text."""
+"""1,000 classes with names of 40 characters take a tenth. It is checked before JSON is parsed, which takes up to 30 times the memory."""
 
 MAX_DEPTH = 20
 """Most levels of `provenance`: canonical JSON indents each line by its level."""
 
 MAX_LSB = 8
-"""Largest tolerance of a model that answers in codes. Kernels were seen three codes apart (`runtime.selftest.OTHER_KERNELS`)."""
+"""Largest tolerance of a model that answers in codes. Kernels were seen three codes apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
     """What the models read: `fit` says how an image gets into (height, width, channels), `scale` and `zero_point` what its codes mean.
 
-    The real value of a pixel is scale * (pixel - 128 - zero_point). `region` is the part of each image that is seen, as fractions
-    (x, y, width, height) of the upright image; the JSON leaves it out where it is the whole image.
+    The real value of a pixel is scale * (pixel - 128 - zero_point). `region` is the part of each image that is seen.
     """
 
     height: int = key(low=1, high=MAX_SIDE)
@@ -58,9 +53,8 @@ class InputContract:
 class ModelEntry:
     """One model file and the outputs that it must give for the golden inputs.
 
-    `tolerance` is the largest difference allowed from `golden`, in LSB (output codes) or logits, for the reason given;
-    `golden_engine` is the engine that made it. A model with a second output, its features, has `golden_features` as well, to which the same
-    tolerance applies; the JSON leaves it out elsewhere.
+    `tolerance` is the largest difference allowed from `golden`, in LSB (output codes) or logits; `golden_engine` made it. A model with a
+    second output, its features, has `golden_features` as well, with the same tolerance.
     """
 
     file: str
@@ -69,13 +63,12 @@ class ModelEntry:
     golden: str
     golden_features: str = key("", left_out=True)
     tolerance: float = key(low=0)
-    tolerance_unit: str = key(choices=UNITS)
+    tolerance_unit: str = key(choices=("LSB", "logit"))
     tolerance_reason: str
     golden_engine: str
 
 
 def _rises(values: tuple[float, ...]) -> bool:
-    """Tell whether these are two or more numbers of which none is smaller than the one before."""
     return len(values) >= 2 and all(one <= other for one, other in itertools.pairwise(values))
 
 
@@ -87,9 +80,9 @@ class StrangerLimit:
     """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
 
     `known` is a file with features of training images, int8 (images, length). `scores` and `similarities` are, in ascending order, the
-    validation images' largest softmax scores and mean cosine similarities to so many `neighbours` among the known; quantiles where there
-    are many. An image of less familiarity than `limit` is a stranger. The limit was chosen so that an image like the validation images is
-    taken for one with a probability of at most `rate`. `decide` is whether the decision is made unless a device says otherwise.
+    validation images' largest softmax scores and mean cosine similarities to the nearest `neighbours` of the known; quantiles if there
+    are many. An image of less familiarity than `limit` is a stranger: an image like the validation images is taken for one with a
+    probability of at most `rate`. `decide` is whether the decision is made unless a device says otherwise.
     """
 
     known: str
@@ -115,14 +108,11 @@ class GoldenImage:
 class Manifest:
     """What a bundle says about itself.
 
-    `defaults` maps a format to the model file that its engines take by default; `provenance` is a free JSON object (recipe,
-    data fingerprint, split hashes, versions); `files` maps every other entry of the bundle to its SHA-256, and is filled
-    when the bundle is written.
+    `defaults` maps a format to the model file that its engines take by default; `provenance` is a free JSON object (recipe, data
+    fingerprint, split hashes, versions); `files` maps every other entry to its SHA-256, and is filled when the bundle is written.
 
-    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by
-    default. `serial` orders the bundles of one purpose: of two, the one with the smaller number is older; 0 is no number. `stranger` is how
-    the classifier recognises an image that shows no class of its own; None for one that does not. The JSON leaves out these four and
-    `golden_images` where they have their defaults.
+    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by default. `serial` orders
+    the bundles of one purpose; 0 is no number.
     """
 
     schema: str = SCHEMA
@@ -132,7 +122,7 @@ class Manifest:
     input: InputContract
     models: tuple[ModelEntry, ...]
     defaults: dict[str, str]
-    golden_inputs: str = GOLDEN_INPUTS
+    golden_inputs: str = "golden/inputs.npy"
     golden_images: tuple[GoldenImage, ...] = key((), left_out=True)
     temperature: float = key(1.0, low=1e-3, high=1e3, left_out=True)
     threshold: float = key(0.0, low=0, high=1, left_out=True)
@@ -142,11 +132,7 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return the manifest as canonical JSON: the same manifest gives the same bytes.
-
-        Raises:
-            BundleError: if `provenance` holds what JSON cannot.
-        """
+        """Return the manifest as canonical JSON; BundleError if `provenance` holds what JSON cannot."""
         try:
             return canonical_json(to_json(self)).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -154,14 +140,7 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes) -> "Manifest":
-        """Read and check a manifest.
-
-        Args:
-            data: as `to_json` returns.
-
-        Raises:
-            BundleError: for what is not JSON, an unknown or missing key, a wrong type or a value out of range.
-        """
+        """Read and check what `to_json` returns; BundleError for anything else."""
         if len(data) > MAX_MANIFEST_BYTES:
             raise BundleError(f"{MANIFEST} has {len(data):,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
         try:
@@ -178,11 +157,7 @@ class Manifest:
         return manifest
 
     def model(self, file: str) -> ModelEntry:
-        """Return the entry of a model file.
-
-        Raises:
-            BundleError: if the bundle has no such model.
-        """
+        """Return the entry of a model file; BundleError if the bundle has no such model."""
         for entry in self.models:
             if entry.file == file:
                 return entry
@@ -197,9 +172,8 @@ def _check_values(manifest: Manifest) -> None:
     _require(bool(manifest.models), "models must have at least one model", manifest.models)
     for index, model in enumerate(manifest.models):
         where = f"models[{index}]."
-        if model.tolerance_unit == "LSB":
-            whole = model.tolerance in range(MAX_LSB + 1)
-            _require(whole, f"{where}tolerance must be a whole number of codes from 0 to {MAX_LSB}", model.tolerance)
+        whole = model.tolerance_unit != "LSB" or model.tolerance in range(MAX_LSB + 1)
+        _require(whole, f"{where}tolerance must be a whole number of codes from 0 to {MAX_LSB}", model.tolerance)
         _require_plain({f"{where}{name}": text for name, text in vars(model).items() if type(text) is str})
     files = [model.file for model in manifest.models]
     _require(len(files) == len(set(files)), "models must name each file once", files)
@@ -226,11 +200,7 @@ def _check_values(manifest: Manifest) -> None:
 
 
 def check_labels(labels: Sequence[Any]) -> None:
-    """Check that names can be those of a model's classes.
-
-    Raises:
-        BundleError: if one is not a string that a class may be called, one stands twice, or there are fewer than two.
-    """
+    """Raise BundleError if names cannot be those of a model's classes: not valid, repeated, or fewer than two."""
     for index, label in enumerate(labels):
         why = why_not_a_label(label) if type(label) is str else "it is not a string"
         if why:
@@ -244,13 +214,12 @@ def _require_plain(texts: Mapping[str, str]) -> None:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Tell whether a JSON value has more than so many levels of objects and arrays."""
     inner = value.values() if type(value) is dict else value if type(value) is list else ()
     return levels < 1 or any(_deeper(item, levels - 1) for item in inner if type(item) in (dict, list))
 
 
 def safe_name(name: str) -> bool:
-    """Tell whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that do not begin with a dot."""
+    """Return whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that do not begin with a dot."""
     parts = name.split("/")
     return len(name) <= 200 and all(part and part[0] != "." and NAME_CHARACTERS.issuperset(part) for part in parts)
 

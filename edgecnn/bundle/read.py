@@ -17,16 +17,14 @@ from edgecnn.errors import BundleError
 from edgecnn.files import open_regular, sha256
 
 MODEL_SUFFIXES = (".tflite", ".onnx", ".keras", ".h5", ".pb", ".pt")
-"""File names of models that are no bundles."""
 
 MAX_GOLDEN = 1000
-"""Most golden images of a bundle: the self-test runs every model on all of them."""
 
 MAX_KNOWN = 10_000
 """Most known images whose features a bundle holds: each is compared with every image that is classified."""
 
 MAX_KNOWN_BYTES = 16 << 20
-"""Most bytes of their features: as floats, and while they are made so, they take eight times that. 1,000 images may have 16,777 of each."""
+"""Most bytes of their features: as floats, and while they are made so, they take eight times that."""
 
 MAX_RELATIVE_TOLERANCE = 0.5
 """Largest tolerance of float outputs, as a share of the largest golden one or of 1."""
@@ -36,7 +34,6 @@ class Entries(Mapping[str, bytes]):
     """Entries of a zip by name, copied out of it at each access: a small board need not hold all of them twice."""
 
     def __init__(self, data: bytes, spans: dict[str, slice]) -> None:
-        """Take a zip's bytes and where the content of each entry lies in it."""
         self._data = memoryview(data)
         self._spans = spans
 
@@ -50,17 +47,12 @@ class Entries(Mapping[str, bytes]):
         return len(self._spans)
 
     def views(self) -> dict[str, memoryview]:
-        """Return every entry's content without copying it."""
         return {name: self._data[span] for name, span in self._spans.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle that `read_bundle` has checked.
-
-    `path` is where it was read from; `files` holds every entry but the manifest, by name; `data` is the file's bytes, checked to be the
-    canonical form of this content.
-    """
+    """A bundle that `read_bundle` has checked: `files` holds every entry but the manifest, `data` the file's bytes."""
 
     path: Path
     manifest: Manifest
@@ -75,30 +67,27 @@ class Bundle:
     def golden_inputs(self) -> np.ndarray:
         """Return the golden images: uint8, shape (n, height, width, channels), read-only."""
         contract = self.manifest.input
-        shape = (contract.height, contract.width, contract.channels)
-        return read_array(self.manifest.golden_inputs, self.files[self.manifest.golden_inputs], ("|u1",), shape)
+        return self._array(self.manifest.golden_inputs, ("|u1",), contract.height, contract.width, contract.channels)
 
     def golden_outputs(self, model: ModelEntry) -> np.ndarray:
         """Return the outputs that a model must give for the golden images: int8, uint8 or float32, shape (n, num_classes), read-only."""
-        return read_array(model.golden, self.files[model.golden], output_types(model), (len(self.manifest.labels),))
+        return self._array(model.golden, output_types(model), len(self.manifest.labels))
 
     def golden_features(self, model: ModelEntry) -> np.ndarray | None:
-        """Return the features that a model must give for the golden images, as `golden_outputs`, shape (n, length).
-
-        None where the bundle has none, or compares none.
-        """
+        """Return the features that a model must give for the golden images, shape (n, length); None if the bundle compares none."""
         stranger = self.manifest.stranger
         if stranger is None or not model.golden_features:
             return None
-        return read_array(
-            model.golden_features, self.files[model.golden_features], output_types(model), (stranger.length,)
-        )
+        return self._array(model.golden_features, output_types(model), stranger.length)
 
     def known_features(self) -> np.ndarray:
-        """Return the known images' features: int8, shape (images, length), read-only. Only where the manifest has `stranger`."""
+        """Return the known images' features: int8, shape (images, length), read-only. Only if the manifest has `stranger`."""
         stranger = self.manifest.stranger
         assert stranger is not None
-        return read_array(stranger.known, self.files[stranger.known], ("|i1",), (stranger.length,))
+        return self._array(stranger.known, ("|i1",), stranger.length)
+
+    def _array(self, name: str, types: tuple[str, ...], *shape: int) -> np.ndarray:
+        return read_array(name, self.files[name], types, shape)
 
 
 def output_types(model: ModelEntry) -> tuple[str, ...]:
@@ -107,18 +96,11 @@ def output_types(model: ModelEntry) -> tuple[str, ...]:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle and check that it is whole.
-
-    Args:
-        path: an .edgecnn file.
-
-    Raises:
-        BundleError: if it cannot be read, is too large, or is not byte for byte what `write_bundle` writes for its content.
-    """
+    """Read a bundle; BundleError if it is not byte for byte what `write_bundle` writes for its content."""
     try:
         with io.BufferedReader(open_regular(path)) as file:
             with _refused(path):
-                _check_beginning(file.peek())  # before the whole file takes memory
+                _check_beginning(file.peek())
             data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         made = next(iter(sorted(path.glob("*.edgecnn"))), None)
@@ -127,20 +109,13 @@ def read_bundle(path: Path) -> Bundle:
         )
         raise BundleError(f"{path} is a folder, not a bundle. {instead}.") from None
     except OSError as error:
-        raise BundleError(f"cannot read the bundle {path}: {error.strerror or error}.", advice="name_bundle") from None
+        reason = error.strerror or error
+        raise BundleError(f"cannot read the bundle {path}: {reason}. Name another with --model.") from None
     return parse_bundle(data, path)
 
 
 def parse_bundle(data: bytes, path: Path) -> Bundle:
-    """Prove the bytes of a bundle: the canonical zip of what they hold must be these bytes, and every hash and array must be right.
-
-    Args:
-        data: the whole file.
-        path: where it is, for messages.
-
-    Raises:
-        BundleError: as `read_bundle` does.
-    """
+    """Prove the bytes of a bundle: the canonical zip of what they hold must be these bytes, and every hash and array must be right."""
     with _refused(path):
         if len(data) > MAX_BYTES:
             raise BundleError(f"it has more than {MAX_BYTES:,} bytes")
@@ -173,18 +148,16 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _check_beginning(data: bytes) -> None:
-    """Check by its first bytes that a file begins with a manifest of a size that is read."""
-    if len(data) < LOCAL_HEADER.size or data[LOCAL_HEADER.size :][: len(MANIFEST)] != MANIFEST.encode():
-        raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
-    magic, *_, size, name_length, _ = LOCAL_HEADER.unpack_from(data)
-    if magic != LOCAL_MAGIC or name_length != len(MANIFEST):
+    """Refuse what is not a bundle by its first bytes, before the whole file takes memory."""
+    start = data[: LOCAL_HEADER.size].ljust(LOCAL_HEADER.size)
+    magic, *_, size, name_length, _ = LOCAL_HEADER.unpack(start)
+    if magic != LOCAL_MAGIC or name_length != len(MANIFEST) or not data.startswith(MANIFEST.encode(), len(start)):
         raise BundleError("it is not an .edgecnn file, or its beginning is damaged")
     if size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{MANIFEST} has {size:,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
 
 
 def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
-    """Whether bytes are exactly these pieces, one after the other."""
     offset = 0
     for piece in expected:
         if not data.startswith(bytes(piece), offset):  # two views would be compared byte by byte, which is slow
@@ -194,7 +167,7 @@ def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
 
 
 def _stored_entries(data: bytes) -> dict[str, slice]:
-    """Return where the leading stored entries of a zip lie. Nothing is checked here but bounds: `parse_bundle` compares the whole file."""
+    """Return the places of a zip's leading stored entries. Only bounds are checked: `parse_bundle` compares the whole file."""
     files: dict[str, slice] = {}
     position = 0
     while (
@@ -210,7 +183,6 @@ def _stored_entries(data: bytes) -> dict[str, slice]:
 
 
 def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
-    """Check that the entries are those that the manifest lists, with the hashes and the golden arrays that it promises."""
     manifest = bundle.manifest
     if manifest.files.keys() != views.keys():
         odd = sorted(manifest.files.keys() ^ views.keys())[0]
@@ -257,17 +229,8 @@ NPY_MAGIC = b"\x93NUMPY\x01\x00"
 def read_array(name: str, data: bytes, types: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Read an .npy file in the one form that `numpy.save` gives a plain array; nothing in it is evaluated or unpickled.
 
-    Args:
-        name: of the entry, for messages.
-        data: its content.
-        types: the element types allowed, in numpy's notation.
-        shape: the dimensions expected after the first, none of them 0.
-
-    Returns:
-        A read-only array over `data`, shape (n, *shape).
-
-    Raises:
-        BundleError: if it is anything else.
+    Returns a read-only array over `data`, of one of `types`, in numpy's notation, and shape (n, *shape), none of them 0; BundleError for
+    anything else.
     """
     size = data[len(NPY_MAGIC) : len(NPY_MAGIC) + 2]
     start = len(NPY_MAGIC) + 2 + int.from_bytes(size, "little")

@@ -12,21 +12,10 @@ from edgecnn.files import refuse_existing, sha256, write_atomic
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], force: bool = False) -> str:
-    """Write a bundle atomically, after checking that it reads back.
+    """Write a bundle atomically, after checking that it reads back; return the file's SHA-256.
 
-    Args:
-        path: where to write.
-        manifest: of the bundle; its `files` are filled in here.
-        files: the content of every other entry, by name, such as `models/int8.tflite`.
-        force: whether an existing file is replaced.
-
-    Returns:
-        The SHA-256 of the file.
-
-    Raises:
-        BundleError: if the manifest or the files do not make a whole bundle.
-        OutputExistsError: if the path exists and `force` is false.
-        OutputError: if it cannot be written.
+    The manifest's `files` are filled in here; `files` has every other entry by name, such as `models/int8.tflite`. BundleError if that does
+    not make a whole bundle, OutputError if it cannot be written.
     """
     refuse_existing(path, force)
     try:

@@ -57,24 +57,18 @@ def open_dataset(
 ) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
-    `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of
-    images, to CIFAR-10's archive or unpacked folder, or to a folder with Fashion-MNIST's files; a kind of PREFIXES may stand before
-    the path. A name has priority over a path: write ./digits for a folder of that name.
+    `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of images, to CIFAR-10's
+    archive or unpacked folder, or to a folder with Fashion-MNIST's files; a kind of PREFIXES may stand before the path. A name has priority
+    over a path: write ./digits for a folder of that name.
 
     Args:
-        recipe: the source, its title, the fractions for validation and test, and how images are fitted.
-        progress: called as progress(what, done, total) while it works.
         for_training: whether every class must have a training image, no split may be empty, and no folder at fault.
         note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
         known: the images to keep to; all by default.
 
-    Returns:
-        The dataset; `Dataset.load` decodes its splits.
-
     Raises:
         UnknownNameError: if the source is neither a name nor a path; the message has the nearest name.
-        DatasetError: if the images cannot make a dataset.
-        UnsafeArchiveError: for a zip with paths that lead outside of it, or that is too large when unpacked.
+        DatasetError, UnsafeArchiveError: if the images cannot make a dataset.
         DownloadError, OutputError: if a download fails or cannot be written.
     """
     if recipe.source in DATASETS:
@@ -109,24 +103,13 @@ def open_run_dataset(
 ) -> Dataset:
     """Open the data of a run, as they were when it began: images that came later are left out.
 
-    Args:
-        run: the run.
-        source: where the images are now; None for where they were.
-        progress, note: as of `open_dataset`.
-
-    Raises:
-        RunError: if the run cannot be read.
-        UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError, OutputError: as `open_dataset` does.
+    `source` is where the images are now, None for where they were. Errors as `open_dataset`, and RunError if the run cannot be read.
     """
     recipe = run.recipe.data if source is None else replace(run.recipe.data, source=source)
     return open_dataset(recipe, progress=progress, for_training=False, note=note, known=known_images(run))
 
 
 def _find(source: str) -> Path | None:
-    """Return the existing path that a source names, or None."""
-    home = data_home()
-    path = os.path.expanduser(source)
-    for candidate in (path, *((os.path.join(home, path),) if home else ())):
-        if source and os.path.exists(candidate):
-            return Path(candidate)
-    return None
+    path = Path(os.path.expanduser(source))
+    candidates = [path, *(home / path for home in [data_home()] if home)]
+    return next((candidate for candidate in candidates if source and os.path.exists(candidate)), None)

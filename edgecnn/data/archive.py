@@ -17,34 +17,18 @@ MAX_ARCHIVE_BYTES = 16 * 1024**3
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Compression that is undone piece by piece, so that a false size cannot fill the memory."""
 
-ENCRYPTED = 0x1
 
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
-)
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError, OverflowError)
 """What zipfile raises on damaged and hostile archives."""
 
 
 def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
     """List a zip's files, and refuse an unsafe archive.
 
-    Args:
-        path: the zip file. It stays open as long as the returned function exists.
-
-    Returns:
-        The tree of its files, hidden ones left out, and the function that reads one (raising ImageError).
+    Returns the tree of its files, hidden ones left out, and the function that reads one (raising ImageError); it keeps the zip open.
 
     Raises:
-        UnsafeArchiveError: for a member with an absolute path or "..", or for sizes above MAX_FILE_BYTES (one member)
-            or MAX_ARCHIVE_BYTES (all).
+        UnsafeArchiveError: for a member with an absolute path or "..", or sizes above MAX_FILE_BYTES or MAX_ARCHIVE_BYTES.
         DatasetError: if it is not a zip, damaged, encrypted, or packed by another method than deflate.
     """
     try:
@@ -69,7 +53,7 @@ def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
             )
         if not parts or any(map(hidden, parts)):
             continue
-        if member.flag_bits & ENCRYPTED or member.compress_type not in METHODS:
+        if member.flag_bits & 1 or member.compress_type not in METHODS:
             raise DatasetError(
                 f"{path}: the member {member.filename!r} is encrypted or uses an unsupported compression method. "
                 "Make the zip again, stored or deflated, without a password."

@@ -1,12 +1,10 @@
 """Room for decoded images: in memory, or in a mapped file where they are many."""
 
-import itertools
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,96 +15,59 @@ from edgecnn.memory import available_bytes
 
 SHARE = 0.25
 """Share of the available memory that decoded images may take. More of them go to a mapped file, whose pages the system writes out and reads
-again as it needs memory; the rest is for the network, its gradients and batches."""
-
-BLOCK = 1024
-"""Images that are copied at once."""
-
-IN_MEMORY = ("tmpfs", "ramfs")
-"""File systems whose files are in memory."""
+again as it needs memory; the rest is for the network, its gradients and batches.
+"""
 
 
-@dataclass(kw_only=True)
-class Rooms:
-    """Makes the arrays for a dataset's decoded images.
+def rooms(
+    name: str, counts: Sequence[int], shape: tuple[int, int, int], note: Callable[[str], None] = lambda text: None
+) -> list[np.ndarray]:
+    """Return an array for each count of decoded images: uint8, shape (count, height, width, channels), of no content.
 
-    Attributes:
-        name: of the dataset, for messages.
-        count: images that are decoded at once, all splits together.
-        shape: (height, width, channels) of each.
-        note: called with a line when a file is used.
+    They are in memory if all together take at most SHARE of what is available, else in one temporary file, which has no name: nothing
+    is left of it when the process ends, however it ends. OutputError if the file cannot be made.
     """
-
-    name: str
-    count: int
-    shape: tuple[int, int, int]
-    note: Callable[[str], None] = field(default=lambda text: None)
-
-    @property
-    def size(self) -> int:
-        """Bytes that all images take."""
-        return self.count * math.prod(self.shape)
-
-    def open(self, counts: Sequence[int]) -> list[np.ndarray]:
-        """Return an array for each count of images: uint8, shape (count, height, width, channels), of no content.
-
-        They are in memory if all together take at most SHARE of what is available, else in one temporary file, which has no name: nothing
-        is left of it when the process ends, however it ends.
-
-        Raises:
-            OutputError: if the file cannot be made, or the disk has no space for it.
-            DatasetError: if the images take more than can be addressed.
-        """
-        available = available_bytes()
-        if available is None or self.size <= SHARE * available:
-            return [self._in_memory(count) for count in counts]
-        whole = self._mapped(available)
-        ends = np.cumsum([0, *counts]).tolist()
-        return [whole[start:end] for start, end in itertools.pairwise(ends)]
-
-    def _in_memory(self, count: int) -> np.ndarray:
+    (height, width, channels), count = shape, sum(counts)
+    size, available = count * math.prod(shape), available_bytes()
+    about = f"{name}: {count:,} images of {height}x{width}x{channels} take {_gib(size)}"
+    if available is None or size <= SHARE * available:
         try:
-            return np.empty((count, *self.shape), np.uint8)
+            return [np.empty((each, *shape), np.uint8) for each in counts]
         except (MemoryError, ValueError):  # ValueError: more than can be addressed
-            raise DatasetError(f"{self._about()}, more than this machine has. Choose a smaller input.") from None
+            raise DatasetError(f"{about}, more than this machine has. Choose a smaller input.") from None
+    limit, folder = f"more than {SHARE:.0%} of the available memory ({_gib(available)})", cache_home()
+    whole = _mapped(folder, (count, *shape), f"{about}, {limit}, so they need a file")
+    kind, memory = file_system(folder), ""
+    if kind in ("tmpfs", "ramfs"):
+        memory = f" WARNING: it is in memory ({kind}); set XDG_CACHE_HOME to a folder on a disk."
+    note(
+        f"{name}: {_gib(size)} of decoded images, {limit}, are in a temporary file in {folder}, "
+        f"which is gone when the command ends.{memory}"
+    )
+    return np.split(whole, np.cumsum(counts)[:-1])
 
-    def _mapped(self, available: int) -> np.ndarray:
-        folder = cache_home()
-        limit = f"more than {SHARE:.0%} of the available memory ({_gib(available)})"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder).free
-            if self.size > free:
-                raise OutputError(
-                    f"{self._about()}, {limit}, so they need a file; {folder} has {_gib(free)} left.\n"
-                    "Free some space, set XDG_CACHE_HOME to a folder on a larger disk, or choose a smaller input."
-                )
-            with tempfile.TemporaryFile(dir=folder) as file:
-                _reserve(file.fileno(), self.size)
-                whole = np.memmap(file, np.uint8, "r+", shape=(self.count, *self.shape)).view(np.ndarray)
-        except OutputError:
-            raise
-        except (OSError, ValueError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+
+def _mapped(folder: Path, shape: tuple[int, ...], need: str) -> np.ndarray:
+    """Return an array in a temporary file without a name; `need` begins the message if that cannot be."""
+    size = math.prod(shape)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if size > free:
             raise OutputError(
-                f"{self._about()}, {limit}, so they need a file, which cannot be made in {folder}: {reason}.\n"
-                "Set XDG_CACHE_HOME to a folder with that much space, or choose a smaller input."
-            ) from None
-        kind = file_system(folder)
-        memory = (
-            f" WARNING: it is in memory ({kind}); set XDG_CACHE_HOME to a folder on a disk."
-            if kind in IN_MEMORY
-            else ""
-        )
-        self.note(
-            f"{self.name}: {_gib(self.size)} of decoded images, {limit}, are in a temporary file in {folder}, "
-            f"which is gone when the command ends.{memory}"
-        )
-        return whole
-
-    def _about(self) -> str:
-        height, width, channels = self.shape
-        return f"{self.name}: {self.count:,} images of {height}x{width}x{channels} take {_gib(self.size)}"
+                f"{need}; {folder} has {_gib(free)} left.\n"
+                "Free some space, set XDG_CACHE_HOME to a folder on a larger disk, or choose a smaller input."
+            )
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _reserve(file.fileno(), size)
+            return np.memmap(file, np.uint8, "r+", shape=shape).view(np.ndarray)
+    except OutputError:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
+        raise OutputError(
+            f"{need}, which cannot be made in {folder}: {getattr(error, 'strerror', None) or error}.\n"
+            "Set XDG_CACHE_HOME to a folder with that much space, or choose a smaller input."
+        ) from None
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -124,7 +85,7 @@ def _gib(count: int) -> str:
 
 
 def file_system(path: Path, mounts: str = "/proc/self/mountinfo") -> str:
-    """Return the kind of file system that a path is on, such as "ext4" or "tmpfs"; "" where the system does not say."""
+    """Return the kind of file system that a path is on, such as "ext4" or "tmpfs"; "" if the system does not say."""
     try:
         device = os.stat(path).st_dev
         lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -133,17 +94,3 @@ def file_system(path: Path, mounts: str = "/proc/self/mountinfo") -> str:
     number = f"{os.major(device)}:{os.minor(device)}"
     kinds = [line.partition(" - ")[2].split()[:1] for line in lines if line.split()[2:3] == [number]]
     return kinds[-1][0] if kinds and kinds[-1] else ""
-
-
-def taken(images: np.ndarray, keep: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Copy chosen images into a room, a block at a time, and return the part that they fill.
-
-    Args:
-        images: uint8, shape (n, height, width, channels).
-        keep: their indices.
-        room: uint8, shape (at least as many, height, width, channels).
-    """
-    for start in range(0, len(keep), BLOCK):
-        chosen = keep[start : start + BLOCK]
-        room[start : start + len(chosen)] = images[chosen]
-    return room[: len(keep)]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from edgecnn.modes import as_image
 from edgecnn.pixels import PAD
 
 AREA = (0.4, 1.0)
@@ -27,13 +28,8 @@ def augment(
 
     Args:
         images: uint8 array, shape (n, height, width, channels); not changed.
-        random: the generator that chooses.
         flip: whether to mirror half of them, chosen at random, left and right; or bool array (n,), the ones to mirror.
-        shift: largest shift in pixels, in either direction and axis.
         cutout: side of the square in pixels, 0 for none: see `cover`.
-
-    Returns:
-        uint8 array, same shape.
     """
     count, height, width, channels = images.shape
     padded = np.full((count, height + 2 * shift, width + 2 * shift, channels), PAD, np.uint8)
@@ -42,18 +38,14 @@ def augment(
         mirrored = random.random(count) < 0.5 if flip is True else flip
         padded[mirrored] = padded[mirrored, :, ::-1]
     if shift:
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
         rows, columns = random.integers(0, 2 * shift + 1, (2, count))
-        result = np.empty_like(images)
-        for index in range(count):
-            row, column = rows[index], columns[index]
-            result[index] = padded[index, row : row + height, column : column + width]
-    else:
-        result = padded
-    return cover(result, random, cutout)
+        padded = np.moveaxis(windows[np.arange(count), rows, columns], 1, 3).copy()
+    return cover(padded, random, cutout)
 
 
 def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndarray:
-    """Cover a square of each image in mid-grey, in place, and return them; nothing where `side`, in pixels, is 0.
+    """Cover a square of each image in mid-grey, in place, and return them; nothing if `side`, in pixels, is 0.
 
     The square's centre is anywhere in the image, so that a part may fall outside.
 
@@ -67,12 +59,7 @@ def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndar
 
 
 def augment_photos(
-    images: np.ndarray,
-    size: tuple[int, int],
-    random: np.random.Generator,
-    *,
-    flip: bool | np.ndarray,
-    cutout: int = 0,
+    images: np.ndarray, size: tuple[int, int], random: np.random.Generator, *, flip: bool | np.ndarray, cutout: int = 0
 ) -> np.ndarray:
     """Change photos as a camera would: another part of the scene, slightly turned, in another light.
 
@@ -84,9 +71,6 @@ def augment_photos(
         size: (height, width) of the result.
         random, flip, cutout: as for `augment`.
 
-    Returns:
-        uint8 array, shape (n, height, width, channels).
-
     Source: Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv:1409.4842), for crops of random area and aspect.
     """
     count, rows, columns, channels = images.shape
@@ -95,9 +79,8 @@ def augment_photos(
     draws = random.random((count, 8)).tolist()
     result = np.empty((count, height, width, channels), np.uint8)
     for index in range(count):
-        photo = Image.fromarray(images[index, :, :, 0] if channels == 1 else images[index])
         place = crop_and_turn((rows, columns), size, draws[index][:5], bool(mirrored[index]))
-        moved = photo.transform(
+        moved = as_image(images[index]).transform(
             (width, height), Image.Transform.AFFINE, place, Image.Resampling.BILINEAR, fillcolor=(PAD,) * channels
         )
         result[index] = np.asarray(moved).reshape(height, width, channels)
@@ -105,13 +88,9 @@ def augment_photos(
 
 
 def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[float], mirror: bool) -> tuple[float, ...]:
-    """Return the six coefficients by which Pillow finds, for each pixel of the result, its place in the photo.
+    """Return the six coefficients by which Pillow finds, for each pixel of the result of `size` (height, width), its place in the photo.
 
-    Args:
-        photo: (rows, columns) of the photo.
-        size: (height, width) of the result.
-        draws: five numbers in [0, 1): area, aspect, column, row, angle.
-        mirror: whether left and right change places.
+    `draws` are five numbers in [0, 1): area, aspect, column, row, angle.
     """
     area = AREA[0] + (AREA[1] - AREA[0]) * draws[0]
     aspect = ASPECT ** (2 * draws[1] - 1)
@@ -126,14 +105,9 @@ def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[flo
 
 
 def change_light(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Change the saturation, contrast and brightness of images.
+    """Change the saturation, contrast and brightness of images, uint8 (n, height, width, channels).
 
-    Args:
-        images: uint8 array, shape (n, height, width, channels).
-        draws: shape (n, 3), in [0, 1): 0.5 changes nothing.
-
-    Returns:
-        uint8 array, same shape.
+    `draws` has shape (n, 3), in [0, 1): 0.5 changes nothing.
     """
     factors = (1 + np.array([SATURATION, CONTRAST, BRIGHTNESS]) * (2 * draws - 1)).astype(np.float32)
     saturation, contrast, brightness = factors.T[:, :, np.newaxis, np.newaxis]

@@ -4,15 +4,9 @@ import numpy as np
 
 
 def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw images, the same number of each class as far as they go.
+    """Draw indices of `count` images, the same number of each class as far as they go, interleaved; all if there are fewer.
 
-    Args:
-        classes: int array, shape (n,), of images in an order that does not depend on where they stand.
-        count: how many; all where there are fewer.
-        seed: of the drawing.
-
-    Returns:
-        Indices of images, the classes interleaved.
+    `classes` is an int array, shape (n,), of images in an order that does not depend on their places.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(classes))

@@ -42,11 +42,7 @@ OFFLINE = f"Without a network: put {ARCHIVE} (or {FOLDER}/, unpacked) into a fol
 def open_cifar10(progress: Progress | None = None) -> LabelledImages:
     """CIFAR-10: 60,000 colour photographs of 32x32 pixels in 10 classes; a download of 162 MiB.
 
-    The archive or its unpacked folder is read from $EDGECNN_DATA or the cache; where neither has it, the archive is downloaded.
-
-    Raises:
-        DatasetError: if the copy there is not CIFAR-10.
-        DownloadError, OutputError: as `download.fetch` does.
+    The archive or its unpacked folder is read from $EDGECNN_DATA or the cache; if neither has it, the archive is downloaded.
     """
     home, cache = data_home(), cache_home()
     for folder in (home, cache):
@@ -58,16 +54,12 @@ def open_cifar10(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_cifar10(path: Path) -> bool:
-    """Tell whether a path is named as the archive is, or is a folder with its first batch."""
+    """Return whether a path is named as the archive is, or is a folder with its first batch."""
     return (path.name == ARCHIVE and path.is_file()) or (path / "data_batch_1.bin").is_file()
 
 
 def read_cifar10(path: Path, progress: Progress | None = None) -> LabelledImages:
-    """List CIFAR-10 from its archive or its unpacked folder.
-
-    Raises:
-        DatasetError: if it is not CIFAR-10, or damaged.
-    """
+    """List CIFAR-10 from its archive or its unpacked folder; DatasetError if it is not CIFAR-10, or damaged."""
     meter = Meter(progress, "reading cifar10", len(BATCHES))
     batches: dict[str, list[Item]] = {}
     for name, data in _from_folder(path) if path.is_dir() else _from_archive(path):
@@ -131,18 +123,7 @@ def _from_folder(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
-    """Read one batch.
-
-    Args:
-        data: n records of RECORD_BYTES.
-        where: what messages call the batch.
-
-    Returns:
-        uint8 array, shape (n, 32, 32, 3), and the n class indices.
-
-    Raises:
-        DatasetError: if it is not whole records, or a class is not one of the ten.
-    """
+    """Read n records of RECORD_BYTES: uint8 array, shape (n, 32, 32, 3), and the n class indices; DatasetError if they are not."""
     count, rest = divmod(len(data), RECORD_BYTES)
     records = np.frombuffer(data, np.uint8, count * RECORD_BYTES).reshape(count, RECORD_BYTES)
     classes = records[:, 0].tolist()

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.arrays import Rooms
+from edgecnn.data.arrays import rooms
 from edgecnn.data.decoding import Decoder, Split, picture
 from edgecnn.data.items import (
     NAMED,
@@ -42,23 +42,18 @@ class Dataset:
     """Labelled images, listed, hashed and divided; `open_dataset` makes one.
 
     Attributes:
-        name: short name, such as "cifar10" or a folder's base name.
         title: what cards and reports call the data.
-        labels: class names; a class index points into it.
         shape: native (height, width, channels), channels 1 or 3.
         mirror: whether classes survive a left-right flip.
         own: whether the images are a user's, not a named dataset's.
         sizes: images in each split, as listed: before duplicates are kept out.
-        hashes: SHA-256 of each split's labels and content hashes.
-        fingerprint: SHA-256 of all splits, labels and content hashes.
+        hashes, fingerprint: SHA-256 of labels and content hashes, of each split and of all.
         duplicates: images kept out of their split; filled by loading "train".
         conflicts: images that are in more than one class; all of them are used.
         skipped: files among the images that are not read as images.
         faults: what is wrong with the folders.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
-        note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
-        given: the splits that the source itself has; only "train" where it leaves the choice to edgecnn.
-        own_test: whether the source has a test split.
+        given: the splits that the source itself has; only "train" if it leaves the choice to edgecnn.
         items: the listed images by split, for who looks at the files and trains on none of them.
         read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
         known: what a run or a bundle recorded of its images: only these are in the splits.
@@ -72,11 +67,7 @@ class Dataset:
         note: Note = lambda text: None,
         known: Known | None = None,
     ):
-        """Divide the images of a source.
-
-        Raises, for training:
-            DatasetError: if a class has no training image, or validation or test are empty.
-        """
+        """Divide the images of a source; for training, DatasetError if a class has no training image, or validation or test are empty."""
         self.name = listed.name
         self.title = recipe.title or listed.title
         self.labels = listed.labels
@@ -97,7 +88,7 @@ class Dataset:
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
                 note(f"{self.name}: {unknown:,} images were not there when training began, and are left out")
         self.given = frozenset(item.split for item in listed.items)
-        self.own_test = "test" in self.given
+
         if for_training:
             splits.check(self.items, self.labels, recipe, self.name)
         self.sizes = {split: len(items) for split, items in self.items.items()}
@@ -106,11 +97,7 @@ class Dataset:
         self.conflicts = find_conflicts(self.items, self.labels)
 
     def order_classes(self, labels: Sequence[str]) -> None:
-        """Number the classes as another list has them, which may have more.
-
-        Raises:
-            DatasetError: if one is not in the list.
-        """
+        """Number the classes as another list has them, which may have more; DatasetError if one is not in the list."""
         if unknown := [label for label in self.labels if label not in labels]:
             raise DatasetError(
                 f"{self.name} has classes that are not among the {len(labels)} labels given: {', '.join(map(repr, unknown[:4]))}"
@@ -133,13 +120,10 @@ class Dataset:
             f"{counts[large]:,} ({self.labels[large]}) per class; {self.sizes['train']:,} for training, "
             f"{self.sizes['validation']:,} for validation, {self.sizes['test']:,} for test"
         ]
-        nested = sorted(
-            {above for above, label in map(self._folder, self.items["train"]) if above.rpartition("/")[2] != label}
-        )
+        folders = {(item.source.rpartition("/")[0], self.labels[item.label]) for item in self.items["train"]}
+        nested = min((folder for folder, label in folders if folder.rpartition("/")[2] != label), default="")
         if self.own and nested:
-            lines.append(
-                f"{self.name}: the images of folders in a class folder count for the class, such as {nested[0]}/"
-            )
+            lines.append(f"{self.name}: the images of folders in a class folder count for the class, such as {nested}/")
         lines += [f"{self.name}: {line}" for line in self.skipped_lines()]
         lines += self.left_out()
         if self.conflicts:
@@ -155,12 +139,11 @@ class Dataset:
         """Return lines on files that are not read as images, and on images outside of the class folders."""
         outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
         others = [path for path in self.skipped if path not in outside]
-        stray = (
-            f"{len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
-            if outside
-            else ""
-        )
-        return [line for line in (stray, images.left_out(others)) if line]
+        lines = [images.left_out(others)] if others else []
+        if outside:
+            stray = f"{len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
+            lines.insert(0, stray)
+        return lines
 
     def left_out(self) -> list[str]:
         """Return lines on the images whose bytes cannot be read, and on folders that are at fault."""
@@ -199,29 +182,20 @@ class Dataset:
     ) -> dict[str, Split]:
         """Decode splits at the model's size.
 
-        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they
-        are in test. To detect them, the splits that come before in PRECEDENCE are decoded too. What is decoded is kept for the next
-        call of the same size: each image is decoded once. Images that are damaged are left out, noted and recorded, as long as they
-        are few: at most MOST_UNREADABLE of all, and with "train" never all of a class's training images or of a split.
+        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they are in test. To detect
+        them, the splits that come before in PRECEDENCE are decoded too. What is decoded is kept for the next call of the same size. Images
+        that are damaged are left out and recorded, if they are at most MOST_UNREADABLE of all, and with "train" never all of a class's
+        training images or of a split.
 
         Args:
             requested: of "train", "validation" and "test".
-            height: rows of the result.
-            width: columns of the result.
-            channels: 1 for grey, 3 for RGB.
-            stage: the stage that loads; only those of MAY_SEE_TEST may have "test".
-            progress: called for each decoded image.
+            stage: the stage that loads; only those of MAY_SEE_TEST may have "test", else SplitError.
             other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
 
-        Returns:
-            The splits by name, in the order requested. Their images are in a mapped file where they are many (`edgecnn.data.arrays`).
-
         Raises:
-            OutputError: if there is no space for that file.
-            SplitError: if another stage than those of MAY_SEE_TEST requests "test".
-            DatasetError: if too many images cannot be read (the first five are named), one changed since they were listed or is too
-                large to decode, or a class has no training image left.
-            UnknownNameError: if a split is not one of the three.
+            OutputError: if they are many, and there is no space for their file (`edgecnn.data.arrays`).
+            DatasetError: if too many images cannot be read, one changed since they were listed or is too large to decode, or a class has
+                no training image left.
         """
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
@@ -231,9 +205,10 @@ class Dataset:
             counts = [self.sizes[split] for split in missing]
             meter = Meter(progress, f"decoding {self.name}", sum(counts))
             decoder = decoder or Decoder(read=self.read, recipe=self._recipe, shape=shape, other_resize=other_resize)
-            rooms = Rooms(name=self.name, count=sum(counts), shape=shape, note=self._note_once).open(counts)
+            places = rooms(self.name, counts, shape, self._note_once)
             loaded = loaded | {
-                split: decoder.split(self.items[split], room, meter) for split, room in zip(missing, rooms, strict=True)
+                split: decoder.split(self.items[split], room, meter)
+                for split, room in zip(missing, places, strict=True)
             }
             self._leave_out(decoder, "train" in loaded)
             if other_resize is None:
@@ -246,21 +221,10 @@ class Dataset:
     def pictures(
         self, split: str, sources: Sequence[str], *, channels: int, least: tuple[int, int], stage: str
     ) -> Iterator[np.ndarray]:
-        """Yield images of a split as they are before the resize, one at a time.
+        """Yield images of a split as they are before the resize, one at a time: uint8 arrays, shape (rows, columns, channels).
 
-        Args:
-            split: "train", "validation" or "test".
-            sources: which ones, in this order: those of a loaded `Split`, whose images can all be read.
-            channels: 1 for grey, 3 for RGB.
-            least: (height, width) that each keeps at least twice, if it has that: see `images.decode`.
-            stage: as for `load`.
-
-        Yields:
-            uint8 arrays, shape (rows, columns, channels).
-
-        Raises:
-            SplitError: as `load` does.
-            ImageError: if an image has changed since it was loaded.
+        `sources` says which ones, in this order: those of a loaded `Split`. Each keeps twice `least` (height, width), if it has that.
+        Errors as `load`, and ImageError if an image has changed since it was loaded.
         """
         self._permit((split,), stage)
         items = {item.source: item for item in self.items[split]}
@@ -280,41 +244,24 @@ class Dataset:
         stage: str,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Decode images of a loaded split again, at another size.
+        """Decode images of a loaded split again, at another size: uint8, of `shape` each; in a mapped file if they are many.
 
-        Args:
-            split: "train", "validation" or "test".
-            sources: which ones, in this order: those of a loaded `Split`, whose images can all be read.
-            shape: (height, width, channels) of the results.
-            stage: as for `load`.
-            progress: called for each decoded image.
-
-        Returns:
-            uint8, shape (n, height, width, channels); in a mapped file where they are many.
-
-        Raises:
-            OutputError, SplitError: as `load` does.
-            ImageError: if an image has changed since it was loaded.
+        Errors as `load` and `pictures`.
         """
         height, width, channels = shape
         fit, region = self._recipe.fit, self._recipe.region
         meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))
-        (room,) = Rooms(name=self.name, count=len(sources), shape=shape, note=self.note).open([len(sources)])
+        (room,) = rooms(self.name, [len(sources)], shape, self.note)
         least = whole_size(height, width, region)
         for index, image in enumerate(self.pictures(split, sources, channels=channels, least=least, stage=stage)):
             room[index] = resize(image, height, width, fit, region=region)
             meter.advance()
         return room
 
-    def _folder(self, item: Item) -> tuple[str, str]:
-        """Return the folder that an item is in, and its class."""
-        return item.source.rpartition("/")[0], self.labels[item.label]
-
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
         """Note what cannot be read, or raise DatasetError if it is not to be left out.
 
-        Every split that is decoded later leaves out the same images: what is damaged is so everywhere. So the whole dataset is judged
-        where all of it is decoded, which training does.
+        The whole dataset is judged if all of it is decoded, which training does: later stages leave out the same images.
         """
         total = sum(self.sizes.values()) + len(self._unlisted)
         if decoder.lost:
@@ -360,24 +307,11 @@ class Dataset:
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:
-    """Find identical files under different labels: each item whose content was seen before under another label.
-
-    Args:
-        divided: items by split.
-        labels: class names.
-    """
+    """Return each item whose content was seen before under another label; `divided` has the items by split."""
     first: dict[str, Item] = {}
-    conflicts = []
-    for items in divided.values():
-        for item in items:
-            other = first.setdefault(item.hash, item)
-            if other.label != item.label:
-                conflicts.append(
-                    Conflict(
-                        source=item.source,
-                        label=labels[item.label],
-                        other_source=other.source,
-                        other_label=labels[other.label],
-                    )
-                )
-    return tuple(conflicts)
+    pairs = [(item, first.setdefault(item.hash, item)) for items in divided.values() for item in items]
+    return tuple(
+        Conflict(source=item.source, label=labels[item.label], other_source=same.source, other_label=labels[same.label])
+        for item, same in pairs
+        if item.label != same.label
+    )

@@ -21,8 +21,7 @@ from edgecnn.run_info import Duplicate, Unreadable
 class Split:
     """Decoded images, sorted by content hash.
 
-    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,), indices into the dataset's
-    labels; `sources` names each image.
+    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,); `sources` names each image.
     """
 
     images: np.ndarray
@@ -35,14 +34,8 @@ def picture(
 ) -> Image.Image:
     """Return an item as an upright image before the resize.
 
-    Args:
-        item: of a dataset.
-        read: returns its encoded bytes, or its uint8 pixels; it raises ImageError.
-        channels: 1 for grey, 3 for RGB.
-        least: (height, width) that it keeps at least twice, if it has that: see `images.decode`.
-
-    Raises:
-        ImageError: if it cannot be read, or has changed since it was listed.
+    `read` returns its encoded bytes, or its uint8 pixels. `least` (height, width) is what it keeps at least twice: see `images.decode`.
+    ImageError if it cannot be read, or has changed since it was listed.
     """
     data = read(item)
     if isinstance(data, np.ndarray):
@@ -62,8 +55,6 @@ class Decoder:
     """Decodes one split after the other.
 
     Attributes:
-        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
-        recipe: says how an image is fitted, and which region of it is seen.
         shape: (height, width, channels) of the results.
         other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; None for edgecnn's way.
         damaged: items whose content is not a whole image: the same ones wherever and whenever they are decoded.
@@ -81,13 +72,7 @@ class Decoder:
     _seen: dict[bytes, Item] = field(default_factory=dict)
 
     def split(self, items: Sequence[Item], room: np.ndarray, meter: Meter) -> Split:
-        """Decode a split's items: those that are whole and in no split before.
-
-        Args:
-            items: of one split.
-            room: uint8, shape (at least as many, height, width, channels), for the pixels.
-            meter: counts the items.
-        """
+        """Decode a split's items: those that are whole and in no split before. `room` takes the pixels: uint8, at least as many."""
         kept: list[Item] = []
         for item in items:
             meter.advance()
@@ -112,34 +97,24 @@ class Decoder:
 
     def _decoded(self, item: Item) -> np.ndarray | None:
         """Return an item's pixels at the size, None if it cannot be read: then it is in one of the lists."""
-
-        def broken(found: list[Unreadable], reason: object) -> None:
-            found.append(Unreadable(source=item.source, split=item.split, reason=str(reason)))
-
+        found = self.lost
         try:
             data = self.read(item)
             if not isinstance(data, np.ndarray):
                 require_listed(item, data)
-        except ImageError as error:
-            broken(self.lost, error)
-            return None
-        try:
+            found = self.damaged
             return self._resized(data)
-        except ImageTooLargeError as error:
-            broken(self.lost, error)
         except ImageError as error:
-            broken(self.damaged, error)
-        return None
+            found = self.lost if isinstance(error, ImageTooLargeError) else found
+            found.append(Unreadable(source=item.source, split=item.split, reason=str(error)))
+            return None
 
     def _resized(self, data: bytes | np.ndarray) -> np.ndarray:
         height, width, channels = self.shape
         fit, region = self.recipe.fit, self.recipe.region
-        if isinstance(data, np.ndarray):
-            image = to_mode(as_image(data), channels)
-        elif self.other_resize is None:
+        if not isinstance(data, np.ndarray) and self.other_resize is None:
             return images.load(data, height, width, channels, fit, region)
-        else:
-            image = images.decode(data, channels)
+        image = to_mode(as_image(data), channels) if isinstance(data, np.ndarray) else images.decode(data, channels)
         if self.other_resize is not None:
             return self.other_resize(as_array(image))
         return resize(image, height, width, fit, region=region)

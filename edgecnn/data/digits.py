@@ -4,9 +4,6 @@ import numpy as np
 
 from edgecnn.data.items import LabelledImages, Progress, array_items, held
 
-FULL = 16
-"""The source's white: 64 pixels of 0..16, each the count of ink in a 4x4 block."""
-
 
 def open_digits(progress: Progress | None = None) -> LabelledImages:
     """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download.
@@ -16,7 +13,7 @@ def open_digits(progress: Progress | None = None) -> LabelledImages:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = np.rint(digits.images * (255 / FULL)).astype(np.uint8)[..., np.newaxis]
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     return LabelledImages(
         name="digits",
         title="Handwritten digits (scikit-learn)",

@@ -14,7 +14,6 @@ from edgecnn.data.items import Meter, Progress
 from edgecnn.errors import DatasetError, DownloadError, EdgeCNNError, OutputError
 
 ATTEMPTS = 4
-"""How often a transfer is tried before it fails."""
 
 PAUSE_S = 1.0
 """Pause before the second attempt; it doubles with each."""
@@ -32,8 +31,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 class Remote:
     """A file to download.
 
-    `check` raises DatasetError if the file at a path is not the expected one. `offline` tells what to do without a
-    network.
+    `check` raises DatasetError if the file at a path is not the expected one. `offline` says what to do without a network.
     """
 
     url: str
@@ -42,19 +40,10 @@ class Remote:
 
 
 def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> None:
-    """Download a file so that `target` holds the whole, checked file or nothing.
+    """Download a file so that `target` holds the whole, checked file or nothing; missing folders are made.
 
-    Data go to `target` + ".part", which stays when the transfer breaks off: the next attempt, or the next
-    command, continues from there. A complete download with the wrong content is deleted.
-
-    Args:
-        remote: what to download.
-        target: where to put it; missing folders are made.
-        progress: receives the number of bytes.
-
-    Raises:
-        DownloadError: if the transfer fails ATTEMPTS times or the file is not the expected one.
-        OutputError: if the file cannot be written, on a full disk for one.
+    Data go to `target` + ".part", which stays when the transfer breaks off: the next attempt, or the next command, continues from there.
+    DownloadError if that fails ATTEMPTS times or the file is not the expected one, OutputError if it cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
     with _writing(part):
@@ -93,9 +82,7 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if (
-            error.code == 416 and offset
-        ):  # nothing left to send: the part is complete; the check decides whether it is right
+        if error.code == 416 and offset:  # nothing left to send: the check decides whether the part is right
             return
         raise
     with response:

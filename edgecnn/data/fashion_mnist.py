@@ -35,18 +35,7 @@ FILES: Mapping[str, str] = {
 MAX_BYTES = 64 * 1024 * 1024
 """More than any of the files has, unpacked: a packed file is not unpacked beyond it."""
 
-LABELS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 OFFLINE = (
     "Without a network: install Debian's package dataset-fashion-mnist, or put the four files "
@@ -57,12 +46,8 @@ OFFLINE = (
 def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
     """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels in 10 classes; a download of 30 MiB.
 
-    The files are read from $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist or the
-    cache; where none has them, they are downloaded.
-
-    Raises:
-        DatasetError: if a file is not Fashion-MNIST's.
-        DownloadError, OutputError: as `download.fetch` does.
+    The files are read from $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist or the cache; if none has them,
+    they are downloaded.
     """
     home = data_home()
     cache = cache_home() / "fashion-mnist"
@@ -77,16 +62,12 @@ def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_fashion_mnist(folder: Path) -> bool:
-    """Tell whether a folder has the file of Fashion-MNIST's training images, by its name."""
+    """Return whether a folder has the file of Fashion-MNIST's training images, by its name."""
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 
 def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> LabelledImages:
-    """List Fashion-MNIST from a folder with its four files.
-
-    Raises:
-        DatasetError: if a file is missing, damaged or not Fashion-MNIST's.
-    """
+    """List Fashion-MNIST from a folder with its four files; DatasetError if one is missing, damaged or not Fashion-MNIST's."""
     meter = Meter(progress, "reading fashion-mnist", len(FILES))
     arrays = {}
     for name in FILES:
@@ -114,10 +95,7 @@ def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Labell
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    for path in (folder / f"{name}.gz", folder / name):
-        if path.is_file():
-            return path
-    return None
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
 def _check(path: Path, name: str) -> bytes:

@@ -29,23 +29,17 @@ DEPTH = 8
 def open_folder(
     path: Path, progress: Progress | None = None, lenient: bool = False, may_be_empty: Sequence[str] = ()
 ) -> LabelledImages:
-    """List and hash a folder or a zip file of images, whose layouts are those of `edgecnn.data.tree`.
+    """List and hash a folder or a zip file of images, whose layouts are those of `edgecnn.data.tree`; the headers of a sample are decoded.
 
-    Only the headers of a sample are decoded.
+    The images' shape is the size of the sample if it has only one and no side is over LARGEST_SIDE, else USUAL_SIDE squared, with 1 channel
+    if all of the sample are grey.
 
     Args:
-        path: the folder or zip file.
-        progress: called for each image hashed.
         lenient: whether folders that are at fault are only left out and noted as `faults`.
-        may_be_empty: classes that are left out where their folder has no images.
-
-    Returns:
-        The images; their shape is the size of the sample if it has only one and no side is over LARGEST_SIDE, else
-        USUAL_SIDE squared, with 1 channel if all of the sample are grey.
+        may_be_empty: classes that are left out if their folder has no images.
 
     Raises:
-        DatasetError: if a folder is at fault, there are fewer than two classes, or more than MOST_UNREADABLE of the images, all of a
-            class or one that is too large cannot be read.
+        DatasetError: if a folder is at fault, there are fewer than two classes, or too many images cannot be read.
         UnsafeArchiveError: as `archive.open_zip` does.
     """
     read_handle: Callable[[Any], bytes]
@@ -76,13 +70,7 @@ def open_folder(
             broken.append(found)
             continue
         items.append(
-            Item(
-                split=image.split,
-                label=numbers[image.label],
-                hash=content,
-                source=image.path,
-                handle=image.handle,
-            )
+            Item(split=image.split, label=numbers[image.label], hash=content, source=image.path, handle=image.handle)
         )
     if too_many(broken, len(listed)):
         raise unreadable(broken, len(listed), str(path))
@@ -104,11 +92,7 @@ def open_folder(
 
 
 def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str) -> tuple[int, int, int]:
-    """Return the (height, width, channels) that suits the images, by the headers of a sample of the training ones, or of all.
-
-    Raises:
-        DatasetError: if no header of the sample can be read.
-    """
+    """Return the (height, width, channels) that suits the images, by the headers of a sample; DatasetError if none can be read."""
     training = [item for item in items if item.split == "train"] or items
     sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
     shapes: set[tuple[int, int, int]] = set()
@@ -134,13 +118,7 @@ def printable(name: str) -> str:
 
 
 def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """List a folder's files as a tree of paths.
-
-    Links are followed, except to a folder that contains the link. Pipes, sockets and devices are left out.
-
-    Raises:
-        DatasetError: if a folder cannot be listed, or lies more than DEPTH levels deep.
-    """
+    """List a folder's files as a tree of paths, at most DEPTH levels deep; links are followed, except to a folder above."""
     root = Folder()
     try:
         status = path.stat()

@@ -17,25 +17,22 @@ Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
 
 Note = Callable[[str], None]
-"""Called with a line for people."""
 
 PROGRESS_S = 0.1
-"""Least time between two calls of a progress function."""
 
 NAMED = 5
 """How many broken images an error or a note names."""
 
 MOST_UNREADABLE = 0.05
-"""Largest share of a dataset's images that may be left out because they cannot be read. More is no accident: a copy that broke off, a
-folder of something else."""
+"""Largest share of a dataset's images that may be left out because they cannot be read. More is a copy that broke off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One labelled image.
 
-    `split` is "train" where the source leaves the choice to edgecnn. `hash` is the SHA-256 of the encoded file, or of
-    the raw uint8 pixels where there is no file. `handle` is what the source needs to read the image.
+    `split` is "train" if the source leaves the choice to edgecnn. `hash` is the SHA-256 of the encoded file, or of the raw uint8 pixels
+    if there is no file. `handle` is what the source needs to read the image.
     """
 
     split: str
@@ -49,10 +46,9 @@ class Item:
 class LabelledImages:
     """A source, listed and hashed.
 
-    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip, `own` that the images
-    are a user's, not a named dataset's. `read` returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels);
-    it raises ImageError. `skipped` names the files among the images that are not images, `unreadable`
-    the images whose bytes cannot be read, `faults` what is wrong with the folders.
+    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip, `own` that the images are a
+    user's. `read` returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
+    `skipped` names the files that are not images, `unreadable` the images whose bytes cannot be read, `faults` what is wrong with folders.
     """
 
     name: str
@@ -79,7 +75,6 @@ class Meter:
         self.next = 0.0
 
     def advance(self, amount: int = 1) -> None:
-        """Add finished work."""
         self.done += amount
         if self.progress is not None:
             now = time.monotonic()
@@ -89,44 +84,28 @@ class Meter:
 
 
 def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int]) -> Iterator[Item]:
-    """List the images of an array; `held` reads them.
-
-    Args:
-        split: their split.
-        name: the images are called "name[0]", "name[1]" …
-        pixels: contiguous uint8 array, shape (n, height, width, channels).
-        classes: n class indices.
-    """
+    """List the images of a contiguous uint8 array, shape (n, height, width, channels), as "name[0]", "name[1]" …; `held` reads them."""
     for index, (image, label) in enumerate(zip(pixels, classes, strict=True)):
         yield Item(split=split, label=int(label), hash=sha256(image.tobytes()), source=f"{name}[{index}]", handle=image)
 
 
 def held(item: Item) -> np.ndarray:
-    """Return the pixels of an item that `array_items` listed."""
     return item.handle
 
 
 def too_many(broken: Sequence[Unreadable], total: int) -> bool:
-    """Tell whether so many of all images cannot be read that they are not left out: more than MOST_UNREADABLE."""
+    """Return whether more than MOST_UNREADABLE of all images cannot be read, so that they are not left out."""
     return len(broken) > MOST_UNREADABLE * total
 
 
 def unreadable_text(broken: Sequence[Unreadable], total: int) -> str:
-    """Return how many of all images cannot be read, and the first five with their reasons."""
     named = "; ".join(f"{printable(item.source)} ({item.reason})" for item in broken[:NAMED])
     more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     return f"{len(broken):,} of {total:,} images cannot be read: {named}{more}"
 
 
 def unreadable(broken: Sequence[Unreadable], total: int, where: str, why: str = "") -> DatasetError:
-    """Return the error for images that cannot be read.
-
-    Args:
-        broken: the images.
-        total: how many images there are.
-        where: the dataset.
-        why: why they are not left out, as a sentence.
-    """
+    """Return the error for images that cannot be read; `why` they are not left out is a sentence."""
     why = why or f"Up to {MOST_UNREADABLE:.0%} of the images are left out if they cannot be read; these are too many."
     return DatasetError(f"{where}: {unreadable_text(broken, total)}.\n{why} Replace or remove them, then run again.")
 
@@ -136,5 +115,5 @@ PASSING = "An image that is too large to decode here, is gone or has changed is 
 
 
 def emptied(classes: Iterable[str]) -> str:
-    """Return why images are not left out where no readable one is left in some classes."""
+    """Return why images are not left out if no readable one is left in some classes."""
     return f"No image would be left in {', '.join(map(repr, classes))}."

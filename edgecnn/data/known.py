@@ -10,19 +10,11 @@ from edgecnn.data.items import Item
 from edgecnn.data.splits import SPLITS, order, split_hash
 
 Divided = dict[str, tuple[Item, ...]]
-"""Items by split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is recorded of the images.
-
-    Attributes:
-        labels: class names.
-        hashes: SHA-256 of each split, as of `splits.split_hash`.
-        sizes: images in each split.
-        files: each image's file by (split, class, SHA-256), several for copies; empty where no list was kept.
-    """
+    """What is recorded of the images: each split's hash and size, and each file by (split, class, SHA-256), if a list was kept."""
 
     labels: tuple[str, ...]
     hashes: Mapping[str, str]
@@ -33,10 +25,6 @@ class Known:
         """Return the items that are known, in the splits that they were in.
 
         Without a list, of each split the oldest ones if there are too many and those give its hash, else all.
-
-        Args:
-            divided: what there is now.
-            labels: its class names.
         """
         numbers = {labels.index(label): number for number, label in enumerate(self.labels) if label in labels}
         items = [

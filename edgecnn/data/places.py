@@ -9,11 +9,7 @@ VARIABLE = "EDGECNN_DATA"
 
 
 def data_home() -> Path | None:
-    """Return the folder that $EDGECNN_DATA names, or None if it is unset.
-
-    Raises:
-        DatasetError: if it names something that is not a folder.
-    """
+    """Return the folder that $EDGECNN_DATA names, or None if it is unset; DatasetError if it is not a folder."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None

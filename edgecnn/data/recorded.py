@@ -15,11 +15,7 @@ COLUMNS = ("split", "class", "sha256", "file")
 
 
 def known_images(run: Run) -> Known:
-    """Return what a run records of its images.
-
-    Raises:
-        RunError: if `run.json` cannot be read, or the list is not that of the splits that it records.
-    """
+    """Return what a run records of its images; RunError if `run.json` or the list of its images cannot be read."""
     data, path = run.info.data, run.file(IMAGES)
     files: dict[tuple[str, str, str], list[str]] = {}
     if path.exists():
@@ -44,16 +40,7 @@ def write_known(run: Run, dataset: Dataset) -> None:
 
 
 def require_split(run: Run, dataset: Dataset, split: str) -> None:
-    """Check that a split is the one recorded when the run began.
-
-    Args:
-        run: the run.
-        dataset: its data, as they are now.
-        split: "train", "validation" or "test".
-
-    Raises:
-        RunError: if it is not; the message names what is missing.
-    """
+    """Raise RunError if a split is not the one recorded when the run began; the message names what is missing."""
     recorded, received = run.info.data, dataset.hashes[split]
     if received == recorded.split_hashes[split]:
         return

@@ -1,7 +1,7 @@
 """Corruptions mixed into training images, against what cameras do: AugMix with one chain, and with noise and blur among its operations.
 
-None of the operations is a corruption that `edgecnn stress` measures, so that the measurement says what a model has learnt to bear, and
-not only what it has been shown. Some are related to them; docs/stress.md lists which.
+None of the operations is a corruption that `edgecnn stress` measures: the measurement says what a model has learnt to bear.
+Some are related to them; docs/stress.md lists which.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from edgecnn.modes import as_image
+
 SHARE = 0.35
-"""Share of the images that are changed; the others stay as they are, which keeps the accuracy on clean images. At 0.5 some was lost."""
+"""Share of the images that are changed. At 0.5 some of the accuracy on clean images was lost."""
 
 DEPTH = 3
 """Most operations of a chain; their number is drawn from 1 to this."""
 
 SOFT, COARSE = 0.05, 0.25
-"""Largest radius of the box blur, as a share of the shorter side; least share of the sides that `coarse` leaves."""
+"""Largest radius of the box blur, as a share of the shorter side; least share of the sides that `coarsen` leaves."""
 
 GRAIN = 110
 """Largest amplitude of the noise, in pixels' units."""
@@ -33,16 +35,6 @@ SHEAR = 0.3
 Draws = np.random.Generator
 
 
-def autocontrast(image: Image.Image, random: Draws) -> Image.Image:
-    """Stretch each channel to the full range."""
-    return ImageOps.autocontrast(image)
-
-
-def equalize(image: Image.Image, random: Draws) -> Image.Image:
-    """Make each channel's histogram even."""
-    return ImageOps.equalize(image)
-
-
 def shear(image: Image.Image, random: Draws) -> Image.Image:
     """Shear along rows or columns about the centre; mid-grey comes in."""
     amount = float(random.uniform(-SHEAR, SHEAR))
@@ -56,7 +48,6 @@ def shear(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def soften(image: Image.Image, random: Draws) -> Image.Image:
-    """Blur by a box."""
     return image.filter(ImageFilter.BoxBlur(float(random.uniform(0.3, max(0.6, SOFT * min(image.size))))))
 
 
@@ -74,16 +65,6 @@ def grain(image: Image.Image, random: Draws) -> Image.Image:
     shape = pixels.shape if random.random() < 0.7 else (*pixels.shape[:2], *(1,) * (pixels.ndim - 2))
     noise = random.integers(-amplitude, amplitude + 1, shape, np.int16)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
-
-
-def curve(image: Image.Image, random: Draws) -> Image.Image:
-    """Bend the brightness by a power, of all channels alike."""
-    return bent(image, CURVE ** random.uniform(-1, 1, 1))
-
-
-def tint(image: Image.Image, random: Draws) -> Image.Image:
-    """Bend the brightness by a power, of each channel by its own."""
-    return bent(image, CURVE ** random.uniform(-1, 1, len(image.getbands())))
 
 
 def bent(image: Image.Image, exponents: np.ndarray) -> Image.Image:
@@ -105,18 +86,17 @@ def veil(image: Image.Image, random: Draws) -> Image.Image:
 
 
 OPERATIONS: Mapping[str, Callable[[Image.Image, Draws], Image.Image]] = {
-    "autocontrast": autocontrast,
-    "equalize": equalize,
+    "autocontrast": lambda image, random: ImageOps.autocontrast(image),
+    "equalize": lambda image, random: ImageOps.equalize(image),
     "shear": shear,
     "soften": soften,
     "coarsen": coarsen,
     "grain": grain,
-    "curve": curve,
-    "tint": tint,
+    "curve": lambda image, random: bent(image, CURVE ** random.uniform(-1, 1, 1)),
+    "tint": lambda image, random: bent(image, CURVE ** random.uniform(-1, 1, len(image.getbands()))),
     "fade": fade,
     "veil": veil,
 }
-"""What a chain is made of."""
 
 
 def mix_corruptions(images: np.ndarray, random: Draws) -> np.ndarray:
@@ -124,19 +104,13 @@ def mix_corruptions(images: np.ndarray, random: Draws) -> np.ndarray:
 
     Args:
         images: uint8, shape (n, height, width, 1 or 3); not changed.
-        random: the generator that chooses.
-
-    Returns:
-        uint8 array, same shape.
 
     Source: Hendrycks et al. 2020, "AugMix" (arXiv:1912.02781), without its second and third chain and its consistency loss.
     """
     result = images.copy()
     operations = list(OPERATIONS.values())
-    channels = images.shape[3]
     for index in np.flatnonzero(random.random(len(images)) < SHARE).tolist():
-        before = Image.fromarray(images[index, :, :, 0] if channels == 1 else images[index])
-        after = before
+        after = before = as_image(images[index])
         for chosen in random.integers(0, len(operations), int(random.integers(1, DEPTH + 1))).tolist():
             after = operations[chosen](after, random)
         mixed = Image.blend(after, before, float(random.random()) * 0.5)

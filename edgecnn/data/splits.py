@@ -12,23 +12,13 @@ from edgecnn.recipe import DataRecipe
 
 SPLITS = ("train", "validation", "test")
 
-MISS = 1e-3
-"""Chance of an empty split that the advice in messages accepts."""
-
 
 def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, ...]]:
     """Give each image its split, and sort each split by content hash.
 
-    An image's split depends only on its content, so that a new image moves no other:
-    u = int(hash[:16], 16) / 2**64; u < test_fraction is test, u < test_fraction + validation_fraction is validation,
-    the rest is training. A split that the source has does not change.
-
-    Args:
-        items: all images; those with split "train" are divided.
-        recipe: holds the fractions.
-
-    Returns:
-        Items by split, in the order of SPLITS.
+    An image's split depends only on its content, so that a new image moves no other: u = int(hash[:16], 16) / 2**64;
+    u < test_fraction is test, u < test_fraction + validation_fraction is validation, the rest is training. Only items with split "train"
+    are divided: a split that the source has does not change.
     """
     items = tuple(items)
     given = {item.split for item in items}
@@ -45,16 +35,11 @@ def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, .
 
 
 def order(item: Item) -> tuple[str, int, str]:
-    """Return what sorts a split: the content, then the label and the name."""
     return item.hash, item.label, item.source
 
 
 def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: DataRecipe, where: str) -> None:
-    """Check that a classifier can be trained and measured on a division.
-
-    Raises:
-        DatasetError: for a class without training images or an empty split, with the number of images needed.
-    """
+    """Raise DatasetError for a class without training images or an empty split, with the number of images needed."""
     check_classes((item.label for item in divided["train"]), labels, recipe, where)
     for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if not divided[split]:
@@ -79,8 +64,8 @@ def check_classes(classes: Iterable[int], labels: Sequence[str], recipe: DataRec
 
 
 def _needed(chance: float) -> int:
-    """Return how many independent draws make it unlikely (MISS) that each had this chance come true."""
-    return math.ceil(math.log(MISS) / math.log(chance))
+    """Return how many independent draws make it unlikely (1 in 1000) that each had this chance come true."""
+    return math.ceil(math.log(1e-3) / math.log(chance))
 
 
 def split_hash(items: Iterable[Item], labels: Sequence[str]) -> str:

@@ -12,16 +12,8 @@ from edgecnn.errors import DatasetError
 from edgecnn.images import SUFFIXES, left_out
 from edgecnn.labels import why_not_a_label
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-SPLITS_NAMED = SPLIT_FOLDERS.keys()
-
-
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "validation"), "test": "test"}
 LAYOUT = "Expected DIR/<class>/<image> or DIR/{train,val,test}/<class>/<image>."
 
 
@@ -34,7 +26,6 @@ class Folder:
 
     @property
     def images(self) -> list[str]:
-        """Sorted names of the files that count as images."""
         return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
 
     def below(self) -> Iterator[tuple[str, Any]]:
@@ -51,7 +42,6 @@ class Fault(NamedTuple):
     advice: str
 
     def __str__(self) -> str:
-        """Return both as a message's two lines."""
         return f"{self.text.rstrip('.')}.\n{self.advice}"
 
 
@@ -70,23 +60,15 @@ LEFT_OUT = "left-out.json"
 
 
 def hidden(name: str) -> bool:
-    """Tell whether a file or folder name is one to leave out without a word."""
+    """Return whether a file or folder name is one to leave out without a word."""
     return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
 def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], list[Fault]]:
     """List the images of a tree by its layout.
 
-    Args:
-        root: the tree.
-        where: what messages call it.
-
-    Returns:
-        The images (split "train" where the layout has no splits), the paths of files that are not images, and what is wrong with the
-        layout: the images without the folders that are at fault.
-
-    Raises:
-        DatasetError: if there are fewer than two classes; the message has the faults too.
+    Returns the images (split "train" if the layout has no splits), the paths of files that are not images, and what is wrong with the
+    layout: the images without the folders that are at fault. DatasetError if there are fewer than two classes.
     """
     prefix = ""
     while len(root.folders) == 1 and not root.images:
@@ -132,11 +114,10 @@ class _Found:
             place = f"{prefix}{label}/"
             files = dict(inner.below())
             images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
-            split_inside = next(
-                (name for name in sorted(inner.folders) if {name.lower(), label.lower()} & SPLITS_NAMED), None
-            )
-            if split_inside is not None:
-                self.fault(f"{place} must hold only images, but holds the folder {split_inside!r}", LAYOUT)
+            named = SPLIT_FOLDERS.keys()
+            inside = [name for name in sorted(inner.folders) if not named.isdisjoint((name.lower(), label.lower()))]
+            if inside:
+                self.fault(f"{place} must hold only images, but holds the folder {inside[0]!r}", LAYOUT)
             elif not images:
                 reason = left_out(files) or f"images end in {' '.join(SUFFIXES)}."
                 self.fault(f"the class folder {place} has no images: {reason}", "Add some, or remove the folder.")
@@ -151,19 +132,16 @@ class _Found:
                 self.skipped += [place + name for name in sorted(set(files).difference(images))]
 
     def require_same_classes(self) -> None:
-        """Note classes of validation or test that train, if there is one, does not have."""
         classes: dict[str, set[str]] = {}
         for image in self.images:
             classes.setdefault(image.split, set()).add(image.label)
         training = classes.get("train", set())
         for split, labels in classes.items():
             if training and (unknown := labels - training):
-                missing = training - labels
-                self.fault(
-                    f"{split} has classes that train does not have: {_quoted(unknown)}"
-                    + (f"; and train has classes that {split} does not have: {_quoted(missing)}" if missing else ""),
-                    "Give all splits the same class folders.",
-                )
+                text = f"{split} has classes that train does not have: {_quoted(unknown)}"
+                if missing := training - labels:
+                    text += f"; and train has classes that {split} does not have: {_quoted(missing)}"
+                self.fault(text, "Give all splits the same class folders.")
 
 
 def _quoted(names: set[str]) -> str:
@@ -171,11 +149,7 @@ def _quoted(names: set[str]) -> str:
 
 
 def insert(root: Folder, parts: list[str], handle: Any) -> None:
-    """Put a file (or, with handle None, a folder) into a tree.
-
-    Raises:
-        ValueError: if the name is taken.
-    """
+    """Put a file (or, with handle None, a folder) into a tree; ValueError if the name is taken."""
     *above, name = parts
     for part in above:
         if part in root.files:

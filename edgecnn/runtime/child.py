@@ -14,7 +14,7 @@ from edgecnn.runtime.isolated import signal_words
 def run_program(work: Callable[[], dict[str, Any]]) -> None:
     """Print what `work` returns, or the text of the EdgeCNNError that it raises, and exit with 0 or the error's code.
 
-    What engines print goes to standard error: the object stands alone on standard output.
+    What engines print goes to standard error.
     """
     files.stderr_is_ours = True
     out = os.dup(1)
@@ -37,12 +37,10 @@ class Finished(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it ended, for people, such as "illegal instruction (SIGILL)", "exit code 3", "no answer in time"."""
+        """How it ended, for people, such as "illegal instruction (SIGILL)" or "exit code 3"."""
         if self.code is None:
             return self.err
-        if self.code < 0:
-            return signal_words(-self.code)
-        return f"exit code {self.code}"
+        return signal_words(-self.code) if self.code < 0 else f"exit code {self.code}"
 
     @property
     def table(self) -> dict[str, Any]:
@@ -55,7 +53,7 @@ class Finished(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The error that it printed: of a program of ours, else the last line of standard error that is not empty; "" without one."""
+        """The error that a program of ours printed, else the last line of standard error that is not empty."""
         lines = [line.strip() for line in self.err.splitlines() if line.strip()]
         return str(self.table.get("error") or (lines[-1] if lines else ""))
 

@@ -22,18 +22,16 @@ from edgecnn.runtime.model import Model, bundle_model
 from edgecnn.runtime.stranger import Strangers
 
 Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
-"""What is classified: a path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a
-Pillow image."""
+"""A path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a Pillow image."""
 
 BATCH = 64
 """Images that `Classifier.classify_batch` gives to the engine at once."""
 
 
 class Result(NamedTuple):
-    """What an image was classified as, and how long each step took.
+    """What an image was classified as, and how long the steps decode, preprocess and infer took.
 
-    `top`, `decision`, `reason` and `lead` are as in `edgecnn.runtime.decision.Decision`: `top` holds the ranked classes even when the
-    decision is "abstain" or "stranger". `latency_ms` has the keys decode, preprocess and infer.
+    The other fields are those of `edgecnn.runtime.decision.Decision`.
     """
 
     top: tuple[Score, ...]
@@ -46,14 +44,11 @@ class Result(NamedTuple):
 class Classifier:
     """A bundle's model, ready to classify.
 
-    Threads may share a Classifier: it keeps no state between images, and results are copies. Decoding and resizing run in parallel, and so
-    does inference on ONNX Runtime. LiteRT and tflite-runtime have one interpreter, which a lock protects: to run inference in parallel on
-    those, give each thread its own Classifier. Do not fork while a thread classifies: the child may wait for ever for a lock which that
-    thread held. Start other processes with `spawn`, or fork before the first thread.
+    Threads may share a Classifier: it keeps no state between images. Inference runs in parallel on ONNX Runtime; LiteRT and tflite-runtime
+    have one interpreter, which a lock protects. Do not fork while a thread classifies: start other processes with `spawn`.
 
-    `name` is the bundle's; `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the
-    bundle abstains; `model_sha256` is the SHA-256 of the model's file in the bundle; `region` is the part of each image that is classified,
-    as in `edgecnn.region`; `strangers` recognises images that show none of the classes, None where nothing does.
+    `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the bundle abstains; `strangers`
+    recognises images that show none of the classes.
     """
 
     def __init__(
@@ -91,19 +86,14 @@ class Classifier:
 
         Args:
             path: an .edgecnn file, or one that was found, and why; by default what `edgecnn.runtime.default.find_bundle` finds.
-            engine: one of `edgecnn.runtime.engines.ENGINES`; by default the first installed one with a model in the bundle, or, if none of
-                these four is given, the one that `edgecnn benchmark --tune` chose.
-            provider: one of `edgecnn.runtime.engines.PROVIDERS`; by default the engine's first.
-            precision: one of `edgecnn.bundle.manifest.PRECISIONS`; by default the bundle's own choice for the engine.
+            engine, provider, precision: as in `edgecnn.runtime.default.choose_model`.
             num_threads: threads for one inference; 1 by default.
-            region: the part of each image that is classified: (x, y, width, height) as fractions of the upright image, (0, 0, 1, 1) for
-                the whole of it; the bundle's own by default.
+            region: (x, y, width, height) of the part that is classified, as fractions of the upright image; the bundle's own by default.
             strangers: whether the decision may be "stranger", if the bundle can make it; by default as the bundle says.
 
         Raises:
-            ValueError: if the region is not within the image.
             BundleError: if there is no bundle, or the bundle is damaged.
-            UnknownNameError, EngineError, ProviderError: if the request cannot be met.
+            ValueError, UnknownNameError, EngineError, ProviderError: if the request cannot be met.
         """
         if region is not None and not is_region(region):
             raise ValueError(f"region must be {EXPECTED}; received {region!r}")
@@ -139,20 +129,17 @@ class Classifier:
         fit: str | None = None,
         rotation: int = 0,
     ) -> Result:
-        """Classify one image.
+        """Classify one image, of any size: it is fitted to the model's input.
 
         Args:
-            image: see `Picture`. Any size: it is fitted to the model's input as the bundle says.
-            top_k: how many classes to return, at least 1.
-            threshold: if the best score is below this, the decision is "abstain"; in [0, 1]. The bundle's own by default.
-            margin: if the best score leads the second by less than this, the decision is "abstain"; in [0, 1].
+            image: see `Picture`.
+            top_k, threshold, margin: as in `edgecnn.runtime.decision.decide`; the threshold is the bundle's own by default.
             fit: one of `edgecnn.pixels.FITS`; the bundle's own by default.
             rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
 
         Raises:
             ImageError: if the image cannot be decoded, the array has a wrong shape or dtype, or the Pillow image has mode "I" or "F".
-            TypeError: for what is no `Picture`.
-            ValueError: for an unknown fit or rotation, or a top_k, threshold or margin out of range.
+            TypeError, ValueError: for what is not a `Picture`, an unknown fit or rotation, or a number out of range.
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()
@@ -171,16 +158,10 @@ class Classifier:
     ) -> list[Result]:
         """Classify images, BATCH at a time: the same answers as one by one, and with ONNX Runtime sooner.
 
-        Args:
-            images: any number, each as in `classify`; no more than BATCH of them are held as pixels.
-            top_k, threshold, margin, fit, rotation: as in `classify`.
-
-        Returns:
-            A result for each image, in order. Its `latency_ms["infer"]` is the batch's time divided by its images.
+        A result's `latency_ms["infer"]` is its batch's time divided by its images.
 
         Raises:
-            ImageError: as `classify` does; the message begins with the image's index.
-            TypeError, ValueError: as `classify` does.
+            ImageError, TypeError, ValueError: as `classify` does; an ImageError begins with the image's index.
         """
         results: list[Result] = []
         remaining = iter(images)
@@ -201,7 +182,6 @@ class Classifier:
         return results
 
     def _prepare(self, image: Picture, fit: str | None, rotation: int) -> tuple[np.ndarray, dict[str, float]]:
-        """Return an image as the model's pixels, uint8 (height, width, channels), and the milliseconds that took."""
         contract = self.model.contract
         start = perf_counter()
         picture = decoded(image, contract, rotation)
@@ -218,15 +198,11 @@ class Classifier:
             return [decide(scores, self.labels, top_k, threshold, margin) for scores in rows]
         logits, features = self.model.logits_and_features(pixels)
         scores = softmax(logits / self.temperature)
-        refused = self.strangers.refused(scores.max(axis=1), features)
-        return [
-            decide(row, self.labels, top_k, threshold, margin, stranger)
-            for row, stranger in zip(scores, refused.tolist(), strict=True)
-        ]
+        pairs = zip(scores, self.strangers.refused(scores.max(axis=1), features).tolist(), strict=True)
+        return [decide(row, self.labels, top_k, threshold, margin, stranger) for row, stranger in pairs]
 
 
 def region_about(own: Region, requested: Region | None) -> str:
-    """Return what `Classifier.about` says of the region in use; "" for the whole image where the bundle has no other."""
     if requested is None or requested == own:
         return "" if own == WHOLE else f"; region {region_text(own)}, the bundle's"
     return f"; region {region_text(requested)}" + ("" if own == WHOLE else f", not the bundle's {region_text(own)}")
@@ -235,17 +211,14 @@ def region_about(own: Region, requested: Region | None) -> str:
 def fitted(
     picture: Image.Image | np.ndarray, contract: InputContract, fit: str | None = None, rotation: int = 0
 ) -> np.ndarray:
-    """Return what `decoded` gave as the contract's pixels; `fit` and `rotation` as in `Classifier.classify`."""
+    """Return what `decoded` gave as the contract's pixels."""
     return resize(
         picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation, contract.region
     )
 
 
 def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image.Image | np.ndarray:
-    """Return any image upright by its EXIF, in the contract's channels: of mode "L" or "RGB", or an array; a large JPEG reduced.
-
-    The rotation is the one that follows: it decides how far a JPEG may be reduced.
-    """
+    """Return any image upright by its EXIF, in the contract's channels; a large JPEG reduced, as far as the later rotation allows."""
     channels = contract.channels
     if isinstance(image, np.ndarray):
         shape = image.shape

@@ -1,6 +1,6 @@
 """From logits to a decision, and from a stream's decisions to its state."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,17 +13,12 @@ BELOW_THRESHOLD = "below_threshold"
 BELOW_MARGIN = "below_margin"
 NO_SCORE = "no_score"
 UNFAMILIAR = "unfamiliar"
-REASONS = (BELOW_THRESHOLD, BELOW_MARGIN, NO_SCORE, UNFAMILIAR)
-"""Why there is no label: the classifier abstains where the best score is below the threshold, leads the second by less than the margin, or
-is not a number; and it takes an unfamiliar image for a stranger."""
+"""Why there is no label: NO_SCORE if the scores are not numbers, UNFAMILIAR for a stranger."""
 
 
 @dataclass(slots=True)
 class Score:
-    """One class and its score, a softmax probability in [0, 1].
-
-    Not frozen: creating three for each image would then cost three times as much.
-    """
+    """One class and its softmax probability. Not frozen: creating three for each image would then cost three times as much."""
 
     label: str
     index: int
@@ -31,11 +26,10 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, and the decision that follows.
+    """The best classes, best first, and the decision: the first class's label, ABSTAIN or STRANGER.
 
-    `top` is kept when the decision is no label; it is empty only where the scores are not numbers. `decision` is the first class's
-    label, ABSTAIN or STRANGER; without a label `reason` is one of REASONS, else None. `lead` is by how much the best score exceeds the
-    second, in [0, 1]; a single class leads by its own score.
+    `top` is empty only if the scores are not numbers. `reason` says why there is no label. `lead` is by how much the best score exceeds
+    the second, in [0, 1]; a single class leads by its own score.
     """
 
     top: tuple[Score, ...]
@@ -45,11 +39,7 @@ class Decision(NamedTuple):
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return softmax over the last axis, float32: exp(logit - max) / sum.
-
-    Args:
-        logits: float32, shape (..., num_classes).
-    """
+    """Return softmax over the last axis of float32 logits: exp(logit - max) / sum."""
     if logits.ndim == 1:
         # one image's: the largest by its index, since a reduction costs as much as all the rest on ten classes
         scores = np.exp(logits - logits[logits.argmax()])
@@ -77,10 +67,10 @@ def decide(
         top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
         threshold: the lowest accepted score of the best class, in [0, 1].
         margin: the smallest accepted lead of the best score over the second, in [0, 1].
-        stranger: whether the image shows none of the classes, as `edgecnn.runtime.stranger` finds; it comes before the other reasons.
+        stranger: whether the image shows none of the classes; it comes before the other reasons.
 
     Raises:
-        ValueError: if `top_k` is less than 1, or `threshold` or `margin` is not in [0, 1].
+        ValueError: if a number is out of range.
     """
     if top_k < 1 or not 0 <= threshold <= 1 or not 0 <= margin <= 1:
         raise ValueError(
@@ -107,8 +97,8 @@ def decide(
 class Smoother:
     """Turns the decisions on single frames into a state that does not flicker.
 
-    `state` is a label, ABSTAIN, or None until enough frames have been seen. A decision becomes the state after `frames` frames in a row
-    with that decision; by majority, once more than half of the last `frames` frames had it.
+    `state` is None until enough frames have been seen. A decision becomes the state after `frames` frames in a row with it; by majority,
+    once more than half of the last `frames` frames had it.
     """
 
     def __init__(self, frames: int = 1, majority: bool = False) -> None:
@@ -116,7 +106,6 @@ class Smoother:
         self.majority = majority
         self.state: str | None = None
         self._last: deque[str] = deque(maxlen=frames)
-        self._counts: Counter[str] = Counter()
 
     @staticmethod
     def parse(text: str) -> "Smoother":
@@ -125,24 +114,16 @@ class Smoother:
         Raises:
             ValueError: for anything else, or a number that is not in 1 to 1000.
         """
-        kind, _, number = text.rpartition(":")
-        if kind not in ("", "majority") or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
+        number = text.removeprefix("majority:")
+        if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
             raise ValueError(f"received {text!r}, expected a number of frames from 1 to 1000, such as 3 or majority:5")
-        if text.startswith(":"):
-            raise ValueError(f"received {text!r}, expected 3 or majority:5")
-        return Smoother(int(number), bool(kind))
+        return Smoother(int(number), number != text)
 
     def update(self, decision: str) -> bool:
         """Take a frame's decision; return whether the state changed."""
-        if len(self._last) == self.frames:
-            oldest = self._last[0]
-            self._counts[oldest] -= 1
-            if not self._counts[oldest]:
-                del self._counts[oldest]
         self._last.append(decision)
-        self._counts[decision] += 1
         needed = self.frames // 2 + 1 if self.majority else self.frames
-        if decision == self.state or self._counts[decision] < needed:
+        if decision == self.state or self._last.count(decision) < needed:
             return False
         self.state = decision
         return True
@@ -152,5 +133,4 @@ class Smoother:
         had = self.state is not None
         self.state = None
         self._last.clear()
-        self._counts.clear()
         return had

@@ -7,16 +7,14 @@ from typing import NamedTuple
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
-from edgecnn.files import data_folder, is_own
+from edgecnn.files import data_folder, is_own, tuned_file
 from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
-from edgecnn.runtime.state import tuned_file
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
 
 REQUESTED, OF_RUN, INSTALLED = "requested", "of the last run", "installed"
 SHIPS = "ships with edgecnn, to try it: it takes everything for one of CIFAR-10's ten classes"
-"""Why a bundle is chosen."""
 
 
 class BundleChoice(NamedTuple):
@@ -41,15 +39,14 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     if os.path.lexists(LATEST) and not is_own(LATEST):
         others = f"; {LATEST} belongs to another user"
     elif os.path.lexists(LATEST):
-        of_run = max(LATEST.glob("*.edgecnn"), key=_changed, default=None)
+        of_run = max(LATEST.glob("*.edgecnn"), key=lambda file: (file.stat().st_mtime_ns, file.name), default=None)
         if of_run is None:
             run = LATEST.resolve() if LATEST.is_symlink() else LATEST
             why = f"has no bundle. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
-            raise BundleError(f"the last run, {run}, {why}.", advice="name_bundle")
+            raise BundleError(f"the last run, {run}, {why}. Name another with --model.")
         return BundleChoice(of_run, OF_RUN)
-    installed = Path(
-        os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "edgecnn", "model.edgecnn"
-    )
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    installed = Path(data, "edgecnn", "model.edgecnn")
     if installed.is_file():
         return BundleChoice(installed, INSTALLED + others)
     try:
@@ -59,16 +56,8 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
 
 
 def shipped_bundle() -> Path:
-    """Return the path of the bundle that ships with edgecnn.
-
-    Raises:
-        FileNotFoundError: if the installation lacks it.
-    """
+    """Return the path of the bundle that ships with edgecnn; FileNotFoundError if the installation lacks it."""
     return data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn"
-
-
-def _changed(file: Path) -> tuple[int, str]:
-    return file.stat().st_mtime_ns, file.name
 
 
 class ModelChoice(NamedTuple):
@@ -86,12 +75,6 @@ def choose_model(
     The requested engine, else the first installed one that has a model here and offers the provider; then the model of its format that
     has the requested precision, else the manifest's default for the format.
 
-    Args:
-        manifest: of the bundle.
-        engine: one of ENGINES.
-        provider: one of `edgecnn.runtime.engines.PROVIDERS`.
-        precision: one of PRECISIONS.
-
     Raises:
         UnknownNameError: for an engine or a precision that does not exist.
         EngineError: if no installed engine has such a model.
@@ -102,26 +85,23 @@ def choose_model(
     if engine is not None:
         known_engine(engine)
     names = offering([engine] if engine is not None else list(ENGINES), provider)
-    fitting = {
-        name: [
-            model
-            for model in manifest.models
-            if model.format == ENGINES[name].format and precision in (None, model.precision)
-        ]
-        for name in names
-    }
-    with_models = [name for name in names if fitting[name]]
+    models = [model for model in manifest.models if precision in (None, model.precision)]
+    formats = {model.format for model in models}
+    with_models = [name for name in names if ENGINES[name].format in formats]
     if not with_models:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         kind = f"{precision} model" if precision else "model"
-        raise EngineError(f"the bundle has no {kind} for {' or '.join(names)}; it has {has}.", advice="choose_model")
+        raise EngineError(
+            f"the bundle has no {kind} for {' or '.join(names)}; it has {has}. See --engine and --precision."
+        )
     name = first_installed(with_models)
+    fitting = [model for model in models if model.format == ENGINES[name].format]
     default = manifest.defaults.get(ENGINES[name].format)
-    return ModelChoice(name, next((model for model in fitting[name] if model.file == default), fitting[name][0]))
+    return ModelChoice(name, next((model for model in fitting if model.file == default), fitting[0]))
 
 
 class OpenedModel(NamedTuple):
-    """A bundle's model, opened by an engine. `remark` says that a tuned setting was used, or why it was ignored; "" without one."""
+    """A bundle's model, opened by an engine. `remark` says that a tuned setting was used, or why it was ignored."""
 
     engine: Engine
     entry: ModelEntry
@@ -137,16 +117,7 @@ def open_model(
     precision: str | None = None,
     num_threads: int | None = None,
 ) -> OpenedModel:
-    """Open one of a bundle's models: as requested; without a request, as `edgecnn benchmark --tune` chose; else the default.
-
-    Args:
-        bundle: as read.
-        engine, provider, precision: as in `choose_model`.
-        num_threads: threads for one inference; 1 by default.
-
-    Raises:
-        UnknownNameError, EngineError, ProviderError: if the request cannot be met.
-    """
+    """Open one of a bundle's models: as requested; else as `edgecnn benchmark --tune` chose; else the default. Errors as `choose_model`."""
     remark = ""
     if (engine, provider, precision, num_threads) == (None, None, None, None) and os.path.exists(tuned_file()):
         from edgecnn.runtime.tuned import open_tuned  # here, since few have tuned

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUT_OF_MEMORY = 101
-"""The exit code of a separate process to which Python's own memory was refused."""
+"""The exit code of a separate process that Python's own memory was refused to."""
 
 
 MEMORY_BYTES = 2 << 30
@@ -21,15 +21,10 @@ MEMORY_BYTES = 2 << 30
 
 
 def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
-    """Call a function in a fork of this process and return what it returned.
+    """Call a function in a fork of this process and return what it returned; its standard output goes to standard error.
 
-    Args:
-        work: opens an engine, so this process must not have opened one. Its standard output goes to standard error.
-        limit_s: seconds after which the process ends itself, even if this one is gone.
-        what, victim: what the work is about, and what works on it, for the message.
-
-    Raises:
-        EngineError: if the process crashed, hung, ran out of MEMORY_BYTES or ended without a result; the message says how.
+    `work` opens an engine, so this process must not have opened one. After `limit_s` seconds the process ends itself, even if this one is
+    gone. EngineError, about `what` and its `victim`, if it crashed, hung, ran out of MEMORY_BYTES or ended without a result.
     """
     import multiprocessing  # here, since `signal_words` alone does not need it, and it is slow to import
 
@@ -52,7 +47,7 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(
         signal.ITIMER_REAL, limit_s
-    )  # SIGALRM has no handler: it ends the process, also inside an engine's code
+    )  # SIGALRM, without a handler, ends the process in an engine's code too
     os.dup2(2, 1)
     _limit_memory()
     try:
@@ -62,7 +57,7 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
 
 
 def _limit_memory() -> None:
-    """Let this process take MEMORY_BYTES more; only Linux says what it has already."""
+    """Let this process take MEMORY_BYTES more, if the system says what it has."""
     import resource
 
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:

@@ -12,16 +12,7 @@ from edgecnn.runtime.engines import Engine
 
 
 def bundle_model(engine: Engine, manifest: Manifest, region: Region | None = None) -> "Model":
-    """Put a bundle's opened model behind the bundle's contract: its input, and one output for each label.
-
-    Args:
-        engine: the opened model.
-        manifest: the bundle's.
-        region: the part of each image that the model sees; the bundle's own by default.
-
-    Raises:
-        EngineError: as `Model` does.
-    """
+    """Put a bundle's opened model behind the bundle's contract: its input, and one output for each label. Errors as `Model`."""
     contract = manifest.input if region is None else replace(manifest.input, region=region)
     stranger, features = manifest.stranger, engine.features
     if stranger and features and features.shape[1:] != (stranger.length,):
@@ -35,15 +26,10 @@ class Model:
     """An opened model that reads pixels."""
 
     def __init__(self, engine: Engine, contract: InputContract, num_classes: int | None = None) -> None:
-        """Check that a model reads what the contract says.
+        """Check that a model reads what the contract says: int8 (codes), uint8 (pixels) or float32 (real values).
 
-        Args:
-            engine: the opened model. Its input is int8 (codes), uint8 (pixels) or float32 (real values).
-            contract: shape and meaning of the pixels.
-            num_classes: labels of the bundle; None takes as many as the model has outputs.
-
-        Raises:
-            EngineError: if the model's input has another shape, type, scale or zero point, or its output is not one value a class.
+        `num_classes` is how many labels there are; None takes as many as the model has outputs. EngineError if the input has another shape,
+        type, scale or zero point, or the output is not one value a class.
         """
         self.engine = engine
         self.contract = contract
@@ -70,28 +56,18 @@ class Model:
         self._scale, self._zero_point = np.float32(engine.output.scale), np.float32(engine.output.zero_point)
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
-        """Run the model on pixels.
+        """Run the model on uint8 pixels (n, height, width, channels); return the raw output, int8, uint8 or float32 (n, num_classes).
 
-        Args:
-            pixels: uint8, shape (n, height, width, channels).
-
-        Returns:
-            The raw output, int8, uint8 or float32, shape (n, num_classes).
-
-        Raises:
-            ImageError: if the dtype is not uint8.
-            EngineError: if the shape is not the contract's, the engine cannot run the model, or the output is not `num_classes`
-                for each image.
+        ImageError if the dtype is not uint8; EngineError if a shape is not the expected one, or the engine cannot run the model.
         """
         return self._checked(self.engine.run(self._inputs(pixels)), len(pixels))
 
     def outputs_and_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run a model that has features on pixels; return what `outputs` does, and the raw features, shape (n, length)."""
+        """Do the same, and return the raw features as well, shape (n, length)."""
         outputs, features = self.engine.run_both(self._inputs(pixels))
         return self._checked(outputs, len(pixels)), features
 
     def _inputs(self, pixels: np.ndarray) -> np.ndarray:
-        """Return pixels as the engine reads them."""
         if pixels.shape[1:] != self._shape:
             raise EngineError(f"pixels have shape {pixels.shape}, expected (n, {', '.join(map(str, self._shape))})")
         if pixels.dtype != np.uint8:
@@ -103,7 +79,6 @@ class Model:
         return to_real(pixels, self.contract.scale, self.contract.zero_point)
 
     def _checked(self, outputs: np.ndarray, count: int) -> np.ndarray:
-        """Return the outputs for so many images after checking their shape."""
         if self._num_classes is not None and outputs.shape != (count, self._num_classes):
             raise EngineError(
                 f"the model gave outputs of shape {outputs.shape} for {count} images, expected {self._num_classes} for each"
@@ -111,7 +86,6 @@ class Model:
         return outputs
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
-        """Convert raw outputs to float32 logits: scale * (code - zero_point), or the float outputs themselves."""
         return dequantized(outputs, self._scale, self._zero_point)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
@@ -119,7 +93,7 @@ class Model:
         return self.dequantize(self.outputs(pixels))
 
     def logits_and_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run a model that has features on pixels and return float32 logits and features. See `outputs_and_features`."""
+        """Do the same, and return the features as well, float32 (n, length)."""
         outputs, features = self.outputs_and_features(pixels)
         tensor = self.engine.features
         assert tensor is not None

@@ -17,7 +17,7 @@ PATCH = 0.25
 """Side of the patch, as a share of the input's."""
 
 POSITIONS = 13
-"""Places of the patch in each direction, where the input has as many: steps of a sixteenth of the side."""
+"""Places of the patch in each direction, if the input has as many."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,9 +26,7 @@ class Occlusion:
 
     Attributes:
         pixels: uint8, shape (height, width, channels): what the model read, after the resize.
-        answer: the label of the best class, also where the classifier would abstain.
-        index: that class.
-        score: its softmax probability, in [0, 1].
+        answer, index, score: the best class, its index and softmax probability, also if the classifier would abstain.
         map: float32, shape (height, width): by how much the answer's logit falls, on average, under the patches that cover a pixel.
             Negative where it rises: what is there speaks against the answer.
         box: (left, top, right, bottom) of the patch under which it falls most, as fractions of the width and height of `pixels`.
@@ -47,15 +45,12 @@ class Occlusion:
 def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperature: float = 1.0) -> Occlusion:
     """Cover an image with a patch, place by place, and measure how the logit of the answer falls.
 
-    map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey,
-    pixel PAD: the middle of the input, whatever real values the contract gives to pixels, and what padding and letterbox bars are. The
-    model runs once for the image and at most POSITIONS x POSITIONS times for the patches, a row of them at a time.
+    map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey, pixel
+    PAD. The model runs at most POSITIONS x POSITIONS times, a row of patches at a time.
 
     Args:
-        model: opened, behind its contract.
         pixels: uint8, shape (height, width, channels), as the model reads them.
-        labels: one for each class.
-        temperature: by which logits are divided before softmax. The map is of the logits as they are.
+        temperature: by which logits are divided before softmax; the map is of the logits as they are.
 
     Raises:
         ImageError: if the model's logits for the image are not numbers.
@@ -87,22 +82,14 @@ def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperatu
 
 
 def places(side: int) -> tuple[int, list[int]]:
-    """Return the patch's length along a side of so many pixels, and where it begins: from one end to the other, evenly."""
+    """Return the patch's length along a side of `side` pixels, and its places, evenly from one end to the other."""
     length = max(1, round(side * PATCH))
     room = side - length
     return length, np.linspace(0, room, min(POSITIONS, room + 1)).round().astype(int).tolist()
 
 
 def mean_over_patches(decreases: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the mean of the patches that cover each pixel.
-
-    Args:
-        decreases: float32, one for each patch, as `places` puts them: shape (places down, places across).
-        shape: (height, width) of the input.
-
-    Returns:
-        float32 array of that shape.
-    """
+    """Return the mean of the patches that cover each pixel, float32 of `shape`; `decreases` has one for each place (down, across)."""
     rows, columns = (_covers(side) for side in shape)
     counts = np.outer(rows.sum(axis=0), columns.sum(axis=0))
     return rows.T @ decreases @ columns / counts

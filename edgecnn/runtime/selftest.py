@@ -1,9 +1,8 @@
 """Replay a bundle's golden vectors: does this device answer as the bundle says?"""
 
-import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,44 +14,45 @@ from edgecnn.files import sha256
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
+from edgecnn.runtime.isolated import isolated
 from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
-"""Codes allowed beyond a bundle's tolerance for kernels other than those that made the golden outputs: tflite-runtime's built-in kernels
-were up to three codes from XNNPACK on a residual network, two on a plain one."""
-
+"""Codes allowed beyond a bundle's tolerance for kernels other than those that made the golden outputs: tflite-runtime's were up to three
+codes from XNNPACK on a residual network, two on a plain one.
+"""
 
 LIMIT_S = 60.0
-"""The time limit of one model in a separate process, in seconds. A Raspberry Pi takes less than one for the models that ship."""
+"""The time limit of one model in a separate process. A Raspberry Pi takes less than a second for the models that ship."""
 
 TOTAL_S = 300.0
-"""The time limit of all of a bundle's models and images in separate processes, in seconds."""
+"""The time limit of all of a bundle's models and images in separate processes."""
 
 
 class Row(NamedTuple):
     """One model on one engine.
 
-    `passed` is None where nothing was checked; `note` says why, or why the engine could not run the model. `largest_difference`
+    `passed` is None if nothing was checked; `note` says why, or why the engine could not run the model. `largest_difference`
     and `allowed` are in `unit` (LSB or logit); `top1_changes` counts images whose best class differs.
     """
 
     model: str
-    engine: str
-    version: str
-    provider: str
-    images: int
-    largest_difference: float
-    unit: str
-    allowed: float
-    top1_changes: int
-    passed: bool | None
-    note: str
+    engine: str = ""
+    version: str = ""
+    provider: str = ""
+    images: int = 0
+    largest_difference: float = 0.0
+    unit: str = ""
+    allowed: float = 0.0
+    top1_changes: int = 0
+    passed: bool | None = None
+    note: str = ""
 
 
 class Layer(NamedTuple):
-    """What comes before the model: `layer` is "decode" (encoded image to pixels) or "resize" (pixels to the model's input).
+    """What comes before the model, and must be exact: `layer` is "decode" (encoded image to pixels) or "resize" (to the model's input).
 
-    Both steps must be exact. `images` golden images were checked; `differing` names those that were not exact.
+    `images` golden images were checked; `differing` names those that were not exact.
     """
 
     layer: str
@@ -72,16 +72,11 @@ class Report(NamedTuple):
 def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
     """Run every model of a bundle over the golden images, on every installed engine that runs its format.
 
-    Args:
-        bundle: as read.
-        engines: names of the engines to use, each of which must be installed; by default, all that are installed.
-        num_threads: threads for one inference.
-        apart: whether to open each model in a separate process, and to decode the golden photos in one. What crashes or hangs there, or
-            takes more than LIMIT_S, TOTAL_S or `edgecnn.runtime.isolated.MEMORY_BYTES`, has failed.
+    `engines` must be installed; by default, all that are installed. `apart` opens each model in a separate process, and decodes the golden
+    photos in one: what crashes or hangs there, or takes more than LIMIT_S, TOTAL_S or `edgecnn.runtime.isolated.MEMORY_BYTES`, has failed.
 
     Raises:
-        UnknownNameError: if a requested engine does not exist.
-        EngineError: if a requested engine is not installed.
+        UnknownNameError, EngineError: if a requested engine does not exist or is not installed.
     """
     for name in engines or ():
         known_engine(name)
@@ -93,15 +88,14 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
         for name in installed:
-            check = functools.partial(check_model, bundle, model, name, num_threads)
-            rows.append(check_apart(check, model, name, end) if apart else check())
-        if not installed:
-            lacking = " or ".join(able)
             rows.append(
-                _empty(
-                    model, None, f"not checked: {lacking} is not installed" if able else "not checked: not requested"
-                )
+                check_apart(bundle, model, name, num_threads, end)
+                if apart
+                else check_model(bundle, model, name, num_threads)
             )
+        if not installed:
+            reason = f"{' or '.join(able)} is not installed" if able else "not requested"
+            rows.append(_row(model, note=f"not checked: {reason}"))
     checked = [row.passed for row in rows if row.passed is not None]
     layers = layers_apart(bundle, end) if apart and bundle.manifest.golden_images else check_layers(bundle)
     return Report(tuple(rows), bool(checked) and all(checked) and all(layer.passed for layer in layers), layers)
@@ -148,34 +142,23 @@ def require_pass(report: Report) -> None:
             "Do not use it here; try another engine, or another version of it."
         )
     if not report.passed:
-        raise SelftestError(
-            "nothing was checked: no requested engine that runs one of the bundle's models is installed"
-        )
+        raise SelftestError("nothing was checked: no requested engine that runs one of its models is installed")
 
 
-def check_apart(check: Callable[[], Row], entry: ModelEntry, engine: str, end: float) -> Row:
+def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float) -> Row:
     """Check a model in a separate process, for at most LIMIT_S seconds and until `end`. A crash is a failed row too."""
-    from edgecnn.runtime.isolated import isolated
-
     left = end - time.monotonic()
     if left <= 0:
-        return _empty(
-            entry, False, f"not checked: all of the bundle's models together took more than {TOTAL_S:g} s", engine
-        )
+        note = f"not checked: all of the bundle's models together took more than {TOTAL_S:g} s"
+        return _row(entry, engine=engine, passed=False, note=note)
     try:
-        return isolated(check, min(LIMIT_S, left))
+        return isolated(lambda: check_model(bundle, entry, engine, num_threads), min(LIMIT_S, left))
     except EngineError as error:
-        return _empty(entry, False, str(error), engine)
+        return _row(entry, engine=engine, passed=False, note=str(error))
 
 
 def layers_apart(bundle: Bundle, end: float) -> tuple[Layer, ...]:
-    """Check the layers before the model in a separate process.
-
-    Raises:
-        SelftestError: if the process crashed, hung or took too much memory.
-    """
-    from edgecnn.runtime.isolated import isolated
-
+    """Check the layers before the model in a separate process; SelftestError if it crashed, hung or took too much memory."""
     try:
         left = max(1.0, end - time.monotonic())
         return isolated(lambda: check_layers(bundle), left, "one of them", "the decoder")
@@ -195,28 +178,23 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
         else:
             answers = list(model.outputs_and_features(bundle.golden_inputs()))
     except EngineError as error:
-        return _empty(entry, False, str(error), engine)
+        return _row(entry, engine=engine, passed=False, note=str(error))
     golden = bundle.golden_outputs(entry)
-    row = Row(
-        model=entry.file,
+    row = _row(
+        entry,
         engine=opened.name,
         version=opened.version,
         provider=opened.provider,
         images=len(golden),
-        largest_difference=0.0,
-        unit=entry.tolerance_unit,
         allowed=allowed(entry, opened.provider),
-        top1_changes=0,
         passed=False,
-        note="",
     )
     expected = [golden] if golden_features is None else [golden, golden_features]
     difference = 0.0
     for given, right in zip(answers, expected, strict=True):
         if given.dtype != right.dtype or given.shape != right.shape:
-            return row._replace(
-                note=f"it gives {given.dtype} {given.shape}, the golden outputs are {right.dtype} {right.shape}"
-            )
+            note = f"it gives {given.dtype} {given.shape}, the golden outputs are {right.dtype} {right.shape}"
+            return row._replace(note=note)
         apart = float(np.max(np.abs(given.astype(np.float64) - right.astype(np.float64))))
         difference = apart if np.isnan(apart) else max(difference, apart)
     changes = int(np.sum(np.argmax(answers[0], axis=1) != np.argmax(golden, axis=1)))
@@ -224,14 +202,10 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
 
 
 def allowed(entry: ModelEntry, provider: str) -> float:
-    """Return the largest allowed difference from a model's golden outputs for a provider.
-
-    It is the bundle's tolerance for the kernels that made them. Other kernels round each layer's sums differently, not only ties: for
-    those OTHER_KERNELS codes are added.
-    """
+    """Return the largest allowed difference from a model's golden outputs: OTHER_KERNELS more for kernels that round differently."""
     other = entry.tolerance_unit == "LSB" and f"({provider})" not in entry.golden_engine
     return entry.tolerance + (OTHER_KERNELS if other else 0.0)
 
 
-def _empty(entry: ModelEntry, passed: bool | None, note: str, engine: str = "") -> Row:
-    return Row(entry.file, engine, "", "", 0, 0.0, entry.tolerance_unit, entry.tolerance, 0, passed, note)
+def _row(entry: ModelEntry, **values: Any) -> Row:
+    return Row(entry.file, unit=entry.tolerance_unit, allowed=entry.tolerance)._replace(**values)

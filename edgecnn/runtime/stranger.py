@@ -20,15 +20,9 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.ndarray:
-    """Return the mean cosine similarity of each image to the known ones that are most like it.
+    """Return the mean cosine similarity of each image to the `neighbours` known ones that are most like it, float32 (n,).
 
-    Args:
-        features: float32, shape (n, length).
-        known: of known images, float32 (images, length), from `unit_rows`.
-        neighbours: how many of them count, at most as many as there are.
-
-    Returns:
-        float32, shape (n,), in [-1, 1].
+    `features` are float32 (n, length), `known` the same of known images, from `unit_rows`.
     """
     similar = unit_rows(features) @ known.T
     similar.partition(similar.shape[1] - neighbours, axis=1)
@@ -39,9 +33,7 @@ def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.n
 def p_values(values: np.ndarray, validation: np.ndarray) -> np.ndarray:
     """Return the share of images that have no larger values, float64 (n,) in (0, 1], if a new image is as the validation images are.
 
-    Args:
-        values: shape (n,).
-        validation: values of validation images, in ascending order.
+    `validation` has the values of validation images, in ascending order.
     """
     shares: np.ndarray = (1 + np.searchsorted(validation, values, side="right")) / (len(validation) + 1)
     return shares
@@ -51,12 +43,7 @@ class Strangers:
     """Recognises images that show none of the classes."""
 
     def __init__(self, limit: StrangerLimit, known: np.ndarray) -> None:
-        """Prepare the comparison.
-
-        Args:
-            limit: the bundle's.
-            known: int8, shape (images, length): features of known images, each row to a scale of its own.
-        """
+        """Prepare the comparison with the features of known images, int8 (images, length), each row to a scale of its own."""
         self.limit = limit
         self._known = unit_rows(known)
         self._scores, self._similarities = np.array(limit.scores), np.array(limit.similarities)

@@ -16,28 +16,23 @@ from edgecnn.bundle.manifest import PRECISIONS, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EdgeCNNError
-from edgecnn.files import canonical_json, write_atomic
+from edgecnn.files import canonical_json, tuned_file, write_atomic
 from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
-from edgecnn.runtime.state import tuned_file
 from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
-AGAIN = "Again: edgecnn benchmark --tune"
-MAX_THREADS = 256
+IGNORED, AGAIN = "the tuned setting is ignored", "Again: edgecnn benchmark --tune"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A measured winner: what to open, and the conditions of the measurement.
-
-    `p50_ms` and `p90_ms` are those of one inference over `n` calls; `date` is the day, such as 2026-11-25.
-    """
+    """A measured winner: what to open, and the conditions of the measurement: one inference over `n` calls, on a day such as 2026-11-25."""
 
     engine: str = key(choices=tuple(ENGINES))
     engine_version: str
     provider: str | None
     precision: str = key(choices=PRECISIONS)
-    threads: int = key(low=1, high=MAX_THREADS)
+    threads: int = key(low=1, high=256)
     hardware: str
     date: str
     n: int
@@ -46,7 +41,6 @@ class Tuned:
 
     @property
     def about(self) -> str:
-        """What was chosen and its figures, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
@@ -65,49 +59,36 @@ def hardware() -> str:
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
-    """Open the model that was the fastest for a bundle on this machine.
-
-    Returns:
-        The engine, the model's entry, its threads and a remark for people; or, where the setting cannot be used, the reason ("" if there
-        is no setting for this bundle).
-    """
+    """Open the model that was the fastest for a bundle on this machine, or return why not: "" if there is no setting for it."""
     entries, damage = _read()
-    if damage:
+    if damage or bundle.sha256 not in entries:
         return damage
-    entry = entries.get(bundle.sha256)
-    if entry is None:
-        return ""
     try:
-        tuned = build(Tuned, entry, ValueError)
+        tuned = build(Tuned, entries[bundle.sha256], ValueError)
     except ValueError as error:
-        return f"the tuned setting is ignored: {tuned_file()} is damaged ({error}). {AGAIN}"
-    here = hardware()
-    if tuned.hardware != here:
-        return f"the tuned setting is ignored: it was measured on {tuned.hardware}, this is {here}. {AGAIN}"
-    if not is_installed(tuned.engine):
-        return f"the tuned setting is ignored: {tuned.engine} is no longer installed. {AGAIN}"
-    requested = (ENGINES[tuned.engine].format, tuned.precision)
+        return f"{IGNORED}: {tuned_file()} is damaged ({error}). {AGAIN}"
+    here, requested = hardware(), (ENGINES[tuned.engine].format, tuned.precision)
     model = next((item for item in bundle.manifest.models if (item.format, item.precision) == requested), None)
-    if model is None:
-        return f"the tuned setting is ignored: the bundle has no {tuned.precision} model for {tuned.engine}. {AGAIN}"
-    data = bundle.files[model.file]
-    try:
-        engine = open_engine(tuned.engine, data, model.format, num_threads=tuned.threads, provider=tuned.provider)
-    except EdgeCNNError as error:
-        return f"the tuned setting is ignored: {error}. {AGAIN}"
-    if engine.version != tuned.engine_version:
-        return (
-            f"the tuned setting is ignored: {tuned.engine} is {engine.version}, it was {tuned.engine_version}. {AGAIN}"
-        )
-    return engine, model, tuned.threads, tuned.about
+    if tuned.hardware != here:
+        why = f"it was measured on {tuned.hardware}, this is {here}"
+    elif not is_installed(tuned.engine):
+        why = f"{tuned.engine} is no longer installed"
+    elif model is None:
+        why = f"the bundle has no {tuned.precision} model for {tuned.engine}"
+    else:
+        data, threads = bundle.files[model.file], tuned.threads
+        try:
+            engine = open_engine(tuned.engine, data, model.format, num_threads=threads, provider=tuned.provider)
+        except EdgeCNNError as error:
+            return f"{IGNORED}: {error}. {AGAIN}"
+        if engine.version == tuned.engine_version:
+            return engine, model, threads, tuned.about
+        why = f"{tuned.engine} is {engine.version}, it was {tuned.engine_version}"
+    return f"{IGNORED}: {why}. {AGAIN}"
 
 
 def store(sha256: str, tuned: Tuned) -> Path:
-    """Keep a setting for a bundle and return the file; a damaged file is replaced, other bundles' settings stay.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Keep a setting for a bundle and return the file; a damaged file is replaced, other bundles' settings stay."""
     entries, _ = _read()
     path = Path(tuned_file())
     write_atomic(path, canonical_json({"schema": SCHEMA, "bundles": {**entries, sha256: dataclasses.asdict(tuned)}}))
@@ -115,11 +96,7 @@ def store(sha256: str, tuned: Tuned) -> Path:
 
 
 def remove(sha256: str) -> bool:
-    """Remove a bundle's setting; False if there was none. A damaged file is removed as a whole.
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
+    """Remove a bundle's setting; False if there was none. A damaged file is removed as a whole."""
     path = Path(tuned_file())
     entries, damage = _read()
     if sha256 not in entries and not damage:
@@ -133,17 +110,17 @@ def remove(sha256: str) -> bool:
 
 
 def _read() -> tuple[dict[str, Any], str]:
-    """Return the file's entries, and what is wrong with it; ({}, "") without a file."""
+    """Return the file's entries, and what is wrong with it."""
     path = Path(tuned_file())
     try:
         table = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}, ""
     except OSError as error:
-        return {}, f"the tuned setting is ignored: {path} cannot be read: {error.strerror or error}"
+        return {}, f"{IGNORED}: {path} cannot be read: {error.strerror or error}"
     except (ValueError, RecursionError):
-        return {}, f"the tuned setting is ignored: {path} is damaged. {AGAIN}"
+        return {}, f"{IGNORED}: {path} is damaged. {AGAIN}"
     entries = table.get("bundles") if type(table) is dict and table.get("schema") == SCHEMA else None
     if type(entries) is not dict:
-        return {}, f"the tuned setting is ignored: {path} does not follow the schema {SCHEMA}. {AGAIN}"
+        return {}, f"{IGNORED}: {path} does not follow the schema {SCHEMA}. {AGAIN}"
     return entries, ""

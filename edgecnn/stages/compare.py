@@ -8,7 +8,7 @@ import numpy as np
 
 from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range
 from edgecnn.data import Dataset, Split, open_dataset
-from edgecnn.data.arrays import Rooms, taken
+from edgecnn.data.arrays import rooms
 from edgecnn.errors import DatasetError
 from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
 from edgecnn.evaluate.scores import is_scores
@@ -93,7 +93,7 @@ def compare_models(
         split=split,
         test_images=len(splits[0].classes),
         images=sum(dataset.sizes.values()),
-        own_test=dataset.own_test,
+        own_test="test" in dataset.given,
         test_sha256=dataset.hashes["test"] if split == "test" else dataset.fingerprint,
     )
     report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
@@ -151,7 +151,7 @@ def joined(parts: Sequence[Split], name: str) -> Split:
     if len(parts) == 1:
         return parts[0]
     count = sum(len(part.classes) for part in parts)
-    (images,) = Rooms(name=name, count=count, shape=parts[0].images.shape[1:]).open([count])
+    (images,) = rooms(name, [count], parts[0].images.shape[1:])
     start = 0
     for part in parts:
         images[start : start + len(part.classes)] = part.images
@@ -173,9 +173,9 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
         keep = np.array([index for index, source in enumerate(split.sources) if source in shared], np.int64)
         if len(keep) == len(split.sources):
             return split
-        (room,) = Rooms(name="compared images", count=len(keep), shape=split.images.shape[1:]).open([len(keep)])
+        (room,) = rooms("compared images", [len(keep)], split.images.shape[1:])
         return Split(
-            images=taken(split.images, keep, room),
+            images=np.take(split.images, keep, axis=0, out=room, mode="clip"),  # "raise" would buffer them
             classes=split.classes[keep],
             sources=tuple(split.sources[i] for i in keep),
         )

@@ -77,10 +77,9 @@ def test_files_that_are_no_bundle(tmp_path, bundle_path):
         assert "cannot use the bundle" in refused(content, bundle_path)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "none.edgecnn", tmp_path / "pipe"):
-        with pytest.raises(BundleError, match="cannot read the bundle") as caught:
+        with pytest.raises(BundleError, match=r"cannot read the bundle .* Name another with --model\."):
             read_bundle(path)
-        assert caught.value.advice == "name_bundle"
-    with pytest.raises(BundleError, match=r"is a folder, not a bundle\. Its bundle is .*\.edgecnn"):
+    with pytest.raises(BundleError, match=f"is a folder, not a bundle. Its bundle is {bundle_path}"):
         read_bundle(tmp_path)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgecnn.data import arrays, open_dataset
-from edgecnn.data.arrays import Rooms, file_system, taken
+from edgecnn.data.arrays import file_system, rooms
 from edgecnn.errors import OutputError
 from edgecnn.memory import available_bytes
 from edgecnn.recipe import DataRecipe
@@ -80,15 +80,16 @@ def test_the_file_holds_the_same_pixels_and_is_gone_with_them(pets, cache, monke
 def test_the_share_is_of_all_splits_together(cache, monkeypatch):
     monkeypatch.setattr(arrays, "available_bytes", lambda: 4 * 300)
     notes = []
-    fits = Rooms(name="pets", count=25, shape=(2, 2, 3), note=notes.append)
-    assert [len(array) for array in fits.open([20, 0, 5])] == [20, 0, 5] and notes == []
-    larger = Rooms(name="pets", count=26, shape=(2, 2, 3), note=notes.append)
-    one, none, other = larger.open([20, 0, 6])
+    fits = rooms("pets", [20, 0, 5], (2, 2, 3), notes.append)
+    assert [len(array) for array in fits] == [20, 0, 5] and notes == []
+    one, none, other = rooms("pets", [20, 0, 6], (2, 2, 3), notes.append)
     assert (one.shape, none.shape, other.shape) == ((20, 2, 2, 3), (0, 2, 2, 3), (6, 2, 2, 3)) and len(notes) == 1
     one[:], other[:] = 1, 2
     assert one.min() == one.max() == 1 and other.min() == other.max() == 2
     monkeypatch.setattr(arrays, "available_bytes", lambda: None)
-    assert larger.open([26])[0].shape == (26, 2, 2, 3) and len(notes) == 1, "where the system does not say"
+    assert rooms("pets", [26], (2, 2, 3), notes.append)[0].shape == (26, 2, 2, 3) and len(notes) == 1, (
+        "where the system does not say"
+    )
 
 
 def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_machine, monkeypatch):
@@ -131,13 +132,6 @@ def test_a_file_in_memory_is_warned_of(pets, cache, small_machine, monkeypatch):
     notes = []
     load(pets, notes)
     assert notes[0].endswith("WARNING: it is in memory (tmpfs); set XDG_CACHE_HOME to a folder on a disk.")
-
-
-def test_images_are_taken_in_blocks(monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK", 4)
-    images = np.arange(10 * 12, dtype=np.uint8).reshape(10, 2, 2, 3)
-    keep = np.array([9, 0, 3, 4, 5, 1])
-    assert np.array_equal(taken(images, keep, np.zeros((8, 2, 2, 3), np.uint8)), images[keep])
 
 
 @linux

@@ -72,7 +72,7 @@ def test_test_images_are_for_verify_alone(split_pets):
         assert failure.value.exit_code == 21
     loaded = dataset.load(("test",), **SIZE, stage="verify")
     assert {source.split("/")[0] for source in loaded["test"].sources} == {"test"}
-    with pytest.raises(UnknownNameError, match=r"'val' is not a split. Did you mean 'validation'?"):
+    with pytest.raises(UnknownNameError, match=r"'val' is not a split. Did you mean 'validation'"):
         dataset.load(("val",), **SIZE, stage="train")
 
 

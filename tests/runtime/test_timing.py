@@ -2,10 +2,9 @@
 
 import time
 
-import numpy as np
 import pytest
 
-from edgecnn.runtime.timing import interleave, measure_interleaved, percentile
+from edgecnn.runtime.timing import interleave, measure_interleaved
 
 
 def test_interleaved():
@@ -40,18 +39,12 @@ def test_nothing_to_repeat():
         measure_interleaved({}, warmup=1, repeats=0)
 
 
-@pytest.mark.parametrize("count", [1, 2, 9, 10, 101])
-def test_percentiles_are_numpys(count):
-    values = np.random.default_rng(count).exponential(size=count).tolist()
-    for percent in (0, 10, 50, 90, 100):
-        assert percentile(values, percent) == pytest.approx(np.percentile(values, percent))
-
-
 def test_turns_are_blocks_in_orders_drawn_anew():
     turns = list(interleave(["a", "b", "c"], 25, 10))
     assert [(len(calls), calls[0]) for _, calls in turns] == [(10, 0)] * 3 + [(10, 10)] * 3 + [(5, 20)] * 3
     rounds = [[name for name, _ in turns[start : start + 3]] for start in (0, 3, 6)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert turns == list(interleave(["a", "b", "c"], 25, 10)), "the same seed draws the same orders"
-    many = {tuple(name for name, _ in interleave(["a", "b", "c"], 1, 1, seed)) for seed in range(50)}
+    names = [name for name, _ in interleave(["a", "b", "c"], 50, 1)]
+    many = {tuple(names[start : start + 3]) for start in range(0, 150, 3)}
     assert len(many) == 6, "every order comes up"

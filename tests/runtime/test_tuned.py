@@ -8,9 +8,8 @@ import pytest
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.runtime import Classifier, tuned
-from edgecnn.runtime.default import open_model
+from edgecnn.runtime.default import open_model, tuned_file
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed, open_engine
-from edgecnn.runtime.state import tuned_file
 
 pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"

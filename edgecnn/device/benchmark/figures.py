@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
-from edgecnn.runtime.timing import percentile
-from edgecnn.tables import to_json
 
 Times = dict[Configuration, dict[str, list[float]]]
 """Milliseconds of each call, by configuration and part."""
@@ -70,7 +70,8 @@ class Sweep(NamedTuple):
 
 def percentiles(values: list[float]) -> Percentiles:
     """Return the percentiles of at least one value."""
-    return Percentiles(percentile(values, 50), percentile(values, 90), percentile(values, 99), len(values))
+    p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+    return Percentiles(p50, p90, p99, len(values))
 
 
 def winner(rows: Sequence[Row]) -> Row | None:

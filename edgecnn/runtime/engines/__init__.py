@@ -11,18 +11,12 @@ from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-MAX_REASON = 300
-"""The most characters of an engine's message in an error."""
-
-
 FEATURES = "features"
 """The name of a second output: what the model's last layer reads. A model with any other second output is refused."""
 
 
 class Tensor(NamedTuple):
-    """A model's input or output: `shape` with -1 for a dimension that is not fixed, `scale` 0 where it is not quantized."""
+    """A model's input or output: `shape` with -1 for a dimension that is not fixed, `scale` 0 if it is not quantized."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,8 +28,7 @@ class Tensor(NamedTuple):
 class Engine(Protocol):
     """A model opened by an inference engine.
 
-    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "reference
-    kernels", "cpu", "cuda".
+    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "reference kernels", "cpu", "cuda".
     """
 
     name: str
@@ -47,61 +40,43 @@ class Engine(Protocol):
     features: Tensor | None
 
     def run(self, batch: "np.ndarray") -> "np.ndarray":
-        """Run the model.
-
-        Args:
-            batch: of the input's dtype, shape (n, height, width, channels), any n.
-
-        Returns:
-            The raw output, of the output's dtype, shape (n, num_classes).
-        """
+        """Run the model on a batch of the input's dtype, shape (n, height, width, channels); return the raw output, (n, num_classes)."""
 
     def run_both(self, batch: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
         """Run a model that has features; return the raw output as `run` does, and the raw features, shape (n, length)."""
 
 
 class EngineKind(NamedTuple):
-    """What edgecnn knows about an engine before importing it. `providers` are those that can be requested, the default first."""
+    """What edgecnn knows about an engine before it imports it. `providers` are those that can be requested, the default first."""
 
     implementation: str
     module: str
-    install: str
+    packages: str
     format: str
     providers: tuple[str, ...]
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install {self.packages}"
 
 
 ENGINES = {
     "litert": EngineKind(
-        "edgecnn.runtime.engines.litert:LiteRT",
-        "ai_edge_litert",
-        "pip install ai-edge-litert",
-        "tflite",
-        ("cpu", "reference", "builtin"),
+        "litert:LiteRT", "ai_edge_litert", "ai-edge-litert", "tflite", ("cpu", "reference", "builtin")
     ),
     "tflite_runtime": EngineKind(
-        "edgecnn.runtime.engines.tflite_runtime:TFLiteRuntime",
-        "tflite_runtime",
-        "pip install tflite-runtime 'numpy<2'",
-        "tflite",
-        ("cpu",),
+        "tflite_runtime:TFLiteRuntime", "tflite_runtime", "tflite-runtime 'numpy<2'", "tflite", ("cpu",)
     ),
-    "onnxruntime": EngineKind(
-        "edgecnn.runtime.engines.onnxruntime:ONNXRuntime",
-        "onnxruntime",
-        "pip install onnxruntime",
-        "onnx",
-        ("cpu", "cuda"),
-    ),
+    "onnxruntime": EngineKind("onnxruntime:ONNXRuntime", "onnxruntime", "onnxruntime", "onnx", ("cpu", "cuda")),
 }
 """The engines by name, in the order in which an automatic choice tries them."""
 
 PROVIDERS = tuple(dict.fromkeys(provider for kind in ENGINES.values() for provider in kind.providers))
-"""What can compute: "cpu", an engine's fast kernels; "cuda" of ONNX Runtime; "reference" and "builtin", LiteRT's own kernels without
-XNNPACK."""
+"""What computes: "cpu", an engine's fast kernels; "cuda" of ONNX Runtime; "reference" and "builtin", LiteRT's without XNNPACK."""
 
 
 def engines_for(format_: str) -> list[str]:
-    """Return the names of the engines, installed or not, that run a format: "tflite" or "onnx"."""
     return [name for name, kind in ENGINES.items() if kind.format == format_]
 
 
@@ -111,41 +86,25 @@ def is_installed(name: str) -> bool:
 
 
 def known_engine(name: str) -> EngineKind:
-    """Return an engine's entry.
-
-    Raises:
-        UnknownNameError: if no engine has that name; the message gives the nearest.
-    """
+    """Return an engine's entry; UnknownNameError if no engine has that name."""
     if name not in ENGINES:
         raise UnknownNameError(f"no engine {name!r}. {nearest(name, ENGINES)}")
     return ENGINES[name]
 
 
 def offering(names: list[str], provider: str | None) -> list[str]:
-    """Return those of some engines that offer a provider; all of them if it is None.
-
-    Raises:
-        ProviderError: if none does; the message says which engines do.
-    """
+    """Return those of some engines that offer a provider; all of them if it is None. ProviderError if none does."""
     offers = [name for name in names if provider is None or provider in ENGINES[name].providers]
     if not offers:
-        others = [
-            f"--engine {name}, with a .{kind.format} model"
-            for name, kind in ENGINES.items()
-            if provider in kind.providers
-        ]
-        known = {item for kind in ENGINES.values() for item in kind.providers}
-        hint = f"For {provider}: {'; or '.join(others)}." if others else nearest(str(provider), known)
+        able = {name: kind.format for name, kind in ENGINES.items() if provider in kind.providers}
+        others = "; or ".join(f"--engine {name}, with a .{format_} model" for name, format_ in able.items())
+        hint = f"For {provider}: {others}." if able else nearest(str(provider), PROVIDERS)
         raise ProviderError(f"{' and '.join(names)} cannot run on {provider!r}. {hint}")
     return offers
 
 
 def first_installed(names: list[str]) -> str:
-    """Return the first of some engines that is installed.
-
-    Raises:
-        EngineError: if none is; the message gives the pip commands, or why no engine runs on this system.
-    """
+    """Return the first of some engines that is installed; EngineError, with the pip commands, if none is."""
     for name in names:
         if is_installed(name):
             return name
@@ -158,15 +117,7 @@ def first_installed(names: list[str]) -> str:
 
 
 def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence[str]) -> tuple[Any, Any | None]:
-    """Return a model's output and its features, None where it has none.
-
-    Args:
-        inputs, outputs: as an engine describes them.
-        names: the outputs'.
-
-    Raises:
-        EngineError: if the model is not one input to one output, or to one and its features.
-    """
+    """Return a model's output and its features, None if it has none; EngineError for anything else."""
     if len(inputs) == 1 and len(outputs) == 1:
         return outputs[0], None
     if len(inputs) == 1 and len(outputs) == 2 and names[1] == FEATURES:
@@ -175,32 +126,27 @@ def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence
 
 
 def described(engine: Engine) -> str:
-    """Return an engine's name, version and provider."""
     return f"{engine.name} {engine.version} ({engine.provider})"
 
 
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
     """Return the error for what an engine raised about a model, in one line without control characters: a model's names are in it.
 
-    Args:
-        engine: its name and version.
-        doing: what failed: "open" or "run".
-        error: what it raised. Engines have exceptions of their own, and raise UnicodeDecodeError where their own message cannot be read.
+    `doing` is "open" or "run". Engines have exceptions of their own, and raise UnicodeDecodeError if their own message cannot be read.
     """
     reason = " ".join(printable(line) for line in str(error).splitlines()[:3]).strip()
     if isinstance(error, UnicodeDecodeError):
         reason = "it is damaged: a name in it is not UTF-8"
-    return EngineError(f"{engine} cannot {doing} the model: {reason[:MAX_REASON] or type(error).__name__}")
+    return EngineError(f"{engine} cannot {doing} the model: {reason[:300] or type(error).__name__}")
 
 
 def open_engine(
     name: str | None, model: bytes, format_: str, *, num_threads: int = 1, provider: str | None = None
 ) -> Engine:
-    """Open a model.
+    """Open a TFLite or ONNX model.
 
     Args:
         name: one of ENGINES, or None for the first installed one that runs the format.
-        model: a TFLite or ONNX file's bytes.
         format_: "tflite" or "onnx".
         num_threads: threads for one inference, at least 1.
         provider: one of PROVIDERS; None for the engine's default.
@@ -222,7 +168,7 @@ def open_engine(
     kind = ENGINES[name]
     module, _, attribute = kind.implementation.partition(":")
     try:
-        implementation = getattr(importlib.import_module(module), attribute)
+        implementation = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     except EngineError:
         raise
     except ImportError as error:

@@ -10,23 +10,22 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecnn.runtime.engines.tflite import TFLiteEngine
 
-REFERENCE = partial(Interpreter, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
-"""The interpreter with TensorFlow Lite's reference kernels: slow, simple, and what the others are held against."""
-
-BUILTIN = partial(Interpreter, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-"""The interpreter without XNNPACK: TensorFlow Lite's own kernels, those of tflite-runtime 2.14.0, with the same codes."""
-
-INTERPRETERS = {"cpu": Interpreter, "reference": REFERENCE, "builtin": BUILTIN}
+KERNELS = {
+    "cpu": OpResolverType.AUTO,
+    "reference": OpResolverType.BUILTIN_REF,
+    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+}
+"""The reference kernels are slow, simple, and what the others are held against; the built-in ones are those of tflite-runtime 2.14.0."""
 
 
 class LiteRT(TFLiteEngine):
-    """A TFLite model run by LiteRT: by its fast kernels, by TensorFlow Lite's own ("builtin") or by its reference kernels ("reference")."""
+    """A TFLite model run by LiteRT."""
 
     name = "litert"
     version = ai_edge_litert.__version__
 
     def __init__(self, model: bytes, *, num_threads: int, provider: str = "cpu") -> None:
-        super().__init__(INTERPRETERS[provider], model, num_threads)
+        super().__init__(partial(Interpreter, experimental_op_resolver_type=KERNELS[provider]), model, num_threads)
         self._reference = provider == "reference"
 
     @property

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # its import else writes a device id and events into ~/.cache/Microsoft
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import writes events into ~/.cache/Microsoft
 import onnxruntime
 
 from edgecnn.bundle.external import has_external_data
@@ -29,12 +27,12 @@ METADATA = "edgecnn.quantization"
 """Where `edgecnn.export.onnx_int8` puts the scale and zero point of input and output, which ONNX Runtime itself does not give."""
 
 ONLY_FATAL = 4
-"""A session's log severity: errors are raised, and are no news on standard error as well."""
+"""A session's log severity: errors are raised, so standard error need not have them as well."""
 
 WITHOUT_SATURATION = "session.x64quantprecision"
-"""The session entry that turns int8 weights into uint8. Beside uint8 activations int8 ones saturate on x86 processors without VNNI
-(Intel before Ice Lake, AMD before Zen 4): on an emulated Haswell 17 of 100 images then got another class, and with the entry all the
-same codes as with VNNI. With VNNI it would only be slow (resnet8: 2.5 times)."""
+"""The session entry that turns int8 weights into uint8. With uint8 activations int8 ones saturate on x86 processors without VNNI (Intel
+before Ice Lake, AMD before Zen 4). With VNNI it would only be slow (resnet8: 2.5 times).
+"""
 
 VNNI = {"avx512_vnni", "avx_vnni"}
 
@@ -47,17 +45,7 @@ class ONNXRuntime:
     format = "onnx"
 
     def __init__(self, model: bytes, *, num_threads: int, provider: str = "cpu") -> None:
-        """Open a model.
-
-        Args:
-            model: an ONNX file's bytes.
-            num_threads: threads within an operator.
-            provider: one of PROVIDERS.
-
-        Raises:
-            EngineError: if the session refuses the model, or it is not one image input to one output.
-            ProviderError: if the session does not run on the provider.
-        """
+        """Open a model; ProviderError if the session does not run on the provider."""
         self.provider = provider
         self._session = _session(model, num_threads, provider)
         try:
@@ -75,17 +63,15 @@ class ONNXRuntime:
             raise EngineError(f"the model reads {self.input.shape[0]} images at a time, expected 1 or any number")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Run the model on a batch, image by image where the model takes one at a time. See `Engine.run`."""
+        """Run the model, image by image if it takes one at a time."""
         return self._run(batch, self.output)[0]
 
     def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the model as `run` does and return its features as well. See `Engine.run_both`."""
         assert self.features is not None
         outputs, features = self._run(batch, self.output, self.features)
         return outputs, features
 
     def _run(self, batch: np.ndarray, *tensors: Tensor) -> list[np.ndarray]:
-        """Run the model on a batch and return some of its outputs."""
         step = len(batch) if self.input.shape[0] == -1 and len(batch) else 1
         names = [tensor.name for tensor in tensors]
         try:
@@ -137,17 +123,13 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
 
 
 def sums_saturate() -> bool:
-    """Tell whether this processor may saturate sums of uint8 times int8: x86 that does not say that it has VNNI."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    return VNNI.isdisjoint(read_cpu().flags)
+    """Return whether this processor may saturate sums of uint8 times int8: x86 that does not say that it has VNNI."""
+    return platform.machine().lower() in ("x86_64", "amd64") and VNNI.isdisjoint(read_cpu().flags)
 
 
 def _tensor(value: onnxruntime.NodeArg, quantization: Mapping[str, Any] | None) -> Tensor:
-    """Return an input or output with what the file's metadata says of its quantization: scale 0 if it says nothing."""
     if value.type not in TYPES:
         raise EngineError(f"the model's {value.name!r} is {value.type}, expected one of {', '.join(TYPES)}")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    if quantization is None:
-        return Tensor(value.name, shape, TYPES[value.type], 0.0, 0)
-    return Tensor(value.name, shape, TYPES[value.type], float(quantization["scale"]), int(quantization["zero_point"]))
+    scale, zero_point = (quantization["scale"], quantization["zero_point"]) if quantization else (0, 0)
+    return Tensor(value.name, shape, TYPES[value.type], float(scale), int(zero_point))

@@ -13,12 +13,9 @@ from edgecnn.runtime.engines import Tensor, refusal, split_outputs
 
 
 class TFLiteEngine:
-    """A TFLite model in an `Interpreter`, one image at a time.
+    """A TFLite model in an `Interpreter`, one image at a time. A subclass gives `name` and `version`, and imports its interpreter.
 
-    An interpreter has one input and one output tensor, and refuses to run while another thread is in one of its calls. So a lock is held
-    from writing the input to copying the output: threads take turns, each with its own answer.
-
-    A subclass gives `name` and `version`, and imports its interpreter.
+    An interpreter refuses to run while another thread is in one of its calls, so a lock is held from writing the input to copying outputs.
     """
 
     name: str
@@ -26,16 +23,7 @@ class TFLiteEngine:
     format = "tflite"
 
     def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
-        """Open a model.
-
-        Args:
-            interpreter_class: the engine's `Interpreter`.
-            model: a TFLite file's bytes.
-            num_threads: given explicitly, since the interpreter takes None for 1.
-
-        Raises:
-            EngineError: if the interpreter refuses the model.
-        """
+        """Open a model; the interpreter takes None for 1 thread, so `num_threads` is always given."""
         failed: EngineError | None = None
         with quiet_stderr() as printed:
             try:
@@ -59,11 +47,11 @@ class TFLiteEngine:
         self._input_index, self._output_index = inputs[0]["index"], output["index"]
         self.input, self.output = _tensor(inputs[0]), _tensor(output)
         self.features = _tensor(features) if features else None
-        self._features_index = features["index"] if features else None
+        self._features_index = features["index"] if features else -1
 
     @property
     def provider(self) -> str:
-        """What computes: "XNNPACK" where its delegate took operators over, else "built-in kernels"."""
+        """What computes: "XNNPACK" if its delegate took operators over, else "built-in kernels"."""
         try:
             with self._lock:
                 operators = self._interpreter._get_ops_details()  # there is no public call for it
@@ -72,44 +60,26 @@ class TFLiteEngine:
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Run the model on each image of a batch. See `Engine.run`."""
-        try:
-            return self._run(batch)
-        except Exception as error:  # noqa: BLE001 - as above
-            raise refusal(f"{self.name} {self.version}", "run", error) from None
+        return self._run(batch, (self._output_index, self.output))[0]
 
     def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the model on each image of a batch and return its features as well. See `Engine.run_both`."""
         assert self.features is not None
-        outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
-        features = np.empty((len(batch), *self.features.shape[1:]), self.features.dtype)
-        try:
-            for index in range(len(batch)):
-                with self._lock:
-                    outputs[index] = self._invoke(batch[index : index + 1])[0]
-                    features[index] = self._interpreter.get_tensor(self._features_index)[0]
-        except Exception as error:  # noqa: BLE001 - as above
-            raise refusal(f"{self.name} {self.version}", "run", error) from None
+        outputs, features = self._run(batch, (self._output_index, self.output), (self._features_index, self.features))
         return outputs, features
 
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        if len(batch) == 1:
-            return self._run_one(batch)
-        outputs = np.empty((len(batch), *self.output.shape[1:]), self.output.dtype)
-        for index in range(len(batch)):
-            outputs[index] = self._run_one(batch[index : index + 1])[0]
-        return outputs
-
-    def _run_one(self, image: np.ndarray) -> np.ndarray:
-        """Run the model on one image and return a copy of its output, shape (1, num_classes)."""
-        with self._lock:
-            return self._invoke(image)
-
-    def _invoke(self, image: np.ndarray) -> np.ndarray:
-        """Run the model on one image while the lock is held."""
-        self._interpreter.set_tensor(self._input_index, image)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output_index)
+    def _run(self, batch: np.ndarray, *tensors: tuple[int, Tensor]) -> list[np.ndarray]:
+        """Run the model on each image of a batch and return copies of some outputs, given with their indices."""
+        results = [np.empty((len(batch), *tensor.shape[1:]), tensor.dtype) for _, tensor in tensors]
+        try:
+            for number in range(len(batch)):
+                with self._lock:
+                    self._interpreter.set_tensor(self._input_index, batch[number : number + 1])
+                    self._interpreter.invoke()
+                    for result, (index, _) in zip(results, tensors, strict=True):
+                        result[number] = self._interpreter.get_tensor(index)[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            raise refusal(f"{self.name} {self.version}", "run", error) from None
+        return results
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:
