@@ -1,7 +1,4 @@
-"""`python -m edgecnn`, and the console script: the command line, with Ctrl-C quiet from the first import on.
-
-Nothing else is imported here before the `try`.
-"""
+"""`python -m edgecnn`, and the console script: Ctrl-C is quiet from the first import on, so nothing else is imported before the `try`."""
 
 import os
 import sys

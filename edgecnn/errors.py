@@ -1,8 +1,4 @@
-"""Every error that edgecnn raises on purpose, each kind with its own exit code.
-
-The command line prints an error's text without a traceback and exits with `exit_code`. Codes 0 to 2 are taken: success, an unexpected
-failure, a usage error.
-"""
+"""Every error that edgecnn raises on purpose, each kind with its own exit code. Taken: 0 success, 1 an unexpected failure, 2 usage."""
 
 from collections.abc import Iterable
 

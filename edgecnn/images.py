@@ -1,7 +1,4 @@
-"""From an encoded file to an upright image: training, verification and the device decode only by this module.
-
-Only Pillow decodes, since its bytes are the same on x86-64 and aarch64.
-"""
+"""From an encoded file to an upright image, only here and only by Pillow, whose bytes are the same on x86-64 and aarch64."""
 
 import contextlib
 import functools
@@ -65,19 +62,11 @@ DAMAGE = (
 
 
 def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Decode an encoded image to grey or RGB, upright by its EXIF.
+    """Decode an encoded image to grey (1 channel) or RGB (3), upright by its EXIF: a Pillow image of mode "L" or "RGB".
 
-    Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least` is decoded at a half, a
-    quarter or an eighth of its size by the decoder itself, which averages as the resize would, with much less work.
-
-    Args:
-        data: the bytes of a file of one of FORMATS.
-        channels: 1 for grey, 3 for RGB.
-        least: (height, width) that the whole image will be resized to (`edgecnn.region.whole_size`); a reduced one keeps at least twice
-            as much. Zeros reduce nothing.
-
-    Returns:
-        A Pillow image of mode "L" or "RGB", at the image's own size or reduced.
+    Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least`, the (height, width) that the
+    whole image will be resized to (`edgecnn.region.whole_size`), is decoded at a half, a quarter or an eighth of its size by the decoder
+    itself, which averages as the resize would; it keeps at least twice as much. Zeros reduce nothing.
 
     Raises:
         ImageError: if the bytes are not a complete image of a known format.
@@ -103,10 +92,7 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
 
 
 def probe(data: bytes) -> tuple[int, int, int]:
-    """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey.
-
-    A PNG whose EXIF follows its pixels, as it should not, is decoded. Errors as `decode`.
-    """
+    """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey. Errors as `decode`."""
     with _opened(data) as image:
         late = image.format == "PNG" and metadata_after_pixels(data)
         if late:
@@ -152,10 +138,7 @@ def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
 
 
 def orientation(image: Image.Image, by_header: bool = False) -> int:
-    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none or an invalid one.
-
-    A PNG is decoded for it, since it may stand after the pixels, unless `by_header`.
-    """
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none. A PNG is decoded for it unless `by_header`."""
     try:
         value = (Image.Image.getexif(image) if by_header else image.getexif()).get(EXIF_ORIENTATION, 1)
     except DAMAGE:
@@ -190,7 +173,6 @@ def left_out(names: Collection[str]) -> str:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 

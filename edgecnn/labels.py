@@ -7,7 +7,7 @@ STRANGER = "stranger"
 """The decision if an image is unlike all that the classifier was trained on."""
 
 MAX_LABEL_BYTES = 255
-"""Longest label, in UTF-8: the longest name that a folder can have."""
+"""The longest name that a folder can have."""
 
 LINES_AND_DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """The line and paragraph separators, and Unicode's Bidi_Control characters."""
@@ -20,10 +20,7 @@ def unsafe(character: str) -> bool:
 
 
 def utf8(text: str, backslash: str = "\\") -> str:
-    """Return a text that UTF-8 can hold: a surrogate, which stands for a byte of a file's name that is not UTF-8, as its escape.
-
-    `backslash` begins the escape: two of them within a text that is JSON already.
-    """
+    """Return a text that UTF-8 can hold: surrogates as escapes, which begin with two backslashes within a text that is JSON already."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -9,10 +9,8 @@ from PIL import Image
 from edgecnn.errors import ImageTooLargeError
 
 MEMORY_LIMIT = "EDGECNN_IMAGE_MIB"
-"""The environment variable that says how many MiB decoding an image may take."""
 
 SHARE = 0.5
-"""The share of the available memory that decoding an image may take by default."""
 
 SMALL_PIXELS = 1_500_000
 """An image of at most this size is decoded without checking the memory: it takes 33 MB at most."""
@@ -46,10 +44,9 @@ def require_memory(needed: int) -> None:
 
 
 def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, data: bytes, turned: bool) -> int:
-    """Return about how much memory decoding an image and resizing it takes at its most, without the encoded file.
+    """Return about how much memory decoding an image, after `draft`, and resizing it takes at its most, without the encoded file.
 
-    The image is opened, its header read, a JPEG after `draft`; `full` is its (width, height) before that. `turned` is whether its EXIF
-    orientation turns or mirrors it.
+    `full` is its (width, height) before `draft`; `turned` is whether its EXIF orientation turns or mirrors it.
     """
     stored = PIXEL_BYTES.get(image.mode, 4)
     mode, result = ("L", 1) if channels == 1 else ("RGB", 4)
@@ -92,10 +89,7 @@ def scans(data: bytes) -> int:
 
 
 def available_bytes(root: str = "/") -> int | None:
-    """Return the bytes that can be had without swapping, None if the system does not say: MemAvailable, or a control group's lower limit.
-
-    A group's limit is taken as a whole, whatever its processes use of it: most of that is cache, which makes room.
-    """
+    """Return the bytes that can be had without swapping: MemAvailable, or a lower limit of a control group; None if unknown."""
     free = [int(line.split()[1]) * 1024 for line in _lines(root, "proc/meminfo") if line.startswith("MemAvailable:")]
     return min([*free, *_limits(root)], default=None)
 

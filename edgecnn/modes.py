@@ -56,7 +56,6 @@ def as_array(image: Image.Image) -> np.ndarray:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """Yield (top, bottom) of bands of whole rows that cover an image."""
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, min(top + rows, image.height)

@@ -1,7 +1,4 @@
-"""From an image to a model's input: the one resize of the project, and the codes that a quantized model reads.
-
-Only Pillow resizes, since its bytes are the same on x86-64 and aarch64.
-"""
+"""From an image to a model's input: the one resize of the project, by Pillow alone, and the codes that a quantized model reads."""
 
 import numpy as np
 from PIL import Image
@@ -37,16 +34,11 @@ def resize(
 
     Args:
         image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
-        height, width: of the result.
-        fit: one of FITS.
-        rotation: one of ROTATIONS; it turns the small image.
+        fit, rotation: one of FITS and of ROTATIONS, else ValueError; the rotation turns the small image.
         region: the part that is seen, of the image after the rotation; see `edgecnn.region`.
 
     Returns:
         uint8 array, shape (height, width, channels), channels 1 or 3.
-
-    Raises:
-        ValueError: for another fit or rotation.
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
@@ -155,13 +147,9 @@ def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_codes(pixels: np.ndarray) -> np.ndarray:
-    """Convert pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte.
+    """Convert uint8 pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte; else ImageError.
 
     With scale 1/128 and zero point 0 its real value is (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
-
-    Raises:
-        ImageError: if the dtype is not uint8.
-
     Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).
     """
     if pixels.dtype != np.uint8:

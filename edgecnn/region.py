@@ -52,10 +52,7 @@ def region_text(region: Region) -> str:
 
 
 def pixel_box(size: tuple[int, int], region: Region, rotation: int = 0) -> tuple[int, int, int, int]:
-    """Return the box (left, top, right, bottom) of a region, in whole pixels, at least one each way.
-
-    `size` is the (width, height) of the image before the rotation, `region` of the image after it.
-    """
+    """Return the box (left, top, right, bottom) of a region in whole pixels; `size` is the image's (width, height) before the rotation."""
     width, height = size if rotation in (0, 180) else size[::-1]
     x, y, across, down = region
     left, right = _span(x, x + across, width)

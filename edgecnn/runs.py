@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shlex
@@ -142,7 +143,6 @@ def without_folders(recipe: Recipe) -> Recipe:
         return Path(path).name
 
     kind, folder = source_kind(recipe.data.source)
-
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, source=f"{kind}:{last(folder)}" if kind else last(folder)),
@@ -167,10 +167,9 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
                     f"{path} holds {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
         for file in path.iterdir():
-            if file.name == LOCK:
-                continue
-            with contextlib.suppress(IsADirectoryError):
-                file.unlink()
+            if file.name != LOCK:
+                with contextlib.suppress(IsADirectoryError):
+                    file.unlink()
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return run
 
@@ -192,10 +191,7 @@ def require_run_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from creating or training the run at `path` meanwhile. A lock ends with its process, however that ends.
-
-    RunError if another process has it. OutputError if the folder, which is made if there is none, cannot be written.
-    """
+    """Keep other processes from creating or training the run at `path` meanwhile, else RunError. A lock ends with its process."""
     require_run_folder(path)
     with contextlib.ExitStack() as opened:
         with output_errors(path):
@@ -219,18 +215,12 @@ def locked(path: Path) -> Iterator[None]:
 
 def free_path(name: str, force: bool = False) -> Path:
     """Return `runs/NAME`, or `runs/NAME-2`, `-3` … if that exists and must not be replaced."""
-    path, number = run_path(name), 1
-    while path.exists() and not force:
-        number += 1
-        path = RUNS / f"{name}-{number}"
-    return path
+    others = (RUNS / f"{name}-{number}" for number in itertools.count(2))
+    return next(path for path in itertools.chain([run_path(name)], others) if force or not path.exists())
 
 
 def open_run(path: Path | None = None) -> Run:
-    """Open a run folder, by default `runs/latest`; a link to one under the folder's own name.
-
-    RunError if there is none, or `runs/latest` is another user's.
-    """
+    """Open a run folder, by default `runs/latest`; RunError if there is none, or `runs/latest` is another user's."""
     folder = path if path is not None else RUNS / LATEST
     if not (folder / RECIPE).is_file():
         runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
@@ -247,10 +237,7 @@ def open_run(path: Path | None = None) -> Run:
 
 
 def trained_run(source: Path) -> Run:
-    """Return the run whose trained network another one starts from; RunError if it was not trained.
-
-    `source` is a run folder or its float.h5; or a bundle or a recipe of the run in `runs/` with that name and the same recipe.
-    """
+    """Return the run that `source` names: its folder or float.h5, or its bundle or recipe; RunError if it was not trained."""
     path = source.expanduser()
     if path.suffix in (".edgecnn", ".toml") and path.is_file():
         path = _run_of(path)
@@ -291,22 +278,18 @@ def _run_of(path: Path) -> Path:
     """Return the run of a bundle or a recipe file, which hold no weights that can be trained."""
     name = path.stem
     if path.suffix == ".toml":
-        tables = load_recipe(path)
+        tables, kind = load_recipe(path), "a recipe has no weights"
     else:
         from edgecnn.bundle.read import read_bundle
 
-        bundle = read_bundle(path)
+        manifest, kind = read_bundle(path).manifest, "the models of a bundle can no longer be trained"
         try:
-            provenance = dict(bundle.manifest.provenance)
-            tables, name = known(provenance["recipe"]), bundle.manifest.name
+            tables, name = known(manifest.provenance["recipe"]), manifest.name
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BundleError(f"{path} does not record its recipe. Name a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(run_path(recipe.name or name))
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
-        kind = (
-            "a recipe has no weights" if path.suffix == ".toml" else "the models of a bundle can no longer be trained"
-        )
         network = f" --network {shlex.quote(recipe.network.name)}" if recipe.network.name else ""
         raise RunError(
             f"cannot start from {path}: {kind}, and {run.path} is not a run of it. Train its network first, then start from that run:\n"

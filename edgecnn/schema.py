@@ -1,7 +1,4 @@
-"""What the fields of a JSON document mean and are limited to, for its schema: `tools/schema.py` makes that from the dataclasses.
-
-`edgecnn.tables` checks their types, not these limits.
-"""
+"""What the fields of a JSON document mean and are limited to, for its schema; `edgecnn.tables` checks their types, not these limits."""
 
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any

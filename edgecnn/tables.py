@@ -27,11 +27,8 @@ SHOWN = 80
 def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:
     """Return a dataclass field with limits that `build` enforces.
 
-    Args:
-        default: the value if a table has none; without one the key must be there.
-        meaning: one line, for people.
-        limits: low, high (both inclusive); or choices; for an array `valid`, a function that decides whether its values may be, and
-            `expected`, what it accepts in words; left_out=True if JSON does not have the key while the value is the default.
+    The limits are low and high (both inclusive); or choices; for an array `valid`, a function that decides whether its values may be, and
+    `expected`, what it accepts in words; left_out=True if JSON does not have the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -53,13 +50,8 @@ def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
 def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *, exact: bool = False) -> T:
     """Make a checked dataclass from nested tables; missing keys take their defaults.
 
-    Args:
-        error: the class of error to raise, with one line.
-        where: the origin's name in messages, such as a file's path.
-        exact: for JSON that a program wrote: every key that is not left out must be there, and a whole number does not do for a float.
-
-    Raises:
-        error: for an unknown key (naming the nearest), a missing one, a wrong type or a value out of its limits.
+    `error` is raised, with one line that begins with `where`, for an unknown key (naming the nearest), a missing one, a wrong type or a
+    value out of its limits. `exact` is for JSON that a program wrote: only keys that are left out may lack, and a whole number is no float.
     """
     return _Builder(kind, error, f"{where}: " if where else "", exact).table(kind, table, "")
 

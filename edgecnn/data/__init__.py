@@ -1,8 +1,4 @@
-"""Labelled images: named datasets, and any folder or zip of images.
-
-dataset = open_dataset(recipe.data)
-splits = dataset.load(("train", "validation"), height=32, width=32, channels=3, stage="train")
-"""
+"""Labelled images: named datasets, and any folder or zip of images."""
 
 import importlib
 import os

@@ -61,15 +61,10 @@ def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndar
 def augment_photos(
     images: np.ndarray, size: tuple[int, int], random: np.random.Generator, *, flip: bool | np.ndarray, cutout: int = 0
 ) -> np.ndarray:
-    """Change photos as a camera would: another part of the scene, slightly turned, in another light.
+    """Change photos as a camera would: another part of the scene, slightly turned, in another light; `size` (height, width) of the result.
 
     Each is cropped to a random part of AREA at a random place, stretched, turned about its centre and mirrored, in one bilinear
     resampling; then its saturation, contrast and brightness change. What lies outside of the photo is mid-grey.
-
-    Args:
-        images: uint8 array, shape (n, rows, columns, channels); not changed.
-        size: (height, width) of the result.
-        random, flip, cutout: as for `augment`.
 
     Source: Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv:1409.4842), for crops of random area and aspect.
     """

@@ -1,7 +1,4 @@
-"""CIFAR-10 from its official archive in binary form, read in memory.
-
-Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
-"""
+"""CIFAR-10 from its official archive in binary form (Krizhevsky 2009), read in memory."""
 
 import tarfile
 import zlib

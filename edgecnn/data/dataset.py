@@ -244,10 +244,7 @@ class Dataset:
         stage: str,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Decode images of a loaded split again, at another size: uint8, of `shape` each; in a mapped file if they are many.
-
-        Errors as `load` and `pictures`.
-        """
+        """Decode images of a loaded split again, at another size: uint8, of `shape` each. Errors as `load` and `pictures`."""
         height, width, channels = shape
         fit, region = self._recipe.fit, self._recipe.region
         meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))

@@ -52,14 +52,10 @@ def require_listed(item: Item, data: bytes) -> None:
 
 @dataclass(kw_only=True)
 class Decoder:
-    """Decodes one split after the other.
+    """Decodes one split after the other to `shape`, (height, width, channels).
 
-    Attributes:
-        shape: (height, width, channels) of the results.
-        other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; None for edgecnn's way.
-        damaged: items whose content is not a whole image: the same ones wherever and whenever they are decoded.
-        lost: items that another time or machine may be able to read: gone, changed, or too large for the memory.
-        duplicates: images whose pixels are in a split that was decoded before.
+    `damaged` are items whose content is not a whole image, wherever they are decoded; `lost` those that another time or machine may be able
+    to read: gone, changed, or too large for the memory; `duplicates` those whose pixels are in a split before.
     """
 
     read: Callable[[Item], bytes | np.ndarray]

@@ -29,10 +29,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file to download.
-
-    `check` raises DatasetError if the file at a path is not the expected one. `offline` says what to do without a network.
-    """
+    """A file to download. `check` raises DatasetError if another file is at a path; `offline` says what to do without a network."""
 
     url: str
     check: Callable[[Path], object]

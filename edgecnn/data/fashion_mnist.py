@@ -1,7 +1,6 @@
-"""Fashion-MNIST from its four IDX files, packed or not.
+"""Fashion-MNIST from its four IDX files, packed or not. Source: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747).
 
-Source: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747). The IDX format: a big-endian magic number (0, 0, 8 for unsigned
-bytes, the number of dimensions), the dimensions as 32-bit integers, then the bytes.
+IDX: a big-endian magic number (0, 0, 8 for unsigned bytes, the number of dimensions), the dimensions as 32-bit integers, the bytes.
 """
 
 import functools

@@ -17,10 +17,9 @@ SAMPLE = 256
 """How many training images decide the native shape: those with the smallest hashes."""
 
 LARGEST_SIDE = 224
-"""Images up to this side keep their size, if the sample has only one size."""
 
 USUAL_SIDE = 96
-"""Side of the square input for images of many sizes, or of a large one."""
+"""Side of the square input for images of many sizes, or of a large one. One size up to LARGEST_SIDE is kept."""
 
 DEPTH = 8
 """Folder levels that are listed: enclosing folders, a split, a class, and folders in it."""
@@ -31,16 +30,8 @@ def open_folder(
 ) -> LabelledImages:
     """List and hash a folder or a zip file of images, whose layouts are those of `edgecnn.data.tree`; the headers of a sample are decoded.
 
-    The images' shape is the size of the sample if it has only one and no side is over LARGEST_SIDE, else USUAL_SIDE squared, with 1 channel
-    if all of the sample are grey.
-
-    Args:
-        lenient: whether folders that are at fault are only left out and noted as `faults`.
-        may_be_empty: classes that are left out if their folder has no images.
-
-    Raises:
-        DatasetError: if a folder is at fault, there are fewer than two classes, or too many images cannot be read.
-        UnsafeArchiveError: as `archive.open_zip` does.
+    `lenient` only leaves out and notes the folders that are at fault; `may_be_empty` are classes that are left out if they have no images.
+    DatasetError if a folder is at fault, there are fewer than two classes, or too many images cannot be read.
     """
     read_handle: Callable[[Any], bytes]
     if path.is_dir():
@@ -107,9 +98,7 @@ def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str
     channels = 1 if all(shape[2] == 1 for shape in shapes) else 3
     sizes = {shape[:2] for shape in shapes}
     height, width = sizes.pop() if len(sizes) == 1 else (USUAL_SIDE, USUAL_SIDE)
-    if max(height, width) > LARGEST_SIDE:
-        height = width = USUAL_SIDE
-    return height, width, channels
+    return (USUAL_SIDE, USUAL_SIDE, channels) if max(height, width) > LARGEST_SIDE else (height, width, channels)
 
 
 def printable(name: str) -> str:

@@ -22,10 +22,7 @@ class Known:
     files: Mapping[tuple[str, str, str], list[str]]
 
     def only(self, divided: Divided, labels: Sequence[str]) -> Divided:
-        """Return the items that are known, in the splits that they were in.
-
-        Without a list, of each split the oldest ones if there are too many and those give its hash, else all.
-        """
+        """Return the known items, in their splits; without a list, of each split the oldest ones if those give its hash, else all."""
         numbers = {labels.index(label): number for number, label in enumerate(self.labels) if label in labels}
         items = [
             dataclasses.replace(item, label=numbers[item.label])

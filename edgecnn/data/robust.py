@@ -1,7 +1,6 @@
 """Corruptions mixed into training images, against what cameras do: AugMix with one chain, and with noise and blur among its operations.
 
-None of the operations is a corruption that `edgecnn stress` measures: the measurement says what a model has learnt to bear.
-Some are related to them; docs/stress.md lists which.
+None of the operations is a corruption that `edgecnn stress` measures; docs/stress.md lists those that are related.
 """
 
 from collections.abc import Callable, Mapping

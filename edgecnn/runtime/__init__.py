@@ -1,10 +1,7 @@
 """The runtime: bundles to labels, by numpy, Pillow and one inference engine.
 
-The first program:
-
-    from edgecnn.runtime import Classifier
-    classifier = Classifier.load()
-    print(classifier.classify("photo.jpg").top)
+from edgecnn.runtime import Classifier
+print(Classifier.load().classify("photo.jpg").top)
 """
 
 from typing import Any

@@ -12,10 +12,7 @@ from edgecnn.runtime.isolated import signal_words
 
 
 def run_program(work: Callable[[], dict[str, Any]]) -> None:
-    """Print what `work` returns, or the text of the EdgeCNNError that it raises, and exit with 0 or the error's code.
-
-    What engines print goes to standard error.
-    """
+    """Print what `work` returns, or an EdgeCNNError's text, and exit with 0 or its code; what engines print goes to standard error."""
     files.stderr_is_ours = True
     out = os.dup(1)
     os.dup2(2, 1)

@@ -29,10 +29,7 @@ BATCH = 64
 
 
 class Result(NamedTuple):
-    """What an image was classified as, and how long the steps decode, preprocess and infer took.
-
-    The other fields are those of `edgecnn.runtime.decision.Decision`.
-    """
+    """What an image was classified as (`edgecnn.runtime.decision.Decision`), and how long the steps decode, preprocess and infer took."""
 
     top: tuple[Score, ...]
     decision: str
@@ -42,13 +39,10 @@ class Result(NamedTuple):
 
 
 class Classifier:
-    """A bundle's model, ready to classify.
+    """A bundle's model, ready to classify. `about` says which bundle, model and engine are used, and why.
 
     Threads may share a Classifier: it keeps no state between images. Inference runs in parallel on ONNX Runtime; LiteRT and tflite-runtime
     have one interpreter, which a lock protects. Do not fork while a thread classifies: start other processes with `spawn`.
-
-    `about` says which bundle, model and engine are used, and why; `threshold` is the score below which the bundle abstains; `strangers`
-    recognises images that show none of the classes.
     """
 
     def __init__(
@@ -158,10 +152,7 @@ class Classifier:
     ) -> list[Result]:
         """Classify images, BATCH at a time: the same answers as one by one, and with ONNX Runtime sooner.
 
-        A result's `latency_ms["infer"]` is its batch's time divided by its images.
-
-        Raises:
-            ImageError, TypeError, ValueError: as `classify` does; an ImageError begins with the image's index.
+        A result's `latency_ms["infer"]` is its batch's time divided by its images. An ImageError begins with the image's index.
         """
         results: list[Result] = []
         remaining = iter(images)

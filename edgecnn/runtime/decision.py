@@ -26,10 +26,9 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, and the decision: the first class's label, ABSTAIN or STRANGER.
+    """The best classes, best first, none if the scores are not numbers; and the decision: a label, ABSTAIN or STRANGER.
 
-    `top` is empty only if the scores are not numbers. `reason` says why there is no label. `lead` is by how much the best score exceeds
-    the second, in [0, 1]; a single class leads by its own score.
+    `lead` is by how much the best score exceeds the second, in [0, 1]; a single class leads by its own score.
     """
 
     top: tuple[Score, ...]
@@ -59,18 +58,14 @@ def decide(
     margin: float = 0.0,
     stranger: bool = False,
 ) -> Decision:
-    """Rank the classes and take the best one, or none.
+    """Rank the classes and take the best one, or none; ValueError if a number is out of range.
 
     Args:
         scores: float32, shape (num_classes,).
-        labels: one for each class.
         top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
         threshold: the lowest accepted score of the best class, in [0, 1].
         margin: the smallest accepted lead of the best score over the second, in [0, 1].
         stranger: whether the image shows none of the classes; it comes before the other reasons.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
     if top_k < 1 or not 0 <= threshold <= 1 or not 0 <= margin <= 1:
         raise ValueError(

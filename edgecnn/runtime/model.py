@@ -56,10 +56,7 @@ class Model:
         self._scale, self._zero_point = np.float32(engine.output.scale), np.float32(engine.output.zero_point)
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
-        """Run the model on uint8 pixels (n, height, width, channels); return the raw output, int8, uint8 or float32 (n, num_classes).
-
-        ImageError if the dtype is not uint8; EngineError if a shape is not the expected one, or the engine cannot run the model.
-        """
+        """Run the model on uint8 pixels (n, height, width, channels); return the raw output, int8, uint8 or float32 (n, num_classes)."""
         return self._checked(self.engine.run(self._inputs(pixels)), len(pixels))
 
     def outputs_and_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What an answer rests on: occlusion sensitivity of the model that the device runs, by numpy and its engine alone.
+"""What an answer rests on: occlusion sensitivity of the model that the device runs.
 
 Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2 (arXiv:1311.2901).
 """
@@ -22,15 +22,11 @@ POSITIONS = 13
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Occlusion:
-    """What a model answers for an image, and how much of that each pixel carries.
+    """What a model answers for an image, also if the classifier would abstain, and how much of that each pixel carries.
 
-    Attributes:
-        pixels: uint8, shape (height, width, channels): what the model read, after the resize.
-        answer, index, score: the best class, its index and softmax probability, also if the classifier would abstain.
-        map: float32, shape (height, width): by how much the answer's logit falls, on average, under the patches that cover a pixel.
-            Negative where it rises: what is there speaks against the answer.
-        box: (left, top, right, bottom) of the patch under which it falls most, as fractions of the width and height of `pixels`.
-        decrease: by how much it falls under that patch; not positive if no patch lowers it.
+    `pixels` are what the model read: uint8, shape (height, width, channels). `map` is by how much the answer's logit falls, on average,
+    under the patches that cover a pixel, float32 (height, width); negative where it rises. `box` is (left, top, right, bottom) of the patch
+    under which it falls most, by `decrease`, as fractions of the width and height.
     """
 
     pixels: np.ndarray
@@ -46,15 +42,7 @@ def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperatu
     """Cover an image with a patch, place by place, and measure how the logit of the answer falls.
 
     map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey, pixel
-    PAD. The model runs at most POSITIONS x POSITIONS times, a row of patches at a time.
-
-    Args:
-        pixels: uint8, shape (height, width, channels), as the model reads them.
-        temperature: by which logits are divided before softmax; the map is of the logits as they are.
-
-    Raises:
-        ImageError: if the model's logits for the image are not numbers.
-        EngineError: as `Model.outputs` does.
+    PAD. The model runs at most POSITIONS x POSITIONS times, a row of patches at a time. ImageError if the logits are not numbers.
     """
     logits = model.logits(pixels[np.newaxis])[0]
     if not np.isfinite(logits).all():

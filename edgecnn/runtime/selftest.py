@@ -74,9 +74,6 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
     `engines` must be installed; by default, all that are installed. `apart` opens each model in a separate process, and decodes the golden
     photos in one: what crashes or hangs there, or takes more than LIMIT_S, TOTAL_S or `edgecnn.runtime.isolated.MEMORY_BYTES`, has failed.
-
-    Raises:
-        UnknownNameError, EngineError: if a requested engine does not exist or is not installed.
     """
     for name in engines or ():
         known_engine(name)
@@ -142,7 +139,9 @@ def require_pass(report: Report) -> None:
             "Do not use it here; try another engine, or another version of it."
         )
     if not report.passed:
-        raise SelftestError("nothing was checked: no requested engine that runs one of its models is installed")
+        raise SelftestError(
+            "nothing was checked: no requested engine that runs one of the bundle's models is installed"
+        )
 
 
 def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float) -> Row:

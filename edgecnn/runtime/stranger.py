@@ -31,10 +31,7 @@ def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.n
 
 
 def p_values(values: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """Return the share of images that have no larger values, float64 (n,) in (0, 1], if a new image is as the validation images are.
-
-    `validation` has the values of validation images, in ascending order.
-    """
+    """Return the share of images that have no larger values, float64 (n,) in (0, 1], by the ascending values of validation images."""
     shares: np.ndarray = (1 + np.searchsorted(validation, values, side="right")) / (len(validation) + 1)
     return shares
 
@@ -51,14 +48,10 @@ class Strangers:
         self._spread = max(float(np.median(self._similarities) - self._least), 1e-6)
 
     def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Return how like the known images each image is: float64 (n,), at most 0.
+        """Return how like the known images each image is: float64 (n,), at most 0: the sum of the logarithms of both p-values.
 
-        It is the sum of the logarithms of both p-values. As no p-value says how far an image is from all validation images, what its
-        similarity lacks of the smallest of theirs is taken off, in units of what that lacks of their median.
-
-        Args:
-            scores: the largest softmax score of each image, at the bundle's temperature, shape (n,).
-            features: float32, shape (n, length).
+        As no p-value says how far an image is from all validation images, what its similarity lacks of their smallest is taken off, in
+        units of what that lacks of their median. `scores` are the largest softmax scores, at the bundle's temperature.
         """
         similar = similarity(features, self._known, self.limit.neighbours)
         both = p_values(scores, self._scores) * p_values(similar, self._similarities)

@@ -35,7 +35,7 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
 def interleave(names: Sequence[str], repeats: int, block: int) -> Iterator[tuple[str, range]]:
     """Yield what to call next and the numbers of its calls, in blocks: every name once in each round, in a new random order each time.
 
-    Blocks let caches and threads settle after another call's block; random orders keep a name from always following the same one.
+    Blocks let caches and threads settle; random orders keep a name from always following the same one.
     """
     drawn = random.Random(0)
     for start in range(0, repeats, block):

@@ -1,7 +1,6 @@
-"""The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands.
+"""The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands in one JSON file.
 
-One JSON file holds one entry for each bundle, by the bundle's SHA-256. An entry counts only on the hardware and with the engine version
-that it was measured with.
+An entry, by the bundle's SHA-256, counts only on the hardware and with the engine version that it was measured with.
 """
 
 import dataclasses

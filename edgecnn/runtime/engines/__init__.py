@@ -130,10 +130,7 @@ def described(engine: Engine) -> str:
 
 
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
-    """Return the error for what an engine raised about a model, in one line without control characters: a model's names are in it.
-
-    `doing` is "open" or "run". Engines have exceptions of their own, and raise UnicodeDecodeError if their own message cannot be read.
-    """
+    """Return the error for what an engine raised when it was to "open" or "run" a model, in one printable line."""
     reason = " ".join(printable(line) for line in str(error).splitlines()[:3]).strip()
     if isinstance(error, UnicodeDecodeError):
         reason = "it is damaged: a name in it is not UTF-8"

@@ -1,7 +1,4 @@
-"""LiteRT (ai-edge-litert).
-
-Only its `Interpreter`: the CompiledModel API of 2.3.0 kills the process on Cortex-A53 and A72 (illegal instruction).
-"""
+"""LiteRT's `Interpreter`: the CompiledModel API of 2.3.0 kills the process on Cortex-A53 and A72 (illegal instruction)."""
 
 from functools import partial
 
