@@ -75,17 +75,20 @@ class _Builder:
     def __init__(self, root: type, error: type[Exception], where: str, exact: bool) -> None:
         self.root, self.error, self.where, self.exact = root, error, where, exact
 
+    def fail(self, text: str) -> Exception:
+        return self.error(self.where + text)
+
     def table(self, kind: type, table: Any, path: str) -> Any:
         """Return a table's values as an instance of a dataclass; `path` is the table's dotted name."""
         self.dict(table, path)
         fields, prefix = fields_of(kind), f"{path}." if path else ""
         for name in table:
             if name not in fields:
-                raise self.error(f"{self.where}unknown key {prefix}{_name(name)}. {self.advice(name, fields)}")
+                raise self.fail(f"unknown key {prefix}{_name(name)}. {self.advice(name, fields)}")
         for name, entry in fields.items():
             needed = entry.default is entry.default_factory  # both MISSING
             if name not in table and (needed or (self.exact and not entry.metadata.get("left_out", False))):
-                raise self.error(f"{self.where}the key {prefix}{name} is missing")
+                raise self.fail(f"the key {prefix}{name} is missing")
         return kind(
             **{
                 name: self.value(value, fields[name].type, fields[name].metadata, prefix + name)
@@ -102,7 +105,7 @@ class _Builder:
     def dict(self, value: Any, path: str) -> None:
         if not isinstance(value, Mapping):
             expected = "an object" if self.exact else "a table"
-            raise self.error(f"{self.where}{path}{' ' * bool(path)}must be {expected}, received {shown(value)}")
+            raise self.fail(f"{path}{' ' * bool(path)}must be {expected}, received {shown(value)}")
 
     def value(self, value: Any, kind: Any, limits: Mapping[str, Any], path: str) -> Any:
         kind = value_type(kind, value)
@@ -118,12 +121,12 @@ class _Builder:
         if origin is tuple:
             if type(value) is not list or (inner[-1] is not ... and len(value) != len(inner)):
                 expected = "an array" if inner[-1] is ... else f"an array of {len(inner)}"
-                raise self.error(f"{self.where}{path} must be {expected}, received {shown(value)}")
+                raise self.fail(f"{path} must be {expected}, received {shown(value)}")
             if inner[0] is str and all(type(entry) is str for entry in value):
                 return tuple(value)
             values = tuple(self.value(entry, inner[0], {}, f"{path}[{index}]") for index, entry in enumerate(value))
             if "valid" in limits and not limits["valid"](values):
-                raise self.error(f"{self.where}{path} must be {limits['expected']}; received {shown(value)}")
+                raise self.fail(f"{path} must be {limits['expected']}; received {shown(value)}")
             return values
         self.dict(value, path)
         if inner[1] is Any:
@@ -135,18 +138,15 @@ class _Builder:
             value = float(value) if abs(value) < 1e308 else math.inf
         if type(value) is not kind:
             point = " with a decimal point" if kind is float and self.exact else ""
-            raise self.error(f"{self.where}{path} must be a {NAMES[kind]}{point}, received {shown(value)}")
+            raise self.fail(f"{path} must be a {NAMES[kind]}{point}, received {shown(value)}")
         if kind is float and not math.isfinite(value):
-            raise self.error(f"{self.where}{path} must be finite, received {value!r}")
-        if limits:
-            choices, low, high = limits.get("choices"), limits.get("low"), limits.get("high")
-            if choices is not None and value not in choices:
-                raise self.error(
-                    f"{self.where}{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}"
-                )
-            if low is not None and not low <= value <= (math.inf if high is None else high):
-                allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-                raise self.error(f"{self.where}{path} must be {allowed}, received {shown(value)}")
+            raise self.fail(f"{path} must be finite, received {value!r}")
+        choices, low, high = limits.get("choices"), limits.get("low"), limits.get("high")
+        if choices is not None and value not in choices:
+            raise self.fail(f"{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}")
+        if low is not None and not low <= value <= (math.inf if high is None else high):
+            allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise self.fail(f"{path} must be {allowed}, received {shown(value)}")
         return value
 
 

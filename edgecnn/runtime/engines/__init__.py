@@ -1,12 +1,14 @@
 """Inference engines, one file each. An engine is imported only when it is opened."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
+from edgecnn.files import quiet_stderr
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -132,9 +134,24 @@ def described(engine: Engine) -> str:
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
     """Return the error for what an engine raised when it was to "open" or "run" a model, in one printable line."""
     reason = " ".join(printable(line) for line in str(error).splitlines()[:3]).strip()
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError):  # its own message cannot be read
         reason = "it is damaged: a name in it is not UTF-8"
     return EngineError(f"{engine} cannot {doing} the model: {reason[:300] or type(error).__name__}")
+
+
+@contextlib.contextmanager
+def opening(engine: str) -> Iterator[Callable[[], str]]:
+    """Turn what an engine raises about a model into an EngineError; yields what returns what it printed on standard error so far."""
+    failed: EngineError | None = None
+    with quiet_stderr() as printed:
+        try:
+            yield printed
+        except EngineError as error:
+            failed = error
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
+            failed = refusal(engine, "open", error)
+    if failed:
+        raise failed
 
 
 def open_engine(

@@ -14,9 +14,9 @@ import onnxruntime
 from edgecnn.bundle.external import has_external_data
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
-from edgecnn.files import quiet_stderr
-from edgecnn.runtime.engines import FEATURES, Tensor, refusal, split_outputs
+from edgecnn.runtime.engines import FEATURES, Tensor, opening, refusal, split_outputs
 
+ABOUT = f"onnxruntime {onnxruntime.__version__}"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES: dict[str, np.dtype] = {
     "tensor(int8)": np.dtype(np.int8),
@@ -48,17 +48,14 @@ class ONNXRuntime:
         """Open a model; ProviderError if the session does not run on the provider."""
         self.provider = provider
         self._session = _session(model, num_threads, provider)
-        try:
+        with opening(ABOUT):
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             output, features = split_outputs(inputs, outputs, [item.name for item in outputs])
             quantization = json.loads(self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
             self.input = _tensor(inputs[0], quantization.get("input"))
             self.output = _tensor(output, quantization.get("output"))
             self.features = _tensor(features, quantization.get(FEATURES)) if features else None
-        except EngineError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever is raised here is about the model
-            raise refusal(f"onnxruntime {self.version}", "open", error) from None
+
         if self.input.shape[0] not in (-1, 1):
             raise EngineError(f"the model reads {self.input.shape[0]} images at a time, expected 1 or any number")
 
@@ -79,8 +76,8 @@ class ONNXRuntime:
                 self._session.run(names, {self.input.name: batch[start : start + step]})
                 for start in range(0, len(batch), step)
             ]
-        except Exception as error:  # noqa: BLE001 - as above
-            raise refusal(f"onnxruntime {self.version}", "run", error) from None
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
+            raise refusal(ABOUT, "run", error) from None
         if not runs:
             return [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
         return runs[0] if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
@@ -90,7 +87,7 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     requested = PROVIDERS[provider]
     if requested not in onnxruntime.get_available_providers():
         raise ProviderError(
-            f"onnxruntime {onnxruntime.__version__} has no {requested} (it has {', '.join(onnxruntime.get_available_providers())}). "
+            f"{ABOUT} has no {requested} (it has {', '.join(onnxruntime.get_available_providers())}). "
             "Install it: pip install onnxruntime-gpu, in place of onnxruntime"
         )
     if has_external_data(model):
@@ -104,16 +101,10 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     options.log_severity_level = ONLY_FATAL
     if sums_saturate():
         options.add_session_config_entry(WITHOUT_SATURATION, "1")
-    failed: EngineError | None = None
-    with quiet_stderr() as printed:
-        try:
-            # by its own fallback it would print on standard output, and open the model a second time
-            session = onnxruntime.InferenceSession(model, options, providers=[requested], enable_fallback=0)
-        except Exception as error:  # noqa: BLE001 - as above
-            failed = refusal(f"onnxruntime {onnxruntime.__version__}", "open", error)
+    with opening(ABOUT) as printed:
+        # by its own fallback it would print on standard output, and open the model a second time
+        session = onnxruntime.InferenceSession(model, options, providers=[requested], enable_fallback=0)
         said = printed()
-    if failed:
-        raise failed
     if requested not in session.get_providers():  # it falls back to the CPU without an error
         raise ProviderError(
             f"{requested} was requested, but the session runs on {', '.join(session.get_providers())}."

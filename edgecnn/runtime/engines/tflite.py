@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.errors import EngineError
-from edgecnn.files import quiet_stderr
 from edgecnn.labels import printable
-from edgecnn.runtime.engines import Tensor, refusal, split_outputs
+from edgecnn.runtime.engines import Tensor, opening, refusal, split_outputs
 
 
 class TFLiteEngine:
@@ -24,39 +22,26 @@ class TFLiteEngine:
 
     def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
         """Open a model; the interpreter takes None for 1 thread, so `num_threads` is always given."""
-        failed: EngineError | None = None
-        with quiet_stderr() as printed:
-            try:
-                self._open(interpreter_class, model, num_threads)
-            except EngineError as error:
-                failed = error
-            except Exception as error:  # noqa: BLE001 - whatever the interpreter raises, it is about the model
-                failed = refusal(f"{self.name} {self.version}", "open", error)
+        self.about = f"{self.name} {self.version}"
+        with opening(self.about) as printed:
+            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+            self._interpreter.allocate_tensors()
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            output, features = split_outputs(inputs, outputs, [item["name"] for item in outputs])
+            self._lock = threading.Lock()
+            self._input_index, self._output_index = inputs[0]["index"], output["index"]
+            self.input, self.output = _tensor(inputs[0]), _tensor(output)
+            self.features = _tensor(features) if features else None
+            self._features_index = features["index"] if features else -1
             lines = printed().splitlines()
-        if failed:
-            raise failed
         # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
         sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
-
-    def _open(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
-        self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-        self._interpreter.allocate_tensors()
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        output, features = split_outputs(inputs, outputs, [item["name"] for item in outputs])
-        self._lock = threading.Lock()
-        self._input_index, self._output_index = inputs[0]["index"], output["index"]
-        self.input, self.output = _tensor(inputs[0]), _tensor(output)
-        self.features = _tensor(features) if features else None
-        self._features_index = features["index"] if features else -1
 
     @property
     def provider(self) -> str:
         """What computes: "XNNPACK" if its delegate took operators over, else "built-in kernels"."""
-        try:
-            with self._lock:
-                operators = self._interpreter._get_ops_details()  # there is no public call for it
-        except Exception as error:  # noqa: BLE001 - as above
-            raise refusal(f"{self.name} {self.version}", "open", error) from None
+        with opening(self.about), self._lock:
+            operators = self._interpreter._get_ops_details()  # there is no public call for it
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -77,8 +62,8 @@ class TFLiteEngine:
                     self._interpreter.invoke()
                     for result, (index, _) in zip(results, tensors, strict=True):
                         result[number] = self._interpreter.get_tensor(index)[0]
-        except Exception as error:  # noqa: BLE001 - as above
-            raise refusal(f"{self.name} {self.version}", "run", error) from None
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
+            raise refusal(self.about, "run", error) from None
         return results
 
 
