@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
@@ -125,6 +125,16 @@ def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence
     if len(inputs) == 1 and len(outputs) == 2 and names[1] == FEATURES:
         return outputs[0], outputs[1]
     raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+
+
+def joined(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["np.ndarray"]:
+    """Return each output of several runs as one array."""
+    if len(runs) == 1:
+        return runs[0]
+    import numpy as np  # here, since a single run does not need it
+
+    outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+    return outputs or [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
 
 
 def described(engine: Engine) -> str:

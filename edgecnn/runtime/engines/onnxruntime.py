@@ -14,7 +14,7 @@ import onnxruntime
 from edgecnn.bundle.external import has_external_data
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EngineError, ProviderError
-from edgecnn.runtime.engines import FEATURES, Tensor, opening, refusal, split_outputs
+from edgecnn.runtime.engines import FEATURES, Tensor, joined, opening, refusal, split_outputs
 
 ABOUT = f"onnxruntime {onnxruntime.__version__}"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -78,9 +78,7 @@ class ONNXRuntime:
             ]
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
             raise refusal(ABOUT, "run", error) from None
-        if not runs:
-            return [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
-        return runs[0] if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        return joined(runs, tensors)
 
 
 def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.InferenceSession:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.labels import printable
-from edgecnn.runtime.engines import Tensor, opening, refusal, split_outputs
+from edgecnn.runtime.engines import Tensor, joined, opening, refusal, split_outputs
 
 
 class TFLiteEngine:
@@ -29,10 +29,10 @@ class TFLiteEngine:
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             output, features = split_outputs(inputs, outputs, [item["name"] for item in outputs])
             self._lock = threading.Lock()
-            self._input_index, self._output_index = inputs[0]["index"], output["index"]
             self.input, self.output = _tensor(inputs[0]), _tensor(output)
+            self._input_index, self._outputs = inputs[0]["index"], {output["index"]: self.output}
             self.features = _tensor(features) if features else None
-            self._features_index = features["index"] if features else -1
+            self._both = {item["index"]: _tensor(item) for item in outputs}
             lines = printed().splitlines()
         # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
         sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
@@ -45,26 +45,25 @@ class TFLiteEngine:
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._run(batch, (self._output_index, self.output))[0]
+        return self._run(batch, self._outputs)[0]
 
     def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert self.features is not None
-        outputs, features = self._run(batch, (self._output_index, self.output), (self._features_index, self.features))
+        outputs, features = self._run(batch, self._both)
         return outputs, features
 
-    def _run(self, batch: np.ndarray, *tensors: tuple[int, Tensor]) -> list[np.ndarray]:
-        """Run the model on each image of a batch and return copies of some outputs, given with their indices."""
-        results = [np.empty((len(batch), *tensor.shape[1:]), tensor.dtype) for _, tensor in tensors]
+    def _run(self, batch: np.ndarray, tensors: dict[int, Tensor]) -> list[np.ndarray]:
+        """Run the model on each image of a batch and return copies of some outputs, given by their indices."""
+        interpreter, runs = self._interpreter, []
         try:
-            for number in range(len(batch)):
+            for image in [batch] if len(batch) == 1 else [batch[start : start + 1] for start in range(len(batch))]:
                 with self._lock:
-                    self._interpreter.set_tensor(self._input_index, batch[number : number + 1])
-                    self._interpreter.invoke()
-                    for result, (index, _) in zip(results, tensors, strict=True):
-                        result[number] = self._interpreter.get_tensor(index)[0]
+                    interpreter.set_tensor(self._input_index, image)
+                    interpreter.invoke()
+                    runs.append(list(map(interpreter.get_tensor, tensors)))
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
             raise refusal(self.about, "run", error) from None
-        return results
+        return joined(runs, tensors.values())
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:
