@@ -28,13 +28,17 @@ def sha256(data: bytes | memoryview) -> str:
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """Open a file to read its bytes, without a buffer; OSError for a pipe, which would wait for a writer, a device or a socket."""
     try:
-        file = io.FileIO(os.fspath(path), opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        file = io.FileIO(os.fspath(path), opener=_open_at_once)
     except ValueError as error:  # a null character in the path
         raise OSError(errno.EINVAL, str(error)) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file")
     return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sha256_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from edgecnn.data.download import Remote, fetch
-from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items, held
+from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
 from edgecnn.files import cache_home, sha256, sha256_file
@@ -80,7 +80,6 @@ def read_cifar10(path: Path, progress: Progress | None = None) -> LabelledImages
         shape=(SIDE, SIDE, 3),
         mirror=True,
         items=tuple(item for name in BATCHES for item in batches[name]),
-        read=held,
     )
 
 

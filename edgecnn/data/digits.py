@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgecnn.data.items import LabelledImages, Progress, array_items, held
+from edgecnn.data.items import LabelledImages, Progress, array_items
 
 
 def open_digits(progress: Progress | None = None) -> LabelledImages:
@@ -21,5 +21,4 @@ def open_digits(progress: Progress | None = None) -> LabelledImages:
         shape=(8, 8, 1),
         mirror=False,
         items=tuple(array_items("train", "digits", pixels, digits.target)),
-        read=held,
     )

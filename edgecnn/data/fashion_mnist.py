@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.data.download import Remote, fetch
-from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items, held
+from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
 from edgecnn.files import cache_home, sha256
@@ -89,7 +89,6 @@ def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Labell
         shape=(28, 28, 1),
         mirror=True,
         items=tuple(items),
-        read=held,
     )
 
 

@@ -42,6 +42,10 @@ class Item:
     handle: Any
 
 
+def held(item: Item) -> np.ndarray:
+    return item.handle
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
     """A source, listed and hashed.
@@ -58,7 +62,7 @@ class LabelledImages:
     mirror: bool
     own: bool = False
     items: tuple[Item, ...]
-    read: Callable[[Item], bytes | np.ndarray]
+    read: Callable[[Item], bytes | np.ndarray] = held
     skipped: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     faults: tuple[Fault, ...] = ()
@@ -87,10 +91,6 @@ def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int
     """List the images of a contiguous uint8 array, shape (n, height, width, channels), as "name[0]", "name[1]" …; `held` reads them."""
     for index, (image, label) in enumerate(zip(pixels, classes, strict=True)):
         yield Item(split=split, label=int(label), hash=sha256(image.tobytes()), source=f"{name}[{index}]", handle=image)
-
-
-def held(item: Item) -> np.ndarray:
-    return item.handle
 
 
 def too_many(broken: Sequence[Unreadable], total: int) -> bool:
