@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
+from edgecnn.tables import to_json
 
 Times = dict[Configuration, dict[str, list[float]]]
 """Milliseconds of each call, by configuration and part."""
