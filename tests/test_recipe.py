@@ -238,6 +238,8 @@ def test_what_said_open_before_is_read_as_left_out():
     taught = {"train": {"teacher": "runs/large", "teacher_weight": 0.9, "teacher_views": 0}}
     assert known(taught) == {"teacher": {"run": "runs/large", "weight": 0.9}}
     assert build_recipe(known(taught)).teacher.views is None
+    said = ({"stranger": {"decide": value}} for value in ("auto", "yes", "no"))
+    assert [build_recipe(known(tables)).stranger.decide for tables in said] == [None, True, False]
 
 
 OLD = [
@@ -252,6 +254,7 @@ OLD = [
         *((name, 1, f"{name} is called {new} now") for name, new in MOVED.items()),
         *((name, 1, f"{name} is no longer a key. Leave it out") for name in GONE),
         ("init.source", "none", '= "none" is called "random" now'),
+        ("stranger.decide", "yes", '= "yes" is called true now'),
     ],
 )
 def test_a_persons_recipe_of_before_is_answered_with_the_new_form(name, value, advice):

@@ -1,5 +1,6 @@
 """Recipes of earlier versions: those that runs and bundles hold are read, and a person learns the new form."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,12 @@ MOVED = {
 GONE = ("train.warm_up", "qat.calibration_batches", "qat.distillation_temperature", "qat.granularity", "qat.patience")
 """Keys that have become constants."""
 
-NO_START = ("init.source", "none")
-"""What said RANDOM."""
+RENAMED: Mapping[tuple[str, Any], Any] = {
+    ("init.source", "none"): RANDOM,
+    ("stranger.decide", "yes"): True,
+    ("stranger.decide", "no"): False,
+}
+"""Values that are said otherwise now."""
 
 
 def known(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +34,7 @@ def known(tables: Mapping[str, Any]) -> dict[str, Any]:
     for former, value in _items(tables):
         name = MOVED.get(former, former)
         if name in KEYS and not _was_open(name, value):
-            kept.append((name, RANDOM if (name, value) == NO_START else value))
+            kept.append((name, RENAMED.get((name, value), value) if isinstance(value, str) else value))
     found = nest(kept)
     if "run" not in found.get("teacher", {"run"}):
         del found["teacher"]
@@ -46,8 +51,9 @@ def refuse_former(tables: Mapping[str, Any], where: str) -> None:
             raise RecipeError(f"{where}: {name} is called {MOVED[name]} now, in the table [teacher].")
         if name in GONE:
             raise RecipeError(f"{where}: {name} is no longer a key. Leave it out.")
-        if (name, value) == NO_START:
-            raise RecipeError(f'{where}: {name} = "none" is called "{RANDOM}" now.')
+        if isinstance(value, str) and (name, value) in RENAMED:
+            now = json.dumps(RENAMED[name, value])
+            raise RecipeError(f"{where}: {name} = {json.dumps(value)} is called {now} now.")
         if _was_open(name, value):
             raise RecipeError(
                 f"{where}: {name} = {shown(value)} is how earlier versions left a key open. Leave it out."
@@ -60,7 +66,6 @@ def _was_open(name: str, value: Any) -> bool:
 
 
 def _items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested tables, dotted, and their values."""
     for name, value in tables.items():
         if isinstance(value, Mapping) and prefix + name not in KEYS:
             yield from _items(value, f"{prefix}{name}.")

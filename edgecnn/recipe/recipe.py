@@ -22,14 +22,9 @@ SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
 
 
 def left_open(meaning: str, formerly: Any, **limits: Any) -> Any:
-    """Return the field of a key that a recipe may leave out, and is None then.
+    """Return the field of a key that a recipe may leave out, and is None then; if `edgecnn.train.settle` fills it, its type says so.
 
-    Where `edgecnn.train.settle` fills it, its type is that of the settled recipe.
-
-    Args:
-        meaning: as of `edgecnn.tables.key`; what is chosen where the key is left out comes last.
-        formerly: the value that meant this in recipes of earlier versions: see `edgecnn.recipe.former`.
-        limits: as of `edgecnn.tables.key`.
+    Formerly a value meant this: see `edgecnn.recipe.former`. The others as of `edgecnn.tables.key`; the meaning ends with what is chosen.
     """
     return key(None, meaning, left_out=True, formerly=formerly, **limits)
 
@@ -197,10 +192,8 @@ class StrangerRecipe:
         low=0.0,
         high=0.5,
     )
-    decide: bool | None = key(
-        None,
-        "Whether a device makes the decision without --strangers; else if the recipe sets the rate.",
-        left_out=True,
+    decide: bool | None = left_open(
+        "Whether a device makes the decision without --strangers; else if the recipe sets the rate.", "auto"
     )
 
 
