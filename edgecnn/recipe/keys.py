@@ -10,7 +10,7 @@ from edgecnn.region import Region
 from edgecnn.tables import NAMES, leaves, to_json, value_type
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Key:
     """A recipe key for people: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
 
@@ -23,18 +23,11 @@ class Key:
 
 def keys() -> list[Key]:
     """Return every key of a recipe, in the order of the dataclasses."""
-    return [
-        Key(
-            name=name,
-            type=NAMES.get(
-                value_type(entry.type), "array of 4 numbers" if entry.type == Region else "table of strings"
-            ),
-            default=default(entry),
-            limits=_limits_text(entry),
-            meaning=entry.metadata["meaning"],
-        )
-        for name, entry in leaves(Recipe)
-    ]
+    found = []
+    for name, entry in leaves(Recipe):
+        kind = NAMES.get(value_type(entry.type), "array of 4 numbers" if entry.type == Region else "table of strings")
+        found.append(Key(name, kind, default(entry), _limits_text(entry), entry.metadata["meaning"]))
+    return found
 
 
 def default(entry: dataclasses.Field) -> Any:
@@ -49,9 +42,7 @@ def _limits_text(entry: dataclasses.Field) -> str:
         return ", ".join(map(str, entry.metadata["choices"]))
     if "expected" in entry.metadata:
         return str(entry.metadata["expected"])
-    if "low" not in entry.metadata:
-        return ""
-    return range_text(entry.metadata)
+    return range_text(entry.metadata) if "low" in entry.metadata else ""
 
 
 def range_text(metadata: Mapping[str, Any]) -> str:

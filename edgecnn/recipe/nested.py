@@ -7,11 +7,7 @@ from edgecnn.errors import RecipeError
 
 
 def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Turn (dotted key, value) pairs into nested tables; a later pair wins.
-
-    Raises:
-        RecipeError: if a key is both a value and a table.
-    """
+    """Turn (dotted key, value) pairs into nested tables; a later pair wins. Raises RecipeError if a key is both a value and a table."""
     tables: dict[str, Any] = {}
     for name, value in items:
         *parents, last = name.split(".")

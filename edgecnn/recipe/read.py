@@ -16,11 +16,7 @@ TOO_DEEP = "its values are nested too deeply: a recipe's are numbers, texts and 
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file as nested tables, unchecked; `build_recipe` checks.
-
-    Raises:
-        RecipeError: if the file cannot be read or is not TOML.
-    """
+    """Read a recipe file as nested tables, unchecked. Raises RecipeError if the file cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -32,11 +28,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Make a checked Recipe from nested tables.
-
-    Args:
-        tables: as read from TOML; missing keys take their defaults, those of SOURCE_KINDS first.
-        where: the origin's name in messages, such as the file's path.
+    """Make a checked Recipe from nested tables, which messages say are of `where`; missing keys take their defaults.
 
     Raises:
         RecipeError: for an unknown key (naming the nearest), one of an earlier version (naming today's form), a wrong type or a value
@@ -89,8 +81,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 def to_tables(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as nested plain tables, without the keys that it leaves open."""
-    tables: dict[str, Any] = to_json(recipe)
-    return tables
+    return dict(to_json(recipe))
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -101,6 +92,5 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _without_empty(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested tables without those that hold nothing."""
     inner = {name: _without_empty(value) if isinstance(value, Mapping) else value for name, value in tables.items()}
     return {name: value for name, value in inner.items() if value != {}}
