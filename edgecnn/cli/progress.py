@@ -31,7 +31,6 @@ class ProgressReporter:
         self.bars.stop()
 
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
         self.console.print(printable_lines(text), markup=False)
 
     def training(self, progress: "TrainProgress") -> None:
@@ -43,32 +42,21 @@ class ProgressReporter:
         )
         self._show(epoch, progress.images, progress.total_images, state)
         if progress.validation_accuracy is not None:
-            int8 = (
-                ""
-                if progress.int8_accuracy is None
-                else f"  int8 {progress.int8_accuracy:.2%}, {progress.int8_agreement:.2%} as float"
-            )
+            int8 = ""
+            if progress.int8_accuracy is not None:
+                int8 = f"  int8 {progress.int8_accuracy:.2%}, {progress.int8_agreement:.2%} as float"
             self.note(f"{epoch}  {state}  validation {progress.validation_accuracy:.2%}{int8}")
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Show how many items of a piece of work are done, of a total; 0 is an unknown total."""
         state = f"{done:,} of {total:,}" if total else f"{done:,}"
         self._show(what, done, total, state)
 
     def _show(self, description: str, done: int, total: int, state: str) -> None:
-        finished = bool(total) and done >= total
-        self.bars.update(
-            self.task,
-            description=printable(description),
-            completed=done,
-            total=total or None,
-            state=state,
-            visible=not finished,
-        )
+        visible, text = not total or done < total, printable(description)
+        self.bars.update(self.task, description=text, completed=done, total=total or None, state=state, visible=visible)
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as minutes and seconds, or hours, minutes and seconds."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -29,19 +29,10 @@ FLAG_KEYS = {
 
 
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
-    """Lay the command line over the recipe file over the defaults.
+    """Lay the command line over the recipe file over the defaults. Raises RecipeError as `build_recipe` does.
 
-    Args:
-        recipe: the recipe file.
-        settings: KEY=VALUE of each --set.
-        **flags: the options that are short for a recipe key, as in FLAG_KEYS; one that is None was not given.
-
-    Returns:
-        The recipe. A path to the data, a teacher or a network of one's own is absolute, so that the run can be used from
-        another folder.
-
-    Raises:
-        RecipeError: as `edgecnn.recipe.build_recipe` does.
+    The settings are KEY=VALUE of each --set, the flags those of FLAG_KEYS, None if not given. Paths to the data, a teacher or a network of
+    one's own become absolute, so that the run can be used from another folder.
     """
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.recipe.former import refuse_former
@@ -95,11 +86,7 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
 
 
 def seen_region(text: str | None) -> list[float] | None:
-    """Read --region as the flag of `resolve`; None without it.
-
-    Raises:
-        typer.BadParameter: a usage error, for what is not a region within the image.
-    """
+    """Read --region as the flag of `resolve`; None without it. Raises typer.BadParameter for what is not a region within the image."""
     from edgecnn.cli.options import read_region
 
     region = read_region(text)
@@ -107,11 +94,7 @@ def seen_region(text: str | None) -> list[float] | None:
 
 
 def input_size(text: str | None) -> dict[str, int | None]:
-    """Read --size: WIDTHxHEIGHT, or one number for a square, as the flags of `resolve`; None for both without it.
-
-    Raises:
-        typer.BadParameter: a usage error, for anything else.
-    """
+    """Read --size, WIDTHxHEIGHT or the side of a square, as the flags of `resolve`, None without it; else raise typer.BadParameter."""
     if text is None:
         return {"width": None, "height": None}
     import typer

@@ -9,6 +9,7 @@ import typer
 
 from edgecnn.cli.console import emit_json, note, terminal_width
 from edgecnn.cli.options import Json, check_choice
+from edgecnn.cli.workstation_options import GATE, option
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from edgecnn.stress.stress_report import StressReport
     from edgecnn.stress.subject import Subject
 
-GATE = "Gate"
 NOTE_S = 30.0
 """Seconds between two lines of progress where standard error is not a terminal."""
 
@@ -28,46 +28,40 @@ def stress(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Where its images are now: a dataset's name, a folder or zip. They must be the same ones.",
-            show_default="where they were",
+        option(
+            "Where its images are now: a dataset's name, a folder or zip. They must be the same ones.",
+            "where they were",
         ),
     ] = None,
     split: Annotated[
         str,
-        typer.Option(
-            metavar="validation|test",
-            help="Which images: validation while you still choose, test once you have chosen.",
+        option(
+            "Which images: validation while you still choose, test once you have chosen.", metavar="validation|test"
         ),
     ] = "validation",
     corruptions: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Measure these alone, such as defocus,low-light. The result is not kept in the run.",
+            "all",
             metavar="NAME,…",
-            help="Measure these alone, such as defocus,low-light. The result is not kept in the run.",
-            show_default="all",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Measure at most N images.", show_default="all of the split")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the corruptions.")] = 1,
+    limit: Annotated[int | None, option("Measure at most N images.", "all of the split", min=1, metavar="N")] = None,
+    seed: Annotated[int, option("Seed of the corruptions.", min=0)] = 1,
     at_least: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "The pass line: the least mean corrupted accuracy of the int8 model, 0 to 1.",
+            "none",
+            GATE,
             min=0.0,
             max=1.0,
             metavar="SHARE",
-            help="The pass line: the least mean corrupted accuracy of the int8 model, 0 to 1.",
-            show_default="none",
-            rich_help_panel=GATE,
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Also write the figures (JSON) and the curves (PNG) here.", show_default="none"
-        ),
+        Path | None, option("Also write the figures (JSON) and the curves (PNG) here.", "none", metavar="FOLDER")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -104,9 +98,8 @@ def stress(
         try:
             report = measure(subject, settings, progress_of(reporter))
         except KeyboardInterrupt:
-            note(
-                f"\nInterrupted; {'what was measured is kept. The same command goes on from there' if keep else 'nothing is kept'}."
-            )
+            kept = "what was measured is kept. The same command goes on from there" if keep else "nothing is kept"
+            note(f"\nInterrupted; {kept}.")
             raise
     places = keep_report(report, subject, settings, out)
     if json:
@@ -148,10 +141,11 @@ def keep_report(report: "StressReport", subject: "Subject", settings: "Settings"
     """
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.plots import png, stress_plot
-    from edgecnn.stress.measure import store_of, stored_name
+    from edgecnn.runs import STRESS
+    from edgecnn.stress.measure import store_of
     from edgecnn.tables import to_json
 
-    text, name, run = canonical_json(to_json(report)), stored_name(report), subject.run
+    text, name, run = canonical_json(to_json(report)), STRESS.format(split=subject.split), subject.run
     places = []
     if run and report.complete:
         from edgecnn.report.page import write_run_page
@@ -170,7 +164,6 @@ def keep_report(report: "StressReport", subject: "Subject", settings: "Settings"
 
 
 def print_report(report: "StressReport", subject: "Subject") -> None:
-    """Print a stress report: what was corrupted, the table, the mean, the worst and what may help."""
     from edgecnn.report.stress import HEADINGS, images_line, stress_lines, stress_rows
     from edgecnn.report.table import text_table
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,219 +17,154 @@ INPUT = "Input range"
 LARGEST = 2.0
 """Of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger."""
 
+
+def option(help: str, default: str | bool = True, panel: str | None = None, flag: str = "", **more: Any) -> Any:
+    """Return a typer.Option: what it does, its default in words, the panel in the help, and its flag unless the parameter names it."""
+    return typer.Option(*filter(None, [flag]), help=help, show_default=default, rich_help_panel=panel, **more)
+
+
 RecipeArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default="the built-in recipe"),
+    Path | None, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default="the built-in recipe")
 ]
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder.",
-        show_default="cifar10",
-        rich_help_panel=DATA,
-    ),
+    option("A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder.", "cifar10", DATA),
 ]
 Network = Annotated[
     str | None,
-    typer.Option(
-        help="A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
+    option(
+        "A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        show_default="chosen by the images: see edgecnn networks --data",
-        rich_help_panel=DATA,
+        "chosen by the images: see edgecnn networks --data",
+        DATA,
     ),
 ]
 RegionText = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Train on this part of each image, which the model then sees of each frame too: left, top, width and height as fractions "
+        "of the upright image, such as 0.5,0,0.5,1 for its right half.",
+        "the whole image",
+        DATA,
         "--region",
         metavar="X,Y,W,H",
-        help="Train on this part of each image, which the model then sees of each frame too: left, top, width and height as fractions "
-        "of the upright image, such as 0.5,0,0.5,1 for its right half.",
-        show_default="the whole image",
-        rich_help_panel=DATA,
     ),
 ]
 Size = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
+        "160 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
+        DATA,
         metavar="WxH",
-        help="The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        show_default="160 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
-        rich_help_panel=DATA,
     ),
 ]
 Init = Annotated[
     Path | None,
-    typer.Option(
-        metavar="RUN",
-        help="Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
+    option(
+        "Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
         "name a recipe or a bundle: edgecnn then looks for its run in runs/. random starts from random weights.",
-        show_default="the network's own weights of ImageNet, if it has any",
-        rich_help_panel=DATA,
+        "the network's own weights of ImageNet, if it has any",
+        DATA,
+        metavar="RUN",
     ),
 ]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Epochs of the float phase.", show_default="by the number of images", rich_help_panel=TRAINING
-    ),
-]
-QatEpochs = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Epochs of the quantization-aware phase.",
-        show_default="by the number of images",
-        rich_help_panel=TRAINING,
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Images in a batch.",
-        show_default="32, 64 or 128, by the number of images",
-        rich_help_panel=TRAINING,
-    ),
-]
+BY_COUNT = "by the number of images"
+Epochs = Annotated[int | None, option("Epochs of the float phase.", BY_COUNT, TRAINING, min=1)]
+QatEpochs = Annotated[int | None, option("Epochs of the quantization-aware phase.", BY_COUNT, TRAINING, min=0)]
+BatchSize = Annotated[int | None, option("Images in a batch.", f"32, 64 or 128, {BY_COUNT}", TRAINING, min=1)]
 LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        help="Peak learning rate of the float phase.",
-        show_default="0.003, or 0.0005 from trained weights",
-        rich_help_panel=TRAINING,
-    ),
+    float | None, option("Peak learning rate of the float phase.", "0.003, or 0.0005 from trained weights", TRAINING)
 ]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of weights and batches.", show_default="1", rich_help_panel=TRAINING)
-]
+Seed = Annotated[int | None, option("Seed of weights and batches.", "1", TRAINING)]
 Robust = Annotated[
     bool,
-    typer.Option(
-        "--robust",
-        help="Mix corruptions into a third of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
+    option(
+        "Mix corruptions into a third of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
         "measures what it gains.",
-        show_default="off",
-        rich_help_panel=TRAINING,
+        "off",
+        TRAINING,
+        "--robust",
     ),
 ]
 Setting = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Any recipe key, such as train.shift=4. May be repeated. edgecnn train --keys lists the keys.",
+        "none",
+        TRAINING,
         "--set",
         metavar="KEY=VALUE",
-        help="Any recipe key, such as train.shift=4. May be repeated. edgecnn train --keys lists the keys.",
-        show_default="none",
-        rich_help_panel=TRAINING,
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace existing output.", show_default="off")]
+Force = Annotated[bool, option("Replace existing output.", "off", flag="--force")]
 
 MaxDrop = Annotated[
-    float,
-    typer.Option(
-        min=0.0,
-        max=100.0,
-        help="Largest accepted drop in accuracy, in percentage points.",
-        rich_help_panel=GATE,
-    ),
+    float, option("Largest accepted drop in accuracy, in percentage points.", panel=GATE, min=0.0, max=100.0)
 ]
 Confident = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Hold the upper end of the drop's 95 % interval to --max-drop too, and refuse models at chance level.",
+        "off",
+        GATE,
         "--confident",
-        help="Hold the upper end of the drop's 95 % interval to --max-drop too, and refuse models at chance level.",
-        show_default="off",
-        rich_help_panel=GATE,
     ),
 ]
-MinAgreement = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        help="Smallest accepted share of images with the same answer, 0 to 1.",
-        show_default="no limit",
-        rich_help_panel=GATE,
-    ),
-]
+SMALLEST = "Smallest accepted share of images with the same answer, 0 to 1."
+MinAgreement = Annotated[float | None, option(SMALLEST, "no limit", GATE, min=0.0, max=1.0)]
 AcceptConversion = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Pass int8 files even if they differ from the fake-quantized model by more than the limit. The report and the card say so.",
+        "off",
+        GATE,
         "--accept-conversion",
-        help="Pass int8 files even if they differ from the fake-quantized model by more than the limit. The report and the card say so.",
-        show_default="off",
-        rich_help_panel=GATE,
     ),
 ]
 TargetError = Annotated[
     float | None,
-    typer.Option(
+    option(
+        "Choose the smallest threshold that keeps the error rate of answered images at or below this fraction, with 95 % "
+        "confidence, on validation images. Below the threshold the model abstains.",
+        "no threshold",
+        "Scores",
         min=0.0001,
         max=0.9999,
-        help="Choose the smallest threshold that keeps the error rate of answered images at or below this fraction, with 95 % "
-        "confidence, on validation images. Below the threshold the model abstains.",
-        show_default="no threshold",
-        rich_help_panel="Scores",
     ),
 ]
 
 InputRange = Annotated[
     str | None,
-    typer.Option(
-        metavar="auto|centred|unit|raw|imagenet",
-        help="How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit), 0 to 255 (raw) or as torchvision's models (imagenet). "
+    option(
+        "How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit), 0 to 255 (raw) or as torchvision's models (imagenet). "
         "auto picks the one that does best on validation images, and on training images too if those are few, and prints which.",
-        show_default="auto",
-        rich_help_panel=INPUT,
+        "auto",
+        INPUT,
+        metavar="auto|centred|unit|raw|imagenet",
     ),
 ]
-InputScale = Annotated[
-    float | None,
-    typer.Option(
-        min=1e-6,
-        max=1e6,
-        metavar="S",
-        help="For any other range: the model reads S * (pixel - 128 - Z).",
-        show_default="as --input-range",
-        rich_help_panel=INPUT,
-    ),
-]
-InputZeroPoint = Annotated[
-    int | None,
-    typer.Option(
-        min=-128,
-        max=127,
-        metavar="Z",
-        help="Z of --input-scale.",
-        show_default="0",
-        rich_help_panel=INPUT,
-    ),
-]
-
-
+AS_RANGE = "as --input-range"
+OTHER = "For any other range: the model reads S * (pixel - 128 - Z)."
+InputScale = Annotated[float | None, option(OTHER, AS_RANGE, INPUT, min=1e-6, max=1e6, metavar="S")]
+InputZeroPoint = Annotated[int | None, option("Z of --input-scale.", "0", INPUT, min=-128, max=127, metavar="Z")]
 InputMean = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Mean of each channel, for pixels from 0 to 1: the model reads (pixel / 255 - mean) / std, as with torchvision's Normalize.",
+        AS_RANGE,
+        INPUT,
         metavar="R,G,B",
-        help="Mean of each channel, for pixels from 0 to 1: the model reads (pixel / 255 - mean) / std, as with torchvision's Normalize.",
-        show_default="as --input-range",
-        rich_help_panel=INPUT,
     ),
 ]
-InputStd = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B", help="Deviation of each channel, for --input-mean.", show_default="none", rich_help_panel=INPUT
-    ),
-]
+InputStd = Annotated[str | None, option("Deviation of each channel, for --input-mean.", "none", INPUT, metavar="R,G,B")]
 Labels = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Names of the model's outputs in their order, one a line; each class folder has to be among them.",
+        "the class folders in alphabetical order",
         metavar="FILE",
-        help="Names of the model's outputs in their order, one a line; each class folder has to be among them.",
-        show_default="the class folders in alphabetical order",
     ),
 ]
 
@@ -237,10 +172,9 @@ Labels = Annotated[
 def stated_range(
     name: str | None, scale: float | None, zero_point: int | None, mean: str | None, std: str | None
 ) -> "Given":
-    """Return what the five options say: a name, "auto" where none was given, a scale and a zero point, or a mean and a deviation.
+    """Return what the five options say: a name, "auto" if none was given, a scale and a zero point, or a mean and a deviation.
 
-    Raises:
-        typer.BadParameter: a usage error, for what cannot be read, or options that exclude each other.
+    Raises typer.BadParameter for what cannot be read, or options that exclude each other.
     """
     from edgecnn.calibrate.input_range import AUTO, RANGES, per_channel
 
@@ -266,7 +200,6 @@ def stated_range(
 
 
 def _channels(option: str, text: str) -> tuple[float, ...]:
-    """Return the one or three numbers of an option, for pixels from 0 to 1."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -282,11 +215,7 @@ def _channels(option: str, text: str) -> tuple[float, ...]:
 
 
 def stated_labels(path: Path | None) -> tuple[str, ...]:
-    """Return the names of a --labels file; none without one.
-
-    Raises:
-        typer.BadParameter: a usage error, if it cannot be read, or a name is in it twice.
-    """
+    """Return the names of a --labels file; none without one. Raises typer.BadParameter if it cannot be read, or has a name twice."""
     if path is None:
         return ()
     try:

@@ -7,8 +7,7 @@ photos, those of CIFAR-10-C for small images. The others are edgecnn's own.
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -155,130 +154,75 @@ def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class Corruption:
+class Corruption(NamedTuple):
     """A corruption and its strengths.
 
     Attributes:
         apply: function(image, strength, random): uint8 (height, width, 1 or 3), one of the values below, and a numpy generator, to uint8
             of the same shape. The same generator gives every strength the same place, angle or direction.
+        unit: what the values are.
         photo: what `apply` is given for photos, at each of the strengths from 1.
         small: the same for small images.
-        unit: what these values are.
-        colour: whether it changes colours alone, so that grey images have none of it.
         reference: the corruption's name in ImageNet-C and imagecorruptions; "" for edgecnn's own.
+        colour: whether it changes only colours, so that grey images have none of it.
     """
 
     apply: Callable[[np.ndarray, Any, Any], np.ndarray]
+    unit: str
     photo: tuple[Any, ...]
     small: tuple[Any, ...]
-    unit: str
-    colour: bool = False
     reference: str = ""
+    colour: bool = False
 
     def values(self, size_class: SizeClass) -> tuple[Any, ...]:
         """Return the values of its strengths."""
         return self.photo if size_class == "photo" else self.small
 
 
+TURNS, FACTORS, SHARES = (5, 10, 20, 30, 45), (1.15, 1.3, 1.5, 1.75, 2), (0.05, 0.1, 0.2, 0.3, 0.4)
+CASTS = (0.25, 0.5, 0.75, 1, 1.25)
+
 CORRUPTIONS: Mapping[str, Corruption] = {
-    "jpeg": Corruption(
-        apply=jpeg,
-        photo=(25, 18, 15, 10, 7),
-        small=(80, 65, 58, 50, 40),
-        unit="quality",
-        reference="jpeg_compression",
-    ),
+    "jpeg": Corruption(jpeg, "quality", (25, 18, 15, 10, 7), (80, 65, 58, 50, 40), "jpeg_compression"),
     "pixelate": Corruption(
-        apply=pixelate,
-        photo=(0.6, 0.5, 0.4, 0.3, 0.25),
-        small=(0.95, 0.9, 0.85, 0.75, 0.65),
-        unit="share of the sides",
-        reference="pixelate",
+        pixelate, "share of the sides", (0.6, 0.5, 0.4, 0.3, 0.25), (0.95, 0.9, 0.85, 0.75, 0.65), "pixelate"
     ),
     "defocus": Corruption(
-        apply=defocus,
-        photo=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-        small=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-        unit="radius and softness, pixels",
-        reference="defocus_blur",
+        defocus, "radius and softness, pixels", ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)), "defocus_blur",
     ),
     "motion": Corruption(
-        apply=motion,
-        photo=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        small=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        unit="radius and deviation, pixels",
-        reference="motion_blur",
+        motion, "radius and deviation, pixels", ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), "motion_blur",
     ),
     "gaussian-noise": Corruption(
-        apply=gaussian_noise,
-        photo=(0.08, 0.12, 0.18, 0.26, 0.38),
-        small=(0.04, 0.06, 0.08, 0.09, 0.10),
-        unit="deviation, share of white",
-        reference="gaussian_noise",
+        gaussian_noise, "deviation, share of white", (0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.10),
+        "gaussian_noise",
     ),
-    "shot-noise": Corruption(
-        apply=shot_noise,
-        photo=(60, 25, 12, 5, 3),
-        small=(500, 250, 100, 75, 50),
-        unit="photons for white",
-        reference="shot_noise",
-    ),
+    "shot-noise": Corruption(shot_noise, "photons for white", (60, 25, 12, 5, 3), (500, 250, 100, 75, 50), "shot_noise"),
     "impulse-noise": Corruption(
-        apply=impulse_noise,
-        photo=(0.03, 0.06, 0.09, 0.17, 0.27),
-        small=(0.01, 0.02, 0.03, 0.05, 0.07),
-        unit="share of the values",
-        reference="impulse_noise",
+        impulse_noise, "share of the values", (0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07),
+        "impulse_noise",
     ),
     "brightness": Corruption(
-        apply=brightness,
-        photo=(0.1, 0.2, 0.3, 0.4, 0.5),
-        small=(0.05, 0.1, 0.15, 0.2, 0.3),
-        unit="share of white",
-        reference="brightness",
+        brightness, "share of white", (0.1, 0.2, 0.3, 0.4, 0.5), (0.05, 0.1, 0.15, 0.2, 0.3), "brightness"
     ),
     "contrast": Corruption(
-        apply=contrast,
-        photo=(0.4, 0.3, 0.2, 0.1, 0.05),
-        small=(0.75, 0.5, 0.4, 0.3, 0.15),
-        unit="share that is left",
-        reference="contrast",
+        contrast, "share that is left", (0.4, 0.3, 0.2, 0.1, 0.05), (0.75, 0.5, 0.4, 0.3, 0.15), "contrast"
     ),
-    "underexposure": Corruption(apply=underexposure, photo=(1, 2, 3, 4, 5), small=(0.5, 1, 1.5, 2, 3), unit="stops"),
-    "low-light": Corruption(
-        apply=low_light, photo=(100, 50, 25, 12, 6), small=(800, 400, 200, 100, 50), unit="electrons for white"
-    ),
-    "white-balance": Corruption(
-        apply=white_balance,
-        photo=(0.25, 0.5, 0.75, 1, 1.25),
-        small=(0.25, 0.5, 0.75, 1, 1.25),
-        unit="stops of red and of blue",
-        colour=True,
-    ),
-    "swapped": Corruption(apply=swapped, photo=(None,), small=(None,), unit="one strength by its nature", colour=True),
-    "rotation": Corruption(apply=rotation, photo=(5, 10, 20, 30, 45), small=(5, 10, 20, 30, 45), unit="degrees"),
-    "scale": Corruption(apply=scale, photo=(1.15, 1.3, 1.5, 1.75, 2), small=(1.15, 1.3, 1.5, 1.75, 2), unit="factor"),
-    "occlusion": Corruption(
-        apply=occlusion, photo=(0.05, 0.1, 0.2, 0.3, 0.4), small=(0.05, 0.1, 0.2, 0.3, 0.4), unit="share of the area"
-    ),
-}
+    "underexposure": Corruption(underexposure, "stops", (1, 2, 3, 4, 5), (0.5, 1, 1.5, 2, 3)),
+    "low-light": Corruption(low_light, "electrons for white", (100, 50, 25, 12, 6), (800, 400, 200, 100, 50)),
+    "white-balance": Corruption(white_balance, "stops of red and of blue", CASTS, CASTS, colour=True),
+    "swapped": Corruption(swapped, "one strength by its nature", (None,), (None,), colour=True),
+    "rotation": Corruption(rotation, "degrees", TURNS, TURNS),
+    "scale": Corruption(scale, "factor", FACTORS, FACTORS),
+    "occlusion": Corruption(occlusion, "share of the area", SHARES, SHARES),
+}  # fmt: skip
 """The corruptions by name, in the order of tables."""
 
 
 def corrupt(image: np.ndarray, name: str, strength: int, random: Any, size_class: SizeClass = "photo") -> np.ndarray:
-    """Corrupt an image.
-
-    Args:
-        image: uint8, shape (height, width, 1 or 3); not changed.
-        name: one of CORRUPTIONS.
-        strength: from 1 to 5; "swapped" has 1 alone.
-        random: a numpy generator.
-        size_class: whose strengths.
-
-    Returns:
-        uint8 array, same shape.
-    """
+    """Return an image, uint8 (height, width, 1 or 3), corrupted at a strength from 1 to 5; "swapped" has only 1."""
     corruption = CORRUPTIONS[name]
     return corruption.apply(image, corruption.values(size_class)[strength - 1], random)
 

@@ -1,9 +1,10 @@
-"""What the corruptions compute with: filters, light and borders, by numpy and Pillow alone."""
+"""What the corruptions compute with: filters, light and borders."""
 
 import math
 
 import numpy as np
 from PIL import Image
+from scipy.fft import next_fast_len
 
 SPAN = 8
 """A disk of at most this radius is drawn on a grid of -SPAN to SPAN, a larger one on a grid of its own size, as the reference does."""
@@ -33,9 +34,7 @@ def gaussian(size: int, sigma: float) -> np.ndarray:
 def disk(radius: float, softness: float) -> np.ndarray:
     """Return the kernel of a lens out of focus: a disk, its edge softened by a Gaussian; the rim of zeros is cut off.
 
-    Args:
-        radius: in pixels.
-        softness: standard deviation of the Gaussian, 3x3 pixels, or 5x5 for a radius above SPAN.
+    The Gaussian's standard deviation is the softness, its size 3x3 pixels, or 5x5 for a radius above SPAN.
     """
     span, size = (SPAN, 3) if radius <= SPAN else (math.floor(radius), 5)
     line = np.arange(-span, span + 1)
@@ -49,35 +48,18 @@ def disk(radius: float, softness: float) -> np.ndarray:
 
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Filter an image by a symmetric kernel, through the Fourier transform; beyond the border it is mirrored at its last pixel.
+    """Filter an image (height, width, channels) by a symmetric kernel (odd, odd) through the Fourier transform, as floats.
 
-    Args:
-        image: shape (height, width, channels).
-        kernel: shape (odd, odd), of the same sides.
-
-    Returns:
-        float array, shape of the image.
+    Beyond the border the image is mirrored at its last pixel.
     """
     height, width, _ = image.shape
     reach = len(kernel) // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    shape = tuple(_smooth(side + 2 * reach) for side in padded.shape[:2])
+    shape = tuple(next_fast_len(side + 2 * reach, real=True) for side in padded.shape[:2])
     spectrum = np.fft.rfft2(padded, shape, axes=(0, 1))
     spectrum *= np.fft.rfft2(kernel.astype(np.float32), shape)[..., np.newaxis]
     whole = np.fft.irfft2(spectrum, shape, axes=(0, 1))
     return whole[2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
-
-
-def _smooth(size: int) -> int:
-    """Return the smallest number of at least `size` that has no prime factor above 5, for which Fourier transforms are fast."""
-    while True:
-        left = size
-        for prime in (2, 3, 5):
-            while left % prime == 0:
-                left //= prime
-        if left == 1:
-            return size
-        size += 1
 
 
 def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
@@ -90,9 +72,6 @@ def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndar
         radius: the way is 2 * radius + 1 pixels long.
         sigma: standard deviation of the Gaussian, in pixels.
         angle: of the line, in degrees, between -90 and 90.
-
-    Returns:
-        float32 array, same shape.
     """
     height, width, _ = image.shape
     length = 2 * radius + 1
@@ -110,11 +89,8 @@ def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndar
     return result
 
 
-def _light(values: np.ndarray) -> np.ndarray:
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-LIGHT = _light(np.arange(256) / 255)
+SRGB = np.arange(256) / 255
+LIGHT = np.where(SRGB <= 0.04045, SRGB / 12.92, ((SRGB + 0.055) / 1.055) ** 2.4).astype(np.float32)
 """The linear light of each sRGB pixel, 0 to 1."""
 
 

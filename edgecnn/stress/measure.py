@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from edgecnn.evaluate.answers import in_chunks
 from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
-from edgecnn.runs import STRESS
 from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
-from edgecnn.stress.remedies import remedy_for
+from edgecnn.stress.remedies import OPTIONS, remedy_for
 from edgecnn.stress.stress_report import (
     Condition,
     Mean,
@@ -45,11 +43,9 @@ SAVE_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is measured.
+    """What is measured: the corruptions, the most images, the corruptions' seed, the pass line, a fraction, and where to keep counts.
 
-    `names` are the corruptions, all by default; `limit` is the most images, None for all of the split; `seed` is that of the corruptions;
-    `at_least` is the pass line, a fraction, None without one. `keep` is the folder in which what was counted waits for the next try after
-    an interruption; None keeps nothing.
+    `keep` is the folder in which what was counted waits for the next try after an interruption; None keeps nothing.
     """
 
     names: tuple[str, ...] = tuple(CORRUPTIONS)
@@ -66,37 +62,22 @@ Progress = Callable[[int, int], None]
 def stress(
     subject: Subject, settings: Settings = Settings(), progress: Progress = lambda done, total: None
 ) -> StressReport:
-    """Measure a run or a bundle under every corruption at every strength.
+    """Measure a run or a bundle under every corruption at every strength. The same seed and images give the same figures.
 
-    Corruptions are applied to the images as they are before edgecnn's resize, photos at a shorter side of at most PHOTO_SIDE pixels. The
-    same seed and images give the same figures.
-
-    Args:
-        subject: what is measured, on which images.
-        settings: how.
-        progress: called with how far it is.
-
-    Returns:
-        The report. It is not written anywhere.
+    Corruptions are applied to the images as they are before edgecnn's resize, photos at a shorter side of at most PHOTO_SIDE pixels.
 
     Raises:
         UnknownNameError: for a corruption that there is not, or that grey images cannot have.
         OutputError: if what was counted cannot be kept.
     """
-    check_names(settings.names, subject.contract.channels)
-    tally = counted(subject, settings, progress)
-    return report_of(subject, settings, tally)
-
-
-def check_names(names: Iterable[str], channels: int) -> None:
-    """Raise UnknownNameError for a name that is not a corruption, or changes colours of images that have none."""
-    for name in names:
+    for name in settings.names:
         if name not in CORRUPTIONS:
             raise UnknownNameError(f"{name!r} is not a corruption. {nearest(name, CORRUPTIONS)}")
-    if not conditions(channels, tuple(names)):
+    if not conditions(subject.contract.channels, settings.names):
         raise UnknownNameError(
-            f"grey images have no colours for {', '.join(names)} to change. Name another corruption."
+            f"grey images have no colours for {', '.join(settings.names)} to change. Name another corruption."
         )
+    return report_of(subject, settings, counted(subject, settings, progress))
 
 
 def size_class_of(subject: Subject) -> SizeClass:
@@ -105,7 +86,6 @@ def size_class_of(subject: Subject) -> SizeClass:
 
 
 def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
-    """Return the conditions in order: ("", 0), the image as it is, then each corruption at each strength."""
     return [("", 0), *conditions(subject.contract.channels, settings.names)]
 
 
@@ -117,13 +97,15 @@ def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
     empty = new_tally(len(subject.models), len(todo), len(classes))
     store = store_of(subject, settings)
     tally = store.read(empty) if store else empty
-    total = len(todo) * len(classes)
     began, saved = time.monotonic() - tally.seconds, time.monotonic()
+
+    def shifted(done: int) -> None:
+        progress(len(todo) * tally.done + done, len(todo) * len(classes))
+
     try:
         while tally.done < len(classes):
             chunk = slice(tally.done, min(tally.done + CHUNK, len(classes)))
-            for_chunk = partial(shifted, progress, len(todo) * tally.done, total)
-            answers = answer(subject, settings.seed, todo, chunk, for_chunk)
+            answers = answer(subject, settings.seed, todo, chunk, shifted)
             tally = replace(tally.plus(answers, classes[chunk], weights), seconds=time.monotonic() - began)
             if store and time.monotonic() - saved >= SAVE_S:
                 store.write(tally)
@@ -133,11 +115,6 @@ def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
             store.write(tally)
         raise
     return tally
-
-
-def shifted(progress: Progress, before: int, total: int, done: int) -> None:
-    """Report progress of a part of the work, before which so much was done."""
-    progress(before + done, total)
 
 
 def store_of(subject: Subject, settings: Settings) -> Store | None:
@@ -158,31 +135,23 @@ def store_of(subject: Subject, settings: Settings) -> Store | None:
 def answer(
     subject: Subject, seed: int, todo: Sequence[tuple[str, int]], chunk: slice, progress: Callable[[int], None]
 ) -> np.ndarray:
-    """Return every model's answers to some images under all conditions.
+    """Return every model's answers to a chunk of the images under all conditions, int64 (models, conditions, images).
 
-    Args:
-        subject: the models and the images.
-        seed: of the corruptions.
-        todo: the conditions, of which the first is no corruption.
-        chunk: which images.
-        progress: called with the corrupted images that were answered.
-
-    Returns:
-        int64 array, shape (models, conditions, images).
+    The progress function is called with the corrupted images that were answered.
     """
-    sources = subject.images.sources[chunk]
+    sources, contract = subject.images.sources[chunk], subject.contract
     originals = list(pictures(subject, sources))
     size_class = size_class_of(subject)
     answers = np.empty((len(subject.models), len(todo), len(sources)), np.int64)
     for number, (name, strength) in enumerate(todo):
         images = subject.images.images[chunk]
         if name:
-            images = np.stack(
-                [
-                    fitted(corrupt(image, name, strength, generator(seed, name, source), size_class), subject)
-                    for image, source in zip(originals, sources, strict=True)
-                ]
+            corrupted = (
+                corrupt(image, name, strength, generator(seed, name, source), size_class)
+                for image, source in zip(originals, sources, strict=True)
             )
+            size, fit = (contract.height, contract.width), contract.fit
+            images = np.stack([resize(image, *size, fit, region=contract.region) for image in corrupted])
         for index, model in enumerate(subject.models.values()):
             logits = in_chunks(model.call, np.ascontiguousarray(images), name, lambda what, done, total: None)
             answers[index, number] = np.argmax(logits, axis=1)
@@ -192,11 +161,9 @@ def answer(
 
 def pictures(subject: Subject, sources: Sequence[str]) -> Iterable[np.ndarray]:
     """Yield images as they are corrupted: of their own size, photos at a shorter side of at most the subject's largest."""
-    contract, largest = subject.contract, largest_side(subject)
-    least = (largest, largest) if largest else (0, 0)
-    for image in subject.dataset.pictures(
-        subject.split, sources, channels=contract.channels, least=least, stage="stress"
-    ):
+    largest, channels = largest_side(subject), subject.contract.channels
+    least = (largest or 0, largest or 0)
+    for image in subject.dataset.pictures(subject.split, sources, channels=channels, least=least, stage="stress"):
         height, width, _ = image.shape
         if largest and min(height, width) > largest:
             share = largest / min(height, width)
@@ -212,23 +179,16 @@ def largest_side(subject: Subject) -> int | None:
     return max(PHOTO_SIDE, *whole_size(contract.height, contract.width, contract.region))
 
 
-def fitted(image: np.ndarray, subject: Subject) -> np.ndarray:
-    """Resize an image to the model's input, as edgecnn does everywhere."""
-    contract = subject.contract
-    return resize(image, contract.height, contract.width, contract.fit, region=contract.region)
-
-
 def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressReport:
-    """Return the report of what was counted."""
-    todo = plan(subject, settings)
-    names = list(subject.models)
-    clean = condition(tally, names, todo, 0, "photo")
+    todo, size_class = plan(subject, settings), size_class_of(subject)
+    figures = [condition(tally, list(subject.models), number, *item, size_class) for number, item in enumerate(todo)]
+    clean = figures[0]
     stressed = [
-        stressed_by(tally, names, todo, name, clean, size_class_of(subject))
+        stressed_by(name, clean, tuple(item for item, (other, _) in zip(figures, todo, strict=True) if other == name))
         for name in dict.fromkeys(name for name, _ in todo if name)
     ]
     worst = max(stressed, key=lambda item: item.lost).corruption
-    means = dict(zip(names, map(mean, tally.shares), strict=True))
+    means = dict(zip(subject.models, map(mean, tally.shares), strict=True))
     split, run = subject.split, subject.run
     before = stress_report(run, "test") if run else None
     return StressReport(
@@ -244,7 +204,7 @@ def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressRepor
             sha256=subject.dataset.hashes[split],
         ),
         seed=settings.seed,
-        size_class=size_class_of(subject),
+        size_class=size_class,
         largest_side=largest_side(subject),
         models=tuple(model.described for model in subject.models.values()),
         clean=clean,
@@ -265,55 +225,39 @@ def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressRepor
 
 
 def condition(
-    tally: Tally, names: Sequence[str], todo: Sequence[tuple[str, int]], number: int, size_class: SizeClass
+    tally: Tally, models: Sequence[str], number: int, name: str, strength: int, size_class: SizeClass
 ) -> Condition:
-    """Return the figures of one condition."""
-    name, strength = todo[number]
-    value = CORRUPTIONS[name].values(size_class)[strength - 1] if name else None
-    measured = {
-        model: Measured(accuracy=int(right) / tally.done, interval=wilson(int(right), tally.done))
-        for model, right in zip(names, tally.right[:, number], strict=True)
-    }
-    agree = int(tally.agree[number]) if len(names) > 1 else None
+    """Return the figures of the condition of a number: a corruption at a strength, "" and 0 for none."""
+
+    def measured(right: int) -> Measured:
+        return Measured(accuracy=right / tally.done, interval=wilson(right, tally.done))
+
+    by_model = dict(zip(models, map(measured, tally.right[:, number].tolist()), strict=True))
+    agree = measured(int(tally.agree[number])) if len(models) > 1 else None
     return Condition(
         strength=strength,
-        value=value_text(value),
-        float=measured.get("float"),
-        int8=measured["int8"],
-        agreement=None if agree is None else agree / tally.done,
-        agreement_interval=None if agree is None else wilson(agree, tally.done),
+        value=value_text(CORRUPTIONS[name].values(size_class)[strength - 1] if name else None),
+        float=by_model.get("float"),
+        int8=by_model["int8"],
+        agreement=agree.accuracy if agree else None,
+        agreement_interval=agree.interval if agree else None,
     )
 
 
-def stressed_by(
-    tally: Tally,
-    names: Sequence[str],
-    todo: Sequence[tuple[str, int]],
-    corruption: str,
-    clean: Condition,
-    size_class: SizeClass,
-) -> Stressed:
-    """Return the figures of one corruption; `clean` are those without any."""
-    strengths = [
-        condition(tally, names, todo, number, size_class) for number, (name, _) in enumerate(todo) if name == corruption
-    ]
-    int8 = average(item.int8.accuracy for item in strengths)
+def stressed_by(corruption: str, clean: Condition, strengths: tuple[Condition, ...]) -> Stressed:
+    """Return the figures of one corruption at its strengths; `clean` are those without any."""
+    int8 = float(np.mean([item.int8.accuracy for item in strengths]))
     floats = [item.float.accuracy for item in strengths if item.float]
     agreements = [item.agreement for item in strengths if item.agreement is not None]
     return Stressed(
         corruption=corruption,
         unit=CORRUPTIONS[corruption].unit,
-        float=average(floats) if floats else None,
+        float=float(np.mean(floats)) if floats else None,
         int8=int8,
-        agreement=average(agreements) if agreements else None,
+        agreement=float(np.mean(agreements)) if agreements else None,
         lost=100 * (clean.int8.accuracy - int8),
-        strengths=tuple(strengths),
+        strengths=strengths,
     )
-
-
-def average(values: Iterable[float]) -> float:
-    """Return the mean of numbers."""
-    return float(np.mean(list(values)))
 
 
 def mean(shares: np.ndarray) -> Mean:
@@ -324,18 +268,11 @@ def mean(shares: np.ndarray) -> Mean:
     return Mean(accuracy=middle, interval=(max(0.0, middle - reach), min(1.0, middle + reach)))
 
 
-def stored_name(report: StressReport) -> str:
-    """Return the name of a report's file."""
-    return STRESS.format(split=report.data.split)
-
-
 def require_passed(report: StressReport) -> None:
-    """Raise StressError for a report below its pass line."""
     if report.passed:
         return
     worst = report.costliest
     raise StressError(
         f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images in the mean, and {report.at_least:.2%} were "
-        f"required. {worst.corruption} costs most: {worst.lost:.2f} points.",
-        advice=report.remedy,
+        f"required. {worst.corruption} costs most: {worst.lost:.2f} points. {OPTIONS[report.remedy]}"
     )

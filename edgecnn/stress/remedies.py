@@ -35,6 +35,15 @@ TEXTS: Mapping[Remedy, str] = {
 }
 """By remedy; `{cutout}` is a third of the input's side."""
 
+OPTIONS: Mapping[Remedy, str] = {
+    "train.robust": "Train with --robust, or accept less with --at-least.",
+    "train.augment": "Train with --set train.augment=photo, or accept less with --at-least.",
+    "train.cutout": "Train with --set train.cutout=SIDE, about a third of the input's, or accept less with --at-least.",
+    "colour order": "Make sure that the frames are RGB, or leave it out with --corruptions.",
+    "more images": "Add such images to the training data, or accept less with --at-least.",
+}
+"""By remedy: what to do below the pass line."""
+
 
 def remedy_for(corruption: str, train: Mapping[str, Any]) -> Remedy:
     """Return what may help against a corruption, given the recipe's table `train`: more images if the option is on already."""

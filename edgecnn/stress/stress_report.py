@@ -118,16 +118,11 @@ class StressReport:
 
     @property
     def costliest(self) -> Stressed:
-        """The figures of the worst corruption."""
         return next(item for item in self.corruptions if item.corruption == self.worst)
 
 
 def stress_report(run: Run, split: StressSplit) -> StressReport | None:
-    """Return what `edgecnn stress` measured of a run on a split; None if it has not.
-
-    Raises:
-        RunError: if the file cannot be read.
-    """
+    """Return what `edgecnn stress` measured of a run on a split; None if it has not. Raises RunError if the file cannot be read."""
     path = run.file(STRESS.format(split=split))
     if not path.exists():
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ INT8_FORMATS = ("tflite", "onnx")
 """Formats of the int8 file that is measured, the first that there is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
+class Opened(NamedTuple):
     """An opened model: what the report says of it, and `call`, from uint8 (n, height, width, channels) to logits (n, num_classes)."""
 
     described: StressedModel
@@ -36,17 +35,10 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A run or a bundle under stress.
+    """A run, or a bundle, for which `run` is None, under stress.
 
-    Attributes:
-        name: its name.
-        run: the run; None for a bundle.
-        dataset: its data.
-        split: which split is measured.
-        images: that split, at the model's size.
-        contract: what the models read.
-        models: "int8", and "float" where there is one, which is first.
-        train: the recipe's table `train`, as far as recipes have its keys today.
+    The images are those of the split, at the model's size. The models are "float", if there is one, and "int8"; `train` is the recipe's
+    table, as far as recipes have its keys today.
     """
 
     name: str
@@ -71,12 +63,7 @@ class Source:
 def open_subject(
     source: Source, progress: Callable[[str, int, int], None], note: Callable[[str], None] = lambda text: None
 ) -> Subject:
-    """Open a run or a bundle and load its images.
-
-    Args:
-        source: what, and on which images.
-        progress: called while images are decoded.
-        note: called with the run's path, and with what of the images is left out.
+    """Open a run or a bundle and load its images. The note is the run's path, and what of the images is left out.
 
     Raises:
         RunError, BundleError: if it cannot be opened, or has no int8 model; RunError if the split has changed since the run began.
@@ -90,7 +77,6 @@ def open_subject(
 
 
 def run_subject(run: Run, source: Source, progress: Any, note: Callable[[str], None]) -> Subject:
-    """Open a run; arguments and errors as of `open_subject`."""
     int8 = next((format_ for format_ in INT8_FORMATS if export_path(run, format_, "int8").exists()), None)
     if int8 is None:
         raise RunError(f"run {run.path} has no int8 export. First: {run.command('export')} --format tflite --int8")
@@ -115,7 +101,6 @@ def run_subject(run: Run, source: Source, progress: Any, note: Callable[[str], N
 
 
 def bundle_subject(bundle: Bundle, source: Source, progress: Any, note: Callable[[str], None]) -> Subject:
-    """Open a bundle: its int8 model, and its float32 one if it carries one; arguments and errors as of `open_subject`."""
     manifest = bundle.manifest
     entries = {"float": model_entry(bundle, "float32"), "int8": model_entry(bundle, "int8")}
     if entries["int8"] is None:
@@ -139,38 +124,26 @@ def bundle_subject(bundle: Bundle, source: Source, progress: Any, note: Callable
 
 
 def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:
-    """Return a bundle's model of a precision, TFLite's before ONNX's; None without one."""
     entries = {item.format: item for item in bundle.manifest.models if item.precision == precision}
     return next((entries[format_] for format_ in INT8_FORMATS if format_ in entries), None)
 
 
 def load(dataset: Dataset, split: StressSplit, contract: InputContract, progress: Any) -> Split:
-    """Load a split at the size that a contract states."""
     height, width, channels = contract.height, contract.width, contract.channels
-    return dataset.load((split,), height=height, width=width, channels=channels, stage="stress", progress=progress)[
-        split
-    ]
+    splits = dataset.load((split,), height=height, width=width, channels=channels, stage="stress", progress=progress)
+    return splits[split]
 
 
 def engine_model(name: str, data: bytes, format_: str, contract: InputContract) -> Opened:
-    """Open a TFLite or ONNX file by the engine that a device would use.
-
-    Raises:
-        EngineError: if no engine is installed, or it refuses the model.
-    """
+    """Open a TFLite or ONNX file by the engine that a device would use. Raises EngineError if there is none, or it refuses the model."""
     engine = open_engine(None, data, format_, num_threads=1)
-    return Opened(
-        described=StressedModel(name=name, engine=described(engine), sha256=sha256(data)),
-        call=Model(engine, contract).logits,
-    )
+    model = StressedModel(name=name, engine=described(engine), sha256=sha256(data))
+    return Opened(model, Model(engine, contract).logits)
 
 
 def keras_model(data: bytes, contract: InputContract) -> Opened:
-    """Open a run's float model by TensorFlow."""
     from edgecnn.networks.keras import tf
     from edgecnn.networks.predict import model_from_bytes, predictor
 
-    return Opened(
-        described=StressedModel(name="float", engine=f"tensorflow {tf.__version__}", sha256=sha256(data)),
-        call=predictor(model_from_bytes(data), contract.scale, contract.zero_point),
-    )
+    model = StressedModel(name="float", engine=f"tensorflow {tf.__version__}", sha256=sha256(data))
+    return Opened(model, predictor(model_from_bytes(data), contract.scale, contract.zero_point))

@@ -18,12 +18,8 @@ ARRAYS = ("right", "agree", "shares")
 class Tally:
     """Counts over the first `done` images; frozen, so that Ctrl-C never meets half of a count.
 
-    Attributes:
-        right: int64, shape (models, conditions): right answers of each model.
-        agree: int64, shape (conditions,): images on which all models give the same answer.
-        shares: float64, shape (models, n): each image's own mean corrupted accuracy.
-        done: images that were counted.
-        seconds: what that took.
+    Right answers, int64 (models, conditions), images on which all models agree, int64 (conditions,), and each image's own mean corrupted
+    accuracy, float64 (models, n).
     """
 
     right: np.ndarray
@@ -33,13 +29,7 @@ class Tally:
     seconds: float = 0.0
 
     def plus(self, answers: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> "Tally":
-        """Return the counts with the answers to the next images.
-
-        Args:
-            answers: int, shape (models, conditions, images).
-            classes: int, shape (images,), the true classes.
-            weights: float64, shape (conditions,): a condition's weight in the mean corrupted accuracy.
-        """
+        """Return the counts with the answers to the next images, int (models, conditions, images), by the weights of `weights_of`."""
         hits = answers == classes
         done = self.done + len(classes)
         shares = self.shares.copy()
@@ -49,12 +39,8 @@ class Tally:
 
 
 def new_tally(models: int, conditions: int, images: int) -> Tally:
-    """Return a tally of nothing."""
-    return Tally(
-        right=np.zeros((models, conditions), np.int64),
-        agree=np.zeros(conditions, np.int64),
-        shares=np.zeros((models, images)),
-    )
+    right, agree = np.zeros((models, conditions), np.int64), np.zeros(conditions, np.int64)
+    return Tally(right=right, agree=agree, shares=np.zeros((models, images)))
 
 
 def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
@@ -66,8 +52,6 @@ def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Where a tally is kept: a file in a folder, named after a key that says what was counted."""
-
     folder: Path
     key: Mapping[str, Any]
 
