@@ -5,8 +5,8 @@ does not. So slow changes of brightness are removed first, and the detail of one
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,8 +35,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as fractions of an upright picture."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """How well one picture fits onto another, and where.
 
     `score` is the correlation of their detail, -1 to 1. `mirrored` says that left and right of the second are exchanged first, `scale`
@@ -51,11 +50,7 @@ class Match:
 
 
 class Detail:
-    """A picture's detail, and that of its middle at each scale as its Fourier transform.
-
-    Args:
-        grey: the picture in mode "L", its longer side COARSE_SIDE.
-    """
+    """The detail of a picture in mode "L", its longer side COARSE_SIDE, and that of its middle at each scale as its Fourier transform."""
 
     def __init__(self, grey: Image.Image) -> None:
         self.grey = grey
@@ -63,12 +58,10 @@ class Detail:
 
     @cached_property
     def spectrum(self) -> np.ndarray:
-        """Transform of the whole, complex64 (COARSE_SIDE, COARSE_SIDE // 2 + 1)."""
         return fft.rfft2(self.whole, (COARSE_SIDE, COARSE_SIDE))
 
     @cached_property
     def energy(self) -> np.ndarray:
-        """Sums of squares: see `energy_sums`."""
         return energy_sums(self.whole)
 
     @cached_property
@@ -92,7 +85,6 @@ def detail(pixels: np.ndarray, blurs: tuple[float, float]) -> np.ndarray:
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
-    """Return the middle of a picture, MIDDLE of each side and at least 6 pixels, as a view."""
     height, width = pixels.shape[:2]
     rows, columns = max(min(6, height), round(MIDDLE * height)), max(min(6, width), round(MIDDLE * width))
     top, left = (height - rows) // 2, (width - columns) // 2
@@ -100,7 +92,6 @@ def middle(pixels: np.ndarray) -> np.ndarray:
 
 
 def norm(cut: np.ndarray) -> float:
-    """Return the square root of a cut's energy, and of as much noise as its pixels may have."""
     return float(np.sqrt(np.square(cut, dtype=np.float64).sum() + NOISE**2 * cut.size))
 
 
@@ -114,10 +105,7 @@ def energy_sums(pixels: np.ndarray) -> np.ndarray:
 def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
     """Return a cut's products with the whole, over the whole's norm, at each place where all of it lies inside; None if it is too large.
 
-    Args:
-        sums: products by place, at least as large as the whole.
-        energy: of the whole, from `energy_sums`.
-        shape: of the cut: rows, columns and, for colours, channels.
+    The sums are the products by place, the energy is the whole's, the shape the cut's: rows, columns and, for colours, channels.
     """
     rows, columns = shape[:2]
     down, across = energy.shape[0] - rows, energy.shape[1] - columns
@@ -131,26 +119,24 @@ def placed(first: Detail, second: Detail) -> Match:
     """Return how well the middle of the second picture fits into the first where it fits best; the boxes are not set."""
     spectra, shapes, norms = second.middles
     sums = fft.irfft2(first.spectrum * spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
-    best = Match(score=-1.0, mirrored=False, scale=1.0)
+    best = Match(-1.0, False, 1.0)
     for index, shape in enumerate(shapes):
         scores = correlations(sums[index], first.energy, shape)
         if scores is not None and (score := float(scores.max()) / norms[index]) > best.score:
-            best = Match(score=score, mirrored=index >= len(SCALES), scale=SCALES[index % len(SCALES)])
+            best = Match(score, index >= len(SCALES), SCALES[index % len(SCALES)])
     return best
 
 
 def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
-    """Return a match measured at FINE_SIDE, in colour, around the scale that was found; its boxes are set.
+    """Return a match of `placed` measured again in colour, around its scale; its boxes are set.
 
-    Args:
-        first, second: in mode "RGB", the longer side FINE_SIDE.
-        found: from `placed`, of the same pictures.
+    Both pictures are in mode "RGB", the longer side FINE_SIDE.
     """
     size = (FINE_SIDE, FINE_SIDE)
     whole = detail(np.asarray(first), FINE_BLURS)
     spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
     turned = second.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if found.mirrored else second
-    best = Match(score=-1.0, mirrored=found.mirrored, scale=found.scale)
+    best = found._replace(score=-1.0)
     for step in FINE_STEPS:
         scale = step * found.scale
         width, height = (max(8, round(scale * side)) for side in turned.size)
@@ -164,34 +150,30 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
             continue
         row, column = np.unravel_index(int(scores.argmax()), scores.shape)
         top, left = int(row) - (height - cut.shape[0]) // 2, int(column) - (width - cut.shape[1]) // 2
-        boxes = overlap(first.size, (left, top, left + width, top + height))
-        best = Match(score=score, mirrored=found.mirrored, scale=scale, first=boxes[0], second=boxes[1])
+        best = Match(score, found.mirrored, scale, *overlap(first.size, (left, top, left + width, top + height)))
     return best
 
 
 def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
     """Return the part that two pictures share, as fractions of each.
 
-    Args:
-        size: width and height of the first.
-        place: left, top, right and bottom of the second, in the first's pixels; it may lie partly outside.
+    The place is that of the second in the first's pixels, whose (width, height) is the size; it may lie partly outside.
     """
-    ends = (max(0, place[0]), max(0, place[1]), min(size[0], place[2]), min(size[1], place[3]))
-    width, height = place[2] - place[0], place[3] - place[1]
-    within = (ends[0] / size[0], ends[1] / size[1], ends[2] / size[0], ends[3] / size[1])
-    shifted = [end - start for end, start in zip(ends, (place[0], place[1], place[0], place[1]), strict=True)]
-    return within, (shifted[0] / width, shifted[1] / height, shifted[2] / width, shifted[3] / height)
+    (width, height), (left, top, right, bottom) = size, place
+    ends = (max(0, left), max(0, top), min(width, right), min(height, bottom))
+    across, down = right - left, bottom - top
+    return (ends[0] / width, ends[1] / height, ends[2] / width, ends[3] / height), (
+        (ends[0] - left) / across, (ends[1] - top) / down, (ends[2] - left) / across, (ends[3] - top) / down,
+    )  # fmt: skip
 
 
 def sized(image: Image.Image, side: int) -> Image.Image:
-    """Return a picture whose longer side is `side`, and whose shorter one is 8 or more."""
     factor = side / max(image.size)
     width, height = (max(8, round(factor * length)) for length in image.size)
     return image.resize((width, height), Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR)
 
 
 def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:
-    """Return a part of a picture at (side, side)."""
     pixels = (box[0] * image.width, box[1] * image.height, box[2] * image.width, box[3] * image.height)
     return image.resize((side, side), Image.Resampling.BOX, box=pixels)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgecnn.files import cache_home
@@ -10,8 +10,7 @@ from edgecnn.files import cache_home
 FILE = "inspect-1.sqlite"
 """In the user's cache folder; whoever needs the space may delete it."""
 
-ASKED = 500
-"""Keys of one query: below SQLite's own limit in every version."""
+ASKED = 500  # keys of one query: below SQLite's own limit in every version
 
 
 class Cache:
@@ -45,9 +44,10 @@ class Cache:
         known: dict[str, bytes] = {}
         for start in range(0, len(hashes), ASKED):
             part = hashes[start : start + ASKED]
-            marks = ",".join("?" * len(part))
-            rows = self._rows(f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({marks})", kind, *part)
-            known.update((key, value) for key, value in rows if size is None or len(value) == size)
+            query = f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({','.join('?' * len(part))})"
+            with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
+                rows = self._database.execute(query, (kind, *part)).fetchall()
+                known.update((key, value) for key, value in rows if size is None or len(value) == size)
         return known
 
     def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
@@ -57,10 +57,4 @@ class Cache:
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
-        """Close the file."""
         self._database.close()
-
-    def _rows(self, query: str, *values: str) -> Iterator[tuple[str, bytes]]:
-        """Yield the rows of a query; none of a damaged file, whose entries are computed again."""
-        with contextlib.suppress(sqlite3.Error):
-            yield from self._database.execute(query, values).fetchall()

@@ -51,19 +51,10 @@ def compute(
 ) -> tuple[np.ndarray, int]:
     """Return each image's features, of length 1, and how many were computed; the others are from the cache.
 
-    Args:
-        items: images that can be read.
-        read: returns an item's encoded bytes, or its uint8 pixels.
-        cache: keeps the features by the item's hash, a batch at a time.
-        body: opens the network, if it is needed.
-        meter: counts the items.
-
-    Raises:
-        ImageError: if an image has changed since it was looked at.
+    The network is opened by `body` if it is needed. Raises ImageError if an image has changed since it was looked at.
     """
     known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LENGTH * STORED.itemsize)
     missing = list({item.hash: item for item in items if item.hash not in known}.values())
-    result = np.empty((len(items), LENGTH), np.float32)
     meter.advance(len(items) - len(missing))
     if missing:
         network = body()
@@ -77,9 +68,8 @@ def compute(
                 cache.put(KIND, fresh)
                 known.update(fresh)
                 meter.advance(len(part))
-    for index, item in enumerate(items):
-        result[index] = np.frombuffer(known[item.hash], STORED)
-    return unit(result), len(missing)
+    rows = np.stack([np.frombuffer(known[item.hash], STORED) for item in items])
+    return unit(rows.astype(np.float32)), len(missing)
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
@@ -99,15 +89,10 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's nearest others by the cosine of their features, the nearest first.
-
-    Args:
-        features: float32 (n, LENGTH), of length 1.
-        count: how many, fewer where there are not so many.
-        progress: called as progress(done, total).
+    """Return each image's nearest others by the cosine of their features, float32 (n, LENGTH) of length 1, the nearest first.
 
     Returns:
-        Indices, int64 (n, count), and cosines, float32 (n, count).
+        Indices, int64 (n, count), and cosines, float32 (n, count); fewer than `count` if there are not so many.
     """
     total = len(features)
     count = min(count, total - 1)

@@ -41,7 +41,6 @@ REMOVE = "Keep one of each group."
 
 
 def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str) -> Finding:
-    """Return a finding."""
     return Finding(kind=kind, severity=severity, images=images, text=text, advice=advice)
 
 
@@ -52,59 +51,48 @@ def of_folders(faults: Iterable[Fault], skipped: Sequence[str], lines: Iterable[
     severity: Severity = "warning" if any(name.lower().endswith(PHOTOS) for name in skipped) else "note"
     for line in lines:
         text, _, advice = line.partition(". ")
-        yield finding(
-            "left-out", severity, len(skipped), text, advice or "Move them into class folders, or remove them."
-        )
+        advice = advice or "Move them into class folders, or remove them."
+        yield finding("left-out", severity, len(skipped), text, advice)
 
 
-def of_files(broken: Sequence[Lost], total: int) -> Iterator[Finding]:
-    """Yield what is wrong with files."""
-    if broken:
-        text = f"{images(len(broken))} of {total:,} cannot be read, such as {broken[0].source} ({broken[0].reason})"
-        yield finding("unreadable", "warning", len(broken), text, "Replace or remove them.")
+def of_files(lost: Sequence[Lost], total: int) -> Iterator[Finding]:
+    if lost:
+        text = f"{images(len(lost))} of {total:,} cannot be read, such as {lost[0].source} ({lost[0].reason})"
+        yield finding("unreadable", "warning", len(lost), text, "Replace or remove them.")
 
 
 def of_groups(groups: Sequence[Group], own_splits: Iterable[str]) -> Iterator[Finding]:
     """Yield what is wrong with images that show the same; `own_splits` are those that the data have themselves."""
-    leaks = [group for group in groups if group.leak]
     given = set(own_splits)
+    leaks = [group for group in groups if group.leak]
+    theirs = [group for group in leaks if {copy.split for copy in group.copies} <= given]
     ours = [group for group in leaks if not {copy.split for copy in group.copies} <= given]
-    theirs = [group for group in leaks if group not in ours]
-    ways: tuple[tuple[list[Group], Severity, str], ...] = (
-        (theirs, "error", "Remove them from training: what was trained on them cannot be measured on them."),
-        (ours, "warning", "Keep one of each, or divide the images into train, val and test folders yourself."),
-    )
-    for found, severity, advice in ways:
-        if found:
-            text = f"{number(len(found), 'group')} of the same image in more than one split, such as {named(found[0])}"
-            yield finding("leak", severity, len(found), text, advice)
-    if conflicts := [group for group in groups if group.two_labels]:
-        text = (
-            f"{number(len(conflicts), 'group')} of the same image with different labels, such as {named(conflicts[0])}"
-        )
-        yield finding("two-labels", "error", len(conflicts), text, "Remove the images with the wrong label.")
     rest = [group for group in groups if not group.leak and not group.two_labels]
-    exact = [group for group in rest if group.exact]
-    near = [group for group in rest if not group.exact]
-    if exact:
-        text = f"{number(len(exact), 'group')} of identical images within a split, such as {named(exact[0])}"
-        yield finding("duplicate", "warning", len(exact), text, REMOVE)
-    if near:
-        text = f"{number(len(near), 'group')} of nearly identical images within a split, such as {named(near[0])}"
-        yield finding("near-duplicate", "note", len(near), text, REMOVE)
+    leaked = "the same image in more than one split"
+    kinds: tuple[tuple[Kind, Severity, list[Group], str, str], ...] = (
+        ("leak", "error", theirs, leaked, "Remove them from training: what was trained on them cannot be measured on them."),
+        ("leak", "warning", ours, leaked, "Keep one of each, or divide the images into train, val and test folders yourself."),
+        ("two-labels", "error", [group for group in groups if group.two_labels], "the same image with different labels",
+         "Remove the images with the wrong label."),
+        ("duplicate", "warning", [group for group in rest if group.exact], "identical images within a split", REMOVE),
+        ("near-duplicate", "note", [group for group in rest if not group.exact],
+         "nearly identical images within a split", REMOVE),
+    )  # fmt: skip
+    for kind, severity, found, what, advice in kinds:
+        if found:
+            text = f"{number(len(found), 'group')} of {what}, such as {named(found[0])}"
+            yield finding(kind, severity, len(found), text, advice)
 
 
 def of_labels(doubts: Sequence[WrongLabel]) -> Iterator[Finding]:
-    """Yield that labels are likely wrong."""
     if doubts:
         first = doubts[0]
         text = (
             f"{number(len(doubts), 'label')} may be wrong, the likeliest first: {first.source} is labelled {first.label}, "
             f"looks like {first.suggested}"
         )
-        yield finding(
-            "label", "warning", len(doubts), text, "Look at them in this order, and move those that are wrong."
-        )
+        advice = "Look at them in this order, and move those that are wrong."
+        yield finding("label", "warning", len(doubts), text, advice)
 
 
 def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Finding]:
@@ -112,21 +100,20 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
     totals = {item.label: sum(item.images.values()) for item in classes}
     small: tuple[tuple[str, int, Severity], ...] = (("train", FEW_TRAINING, "warning"), ("test", FEW_TEST, "note"))
     for split, least, severity in small:
-        few = [item for item in classes if item.images.get(split, 0) < least]
-        if few and any(item.images.get(split, 0) for item in classes):
-            smallest = min(few, key=lambda item: item.images.get(split, 0))
+        few = [item for item in classes if item.images[split] < least]
+        if few and any(item.images[split] for item in classes):
+            smallest = min(few, key=lambda item: item.images[split])
             text = (
                 f"{number(len(few), 'class', 'classes')} with fewer than {least} images in {split}, such as {smallest.label} "
-                f"({smallest.images.get(split, 0):,})"
+                f"({smallest.images[split]:,})"
             )
             yield finding("few", severity, len(few), text, "Add images of these classes.")
     largest, smallest_label = max(totals, key=lambda label: totals[label]), min(totals, key=lambda label: totals[label])
     ratio = totals[largest] / max(totals[smallest_label], 1)
     if ratio >= UNEVEN:
         text = f"{largest} has {ratio:.1f} times as many images as {smallest_label} ({totals[largest]:,} and {totals[smallest_label]:,})"
-        yield finding(
-            "balance", "warning" if ratio >= VERY_UNEVEN else "note", 2, text, f"Add images of {smallest_label}."
-        )
+        severity = "warning" if ratio >= VERY_UNEVEN else "note"
+        yield finding("balance", severity, 2, text, f"Add images of {smallest_label}.")
     alike = [item for item in classes if item.distinct < MOSTLY_COPIES * totals[item.label]]
     if alike:
         worst = min(alike, key=lambda item: item.distinct / totals[item.label])
@@ -140,13 +127,8 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
             f"{method.alike:.0%} of randomly chosen pairs of images are as alike as copies usually are, as where a camera never moves. "
             "Only closer ones are called copies"
         )
-        yield finding(
-            "alike",
-            "warning",
-            0,
-            text,
-            "Add images from other places, days and angles, unless the camera will stay there.",
-        )
+        advice = "Add images from other places, days and angles, unless the camera will stay there."
+        yield finding("alike", "warning", 0, text, advice)
     if method.skipped_pairs or method.uncompared:
         text = (
             f"too many images are alike to compare all: {method.skipped_pairs:,} pairs by features and {method.uncompared:,} images "
@@ -156,7 +138,6 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
 
 
 def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> Iterator[Finding]:
-    """Yield that sizes differ, or give the class away."""
     keys = [(*shape, item.source.rpartition(".")[2].lower()[:5]) for item, shape in zip(items, shapes, strict=True)]
     if not keys:
         return
@@ -164,9 +145,8 @@ def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labe
     usual, most = counts.most_common(1)[0]
     if len(counts) > 1:
         text = f"images of {len(counts):,} sizes, modes and formats; {most / len(keys):.0%} are {usual[0]}x{usual[1]}"
-        yield finding(
-            "sizes", "note", len(keys) - most, text, "Nothing, unless the camera's images have one size only."
-        )
+        advice = "Nothing, unless the camera's images have one size only."
+        yield finding("sizes", "note", len(keys) - most, text, advice)
     frequent = [(key, item.label) for key, item in zip(keys, items, strict=True) if counts[key] >= FEWEST_OF_A_SIZE]
     if len(frequent) < len(keys) / 2:
         return
@@ -187,7 +167,6 @@ def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labe
 
 
 def of_odd_ones(far: Sequence[Odd], soft: Sequence[Odd]) -> Iterator[Finding]:
-    """Yield that there are images unlike the others."""
     if far:
         text = f"{images(len(far))} unlike all others, such as {far[0].source} ({far[0].label})"
         yield finding("far", "note", len(far), text, "Check that they belong to the data.")
@@ -197,28 +176,19 @@ def of_odd_ones(far: Sequence[Odd], soft: Sequence[Odd]) -> Iterator[Finding]:
 
 
 def ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings, the most severe first."""
     return tuple(sorted(found, key=lambda item: -SEVERITIES.index(item.severity)))
 
 
 def number(count: int, what: str, several: str = "") -> str:
-    """Return a number and what it counts."""
     return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
 def images(count: int) -> str:
-    """Return a number of images."""
     return number(count, "image")
 
 
 def named(group: Group) -> str:
     """Return the first two images of a group, from different splits or with different labels where that is what is wrong."""
-    first = group.copies[0]
-    others = group.copies[1:]
+    first, *others = group.copies
     other = next((copy for copy in others if (copy.split, copy.label) != (first.split, first.label)), others[0])
-    return f"{placed(first.source, first.split, group.leak)} and {placed(other.source, other.split, group.leak)}"
-
-
-def placed(source: str, split: str, leak: bool) -> str:
-    """Return an image's name, and its split where that matters and the name does not say it."""
-    return f"{source} ({split})" if leak else source
+    return " and ".join(f"{copy.source} ({copy.split})" if group.leak else copy.source for copy in (first, other))

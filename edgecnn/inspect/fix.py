@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +37,7 @@ LONGEST_NAME = 200
 """Bytes of a file's name that is kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where an image of a cleaned copy goes: its split's folder ("" without splits), its class's folder, and its name."""
-
-    split: str
-    label: str
-    name: str
-
-
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
-    """Return why an image is left out, by its source, for the kinds of LEAVE_OUT that are given."""
     reasons: dict[str, str] = {}
     if "unreadable" in kinds:
         reasons |= {item.source: f"it cannot be read: {item.reason}" for item in report.unreadable}
@@ -58,18 +47,14 @@ def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
     if "labels" in kinds:
         for wrong in report.wrong_labels:
             reasons.setdefault(wrong.source, f"it is labelled {wrong.label} and looks like {wrong.suggested}")
-    for kind, odd, reason in (
-        ("far", report.far, "it is unlike all others"),
-        ("blurred", report.blurred, "it is much less sharp than the others"),
-    ):
-        if kind in kinds:
-            for item in odd:
-                reasons.setdefault(item.source, reason)
+    for item in report.far if "far" in kinds else ():
+        reasons.setdefault(item.source, "it is unlike all others")
+    for item in report.blurred if "blurred" in kinds else ():
+        reasons.setdefault(item.source, "it is much less sharp than the others")
     return reasons
 
 
 def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the sources of a group that are left out, and why: of "copies" without "near", each set of equal pixels by itself."""
     if "near" in kinds and ("copies" in kinds or not group.exact):
         yield from but_one(group.copies)
     elif "copies" in kinds:
@@ -78,7 +63,6 @@ def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def but_one(copies: Sequence[Copy]) -> Iterator[tuple[str, str]]:
-    """Yield the sources and reasons of all but the first of some copies, or of all of them if their labels differ."""
     kept, *others = copies
     if any(copy.label != kept.label for copy in others):
         for copy in copies:
@@ -86,25 +70,21 @@ def but_one(copies: Sequence[Copy]) -> Iterator[tuple[str, str]]:
             yield copy.source, f"it shows what {other.source} shows, which is labelled {other.label}"
         return
     for copy in others:
-        why = (
-            f"it has the pixels of {kept.source}"
-            if copy.pixels == kept.pixels
-            else f"it shows what {kept.source} shows"
-        )
+        same = copy.pixels == kept.pixels
+        why = f"it has the pixels of {kept.source}" if same else f"it shows what {kept.source} shows"
         yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
 
 
 def require_new(folder: Path, source: str) -> None:
-    """Check that a cleaned copy may go to a folder.
-
-    Raises:
-        OutputExistsError: if it exists, or lies inside the data.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise OutputExistsError(f"{folder} exists.", advice="new_folder")
+    """Raise OutputExistsError if the folder of a cleaned copy exists, or lies inside the data."""
     original = Path(os.path.expanduser(source))
-    if original.is_dir() and folder.resolve().is_relative_to(original.resolve()):
-        raise OutputExistsError(f"{folder} lies inside the data.", advice="new_folder")
+    fault = ""
+    if folder.exists() or folder.is_symlink():
+        fault = "exists"
+    elif original.is_dir() and folder.resolve().is_relative_to(original.resolve()):
+        fault = "lies inside the data"
+    if fault:
+        raise OutputExistsError(f"{folder} {fault}. Name one with --fix that does not exist yet, outside of the data.")
 
 
 def write_cleaned(
@@ -158,14 +138,12 @@ def write_cleaned(
 
 
 def emptied(cleaned: Cleaned, dataset: Dataset) -> list[str]:
-    """Return the classes of which a cleaned copy has no image."""
     gone = {item.source for item in cleaned.left_out}
     kept = {item.label for part in dataset.items.values() for item in part if item.source not in gone}
     return [label for index, label in enumerate(dataset.labels) if index not in kept]
 
 
 def leads_outside(item: Item) -> bool:
-    """Tell whether an item is a file that links lead to, outside of the folder of the data."""
     if not isinstance(item.handle, Path):
         return False
     root = item.handle.parents[item.source.count("/")]
@@ -173,22 +151,20 @@ def leads_outside(item: Item) -> bool:
 
 
 def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Meter) -> None:
-    """Write items into the folders of their splits and classes."""
     taken: set[tuple[str, str, str]] = set()
     for item in items:
         data = encoded(item, dataset)
-        place = place_of(item, dataset, data)
-        key = (place.split, place.label, place.name.lower())
-        name = place.name if key not in taken else f"{len(taken)}-{place.name}"
-        taken.add((place.split, place.label, name.lower()))
-        target = folder / place.split / place.label
+        split, label, name = place_of(item, dataset, data)
+        if (split, label, name.lower()) in taken:
+            name = f"{len(taken)}-{name}"
+        taken.add((split, label, name.lower()))
+        target = folder / split / label
         target.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(data)
         meter.advance()
 
 
 def encoded(item: Item, dataset: Dataset) -> bytes:
-    """Return an item's file, or a PNG of its pixels where it has no file."""
     try:
         data = dataset.read(item)
     except ImageError as error:
@@ -202,8 +178,11 @@ def encoded(item: Item, dataset: Dataset) -> bytes:
     return data
 
 
-def place_of(item: Item, dataset: Dataset, data: bytes) -> Place:
-    """Return where an item goes. A name that a file system or a terminal may take amiss is replaced by the content's hash."""
+def place_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
+    """Return where an item goes: its split's folder ("" without splits), its class's folder, and its name.
+
+    A name that a file system or a terminal may take amiss is replaced by the content's hash.
+    """
     split = item.split if item.split in dataset.given else "train"
     name = item.source.rpartition("/")[2]
     plain = name and not any(map(unsafe, name)) and "\\" not in name and len(name.encode()) <= LONGEST_NAME
@@ -213,4 +192,4 @@ def place_of(item: Item, dataset: Dataset, data: bytes) -> Place:
     label = dataset.labels[item.label].replace("/", "-").replace("\\", "-")
     if label.startswith("."):
         label = f"class{label}"
-    return Place(split=split if dataset.given != {"train"} else "", label=label, name=name)
+    return split if dataset.given != {"train"} else "", label, name

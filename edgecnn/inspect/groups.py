@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from edgecnn.data import Progress
 from edgecnn.data.items import Meter
@@ -14,6 +17,7 @@ from edgecnn.inspect.hashing import near_pairs
 from edgecnn.inspect.inspection_report import By
 from edgecnn.inspect.look import Looks, chunks
 from edgecnn.inspect.pairs import (
+    MEASURES,
     Limits,
     Measures,
     Pictures,
@@ -22,7 +26,6 @@ from edgecnn.inspect.pairs import (
     frame_difference,
     measure,
     same_frame,
-    unpacked,
 )
 
 KIND = f"pair-1 {FEATURES}"
@@ -53,8 +56,7 @@ USUAL_SHARE = 0.01
 """Share of those that may pass for the same. Where more do, as with a camera that never moves, the limits are tightened."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """Two images that show the same, what detected it, and how alike they are."""
 
     first: int
@@ -67,17 +69,9 @@ class Pair:
 class Search:
     """Finds the pairs of a set.
 
-    Attributes:
-        looks: the images and their hashes.
-        pictures: decodes them.
-        features: float32 (n, LENGTH) of length 1; None for hashes alone.
-        body: computes features of parts of pictures; None as for `features`.
-        cache: keeps what was measured of pairs.
-        progress: called as progress(what, done, total).
-        limits: from where on two pictures are the same; `calibrate` may tighten them.
-        alike: share of randomly chosen pairs that the usual limits would call the same.
-        skipped: candidates by features that were not compared.
-        uncompared: images whose hashes were not compared with those after them.
+    The features, float32 (n, LENGTH) of length 1, and the body that computes those of parts of pictures are None for hashes alone. At the
+    end, `alike` is the share of random pairs that the usual limits would call the same; `skipped` candidates by features were not
+    compared, and `uncompared` images whose hashes were not compared with those after them.
     """
 
     looks: Looks
@@ -104,20 +98,21 @@ class Search:
         return pairs
 
     def by_content(self) -> tuple[list[Pair], np.ndarray]:
-        """Return the pairs of equal pixels, and the first image of each content."""
         first: dict[bytes, int] = {}
         pairs = []
         for index, content in enumerate(self.looks.table["pixels"].tolist()):
             other = first.setdefault(content, index)
             if other != index:
-                pairs.append(Pair(first=other, second=index, by="content", verdict=Verdict(score=1.0, mirrored=False)))
+                pairs.append(Pair(other, index, "content", Verdict(1.0, False)))
         return pairs, np.array(list(first.values()), np.int64)
 
     def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> None:
         """Tighten the limits where randomly chosen pairs pass them: to half of what still divides the most alike of these."""
         if len(distinct) < 2:
             return
-        drawn = [random.choice(distinct, 2, replace=False).tolist() for _ in range(RANDOM_PAIRS)]
+        drawn: list[tuple[int, int]] = [
+            tuple(random.choice(distinct, 2, replace=False).tolist()) for _ in range(RANDOM_PAIRS)
+        ]
         meter = Meter(self.progress, "comparing random pairs", RANDOM_PAIRS)
         usual = self.limits
         frames = np.array([frame_difference(self.pictures, first, second, False) for first, second in drawn])
@@ -125,7 +120,7 @@ class Search:
         if self.body is None:
             meter.advance(RANDOM_PAIRS)
         else:
-            measured = self.measured([(first, second) for first, second in drawn], meter)
+            measured = self.measured(drawn, meter)
             passed |= np.array([decided(item, usual) is not None for item in measured])
         self.alike = float(passed.mean())
         if self.alike <= USUAL_SHARE:
@@ -135,28 +130,25 @@ class Search:
             present = [item for item in measured if item is not None]
             nearest = max((item.cosine for item in present), default=usual.burst)
             least = min((item.levels for item in present), default=usual.copied)
-            self.limits = replace(
-                self.limits,
-                burst=max(usual.burst, (1 + nearest) / 2),
-                copied=min(usual.copied, least / 2),
-            )
+            burst, copied = max(usual.burst, (1 + nearest) / 2), min(usual.copied, least / 2)
+            self.limits = replace(self.limits, burst=burst, copied=copied)
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
         """Return the measures of pairs, from the cache or some at a time: their parts take memory."""
         items = self.looks.items
         keys = {pair: items[pair[0]].hash + items[pair[1]].hash for pair in pairs}
-        known = {key: unpacked(value) for key, value in self.cache.get(KIND, list(keys.values())).items()}
+        known = {
+            key: Measures(*MEASURES.unpack(value)) if len(value) == MEASURES.size else None
+            for key, value in self.cache.get(KIND, list(keys.values())).items()
+        }
         missing = [pair for pair, key in keys.items() if key not in known]
         meter.advance(len(pairs) - len(missing))
         for part in chunks(missing, CHUNK):
-            fresh = {keys[pair]: item for pair, item in zip(part, self.measure(part, meter), strict=True)}
-            self.cache.put(KIND, [(key, item.packed() if item else b"") for key, item in fresh.items()])
+            measures = measure(self.pictures, part, self.body, meter.advance, self.limits)
+            fresh = {keys[pair]: item for pair, item in zip(part, measures, strict=True)}
+            self.cache.put(KIND, [(key, MEASURES.pack(*item) if item else b"") for key, item in fresh.items()])
             known |= fresh
         return [known[keys[pair]] for pair in pairs]
-
-    def measure(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
-        """Return the measures of pairs."""
-        return measure(self.pictures, pairs, self.body, meter.advance, self.limits)
 
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
         """Return the pairs of images that are the same whole picture, of those whose perceptual hashes are near."""
@@ -174,7 +166,7 @@ class Search:
         for first, second, flag in sorted(chosen):
             meter.advance()
             if verdict := same_frame(self.pictures, first, second, flag, self.limits):
-                result.append(Pair(first=first, second=second, by="hash", verdict=verdict))
+                result.append(Pair(first, second, "hash", verdict))
         return result
 
     def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
@@ -195,7 +187,7 @@ class Search:
         chosen = sorted(ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
-            Pair(first=first, second=second, by="features", verdict=verdict)
+            Pair(first, second, "features", verdict)
             for (first, second), item in zip(chosen, self.measured(chosen, meter), strict=True)
             if (verdict := decided(item, self.limits))
         ]
@@ -204,10 +196,7 @@ class Search:
 def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """Return which pairs have thumbnails near enough to decode their images, bool (pairs,).
 
-    Args:
-        thumbs: uint8 (n, THUMB, THUMB, 3).
-        pairs: int (pairs, 2), indices of them.
-        mirrored: bool (pairs,), whether the second is mirrored first.
+    The thumbnails are uint8 (n, THUMB, THUMB, 3); of a pair that is flagged in `mirrored` the second is mirrored first.
     """
     agree = np.empty(len(pairs), bool)
     for start in range(0, len(pairs), 4096):
@@ -221,23 +210,13 @@ def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) ->
 
 def connected(count: int, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[Pair]]]:
     """Yield the groups of images that pairs connect: their indices in order, and their pairs."""
-    parent = list(range(count))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    ends = np.array([(pair.first, pair.second) for pair in pairs]).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
+    component = connected_components(graph, directed=False)[1].tolist()
+    groups: dict[int, tuple[list[int], list[Pair]]] = {component[index]: ([], []) for index in sorted(ends.flat)}
+    for index, number in enumerate(component):
+        if number in groups:
+            groups[number][0].append(index)
     for pair in pairs:
-        first, second = sorted((root(pair.first), root(pair.second)))
-        parent[second] = first
-    members: dict[int, list[int]] = {}
-    inside: dict[int, list[Pair]] = {}
-    for pair in pairs:
-        inside.setdefault(root(pair.first), []).append(pair)
-    for index in range(count):
-        if (top := root(index)) in inside:
-            members.setdefault(top, []).append(index)
-    for top, indices in members.items():
-        yield indices, inside[top]
+        groups[component[pair.first]][1].append(pair)
+    yield from groups.values()

@@ -1,6 +1,5 @@
 """Perceptual hashes: 64 bits that stay nearly the same when a picture is compressed or resized, and the search for near ones."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -22,11 +21,8 @@ MOST_CANDIDATES = 2_000_000
 """Candidates that are kept: more come only of pictures without content, whose copies are still found by their pixels."""
 
 
-@functools.cache
-def cosines() -> np.ndarray:
-    """Return the first KEPT rows of the DCT-II of SIDE values, float64 (KEPT, SIDE)."""
-    frequency, place = np.arange(KEPT)[:, np.newaxis], np.arange(SIDE)[np.newaxis]
-    return np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE))
+COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(SIDE)[np.newaxis] + 1) / (2 * SIDE))
+"""The first KEPT rows of the DCT-II of SIDE values, float64 (KEPT, SIDE)."""
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -38,7 +34,6 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def mirrored_hash(image: Image.Image) -> int:
-    """Return the hash of an image with left and right exchanged."""
     return _hash(_small(image)[:, ::-1])
 
 
@@ -47,7 +42,7 @@ def _small(image: Image.Image) -> np.ndarray:
 
 
 def _hash(pixels: np.ndarray) -> int:
-    frequencies = cosines() @ pixels @ cosines().T
+    frequencies = COSINES @ pixels @ COSINES.T
     bits = (frequencies > np.median(frequencies)).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
@@ -55,14 +50,7 @@ def _hash(pixels: np.ndarray) -> int:
 def near_pairs(
     hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the pairs of images whose hashes differ by at most NEAR bits, one of them mirrored if need be.
-
-    All pairs are compared, a block at a time: an exclusive or and a count of bits for each.
-
-    Args:
-        hashes: uint64 (n,).
-        mirrored: uint64 (n,), of the mirrored images.
-        progress: called as progress(done, total) after each block.
+    """Return the pairs of images whose hashes, uint64 (n,), differ by at most NEAR bits, one of them mirrored if need be.
 
     Returns:
         int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and how many images were not

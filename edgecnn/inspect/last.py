@@ -1,5 +1,6 @@
 """What training says of its images: what their last inspection found, or else what their listing shows."""
 
+import contextlib
 import json
 from collections import Counter
 
@@ -17,10 +18,9 @@ NAMED = 2
 
 def keep(report: Inspection) -> None:
     """Keep the findings of an inspection for `worst`, by the data's fingerprint."""
-    cache = Cache()
     found = [[item.severity, item.text] for item in report.findings]
-    cache.put(KIND, [(report.fingerprint, json.dumps(found).encode())])
-    cache.close()
+    with contextlib.closing(Cache()) as cache:
+        cache.put(KIND, [(report.fingerprint, json.dumps(found).encode())])
 
 
 def worst(dataset: Dataset) -> str:
@@ -39,12 +39,10 @@ def worst(dataset: Dataset) -> str:
 
 
 def inspected(dataset: Dataset) -> list[tuple[str, str]] | None:
-    """Return severities and texts of the last inspection of the same images; None if there was none."""
     if not (cache_home() / FILE).is_file():
         return None
-    cache = Cache()
-    known = cache.get(KIND, [dataset.fingerprint]).get(dataset.fingerprint)
-    cache.close()
+    with contextlib.closing(Cache()) as cache:
+        known = cache.get(KIND, [dataset.fingerprint]).get(dataset.fingerprint)
     try:
         return None if known is None else [(str(severity), str(text)) for severity, text in json.loads(known)]
     except ValueError:

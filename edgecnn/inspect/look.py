@@ -29,19 +29,10 @@ SHARP_SIDE = 160
 CHUNK = 64
 """Images that are looked at before what was computed is kept."""
 
-LOOK = np.dtype(
-    [
-        ("width", "<u4"),
-        ("height", "<u4"),
-        ("channels", "u1"),
-        ("pixels", "S64"),
-        ("hash", "<u8"),
-        ("mirrored", "<u8"),
-        ("sharpness", "<f4"),
-        ("spread", "<f4"),
-        ("thumb", "u1", (THUMB, THUMB, 3)),
-    ]
-)
+LOOK = np.dtype([
+    ("width", "<u4"), ("height", "<u4"), ("channels", "u1"), ("pixels", "S64"), ("hash", "<u8"), ("mirrored", "<u8"),
+    ("sharpness", "<f4"), ("spread", "<f4"), ("thumb", "u1", (THUMB, THUMB, 3)),
+])  # fmt: skip
 """A look, as the cache keeps it: `pixels` is the SHA-256 of the decoded upright pixels, in RGB, with their size; `sharpness` the mean
 difference of neighbouring pixels and `spread` the standard deviation, both in grey levels."""
 
@@ -56,18 +47,8 @@ class Looks:
     computed: int
 
 
-def look_at(
-    items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter, workers: int | None = None
-) -> Looks:
-    """Look at all items, those that the cache does not know by decoding them.
-
-    Args:
-        items: of a dataset.
-        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
-        cache: keeps each look, by the item's hash.
-        meter: counts the items.
-        workers: threads that decode; by default one for each processor, at most four.
-    """
+def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
+    """Look at all items of a dataset, those that the cache does not know by decoding them."""
     known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
     table = np.zeros(len(items), LOOK)
     reasons: dict[int, str] = {}
@@ -78,7 +59,7 @@ def look_at(
         else:
             missing.append(index)
     meter.advance(len(items) - len(missing))
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for part in chunks(missing, CHUNK):
             fresh = []
             for index, looked in zip(part, pool.map(lambda index: one_look(items[index], read), part), strict=True):
@@ -99,17 +80,12 @@ def look_at(
 
 
 def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield a sequence in parts of `size`; the last may be smaller."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
 def decoded(item: Item, read: Callable[[Item], Any], least: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Return an item as an upright RGB image, possibly reduced to no less than twice `least`, (height, width).
-
-    Raises:
-        ImageError: if it cannot be read, or has changed since it was listed.
-    """
+    """Return an item as an upright RGB image; `least` and errors as of `picture`."""
     return picture(item, read, 3, least)
 
 
@@ -134,7 +110,6 @@ def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
 
 
 def steps(pixels: np.ndarray) -> float:
-    """Return the mean difference of neighbouring columns, 0 of a single column."""
     return float(np.abs(np.diff(pixels)).mean()) if pixels.shape[1] > 1 else 0.0
 
 

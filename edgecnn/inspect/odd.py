@@ -1,6 +1,6 @@
 """Images unlike the others: far from them in features, or blurred."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ EMPTY = 4.0
 """Standard deviation, in grey levels, below which a picture is too empty to be called blurred."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OddOnes:
+class OddOnes(NamedTuple):
     """Indices of odd images, the oddest first, all images' values and their median."""
 
     indices: tuple[int, ...]
@@ -32,24 +31,18 @@ class OddOnes:
 def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
     """Return the images whose neighbours in features (n, LENGTH), of length 1, are farthest: 1 minus the mean cosine, 0 to 2."""
     if len(features) < FEWEST:
-        return OddOnes(indices=(), values=np.zeros(len(features)), usual=0.0)
+        return OddOnes((), np.zeros(len(features)), 0.0)
     _, cosines = neighbours(features, NEIGHBOURS, lambda done, total: progress("comparing features", done, total))
     return odd_ones(1.0 - cosines.mean(axis=1, dtype=np.float64), 1)
 
 
 def blurred(sharpness: np.ndarray, spread: np.ndarray) -> OddOnes:
-    """Return the images whose neighbouring pixels differ least, measured by the image's contrast.
-
-    Args:
-        sharpness: mean difference of neighbouring pixels, grey levels (n,).
-        spread: standard deviation, grey levels (n,).
-    """
+    """Return the images whose neighbouring pixels differ least, by the image's contrast; arguments as in LOOK, (n,)."""
     values = sharpness.astype(np.float64) / np.maximum(spread, 1e-6)
     full = spread >= EMPTY
     if full.sum() < FEWEST:
-        return OddOnes(indices=(), values=values, usual=0.0)
-    found = odd_ones(np.where(full, values, np.median(values[full])), -1)
-    return OddOnes(indices=found.indices, values=values, usual=found.usual)
+        return OddOnes((), values, 0.0)
+    return odd_ones(np.where(full, values, np.median(values[full])), -1)._replace(values=values)
 
 
 def odd_ones(values: np.ndarray, side: int) -> OddOnes:
@@ -62,8 +55,5 @@ def odd_ones(values: np.ndarray, side: int) -> OddOnes:
     spread = 1.4826 * np.median(np.abs(logs - middle))
     score = side * (logs - middle) / max(float(spread), 1e-6)
     order = np.argsort(-score, kind="stable")
-    return OddOnes(
-        indices=tuple(int(index) for index in order if score[index] > SPREADS),
-        values=values,
-        usual=float(np.median(values)),
-    )
+    odd = tuple(int(index) for index in order if score[index] > SPREADS)
+    return OddOnes(odd, values, float(np.median(values)))

@@ -2,9 +2,9 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -52,19 +52,17 @@ DIFFERENCE_SIDE = 32
 """Side at which two parts are compared in colour: what is left of a photo after compression and a place that is half a pixel off."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """That two images are the same, and how alike, 0 to 1; `mirrored` says that left and right are exchanged."""
 
     score: float
     mirrored: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measures:
+class Measures(NamedTuple):
     """What was measured of a pair: how well they fit, the grey levels by which the parts that show the same differ, their features' cosine.
 
-    `place` and `mirrored` are of the `Match`; `cosine` is -1 where it was not measured.
+    `place` and `mirrored` are of the `Match`; `cosine` is -1 if it was not measured.
     """
 
     place: float
@@ -72,20 +70,9 @@ class Measures:
     levels: float
     cosine: float
 
-    def packed(self) -> bytes:
-        """Return the measures as the cache keeps them."""
-        return MEASURES.pack(self.place, self.mirrored, self.levels, self.cosine)
-
 
 MEASURES = struct.Struct("<d?dd")
-
-
-def unpacked(value: bytes) -> Measures | None:
-    """Return what `packed` wrote; None, which nothing to measure is, for an empty value."""
-    if len(value) != MEASURES.size:
-        return None
-    place, mirrored, levels, cosine = MEASURES.unpack(value)
-    return Measures(place=place, mirrored=mirrored, levels=levels, cosine=cosine)
+"""Measures as the cache keeps them; nothing if there was nothing to measure."""
 
 
 class Pictures:
@@ -117,50 +104,43 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
 def same_frame(pictures: Pictures, first: int, second: int, mirrored: bool, limits: Limits) -> Verdict | None:
     """Return that two images are the same whole picture, compressed, resized or mirrored; None if they are not."""
     found = frame_difference(pictures, first, second, mirrored)
-    return Verdict(score=1.0 - 0.5 * found, mirrored=mirrored) if found <= limits.frame else None
+    return Verdict(1.0 - 0.5 * found, mirrored) if found <= limits.frame else None
 
 
 def measure(
     pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
 ) -> list[Measures | None]:
-    """Return what is measured of each pair; None for one whose detail agrees at no place.
+    """Return what is measured of each pair of images, by index; None for one whose detail agrees at no place.
 
-    Args:
-        pictures: decodes them.
-        pairs: indices of images.
-        body: computes features; without it no cosine is measured.
-        step: called after each pair.
-        limits: what decides which pairs are worth measuring.
+    Without a body no cosine is measured; `step` is called for each pair; the limits say which pairs are worth measuring.
     """
     found: list[Measures | None] = []
     parts: list[np.ndarray] = []
     places: list[int] = []
-    for number, (first, second) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
         found.append(None)
         step()
-        ways = [(first, second, placed(pictures.detail(first), pictures.detail(second)))]
-        ways.append((second, first, placed(pictures.detail(second), pictures.detail(first))))
-        measured_ways = [
+        ways = [
             (one, other, measured(pictures.picture(one), pictures.picture(other), match))
-            for one, other, match in ways
-            if match.score >= limits.place
+            for one, other in (pair, pair[::-1])
+            if (match := placed(pictures.detail(one), pictures.detail(other))).score >= limits.place
         ]
-        if not measured_ways:
+        if not ways:
             continue
-        one, other, match = max(measured_ways, key=lambda way: way[2].score)
+        one, other, match = max(ways, key=lambda way: way[2].score)
         if match.score < limits.copied_detail:
             continue
         turned = pictures.picture(other)
         turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if match.mirrored else turned
         shared = [cut_out(pictures.picture(one), match.first, SIDE), cut_out(turned, match.second, SIDE)]
         small = [cut_out(part, (0, 0, 1, 1), DIFFERENCE_SIDE) for part in shared]
-        found[-1] = Measures(place=match.score, mirrored=match.mirrored, levels=difference(*small)[0], cosine=-1.0)
+        found[-1] = Measures(match.score, match.mirrored, difference(*small)[0], -1.0)
         if body and match.score >= limits.burst_detail:
             places.append(number)
             parts += [np.asarray(part) for part in shared]
     for number, cosine in zip(places, cosines(parts, body), strict=True):
         if (item := found[number]) is not None:
-            found[number] = replace(item, cosine=cosine)
+            found[number] = item._replace(cosine=cosine)
     return found
 
 
@@ -179,6 +159,4 @@ def decided(measures: Measures | None, limits: Limits) -> Verdict | None:
     detail = measures.place
     copied = measures.levels <= limits.copied and detail >= limits.copied_detail
     burst = measures.cosine >= limits.burst and detail >= limits.burst_detail
-    if not copied and not burst:
-        return None
-    return Verdict(score=min(max(detail, measures.cosine), 1.0), mirrored=measures.mirrored)
+    return Verdict(min(max(detail, measures.cosine), 1.0), measures.mirrored) if copied or burst else None

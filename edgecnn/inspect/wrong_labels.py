@@ -22,7 +22,7 @@ COMPONENTS = 256
 """Principal components that stand for the features: as many wrong labels are named as with all 1,280, in a fraction of the time."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Doubt:
     """A label that is likely wrong: the image's index, the class that its features suggest, and both classes' scores, 0 to 1."""
 
@@ -53,9 +53,8 @@ def out_of_fold(
     scores = np.zeros((len(classes), int(classes.max()) + 1))
     times = np.zeros((len(classes), 1))
     folds = max(2, min(FOLDS, int(distinct(classes, groups).min())))
-    with threadpool_limits(
-        1
-    ):  # small matrices: threads that wait for each other took 30 times as long on a busy machine
+    # small matrices: threads that wait for each other took 30 times as long on a busy machine
+    with threadpool_limits(1):
         scaled = components(standardised(features))
         strength = choose_strength(scaled, classes, seed)
         for number in range(ROUNDS):
@@ -63,9 +62,8 @@ def out_of_fold(
             for fold, (kept, held) in enumerate(split.split(scaled, classes, groups)):
                 if progress:
                     progress("checking labels", number * folds + fold + 1, ROUNDS * folds)
-                judged = held[
-                    np.isin(classes[held], classes[kept])
-                ]  # a class that was not fitted scores 0, right or wrong
+                # a class that was not fitted scores 0, right or wrong
+                judged = held[np.isin(classes[held], classes[kept])]
                 if not len(judged) or len(np.unique(classes[kept])) < 2:
                     continue
                 fitted = regression(strength).fit(scaled[kept], classes[kept])
@@ -75,7 +73,6 @@ def out_of_fold(
 
 
 def distinct(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return how many different images each class has, int (classes,); arguments as of `out_of_fold`."""
     return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0])
 
 
@@ -96,13 +93,9 @@ def components(features: np.ndarray) -> np.ndarray:
 
 
 def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
-    """Return the labels that are likely wrong, the likeliest first.
+    """Return the labels that are likely wrong by the scores of `out_of_fold`, the likeliest first.
 
     Those are labels to which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
-
-    Args:
-        scores: from `out_of_fold`, (n, classes).
-        classes: int (n,), the labels.
 
     Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), section 3.2, for the ranking.
     """
@@ -114,11 +107,6 @@ def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
     largest = others[everyone, suggested]
     named = np.flatnonzero(largest > ODDS * own)
     return [
-        Doubt(
-            index=int(index),
-            suggested=int(suggested[index]),
-            score=float(own[index]),
-            suggested_score=float(largest[index]),
-        )
+        Doubt(int(index), int(suggested[index]), float(own[index]), float(largest[index]))
         for index in named[np.argsort(own[named], kind="stable")]
     ]
