@@ -29,12 +29,7 @@ class ChosenConfidence:
 
 
 def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> ChosenConfidence:
-    """Choose a temperature and, for a target error, a threshold.
-
-    Args:
-        logits: float32, shape (n, num_classes), of validation images, n at least 1.
-        classes: int array, shape (n,), the true classes.
-        target_error: largest error among answered images, in (0, 1); None for no threshold.
+    """Choose a temperature and, for a target error in (0, 1), a threshold; logits float32 (n, num_classes), classes int (n,).
 
     Raises:
         ThresholdError: if no threshold keeps the target.

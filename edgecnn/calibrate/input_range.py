@@ -72,10 +72,7 @@ Given = str | tuple[float, int] | PixelRange
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What the user says of models that edgecnn did not train: how they read pixels, and what their outputs are called.
-
-    Without labels, these are the classes in alphabetical order.
-    """
+    """What the user says of models that edgecnn did not train; without labels these are the classes in alphabetical order."""
 
     input_range: Given = AUTO
     labels: tuple[str, ...] = ()
@@ -114,18 +111,11 @@ def find_range(
 
     For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
     take chance, the one with the smallest negative log-likelihood; or IMAGENET where that has more right answers than chance explains.
-    Right answers alone do not tell: a network of ReLUs with small biases answers the same for 0 to 1 and 0 to 255, and is 255 times as
-    sure.
+    Right answers alone do not tell: a network of ReLUs with small biases answers the same for 0 to 1 and 0 to 255.
 
     Args:
-        call: takes pixels, scale and zero point, each one number or one for each channel, and returns logits or scores, float32
-            (n, num_classes).
+        call: takes pixels, scale and zero point, each one number or one a channel, and returns logits or scores, float32 (n, num_classes).
         entry: the input of a model file; None where it is float.
-        images: to try ranges on.
-        given: what the user says.
-
-    Returns:
-        The range, with a warning where it was given and another one is far better.
 
     Raises:
         EngineError: if a mean is given for another number of channels.
@@ -199,8 +189,7 @@ def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
 def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return outputs (n, num_classes) in the order of classes under which the most answers are right.
 
-    That order is chosen on one half of the images for the other half, so that it is no better than the given one by chance. The
-    assignment is Kuhn's (1955, "The Hungarian method for the assignment problem").
+    Each half of the images chooses it for the other, so that it is no better by chance. Source: Kuhn 1955, the Hungarian method.
     """
     from scipy.optimize import linear_sum_assignment
 

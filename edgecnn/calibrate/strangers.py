@@ -8,7 +8,6 @@ from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.runtime.stranger import similarity, unit_rows
 
 KNOWN_FILE = "stranger/known.npy"
-"""Where a bundle keeps the known images' features."""
 
 NEIGHBOURS = 5
 
@@ -50,7 +49,7 @@ def least_count(rate: float) -> int:
 
 
 def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate: float) -> StrangerLimit | None:
-    """Choose the limit below which an image is a stranger.
+    """Choose the limit below which an image is a stranger; None where the images are too few for the rate, or none is known.
 
     With n validation images it is their rate * (n + 1)-th smallest familiarity, interpolated, the p-values of each being those among the
     others: an image of the same kind falls below it with a probability of about the rate.
@@ -60,9 +59,6 @@ def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate:
         features: theirs, float32, shape (n, length).
         codes: of known images, from `known_codes`.
         rate: share of known images that may be refused, in (0, 0.5].
-
-    Returns:
-        The limit; None where the images are too few for the rate, or no image is known.
 
     Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
     """

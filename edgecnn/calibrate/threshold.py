@@ -29,23 +29,13 @@ class Choice(Selective):
 def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float, confidence: float = 0.95) -> Choice:
     """Choose the smallest threshold whose error among answered images is at most the target, with confidence.
 
-    Of THRESHOLDS, the smallest with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper")
-    at most the target (Bonferroni). All the bounds hold together at least `confidence` of the time, so the chosen one's
-    does, whatever the model.
-
-    Args:
-        scores: float32, shape (n,), the largest softmax score of each validation image, at the temperature that the
-            device applies.
-        right: bool, shape (n,), whether its answer is the true class.
-        target_error: in (0, 1).
-        confidence: in (0, 1).
+    Of THRESHOLDS, the smallest with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper") at most the target
+    (Bonferroni): all the bounds hold together, whatever the model. `scores` are each image's largest, float32 (n,), `right` bool (n,).
 
     Raises:
         ThresholdError: if no threshold qualifies; the message gives the nearest and how many images would do.
-        ValueError: if shapes differ, there are no images, or a number is out of its range.
 
-    Source: Clopper and Pearson 1934; Geifman and El-Yaniv 2017 (arXiv:1705.08500), with a fixed grid in place of their
-    search.
+    Source: Clopper and Pearson 1934; Geifman and El-Yaniv 2017 (arXiv:1705.08500), with a fixed grid instead of their search.
     """
     if not 0 < target_error < 1:
         raise ValueError(f"target_error must be between 0 and 1, such as 0.05, received {target_error}")

@@ -16,18 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "Reporter", as_json: bool) -> None:
-    """Decode the images as training does, time a few steps, and print parameters, MACs, bytes and an estimate of the time.
-
-    Args:
-        recipe: the resolved recipe.
-        dataset: its images.
-        network: what the network is called.
-        reporter: hears about the data and of progress.
-        as_json: whether to print one JSON document.
-
-    Raises:
-        DatasetError: for images that training would refuse.
-    """
+    """Decode the images as training does, time a few steps, and print parameters, MACs, bytes and an estimate of the time."""
     from edgecnn.cli.progress import clock
     from edgecnn.train.dry_run import dry_run
     from edgecnn.train.train import input_shape, load_splits

@@ -66,11 +66,7 @@ def report(
 
 
 def show(path: Path | None) -> "Shown":
-    """Return what the page shows of a run folder or a bundle; `runs/latest` for None.
-
-    Raises:
-        RunError, BundleError: if it cannot be read.
-    """
+    """Return what the page shows of a run folder or a bundle; `runs/latest` for None."""
     from edgecnn.report.page import Shown, shown_run
     from edgecnn.runs import open_run
 

@@ -32,9 +32,8 @@ Unit = Literal["logit", "score"]
 class Answers:
     """One model's answers on n images.
 
-    `values` is float32 (n, num_classes), in `unit`: logits, or the scores of a model with softmax inside. `codes` is its
-    quantized output, with `scale` and `zero_point`, None for a float output. `call` runs it on uint8 images, for timing;
-    `ms_per_image` is None until then.
+    `values` is float32 (n, num_classes), in `unit`; `codes` its quantized output, with `scale` and `zero_point`, None for a float one.
+    `call` runs it on uint8 images, for timing; `ms_per_image` is None until then.
     """
 
     name: str
@@ -78,11 +77,7 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
 
 
 def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> Split:
-    """Load the test split, after checking that it is the one recorded when the run was trained.
-
-    Raises:
-        RunError: if the data have changed since.
-    """
+    """Load the test split; RunError if it is not the one recorded when the run was trained."""
     require_split(run, dataset, "test")
     return dataset.load(("test",), **vars(run.info.input), stage="verify", progress=progress)["test"]
 
@@ -123,11 +118,8 @@ def in_chunks(
 
 
 def timed(answers: Sequence[Answers], image: np.ndarray) -> list[Answers]:
-    """Fill in `ms_per_image` where it is None: the median of REPEATS calls with one image, interleaved.
-
-    Args:
-        answers: of distinct names.
-        image: uint8, shape (1, height, width, channels).
+    """Fill in `ms_per_image` where it is None: the median of REPEATS calls with one uint8 image (1, height, width, channels),
+    interleaved.
     """
     calls = {item.name: partial(item.call, image) for item in answers if item.call and item.ms_per_image is None}
     timings = measure_interleaved(calls, warmup=WARM_UP, repeats=REPEATS)

@@ -38,11 +38,8 @@ class ScoreFigures(Selective):
 
 
 def is_scores(values: np.ndarray, scale: float) -> bool:
-    """Tell whether outputs are a softmax's: all in [0, 1], each row's sum 1 within what their codes can say.
-
-    Args:
-        values: float32, shape (n, num_classes).
-        scale: of the quantized output, 0 for a float one.
+    """Tell whether outputs (n, num_classes) are a softmax's: in [0, 1], each row's sum 1 within what codes of `scale` (0: floats) can
+    say.
     """
     room = max(SUM_TOLERANCE, values.shape[1] * scale / 2)
     return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
@@ -51,16 +48,7 @@ def is_scores(values: np.ndarray, scale: float) -> bool:
 def nll(logits: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> float:
     """Return the mean negative log-likelihood in nats: mean of log sum exp(logits / T) - logits[class] / T.
 
-    Args:
-        logits: float32, shape (n, num_classes), n at least 1.
-        classes: int array, shape (n,), the true classes.
-        temperature: T, greater than 0.
-
-    Returns:
-        At least 0; log(num_classes) for a model that knows nothing.
-
-    Raises:
-        ValueError: if shapes do not fit, there are no images, or the temperature is not greater than 0.
+    `logits` is float32 (n, num_classes), `classes` int (n,). log(num_classes) for a model that knows nothing.
     """
     check_images(logits, classes)
     if not temperature > 0:
@@ -74,19 +62,8 @@ def nll(logits: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> fl
 def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error: sum over bins of (images in it / n) |accuracy in it - mean score in it|.
 
-    An image's score is its largest; bins are (i / bins, (i + 1) / bins], of equal width.
-
-    Args:
-        scores: softmax scores, shape (n, num_classes), n at least 1.
-        classes: int array, shape (n,), the true classes.
-        bins: at least 1.
-
-    Returns:
-        A fraction in [0, 1]; 0 where scores are what they claim. Small samples read high: each bin's noise counts as
-        error.
-
-    Raises:
-        ValueError: if shapes do not fit, there are no images, or `bins` is less than 1.
+    An image's score is the largest of its row of `scores`, (n, num_classes); bins are (i / bins, (i + 1) / bins]. Small samples read
+    high: each bin's noise counts as error.
 
     Source: Naeini et al. 2015 (AAAI 29); 15 bins as in Guo et al. 2017 (arXiv:1706.04599).
     """
@@ -101,17 +78,9 @@ def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: in
 
 
 def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
-    """Return what a threshold is worth on images, such as the test split's.
+    """Return what a threshold is worth on images: `scores` are their largest, float32 (n,), `right` whether the answer is the true class.
 
     An image is answered where `runtime.decision.decide` answers: score >= threshold.
-
-    Args:
-        scores: float32, shape (n,), each image's largest softmax score, n at least 1.
-        right: bool, shape (n,), whether its answer is the true class.
-        threshold: in [0, 1].
-
-    Raises:
-        ValueError: if shapes differ, there are no images, or a score is not a number.
     """
     if scores.ndim != 1 or scores.shape != right.shape or not len(scores) or np.isnan(scores).any():
         raise ValueError(
@@ -130,17 +99,7 @@ def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Sele
 
 
 def score_figures(logits: np.ndarray, classes: np.ndarray, temperature: float, threshold: float) -> ScoreFigures:
-    """Return what a temperature and a threshold are worth on images, such as the test split's.
-
-    Args:
-        logits: float32, shape (n, num_classes), n at least 1.
-        classes: int array, shape (n,), the true classes.
-        temperature: by which the runtime divides logits, greater than 0.
-        threshold: below which it abstains, in [0, 1].
-
-    Returns:
-        `nll` and `calibration_error` before (temperature 1) and `_after`, and what `threshold.answered_at` returns.
-    """
+    """Return what a temperature and a threshold are worth on images: logits float32 (n, num_classes), classes int (n,)."""
     before, after = softmax(logits), softmax(logits / np.float32(temperature))
     right = np.argmax(logits, axis=1) == classes
     return ScoreFigures(

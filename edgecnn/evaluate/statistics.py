@@ -1,8 +1,7 @@
 """Paired comparison of two classifiers on the same images: figures, intervals and tests.
 
-An answer is the first largest logit or score. Of the images on which only one of two models is right, b are those that
-the reference has right and the candidate wrong (lost), c the other way round (gained): drop = 100 (b - c) / n
-percentage points, and what an interval or a test can say about it stands in b, c and n alone.
+An answer is the first largest logit or score. Of the images on which only one of two models is right, b are those that the reference has
+right (lost), c those of the candidate (gained): drop = 100 (b - c) / n percentage points.
 """
 
 from dataclasses import dataclass
@@ -24,10 +23,7 @@ class Interval(NamedTuple):
 
 
 class Discordant(NamedTuple):
-    """Counts of the images on which one model alone is right.
-
-    `lost` is b: reference right, candidate wrong; `gained` is c: reference wrong, candidate right.
-    """
+    """Images on which one model alone is right: `lost` is b, the reference, `gained` is c, the candidate."""
 
     lost: int
     gained: int
@@ -58,11 +54,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracies:
-    """A candidate's answers and a reference's on n images.
-
-    Accuracies and agreement are fractions in [0, 1]; `drop` is reference minus candidate, in percentage points;
-    `largest_difference` is the largest absolute difference of two logits.
-    """
+    """A candidate's answers and a reference's on n images: fractions, `drop` in points, the largest difference of two logits."""
 
     n: int
     accuracy_reference: float
@@ -73,19 +65,7 @@ class Accuracies:
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> Accuracies:
-    """Compare two models' logits image by image.
-
-    Args:
-        reference: float32 logits, shape (n, num_classes), n at least 1.
-        candidate: float32 logits, same shape.
-        classes: int array, shape (n,), the true classes.
-
-    Returns:
-        The figures; top-1 is the first largest logit.
-
-    Raises:
-        ValueError: if shapes differ or there are no images.
-    """
+    """Compare two models' logits or scores, float32 (n, num_classes), image by image; `classes` are the true ones, int (n,)."""
     top_reference, top_candidate = answers(reference, candidate, classes)
     right_reference = int(np.sum(top_reference == classes))
     right_candidate = int(np.sum(top_candidate == classes))
@@ -101,16 +81,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -
 
 
 def answers(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the answers of two models, each an int64 array of shape (n,): the first largest logit.
-
-    Args:
-        reference: logits or scores, shape (n, num_classes), n at least 1.
-        candidate: same shape.
-        classes: int array, shape (n,), the true classes.
-
-    Raises:
-        ValueError: if shapes differ or there are no images.
-    """
+    """Return the answers of two models, each an int64 array of shape (n,): the first largest logit."""
     if reference.shape != candidate.shape or len(classes) != len(reference) or not len(classes):
         raise ValueError(
             f"logits of shape {reference.shape} and {candidate.shape} for {len(classes)} images cannot be compared"
@@ -137,13 +108,7 @@ def flips(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> 
 
 
 def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> list[float | None]:
-    """Return each class's drop in percentage points: the drop over the images of which it is the true class.
-
-    Arguments and errors as of `compare`.
-
-    Returns:
-        One drop in [-100, 100] for each of num_classes classes; None for a class without images.
-    """
+    """Return each class's drop in percentage points; None for a class without images. Arguments as of `compare`."""
     top_reference, top_candidate = answers(reference, candidate, classes)
     width = reference.shape[1]
     count = np.bincount(classes, minlength=width)
@@ -156,16 +121,8 @@ def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.nda
 
 
 def confidence_drift(reference: np.ndarray, candidate: np.ndarray) -> Drift:
-    """Return how far the score of the reference's answer moves.
-
-    |candidate[i, k] - reference[i, k]| for each image i, k = argmax reference[i].
-
-    Args:
-        reference: softmax scores, shape (n, num_classes), n at least 1.
-        candidate: same shape.
-
-    Raises:
-        ValueError: if shapes differ or there are no images.
+    """Return how far the score of the reference's answer moves: |candidate[i, k] - reference[i, k]| for each image i, k = argmax
+    reference[i].
     """
     if reference.shape != candidate.shape or not len(reference):
         raise ValueError(f"scores of shape {reference.shape} and {candidate.shape} cannot be compared")
@@ -181,14 +138,9 @@ def lsb_difference(
 ) -> Difference:
     """Return the difference, in codes (LSB), of a quantized output from real logits on the same grid.
 
-    |clip(round(logit / scale) + zero_point) - code|, clipped to what the codes' dtype holds.
-
-    Args:
-        logits: float32, shape (n, num_classes), such as a fake-quantized model's.
-        codes: int8, uint8 or int16, same shape.
-        scale, zero_point: of the quantized output.
-        up_to_constant: whether what is added to all logits of an image does not count: softmax does not change with it, and a model may
-            have been quantized without. It is the median over the classes whose codes are inside their range.
+    |clip(round(logit / scale) + zero_point) - code|, clipped to what the codes' dtype holds. With `up_to_constant`, what is added to all
+    logits of an image does not count, as softmax does not change with it: it is the median over the classes whose codes are inside their
+    range.
     """
     limits = np.iinfo(codes.dtype)
     measured, expected = codes.astype(np.int32), np.rint(logits / scale) + zero_point
@@ -201,35 +153,14 @@ def lsb_difference(
 
 
 def chance_level(classes: np.ndarray) -> tuple[int, float]:
-    """Return the most frequent class, and its share of the images: the accuracy of always answering it.
-
-    Args:
-        classes: int array, shape (n,), the true classes, n at least 1.
-
-    Returns:
-        The class, the smallest of those that are as frequent, and a fraction in (0, 1].
-    """
+    """Return the most frequent class, the smallest of equals, and its share of the images: the accuracy of always answering it."""
     count = np.bincount(classes)
     top = int(np.argmax(count))
     return top, int(count[top]) / len(classes)
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return Wilson's score interval of a proportion, such as an accuracy.
-
-    (p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n), where p = successes / n and z is the normal quantile at
-    (1 + confidence) / 2.
-
-    Args:
-        successes: 0 to n.
-        n: number of trials, at least 1.
-        confidence: in (0, 1).
-
-    Returns:
-        Fractions in [0, 1], successes / n between them; an end is exactly 0 or 1 where successes are 0 or n.
-
-    Raises:
-        ValueError: if a count or the confidence is out of its range.
+    """Return Wilson's score interval of a proportion, such as an accuracy: fractions in [0, 1].
 
     Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
     """
@@ -243,23 +174,10 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def clopper_pearson(
     successes: int, n: int, confidence: float = 0.95, side: Literal["two-sided", "upper"] = "two-sided"
 ) -> Interval:
-    """Return Clopper and Pearson's exact interval of a proportion.
+    """Return Clopper and Pearson's exact interval of a proportion, which holds it at least `confidence` of the time, for every n.
 
-    It holds the true proportion at least `confidence` of the time, for every n. P(X >= successes | low) = a and
-    P(X <= successes | high) = a, X binomial; for "two-sided"
-    a = (1 - confidence) / 2, for "upper" a = 1 - confidence and low is 0.
-
-    Args:
-        successes: 0 to n.
-        n: number of trials, at least 1.
-        confidence: in (0, 1).
-        side: "two-sided" or "upper".
-
-    Returns:
-        Fractions in [0, 1].
-
-    Raises:
-        ValueError: if a count, the confidence or the side is not one of those above.
+    P(X >= successes | low) = a and P(X <= successes | high) = a, X binomial; a = (1 - confidence) / 2, or for "upper" 1 - confidence, and
+    low 0.
 
     Source: Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
@@ -278,26 +196,9 @@ def clopper_pearson(
 def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
     """Return Tango's score interval of the drop 100 (b - c) / n, in percentage points.
 
-    All d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where q is the maximum-likelihood estimate, given d, of the
-    share of images that the candidate alone has right: the larger root of
-    2n q² + (d (2n - b + c) - b - c) q - c d (1 - d) = 0.
-
-    Why this one: it inverts the score test whose value at d = 0 is McNemar's asymptotic one (`mcnemar_exact` is more
-    cautious); it needs only the discordant counts; its coverage stays near the nominal where b and c are small, as they
-    are here, and it has a width when both are 0, which Wald's interval has not. Newcombe's method 10 is comparable in
-    coverage, but needs the whole table and a correction of its correlation term.
-
-    Args:
-        b: images that the reference alone has right.
-        c: images that the candidate alone has right.
-        n: all images, at least b + c and 1.
-        confidence: in (0, 1).
-
-    Returns:
-        Percentage points in [-100, 100]; the drop lies between them.
-
-    Raises:
-        ValueError: if a count or the confidence is out of its range.
+    All d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where q is the maximum-likelihood estimate, given d, of the share of images
+    that the candidate alone has right: the larger root of 2n q² + (d (2n - b + c) - b - c) q - c d (1 - d) = 0. It inverts the score test
+    whose value at d = 0 is McNemar's asymptotic one, and has a width when b and c are 0.
 
     Source: Tango 1998, Statistics in Medicine 17, 891-908.
     """
@@ -307,11 +208,7 @@ def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interva
 
 
 def tango_low(b: int, c: int, n: int, z: float) -> float:
-    """Return the low end of Tango's interval, a fraction in [-1, 1], by bisection between -1 and the estimate.
-
-    The score falls as d grows. The ends are never evaluated: where all images are lost the estimate is a root too, a
-    false one.
-    """
+    """Return the low end of Tango's interval, a fraction, by bisection between -1 and the estimate, which may be a false root itself."""
     low, high = -1.0, (b - c) / n
     for _ in range(BISECTIONS):
         d = (low + high) / 2
@@ -325,22 +222,9 @@ def tango_low(b: int, c: int, n: int, z: float) -> float:
 
 
 def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
-    """Return the p-value of McNemar's exact test that two models have the same accuracy.
+    """Return the p-value of McNemar's exact test that two models have the same accuracy; 1 where b = c = 0.
 
-    Given that one model alone is right, it is either one with probability 1/2. "greater" is P(B >= b), B binomial of
-    b + c trials: small where the candidate is worse than the reference. "two-sided" is twice the smaller tail, at most
-    1.
-
-    Args:
-        b: images that the reference alone has right.
-        c: images that the candidate alone has right.
-        alternative: "two-sided" or "greater".
-
-    Returns:
-        A probability in [0, 1]; 1 where b = c = 0.
-
-    Raises:
-        ValueError: if a count is negative or the alternative is not one of the two.
+    "greater" is P(B >= b), B binomial of b + c trials at 1/2: small where the candidate is worse. "two-sided" is twice the smaller tail.
 
     Source: McNemar 1947, Psychometrika 12, 153-157; exact by the sign test.
     """

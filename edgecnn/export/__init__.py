@@ -42,11 +42,7 @@ class Exported:
 
 
 def io_type(format_: str, precision: str, io: str | None = None) -> str:
-    """Return the type of an export's input and output: the requested one, or the only one.
-
-    Raises:
-        ExportError: if there is no such export, or it has another type than requested.
-    """
+    """Return the type of an export's input and output: the requested one, or the only one. Raises ExportError if there is none such."""
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")
@@ -90,20 +86,11 @@ def convert(
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> bytes:
-    """Convert a run's model: int8 from the fake-quantized one, all else from the float one.
-
-    Where the run's method is "ptq", as it is for an imported model, int8 is the float model quantized after training.
+    """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", all else from the float one.
 
     Args:
-        run: a trained or imported run.
-        format_: one of FORMATS.
         precision: one of PRECISIONS, or of ALTERNATIVES.
-        io: type of input and output, where there is a choice: see `io_type`.
         dataset: the run's data, if they are open; used where activation ranges must be set.
-        progress: called with the images decoded.
-
-    Returns:
-        The file's bytes.
 
     Raises:
         ExportError: if there is no such export, the converter fails, or a quantized file holds a float tensor within.
@@ -145,20 +132,7 @@ def export(
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> Exported:
-    """Write one export of a run, atomically.
-
-    Args:
-        run, format_, precision, io, dataset, progress: as for `convert`.
-        force: whether an earlier export is replaced.
-        report: called with what is being done.
-
-    Returns:
-        What was written.
-
-    Raises:
-        OutputExistsError: if it exists and `force` is false.
-        ExportError, RunError, OutputError: as the parts do.
-    """
+    """Write one export of a run, atomically. Arguments and errors as of `convert`; OutputExistsError unless `force`."""
     io = io_type(format_, precision, io)
     path = export_path(run, format_, precision, io)
     refuse_existing(path, force)
@@ -182,13 +156,7 @@ def export_alternative(
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> None:
-    """Write what `alternative` names, if anything, for verification to measure. Without the data it is left out, with a note.
-
-    Args:
-        run: a trained run.
-        report: called with what is being done, or why it is not.
-        dataset, progress: as for `convert`.
-    """
+    """Write what `alternative` names, if anything, for verification to measure. Without the data it is left out, with a note."""
     other = alternative(run)
     if other is None:
         return

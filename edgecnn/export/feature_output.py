@@ -1,7 +1,4 @@
-"""A second output of an exported file: the features, which its last layer reads. By them a device recognises strangers.
-
-The file's operators, weights and first output stay as they are: one tensor more is given out.
-"""
+"""A second output of an exported file: the features, which its last layer reads. By them a device recognises strangers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +16,7 @@ TYPES = ("INT8", "UINT8", "FLOAT32")
 
 
 def with_features(data: bytes) -> bytes:
-    """Let a TFLite file of one output (batch, num_classes) give out its features as well.
-
-    Args:
-        data: the file's bytes.
-
-    Returns:
-        The new file's bytes: the second output is (batch, length), named FEATURES. A file whose features are int16 stays as it is.
+    """Let a TFLite file of one output (batch, num_classes) give out (batch, length) FEATURES as well; int16 features are not given out.
 
     Raises:
         ExportError: if the last layer is not dense.
@@ -52,11 +43,7 @@ def with_features(data: bytes) -> bytes:
 
 
 def add_features(graph: "onnx.GraphProto", batch: str) -> None:
-    """Let a float ONNX graph of one output (batch, num_classes) give out its features as well.
-
-    Args:
-        graph: changed: its second output is (batch, length), named FEATURES.
-        batch: the name of its batch dimension.
+    """Let a float ONNX graph, which is changed, give out (batch, length) FEATURES as well; `batch` names its batch dimension.
 
     Raises:
         ExportError: if the last layer is not dense.

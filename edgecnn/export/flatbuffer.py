@@ -17,7 +17,6 @@ TYPES = {
     "INT64": np.int64,
     "FLOAT32": np.float32,
 }
-"""The types whose constants are read, by the schema's names."""
 
 ALIGNMENT = 16
 """Bytes at a multiple of which the schema puts a buffer (force_align)."""
@@ -25,11 +24,9 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tensor:
-    """A tensor of a TFLite graph.
+    """A tensor of a TFLite graph: `shape` has the batch as 1, `signature` -1 for each size that the file leaves open.
 
-    `shape` has the batch as 1; `signature` is the shape with -1 for each size that the file leaves open. The real value
-    is scale * (code - zero_point); both have one value, or one a channel along `axis`, or none where the tensor is not
-    quantized. `data` is a constant's values, None for a computed tensor.
+    The real value is scale * (code - zero_point), both one value or one a channel along `axis`, or empty. `data` is a constant's values.
     """
 
     index: int
@@ -64,11 +61,7 @@ class Graph:
 
 
 def read(data: bytes) -> Graph:
-    """Read the main graph of a TFLite file that the converter made.
-
-    Args:
-        data: a TFLite file's bytes.
-    """
+    """Read the main graph of a TFLite file."""
     schema = load_schema()
     model = unpacked(data)
     graph = model.subgraphs[0]

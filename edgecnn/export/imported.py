@@ -1,7 +1,6 @@
 """Models that are imported: Keras 2 and Keras 3 files and SavedModels that edgecnn did not train, frozen and ending in logits.
 
-Keras 3 reads its own files here, next to the Keras 2 that the rest of edgecnn uses (`edgecnn.networks.keras`). This goes
-when everything is Keras 3.
+Keras 3 reads its own files here, next to the Keras 2 of `edgecnn.networks.keras`. This goes when everything is Keras 3.
 """
 
 import json
@@ -53,14 +52,7 @@ class Imported(NamedTuple):
 
 
 def read_model(path: Path) -> Imported:
-    """Read a model that edgecnn did not train. Read only what you trust: the operators of a graph can touch files.
-
-    Args:
-        path: a .keras or .h5 file of Keras 2 or 3, or the folder of a SavedModel.
-
-    Returns:
-        The model, float32 (batch, height, width, channels) to logits (batch, num_classes): a softmax that ends it
-        is cut off.
+    """Read a model that edgecnn did not train, a softmax at its end cut off. The operators of a graph can touch files: read what you trust.
 
     Raises:
         ExportError: if it cannot be read, or is not one image to one vector.
@@ -80,12 +72,9 @@ def read_model(path: Path) -> Imported:
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
-    """Return a model that reads pixels in another range, which a layer at its beginning turns into its own.
+    """Return a model that reads pixels in the `given` range, which a layer at its beginning turns into the one that it `read`.
 
-    Args:
-        model: reads S * (pixel - 128 - Z).
-        read: S and Z, one or for each channel.
-        given: S and Z of the new range.
+    Each is S and Z, one or for each channel: the model reads S * (pixel - 128 - Z).
     """
     (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
     factor, offset = scale / new_scale, scale * (new_zero_point - zero_point)
@@ -188,11 +177,7 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
 
 
 def refuse_scores(outputs: np.ndarray) -> None:
-    """Raise ExportError if a model's outputs are scores that add up to 1 rather than logits.
-
-    Args:
-        outputs: float32, shape (n, num_classes), for images.
-    """
+    """Raise ExportError if a model's outputs, float32 (n, num_classes), are scores that add up to 1 rather than logits."""
     if len(outputs) and outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
         raise ExportError(
             "the model's outputs add up to 1: it ends in a softmax that is not TensorFlow's own, and cannot be cut off. "

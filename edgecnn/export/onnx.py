@@ -20,28 +20,19 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def float32(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to a float32 ONNX file with a dynamic batch.
-
-    Args:
-        model: float32 (batch, height, width, channels) to logits (batch, num_classes).
-        features: whether the file gives out what its last layer reads as well: `features.add_features`.
-
-    Returns:
-        The file's bytes, checked by onnx.checker.
+    """Convert a float model to a float32 ONNX file with a dynamic batch, which may give out `features` as well.
 
     Raises:
-        ExportError: if tf2onnx fails.
+        ExportError: if tf2onnx fails, or the file is not valid.
     """
     with quiet_stderr():
         return _checked(_float32(model, features))
 
 
 def float16(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to an ONNX file that is float16 within, its input and output float32.
+    """Convert a float model to an ONNX file that is float16 within, its input and output float32; ExportError also for larger weights.
 
     ONNX Runtime runs it in float16 on CUDA; on a CPU without such kernels it casts by itself, and is no faster.
-
-    Args, returns and raises as `float32`; ExportError also for weights beyond float16's range.
     """
     with quiet_stderr():
         import onnx
@@ -62,18 +53,7 @@ def float16(model: FloatModel, features: bool = False) -> bytes:
 
 
 def int8(tflite: bytes) -> bytes:
-    """Convert an int8 TFLite file to an ONNX file of the same weights, scales and zero points: `onnx_int8.convert`.
-
-    Args:
-        tflite: a full-int8 TFLite file's bytes.
-
-    Returns:
-        The file's bytes, checked by onnx.checker: uint8 (batch, height, width, channels) to uint8 logits
-        (batch, num_classes), and to features where the TFLite file gives them.
-
-    Raises:
-        ExportError: for an operator that has no translation; the message names it.
-    """
+    """Convert a full-int8 TFLite file to an ONNX file of the same weights, scales and zero points: `onnx_int8.convert`."""
     with quiet_stderr():
         return _checked(onnx_int8.convert(tflite))
 
@@ -96,11 +76,7 @@ def _float32(model: FloatModel, features: bool) -> "onnx.ModelProto":
 
 
 def _checked(model: "onnx.ModelProto") -> bytes:
-    """Return a model's bytes, after onnx.checker has passed it, its types and shapes inferred throughout.
-
-    Raises:
-        ExportError: if it is not a valid graph of the opset OPSET with a dynamic batch.
-    """
+    """Return a model's bytes, after onnx.checker has passed it, its types and shapes inferred throughout."""
     import onnx
 
     try:
@@ -118,10 +94,7 @@ def _checked(model: "onnx.ModelProto") -> bytes:
 
 
 def _name(graph: "onnx.GraphProto") -> None:
-    """Name a graph's input, output and batch, and number all other names by their order.
-
-    tf2onnx 1.17 numbers names on through the process, so that the same model would give another file each time.
-    """
+    """Name a graph's input, output and batch, and number all other names by their order: tf2onnx 1.17 numbers on through the process."""
     names = {"": "", graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
 
     def named(before: str) -> str:

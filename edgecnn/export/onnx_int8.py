@@ -29,15 +29,13 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 17
-IR_VERSION = 8
-"""The oldest that has the opset."""
+IR_VERSION = 8  # the oldest that has the opset
 
 BATCH = "batch"
 METADATA = "edgecnn.quantization"
 """The key of `metadata_props` under which an int8 file holds the scale and zero point of its input and outputs, as JSON."""
 
 METADATA_NAMES = {INPUT: "input", OUTPUT: "output", FEATURES: FEATURES}
-"""What the JSON calls each."""
 
 TIE = 2.0**-20
 """Share by which an average is enlarged before it is rounded: more than float32's error, and too little to carry an
@@ -45,19 +43,13 @@ average of up to 4,096 codes over the next tie."""
 
 
 def convert(tflite: bytes) -> "onnx.ModelProto":
-    """Build the ONNX graph of an int8 TFLite file.
+    """Build the ONNX graph of a full-int8 TFLite file of one image input, with one vector, or that and its features, as outputs.
 
-    Args:
-        tflite: a full-int8 TFLite file's bytes: one image (batch, height, width, channels) to one vector, or to that and its features.
-
-    Returns:
-        The model: uint8 (batch, height, width, channels), the pixel itself where the int8 code is pixel - 128, to uint8
-        (batch, num_classes), and to uint8 (batch, length) where there are features. The scale and zero point of each stand in
-        `metadata_props`, under METADATA: ONNX Runtime does not give those of the DequantizeLinear and QuantizeLinear nodes.
+    uint8 in, the pixel itself where the int8 code is pixel - 128, and uint8 out. Scales and zero points stand in `metadata_props` under
+    METADATA: ONNX Runtime does not give those of the DequantizeLinear and QuantizeLinear nodes.
 
     Raises:
-        ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs than
-            these; the message names it.
+        ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs; the message names it.
     """
     import onnx
 
@@ -122,13 +114,8 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
 def weighted(
     builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray, times: int = 1
 ) -> list[str]:
-    """Return the inputs of a Conv or a Gemm: its input `x`, the weights and the bias where there is one.
-
-    Args:
-        x: the name of the real input.
-        weights: whose scales they are.
-        values: the weights, laid out for ONNX.
-        times: how often the outputs stand in `values`, one set after the other.
+    """Return the inputs of a Conv or Gemm: its input `x`, the weights, which hold the outputs `times` times, and the bias if there is
+    one.
     """
     scale = np.tile(weights.scale, times if len(weights.scale) > 1 else 1)
     inputs = [x, builder.weights(values, dataclasses.replace(weights, scale=scale))]
@@ -323,4 +310,3 @@ OPERATORS: dict[str, Callable[[Builder, Operator], None]] = {
     "SUB": arithmetic,
     "TANH": function,
 }
-"""The TFLite operators that have a translation."""

@@ -31,11 +31,7 @@ class Builder:
     """The ONNX graph while it is built: `codes` names the uint8 value of each TFLite tensor."""
 
     def __init__(self, source: Graph) -> None:
-        """Start at the input.
-
-        Raises:
-            ExportError: if the graph is not one image to one vector.
-        """
+        """Start at the input."""
         shapes = [[tensor.shape for tensor in tensors] for tensors in (source.inputs, source.outputs)]
         if [[len(shape) for shape in side] for side in shapes] not in ([[4], [2]], [[4], [2, 2]]):
             raise ExportError(f"the TFLite file maps {shapes[0]} to {shapes[1]}, expected one image to one vector")
@@ -73,11 +69,7 @@ class Builder:
         return self._names[key]
 
     def parameters(self, tensor: Tensor) -> list[str]:
-        """Return the names of an activation's scale and uint8 zero point.
-
-        Raises:
-            ExportError: if it is not quantized to 8 bits with one scale.
-        """
+        """Return the names of an activation's scale and uint8 zero point; ExportError unless it has 8 bits and one scale."""
         if tensor.type not in OFFSETS or len(tensor.scale) != 1:
             quantization = f"{tensor.type} with {len(tensor.scale)} scales"
             raise ExportError(f"the TFLite tensor {tensor.name!r} is {quantization}, expected INT8 with one scale")

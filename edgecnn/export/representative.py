@@ -11,7 +11,6 @@ from edgecnn.run_info import RepresentativeInfo
 from edgecnn.runs import Run
 
 IMAGES = 500
-"""How many, by default."""
 
 
 def needs_representative_dataset(run: Run, precision: str) -> bool:
@@ -25,15 +24,6 @@ def representative_dataset(
     """Draw a run's representative dataset from its training split, and record their hash in `run.json`.
 
     How many and by which seed stands under "representative_dataset" in `run.json`; else IMAGES and the recipe's seed.
-
-    Args:
-        run: a trained or imported run.
-        dataset: the run's data, if they are open already.
-        progress: called with the images decoded.
-
-    Raises:
-        RunError: if the data have changed since the run began.
-        DatasetError: if images cannot be read.
     """
     info = run.info
     dataset = dataset or open_run_dataset(run, progress=progress)

@@ -16,11 +16,10 @@ from edgecnn.pixels import to_real
 INPUT = "pixels"
 OUTPUT = "logits"
 IO_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
-"""The types that an int8 file's input and output may have."""
 
 
 class RepresentativeDataset(NamedTuple):
-    """What a converter calibrates activation ranges on: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
+    """What a converter calibrates on: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
 
     images: np.ndarray
     scale: float
@@ -29,8 +28,8 @@ class RepresentativeDataset(NamedTuple):
     def batches(self) -> Iterator[list[np.ndarray]]:
         """Yield the images as real inputs, one at a time.
 
-        The converter spans an input by what it sees. Two corners of the first image are made black and white, so that
-        it sees the whole range that pixels can have, and the input's codes are those of the input contract.
+        The converter spans an input by what it sees: two corners of the first image are made black and white, so that it sees every pixel
+        value.
         """
         for index, image in enumerate(self.images):
             if index == 0:
@@ -40,17 +39,7 @@ class RepresentativeDataset(NamedTuple):
 
 
 def float32(model: FloatModel) -> bytes:
-    """Convert a float model to a float32 TFLite file.
-
-    Args:
-        model: float32 (batch, height, width, channels) to logits (batch, num_classes).
-
-    Returns:
-        The file's bytes.
-
-    Raises:
-        ExportError: if the converter fails.
-    """
+    """Convert a float model, (batch, height, width, channels) to logits, to a float32 TFLite file; ExportError if the converter fails."""
     return _convert(_converter(model), "float32")
 
 
@@ -63,14 +52,7 @@ def float16(model: FloatModel) -> bytes:
 
 
 def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
-    """Convert a float model to a TFLite file of int16 activations and int8 weights (per channel).
-
-    Args:
-        model: as for `float32`.
-        dataset: training images.
-
-    Returns:
-        The file's bytes. Input and output are float32, quantized at the ends of the graph.
+    """Convert a float model to a TFLite file of int16 activations and int8 weights (per channel), float32 at its ends.
 
     Raises:
         ExportError: if the converter fails, or there is another float tensor than these; the message names the op.
@@ -88,15 +70,9 @@ def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
 
 
 def int8(model: "keras.Model", io: str = "int8") -> bytes:
-    """Convert a fake-quantized Keras model to a TFLite file of int8 weights and activations.
+    """Convert a fake-quantized Keras model to a TFLite file of int8 weights and activations; its ranges become the file's scales.
 
-    Args:
-        model: trained quantization-aware; its ranges become the file's scales, and no representative dataset is needed. Whether weights
-            have a scale for each channel was decided when it was wrapped (`edgecnn.train.qat_phase.fake_quantize`).
-        io: type of input and output, one of IO_TYPES; for float32 the graph's ends quantize and dequantize.
-
-    Returns:
-        The file's bytes.
+    `io` is the type of input and output, one of IO_TYPES; for float32 the graph's ends quantize and dequantize.
 
     Raises:
         ExportError: if the converter fails, or the file holds a float tensor within; the message names the op that makes it.
@@ -105,15 +81,8 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
 
 
 def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: str = "int8") -> bytes:
-    """Convert a float model to an int8 TFLite file by post-training quantization. See `int8`.
-
-    Args:
-        model: as for `float32`.
-        dataset: training images.
-        io: as for `int8`.
-
-    Raises:
-        ExportError: as `int8` does, or if the input's codes are not those of the dataset.
+    """Convert a float model to an int8 TFLite file by post-training quantization; ExportError also if the input's codes are not the
+    dataset's.
     """
     converter = _converter(model)
     converter.representative_dataset = dataset.batches
@@ -164,17 +133,7 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
-    """Find the float tensors of a TFLite file.
-
-    Args:
-        data: a TFLite file's bytes.
-        io: type of its input and output; for "float32" these are not counted where the graph only quantizes and
-            dequantizes them.
-
-    Returns:
-        (operator, tensor name) of each float16, float32 or float64 tensor; the operator is the one that makes it, or
-        that reads it where none does.
-    """
+    """Return (operator, name) of each float tensor of a TFLite file; the operator makes it, or reads it where none does."""
     graph = read(data)
     allowed = _quantized_ends(graph) if io == "float32" else set()
     touched_by: dict[int, str] = {}

@@ -8,7 +8,6 @@ from edgecnn.data.items import LabelledImages, Progress
 from edgecnn.errors import DatasetError
 
 INPUT = (224, 224, 3)
-"""(height, width, channels) that Frigate gives a custom classifier."""
 
 NONE = "none"
 """Frigate's class for an object that belongs to no other: this answer gives the object no sub label and no attribute."""
@@ -24,14 +23,6 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 
     `none` is a class like the others; without an image it is left out. Images that are not in a class yet (clips/NAME/train) are not read.
 
-    Args:
-        path: Frigate's media folder, its clips, the folder of one classifier, or that one's dataset folder.
-        progress: called for each image hashed.
-        lenient: as of `open_folder`.
-
-    Returns:
-        The images, named after the classifier.
-
     Raises:
         DatasetError: if there is no dataset, or more than one and it is not said which; as `open_folder` does.
     """
@@ -42,11 +33,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 
 
 def find_dataset(path: Path) -> Path:
-    """Return the dataset folder that a path of Frigate's means.
-
-    Raises:
-        DatasetError: if there is no such folder, or several, which are named.
-    """
+    """Return the dataset folder that a path of Frigate's means; DatasetError if there is none, or several, which are named."""
     if not path.is_dir():
         raise DatasetError(
             f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."

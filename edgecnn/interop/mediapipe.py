@@ -1,7 +1,6 @@
 """TFLite Model Metadata: what MediaPipe's ImageClassifier needs to know of a file.
 
-By hand, since MediaPipe's own writer (mediapipe 1.2.3) does not import; what is written here are the fields that its reader asks for.
-Can go when a writer can be installed next to TensorFlow.
+By hand, since MediaPipe's own writer (mediapipe 1.2.3) does not import. Can go when a writer can be installed next to TensorFlow.
 
 Source: metadata_schema.fbs of TFLite Support, whose slot numbers stand in the comments.
 """
@@ -16,7 +15,6 @@ import numpy as np
 from edgecnn.export.flatbuffer import load_schema, packed, unpacked
 
 LABELS = "labels.txt"
-"""The associated file: one label a line, in the order of the scores."""
 
 METADATA = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -26,17 +24,10 @@ IMAGE_PROPERTIES, RGB, NORMALIZATION, TENSOR_AXIS_LABELS = 2, 1, 1, 2
 
 
 def with_metadata(data: bytes, *, name: str, labels: Sequence[str], mean: float, std: float) -> bytes:
-    """Add metadata and labels to a TFLite file of one image input and one output of scores.
+    """Add metadata and labels to a TFLite file of one image input, read as (pixel - mean) / std, and one output of scores.
 
-    Args:
-        data: the file's bytes.
-        name: what the metadata call the model.
-        labels: one for each score.
-        mean, std: the network reads (pixel - mean) / std; the file's own quantization says the same of uint8 pixels.
-
-    Returns:
-        The bytes of a TFLite file that a zip of the labels follows. The labels are stored, since MediaPipe reads them in place, and have
-        no time: the same model gives the same bytes.
+    A zip of the labels follows the file: stored, since MediaPipe reads them in place, and without a time, so that the bytes are
+    reproducible.
     """
     schema, model = load_schema(), unpacked(data)
     buffer, entry = schema.BufferT(), schema.MetadataT()

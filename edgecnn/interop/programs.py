@@ -21,10 +21,8 @@ PROGRAMS = (FRIGATE, MEDIAPIPE)
 MODEL = "model.tflite"
 LABELMAP = "labelmap.txt"
 SIDE = 224
-"""Rows and columns that Frigate gives a custom classifier."""
 
 STRETCH = "stretch"
-"""How both programs fit an image, whatever its aspect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,7 @@ def programs_of(run: Run) -> list[str]:
 
 
 def check_program(run: Run, program: str) -> None:
-    """Check that a program can use a run's model.
-
-    Raises:
-        ExportError: if the model reads other images than the program gives, or Frigate would change its labels.
-    """
+    """Raise ExportError if a model reads other images than a program gives, or Frigate would change its labels."""
     region = run.recipe.data.region
     if region != WHOLE:
         cuts = "Frigate cuts its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
@@ -74,15 +68,9 @@ def check_program(run: Run, program: str) -> None:
 
 
 def program_files(run: Run, program: str) -> dict[str, bytes]:
-    """Make a program's files from a run's int8 TFLite file.
+    """Make a program's files from a run's int8 TFLite file: bytes by name.
 
-    Args:
-        run: a run with that export.
-        program: one of PROGRAMS.
-
-    Returns:
-        The bytes by file name: MODEL, which reads uint8 RGB pixels and gives a uint8 softmax of scale 1/256 and zero point 0, and for
-        Frigate LABELMAP, one label a line. For MediaPipe the labels are in MODEL.
+    MODEL reads uint8 RGB pixels and gives a uint8 softmax of scale 1/256 and zero point 0; for Frigate LABELMAP has one label a line.
 
     Raises:
         RunError: if there is no such export.
@@ -111,16 +99,7 @@ def export_program(
 ) -> list[ProgramFile]:
     """Write a program's files, each atomically; the int8 TFLite file that they are made from first, where the run has none.
 
-    Args:
-        run: a trained or imported run.
-        program: one of PROGRAMS.
-        out: a folder for the files; the run has a copy in any case, since verification reads that.
-        force: whether earlier files are replaced.
-        report: called with what is being done, and what to know of it.
-        progress: as for `export`.
-
-    Returns:
-        What was written: to `out`, if it is given, else to the run.
+    They go to `out`, if it is given, and in any case to the run, since verification reads that.
 
     Raises:
         OutputExistsError: if one exists and `force` is false.

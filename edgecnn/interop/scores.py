@@ -16,16 +16,10 @@ SCORE_SCALE = 1 / 256
 
 
 def with_scores(data: bytes) -> bytes:
-    """Put uint8 pixels before an int8 TFLite file and a softmax with uint8 scores behind it.
+    """Put uint8 pixels before an int8 TFLite file of logits and a softmax with uint8 scores behind it; features are given out no longer.
 
     pixel -> QUANTIZE -> the file's own graph -> SOFTMAX -> QUANTIZE -> score. The first code is pixel - 128, the last one code + 128, both
-    exact: what the file answers is the int8 softmax of the logits of the file that it was made from. Weights, scales and operators stay.
-
-    Args:
-        data: bytes of an int8 file with one input and the output (batch, num_classes), which are logits; features are given out no longer.
-
-    Returns:
-        The new file's bytes: input uint8 with the scale of the old one, output uint8 of scale 1/256 and zero point 0.
+    exact: the answer is the int8 softmax of the file's logits, of scale 1/256 and zero point 0.
 
     Raises:
         ExportError: if the file's input or output is not one int8 tensor.

@@ -29,15 +29,7 @@ from edgecnn.verify.parity_report import BoardRow, Report
 
 
 def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
-    """Return a run's model card as Markdown.
-
-    Every figure comes from the run's own files: `run.json` and the parity report.
-
-    Args:
-        run: a trained run.
-        report: its parity report.
-        confidence: its temperature and threshold, with what they are worth on validation.
-    """
+    """Return a run's model card as Markdown; every figure comes from `run.json`, the parity report and the chosen confidence."""
     info = run.info
     name = run.recipe.name or run.name
     network = printable(run.public_recipe.network.name).replace("`", "")

@@ -65,15 +65,7 @@ def said(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -
 
 
 def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
-    """Return what a run's files show. Nothing is computed by a model, and no image is read.
-
-    Args:
-        run: a trained or imported run.
-        predictions: its own, None without.
-
-    Raises:
-        RunError: if the run or its parity report cannot be read.
-    """
+    """Return what a run's files show, computed by no model. RunError if the run or its parity report cannot be read."""
     info = run.info
     report = parity_report(run) if run.file(PARITY).exists() else None
     labels = info.data.labels
@@ -120,11 +112,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
 
 
 def bundle_figures(bundle: Bundle) -> RunFigures:
-    """Return what a bundle shows: its parity report, without the answers to each image, which its run has.
-
-    Raises:
-        BundleError: if its parity report cannot be read.
-    """
+    """Return what a bundle shows: its parity report, without the answers to each image. BundleError if that cannot be read."""
     manifest = bundle.manifest
     provenance = manifest.provenance
     report = None

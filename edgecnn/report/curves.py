@@ -8,11 +8,7 @@ from edgecnn.runs import CURVES, Run
 
 
 def write_curves(run: Run) -> None:
-    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

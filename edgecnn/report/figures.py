@@ -159,14 +159,7 @@ class AnswerFigures:
 
 
 def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequence[str]) -> Confusion:
-    """Return a model's confusion matrix.
-
-    Args:
-        model: its name.
-        true: int array, shape (n,), the true classes.
-        answers: int array, shape (n,), the answered classes.
-        labels: one for each class.
-    """
+    """Return a model's confusion matrix, of the true and the answered classes, int arrays (n,)."""
     pairs, counts = np.unique(np.stack([true, answers], axis=1), axis=0, return_counts=True)
     cells = tuple((int(a), int(b), int(count)) for (a, b), count in zip(pairs, counts, strict=True))
     mistakes = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-cell[2], cell[0], cell[1]))
@@ -180,15 +173,7 @@ def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequenc
 
 
 def reliability(model: str, temperature: float, scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Return how often scores are right, in bins of equal width, as `temperature.expected_calibration_error` has them.
-
-    Args:
-        model: its name.
-        temperature: what its logits were divided by.
-        scores: float32, shape (n,), the best scores, in [0, 1].
-        right: bool, shape (n,), whether each answer is the true class.
-        bins: how many.
-    """
+    """Return how often scores, the best ones, float32 (n,), are right, in bins as `scores.expected_calibration_error` has them."""
     index = np.clip(np.ceil(scores.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
     return Reliability(
         model=model,
@@ -221,14 +206,7 @@ def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
 def answer_figures(
     predictions: Predictions, int8: str, temperature: float | None, labels: Sequence[str]
 ) -> AnswerFigures:
-    """Return what a run's predictions show of its float model and an int8 export.
-
-    Args:
-        predictions: the run's.
-        int8: the export's name, one of the predictions'.
-        temperature: that of the bundle; None without one.
-        labels: one for each class.
-    """
+    """Return what a run's predictions show of its float model and an int8 export; `temperature` is the bundle's, None without one."""
     true = predictions.true
     one, other = predictions.answers["float"], predictions.answers[int8]
     right = other == true

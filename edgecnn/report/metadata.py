@@ -11,10 +11,6 @@ def metadata_block(name: str, report: Report) -> str:
     """Return a card's metadata: library, task, tags, and the accuracy of each model on the test split.
 
     Source: the Hub's model card specification; `huggingface_hub.ModelCardData` reads it.
-
-    Args:
-        name: the model's.
-        report: its parity report.
     """
     formats = sorted({model.format for model in report.models if model.format in ("tflite", "onnx")})
     dataset = {"type": report.data.name, "name": report.data.title, "split": "test"}

@@ -40,11 +40,7 @@ class Shown:
 
 
 def shown_run(run: Run) -> Shown:
-    """Return a run's figures, and the pictures of its galleries.
-
-    Raises:
-        RunError: if the run or its parity report cannot be read.
-    """
+    """Return a run's figures, and the pictures of its galleries; RunError if it or its parity report cannot be read."""
     predictions = read_predictions(run)
     pictures = predictions.pictures if predictions else {}
     return Shown(
@@ -186,16 +182,7 @@ def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
 
 
 def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = None) -> None:
-    """Write a page, its figures as JSON next to it, and if requested its plots as PNG files.
-
-    Args:
-        shown: the runs.
-        path: the page's; the JSON's ends in .json.
-        png_folder: where RUN-PLOT.png go; None for nowhere.
-
-    Raises:
-        OutputError: if one cannot be written.
-    """
+    """Write a page, its figures as JSON next to it, and if requested its plots as RUN-PLOT.png into a folder."""
     write_atomic(path, render(shown).encode())
     write_atomic(path.with_suffix(".json"), canonical_json(to_json(page_figures(shown))))
     if png_folder:

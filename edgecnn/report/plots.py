@@ -31,7 +31,6 @@ WIDTH = 4.6
 """Inches of a plot, so that its text can still be read on a telephone."""
 
 STRESS_COLUMNS = 3
-"""Corruptions next to each other in the plot of a stress test."""
 
 DPI = 150
 

@@ -16,14 +16,7 @@ WEAKEST = 3
 
 
 def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return what to know of a model before its details: accuracy, weakest classes, and what a device says if it is unsure.
-
-    Args:
-        report: the run's parity report.
-        model: the entry of the model that ships.
-        matrix: its confusion; None if it is not known, as of a bundle.
-        labels: one for each class.
-    """
+    """Return what to know of a model before its details: accuracy, weakest classes, and what a device says if it is unsure."""
     return (
         accuracy_line(report, model),
         *([weakest_line(matrix, labels)] if matrix else []),

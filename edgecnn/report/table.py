@@ -48,10 +48,7 @@ def against_float(report: Report) -> dict[str, Comparison]:
 
 
 def parity_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return a parity report's models as rows of text under HEADINGS.
-
-    Drop (points) and agreement are against the float model, or the reference of two models, which has a dash.
-    """
+    """Return a parity report's models as rows of text under HEADINGS; drop (points) and agreement as of `against_float`."""
     compared = against_float(report)
     rows: list[tuple[str, ...]] = []
     for model in report.models:
@@ -182,10 +179,7 @@ COMPARISON_HEADINGS = (
 
 
 def comparison_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS.
-
-    Drops are in points.
-    """
+    """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS; drops in points."""
     at_chance = report.chance.not_better if report.chance else ()
     rows: list[tuple[str, ...]] = []
     for item in report.comparisons:

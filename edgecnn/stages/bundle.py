@@ -36,10 +36,9 @@ def bundle_path(run: Run) -> Path:
 
 
 def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
-    """Choose the model that a format's engines take unless another is named, of those that a bundle carries.
+    """Return the model that a format's engines take unless another is named: of those that passed the gate and are carried.
 
-    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster
-    in the parity report. Only models that passed the gate count.
+    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster.
     """
     failed = {item.candidate for item in report.comparisons if not item.passed}
     passed = [
@@ -55,11 +54,7 @@ def default_model(report: Report, format_: str, precisions: Collection[str]) -> 
 
 
 def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
-    """Return a run's temperature and threshold, with which its report measured the scores.
-
-    Raises:
-        RunError: if there are none, or the report has no figures for them.
-    """
+    """Return a run's temperature and threshold; RunError if its report did not measure the scores with them."""
     chosen, tested = stored_confidence(run), report.confidence
     if (
         chosen is None
@@ -71,11 +66,7 @@ def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
 
 
 def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
-    """Return how a run's models recognise strangers, with which its report measured the test split; None if they do not.
-
-    Raises:
-        RunError: if the report has figures, and what they were measured with is missing or has changed.
-    """
+    """Return how a run's models recognise strangers, None if they do not; RunError if its report was measured with another choice."""
     tested = report.strangers
     if tested is None:
         return None
@@ -95,17 +86,12 @@ def bundle_stage(
     serial: int = 0,
     force: bool = False,
 ) -> tuple[Path, str]:
-    """Write a run's bundle: models, manifest, labels, recipe, parity report and golden vectors.
+    """Write a verified run's bundle: models, manifest, labels, recipe, parity report and golden vectors. Return its path and SHA-256.
 
     Args:
-        run: a verified run.
         out: the file; `RUN/NAME.edgecnn` by default.
         only: precisions of the models that it carries, such as "int8"; all that were verified by default.
         serial: the bundle's serial number, by which a device recognises an older one; 0 for a bundle without one.
-        force: whether an existing file is replaced.
-
-    Returns:
-        The bundle's path and SHA-256.
 
     Raises:
         RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
@@ -171,16 +157,7 @@ def refresh_card(run: Run) -> None:
 
 
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
-    """Return the exports that a bundle carries: not the Keras models, nor the int8 method that does not ship.
-
-    Args:
-        run: a verified run.
-        report: its parity report.
-        only: precisions, such as "int8"; all that were verified if it is empty.
-
-    Raises:
-        RunError: if none was verified of a precision, or a file has changed since.
-    """
+    """Return the exports that a bundle carries; RunError if none was verified of a precision, or a file has changed since."""
     exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
     verified = {item.precision for item in exports}
     if unknown := sorted(set(only) - verified):

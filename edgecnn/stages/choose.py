@@ -68,10 +68,7 @@ class Choosing:
         )
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
-        """Choose temperature and threshold, and write `confidence.json`.
-
-        Args:
-            target_error: largest error among answered images, in (0, 1); None for no threshold.
+        """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`.
 
         Raises:
             ThresholdError: if no threshold keeps the target.
@@ -86,16 +83,8 @@ class Choosing:
         return chosen
 
     def strangers(self, temperature: float) -> ChosenStrangers | None:
-        """Choose the limit of strangers, and write `strangers.json` and `known.npy`.
-
-        Args:
-            temperature: by which the runtime divides logits.
-
-        Returns:
-            The choice; None where the recipe asks for no such decision, or the export gives no features.
-
-        Raises:
-            RunError: if the data have changed since the run began.
+        """Choose the limit of strangers, and write `strangers.json` and `known.npy`; None where none is requested, or there are no
+        features.
         """
         if not self.features:
             return None
@@ -166,12 +155,7 @@ def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
 
 
 def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
-    """Draw RANGE_IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH.
-
-    Args:
-        splits: validation and training images, as far as there are any; neither has to be there with `compared`.
-        compared: the images of the comparison, taken where there are no others.
-    """
+    """Draw RANGE_IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH; else of `compared`."""
     loaded = {name: split for name, split in splits.items() if len(split.classes)}
     name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
     if not loaded:

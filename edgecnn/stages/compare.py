@@ -19,8 +19,7 @@ from edgecnn.verify.model_files import ModelFile, open_model_file
 from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.parity_report import Data, ModelRange, Report, SplitName
 
-FAR_BELOW = 1 / 3
-"""Share of the way from guessing to all right, below which a reference is doubtful."""
+FAR_BELOW = 1 / 3  # of the way from guessing to all right: below it a reference is doubtful
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
@@ -130,10 +129,7 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
 
 
 def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
-    """Load the images of a comparison, and those to try input ranges on.
-
-    They have the model's input size, the data's own where the file leaves it open.
-    """
+    """Load the images of a comparison, and those to try input ranges on, at the model's input size; the data's own where it is open."""
     height, width, channels = (
         own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
     )

@@ -22,7 +22,6 @@ from edgecnn.verify.golden import golden_images
 from edgecnn.versions import library_versions
 
 IMPORTED = "imported"
-"""Name of the network in the recipe of such a run."""
 
 
 def import_stage(
@@ -38,21 +37,13 @@ def import_stage(
     """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
 
     Args:
-        path: the model; see `edgecnn.export.imported.read_model`.
         recipe: says where the images are.
-        out: the run folder; runs/NAME of the model by default.
-        reporter: hears of progress.
-        images: how many images calibrate the int8 and int16x8 exports; 500 by default.
-        stated: how the model reads pixels, which "auto" leaves to validation and training images, and what its outputs are called. A
-            range with a mean and a deviation of each channel becomes a part of the model, which then reads -1 to 1.
-        force: whether an existing run is replaced.
-
-    Returns:
-        The run.
+        images: how many calibrate the int8 and int16x8 exports.
+        stated: how the model reads pixels and what its outputs are called. A range with a mean and a deviation of each channel becomes a
+        part of the model, which then reads -1 to 1.
 
     Raises:
-        ExportError: if the model cannot be read, the number of its outputs is not that of the labels, or it ends in a softmax
-            that cannot be removed.
+        ExportError: if the model cannot be read, its outputs are not as many as the labels, or it ends in a softmax that cannot be removed.
         OutputExistsError, OutputError, DatasetError: as the parts do.
     """
     reporter.note(f"reading {path}")

@@ -23,20 +23,14 @@ class Int8Files:
     recipe: Recipe
 
     def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 (n, num_classes), of a fake-quantized Keras model's int8 TFLite file for uint8 images.
-
-        Raises:
-            ExportError: if it cannot be converted to int8 throughout.
+        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if it is not int8
+        throughout.
         """
         return self._logits(tflite.int8(model), images)
 
     def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
-        """Return the same of a float model's, quantized by the images of the training split that an export would draw.
-
-        None where it cannot be converted, unless the recipe has no other method.
-
-        Raises:
-            ExportError: if the recipe's method is "ptq" and it cannot be converted.
+        """Return the same of a float model's, calibrated as an export would be; None if it cannot be converted and the recipe has another
+        method.
         """
         recipe = self.recipe
         chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]

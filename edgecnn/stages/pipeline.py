@@ -58,13 +58,8 @@ class Stages:
         self.note = note
 
     def do(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], Any]) -> None:
-        """Do a stage, unless it was done with the same inputs and its outputs still hold what it wrote.
-
-        Args:
-            name: of the stage.
-            inputs: all that decides its outputs, as JSON values.
-            outputs: the files that it writes.
-            work: does it.
+        """Do a stage, unless it was done with the same `inputs`, all that decides its outputs as JSON values, and these are as it wrote
+        them.
         """
         path = self.run.file(STAGES)
         done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -94,19 +89,7 @@ def run_recipe(
 ) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
-    A stage is skipped when its inputs have not changed; training that was interrupted goes on.
-
-    Args:
-        recipe: the resolved recipe.
-        path: the run folder.
-        reporter: called with progress.
-        max_drop: the gate, in percentage points.
-        target_error: chooses the bundle's threshold: see `verify`.
-        accept_conversion: see `Gate`.
-        force: whether a run there that was made by another recipe or of other data is replaced.
-
-    Returns:
-        The run and its parity report.
+    A stage is skipped when its inputs have not changed; training that was interrupted goes on. Limits and target as of `Gate` and `verify`.
 
     Raises:
         OutputExistsError: if the folder holds another run and `force` is false.
@@ -181,11 +164,7 @@ def do_verify(
     target_error: float | None,
     reporter: Reporter,
 ) -> Report:
-    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
-
-    Raises:
-        ParityError: if the gate does not pass.
-    """
+    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files."""
     run = stages.run
     extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate else ()
     stages.do(
@@ -225,11 +204,7 @@ def stored_recipe(run: Run) -> dict[str, Any]:
 
 
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
-    """Open the run at `path` if it is this recipe's on these data, else create it.
-
-    Raises:
-        OutputExistsError: if another run is there and `force` is false.
-    """
+    """Open the run at `path` if it is this recipe's on these data, else create it; OutputExistsError unless `force`."""
     run = Run(path)
     if not run.file(RECIPE).exists():
         return create_run(recipe, path, force=force)

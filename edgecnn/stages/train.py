@@ -29,11 +29,7 @@ def network_name(recipe: Recipe) -> str:
 def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Workers | None) -> Dataset:
     """Open a recipe's data, after a look at whether its network exists.
 
-    Args:
-        recipe: the resolved recipe.
-        run: the run to continue; None for a new one, whose network is then built and checked.
-        reporter: hears of progress.
-        cluster: the workers, who come together before the network is built.
+    `run` is the run to continue; None for a new one, whose network is then built and checked, after the workers of `cluster` have met.
 
     Raises:
         ClusterError: if they do not.
@@ -134,10 +130,7 @@ def train_stage(
     workers: Workers | None = None,
     why: Sequence[str] = (),
 ) -> RunInfo:
-    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`.
-
-    Raises as `train` does.
-    """
+    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`."""
     from edgecnn.stages.int8_files import Int8Files
     from edgecnn.train import train
     from edgecnn.train.train import input_line

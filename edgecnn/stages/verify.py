@@ -44,26 +44,18 @@ def verify(
     boards: OnBoards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; `confidence.json` before it, and
-    `strangers.json` if the recipe has a rate for strangers.
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; what was chosen before it.
 
-    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether
-    the conversion is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing.
-    Files for other programs are judged by what such a program does with them: see `edgecnn.verify.other_programs`.
-    Temperature, threshold and the strangers' limit are chosen on validation images by the export that most devices will run, the first of
-    EXPORTS that there is, before the test split is loaded. `predictions.npz` keeps each model's answer to each image.
+    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether the conversion
+    is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing. Files for other
+    programs are judged by what such a program does with them. Temperature, threshold and the strangers' limit are chosen on validation
+    images by the first of EXPORTS that there is, before the test split is loaded. `predictions.npz` keeps each model's answer to each
+    image.
 
     Args:
-        run: a trained run with at least one export.
-        dataset: the run's data.
-        gate: the limits.
         target_error: largest error among answered images, in (0, 1), which chooses the threshold; None for no threshold.
         matrix: which engines are compared with each other; None for none.
         boards: emulated boards that the exports are run on.
-        progress: called with the model's name, images done and images in all.
-
-    Returns:
-        The report, as written to `parity.json`.
 
     Raises:
         RunError: if nothing was exported, or the validation or test split has changed.
@@ -112,11 +104,7 @@ def verify(
 
 
 def existing_exports(run: Run) -> list[tuple[str, str]]:
-    """Return format and precision of each export of a run, in the order of EXPORTS.
-
-    Raises:
-        RunError: if there is none.
-    """
+    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if there is none."""
     exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
@@ -128,8 +116,7 @@ def answered(
 ) -> tuple[list[Answers], list[Answers], list[Answers]]:
     """Run the exports over the test images, and time them together with the files for other programs.
 
-    Returns:
-        The answers of `exports`, those of int8 by the method that does not ship, and these and the programs' together.
+    Return the answers of `exports`, those of int8 by the method that does not ship, and these and the programs' together.
     """
     other = alternative(run)
     measured = [*exports, other] if other and export_path(run, *other).exists() else list(exports)

@@ -13,23 +13,16 @@ MAX_LSB = 1
 MIN_AGREEMENT = 0.98
 """An int8 file must be within MAX_LSB of the fake-quantized model everywhere, or agree with it on this share of the images:
 one code of rounding is allowed, another answer on more than one image in fifty is not. Rounding alone adds up over many
-layers: codes of a backbone differed by 1 on average, without a bias, with each of three sets of kernels, and so did 1.5 % of 2,500 answers.
-
-A conversion fails only where the images are evidence that the agreement is below this: where its one-sided 95 % upper bound is. Seven
-answers of 172 may differ by chance where one of fifty does.
-
-Source of the bound: Clopper and Pearson 1934, Biometrika 26, 404-413; see `statistics.clopper_pearson`.
+layers. A conversion fails only where the images are evidence: where the one-sided 95 % upper bound of the agreement is below this.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a candidate may lose against its reference.
+    """What a candidate may lose against its reference: `max_drop` in points, `min_agreement` as a share, None for no limit.
 
-    `max_drop` is in percentage points; with `confident` the upper end of the drop's 95 % interval must be within it too,
-    and no model may be at chance level, so that a small test split proves nothing. `min_agreement` is a share of the images in
-    [0, 1], None for no limit; it is compared with the measured share. With `accept_conversion` a conversion beyond its limit passes, and
-    the report says so.
+    With `confident` the upper end of the drop's 95 % interval must be within it too, and no model may be at chance level. With
+    `accept_conversion` a conversion beyond its limit passes, and the report says so.
     """
 
     max_drop: float = MAX_DROP
@@ -50,11 +43,7 @@ class Gate:
         )
 
     def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
-        """Return the names of a comparison's figures that are beyond their limits.
-
-        A comparison of kind "alternative" is held to nothing, since its candidate does not ship. One of kind "conversion" is held to
-        MAX_LSB or MIN_AGREEMENT, whatever `max_drop` is.
-        """
+        """Return the names of a comparison's figures that are beyond their limits; none of kind "alternative", which does not ship."""
         if comparison.kind == "alternative":
             return ()
         if comparison.kind == "conversion":
@@ -105,11 +94,7 @@ def gate_line(report: Report) -> str:
 
 
 def not_excluded(report: Report) -> list[str]:
-    """Return a sentence on the largest drop that a report's images do not exclude; none for an older report.
-
-    It is of the model that is held to the gate's drop and has the largest bound. A gate on the measured drop says little of few images: of
-    20, the drop is then within a point for every second model that is 3 points worse.
-    """
+    """Return a sentence on the largest drop that a report's images do not exclude, of the gated models; none for an older report."""
     gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative")]
     bounds = [(item.drop_upper, item) for item in gated if item.drop_upper is not None]
     if not bounds:
@@ -127,10 +112,7 @@ def not_excluded(report: Report) -> list[str]:
 
 
 def require_parity(report: Report) -> None:
-    """Raise ParityError if a comparison of the report failed, naming the first, its figures and what to do; then as `require_boards`.
-
-    With `confident` in the report, a model at chance level is an error too.
-    """
+    """Raise ParityError if a comparison failed or, with `confident`, a model is at chance level; then as `require_boards`."""
     failed = [comparison for comparison in report.comparisons if not comparison.passed]
     if failed:
         first = failed[0]

@@ -49,13 +49,9 @@ class Exported(NamedTuple):
 def golden_models(
     exports: Iterable[Exported], contract: InputContract, images: np.ndarray, features: bool = False
 ) -> tuple[tuple[ModelEntry, ...], dict[str, bytes]]:
-    """Return a bundle's entries for exported models, and its files by name: the models, and what each answers to the golden images.
+    """Return a bundle's entries for exported models, and its files by name: the models, and what each answers to `golden_images`.
 
-    Args:
-        exports: the models.
-        contract: their input.
-        images: from `golden_images`.
-        features: whether the bundle recognises strangers, so that features are golden as well, of the models that give them.
+    With `features` the bundle recognises strangers, and features are golden as well, of the models that give them.
     """
     entries: list[ModelEntry] = []
     files: dict[str, bytes] = {}
@@ -88,16 +84,9 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:
-    """Draw golden images: blotches of every size, from flat to noise, that reach black and white.
+    """Draw golden images, uint8 (COUNT, height, width, channels): blotches of every size, from flat to noise, that reach black and white.
 
     They are drawn, not taken from the data, so that a bundle carries nobody's photographs.
-
-    Args:
-        contract: for the shape.
-        seed: of the drawing.
-
-    Returns:
-        uint8 array, shape (COUNT, height, width, channels).
     """
     random = np.random.default_rng(seed)
     size = (contract.width, contract.height)
@@ -126,15 +115,7 @@ large enough for a reduced decoding at inputs of up to 240 pixels."""
 
 
 def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, bytes], tuple[GoldenImage, ...]]:
-    """Draw and encode golden photos, and note what they must be decoded and resized to, byte for byte.
-
-    Args:
-        contract: the models' input.
-        seed: of the drawing.
-
-    Returns:
-        The encoded files by their name in the bundle, and the manifest's entries.
-    """
+    """Draw and encode golden photos, and note what they must be decoded and resized to, byte for byte: files by name, and entries."""
     random = np.random.default_rng(seed)
     files, entries = {}, []
     for name, size, mode, options in PHOTOS:
@@ -160,15 +141,7 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
 def golden_outputs(
     model: bytes, format_: str, contract: InputContract, images: np.ndarray, precision: str = ""
 ) -> Golden:
-    """Run a model over the golden images by the engine that a device would take, one thread.
-
-    Args:
-        model: a TFLite or ONNX file's bytes.
-        format_: "tflite" or "onnx".
-        contract: the models' input.
-        images: from `golden_images`.
-        precision: of the model; "float16" is allowed more than float32.
-    """
+    """Run a model over the golden images by the engine that a device would take, one thread."""
     engine = open_engine(None, model, format_, num_threads=1)
     opened, made_by = Model(engine, contract), described(engine)
     outputs, features = opened.outputs_and_features(images) if engine.features else (opened.outputs(images), None)

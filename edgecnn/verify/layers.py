@@ -105,15 +105,9 @@ class Noise:
 
 
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
-    """Measure how far each layer of a run's int8 TFLite file is from the float model, on validation images.
+    """Measure how far each layer of a run's int8 TFLite file is from the float model, on the first IMAGES validation images.
 
-    The noise at a layer is what all layers up to it made together. Layers are matched by the names that the converter keeps
-    of Keras's; a fused convolution, BatchNorm and activation is matched with the last of them.
-
-    Args:
-        run: with an int8 TFLite export.
-        dataset: the run's data, of which the first IMAGES validation images are used.
-        progress: called with the images done.
+    The noise at a layer is what all layers up to it made together. Layers are matched by the names that the converter keeps of Keras's.
 
     Raises:
         RunError: if there is no int8 TFLite export, or the model was imported.
@@ -153,10 +147,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
 
 
 def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut logits and their codes off just inside the codes' range.
-
-    It is narrow on purpose (`edgecnn.train.ranges`): beyond it nothing is lost.
-    """
+    """Cut logits and their codes off just inside the codes' range, which is narrow on purpose (`edgecnn.train.ranges`)."""
     limits = np.iinfo(codes.dtype)
     low, high = limits.min + 1, limits.max - 1
     return np.clip(logits, (low - zero_point) * scale, (high - zero_point) * scale), np.clip(codes, low, high)
@@ -210,14 +201,10 @@ def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.n
 
 
 def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
-    """Match a TFLite graph's operators with a Keras model's layers by name.
+    """Match a TFLite graph's operators with a Keras model's layers by name; return the pairs in running order, and tensors without a layer.
 
-    The converter names a tensor by the operations that were fused into it, as "net/quant_conv2d/Relu;net/…"; of the layers
-    named, the last one in the Keras model counts, then the BatchNorm and activation behind it that were fused without being
-    named. A shape that differs is no match.
-
-    Returns:
-        The pairs, in the order in which they run, and the names of the tensors without a layer.
+    The converter names a tensor by the operations fused into it, as "net/quant_conv2d/Relu;net/…"; the last in the Keras model counts, then
+    the BatchNorm and activation behind it that were fused without being named. A shape that differs is no match.
     """
     order = {layer.name: number for number, layer in enumerate(model.layers)}
     pairs: list[Pair] = []

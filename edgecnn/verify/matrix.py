@@ -34,19 +34,9 @@ def matrix(
     tflite_python: Path | None,
     progress: Progress,
 ) -> list[MatrixRow]:
-    """Compare every engine with every other on the run's int8 models.
+    """Compare every engine with every other on the run's int8 models; `fakes` are the fake-quantized model's answers, if there is one.
 
-    Args:
-        run: whose int8 exports are run.
-        fakes: the fake-quantized Keras model's answers; none for an imported model.
-        candidates: the exports' answers by the engines that a device would use.
-        split: the images.
-        tflite_python: the Python of an environment with tflite-runtime, or None.
-        progress: called with the images done.
-
-    Returns:
-        A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` and
-        nothing else.
+    A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` only.
 
     Raises:
         EngineError: if `tflite_python` was given and does not run the model.
@@ -110,11 +100,7 @@ def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, 
 
 
 def find_python(python: Path) -> Path:
-    """Return the absolute path of the Python that --tflite-python names, by a path or by what it is called on PATH.
-
-    Raises:
-        EngineError: if there is none.
-    """
+    """Return the absolute path of the Python that --tflite-python names, by a path or on PATH; EngineError if there is none."""
     path = shutil.which(python)
     if path is None:
         raise EngineError(
@@ -124,13 +110,7 @@ def find_python(python: Path) -> Path:
 
 
 def run_in_environment(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
-    """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1.
-
-    `python` is from `find_python`.
-
-    Raises:
-        EngineError: if it does not run there; the message has what it said.
-    """
+    """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1."""
     progress("tflite_runtime", 0, len(split.images))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

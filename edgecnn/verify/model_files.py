@@ -21,8 +21,7 @@ from edgecnn.verify.onnx_quantization import quantization
 class ModelFile:
     """An opened model of one image input (batch, height, width, channels) and one output (batch, num_classes).
 
-    `input` and `output` are as of an engine, the input's sizes -1 where the file leaves them open; `run` takes any number
-    of images of the input's own type and returns the raw output.
+    The input's sizes are -1 where the file leaves them open; `run` takes images of the input's own type and returns the raw output.
     """
 
     format: str
@@ -34,18 +33,9 @@ class ModelFile:
     run: Callable[[np.ndarray], np.ndarray]
 
     def outputs(self, pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-        """Run the model on pixels.
+        """Run the model on uint8 pixels (n, height, width, channels), of which it reads scale * (pixel - 128 - zero_point).
 
-        real = scale * (pixel - 128 - zero_point); a float input reads it, a quantized one the code
-        round(real / input.scale) + input.zero_point, clipped to its type. An integer input without a scale reads the pixel
-        itself (uint8) or pixel - 128 (int8).
-
-        Args:
-            pixels: uint8, shape (n, height, width, channels).
-            scale, zero_point: the stated range.
-
-        Returns:
-            The raw output, shape (n, num_classes).
+        A quantized input reads the code of that; an integer input without a scale the pixel itself (uint8) or pixel - 128 (int8).
         """
         dtype = self.input.dtype
         if np.issubdtype(dtype, np.floating):

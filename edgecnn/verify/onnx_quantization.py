@@ -16,11 +16,7 @@ NONE: Quantization = (0.0, 0)
 
 
 def quantization(model: bytes) -> tuple[Quantization, Quantization]:
-    """Return (scale, zero point) of a file's first input and first output; (0.0, 0) for one that is not quantized with one scale.
-
-    Args:
-        model: an ONNX file's bytes, which ONNX Runtime has opened.
-    """
+    """Return (scale, zero point) of a file's first input and first output; (0.0, 0) for one that is not quantized with one scale."""
     import onnx
 
     graph = onnx.ModelProto.FromString(model).graph

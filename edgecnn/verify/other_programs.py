@@ -41,14 +41,7 @@ def check_programs(run: Run) -> list[str]:
 
 
 def frigate_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize as Frigate does: cv2.resize by its default, bilinear between the centres of pixels, without antialiasing.
-
-    Args:
-        image: uint8, shape (rows, columns, 3).
-        height, width: of the result.
-
-    Returns:
-        uint8 array, shape (height, width, 3).
+    """Resize a uint8 RGB image as Frigate does: cv2.resize by its default, bilinear, without antialiasing.
 
     Source: Frigate, frigate/data_processing/real_time/custom_classification.py.
     """
@@ -62,9 +55,7 @@ def mediapipe_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize as MediaPipe's ImageClassifier does on a CPU: bilinear between the corners of pixels, without antialiasing.
 
     Pixel x of the result is read at x * columns / width, to the nearest 1/FRACTIONS of a pixel: OpenCV 3's warpPerspective, which
-    MediaPipe carries. `remap` with the positions as integers gives the same pixels in every OpenCV.
-
-    Args, Returns: as `frigate_resize`.
+    MediaPipe carries. `remap` with integer positions gives the same pixels in every OpenCV.
 
     Source: scores of mediapipe 1.2.3, equal to the last code (tests/verify/test_mediapipe.py).
     """
@@ -89,18 +80,9 @@ RESIZES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
 def program_answers(
     run: Run, program: str, dataset: Dataset, test: Split, progress: Progress
 ) -> tuple[Answers, Answers]:
-    """Run a program's file over the test split.
+    """Run a program's file over the test split: return the answers by the program's own resize, and those to the pixels of `test`.
 
-    Args:
-        run: a run with files for the program.
-        program: one of PROGRAMS.
-        dataset: the run's data.
-        test: the test split as edgecnn resizes it.
-        progress: called with the images done.
-
-    Returns:
-        The answers by the program's own resize, and those to the pixels of `test`. Frigate divides the codes by their sum; MediaPipe
-        takes them as they are, in 1/256.
+    Frigate divides the codes by their sum; MediaPipe takes them as they are, in 1/256.
     """
     data = (program_path(run, program) / MODEL).read_bytes()
     engine = open_engine(None, data, "tflite", num_threads=1)
@@ -138,16 +120,9 @@ def program_comparisons(
     int8: Answers,
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return the comparisons of each program.
-
-    By its own resize it is held to the float model, and to edgecnn's own int8 path; on the same pixels its file is a conversion of the
-    int8 file.
-
-    Args:
-        answers: of `program_answers`, for each program.
-        float_: the float model's.
-        int8: the int8 TFLite file's.
-        hold: compares a reference with a candidate, and holds them to the limits of a kind.
+    """Return each program's comparisons, of `program_answers`: by its own resize with the float model and edgecnn's own int8 path; on the
+    same
+    pixels its file is a conversion of the int8 file. `hold` compares, and holds to the limits of a kind.
     """
     return [
         comparison

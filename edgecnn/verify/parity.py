@@ -47,10 +47,7 @@ from edgecnn.versions import library_versions, processor
 
 
 def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
-    """Return the answers that exports are held to: the float model's, then the fake-quantized one's.
-
-    int8 files that were quantized after training have no fake-quantized form: they are held to the float model alone.
-    """
+    """Return the answers that exports are held to: the float model's, then the fake-quantized one's, unless int8 was made after training."""
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
 
@@ -62,14 +59,9 @@ def run_comparisons(
     others: Sequence[Answers],
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return a run's comparisons: each model with the float one, and each int8 export with the fake-quantized one.
+    """Return a run's comparisons, by `hold`: each model with the float one, and each int8 export with the fake-quantized one, if any.
 
-    Args:
-        float_: the float model's answers.
-        fakes: the fake-quantized model's, if the run has one.
-        candidates: the exports'.
-        others: those of int8 by the method that does not ship.
-        hold: compares a reference with a candidate, and holds them to the limits of a kind.
+    `others` are answers of int8 by the method that does not ship.
     """
     comparisons = [hold("quantization", float_, fake) for fake in fakes]
     for candidate in candidates:
@@ -80,11 +72,7 @@ def run_comparisons(
 
 
 def parity_report(run: Run) -> Report:
-    """Return a run's parity report.
-
-    Raises:
-        RunError: if the run was not verified, or the report cannot be read.
-    """
+    """Return a run's parity report; RunError if the run was not verified, or the report cannot be read."""
     data = run.read(PARITY, "verify")
     try:
         return build(Report, json.loads(data), ValueError)
@@ -93,16 +81,7 @@ def parity_report(run: Run) -> Report:
 
 
 def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choice | None:
-    """Return how the run's int8 models were made, and what quantization-aware training gained on the test split.
-
-    Args:
-        run: a run; None is returned where training did not choose.
-        answers: the exports', and those of int8 by the other method.
-        split: the test split.
-
-    Returns:
-        `int8` of `run.json`, and `qat_against_ptq`: None unless both TFLite files were measured.
-    """
+    """Return how the run's int8 models were made, and what quantization-aware training gained on the test split, if both were measured."""
     recorded = run.info.int8
     if recorded is None:
         return None
@@ -129,15 +108,6 @@ def judged(
     """Return what the reports of a run and of two models share: the models and comparisons, and whether the gate passes.
 
     A model is at chance level where the 95 % interval of its accuracy does not lie wholly above the share of the most frequent class.
-
-    Args:
-        run: the run's name, None for two models.
-        data: which images were compared.
-        gate: the limits.
-        answers: the models' answers.
-        comparisons: held to the limits.
-        split: the images.
-        labels: the classes' names.
     """
     models = tuple(model_figures(item, split.classes) for item in answers)
     top, share = chance_level(split.classes)
@@ -204,9 +174,8 @@ def compared(
 ) -> Comparison:
     """Compare two models' answers and hold them to the limits of the comparison's kind.
 
-    Outputs are compared as logits, or as scores where one of the models gives scores. Differences in LSB are on the grid of
-    the candidate's quantized output, where it has one of that unit; logits count up to a constant for each image, but for a file's from the
-    fake-quantized model that it was made of.
+    Outputs are compared as logits, or as scores where a model gives scores. Differences in LSB are on the candidate's grid, if it has one
+    of that unit; logits count up to a constant for each image, but for a file's from the fake-quantized model that it was made of.
     """
     classes = split.classes
     unit: Unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"

@@ -29,13 +29,9 @@ PICTURE_SIDE = 96
 class Predictions:
     """The answers of models to n test images.
 
-    Attributes:
-        true: int32, shape (n,): the true classes.
-        sources: the images' names, n of them.
-        answers: for each model by name, int32, shape (n,): the class of the best score.
-        scores: for each model, float32, shape (n,): that score, in [0, 1], without a temperature.
-        tempered: float32, shape (n,): the best score at the bundle's temperature, of the model that it was chosen with; empty without one.
-        pictures: the images of the galleries by their index, uint8, shape (height, width, channels), at most PICTURE_SIDE pixels a side.
+    `true` are the classes, int32 (n,); `answers` for each model the classes of the best scores, int32 (n,), `scores` these, float32 (n,),
+    without a temperature; `tempered` those at the bundle's, of the model that it was chosen with, or empty. `pictures` are galleries'
+    images by index, uint8, at most PICTURE_SIDE pixels a side.
     """
 
     true: np.ndarray
@@ -49,13 +45,7 @@ class Predictions:
 def gallery(
     true: np.ndarray, reference: np.ndarray, candidate: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of all images that two models answer differently, and of the candidate's mistakes, the most confident first.
-
-    Args:
-        true: int array, shape (n,), the true classes.
-        reference, candidate: int arrays, shape (n,), the answers.
-        scores: float32, shape (n,), the candidate's.
-    """
+    """Return the indices of all images that two models answer differently, and of the candidate's mistakes, the most confident first."""
     mistakes = np.flatnonzero(candidate != true)
     return np.flatnonzero(reference != candidate), mistakes[np.argsort(-scores[mistakes], kind="stable")]
 
@@ -72,17 +62,9 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 def write_predictions(
     run: Run, split: Split, answers: Sequence[Answers], int8: Answers | None, tempered: tuple[Answers, float] | None
 ) -> None:
-    """Write a run's `predictions.npz`.
+    """Write a run's `predictions.npz`: `answers` of "float" and the others.
 
-    Args:
-        run: the run.
-        split: the test images.
-        answers: the models', those of "float" among them.
-        int8: those whose differences from the float model, and whose mistakes, are kept as pictures; None for no pictures.
-        tempered: the answers that a temperature was chosen with, and the temperature; None without one.
-
-    Raises:
-        OutputError: if it cannot be written.
+    `int8` are those whose flips and mistakes are kept as pictures, if any; `tempered` those that a temperature was chosen with, and it.
     """
     arrays: dict[str, np.ndarray] = {TRUE: split.classes.astype(np.int32), SOURCES: np.array(split.sources, np.str_)}
     for item in answers:

@@ -20,10 +20,7 @@ class Refused(NamedTuple):
 
 
 def refused_layers(model: "keras.Model") -> list[Refused]:
-    """Return the layers of a model that the quantization toolkit cannot wrap, in the model's order.
-
-    Those that it folds into others, such as BatchNorm behind a convolution, are not among them.
-    """
+    """Return the layers of a model that the quantization toolkit can neither wrap nor fold into others, in the model's order."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
         default_8bit_quantize_configs,
@@ -69,12 +66,7 @@ def refused_layers(model: "keras.Model") -> list[Refused]:
 
 
 def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point: int) -> None:
-    """Check that a float32 network can be fake-quantized and converted to a file that is int8 throughout.
-
-    Args:
-        model: freshly built.
-        name: what the message calls it.
-        scale, zero_point: of the input code.
+    """Check that a fresh float32 network can be fake-quantized and converted to a file that is int8 throughout.
 
     Raises:
         NetworkError: naming the layers that cannot, and what to do.

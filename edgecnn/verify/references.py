@@ -13,24 +13,13 @@ from edgecnn.runs import QAT_MODEL, Run
 from edgecnn.tables import to_json
 
 PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
-"""The references by name, and their precision."""
 
 
 def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray, progress: Progress) -> Answers:
-    """Return a reference's logits on the test split, from its store if it holds them.
+    """Return a reference's logits on the test split, from its store if it holds them. `name` is one of PRECISIONS.
 
-    The store is `logits-MODEL-SPLIT.npz` in the run, under the SHA-256 of the model and of the split; it holds the input
-    contract too, and what was stored under another one, or damaged, is computed again.
-
-    Args:
-        run: a trained run.
-        name: one of PRECISIONS.
-        test_sha256: of the test split.
-        images: the test split's, uint8, shape (n, height, width, channels).
-        progress: called with the images done.
-
-    Returns:
-        The answers; `ms_per_image` is what was measured when they were computed.
+    The store is `logits-MODEL-SPLIT.npz` in the run, under the SHA-256 of the model and of the split and the input contract; what was
+    stored under another one, or damaged, is computed again.
     """
     data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
     key: dict[str, Any] = {

@@ -42,12 +42,7 @@ class Speed:
 
 
 def time_exports(run: Run, format_: str) -> Speed:
-    """Time a run's int8 and float32 file of a format: one image, one thread, interleaved.
-
-    Args:
-        run: a run with exports.
-        format_: "tflite" or "onnx".
-    """
+    """Time a run's int8 and float32 file of a format: one image, one thread, interleaved."""
     paths = {precision: export_path(run, format_, precision) for precision in PRECISIONS}
     missing = [precision for precision, path in paths.items() if not path.exists()]
     if missing:
