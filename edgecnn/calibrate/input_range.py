@@ -125,19 +125,23 @@ def find_range(
         text = f"since its input is {entry.dtype} without a scale"
         return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):
-        scale, zero_point = INPUT_RANGES[name]
-        text = "as its input's quantization says"
-        return InputRange(name=name, scale=scale, zero_point=zero_point, text=text, warning=None)
+        said = next(item for item in USUAL if item.name == name)
+        return InputRange(**vars(said), text="as its input's quantization says", warning=None)
 
     channels = images.images.shape[3]
     if isinstance(given, PixelRange) and len(given.mean or ()) not in (0, 1, channels):
         raise EngineError(f"the model reads {channels} channels, but the mean has {len(given.mean or ())} numbers.")
 
     own = stated_range(given)
-    values = [(item, call(images.images, *item.numbers)) for item in tried_ranges(channels, own)]
-    trials = [trial(item, found, images.classes) for item, found in values]
+    ranges = [*USUAL, *([IMAGENET] if channels == 3 else [])]
+    if own is not None and own not in ranges:
+        ranges.append(own)
+    values = [call(images.images, *item.numbers) for item in ranges]
+    trials, others = (
+        [trial(item, found, images.classes) for item, found in zip(ranges, outputs, strict=True)]
+        for outputs in (values, [reordered(found, images.classes) for found in values])
+    )
     doubts = []
-    others = [trial(item, reordered(found, images.classes), images.classes) for item, found in values]
     before, after = (max(found, key=lambda one: one.accuracy) for found in (trials, others))
     if after.accuracy - before.accuracy >= FAR and better(after, before) < P:
         trials = others
@@ -148,11 +152,10 @@ def find_range(
     usual = [one for one in trials if one.range in USUAL]
     top = max(usual, key=lambda one: one.accuracy)
     best = min((one for one in usual if better(top, one) >= CLOSE), key=lambda one: one.loss)
-    for one in trials:
-        if one.range == IMAGENET and better(one, top) < CLOSE:
-            best = one
+    best = next((one for one in trials if one.range == IMAGENET and better(one, top) < CLOSE), best)
     if own is None:
-        text = f"the best of the usual ones on {images.name}: {_figures(trials)}"
+        found = ", ".join(f"{one.range.name} {one.accuracy:.1%} right (loss {one.loss:.2f})" for one in trials)
+        text = f"the best of the usual ones on {images.name}: {found}"
         return InputRange(**vars(best.range), text=text, warning=" ".join(doubts) or None)
     mine = next(one for one in trials if one.range == own)
     if best.accuracy - mine.accuracy >= FAR and better(best, mine) < P:
@@ -165,18 +168,12 @@ def find_range(
 
 def stated_range(given: Given) -> PixelRange | None:
     """Return the range that is given; None for "auto"."""
-    if isinstance(given, PixelRange) or given == AUTO:
-        return given if isinstance(given, PixelRange) else None
+    if isinstance(given, PixelRange):
+        return given
     known = next((item for item in (*USUAL, IMAGENET) if given in (item.name, item.numbers)), None)
     if known is None and isinstance(given, tuple):
         return PixelRange(name="given", scale=given[0], zero_point=given[1])
     return known
-
-
-def tried_ranges(channels: int, own: PixelRange | None) -> list[PixelRange]:
-    """Return the ranges to try on images of so many channels: the usual ones, and the one that is given."""
-    ranges = [*USUAL, *([IMAGENET] if channels == 3 else [])]
-    return ranges if own is None or own in ranges else [*ranges, own]
 
 
 def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
@@ -234,7 +231,3 @@ def spelled(given: PixelRange) -> str:
 def line(model: str, given: InputRange) -> str:
     """Return in words which range a model is given, and why."""
     return f"{model} reads pixels as {spelled(given)} ({given.name}), {given.text}"
-
-
-def _figures(trials: Sequence[Trial]) -> str:
-    return ", ".join(f"{trial.range.name} {trial.accuracy:.1%} right (loss {trial.loss:.2f})" for trial in trials)

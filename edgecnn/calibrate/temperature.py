@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgecnn.evaluate.scores import check_images, nll
+from edgecnn.evaluate.scores import nll
 
 TEMPERATURES = (0.05, 20.0)
 
@@ -20,7 +20,6 @@ def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    check_images(logits, classes)
     minimum = minimize_scalar(
         lambda log_temperature: nll(logits, classes, float(np.exp(log_temperature))),
         bounds=tuple(np.log(TEMPERATURES)),

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgecnn.errors import ThresholdError
 from edgecnn.evaluate.scores import Selective, answered_at
-from edgecnn.evaluate.statistics import check_confidence, clopper_pearson
+from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.schema import Fraction, Positive, described
 
 THRESHOLDS = tuple(index / 100 for index in range(100))
@@ -39,7 +39,6 @@ def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float,
     """
     if not 0 < target_error < 1:
         raise ValueError(f"target_error must be between 0 and 1, such as 0.05, received {target_error}")
-    check_confidence(confidence)
     each = 1 - (1 - confidence) / len(THRESHOLDS)
     choices = [
         Choice(

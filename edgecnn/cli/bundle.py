@@ -3,32 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, option
 from edgecnn.cli.workstation_options import Force, RunArgument
 
 
 def bundle(
     run: RunArgument = None,
-    out: Annotated[Path | None, typer.Option(help="The bundle to write.", show_default="RUN/NAME.edgecnn")] = None,
+    out: Annotated[Path | None, option("The bundle to write.", "RUN/NAME.edgecnn")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PRECISION",
-            help="Include only models of this precision, such as int8, for a smaller file. May be repeated.",
-            show_default="all verified models",
+        option(
+            "Include only models of this precision, such as int8, for a smaller file. May be repeated.",
+            "all verified models",
+            "PRECISION",
         ),
     ] = None,
     serial: Annotated[
         int,
-        typer.Option(
+        option(
+            "Number it, so that a device can tell an older bundle: give each a larger one, such as $(date +%s).",
+            "none",
+            "N",
             min=0,
             max=2**53,
-            metavar="N",
-            help="Number it, so that a device can tell an older bundle: give each a larger one, such as $(date +%s).",
-            show_default="none",
         ),
     ] = 0,
     force: Force = False,

@@ -5,20 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import Json, check_choice
-from edgecnn.cli.workstation_options import (
-    Confident,
-    InputMean,
-    InputRange,
-    InputScale,
-    InputStd,
-    InputZeroPoint,
-    Labels,
-    MaxDrop,
-    MinAgreement,
-    stated_labels,
-    stated_range,
-)
+from edgecnn.cli import workstation_options as shared
+from edgecnn.cli.options import Json, check_choice, option
 
 
 def compare(
@@ -34,18 +22,16 @@ def compare(
     ],
     data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
     split: Annotated[str, typer.Option(metavar="test|all", help="Which images to compare on.")] = "test",
-    input_range: InputRange = None,
-    input_scale: InputScale = None,
-    input_zero_point: InputZeroPoint = None,
-    input_mean: InputMean = None,
-    input_std: InputStd = None,
-    labels: Labels = None,
-    max_drop: MaxDrop = 1.0,
-    confident: Confident = False,
-    min_agreement: MinAgreement = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the JSON report to this file.", show_default="none")
-    ] = None,
+    input_range: shared.InputRange = None,
+    input_scale: shared.InputScale = None,
+    input_zero_point: shared.InputZeroPoint = None,
+    input_mean: shared.InputMean = None,
+    input_std: shared.InputStd = None,
+    labels: shared.Labels = None,
+    max_drop: shared.MaxDrop = 1.0,
+    confident: shared.Confident = False,
+    min_agreement: shared.MinAgreement = None,
+    out: Annotated[Path | None, option("Write the JSON report to this file.", "none", "FILE")] = None,
     json: Json = False,
 ) -> None:
     """Compare any two models on the same images.
@@ -63,8 +49,8 @@ def compare(
     from edgecnn.calibrate.input_range import Stated
 
     stated = Stated(
-        input_range=stated_range(input_range, input_scale, input_zero_point, input_mean, input_std),
-        labels=stated_labels(labels),
+        input_range=shared.stated_range(input_range, input_scale, input_zero_point, input_mean, input_std),
+        labels=shared.stated_labels(labels),
     )
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
@@ -79,8 +65,7 @@ def compare(
             split=split,
             stated=stated,
             gate=Gate(max_drop=max_drop, confident=confident, min_agreement=min_agreement),
-            progress=reporter.working,
-            note=reporter.note,
+            reporter=reporter,
         )
     if out:
         from edgecnn.files import canonical_json, write_atomic

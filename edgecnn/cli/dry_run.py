@@ -60,20 +60,11 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
 
 
 def phase_table(phases: "Sequence[PhaseCost]") -> str:
-    """Return the table of what each phase takes."""
     from edgecnn.cli.progress import clock
     from edgecnn.report.table import text_table
 
-    rows = [
-        (
-            phase.phase,
-            str(phase.epochs),
-            f"{phase.steps:,}",
-            f"{1000 * phase.step_s:.1f}",
-            f"{phase.images_per_s:,.0f}",
-            clock(phase.epoch_s),
-            clock(phase.total_s),
-        )
-        for phase in phases
-    ]
+    rows = []
+    for one in phases:
+        steps, speed = (f"{one.steps:,}", f"{1000 * one.step_s:.1f}"), f"{one.images_per_s:,.0f}"
+        rows.append((one.phase, str(one.epochs), *steps, speed, clock(one.epoch_s), clock(one.total_s)))
     return text_table(("phase", "epochs", "steps", "ms per step", "images/s", "per epoch", "phase"), rows)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, check_choice
+from edgecnn.cli.options import Json, check_choice, option
 from edgecnn.cli.workstation_options import Force, RunArgument
 
 PRECISION = "Precision (one of)"
@@ -14,16 +14,12 @@ PROGRAM = "For another program"
 
 
 def precision_flag(name: str, text: str, default: str = "off") -> Any:
-    """Return the option of one precision."""
-    return typer.Option(name, help=text, show_default=default, rich_help_panel=PRECISION)
+    return option(text, default, name=name, panel=PRECISION)
 
 
 def export(
     run: RunArgument = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", metavar="tflite|onnx", help="The file format.", show_default="tflite"),
-    ] = None,
+    format_: Annotated[str | None, option("The file format.", "tflite", "tflite|onnx", name="--format")] = None,
     int8: Annotated[bool, precision_flag("--int8", "int8 weights and activations.", "on")] = False,
     float32: Annotated[bool, precision_flag("--float32", "float32, from the float model.")] = False,
     float16: Annotated[
@@ -36,28 +32,25 @@ def export(
         ),
     ] = False,
     io: Annotated[
-        str | None,
-        typer.Option(
-            metavar="int8|uint8|float32", help="Type of an int8 TFLite file's input and output.", show_default="int8"
-        ),
+        str | None, option("Type of an int8 TFLite file's input and output.", "int8", "int8|uint8|float32")
     ] = None,
     program: Annotated[
         str | None,
-        typer.Option(
-            "--for",
-            metavar="frigate|mediapipe",
-            help="Write the int8 model as this program loads it: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
-            show_default="none",
-            rich_help_panel=PROGRAM,
+        option(
+            "Write the int8 model as this program loads it: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
+            "none",
+            "frigate|mediapipe",
+            name="--for",
+            panel=PROGRAM,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where those files go; the run keeps a copy for verify.",
-            show_default="RUN/frigate or RUN/mediapipe",
-            rich_help_panel=PROGRAM,
+        option(
+            "Where those files go; the run keeps a copy for verify.",
+            "RUN/frigate or RUN/mediapipe",
+            "DIR",
+            panel=PROGRAM,
         ),
     ] = None,
     force: Force = False,
@@ -98,7 +91,8 @@ def export(
         raise typer.BadParameter("--int16x8 is for --format tflite.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.export import export as export_model
-    from edgecnn.export import export_alternative
+    from edgecnn.export import export_alternative, export_path
+    from edgecnn.files import refuse_existing
     from edgecnn.runs import open_run
     from edgecnn.tables import to_json
     from edgecnn.verify.speed import time_exports
@@ -106,10 +100,11 @@ def export(
     with ProgressReporter() as reporter:
         opened = open_run(run)
         note(f"run {opened.path}")
-        options: dict[str, Any] = {"report": reporter.note, "progress": reporter.working}
-        result = export_model(opened, format_, precision, io=io, force=force, **options)
+        refuse_existing(export_path(opened, format_, precision, io), force)
+        reporter.note(f"converting {opened.name} to {format_} {precision}")
+        result = export_model(opened, format_, precision, io=io, force=force, progress=reporter.working)
         if (format_, precision, io) == ("tflite", "int8", None):
-            export_alternative(opened, **options)
+            export_alternative(opened, reporter.note, reporter.working)
         timing = time_exports(opened, format_)
     if json:
         emit_json({**vars(result), "path": str(result.path), "timing": to_json(timing)})
@@ -119,20 +114,21 @@ def export(
 
 
 def export_for(run: Path | None, program: str, out: Path | None, force: bool, json: bool) -> None:
-    """Write a program's files and print them."""
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.files import sha256_file
     from edgecnn.interop.programs import export_program
     from edgecnn.runs import open_run
 
     with ProgressReporter() as reporter:
         opened = open_run(run)
         note(f"run {opened.path}")
-        files = export_program(opened, program, out=out, force=force, report=reporter.note, progress=reporter.working)
+        paths = export_program(opened, program, out=out, force=force, note=reporter.note, progress=reporter.working)
+    files = [{"path": str(path), "size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths]
     if json:
-        emit_json({"for": program, "files": [{**vars(file), "path": str(file.path)} for file in files]})
+        emit_json({"for": program, "files": files})
         return
     for file in files:
-        print(f"{file.path}  {file.size_bytes:,} bytes  SHA-256 {file.sha256}")
+        print("{path}  {size_bytes:,} bytes  SHA-256 {sha256}".format(**file))
 
 
 def one_precision(**flags: bool) -> str:

@@ -5,20 +5,10 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, option
 from edgecnn.cli.recipes import resolve, seen_region
-from edgecnn.cli.workstation_options import (
-    Force,
-    InputMean,
-    InputRange,
-    InputScale,
-    InputStd,
-    InputZeroPoint,
-    Labels,
-    stated_labels,
-    stated_range,
-)
 
 CALIBRATION = "Calibration"
 
@@ -36,38 +26,28 @@ def import_(
         ),
     ],
     calibrate_images: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many training images to calibrate with.",
-            show_default="500",
-            rich_help_panel=CALIBRATION,
-        ),
+        int | None, option("How many training images to calibrate with.", "500", "N", panel=CALIBRATION, min=1)
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(
-            metavar="X,Y,W,H",
-            help="The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
-            show_default="the whole image",
-            rich_help_panel=CALIBRATION,
+        option(
+            "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
+            "the whole image",
+            "X,Y,W,H",
+            panel=CALIBRATION,
         ),
     ] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Seed that draws the calibration images.", show_default="1", rich_help_panel=CALIBRATION
-        ),
+        int | None, option("Seed that draws the calibration images.", "1", panel=CALIBRATION, min=0)
     ] = None,
-    input_range: InputRange = None,
-    input_scale: InputScale = None,
-    input_zero_point: InputZeroPoint = None,
-    input_mean: InputMean = None,
-    input_std: InputStd = None,
-    labels: Labels = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/MODEL")] = None,
-    force: Force = False,
+    input_range: shared.InputRange = None,
+    input_scale: shared.InputScale = None,
+    input_zero_point: shared.InputZeroPoint = None,
+    input_mean: shared.InputMean = None,
+    input_std: shared.InputStd = None,
+    labels: shared.Labels = None,
+    out: Annotated[Path | None, option("The run folder to write.", "runs/MODEL")] = None,
+    force: shared.Force = False,
     json: Json = False,
 ) -> None:
     """Start a run with a model that was trained somewhere else.
@@ -86,7 +66,7 @@ def import_(
     """
     from edgecnn.recipe import INPUT_RANGES
 
-    given = stated_range(input_range, input_scale, input_zero_point, input_mean, input_std)
+    given = shared.stated_range(input_range, input_scale, input_zero_point, input_mean, input_std)
     scale, zero_point = given if isinstance(given, tuple) else (None, None)
     recipe = resolve(
         None,
@@ -109,7 +89,7 @@ def import_(
             out,
             reporter,
             images=calibrate_images,
-            stated=Stated(input_range=given, labels=stated_labels(labels)),
+            stated=Stated(input_range=given, labels=shared.stated_labels(labels)),
             force=force,
         )
     info = run.info

@@ -38,11 +38,9 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
         return
     print(f"signal to quantization noise on {result.images:,} validation images, worst first")
     rows = [
-        (
-            item.layer, f"{item.sqnr_db:.1f}", f"{item.saturated:.2%}", f"{item.channel_ratio:.1f}", item.hint,
-        )
+        (item.layer, f"{item.sqnr_db:.1f}", f"{item.saturated:.2%}", f"{item.channel_ratio:.1f}", item.hint)
         for item in result.layers
-    ]  # fmt: skip
+    ]
     print(text_table(("layer", "dB", "saturated", "channel ratio", "what usually fixes it"), rows, terminal_width()))
     if result.unmatched:
         print(f"not matched: {', '.join(result.unmatched)}")

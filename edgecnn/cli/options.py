@@ -92,3 +92,12 @@ def checked(option: str, read: Callable[[T], U], value: T) -> U:
         return read(value)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint=option) from None
+
+
+def option(
+    text: str, default: str, metavar: str | None = None, *, name: str = "", panel: str | None = None, **limits: Any
+) -> Any:
+    """Return an option by its help text and what the help calls its default; `name` is needed for a flag, or another name."""
+    names: tuple[Any, ...] = (name,) if name else ()
+    shown: dict[str, Any] = {"help": text, "show_default": default, "metavar": metavar, "rich_help_panel": panel}
+    return typer.Option(*names, **shown | limits)

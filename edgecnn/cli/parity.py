@@ -25,26 +25,23 @@ def print_report(report: "Report") -> None:
     from edgecnn.verify.gate import gate_line
 
     width = terminal_width()
-    print(f"{table.images_line(report.data)}; {report.timing}")
-    for line in table.range_lines(report):
-        print(line)
-    print(table.text_table(table.HEADINGS, table.parity_rows(report), width))
-    print(table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width))
-    for line in (
+    lines = [
+        f"{table.images_line(report.data)}; {report.timing}",
+        *table.range_lines(report),
+        table.text_table(table.HEADINGS, table.parity_rows(report), width),
+        table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
         *table.int8_lines(report),
         *table.conversion_lines(report),
         *table.program_lines(report),
         *table.flip_lines(report),
-    ):
-        print(line)
-    for line in (*table.score_lines(report), gate_line(report)):
-        print(line)
+        *table.score_lines(report),
+        gate_line(report),
+    ]
     if report.matrix:
-        print(f"\n{table.matrix_table(report.matrix, width)}")
+        lines.append(f"\n{table.matrix_table(report.matrix, width)}")
     if report.boards:
-        print(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
-    for line in table.warning_lines(report):
-        print(line)
+        lines.append(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
+    print("\n".join([*lines, *table.warning_lines(report)]))
 
 
 def note_warnings(report: "Report") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, option
 from edgecnn.cli.workstation_options import Force
 
 if TYPE_CHECKING:
@@ -19,15 +19,9 @@ def report(
         typer.Argument(metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The page. Its figures go next to it as JSON.", show_default="RUN/report.html"
-        ),
+        Path | None, option("The page. Its figures go next to it as JSON.", "RUN/report.html", "FILE")
     ] = None,
-    png: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write each plot to this folder, as PNG.", show_default="none"),
-    ] = None,
+    png: Annotated[Path | None, option("Also write each plot to this folder, as PNG.", "none", "DIR")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:

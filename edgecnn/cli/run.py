@@ -5,50 +5,31 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, option
 from edgecnn.cli.recipes import input_size, resolve, seen_region
-from edgecnn.cli.workstation_options import (
-    AcceptConversion,
-    BatchSize,
-    Data,
-    Epochs,
-    Force,
-    Init,
-    LearningRate,
-    MaxDrop,
-    Network,
-    QatEpochs,
-    RegionText,
-    Robust,
-    Seed,
-    Setting,
-    Size,
-    TargetError,
-)
 
 
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
-    data: Data = None,
-    region: RegionText = None,
-    network: Network = None,
-    size: Size = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    qat_epochs: QatEpochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    seed: Seed = None,
-    robust: Robust = False,
-    setting: Setting = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder to write.", show_default="runs/NAME, as in the recipe")
-    ] = None,
-    max_drop: MaxDrop = 1.0,
-    target_error: TargetError = None,
-    accept_conversion: AcceptConversion = False,
-    force: Force = False,
+    data: shared.Data = None,
+    region: shared.RegionText = None,
+    network: shared.Network = None,
+    size: shared.Size = None,
+    init: shared.Init = None,
+    epochs: shared.Epochs = None,
+    qat_epochs: shared.QatEpochs = None,
+    batch_size: shared.BatchSize = None,
+    learning_rate: shared.LearningRate = None,
+    seed: shared.Seed = None,
+    robust: shared.Robust = False,
+    setting: shared.Setting = None,
+    out: Annotated[Path | None, option("The run folder to write.", "runs/NAME, as in the recipe")] = None,
+    max_drop: shared.MaxDrop = 1.0,
+    target_error: shared.TargetError = None,
+    accept_conversion: shared.AcceptConversion = False,
+    force: shared.Force = False,
     json: Json = False,
 ) -> None:
     """Run every stage of a recipe: train, export, verify, bundle.

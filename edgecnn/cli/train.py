@@ -6,25 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, option
 from edgecnn.cli.recipes import input_size, resolve, seen_region
-from edgecnn.cli.workstation_options import (
-    BatchSize,
-    Data,
-    Epochs,
-    Force,
-    Init,
-    LearningRate,
-    Network,
-    QatEpochs,
-    RecipeArgument,
-    RegionText,
-    Robust,
-    Seed,
-    Setting,
-    Size,
-)
 
 if TYPE_CHECKING:
     from edgecnn.run_info import RunInfo
@@ -36,58 +21,48 @@ INSTEAD = "Instead of training"
 
 
 def train(
-    recipe: RecipeArgument = None,
-    data: Data = None,
-    region: RegionText = None,
-    network: Network = None,
-    size: Size = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    qat_epochs: QatEpochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    seed: Seed = None,
-    robust: Robust = False,
-    setting: Setting = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder to write.", show_default="runs/DATA-NETWORK")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run at --out, or else the last one.", show_default="off")
-    ] = False,
-    force: Force = False,
+    recipe: shared.RecipeArgument = None,
+    data: shared.Data = None,
+    region: shared.RegionText = None,
+    network: shared.Network = None,
+    size: shared.Size = None,
+    init: shared.Init = None,
+    epochs: shared.Epochs = None,
+    qat_epochs: shared.QatEpochs = None,
+    batch_size: shared.BatchSize = None,
+    learning_rate: shared.LearningRate = None,
+    seed: shared.Seed = None,
+    robust: shared.Robust = False,
+    setting: shared.Setting = None,
+    out: Annotated[Path | None, option("The run folder to write.", "runs/DATA-NETWORK")] = None,
+    resume: Annotated[bool, option("Continue the run at --out, or else the last one.", "off", name="--resume")] = False,
+    force: shared.Force = False,
     workers: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT,…",
-            help="Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
-            show_default="this machine alone",
-            rich_help_panel=CLUSTER,
+        option(
+            "Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
+            "this machine alone",
+            "HOST:PORT,…",
+            panel=CLUSTER,
         ),
     ] = None,
     worker: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="This machine's place in --workers, from 0. Worker 0 keeps the run.",
-            show_default="none",
-            rich_help_panel=CLUSTER,
-        ),
+        option("This machine's place in --workers, from 0. Worker 0 keeps the run.", "none", "N", panel=CLUSTER),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run",
-            help="Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
-            show_default="off",
-            rich_help_panel=INSTEAD,
+        option(
+            "Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
+            "off",
+            name="--dry-run",
+            panel=INSTEAD,
         ),
     ] = False,
     keys: Annotated[
         bool,
-        typer.Option(
-            "--keys",
-            help="List all recipe keys with their type, default, limits and meaning.",
-            show_default="off",
-            rich_help_panel=INSTEAD,
+        option(
+            "List all recipe keys with their type, default, limits and meaning.", "off", name="--keys", panel=INSTEAD
         ),
     ] = False,
     json: Json = False,

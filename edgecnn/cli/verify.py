@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.boards import BOARDS, BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
 from edgecnn.cli.console import note
-from edgecnn.cli.options import Json
-from edgecnn.cli.workstation_options import (
-    AcceptConversion,
-    Confident,
-    MaxDrop,
-    MinAgreement,
-    RunArgument,
-    TargetError,
-)
+from edgecnn.cli.options import Json, option
 
 if TYPE_CHECKING:
     from edgecnn.verify.parity_report import Report
@@ -24,29 +17,18 @@ ENGINES = "Other engines"
 
 
 def verify(
-    run: RunArgument = None,
-    max_drop: MaxDrop = 1.0,
-    confident: Confident = False,
-    min_agreement: MinAgreement = None,
-    accept_conversion: AcceptConversion = False,
-    target_error: TargetError = None,
+    run: shared.RunArgument = None,
+    max_drop: shared.MaxDrop = 1.0,
+    confident: shared.Confident = False,
+    min_agreement: shared.MinAgreement = None,
+    accept_conversion: shared.AcceptConversion = False,
+    target_error: shared.TargetError = None,
     matrix: Annotated[
-        bool,
-        typer.Option(
-            "--matrix",
-            help="Also compare every engine that can run the int8 models.",
-            show_default="off",
-            rich_help_panel=ENGINES,
-        ),
+        bool, option("Also compare every engine that can run the int8 models.", "off", name="--matrix", panel=ENGINES)
     ] = False,
     tflite_python: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Python of an environment with tflite-runtime, for --matrix.",
-            show_default="none",
-            rich_help_panel=ENGINES,
-        ),
+        option("Python of an environment with tflite-runtime, for --matrix.", "none", "PATH", panel=ENGINES),
     ] = None,
     on: On = None,
     engines: Engines = None,
@@ -55,20 +37,12 @@ def verify(
     model: BoardModel = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Test images of that bundle: a dataset's name, a folder or zip.",
-            show_default="as recorded in the bundle",
-            rich_help_panel=BOARDS,
+        option(
+            "Test images of that bundle: a dataset's name, a folder or zip.", "as recorded in the bundle", panel=BOARDS
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write that bundle's JSON report to this file.",
-            show_default="none",
-            rich_help_panel=BOARDS,
-        ),
+        Path | None, option("Write that bundle's JSON report to this file.", "none", "FILE", panel=BOARDS)
     ] = None,
     json: Json = False,
 ) -> None:

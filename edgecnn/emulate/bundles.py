@@ -16,7 +16,7 @@ from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
 from edgecnn.recipe import DataRecipe, build_recipe, known
 from edgecnn.runs import Run
-from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity_report import BoardRow, BoardsData, BoardsReport
 from edgecnn.versions import library_versions, processor
 
@@ -27,7 +27,7 @@ def run_on_boards(
     """Run a run's exports (format, precision) as `verify_on_boards` does, in a bundle without a report."""
     contract = input_contract(run)
     images = golden_images(contract)
-    models = [Exported(*export, export_path(run, *export).read_bytes()) for export in exports]
+    models = [(*export, export_path(run, *export).read_bytes()) for export in exports]
     entries, files = golden_models(models, contract, images)
     encoded, golden_encoded = golden_photos(contract)
     manifest = Manifest(

@@ -12,8 +12,6 @@ from edgecnn.runs import QAT_MODEL, Run
 if TYPE_CHECKING:
     from edgecnn.data import Dataset, Progress
 
-FORMATS = ("tflite", "onnx")
-PRECISIONS = ("int8", "float32", "float16", "int16x8")
 USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "float32"))
 """What `edgecnn run` exports, as (format, precision)."""
 
@@ -46,10 +44,11 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")
-    if format_ == "tflite" and precision.startswith("int8"):
-        choices: tuple[str, ...] = IOS if precision == "int8" else ("int8",)
-    else:
-        choices = ("uint8",) if precision == "int8" else ("float32",)
+    choices = IOS if (format_, precision) == ("tflite", "int8") else ("float32",)
+    if precision.startswith("int8") and format_ == "onnx":
+        choices = ("uint8",)
+    elif precision in ("int8-ptq", "int8-qat"):
+        choices = ("int8",)
     if io is not None and io not in choices:
         raise ExportError(f"{format_} {precision} supports input and output of {' or '.join(choices)}, received {io}.")
     return io or choices[0]
@@ -89,7 +88,7 @@ def convert(
     """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", all else from the float one.
 
     Args:
-        precision: one of PRECISIONS, or of ALTERNATIVES.
+        precision: with `format_` one of EXPORTS or ALTERNATIVES.
         dataset: the run's data, if they are open; used where activation ranges must be set.
 
     Raises:
@@ -128,7 +127,6 @@ def export(
     *,
     io: str | None = None,
     force: bool = False,
-    report: Callable[[str], None] = lambda text: None,
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> Exported:
@@ -136,31 +134,18 @@ def export(
     io = io_type(format_, precision, io)
     path = export_path(run, format_, precision, io)
     refuse_existing(path, force)
-    report(f"converting {run.name} to {format_} {precision}")
     data = convert(run, format_, precision, io, dataset=dataset, progress=progress)
     write_atomic(path, data)
-    return Exported(
-        path=path,
-        format=format_,
-        precision=precision,
-        io=io,
-        size_bytes=len(data),
-        sha256=sha256(data),
-    )
+    return Exported(path=path, format=format_, precision=precision, io=io, size_bytes=len(data), sha256=sha256(data))
 
 
-def export_alternative(
-    run: Run,
-    report: Callable[[str], None],
-    *,
-    dataset: "Dataset | None" = None,
-    progress: "Progress | None" = None,
-) -> None:
+def export_alternative(run: Run, note: Callable[[str], None], progress: "Progress") -> None:
     """Write what `alternative` names, if anything, for verification to measure. Without the data it is left out, with a note."""
     other = alternative(run)
     if other is None:
         return
+    note(f"converting {run.name} to {' '.join(other)}")
     try:
-        export(run, *other, force=True, report=report, dataset=dataset, progress=progress)
+        export(run, *other, force=True, progress=progress)
     except (DatasetError, DownloadError, RunError) as error:
-        report(f"{other[1]} is not exported, so verify cannot measure it: {error}")
+        note(f"{other[1]} is not exported, so verify cannot measure it: {error}")

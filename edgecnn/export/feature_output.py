@@ -68,6 +68,6 @@ def add_features(graph: "onnx.GraphProto", batch: str) -> None:
 
 def _not_dense() -> ExportError:
     return ExportError(
-        "strangers are recognised by what a dense last layer reads; this network has no such layer.",
-        advice="no_stranger",
+        "strangers are recognised by what a dense last layer reads; this network has no such layer. "
+        "Train with --set stranger.rate=0, or end the network in a dense layer."
     )

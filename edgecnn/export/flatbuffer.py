@@ -9,14 +9,7 @@ import flatbuffers
 import numpy as np
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64")
-TYPES = {
-    "INT8": np.int8,
-    "UINT8": np.uint8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FLOAT32": np.float32,
-}
+TYPES = ("INT8", "UINT8", "INT16", "INT32", "INT64", "FLOAT32")
 
 ALIGNMENT = 16
 """Bytes at a multiple of which the schema puts a buffer (force_align)."""
@@ -62,11 +55,9 @@ class Graph:
 
 def read(data: bytes) -> Graph:
     """Read the main graph of a TFLite file."""
-    schema = load_schema()
-    model = unpacked(data)
+    schema, model = load_schema(), unpacked(data)
     graph = model.subgraphs[0]
-    op_names = _names(schema.BuiltinOperator)
-    type_names = _names(schema.TensorType)
+    op_names, type_names = _names(schema.BuiltinOperator), _names(schema.TensorType)
     tensors = tuple(
         _tensor(index, tensor, type_names[tensor.type], model.buffers[tensor.buffer].data)
         for index, tensor in enumerate(graph.tensors)
@@ -78,28 +69,24 @@ def read(data: bytes) -> Graph:
             return code.customCode.decode()
         return op_names[max(code.builtinCode, code.deprecatedBuiltinCode)]  # the older field holds codes up to 127
 
+    def chosen(indices: Any) -> tuple[Tensor, ...]:
+        return tuple(tensors[index] for index in indices)
+
     operators = tuple(
         Operator(
             name=name(operator),
             inputs=tuple(None if index < 0 else tensors[index] for index in operator.inputs),
-            outputs=tuple(tensors[index] for index in operator.outputs),
+            outputs=chosen(operator.outputs),
             options=operator.builtinOptions,
         )
         for operator in graph.operators
     )
-    return Graph(
-        inputs=tuple(tensors[index] for index in graph.inputs),
-        outputs=tuple(tensors[index] for index in graph.outputs),
-        operators=operators,
-        tensors=tensors,
-    )
+    return Graph(inputs=chosen(graph.inputs), outputs=chosen(graph.outputs), operators=operators, tensors=tensors)
 
 
 def load_schema() -> ModuleType:
     """Return TensorFlow's classes of the TFLite schema."""
-    importlib.import_module(
-        "edgecnn.networks.keras"
-    )  # first: it imports TensorFlow without its notes on standard error
+    importlib.import_module("edgecnn.networks.keras")  # imports TensorFlow without its notes on standard error
     return importlib.import_module("tensorflow.lite.python.schema_py_generated")
 
 
@@ -134,7 +121,7 @@ def _tensor(index: int, tensor: Any, type_: str, buffer: Any) -> Tensor:
     signature = shape if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
     values = None
     if buffer is not None and len(buffer) and type_ in TYPES:
-        values = np.frombuffer(np.asarray(buffer, np.uint8).tobytes(), TYPES[type_]).reshape(shape)
+        values = np.frombuffer(np.asarray(buffer, np.uint8).tobytes(), type_.lower()).reshape(shape)
     return Tensor(
         index=index,
         name=tensor.name.decode(),

@@ -19,13 +19,7 @@ from edgecnn.networks.keras import keras, tf
 
 KINDS = "a Keras file (.keras, .h5) or a SavedModel's folder"
 LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    NotImplementedError,
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError),
     tf.errors.OpError,
 )
 """What Keras and TensorFlow raise for a file that they cannot read, among them custom layers that they do not know."""
@@ -43,16 +37,10 @@ class SourceModel(NamedTuple):
     what: str
 
 
-class Imported(NamedTuple):
-    """A frozen model that ends in logits; what the file was, and whether a softmax was cut off its end."""
+def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
+    """Read a model that edgecnn did not train; return it, what the file was, and whether a softmax was cut off its end.
 
-    model: FrozenModel
-    what: str
-    softmax_cut: bool
-
-
-def read_model(path: Path) -> Imported:
-    """Read a model that edgecnn did not train, a softmax at its end cut off. The operators of a graph can touch files: read what you trust.
+    The operators of a graph can touch files: read what you trust.
 
     Raises:
         ExportError: if it cannot be read, or is not one image to one vector.
@@ -62,13 +50,13 @@ def read_model(path: Path) -> Imported:
         try:
             opened = _open(path)
             frozen, cut = _freeze(opened)
+        except (ExportError, NetworkError):
+            raise
         except LOAD_ERRORS as error:
-            if isinstance(error, (ExportError, NetworkError)):
-                raise
             raise ExportError(
                 f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
             ) from error
-    return Imported(frozen, opened.what, cut)
+    return frozen, opened.what, cut
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
@@ -104,7 +92,6 @@ def _open(path: Path) -> SourceModel:
 
 
 def _keras_version(path: Path) -> str:
-    """Return the version of Keras that wrote a file."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return str(json.loads(archive.read("metadata.json"))["keras_version"])

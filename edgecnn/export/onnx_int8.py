@@ -86,19 +86,15 @@ def padding(options: Any, x: Tensor, out: Tensor, kernel: Sequence[int]) -> list
     if options.padding == 1:  # VALID
         return [0, 0, 0, 0]
     dilations = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
-    begins, ends = [], []
-    for side, stride in enumerate((options.strideH, options.strideW)):
-        span = (kernel[side] - 1) * dilations[side] + 1
-        total = max((out.shape[1 + side] - 1) * stride + span - x.shape[1 + side], 0)
-        begins.append(total // 2)
-        ends.append(total - total // 2)
-    return begins + ends
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    strides = (options.strideH, options.strideW)
+    totals = [max((out.shape[1 + i] - 1) * strides[i] + spans[i] - x.shape[1 + i], 0) for i in (0, 1)]
+    return [total // 2 for total in totals] + [total - total // 2 for total in totals]
 
 
 def entry(operator: Operator) -> Tensor:
     """Return an operator's first input."""
-    if not operator.inputs or operator.inputs[0] is None:
-        raise ExportError(f"{operator.name} {operator.outputs[0].name!r} has no input")
+    assert operator.inputs[0] is not None
     return operator.inputs[0]
 
 
@@ -114,9 +110,7 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
 def weighted(
     builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray, times: int = 1
 ) -> list[str]:
-    """Return the inputs of a Conv or Gemm: its input `x`, the weights, which hold the outputs `times` times, and the bias if there is
-    one.
-    """
+    """Return the inputs of a Conv or Gemm: the input `x`, the weights, which hold the outputs `times` times, and the bias, if any."""
     scale = np.tile(weights.scale, times if len(weights.scale) > 1 else 1)
     inputs = [x, builder.weights(values, dataclasses.replace(weights, scale=scale))]
     if len(operator.inputs) > 2 and operator.inputs[2] is not None:
@@ -180,12 +174,8 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
         raise ExportError(
             f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights, expected two dimensions and plain weights"
         )
-    if len(x.shape) == 2:
-        real = builder.real(x)
-    else:
-        code = builder.reshape(builder.flat(x), [values.shape[1]])
-        real = builder.dequantize(code, x)
-    inputs = weighted(builder, operator, real, weights, values.T)
+    code = builder.code(x) if len(x.shape) == 2 else builder.reshape(builder.flat(x), [values.shape[1]])
+    inputs = weighted(builder, operator, builder.dequantize(code, x), weights, values.T)
     builder.quantize(builder.add("Gemm", inputs), out, options.fusedActivationFunction)
 
 
@@ -287,26 +277,14 @@ def pad(builder: Builder, operator: Operator) -> None:
 
 
 OPERATORS: dict[str, Callable[[Builder, Operator], None]] = {
-    "ADD": arithmetic,
-    "AVERAGE_POOL_2D": pooling,
+    **dict.fromkeys(("ADD", "MUL", "SUB"), arithmetic),
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), pooling),
     "CONCATENATION": concatenation,
-    "CONV_2D": convolution,
-    "DEPTHWISE_CONV_2D": convolution,
-    "EXPAND_DIMS": reshaping,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), convolution),
+    **dict.fromkeys(("EXPAND_DIMS", "RESHAPE", "SQUEEZE"), reshaping),
     "FULLY_CONNECTED": fully_connected,
-    "LOGISTIC": function,
-    "MAX_POOL_2D": pooling,
+    **dict.fromkeys(("LOGISTIC", "SOFTMAX", "TANH"), function),
     "MEAN": mean,
-    "MUL": arithmetic,
-    "PAD": pad,
-    "PADV2": pad,
-    "QUANTIZE": recoding,
-    "RELU": recoding,
-    "RELU6": recoding,
-    "RELU_N1_TO_1": recoding,
-    "RESHAPE": reshaping,
-    "SOFTMAX": function,
-    "SQUEEZE": reshaping,
-    "SUB": arithmetic,
-    "TANH": function,
+    **dict.fromkeys(("PAD", "PADV2"), pad),
+    **dict.fromkeys(("QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1"), recoding),
 }

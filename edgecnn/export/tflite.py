@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.errors import ExportError, first_line
-from edgecnn.export.flatbuffer import FLOATS, Graph, read
+from edgecnn.export.flatbuffer import FLOATS, read
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import FloatModel
 from edgecnn.networks.keras import keras, tf
@@ -81,9 +81,7 @@ def int8(model: "keras.Model", io: str = "int8") -> bytes:
 
 
 def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: str = "int8") -> bytes:
-    """Convert a float model to an int8 TFLite file by post-training quantization; ExportError also if the input's codes are not the
-    dataset's.
-    """
+    """Convert a float model to an int8 TFLite file after training; ExportError also if the input's codes are not the dataset's."""
     converter = _converter(model)
     converter.representative_dataset = dataset.batches
     data = _int8(converter, io)
@@ -93,8 +91,8 @@ def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: st
         if not np.isclose(scale, dataset.scale, rtol=1e-5, atol=0) or zero_point != dataset.zero_point:
             raise ExportError(
                 f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
-                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input.",
-                advice="state_range",
+                f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input. "
+                "State its range with --input-scale and --input-zero-point."
             )
     return data
 
@@ -133,31 +131,20 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
-    """Return (operator, name) of each float tensor of a TFLite file; the operator makes it, or reads it where none does."""
+    """Return (operator, name) of each float tensor of a TFLite file, its ends left out if `io` is float32.
+
+    The operator makes the tensor, or reads it where none does.
+    """
     graph = read(data)
-    allowed = _quantized_ends(graph) if io == "float32" else set()
+    ends = {tensor.index for tensor in (*graph.inputs, *graph.outputs)} if io == "float32" else set()
     touched_by: dict[int, str] = {}
     for operator in graph.operators:
         touched_by.update({tensor.index: operator.name for tensor in operator.outputs})
         for tensor in operator.inputs:
             if tensor is not None:
                 touched_by.setdefault(tensor.index, operator.name)
-    floats = [tensor for tensor in graph.tensors if tensor.type in FLOATS and tensor.index not in allowed]
+    floats = [tensor for tensor in graph.tensors if tensor.type in FLOATS and tensor.index not in ends]
     return [(touched_by.get(tensor.index, "no operator"), tensor.name) for tensor in floats]
-
-
-def _quantized_ends(graph: Graph) -> set[int]:
-    """Return the indices of the inputs that QUANTIZE alone reads and the outputs that DEQUANTIZE makes and nothing reads."""
-    readers: dict[int, set[str]] = {}
-    makers: dict[int, str] = {}
-    for operator in graph.operators:
-        for tensor in operator.inputs:
-            if tensor is not None:
-                readers.setdefault(tensor.index, set()).add(operator.name)
-        makers.update({tensor.index: operator.name for tensor in operator.outputs})
-    inputs = {tensor.index for tensor in graph.inputs if readers.get(tensor.index) == {"QUANTIZE"}}
-    outputs = {tensor.index for tensor in graph.outputs if makers.get(tensor.index) == "DEQUANTIZE"}
-    return inputs | {index for index in outputs if index not in readers}
 
 
 def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None:

@@ -61,7 +61,6 @@ def find_dataset(path: Path) -> Path:
 
 
 def _folders(path: Path) -> list[Path]:
-    """Return the folders in a folder, by name; none where there is no such folder."""
     try:
         return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):

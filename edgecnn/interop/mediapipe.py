@@ -51,17 +51,15 @@ def metadata(name: str, mean: float, std: float) -> bytes:
     unit = _table(builder, 2, {1: options}, {0: NORMALIZATION})  # ProcessUnit: options
     image = {0: builder.CreateString("image"), 3: content, 4: _vector(builder, [unit])}
     read = _table(builder, 7, image)  # TensorMetadata: name, content, process_units
-    labels = _table(
-        builder, 5, {0: builder.CreateString(LABELS)}, {2: TENSOR_AXIS_LABELS}
-    )  # AssociatedFile: name, type
+    file = {0: builder.CreateString(LABELS)}
+    labels = _table(builder, 5, file, {2: TENSOR_AXIS_LABELS})  # AssociatedFile: name, type
     scores = {0: builder.CreateString("scores"), 6: _vector(builder, [labels])}
     given = _table(builder, 7, scores)  # TensorMetadata: name, associated_files
     ends = {2: _vector(builder, [read]), 3: _vector(builder, [given])}
     graph = _table(builder, 10, ends)  # SubGraphMetadata: input_tensor_metadata, output_tensor_metadata
     whole = {0: builder.CreateString(name), 3: _vector(builder, [graph]), 7: builder.CreateString(PARSER)}
-    builder.Finish(
-        _table(builder, 8, whole), file_identifier=IDENTIFIER
-    )  # ModelMetadata: name, subgraph_metadata, min_parser_version
+    model = _table(builder, 8, whole)  # ModelMetadata: name, subgraph_metadata, min_parser_version
+    builder.Finish(model, file_identifier=IDENTIFIER)
     return bytes(builder.Output())
 
 

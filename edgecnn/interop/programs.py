@@ -1,13 +1,12 @@
 """Exports for other people's programs: a run's int8 model as the files that such a program loads."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError
 from edgecnn.export import export, export_path
-from edgecnn.files import refuse_existing, sha256, write_atomic
+from edgecnn.files import refuse_existing, write_atomic
 from edgecnn.region import WHOLE, region_text
 from edgecnn.runs import Run
 
@@ -23,15 +22,6 @@ LABELMAP = "labelmap.txt"
 SIDE = 224
 
 STRETCH = "stretch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgramFile:
-    """A file for a program: `size_bytes` long, `sha256` of its content."""
-
-    path: Path
-    size_bytes: int
-    sha256: str
 
 
 def program_path(run: Run, program: str) -> Path:
@@ -50,14 +40,18 @@ def check_program(run: Run, program: str) -> None:
     if region != WHOLE:
         cuts = "Frigate cuts its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
         raise ExportError(
-            f"run {run.path} sees the region {region_text(region)} of each image; {cuts}.", advice="cut_images"
+            f"run {run.path} sees the region {region_text(region)} of each image; {cuts}. "
+            "Train without --region, on images that are cut already, such as edgecnn capture --region keeps."
         )
     shape = run.info.input
     received = f"run {run.path} reads {shape.width}x{shape.height} images of {shape.channels} channels"
     if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):
-        raise ExportError(f"{received}; Frigate gives {SIDE}x{SIDE} RGB.", advice="frigate_input")
+        raise ExportError(
+            f"{received}; Frigate gives {SIDE}x{SIDE} RGB. Train one for it: edgecnn train --data frigate:PATH, or on other data "
+            "--size 224 with --set network.channels=3 and --set data.fit=stretch"
+        )
     if shape.channels != 3:
-        raise ExportError(f"{received}; MediaPipe gives RGB.", advice="rgb_input")
+        raise ExportError(f"{received}; MediaPipe gives RGB. Train with --set network.channels=3.")
     labels = run.info.data.labels
     stripped = [label.strip() for label in labels]
     if program == FRIGATE and (len(set(stripped)) < len(labels) or not all(stripped)):
@@ -94,9 +88,9 @@ def export_program(
     *,
     out: Path | None = None,
     force: bool = False,
-    report: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
     progress: "Progress | None" = None,
-) -> list[ProgramFile]:
+) -> list[Path]:
     """Write a program's files, each atomically; the int8 TFLite file that they are made from first, where the run has none.
 
     They go to `out`, if it is given, and in any case to the run, since verification reads that.
@@ -110,12 +104,13 @@ def export_program(
         refuse_existing(folder / name, force)
     check_program(run, program)
     if not export_path(run, "tflite", "int8").exists():
-        export(run, "tflite", "int8", report=report, progress=progress)
-    report(f"making the files of {run.name} for {program}")
+        note(f"converting {run.name} to tflite int8")
+        export(run, "tflite", "int8", progress=progress)
+    note(f"making the files of {run.name} for {program}")
     files = program_files(run, program)
     if run.recipe.data.fit != STRETCH:
-        report(f"{program} stretches every image; this run was trained with fit = {run.recipe.data.fit}. See verify.")
+        note(f"{program} stretches every image; this run was trained with fit = {run.recipe.data.fit}. See verify.")
     for place in dict.fromkeys((program_path(run, program), folder)):
         for name, data in files.items():
             write_atomic(place / name, data)
-    return [ProgramFile(path=folder / name, size_bytes=len(data), sha256=sha256(data)) for name, data in files.items()]
+    return [folder / name for name in files]

@@ -65,12 +65,8 @@ def with_scores(data: bytes) -> bytes:
     softmax.builtinOptions = schema.SoftmaxOptionsT()
     softmax.builtinOptions.beta = 1.0
     quantize = schema.BuiltinOperator.QUANTIZE
-    graph.operators = [
-        operator(quantize, 2, pixels, old_input),
-        *graph.operators,
-        softmax,
-        operator(quantize, 2, scores_int8, scores),
-    ]
+    first, last = operator(quantize, 2, pixels, old_input), operator(quantize, 2, scores_int8, scores)
+    graph.operators = [first, *graph.operators, softmax, last]
     graph.inputs, graph.outputs = np.array([pixels], np.int32), np.array([scores], np.int32)
     for signature in model.signatureDefs or ():
         (signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex) = (pixels, scores)

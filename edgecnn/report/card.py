@@ -5,22 +5,11 @@ from collections.abc import Sequence
 from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import printable
 from edgecnn.recipe import to_toml
+from edgecnn.report import table
 from edgecnn.report.markdown import plain, plain_table
 from edgecnn.report.metadata import metadata_block
 from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
 from edgecnn.report.stress import images_line, stress_lines, stress_rows
-from edgecnn.report.table import (
-    BOARD_HEADINGS,
-    COMPARISON_HEADINGS,
-    HEADINGS,
-    board_rows,
-    comparison_rows,
-    conversion_lines,
-    int8_lines,
-    parity_rows,
-    score_lines,
-    warning_lines,
-)
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import Run
 from edgecnn.stress.stress_report import best_report
@@ -56,36 +45,33 @@ def origin_lines(info: RunInfo) -> list[str]:
     if imported:
         drawn = info.representative_dataset.drawn if info.representative_dataset else None
         how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
-        return [
-            f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}.",
-        ]
+        return [f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}."]
     kept_out, broken = len(info.data.duplicates), len(info.data.unreadable)
     tested = sizes["test"] - sum(item.split == "test" for item in info.data.unreadable)
-    return [
+    trained = (
         f"Trained on {info.data.title}: {used['train']:,} images for training, {used['validation']:,} for validation, "
         f"{tested:,} for the test below"
-        + (f"; {broken:,} that cannot be read were left out" if broken else "")
-        + (f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."),
-        *([f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []),
-        f"Training took {info.seconds:,.0f} s.",
-    ]
+    )
+    trained += f"; {broken:,} that cannot be read were left out" if broken else ""
+    trained += f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."
+    started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
+    return [trained, *started, f"Training took {info.seconds:,.0f} s."]
 
 
 def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
-    """Return the section with the parity report's figures."""
     return [
         "## Measured",
         "",
         f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once. Drop (percentage "
         "points) and agreement are against the float model.",
         "",
-        *(part for line in warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
-        plain_table(HEADINGS, parity_rows(report)),
+        *(part for line in table.warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
+        plain_table(table.HEADINGS, table.parity_rows(report)),
         "",
-        plain_table(COMPARISON_HEADINGS, comparison_rows(report)),
+        plain_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)),
         "",
-        *(f"- {plain(line)}" for line in (*int8_lines(report), *conversion_lines(report))),
-        *(f"- {plain(line)}" for line in (confidence_line(confidence), *score_lines(report))),
+        *(f"- {plain(line)}" for line in (*table.int8_lines(report), *table.conversion_lines(report))),
+        *(f"- {plain(line)}" for line in (confidence_line(confidence), *table.score_lines(report))),
         f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
         f"- {plain(gate_line(report))}",
         "",
@@ -93,7 +79,6 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
 
 
 def recipe_section(run: Run, report: Report) -> list[str]:
-    """Return the section on how to make the model again."""
     return [
         "## Made with",
         "",
@@ -110,49 +95,36 @@ def recipe_section(run: Run, report: Report) -> list[str]:
 
 
 def boards_section(boards: Sequence[BoardRow]) -> list[str]:
-    """Return the section on emulated boards; empty without a board."""
-    if not boards:
-        return []
     text = (
         "The runtime and the packages that a board would install, on its processor as QEMU emulates it; accuracy, agreement and "
         "differences are against this machine, on a sample of the test split."
     )
-    return ["## On emulated boards", "", text, "", plain_table(BOARD_HEADINGS, board_rows(boards)), ""]
+    rows = plain_table(table.BOARD_HEADINGS, table.board_rows(boards))
+    return ["## On emulated boards", "", text, "", rows, ""] if boards else []
 
 
 def stress_section(run: Run) -> list[str]:
-    """Return the section on the stress test; empty without one."""
     report = best_report(run)
     if report is None:
         return []
     side = min(run.info.input.height, run.info.input.width)
     text = f"{images_line(report)}. The columns 1 to 5 are the int8 model's accuracy by strength, the others means over the strengths."
-    table = plain_table(STRESS_HEADINGS, stress_rows(report))
-    return [
-        "## Under stress",
-        "",
-        plain(text),
-        "",
-        table,
-        "",
-        *(f"- {plain(line)}" for line in stress_lines(report, side)),
-        "",
-    ]
+    rows = plain_table(STRESS_HEADINGS, stress_rows(report))
+    lines = (f"- {plain(line)}" for line in stress_lines(report, side))
+    return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
 
 
 def confidence_line(confidence: ChosenConfidence) -> str:
     """Return a line on a bundle's temperature and threshold, measured on validation images."""
     figures, choice = confidence.validation, confidence.choice
+    before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
+    text = (
+        f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} validation images this took the calibration error "
+        f"from {before} to {after}."
+    )
     if confidence.not_fitted:
-        text = (
-            f"Scores: no temperature was fitted ({confidence.not_fitted}); the calibration error on validation images is "
-            f"{figures.calibration_error:.2%}."
-        )
-    else:
-        text = (
-            f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} validation images this took the "
-            f"calibration error from {figures.calibration_error:.2%} to {figures.calibration_error_after:.2%}."
-        )
+        reason = f"no temperature was fitted ({confidence.not_fitted})"
+        text = f"Scores: {reason}; the calibration error on validation images is {before}."
     if choice is None:
         return f"{text} It never abstains (no --target-error)."
     return (

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError
 from edgecnn.recipe import to_toml
-from edgecnn.report.figures import AnswerFigures, Missing, Origin, RunFigures, answer_figures
+from edgecnn.report.figures import NO_ANSWERS, AnswerFigures, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.history import epochs
 from edgecnn.report.summary import summary
 from edgecnn.report.table import against_float, warnings_of
@@ -18,11 +19,6 @@ from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import Predictions
-
-
-def layers(run: Run) -> LayerErrors | None:
-    """Return what `edgecnn layers` measured of a run; None if it has not, or the file cannot be used."""
-    return run.stored(LAYERS, LayerErrors)
 
 
 def int8_name(report: Report) -> str | None:
@@ -37,9 +33,7 @@ def verdict(report: Report | None) -> str:
     """Return a report's verdict in a sentence."""
     if report is None:
         return "Not verified: whether the exports answer as the float model does is not known."
-    at_chance = report.chance.not_better if report.chance else ()
-    int8 = int8_name(report)
-    name = int8 or report.models[-1].name
+    name = int8_name(report) or report.models[-1].name
     paired = against_float(report).get(name)
     figures = ""
     if paired:
@@ -50,64 +44,69 @@ def verdict(report: Report | None) -> str:
     figures = " ".join([figures, *not_excluded(report)])
     if not report.passed:
         return f"FAILED: what ships does not answer as the float model does.{figures}"
-    if at_chance:
+    if report.chance and report.chance.not_better:
         return f"AT CHANCE LEVEL: the model is not shown to be better than guessing.{figures}"
     return f"Passed: what ships answers as the float model does.{figures}"
 
 
-def said(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the sentences on whether a model is good; none without a report."""
-    if report is None:
-        return ()
-    name = int8_name(report) or report.models[-1].name
-    model = next(item for item in report.models if item.name == name)
-    return summary(report, model, next((item for item in answers.confusion if item.model == name), None), labels)
+def shared(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a run and a bundle show of their parity report and answers, as arguments of `RunFigures`."""
+    said: tuple[str, ...] = ()
+    int8 = int8_name(report) if report else None
+    if report:
+        model = next(item for item in report.models if item.name == (int8 or report.models[-1].name))
+        said = summary(
+            report, model, next((item for item in answers.confusion if item.model == model.name), None), labels
+        )
+    return {
+        **vars(answers),
+        "summary": said,
+        "verdict": verdict(report),
+        "passed": report.passed if report else None,
+        "warnings": tuple(warnings_of(report)) if report else (),
+        "parity": report,
+        "int8": int8,
+    }
 
 
 def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     """Return what a run's files show, computed by no model. RunError if the run or its parity report cannot be read."""
-    info = run.info
+    labels = run.info.data.labels
     report = parity_report(run) if run.file(PARITY).exists() else None
-    labels = info.data.labels
     name = int8_name(report) if report else None
     missing: list[Missing] = []
-    answers = AnswerFigures()
+    answers = NO_ANSWERS
+
+    def lacks(part: str, why: str, command: str) -> None:
+        missing.append(Missing(part=part, why=why, command=command))
+
+    parts = "confusion, reliability, coverage and galleries"
     if report is None:
-        parts = "verdict, confusion, reliability, coverage, galleries, sizes and times"
-        missing.append(Missing(part=parts, why="the run was not verified", command=run.command("verify")))
+        every = "verdict, confusion, reliability, coverage, galleries, sizes and times"
+        lacks(every, "the run was not verified", run.command("verify"))
     elif name is None:
-        parts = "confusion, reliability, coverage and galleries"
-        missing.append(Missing(part=parts, why="the run has no int8 export", command=f"{run.command('export')} --int8"))
+        lacks(parts, "the run has no int8 export", f"{run.command('export')} --int8")
     elif predictions is None or not {"float", name} <= set(predictions.answers):
-        parts = "confusion, reliability, coverage and galleries"
-        missing.append(Missing(part=parts, why="an older edgecnn verified the run", command=run.command("verify")))
+        lacks(parts, "an older edgecnn verified the run", run.command("verify"))
     else:
         temperature = report.confidence.temperature if report.confidence and report.confidence.model == name else None
         answers = answer_figures(predictions, name, temperature, labels)
-    measured = layers(run)
-    if measured is None and not run.imported:
-        missing.append(Missing(part="noise by layer", why="it was not measured", command=run.command("layers")))
-    stressed = best_report(run)
+    layers, stressed = run.stored(LAYERS, LayerErrors), best_report(run)
+    if layers is None and not run.imported:
+        lacks("noise by layer", "it was not measured", run.command("layers"))
     if stressed is None and name is not None:
-        missing.append(Missing(part="stress", why="it was not measured", command=run.command("stress")))
+        lacks("stress", "it was not measured", run.command("stress"))
     if report and not report.boards:
-        command = f"{run.command('verify')} --on rpi4"
-        missing.append(Missing(part="boards", why="the exports did not run on one", command=command))
+        lacks("boards", "the exports did not run on one", f"{run.command('verify')} --on rpi4")
     return RunFigures(
         name=run.recipe.name or run.name,
         kind="run",
-        summary=said(report, answers, labels),
-        verdict=verdict(report),
-        passed=report.passed if report else None,
-        warnings=tuple(warnings_of(report)) if report else (),
         origin=run_origin(run),
-        parity=report,
-        int8=name,
         epochs=epochs(run),
-        layers=measured,
+        layers=layers,
         stress=stressed,
         missing=tuple(missing),
-        **vars(answers),
+        **shared(report, answers, labels),
     )
 
 
@@ -122,21 +121,14 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
         except ValueError as error:
             raise BundleError(f"{bundle.path}: {PARITY} is not a parity report: {error}.") from None
     contract, sizes = manifest.input, provenance["data"]["split_sizes"]
-    missing = [
-        Missing(
-            part="confusion, reliability, coverage, learning curves, noise by layer, stress and galleries",
-            why="a bundle carries its parity report alone",
-            command="edgecnn run recipe.toml, with the recipe below, then edgecnn report",
-        )
-    ]
-    recipe = bundle.files.get(RECIPE, b"").decode("utf-8", "replace")
+    missing = Missing(
+        part="confusion, reliability, coverage, learning curves, noise by layer, stress and galleries",
+        why="a bundle carries its parity report alone",
+        command="edgecnn run recipe.toml, with the recipe below, then edgecnn report",
+    )
     return RunFigures(
         name=manifest.name,
         kind="bundle",
-        summary=said(report, AnswerFigures(), manifest.labels),
-        verdict=verdict(report),
-        passed=report.passed if report else None,
-        warnings=tuple(warnings_of(report)) if report else (),
         origin=Origin(
             network=str(provenance["recipe"]["network"]["name"]),
             parameters=None,
@@ -148,20 +140,17 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
             validation_images=sizes.get("validation"),
             seconds=None,
             imported=None,
-            recipe=recipe,
+            recipe=bundle.files.get(RECIPE, b"").decode("utf-8", "replace"),
         ),
-        parity=report,
-        int8=int8_name(report) if report else None,
         epochs=(),
         layers=None,
         stress=None,
-        missing=tuple(missing),
-        **vars(AnswerFigures()),
+        missing=(missing,),
+        **shared(report, NO_ANSWERS, manifest.labels),
     )
 
 
 def run_origin(run: Run) -> Origin:
-    """Return what a run's model is and was made of."""
     info = run.info
     data, shape = info.data, info.input
     return Origin(

@@ -12,25 +12,24 @@ def write_curves(run: Run) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = epochs(run)
+    rows = list(enumerate(epochs(run), 1))
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
-    numbers = range(1, len(rows) + 1)
-    float_epochs = sum(row.phase != "qat" for row in rows)
+    float_epochs = sum(row.phase != "qat" for _, row in rows)
     for phase, colour in (("float", "C0"), ("qat", "C1")):
-        chosen = [(epoch, row) for epoch, row in zip(numbers, rows, strict=True) if row.phase == phase]
-        if chosen:
-            loss.plot([e for e, _ in chosen], [row.loss for _, row in chosen], f"{colour}.-", label=phase)
-    for column, style in (("accuracy", "C2.--"), ("validation_accuracy", "C3.-")):
-        accuracy.plot(numbers, [100 * getattr(row, column) for row in rows], style, label=column.replace("_", " "))
-    int8 = [
-        (epoch, 100 * row.int8_accuracy)
-        for epoch, row in zip(numbers, rows, strict=True)
-        if row.int8_accuracy is not None
-    ]
-    if int8:
-        accuracy.plot(*zip(*int8, strict=True), "C4x", label="validation accuracy, int8")
+        points = [(epoch, row.loss) for epoch, row in rows if row.phase == phase]
+        if points:
+            loss.plot(*zip(*points, strict=True), f"{colour}.-", label=phase)
+    for column, style, label in (
+        ("accuracy", "C2.--", "accuracy"),
+        ("validation_accuracy", "C3.-", "validation accuracy"),
+        ("int8_accuracy", "C4x", "validation accuracy, int8"),
+    ):
+        values = [(epoch, getattr(row, column)) for epoch, row in rows]
+        points = [(epoch, 100 * value) for epoch, value in values if value is not None]
+        if points:
+            accuracy.plot(*zip(*points, strict=True), style, label=label)
     for axes, title in ((loss, "training loss (qat: distillation)"), (accuracy, "accuracy, %")):
         axes.set_title(title)
         axes.set_xlabel("epoch")

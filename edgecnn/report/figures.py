@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgecnn.evaluate.scores import BINS
+from edgecnn.evaluate.scores import BINS, bins_of
 from edgecnn.report.history import Epoch
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.verify.layers import LayerErrors
@@ -107,7 +107,25 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFigures:
+class AnswerFigures:
+    """What `Predictions` show."""
+
+    confusion: tuple[Confusion, ...]
+    reliability: tuple[Reliability, ...]
+    coverage: tuple[Coverage, ...]
+    flips: tuple[Answered, ...]
+    flips_in_all: int | None
+    mistakes: tuple[Answered, ...]
+    mistakes_in_all: int | None
+
+
+NO_ANSWERS = AnswerFigures(
+    confusion=(), reliability=(), coverage=(), flips=(), flips_in_all=None, mistakes=(), mistakes_in_all=None
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures(AnswerFigures):
     """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
 
     `summary` says in sentences whether the model is good; `int8` is the name of the int8 export whose answers confusion, gallery and
@@ -123,16 +141,9 @@ class RunFigures:
     origin: Origin
     parity: Report | None
     int8: str | None
-    confusion: tuple[Confusion, ...]
-    reliability: tuple[Reliability, ...]
-    coverage: tuple[Coverage, ...]
     epochs: tuple[Epoch, ...]
     layers: LayerErrors | None
     stress: StressReport | None
-    flips: tuple[Answered, ...]
-    flips_in_all: int | None
-    mistakes: tuple[Answered, ...]
-    mistakes_in_all: int | None
     missing: tuple[Missing, ...]
 
 
@@ -143,19 +154,6 @@ class PageFigures:
     schema: Literal["edgecnn.report/1"]
     warnings: tuple[str, ...] = ()
     runs: tuple[RunFigures, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerFigures:
-    """What `Predictions` show."""
-
-    confusion: tuple[Confusion, ...] = ()
-    reliability: tuple[Reliability, ...] = ()
-    coverage: tuple[Coverage, ...] = ()
-    flips: tuple[Answered, ...] = ()
-    flips_in_all: int | None = None
-    mistakes: tuple[Answered, ...] = ()
-    mistakes_in_all: int | None = None
 
 
 def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequence[str]) -> Confusion:
@@ -174,7 +172,7 @@ def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequenc
 
 def reliability(model: str, temperature: float, scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
     """Return how often scores, the best ones, float32 (n,), are right, in bins as `scores.expected_calibration_error` has them."""
-    index = np.clip(np.ceil(scores.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+    index = bins_of(scores, bins)
     return Reliability(
         model=model,
         temperature=temperature,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from edgecnn.runs import HISTORY, Run
 
+NUMBERS = ("loss", "accuracy", "validation_accuracy", "learning_rate", "int8_accuracy", "int8_agreement")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -25,16 +27,12 @@ def epochs(run: Run) -> tuple[Epoch, ...]:
     """Return a run's epochs; none for an imported model."""
     if not run.file(HISTORY).exists():
         return ()
+    rows = csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))
     return tuple(
         Epoch(
             phase=row["phase"],
             epoch=int(row["epoch"]),
-            loss=float(row["loss"]),
-            accuracy=float(row["accuracy"]),
-            validation_accuracy=float(row["validation_accuracy"]),
-            learning_rate=float(row["learning_rate"]),
-            int8_accuracy=float(row["int8_accuracy"]) if row["int8_accuracy"] else None,
-            int8_agreement=float(row["int8_agreement"]) if row["int8_agreement"] else None,
+            **{name: float(row[name]) if row[name] else None for name in NUMBERS},  # type: ignore[arg-type]
         )
-        for row in csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))
+        for row in rows
     )

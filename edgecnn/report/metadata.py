@@ -13,23 +13,18 @@ def metadata_block(name: str, report: Report) -> str:
     Source: the Hub's model card specification; `huggingface_hub.ModelCardData` reads it.
     """
     formats = sorted({model.format for model in report.models if model.format in ("tflite", "onnx")})
+    task = {"type": TASK, "name": "Image classification"}
     dataset = {"type": report.data.name, "name": report.data.title, "split": "test"}
-    results = [
-        {
-            "task": {"type": TASK, "name": "Image classification"},
-            "dataset": dataset,
-            "metrics": [{"type": "accuracy", "value": model.accuracy, "name": f"accuracy, {model.name}"}],
-        }
-        for model in report.models
-    ]
+    metrics = (
+        {"type": "accuracy", "value": model.accuracy, "name": f"accuracy, {model.name}"} for model in report.models
+    )
+    results = [{"task": task, "dataset": dataset, "metrics": [metric]} for metric in metrics]
     fields = {
         "library_name": "edgecnn",
         "pipeline_tag": TASK,
         "tags": [TASK, *formats, "int8", "quantization-aware-training", "edge", "raspberry-pi"],
         "model-index": [{"name": name, "results": results}],
     }
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
     # some renderers take the block for Markdown, and what is in it for HTML
-    lines = (
-        f"{key}: {json.dumps(value)}".replace("<", r"\u003c").replace("&", r"\u0026") for key, value in fields.items()
-    )
-    return "\n".join(["---", *lines, "---", ""])
+    return f"---\n{lines}\n---\n".replace("<", r"\u003c").replace("&", r"\u0026")

@@ -19,7 +19,7 @@ from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.summary import page_warnings
 from edgecnn.report.table import against_float
-from edgecnn.runs import PAGE, PAGE_FIGURES, Run
+from edgecnn.runs import PAGE, Run
 from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import to_json
 from edgecnn.verify.parity_report import Comparison, ModelFigures
@@ -42,9 +42,9 @@ class Shown:
 def shown_run(run: Run) -> Shown:
     """Return a run's figures, and the pictures of its galleries; RunError if it or its parity report cannot be read."""
     predictions = read_predictions(run)
-    pictures = predictions.pictures if predictions else {}
+    pictures = predictions.pictures.items() if predictions else ()
     return Shown(
-        figures=run_figures(run, predictions), pictures={index: data_address(item) for index, item in pictures.items()}
+        figures=run_figures(run, predictions), pictures={index: data_address(item) for index, item in pictures}
     )
 
 
@@ -65,8 +65,7 @@ def render(shown: Sequence[Shown]) -> str:
     """Return the page: HTML that makes no request and has no script."""
     runs = [
         {
-            "figures": item.figures,
-            "pictures": item.pictures,
+            **vars(item),
             **int8_of(item.figures),
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
@@ -74,15 +73,9 @@ def render(shown: Sequence[Shown]) -> str:
         }
         for number, item in enumerate(shown)
     ]
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            runs=runs,
-            warnings=page_figures(shown).warnings,
-            together=drawn(side_by_side([item.figures for item in shown]), "all"),
-        )
-    )
+    together = drawn(side_by_side([item.figures for item in shown]), "all")
+    template = templates().get_template("page.html.j2")
+    return template.render(runs=runs, warnings=page_figures(shown).warnings, together=together)
 
 
 def templates(*packages: str) -> "Environment":
@@ -140,17 +133,14 @@ def data(value: float | int, text: str) -> "Markup":
 
 
 def pct(value: float | None, digits: int = 2) -> "Markup | str":
-    """Show a fraction as a percentage; a dash for None."""
     return "-" if value is None else data(value, f"{value:.{digits}%}")
 
 
 def points(value: float | None) -> "Markup | str":
-    """Show percentage points with their sign; a dash for None."""
     return "-" if value is None else data(value, f"{value:+.2f}")
 
 
 def num(value: float | None, digits: int = 0) -> "Markup | str":
-    """Show a number with so many decimals; a dash for None."""
     return "-" if value is None else data(value, f"{value:,.{digits}f}")
 
 
@@ -163,11 +153,9 @@ def name_of(text: str) -> "Markup":
 
 def title_of(text: str) -> "Markup":
     """Show a name as `name_of` does, which a narrow screen may break behind its dashes and underscores only, if it has any."""
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([-_./]+)", r"\1<wbr>", name_of(text).removeprefix("<bdi>").removesuffix("</bdi>"))).join(
-        (Markup("<bdi>"), Markup("</bdi>"))
-    )
+    return Markup("<bdi>{}</bdi>").format(Markup(re.sub(r"([-_./]+)", r"\1<wbr>", escape(printable(text)))))
 
 
 def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
@@ -194,7 +182,5 @@ def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = Non
 
 def write_run_page(run: Run) -> Path:
     """Write a run's page and figures into its folder, and return the page's path."""
-    path = run.file(PAGE)
-    assert path.with_suffix(".json").name == PAGE_FIGURES
-    write_page([shown_run(run)], path)
-    return path
+    write_page([shown_run(run)], run.file(PAGE))
+    return run.file(PAGE)

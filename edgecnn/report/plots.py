@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,22 +41,24 @@ def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
     for item in figures.confusion:
         text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers, darker is more of a class's images."
         drawn[f"confusion-{item.model}"] = text, confusion_plot(item, figures.origin.labels)
-    comparison = drop_of(figures)
-    if comparison:
+    drops = drop_of(figures)
+    if drops:
         text = f"Drop by class, in percentage points: how much accuracy {figures.int8} lost against the float model."
-        drawn["classes"] = text, classes_plot(comparison)
+        drawn["classes"] = text, classes_plot(drops)
     if figures.reliability:
         text = "Reliability: accuracy by score. On the diagonal, a score of 90 % is right 90 % of the time."
-        drawn["reliability"] = text, one_plot(lambda axes: draw_reliability(axes, figures))
+        drawn["reliability"] = text, one_plot(draw_reliability, figures)
     if figures.coverage:
         text = "Coverage: the share of images answered, and the errors among them, at each threshold."
-        drawn["coverage"] = text, one_plot(lambda axes: draw_coverage(axes, [figures]))
+        drawn["coverage"] = text, one_plot(draw_coverage, [figures])
     if figures.epochs:
         text = "Learning curves: accuracy on validation images by epoch, of the float model and of int8."
-        drawn["learning"] = text, one_plot(lambda axes: draw_learning(axes, [figures]))
+        drawn["learning"] = text, one_plot(draw_learning, [figures])
     if figures.layers:
         text = "Noise by layer: signal-to-quantization-noise ratio in dB, worst first."
-        drawn["layers"] = text, layers_plot(figures)
+        worst = figures.layers.layers[:MOST_NAMED]
+        names, values = [item.layer for item in worst], [item.sqnr_db for item in worst]
+        drawn["layers"] = text, bars(names, values, INT8, "signal to quantization noise, dB")
     if figures.stress:
         text = "Stress: accuracy by strength of each corruption, of the float model and of int8; strength zero is no corruption."
         drawn["stress"] = text, stress_plot(figures.stress)
@@ -66,14 +68,13 @@ def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
 def side_by_side(runs: Sequence[RunFigures]) -> dict[str, tuple[str, "Figure"]]:
     """Return the plots that show several runs together, as `plots` does."""
     drawn: dict[str, tuple[str, Figure]] = {}
-    learned = [run for run in runs if run.epochs]
-    covered = [run for run in runs if run.coverage]
+    learned, covered = [run for run in runs if run.epochs], [run for run in runs if run.coverage]
     if len(learned) > 1:
         text = "Learning curves of the runs: accuracy on validation images by epoch."
-        drawn["learning"] = text, one_plot(lambda axes: draw_learning(axes, learned))
+        drawn["learning"] = text, one_plot(draw_learning, learned)
     if len(covered) > 1:
         text = "Coverage of the runs: errors among answered images by the share that is answered."
-        drawn["coverage"] = text, one_plot(lambda axes: draw_coverage(axes, covered))
+        drawn["coverage"] = text, one_plot(draw_coverage, covered)
     return drawn
 
 
@@ -106,30 +107,49 @@ def png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """Return an empty figure of so many inches, and its styled axes."""
+def empty(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def style(axes: "Axes", labelsize: int) -> None:
+    axes.tick_params(colors=INK, labelsize=labelsize)
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+
+
+def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    figure = empty(width, height)
     axes = figure.subplots()
     axes.set_prop_cycle(color=CYCLE)
-    axes.tick_params(colors=INK, labelsize=9)
+    style(axes, 9)
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
         part.set_color(INK)
         part.set_fontsize(10)
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)
     return figure, axes
 
 
-def one_plot(draw: Callable[["Axes"], None]) -> "Figure":
-    """Return a figure of one plot with a grid and a legend."""
+def one_plot(draw: Callable[["Axes", Any], None], shown: Any) -> "Figure":
     figure, axes = new_figure(WIDTH, 3.4)
     axes.grid(color=FAINT, linewidth=0.6)
-    draw(axes)
+    draw(axes, shown)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def bars(names: Sequence[str], values: Sequence[float], colour: str | Sequence[str], label: str) -> "Figure":
+    """Return a figure of a horizontal bar for each name, the first at the top."""
+    figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(values))
+    axes.barh(range(len(values)), values, color=colour, height=0.7)
+    axes.set_yticks(range(len(values)), list(map(short, names)))
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
     return figure
 
 
@@ -172,23 +192,17 @@ def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
 
 def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":
     """Draw the drop by class, worst first; of many classes the worst half and the best half of MOST_NAMED."""
-    known = sorted((item for item in drops if item.drop is not None), key=lambda item: -(item.drop or 0.0))
+    known = sorted(((item.label, item.drop) for item in drops if item.drop is not None), key=lambda pair: -pair[1])
     if len(known) > MOST_NAMED:
         known = known[: MOST_NAMED // 2] + known[-(MOST_NAMED // 2) :]
-    figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(known))
-    values = [item.drop or 0.0 for item in known]
-    axes.barh(range(len(known)), values, color=[BAD if value > 0 else GOOD for value in values], height=0.7)
-    axes.set_yticks(range(len(known)), [short(item.label) for item in known])
-    axes.invert_yaxis()
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("points lost by int8 (left of zero: gained)")
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    labels, values = [label for label, _ in known], [drop for _, drop in known]
+    colours = [BAD if value > 0 else GOOD for value in values]
+    figure = bars(labels, values, colours, "points lost by int8 (left of zero: gained)")
+    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
     return figure
 
 
 def draw_reliability(axes: "Axes", figures: RunFigures) -> None:
-    """Draw accuracy by score, and the diagonal."""
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--")
     for item, colour in zip(figures.reliability, CYCLE, strict=False):
         label = item.model if item.temperature == 1 else f"{item.model}, temperature {item.temperature:.2f}"
@@ -239,34 +253,15 @@ def draw_learning(axes: "Axes", runs: Sequence[RunFigures]) -> None:
     axes.set_ylabel("accuracy, %")
 
 
-def layers_plot(figures: RunFigures) -> "Figure":
-    """Draw each layer's signal-to-noise ratio, worst first, at most MOST_NAMED of them."""
-    assert figures.layers
-    worst = figures.layers.layers[:MOST_NAMED]
-    figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(worst))
-    axes.barh(range(len(worst)), [item.sqnr_db for item in worst], color=INT8, height=0.7)
-    axes.set_yticks(range(len(worst)), [short(item.layer) for item in worst])
-    axes.invert_yaxis()
-    axes.set_xlabel("signal to quantization noise, dB")
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure
-
-
 def stress_plot(report: StressReport) -> "Figure":
     """Draw a small plot for each corruption that has several strengths: accuracy by strength, of float and int8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [item for item in report.corruptions if len(item.strengths) > 1] or list(report.corruptions)
     rows = -(-len(shown) // STRESS_COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.6 + 1.15 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty(WIDTH, 0.6 + 1.15 * rows)
     grid = figure.subplots(rows, STRESS_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, item in zip(grid, shown, strict=False):
-        points = (report.clean, *item.strengths)
         for name, colour in (("float", FLOAT), ("int8", INT8)):
-            known = [(point.strength, getattr(point, name)) for point in points]
+            known = [(point.strength, getattr(point, name)) for point in (report.clean, *item.strengths)]
             line = [(strength, 100 * value.accuracy) for strength, value in known if value is not None]
             if line:
                 axes.plot(*zip(*line, strict=True), ".-", color=colour, label=name, markersize=4, linewidth=1)
@@ -274,9 +269,7 @@ def stress_plot(report: StressReport) -> "Figure":
         axes.set_ylim(0, 100)
         axes.set_xticks(range(6))
         axes.grid(color=FAINT, linewidth=0.6)
-        axes.tick_params(colors=INK, labelsize=7)
-        for spine in axes.spines.values():
-            spine.set_color(FAINT)
+        style(axes, 7)
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     grid[0].legend(frameon=False, fontsize=7, labelcolor=INK)

@@ -1,8 +1,9 @@
 """A stress report in words and tables: for the terminal, the card and the page."""
 
+from edgecnn.report.table import share
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.remedies import remedy_text
-from edgecnn.stress.stress_report import Condition, Mean, Stressed, StressReport
+from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
 
 HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
 
@@ -14,40 +15,21 @@ ROBUST_KIN = (
 
 def stress_rows(report: StressReport) -> list[tuple[str, ...]]:
     """Return a report as rows of text under HEADINGS: int8 at each strength, then the means over the strengths."""
-    clean = report.clean
-    rows = [
-        (
-            "none",
-            *("-" for _ in STRENGTHS),
-            f"{clean.int8.accuracy:.2%}",
-            share(clean.float.accuracy if clean.float else None),
-            share(clean.agreement),
-            "-",
-        )
-    ]
-    rows += [stressed_row(item) for item in report.corruptions]
-    lost = 100 * (clean.int8.accuracy - report.mean_int8.accuracy)
+    clean, mean, none = report.clean, report.mean_int8.accuracy, ["-"] * len(STRENGTHS)
+    float_clean = share(clean.float.accuracy if clean.float else None)
     float_mean = share(report.mean_float.accuracy if report.mean_float else None)
-    rows.append(("mean", *("-" for _ in STRENGTHS), f"{report.mean_int8.accuracy:.2%}", float_mean, "-", f"{lost:.2f}"))
-    return rows
+    lost = 100 * (clean.int8.accuracy - mean)
+    return [
+        ("none", *none, f"{clean.int8.accuracy:.2%}", float_clean, share(clean.agreement), "-"),
+        *map(stressed_row, report.corruptions),
+        ("mean", *none, f"{mean:.2%}", float_mean, "-", f"{lost:.2f}"),
+    ]
 
 
 def stressed_row(item: Stressed) -> tuple[str, ...]:
-    """Return a corruption's row."""
     by_strength = {entry.strength: f"{entry.int8.accuracy:.2%}" for entry in item.strengths}
-    return (
-        item.corruption,
-        *(by_strength.get(strength, "-") for strength in STRENGTHS),
-        f"{item.int8:.2%}",
-        share(item.float),
-        share(item.agreement),
-        f"{item.lost:.2f}",
-    )
-
-
-def share(value: float | None) -> str:
-    """Return a fraction as a percentage, a dash for None."""
-    return "-" if value is None else f"{value:.2%}"
+    strengths = (by_strength.get(strength, "-") for strength in STRENGTHS)
+    return item.corruption, *strengths, f"{item.int8:.2%}", share(item.float), share(item.agreement), f"{item.lost:.2f}"
 
 
 def images_line(report: StressReport) -> str:
@@ -66,8 +48,8 @@ def images_line(report: StressReport) -> str:
 
 
 def mean_line(report: StressReport) -> str:
-    """Return the mean corrupted accuracy with its interval, and the pass line."""
-    text = f"mean corrupted accuracy of int8: {with_interval(report.mean_int8)}, {clean_text(report.clean)} without corruption"
+    int8, clean = with_interval(report.mean_int8), with_interval(report.clean.int8)
+    text = f"mean corrupted accuracy of int8: {int8}, {clean} without corruption"
     if report.mean_float:
         text += f"; of float: {with_interval(report.mean_float)}"
     if report.at_least is not None:
@@ -75,22 +57,12 @@ def mean_line(report: StressReport) -> str:
     return text if report.complete else f"{text}. Not of all corruptions"
 
 
-def with_interval(mean: Mean) -> str:
-    """Return a mean with its interval."""
-    return f"{mean.accuracy:.2%} ({mean.interval[0]:.2%} to {mean.interval[1]:.2%})"
-
-
-def clean_text(clean: Condition) -> str:
-    """Return the int8 model's accuracy without corruption, with its interval."""
-    return f"{clean.int8.accuracy:.2%} ({clean.int8.interval[0]:.2%} to {clean.int8.interval[1]:.2%})"
-
-
-def worst_line(report: StressReport, side: int) -> str:
-    """Return which corruption costs most, and what may help; `side` is the input's smaller one, in pixels."""
-    worst = report.costliest
-    return f"{worst.corruption} costs most, {worst.lost:.2f} points. What may help: {remedy_text(report.remedy, side)}."
+def with_interval(figure: Mean | Measured) -> str:
+    return f"{figure.accuracy:.2%} ({figure.interval[0]:.2%} to {figure.interval[1]:.2%})"
 
 
 def stress_lines(report: StressReport, side: int) -> list[str]:
-    """Return the lines that stand below a report's table."""
-    return [mean_line(report), worst_line(report, side), *([ROBUST_KIN] if report.trained_robust else [])]
+    """Return the lines that stand below a report's table; `side` is the input's smaller one, in pixels."""
+    worst, remedy = report.costliest, remedy_text(report.remedy, side)
+    costs = f"{worst.corruption} costs most, {worst.lost:.2f} points. What may help: {remedy}."
+    return [mean_line(report), costs, *([ROBUST_KIN] if report.trained_robust else [])]

@@ -29,7 +29,6 @@ def summary(report: Report, model: ModelFigures, matrix: Confusion | None, label
 
 
 def accuracy_line(report: Report, model: ModelFigures) -> str:
-    """Return how often a model is right, and how well the images know that."""
     low, high = model.accuracy_interval
     count = report.data.test_images
     known = (
@@ -60,7 +59,6 @@ def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
 
 
 def threshold_line(report: Report) -> list[str]:
-    """Return what a device answers if no score is high enough."""
     tested = report.confidence
     assert tested
     if not tested.threshold:

@@ -47,43 +47,33 @@ def against_float(report: Report) -> dict[str, Comparison]:
     return compared
 
 
+def share(value: float | None) -> str:
+    """Return a fraction as a percentage, a dash for None."""
+    return "-" if value is None else f"{value:.2%}"
+
+
 def parity_rows(report: Report) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS; drop (points) and agreement as of `against_float`."""
     compared = against_float(report)
     rows: list[tuple[str, ...]] = []
     for model in report.models:
         comparison = compared.get(model.name)
-        rows.append(
-            (
-                model.name,
-                f"{model.accuracy:.2%}",
-                "{:.2%} to {:.2%}".format(*model.accuracy_interval),
-                f"{model.calibration_error:.4f}",
-                f"{comparison.drop:.2f}" if comparison else "-",
-                f"{comparison.agreement:.2%}" if comparison else "-",
-                f"{model.size_bytes:,}",
-                f"{model.ms_per_image:.3f}",
-                model.engine,
-            )
-        )
+        interval, error = "{:.2%} to {:.2%}".format(*model.accuracy_interval), f"{model.calibration_error:.4f}"
+        drop, agreement = (f"{comparison.drop:.2f}", f"{comparison.agreement:.2%}") if comparison else ("-", "-")
+        costs = f"{model.size_bytes:,}", f"{model.ms_per_image:.3f}", model.engine
+        rows.append((model.name, f"{model.accuracy:.2%}", interval, error, drop, agreement, *costs))
     return rows
 
 
 def conversion_lines(report: Report) -> list[str]:
     """Return a line for each int8 export on how it differs from the fake-quantized model."""
+    accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [
-        f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most "
-        f"{item.largest_lsb} LSB ({conversion_verdict(item)}: {item.limit})"
+        f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most {item.largest_lsb} LSB "
+        f"({accepted if item.accepted else 'passed' if item.passed else 'FAILED'}: {item.limit})"
         for item in report.comparisons
         if item.kind == "conversion"
     ]
-
-
-def conversion_verdict(comparison: Comparison) -> str:
-    """Return what the gate says of a comparison of kind "conversion", in words."""
-    if comparison.accepted:
-        return "beyond its limit, ACCEPTED by --accept-conversion"
-    return "passed" if comparison.passed else "FAILED"
 
 
 def warning_lines(report: Report) -> list[str]:
@@ -126,14 +116,9 @@ def int8_lines(report: Report) -> list[str]:
     choice = report.int8
     if choice is None:
         return []
-    validation, method = choice.validation, choice.method
-    rounded = choice.rounding == "gptq"
-    models = {
-        "calibrated": validation.calibrated if choice.epoch else None,
-        "qat": validation.qat,
-        "qat_nearest": validation.qat_nearest if rounded else None,
-        "ptq": validation.ptq,
-    }
+    validation, method, rounded = choice.validation, choice.method, choice.rounding == "gptq"
+    left_out = {"calibrated": not choice.epoch, "qat_nearest": not rounded}
+    models = {name: None if left_out.get(name) else getattr(validation, name) for name in METHODS}
     accuracies = [
         f"{METHODS[name]} {model.accuracy:.2%} ({model.agreement:.2%} agreement with float)"
         for name, model in models.items()
@@ -144,7 +129,7 @@ def int8_lines(report: Report) -> list[str]:
     why = reason(choice) if compared else "as the recipe requests"
     lines = [
         f"int8 was made by {METHODS[method]}{epoch}, {why}. Accuracy on {validation.n:,} validation images: float "
-        f"{'; '.join([format(validation.float.accuracy, '.2%'), *accuracies])}."
+        f"{'; '.join([f'{validation.float.accuracy:.2%}', *accuracies])}."
     ]
     bought = choice.qat_against_ptq
     if bought:
@@ -181,23 +166,22 @@ COMPARISON_HEADINGS = (
 def comparison_rows(report: Report) -> list[tuple[str, ...]]:
     """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS; drops in points."""
     at_chance = report.chance.not_better if report.chance else ()
+    first = report.comparisons[0].reference
     rows: list[tuple[str, ...]] = []
     for item in report.comparisons:
         if item.kind == "conversion":
             continue
-        low, high = item.drop_interval
         verdict = "" if item.kind == "alternative" else "passed: " if item.passed else "FAILED: "
         if item.passed and item.candidate in at_chance:
             verdict = "AT CHANCE LEVEL: "
-        first = report.comparisons[0].reference
-        other = "" if item.reference == first else f" (against {item.reference})"
-        drops = [(one.drop, one.label) for one in item.per_class if one.drop is not None]
-        worst, label = max(drops, key=lambda pair: pair[0])
+        worst, label = max(
+            ((one.drop, one.label) for one in item.per_class if one.drop is not None), key=lambda pair: pair[0]
+        )
         rows.append(
             (
-                item.candidate + other,
+                item.candidate + ("" if item.reference == first else f" (against {item.reference})"),
                 f"{item.drop:.2f}",
-                f"{low:.2f} to {high:.2f}",
+                "{:.2f} to {:.2f}".format(*item.drop_interval),
                 f"{item.mcnemar_p:.3g}",
                 f"{label} {worst:.2f}",
                 f"{item.confidence_drift.mean:.4f}",
@@ -253,18 +237,14 @@ EPOCH_CHOSEN = (
 """Source of the figures: docs/decisions.md; 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
 
 
-def flip_lines(report: Report, most: int = 3) -> list[str]:
-    """Return, for each gated comparison with flipped images, how many and the first `most`."""
+def flip_lines(report: Report) -> list[str]:
+    """Return, for each gated comparison with flipped images, how many and the first three."""
     lines = []
     for item in report.comparisons:
         if item.kind not in ("conversion", "alternative") and item.flips:
-            shown = "; ".join(
-                printable(f"{flip.source} (label {flip.true}): {flip.reference}, now {flip.candidate}")
-                for flip in item.flips[:most]
-            )
-            lines.append(
-                f"{item.candidate} changes {len(item.flips):,} of {item.n:,} answers of {item.reference}: {shown}"
-            )
+            flips = (f"{one.source} (label {one.true}): {one.reference}, now {one.candidate}" for one in item.flips[:3])
+            changed = f"{item.candidate} changes {len(item.flips):,} of {item.n:,} answers of {item.reference}"
+            lines.append(f"{changed}: {'; '.join(map(printable, flips))}")
     return lines
 
 
@@ -274,14 +254,8 @@ def matrix_table(rows: Sequence[MatrixRow], width: int | None = None) -> str:
     headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
     lines = []
     for number, row in enumerate(ran, 1):
-        against = {cell.name: cell for cell in row.against}
-        cells = [
-            f"{against[other.name].agreement:.2%} {against[other.name].largest_lsb} LSB"
-            if other.name in against
-            else "-"
-            for other in ran
-        ]
-        lines.append((f"({number})", f"{row.accuracy:.2%}", *cells, row.name))
+        against = {cell.name: f"{cell.agreement:.2%} {cell.largest_lsb} LSB" for cell in row.against}
+        lines.append((f"({number})", f"{row.accuracy:.2%}", *(against.get(other.name, "-") for other in ran), row.name))
     notes = [f"{row.name} did not run: {row.note}" for row in rows if row.accuracy is None]
     return "\n".join([text_table(headings, lines, width), *notes])
 
@@ -295,20 +269,18 @@ def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
     """Return emulated boards as rows of text under BOARD_HEADINGS; a dash where something is not known."""
     rows: list[tuple[str, ...]] = []
     for item in boards:
-        shares = (
-            "-" if share is None else f"{share:.2%}" for share in (item.accuracy, item.accuracy_here, item.agreement)
-        )
         ran = item.largest_difference is not None
+        python = item.versions["python"].partition("-")[0]
         rows.append(
             (
                 f"{item.target} ({item.cpu})",
                 f"{item.images:,}" + ("" if item.split == "test" else " golden"),
-                *shares,
+                *map(share, (item.accuracy, item.accuracy_here, item.agreement)),
                 f"{item.rows_that_differ:,}" if ran else "-",
                 f"{item.largest_difference:g} {item.unit}" if ran else "-",
                 {True: "passed", False: "FAILED", None: "-"}[item.selftest],
                 item.error or ("passed" if item.passed else "FAILED"),
-                f"{item.engine}, Python {item.versions['python'].partition('-')[0]}, against {item.against} here",
+                f"{item.engine}, Python {python}, against {item.against} here",
             )
         )
     return rows
@@ -325,7 +297,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
     is too wide by itself is folded.
     """
     table = [tuple(map(printable, row)) for row in (headings, *rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     last = len(headings) - 1
     if width is not None:
         room = max(NARROWEST, width - widths[0] - 2)
@@ -338,10 +310,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
         blocks[-1].append(column)
 
     def lines(row: Sequence[str], block: Sequence[int]) -> list[str]:
-        cells = [
-            [row[column]] if len(row[column]) <= widths[column] else textwrap.wrap(row[column], widths[column])
-            for column in block
-        ]
+        cells = [row[i : i + 1] if len(row[i]) <= widths[i] else textwrap.wrap(row[i], widths[i]) for i in block]
         return [
             "  ".join(
                 part.ljust(widths[column]) if column in (0, last) else part.rjust(widths[column])
@@ -350,10 +319,8 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
             for parts in zip_longest(*cells, fillvalue="")
         ]
 
-    rule = ["-" * size for size in widths]
-    return "\n\n".join(
-        "\n".join(line for row in (table[0], rule, *table[1:]) for line in lines(row, block)) for block in blocks
-    )
+    shown = (table[0], ["-" * size for size in widths], *table[1:])
+    return "\n\n".join("\n".join(line for row in shown for line in lines(row, block)) for block in blocks)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ from edgecnn.runs import CARD, KNOWN, Run
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
 from edgecnn.verify.confidence import stored_confidence
-from edgecnn.verify.golden import Exported, golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.strangers import stored_strangers
@@ -42,25 +42,17 @@ def default_model(report: Report, format_: str, precisions: Collection[str]) -> 
     """
     failed = {item.candidate for item in report.comparisons if not item.passed}
     passed = [
-        model
+        (model.precision != "int8" if format_ == "tflite" else model.ms_per_image, model.precision)
         for model in report.models
         if model.format == format_ and model.precision in precisions and model.name not in failed
     ]
-    if format_ == "tflite":
-        passed.sort(key=lambda model: model.precision != "int8")
-    else:
-        passed.sort(key=lambda model: model.ms_per_image)
-    return f"models/{passed[0].precision}.{format_}" if passed else None
+    return f"models/{min(passed, key=lambda pair: pair[0])[1]}.{format_}" if passed else None
 
 
 def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
     """Return a run's temperature and threshold; RunError if its report did not measure the scores with them."""
     chosen, tested = stored_confidence(run), report.confidence
-    if (
-        chosen is None
-        or tested is None
-        or (chosen.temperature, chosen.threshold) != (tested.temperature, tested.threshold)
-    ):
+    if not (chosen and tested and (chosen.temperature, chosen.threshold) == (tested.temperature, tested.threshold)):
         raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
     return chosen
 
@@ -117,7 +109,7 @@ def bundle_stage(
         files[limit.known] = run.file(KNOWN).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)
-    carried = {model.precision for model in models}
+    carried = {model.precision for model in entries}
     defaults = {format_: default_model(report, format_, carried) for format_ in ("tflite", "onnx")}
     keys = list(ORIGIN_KEYS)
     if any(needs_representative_dataset(run, model.precision) for model in entries):
@@ -156,7 +148,7 @@ def refresh_card(run: Run) -> None:
         write_atomic(run.file(CARD), card(run, report, verified_confidence(run, report)))
 
 
-def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Exported]:
+def carried_models(run: Run, report: Report, only: Collection[str]) -> list[tuple[str, str, bytes]]:
     """Return the exports that a bundle carries; RunError if none was verified of a precision, or a file has changed since."""
     exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
     verified = {item.precision for item in exports}
@@ -165,7 +157,7 @@ def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Expo
             f"no {' or '.join(unknown)} model of {run.path} was verified, only {', '.join(sorted(verified))}. "
             f"First: {run.command('export')}, then {run.command('verify')}"
         )
-    models: list[Exported] = []
+    models = []
     for item in exports:
         if only and item.precision not in only:
             continue
@@ -174,5 +166,5 @@ def carried_models(run: Run, report: Report, only: Collection[str]) -> list[Expo
             raise RunError(
                 f"{item.name} of {run.path} has changed since it was verified. First: {run.command('verify')}"
             )
-        models.append(Exported(item.format, item.precision, data))
+        models.append((item.format, item.precision, data))
     return models

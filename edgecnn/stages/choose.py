@@ -1,7 +1,8 @@
 """The stage that conducts the choosers: it loads training and validation images, never test images, and keeps what they chose."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -33,39 +34,19 @@ ENOUGH = 100
 """Validation images that make training images unnecessary for that."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What a choice was made with: the file in a bundle, its SHA-256, and that of the validation split."""
-
-    model: str
-    model_sha256: str
-    validation_sha256: str
-
-    def made(self, stored: ChosenConfidence | ChosenStrangers) -> bool:
-        """Return whether a stored choice was made with the same."""
-        return self == Made(**{name: getattr(stored, name) for name in asdict(self)})
-
-
 class Choosing:
     """The choices of a run: each is made once, by one export, and kept in the run until that, the images or the question change."""
 
     def __init__(self, run: Run, dataset: Dataset, export: tuple[str, str], progress: Progress) -> None:
-        """Choose with an export.
-
-        Args:
-            run: a trained run.
-            dataset: the run's data.
-            export: format and precision.
-            progress: called with the images done.
-        """
         self.run, self.dataset, self.progress = run, dataset, progress
         self.format, precision = export
         self.bytes = export_path(run, *export).read_bytes()
-        self.made = Made(
-            model=f"models/{precision}.{self.format}",
-            model_sha256=sha256(self.bytes),
-            validation_sha256=dataset.hashes["validation"],
-        )
+        self.made: dict[str, Any] = {
+            "model": f"models/{precision}.{self.format}",
+            "model_sha256": sha256(self.bytes),
+            "validation_sha256": dataset.hashes["validation"],
+        }
+        """What a choice is made with: the file in a bundle, its SHA-256, and that of the validation split."""
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
         """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`.
@@ -75,26 +56,21 @@ class Choosing:
             RunError: if the data have changed since the run began.
         """
         stored = stored_confidence(self.run)
-        if stored and self.made.made(stored) and target_error == (stored.choice and stored.choice.target_error):
+        if stored and self.same(stored) and target_error == (stored.choice and stored.choice.target_error):
             return stored
         logits, _, classes = self.validation
-        chosen = replace(fit_confidence(logits, classes, target_error), **asdict(self.made))
+        chosen = replace(fit_confidence(logits, classes, target_error), **self.made)
         write_atomic(self.run.file(CONFIDENCE), canonical_json(to_json(chosen)))
         return chosen
 
     def strangers(self, temperature: float) -> ChosenStrangers | None:
-        """Choose the limit of strangers, and write `strangers.json` and `known.npy`; None where none is requested, or there are no
-        features.
-        """
+        """Choose the limit of strangers, and write `strangers.json` and `known.npy`; None if none is requested or there are no features."""
         if not self.features:
             return None
         run, rate, train_sha256 = self.run, self.run.recipe.stranger.rate, self.dataset.hashes["train"]
         stored = stored_strangers(run)
-        if (
-            stored
-            and self.made.made(stored)
-            and (stored.temperature, stored.rate, stored.train_sha256) == (temperature, rate, train_sha256)
-        ):
+        asked: dict[str, Any] = {"temperature": temperature, "rate": rate, "train_sha256": train_sha256}
+        if stored and self.same(stored) and asked.items() <= vars(stored).items():
             return stored
         train = self._load("train")
         drawn = np.sort(balanced(train.classes, KNOWN_IMAGES, run.recipe.seed))
@@ -106,17 +82,19 @@ class Choosing:
         chosen = ChosenStrangers(
             limit=limit,
             not_fitted=None if limit else few,
-            rate=rate,
             validation_images=len(classes),
             known_images=len(codes),
             known_sha256=sha256(known),
-            temperature=temperature,
-            train_sha256=train_sha256,
-            **asdict(self.made),
+            **asked,
+            **self.made,
         )
         write_atomic(run.file(KNOWN), known)
         write_atomic(run.file(STRANGERS), canonical_json(to_json(chosen)))
         return chosen
+
+    def same(self, stored: ChosenConfidence | ChosenStrangers) -> bool:
+        """Return whether a stored choice was made with the same."""
+        return self.made.items() <= vars(stored).items()
 
     @cached_property
     def model(self) -> Model:

@@ -1,8 +1,9 @@
 """Any two models compared on any images: no run is needed."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
 from edgecnn.evaluate.scores import is_scores
 from edgecnn.recipe import build_recipe
 from edgecnn.stages.choose import labelled, splits_to_try
+from edgecnn.stages.reporter import Reporter, Silent
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.model_files import ModelFile, open_model_file
 from edgecnn.verify.parity import compared, judged
@@ -32,23 +34,16 @@ def compare_models(
     split: SplitName = "test",
     stated: Stated = Stated(),
     gate: Gate = Gate(),
-    progress: Progress = lambda what, done, total: None,
-    note: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = Silent(),
 ) -> Report:
-    """Compare two models on the same images, each with its own input type and size.
+    """Compare two models on the same images, each with its own input type and size: one comparison, of kind "models".
 
     Args:
         reference, candidate: files as of `open_model_file`.
         data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
         split: "test", or "all" of the images.
         stated: which real value both read for a pixel, and what their outputs are called. A file's own quantization turns the value
-            into codes. "auto" chooses for each model, on validation and training images: see `ranges.find_range`.
-        gate: the limits.
-        progress: called with the images done.
-        note: called with a line on images that are left out.
-
-    Returns:
-        The report: one comparison, of kind "models".
+            into codes. "auto" chooses for each model, on validation and training images: see `find_range`.
 
     Raises:
         EngineError: if a file cannot be opened.
@@ -57,34 +52,32 @@ def compare_models(
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     recipe = build_recipe({"data": {"source": data}})
-    dataset = open_dataset(recipe.data, progress=progress, for_training=False, note=note)
+    dataset = open_dataset(recipe.data, progress=reporter.working, for_training=False, note=reporter.note)
     if stated.labels:
         dataset.order_classes(stated.labels)
     for line in dataset.left_out():
-        note(line)
+        reporter.note(line)
     if not sum(dataset.sizes[name] for name in SPLITS[split]):
-        raise DatasetError(
-            f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split.",
-            advice="all_images",
-        )
+        none = f"{dataset.name}: none of its {sum(dataset.sizes.values())} images is in the test split."
+        raise DatasetError(f"{none} Compare on all of them: --split all")
     for path, model in zip(paths, opened, strict=True):
         if model.output.shape[1] != len(dataset.labels):
             raise DatasetError(
                 f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
-                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order.",
-                advice="name_labels",
+                f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order. "
+                "If the models have more or other classes: --labels FILE, their names in the order of the outputs."
             )
-    (one, one_labelled), (other, other_labelled) = (images_for(model, dataset, split, progress) for model in opened)
+    (one, one_labelled), (other, other_labelled) = (
+        images_for(model, dataset, split, reporter.working) for model in opened
+    )
     splits = in_both(one, other)
     ranges = [
         find_range(model.values, model.input, images, stated.input_range)
         for model, images in zip(opened, (one_labelled, other_labelled), strict=True)
     ]
-    answers = [
-        file_answers(name, model, images, chosen, progress)
-        for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True)
-    ]
-    answers = [timed([item], images.images[:1])[0] for item, images in zip(answers, splits, strict=True)]
+    answers = []
+    for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True):
+        answers += timed([file_answers(name, model, images, chosen, reporter.working)], images.images[:1])
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
     described = Data(
         name=dataset.name,
@@ -97,7 +90,7 @@ def compare_models(
     )
     report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
     given = zip(answers, ranges, strict=True)
-    return dataclasses.replace(
+    return replace(
         report,
         input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given),
         doubts=doubts(answers[0], splits[0].classes, len(dataset.labels)),
@@ -106,10 +99,8 @@ def compare_models(
 
 def doubts(reference: Answers, classes: np.ndarray, count: int) -> tuple[str, ...]:
     """Return what makes a reference's answers to images of so many classes doubtful, in words."""
-    accuracy, floor = (
-        float(np.mean(np.argmax(reference.values, axis=1) == classes)),
-        1 / count + FAR_BELOW * (1 - 1 / count),
-    )
+    accuracy = float(np.mean(np.argmax(reference.values, axis=1) == classes))
+    floor = 1 / count + FAR_BELOW * (1 - 1 / count)
     if accuracy >= floor:
         return ()
     return (
@@ -130,14 +121,11 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
 
 def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
     """Load the images of a comparison, and those to try input ranges on, at the model's input size; the data's own where it is open."""
-    height, width, channels = (
-        own if size == -1 else size for size, own in zip(model.input.shape[1:], dataset.shape, strict=True)
-    )
+    sides = zip(("height", "width", "channels"), model.input.shape[1:], dataset.shape, strict=True)
+    size: dict[str, Any] = {name: own if side == -1 else side for name, side, own in sides}
     tried = splits_to_try(dataset)
-    requested = dict.fromkeys((*SPLITS[split], *tried))
-    loaded = dataset.load(
-        tuple(requested), height=height, width=width, channels=channels, stage="verify", progress=progress
-    )
+    requested = tuple(dict.fromkeys((*SPLITS[split], *tried)))
+    loaded = dataset.load(requested, **size, stage="verify", progress=progress)
     compared_images = joined([loaded[name] for name in SPLITS[split]], dataset.name)
     return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
 
@@ -180,7 +168,6 @@ def in_both(one: Split, other: Split) -> tuple[Split, Split]:
 
 
 def file_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:
-    """Run an opened model over images."""
 
     def call(pixels: np.ndarray) -> np.ndarray:
         return model.outputs(pixels, *given.numbers)

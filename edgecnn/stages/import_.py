@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from edgecnn.bundle.manifest import InputContract
 from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import ExportError
+from edgecnn.evaluate.answers import contract_of
 from edgecnn.export.imported import read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
@@ -55,13 +55,13 @@ def import_stage(
     if classes != len(dataset.labels):
         raise ExportError(
             f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
-            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order.",
-            advice="name_labels",
+            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order. "
+            "If the models have more or other classes: --labels FILE, their names in the order of the outputs."
         )
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    reading = read_pixels(model, recipe, dataset, reporter, stated.input_range)
+    reading = read_pixels(model, dataset, reporter, stated.input_range)
     if reading.mean is not None:
         centred = INPUT_RANGES[network.input_range]
         model = with_range(model, reading.numbers, centred)
@@ -93,34 +93,13 @@ def import_stage(
     return run
 
 
-def read_pixels(model: FrozenModel, recipe: Recipe, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
+def read_pixels(model: FrozenModel, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
     """Try the usual input ranges on images that are not the test split's, to choose one or to check the one that is given."""
-    images = dataset.load(
-        splits_to_try(dataset),
-        height=recipe.network.height,
-        width=recipe.network.width,
-        channels=recipe.network.channels,
-        stage="import",
-        progress=reporter.working,
-    )
-    return find_range(
-        lambda pixels, scale, zero_point: predictor(model, scale, zero_point)(pixels),
-        None,
-        labelled(images),
-        given,
-    )
+    size = dict(zip(("height", "width", "channels"), model.input_shape[1:], strict=True))
+    images = dataset.load(splits_to_try(dataset), **size, stage="import", progress=reporter.working)
+    return find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, labelled(images), given)
 
 
 def require_logits(model: FrozenModel, recipe: Recipe) -> None:
-    """Raise ExportError if a model's outputs are scores rather than logits."""
-    scale, zero_point = recipe.input_scale, recipe.input_zero_point
-    contract = InputContract(
-        height=recipe.network.height,
-        width=recipe.network.width,
-        channels=recipe.network.channels,
-        fit=recipe.data.fit,
-        region=recipe.data.region,
-        scale=scale,
-        zero_point=zero_point,
-    )
-    refuse_scores(predictor(model, scale, zero_point)(golden_images(contract)))
+    images = golden_images(contract_of(recipe, model.input_shape[1:]))
+    refuse_scores(predictor(model, recipe.input_scale, recipe.input_zero_point)(images))

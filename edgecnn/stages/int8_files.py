@@ -23,15 +23,11 @@ class Int8Files:
     recipe: Recipe
 
     def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if it is not int8
-        throughout.
-        """
+        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if it has floats."""
         return self._logits(tflite.int8(model), images)
 
     def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
-        """Return the same of a float model's, calibrated as an export would be; None if it cannot be converted and the recipe has another
-        method.
-        """
+        """Return the same of a float model's, calibrated as an export would be; None if that fails and the recipe has another method."""
         recipe = self.recipe
         chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
         drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgecnn import runs
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
@@ -14,26 +15,7 @@ from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.interop.programs import MODEL, export_program, program_path, programs_of
 from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
-from edgecnn.runs import (
-    CARD,
-    CHECKPOINT,
-    CONFIDENCE,
-    CURVES,
-    FLOAT_MODEL,
-    HISTORY,
-    KNOWN,
-    PAGE,
-    PAGE_FIGURES,
-    PARITY,
-    PREDICTIONS,
-    QAT_MODEL,
-    RECIPE,
-    STRANGERS,
-    STRESS,
-    Run,
-    create_run,
-    locked,
-)
+from edgecnn.runs import Run, create_run, locked
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.reporter import Reporter
 from edgecnn.stages.train import check_network, train_stage
@@ -58,9 +40,7 @@ class Stages:
         self.note = note
 
     def do(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], Any]) -> None:
-        """Do a stage, unless it was done with the same `inputs`, all that decides its outputs as JSON values, and these are as it wrote
-        them.
-        """
+        """Do a stage, unless it was done with the same `inputs`, all that decides its outputs, and these are as it wrote them."""
         path = self.run.file(STAGES)
         done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         key = sha256(canonical_json(dict(inputs)).encode())
@@ -75,6 +55,11 @@ class Stages:
 def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
     """Return the SHA-256 of each file by name, None for one that is missing."""
     return {path.name: sha256_file(path) if path.is_file() else None for path in paths}
+
+
+def stressed(run: Run) -> dict[str, str | None]:
+    """Return the SHA-256 of a run's stress reports, as `hashes`."""
+    return hashes([run.file(runs.STRESS.format(split=split)) for split in SPLITS])
 
 
 def run_recipe(
@@ -99,7 +84,7 @@ def run_recipe(
     """
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     given, recipe = recipe, settle(recipe, dataset)
-    if not Run(path).file(CHECKPOINT).exists():
+    if not Run(path).file(runs.CHECKPOINT).exists():
         require_start(recipe)
         check_network(recipe, dataset)
     with locked(path):
@@ -108,27 +93,23 @@ def run_recipe(
         stages.do(
             "train",
             {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
-            [run.file(name) for name in (RECIPE, FLOAT_MODEL, QAT_MODEL, HISTORY, CURVES)],
+            [run.file(name) for name in (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES)],
             lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
         )
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
     gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
     report = do_verify(stages, dataset, exports, gate, target_error, reporter)
-    stages.do(
-        "bundle",
-        {
-            "confidence": sha256_file(run.file(CONFIDENCE)),
-            "strangers": hashes([run.file(STRANGERS)]),
-            "exports": exports,
-            "parity": sha256_file(run.file(PARITY)),
-            "recipe": stored_recipe(run),
-            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
-            "versions": library_versions(),
-        },
-        [bundle_path(run), run.file(CARD)],
-        lambda: bundle_stage(run, force=True),
-    )
+    inputs = {
+        "confidence": sha256_file(run.file(runs.CONFIDENCE)),
+        "strangers": hashes([run.file(runs.STRANGERS)]),
+        "exports": exports,
+        "parity": sha256_file(run.file(runs.PARITY)),
+        "recipe": stored_recipe(run),
+        "stress": stressed(run),
+        "versions": library_versions(),
+    }
+    stages.do("bundle", inputs, [bundle_path(run), run.file(runs.CARD)], lambda: bundle_stage(run, force=True))
     return run, report
 
 
@@ -166,13 +147,13 @@ def do_verify(
 ) -> Report:
     """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files."""
     run = stages.run
-    extra = (STRANGERS, KNOWN) if run.recipe.stranger.rate else ()
+    extra = (runs.STRANGERS, runs.KNOWN) if run.recipe.stranger.rate else ()
     stages.do(
         "verify",
         {
             "stranger": to_json(run.recipe.stranger),
             "target_error": target_error,
-            "models": hashes([run.file(FLOAT_MODEL), run.file(QAT_MODEL)]),
+            "models": hashes([run.file(runs.FLOAT_MODEL), run.file(runs.QAT_MODEL)]),
             "exports": exports,
             "programs": programs_of(run),
             "validation": dataset.hashes["validation"],
@@ -180,17 +161,17 @@ def do_verify(
             "gate": vars(gate),
             "versions": library_versions(),
         },
-        [run.file(name) for name in (PARITY, CONFIDENCE, PREDICTIONS, *extra)],
+        [run.file(name) for name in (runs.PARITY, runs.CONFIDENCE, runs.PREDICTIONS, *extra)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
     stages.do(
         "report",
         {
-            "parity": sha256_file(run.file(PARITY)),
-            "predictions": sha256_file(run.file(PREDICTIONS)),
-            "stress": hashes([run.file(STRESS.format(split=split)) for split in SPLITS]),
+            "parity": sha256_file(run.file(runs.PARITY)),
+            "predictions": sha256_file(run.file(runs.PREDICTIONS)),
+            "stress": stressed(run),
         },
-        [run.file(PAGE), run.file(PAGE_FIGURES)],
+        [run.file(runs.PAGE), run.file(runs.PAGE_FIGURES)],
         lambda: write_run_page(run),
     )
     report = parity_report(run)
@@ -200,13 +181,13 @@ def do_verify(
 
 def stored_recipe(run: Run) -> dict[str, Any]:
     """Return the tables of a run's recipe as its file has them, which a version with other keys may have written."""
-    return merge({"network": {"options": {}}}, load_recipe(run.file(RECIPE)))  # TOML has no empty tables
+    return merge({"network": {"options": {}}}, load_recipe(run.file(runs.RECIPE)))  # TOML has no empty tables
 
 
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
     """Open the run at `path` if it is this recipe's on these data, else create it; OutputExistsError unless `force`."""
     run = Run(path)
-    if not run.file(RECIPE).exists():
+    if not run.file(runs.RECIPE).exists():
         return create_run(recipe, path, force=force)
     changed = changed_keys(to_tables(settle(run.recipe, dataset)), to_tables(recipe))
     if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
@@ -215,12 +196,12 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not changed:
         return run
     if not force:
-        raise OutputExistsError(f"{path} holds a run that differs in {', '.join(changed[:4])}.", advice="replace_run")
+        differs = f"{path} holds a run that differs in {', '.join(changed[:4])}."
+        raise OutputExistsError(f"{differs} Replace it (--force), or name another folder with --out.")
     return create_run(recipe, path, force=True)
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys in which two nested tables differ."""
     changed = []
     for key in sorted(before.keys() | after.keys()):
         one, other = before.get(key), after.get(key)

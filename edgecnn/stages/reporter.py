@@ -17,3 +17,11 @@ class Reporter(Protocol):
 
     def working(self, what: str, done: int, total: int) -> None:
         """Where other long work stands, in items."""
+
+
+class Silent:
+    """A Reporter that says nothing."""
+
+    def note(self, text: str) -> None: ...
+    def training(self, progress: "TrainProgress") -> None: ...
+    def working(self, what: str, done: int, total: int) -> None: ...

@@ -94,9 +94,8 @@ def train_run(
         return train_stage(recipe, dataset, run, reporter, cluster)
     except KeyboardInterrupt:
         if run:
-            reporter.note(
-                f"\nInterrupted; the last finished epoch is kept. Continue: edgecnn train --resume --out {run.path}"
-            )
+            kept = "\nInterrupted; the last finished epoch is kept."
+            reporter.note(f"{kept} Continue: edgecnn train --resume --out {run.path}")
         raise
 
 
@@ -139,10 +138,8 @@ def train_stage(
         if line:
             reporter.note(line)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
-    for duplicate in dataset.duplicates[:5]:
-        reporter.note(
-            f"kept out of {duplicate.split}: {duplicate.source} is {duplicate.of_source} of {duplicate.of_split}"
-        )
+    for one in dataset.duplicates[:5]:
+        reporter.note(f"kept out of {one.split}: {one.source} is {one.of_source} of {one.of_split}")
     if dataset.duplicates:
         where = f"; all are in {run.path}/run.json" if run else ""
         reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")

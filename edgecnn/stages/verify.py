@@ -85,9 +85,16 @@ def verify(
     comparisons = run_comparisons(float_, fakes, candidates, others, hold)
     if by_programs:  # then `exports` begins with the int8 TFLite file: `check_programs`
         comparisons += program_comparisons(by_programs, float_, shipped, hold)
-    models = (float_, *fakes, *answers)
+    models, recorded = (float_, *fakes, *answers), run.info.data
+    data = Data(
+        name=recorded.name,
+        title=recorded.title,
+        split="test",
+        test_images=len(test.classes),
+        test_sha256=dataset.hashes["test"],
+    )
     rows = run_on_boards(run, exports, test, boards, progress) if boards else ()
-    report = judged(run.name, test_data(run, dataset, test), gate, models, comparisons, test, run.info.data.labels)
+    report = judged(run.name, data, gate, models, comparisons, test, recorded.labels)
     report = replace(
         report,
         passed=report.passed and all(row.passed for row in rows),
@@ -123,9 +130,3 @@ def answered(
     ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
     answers = timed([*ran, *programs], test.images[:1])
     return answers[: len(exports)], answers[len(exports) : len(measured)], answers
-
-
-def test_data(run: Run, dataset: Dataset, test: Split) -> Data:
-    """Return what a run's report says of the test split."""
-    data, count = run.info.data, len(test.classes)
-    return Data(name=data.name, title=data.title, split="test", test_images=count, test_sha256=dataset.hashes["test"])

@@ -12,13 +12,8 @@ from edgecnn.verify.parity_report import Confidence
 def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.ndarray) -> Confidence:
     """Return what a chosen temperature and threshold are worth on the test split, by the answers of the model they were chosen with."""
     figures = score_figures(answers.values, classes, chosen.temperature, chosen.threshold)
-    return Confidence(
-        **vars(figures),
-        model=answers.name,
-        temperature=chosen.temperature,
-        not_fitted=chosen.not_fitted,
-        choice=chosen.choice,
-    )
+    made = {name: getattr(chosen, name) for name in ("temperature", "not_fitted", "choice")}
+    return Confidence(**vars(figures), **made, model=answers.name)
 
 
 def stored_confidence(run: Run) -> ChosenConfidence | None:

@@ -17,6 +17,17 @@ layers. A conversion fails only where the images are evidence: where the one-sid
 """
 
 
+REMEDIES: dict[Kind, str] = {
+    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
+    "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
+    "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
+    "program": "The program stretches images and resizes them without antialiasing: train with --set data.fit=stretch on images as it sees "
+    "them, or accept more with --max-drop.",
+    "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
+}
+"""What to do about a comparison that failed, by its kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """What a candidate may lose against its reference: `max_drop` in points, `min_agreement` as a share, None for no limit.
@@ -33,14 +44,9 @@ class Gate:
     def judge(self, figures: ComparisonFigures) -> Comparison:
         """Return a comparison: its figures, the limit, which figures are beyond it, and whether it passes."""
         failed = self.failed(figures)
-        accepted = bool(failed) and self.accepts(figures.kind)
-        return Comparison(
-            **vars(figures),
-            limit=self.limit(figures.kind),
-            failed=failed,
-            accepted=accepted,
-            passed=accepted or not failed,
-        )
+        accepted = bool(failed) and figures.kind == "conversion" and self.accept_conversion
+        limit, passed = self.limit(figures.kind), accepted or not failed
+        return Comparison(**vars(figures), limit=limit, failed=failed, accepted=accepted, passed=passed)
 
     def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
         """Return the names of a comparison's figures that are beyond their limits; none of kind "alternative", which does not ship."""
@@ -57,10 +63,6 @@ class Gate:
             "agreement": self.min_agreement is not None and comparison.agreement < self.min_agreement,
         }
         return tuple(figure for figure, failed in beyond.items() if failed)
-
-    def accepts(self, kind: Kind) -> bool:
-        """Tell whether a comparison of a kind passes although figures of it are beyond their limits."""
-        return kind == "conversion" and self.accept_conversion
 
     def limit(self, kind: Kind) -> str:
         """Return what comparisons of a kind are held to, in words."""
@@ -100,15 +102,12 @@ def not_excluded(report: Report) -> list[str]:
     if not bounds:
         return []
     upper, worst = max(bounds, key=lambda pair: pair[0])
-    beyond = ""
+    line = f"These {worst.n:,} images do not exclude a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
     if upper > report.max_drop:
-        beyond = (
+        line += (
             " That is more than the gate allows: more test images would say more, and --confident fails such a result."
         )
-    return [
-        f"These {worst.n:,} images do not exclude a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
-        f"{beyond}"
-    ]
+    return [line]
 
 
 def require_parity(report: Report) -> None:
@@ -119,8 +118,7 @@ def require_parity(report: Report) -> None:
         figures = " and ".join(measured(first, figure) for figure in first.failed)
         raise ParityError(
             f"{first.candidate} does not answer as {first.reference} does: it {figures} (limit: {first.limit}); "
-            f"{len(failed)} of {len(report.comparisons)} comparisons failed.",
-            advice=first.kind,
+            f"{len(failed)} of {len(report.comparisons)} comparisons failed. {REMEDIES[first.kind]}"
         )
     if report.confident and (warning := chance_warning(report)):
         raise ParityError(warning)

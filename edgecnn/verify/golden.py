@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,64 +16,53 @@ from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 
 COUNT = 16
-INT8_TOLERANCE = 1.0
-INT8_REASON = "kernels may round a tie the other way: one code is allowed, two are not"
-FLOAT_TOLERANCE = 1e-3
-FLOAT_REASON = "float32 sums depend on their order: a thousandth of the largest logit is allowed"
-HALF_TOLERANCE = 1e-2
-HALF_REASON = "float16 has 11 bits, and an engine may compute in float32: a hundredth of the largest logit is allowed"
-
-
-class Golden(NamedTuple):
-    """Expected outputs of one model: raw, shape (n, num_classes), with the largest difference allowed and why.
-
-    `features` are those of a model that gives them, shape (n, length), else None.
-    """
-
-    outputs: np.ndarray
-    features: np.ndarray | None
-    tolerance: float
-    unit: str
-    reason: str
-    engine: str
-
-
-class Exported(NamedTuple):
-    """An exported model: its format, its precision and its file's bytes."""
-
-    format: str
-    precision: str
-    data: bytes
 
 
 def golden_models(
-    exports: Iterable[Exported], contract: InputContract, images: np.ndarray, features: bool = False
+    exports: Iterable[tuple[str, str, bytes]], contract: InputContract, images: np.ndarray, features: bool = False
 ) -> tuple[tuple[ModelEntry, ...], dict[str, bytes]]:
-    """Return a bundle's entries for exported models, and its files by name: the models, and what each answers to `golden_images`.
+    """Return a bundle's entries for exports (format, precision, bytes), and its files: the models, and what each answers to `images`.
 
-    With `features` the bundle recognises strangers, and features are golden as well, of the models that give them.
+    They are `golden_images`, run by the engine that a device would take. With `features` the bundle recognises strangers, and features are
+    golden as well, of the models that give them.
     """
     entries: list[ModelEntry] = []
     files: dict[str, bytes] = {}
-    for export in exports:
-        golden = golden_outputs(export.data, export.format, contract, images, export.precision)
-        of_features = golden.features if features else None
+    for format_, precision, data in exports:
+        engine = open_engine(None, data, format_, num_threads=1)
+        model = Model(engine, contract)
+        outputs, given = model.outputs_and_features(images) if engine.features else (model.outputs(images), None)
+        name = f"{precision}.{format_}"
+        tolerance, unit, reason = tolerance_of(outputs, precision)
         entry = ModelEntry(
-            file=f"models/{export.precision}.{export.format}",
-            format=export.format,
-            precision=export.precision,
-            golden=f"golden/{export.precision}.{export.format}.npy",
-            golden_features="" if of_features is None else f"golden/{export.precision}.{export.format}.features.npy",
-            tolerance=golden.tolerance,
-            tolerance_unit=golden.unit,
-            tolerance_reason=golden.reason,
-            golden_engine=golden.engine,
+            file=f"models/{name}",
+            format=format_,
+            precision=precision,
+            golden=f"golden/{name}.npy",
+            golden_features=f"golden/{name}.features.npy" if features and given is not None else "",
+            tolerance=tolerance,
+            tolerance_unit=unit,
+            tolerance_reason=reason,
+            golden_engine=described(engine),
         )
         entries.append(entry)
-        files |= {entry.file: export.data, entry.golden: npy(golden.outputs)}
-        if of_features is not None:
-            files[entry.golden_features] = npy(of_features)
+        files |= {entry.file: data, entry.golden: npy(outputs)}
+        if features and given is not None:
+            files[entry.golden_features] = npy(given)
     return tuple(entries), files
+
+
+def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
+    """Return the largest difference from golden outputs that is allowed, its unit, and why."""
+    if outputs.dtype != np.float32:
+        return 1.0, "LSB", "kernels may round a tie the other way: one code is allowed, two are not"
+    share, reason = 1e-3, "float32 sums depend on their order: a thousandth of the largest logit is allowed"
+    if precision == "float16":
+        share = 1e-2
+        reason = (
+            "float16 has 11 bits, and an engine may compute in float32: a hundredth of the largest logit is allowed"
+        )
+    return share * max(1.0, float(np.max(np.abs(outputs)))), "logit", reason
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -136,18 +125,3 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
             GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))
         )
     return files, tuple(entries)
-
-
-def golden_outputs(
-    model: bytes, format_: str, contract: InputContract, images: np.ndarray, precision: str = ""
-) -> Golden:
-    """Run a model over the golden images by the engine that a device would take, one thread."""
-    engine = open_engine(None, model, format_, num_threads=1)
-    opened, made_by = Model(engine, contract), described(engine)
-    outputs, features = opened.outputs_and_features(images) if engine.features else (opened.outputs(images), None)
-    if outputs.dtype != np.float32:
-        return Golden(outputs, features, INT8_TOLERANCE, "LSB", INT8_REASON, made_by)
-    largest = max(1.0, float(np.max(np.abs(outputs))))
-    if precision == "float16":
-        return Golden(outputs, features, HALF_TOLERANCE * largest, "logit", HALF_REASON, made_by)
-    return Golden(outputs, features, FLOAT_TOLERANCE * largest, "logit", FLOAT_REASON, made_by)

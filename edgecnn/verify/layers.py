@@ -1,6 +1,8 @@
 """Where it went wrong: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
 
-from collections.abc import Callable, Iterator
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -127,7 +129,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     graph = read(data)
     pairs, unmatched = matched(model, graph)
     if not pairs:
-        raise RunError(f"{path} shares no layer names with {run.path}/{FLOAT_MODEL}.", advice="export_again")
+        raise RunError(f"{path} shares no layer names with {run.path}/{FLOAT_MODEL}. Export it again with --force.")
     taps = keras.Model(model.inputs, [model.get_layer(pair.layer).output for pair in pairs])
     contract = input_contract(run)
     sums = [Noise(pair.tensor.shape[-1]) for pair in pairs]
@@ -154,7 +156,6 @@ def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int)
 
 
 def layer_error(pair: Pair, total: Noise) -> LayerError:
-    """Return one layer's figures and hint."""
     saturated = total.saturated / total.count
     weights = pair.operator.inputs[1] if pair.operator.name in WEIGHTED else None
     causes = {
@@ -213,22 +214,16 @@ def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
         tensor = operator.outputs[0]
         if operator.name in NOT_COMPUTED or tensor.type not in ("INT8", "UINT8"):
             continue
-        named = [name for name in layer_names(tensor.name) if name in order]
+        parts = [part.removeprefix("quant_") for part in re.split("[;/]", tensor.name)]  # without the toolkit's prefix
+        named = [name for name in parts if name in order]
         layer = model.get_layer(max(named, key=order.__getitem__)) if named else None
         if layer is not None and operator.name in WEIGHTED:
             layer = fused_end(layer, bool(operator.options.fusedActivationFunction))
-        if layer is not None and size(layer.output.shape[1:]) == size(tensor.shape[1:]):
+        if layer is not None and math.prod(layer.output.shape[1:]) == math.prod(tensor.shape[1:]):
             pairs.append(Pair(layer.name, operator, tensor))
         else:
             unmatched.append(tensor.name)
     return pairs, unmatched
-
-
-def layer_names(tensor: str) -> Iterator[str]:
-    """Yield the Keras layers that a tensor's name may name: each part of its paths, without the toolkit's prefix."""
-    for path in tensor.split(";"):
-        for part in path.split("/"):
-            yield part.removeprefix("quant_")
 
 
 def fused_end(layer: Any, activated: bool) -> Any:
@@ -241,8 +236,3 @@ def fused_end(layer: Any, activated: bool) -> Any:
         if not (kind == "BatchNormalization" or (activated and kind in ("ReLU", "Activation"))):
             return layer
         layer = followers[0]
-
-
-def size(shape: Any) -> int:
-    """Return how many values a shape holds."""
-    return int(np.prod(shape))

@@ -64,22 +64,14 @@ def matrix(
 def matrix_row(
     name: str, answers: Answers, ran: dict[str, Answers], grid: Answers | None, classes: np.ndarray
 ) -> MatrixRow:
-    """Return one engine's row: its accuracy, and how it differs from each other."""
     top = np.argmax(answers.values, axis=1)
-    return MatrixRow(
-        name=name,
-        accuracy=float(np.mean(top == classes)),
-        against=tuple(
-            MatrixCell(
-                name=other_name,
-                agreement=float(np.mean(top == np.argmax(other.values, axis=1))),
-                largest_lsb=int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None,
-            )
-            for other_name, other in ran.items()
-            if other is not answers
-        ),
-        note="",
-    )
+    cells = []
+    for other_name, other in ran.items():
+        if other is not answers:
+            agreement = float(np.mean(top == np.argmax(other.values, axis=1)))
+            lsb = int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None
+            cells.append(MatrixCell(name=other_name, agreement=agreement, largest_lsb=lsb))
+    return MatrixRow(name=name, accuracy=float(np.mean(top == classes)), against=tuple(cells), note="")
 
 
 def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
@@ -91,7 +83,6 @@ def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
 
 
 def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, progress: Progress) -> Answers:
-    """Run an export over images by an engine and provider."""
     data = export_path(run, export.format, export.precision).read_bytes()
     opened = open_engine(engine, data, export.format, provider=provider)
     model = Model(opened, input_contract(run))

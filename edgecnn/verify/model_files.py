@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,27 +125,22 @@ def _keras(path: Path) -> ModelFile:
         raise
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise EngineError(f"Keras {library.__version__} cannot load {path}: {first_line(error)}") from None
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise EngineError(
-            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one of each"
-        )
-    return _tensorflow(
-        "keras",
-        f"keras {library.__version__}",
-        path,
-        model.inputs[0],
-        model.outputs[0],
-        lambda batch: model(batch, training=False),
-    )
+    _require_one(path, model.inputs, model.outputs)
+    name, ends = f"keras {library.__version__}", (model.inputs[0], model.outputs[0])
+    return _tensorflow("keras", name, path, *ends, lambda batch: model(batch, training=False))
 
 
 def _written_by(path: Path) -> str:
-    """Return the version of Keras that a .keras file names."""
     try:
         with zipfile.ZipFile(path) as file:
             return str(json.loads(file.read("metadata.json"))["keras_version"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise EngineError(f"{path} is not a .keras file: it names no version of Keras.") from None
+
+
+def _require_one(path: Path, inputs: Collection[Any], outputs: Collection[Any]) -> None:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
 
 
 def _saved_model(path: Path) -> ModelFile:
@@ -161,8 +156,7 @@ def _saved_model(path: Path) -> ModelFile:
         )
     signature = loaded.signatures["serving_default"]
     inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+    _require_one(path, inputs, outputs)
     ((name, read),), ((answer, given),) = inputs.items(), outputs.items()
 
     def call(batch: Any) -> Any:
@@ -179,17 +173,15 @@ def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, ca
         return Tensor("", shape, np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype), 0.0, 0)
 
     forward = tf.function(call, reduce_retracing=True)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    digest = (
-        sha256_file(path)
-        if path.is_file()
-        else sha256("".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files).encode())
-    )
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
     return ModelFile(
         format=format_,
         engine=engine,
         size_bytes=sum(file.stat().st_size for file in files),
-        sha256=digest,
+        sha256=sha256(listed.encode()) if path.is_dir() else sha256_file(path),
         input=tensor(read),
         output=tensor(given),
         run=lambda batch: forward(tf.constant(batch)).numpy(),

@@ -71,10 +71,7 @@ def mediapipe_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized
 
 
-RESIZES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
-    FRIGATE: frigate_resize,
-    MEDIAPIPE: mediapipe_resize,
-}
+RESIZES = {FRIGATE: frigate_resize, MEDIAPIPE: mediapipe_resize}
 
 
 def program_answers(
@@ -120,16 +117,8 @@ def program_comparisons(
     int8: Answers,
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return each program's comparisons, of `program_answers`: by its own resize with the float model and edgecnn's own int8 path; on the
-    same
-    pixels its file is a conversion of the int8 file. `hold` compares, and holds to the limits of a kind.
-    """
-    return [
-        comparison
-        for own, same in answers
-        for comparison in (
-            hold("program", float_, own),
-            hold("program", int8, own),
-            hold("conversion", int8, same),
-        )
-    ]
+    """Return the comparisons of `program_answers`: with the float model, edgecnn's int8 path and, on the same pixels, the int8 file."""
+    held: list[Comparison] = []
+    for own, same in answers:
+        held += [hold("program", float_, own), hold("program", int8, own), hold("conversion", int8, same)]
+    return held

@@ -8,21 +8,9 @@ import numpy as np
 
 from edgecnn.data import Dataset, Split
 from edgecnn.errors import RunError
+from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress
 from edgecnn.evaluate.scores import expected_calibration_error
-from edgecnn.evaluate.statistics import (
-    chance_level,
-    clopper_pearson,
-    compare,
-    confidence_drift,
-    discordant,
-    flips,
-    lsb_difference,
-    mcnemar_exact,
-    paired_interval,
-    per_class_drop,
-    wilson,
-)
 from edgecnn.runs import PARITY, Run
 from edgecnn.tables import build
 from edgecnn.verify.gate import Gate
@@ -47,7 +35,7 @@ from edgecnn.versions import library_versions, processor
 
 
 def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
-    """Return the answers that exports are held to: the float model's, then the fake-quantized one's, unless int8 was made after training."""
+    """Return the answers that exports are held to: the float model's, and the fake-quantized one's where int8 is made from that."""
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
 
@@ -92,7 +80,7 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
         return choice
     reference, candidate = named[names["ptq"]], named[names["qat"]]
     figures = paired_figures(reference, candidate, reference.values, candidate.values, split.classes)
-    worse = mcnemar_exact(figures.lost, figures.gained, "greater")
+    worse = statistics.mcnemar_exact(figures.lost, figures.gained, "greater")
     return replace(choice, qat_against_ptq=QatAgainstPtq(**vars(figures), mcnemar_p_worse=worse))
 
 
@@ -110,7 +98,7 @@ def judged(
     A model is at chance level where the 95 % interval of its accuracy does not lie wholly above the share of the most frequent class.
     """
     models = tuple(model_figures(item, split.classes) for item in answers)
-    top, share = chance_level(split.classes)
+    top, share = statistics.chance_level(split.classes)
     gated = {name for item in comparisons if item.kind != "alternative" for name in (item.reference, item.candidate)}
     not_better = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
     return Report(
@@ -131,20 +119,13 @@ def judged(
 
 
 def model_figures(answers: Answers, classes: np.ndarray) -> ModelFigures:
-    """Return one model's entry in the report."""
     right = int(np.sum(np.argmax(answers.values, axis=1) == classes))
-    assert answers.ms_per_image is not None
+    names = ("name", "format", "precision", "engine", "size_bytes", "sha256", "ms_per_image")
     return ModelFigures(
-        name=answers.name,
-        format=answers.format,
-        precision=answers.precision,
-        engine=answers.engine,
-        size_bytes=answers.size_bytes,
-        sha256=answers.sha256,
+        **{name: getattr(answers, name) for name in names},
         accuracy=right / len(classes),
-        accuracy_interval=wilson(right, len(classes)),
+        accuracy_interval=statistics.wilson(right, len(classes)),
         calibration_error=expected_calibration_error(answers.scores, classes),
-        ms_per_image=answers.ms_per_image,
     )
 
 
@@ -152,20 +133,14 @@ def paired_figures(
     reference: Answers, candidate: Answers, one: np.ndarray, other: np.ndarray, classes: np.ndarray
 ) -> PairedFigures:
     """Return two models' paired figures; `one` and `other` are their logits or scores, shape (n, num_classes)."""
-    lost, gained = discordant(one, other, classes)
-    accuracies = compare(one, other, classes)
+    figures = statistics.compare(one, other, classes)
+    lost, gained, n = figures.lost, figures.gained, figures.n
     return PairedFigures(
+        **vars(figures),
         reference=reference.name,
         candidate=candidate.name,
-        n=accuracies.n,
-        accuracy_reference=accuracies.accuracy_reference,
-        accuracy_candidate=accuracies.accuracy_candidate,
-        drop=accuracies.drop,
-        drop_interval=paired_interval(lost, gained, accuracies.n),
-        drop_upper=paired_interval(lost, gained, accuracies.n, 0.9).high,  # of two sides at 90 %, one is at 95 %
-        lost=lost,
-        gained=gained,
-        agreement=accuracies.agreement,
+        drop_interval=statistics.paired_interval(lost, gained, n),
+        drop_upper=statistics.paired_interval(lost, gained, n, 0.9).high,  # of two sides at 90 %, one is at 95 %
     )
 
 
@@ -181,36 +156,35 @@ def compared(
     unit: Unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"
     one, other = (item.values if item.unit == unit else item.scores for item in (reference, candidate))
     paired = paired_figures(reference, candidate, one, other, classes)
-    drift = confidence_drift(reference.scores, candidate.scores)
-    flipped = flips(one, other, classes)
-    lsb = None
+    mean_drift, p95 = statistics.confidence_drift(reference.scores, candidate.scores)
+    tops = np.argmax(one, axis=1), np.argmax(other, axis=1)
+    flipped = np.flatnonzero(tops[0] != tops[1])
+    mean_lsb = largest_lsb = None
     if candidate.codes is not None and candidate.unit == unit:
         free = unit == "logit" and kind != "conversion"
-        lsb = lsb_difference(one, candidate.codes, candidate.scale, candidate.zero_point, up_to_constant=free)
+        grid = candidate.codes, candidate.scale, candidate.zero_point
+        mean_lsb, largest_lsb = statistics.lsb_difference(one, *grid, up_to_constant=free)
     images = np.bincount(classes, minlength=len(labels)).tolist()
-    drops = per_class_drop(one, other, classes)
+    by_class = zip(labels, images, statistics.per_class_drop(one, other, classes), strict=True)
     figures = ComparisonFigures(
         **vars(paired),
         kind=kind,
-        agreement_upper=clopper_pearson(len(classes) - len(flipped), len(classes), side="upper").high,
+        agreement_upper=statistics.clopper_pearson(len(classes) - len(flipped), len(classes), side="upper").high,
         unit=unit,
-        largest_difference=compare(one, other, classes).largest_difference,
-        mcnemar_p=mcnemar_exact(paired.lost, paired.gained),
-        per_class=tuple(
-            ClassDrop(label=label, images=count, drop=drop)
-            for label, count, drop in zip(labels, images, drops, strict=True)
-        ),
-        confidence_drift=ConfidenceDrift(**drift._asdict()),
-        mean_lsb=lsb.mean if lsb else None,
-        largest_lsb=lsb.largest if lsb else None,
+        largest_difference=float(np.max(np.abs(one - other))),
+        mcnemar_p=statistics.mcnemar_exact(paired.lost, paired.gained),
+        per_class=tuple(ClassDrop(label=label, images=count, drop=drop) for label, count, drop in by_class),
+        confidence_drift=ConfidenceDrift(mean=mean_drift, p95=p95),
+        mean_lsb=mean_lsb,
+        largest_lsb=largest_lsb,
         flips=tuple(
             LabelledFlip(
-                source=split.sources[flip.image],
-                true=labels[flip.true],
-                reference=labels[flip.reference],
-                candidate=labels[flip.candidate],
+                source=split.sources[index],
+                true=labels[classes[index]],
+                reference=labels[tops[0][index]],
+                candidate=labels[tops[1][index]],
             )
-            for flip in flipped
+            for index in flipped
         ),
     )
     return gate.judge(figures)

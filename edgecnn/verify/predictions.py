@@ -87,15 +87,17 @@ def read_predictions(run: Run) -> Predictions | None:
     try:
         with np.load(run.file(PREDICTIONS), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        answers, scores, pictures = (
+            {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            for prefix in (ANSWER, SCORE, PICTURE)
+        )
         return Predictions(
             true=arrays[TRUE],
             sources=arrays[SOURCES].tolist(),
-            answers={name.removeprefix(ANSWER): value for name, value in arrays.items() if name.startswith(ANSWER)},
-            scores={name.removeprefix(SCORE): value for name, value in arrays.items() if name.startswith(SCORE)},
+            answers=answers,
+            scores=scores,
             tempered=arrays.get(TEMPERED, np.empty(0, np.float32)),
-            pictures={
-                int(name.removeprefix(PICTURE)): value for name, value in arrays.items() if name.startswith(PICTURE)
-            },
+            pictures={int(index): value for index, value in pictures.items()},
         )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -1,6 +1,6 @@
 """Whether a user's own network can be trained quantization-aware: checked before training."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from edgecnn.errors import ExportError, NetworkError, first_line
 from edgecnn.train.qat_phase import fake_quantize
@@ -12,15 +12,8 @@ ACTIVATIONS = ("linear", "relu", "relu6", "sigmoid", "softmax", "tanh")
 """Activations within a layer that quantize; of others, tensorflow-model-optimization 0.8.1 silently leaves floats."""
 
 
-class Refused(NamedTuple):
-    """A layer that cannot be quantized: its name and class, and where it is that, its activation."""
-
-    name: str
-    kind: str
-
-
-def refused_layers(model: "keras.Model") -> list[Refused]:
-    """Return the layers of a model that the quantization toolkit can neither wrap nor fold into others, in the model's order."""
+def refused_layers(model: "keras.Model") -> dict[str, str]:
+    """Return what kind of layer each is that the quantization toolkit can neither wrap nor fold into others, in the model's order."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
         default_8bit_quantize_configs,
@@ -30,23 +23,21 @@ def refused_layers(model: "keras.Model") -> list[Refused]:
 
     from edgecnn.networks.keras import keras
 
-    nested = [
-        Refused(layer.name, "a model within the model") for layer in model.layers if isinstance(layer, keras.Model)
-    ]
+    nested = {layer.name: "a model within the model" for layer in model.layers if isinstance(layer, keras.Model)}
     if nested:
         return nested
-    refused: dict[str, Refused] = {}
+    refused: dict[str, str] = {}
     for layer in model.layers:
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if activation not in ACTIVATIONS:
-            refused[layer.name] = Refused(layer.name, f"{type(layer).__name__} with activation {activation}")
+            refused[layer.name] = f"{type(layer).__name__} with activation {activation}"
 
     class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
         """Takes every layer, and notes those that the toolkit's own would not."""
 
         def supports(self, layer) -> bool:
             if not super().supports(layer):
-                refused.setdefault(layer.name, Refused(layer.name, type(layer).__name__))
+                refused.setdefault(layer.name, type(layer).__name__)
             return True
 
         def get_quantize_config(self, layer):
@@ -62,30 +53,23 @@ def refused_layers(model: "keras.Model") -> list[Refused]:
     with toolkit.quantize_scope():
         toolkit.quantize_apply(toolkit.quantize_annotate_model(model), Scheme())
     order = {layer.name: index for index, layer in enumerate(model.layers)}
-    return sorted(refused.values(), key=lambda item: order.get(item.name, len(order)))
+    return dict(sorted(refused.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point: int) -> None:
-    """Check that a fresh float32 network can be fake-quantized and converted to a file that is int8 throughout.
-
-    Raises:
-        NetworkError: naming the layers that cannot, and what to do.
-    """
+    """Raise NetworkError unless a fresh float32 network can be fake-quantized and converted to a file that is int8 throughout."""
     from edgecnn.export import tflite
 
     try:
-        refused = refused_layers(model)
+        refused = [f"{layer} ({kind})" for layer, kind in refused_layers(model).items()]
         if not refused:
             tflite.int8(fake_quantize(model, scale, zero_point))
-    except (ExportError, RuntimeError, ValueError, TypeError) as error:
-        reason = first_line(error)
-        raise NetworkError(
-            f"{name} does not support quantization-aware training: {reason}", advice="quantize_after"
-        ) from error
-    if refused:
-        named = ", ".join(f"{layer.name} ({layer.kind})" for layer in refused[:6])
+            return
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
-        raise NetworkError(
-            f"{name} does not support quantization-aware training: {named}{more} cannot be quantized.",
-            advice="quantize_after",
-        )
+        reason = f"{', '.join(refused[:6])}{more} cannot be quantized."
+    except (ExportError, RuntimeError, ValueError, TypeError) as error:
+        reason = f"{first_line(error).removesuffix('.')}."
+    raise NetworkError(
+        f"{name} does not support quantization-aware training: {reason} "
+        "Replace what is named, or quantize after training instead: --set qat.method=ptq"
+    )

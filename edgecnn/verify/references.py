@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.evaluate.answers import Answers, Progress, in_chunks, input_contract, timed
+from edgecnn.evaluate.answers import Answers, Progress, in_chunks, input_contract, milliseconds
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
 from edgecnn.tables import to_json
@@ -49,26 +49,11 @@ def compute(run: Run, name: str, data: bytes, images: np.ndarray, progress: Prog
 
     predict = predictor(model_from_bytes(data), run.recipe.input_scale, run.recipe.input_zero_point)
     logits = in_chunks(predict, images, name, progress)
-    (answers,) = timed(
-        [
-            Answers(
-                name=name,
-                format="keras",
-                precision="",
-                engine="",
-                size_bytes=len(data),
-                sha256="",
-                values=logits,
-                call=predict,
-            )
-        ],
-        images[:1],
-    )
-    return {"logits": logits, "engine": f"tensorflow {tf.__version__}", "ms_per_image": answers.ms_per_image}
+    ms = milliseconds({name: predict}, images[:1])[name]
+    return {"logits": logits, "engine": f"tensorflow {tf.__version__}", "ms_per_image": ms}
 
 
 def write_store(path: Path, key: dict[str, Any], logits: dict[str, Any]) -> dict[str, Any]:
-    """Store what was computed, atomically, and return it."""
     buffer = io.BytesIO()
     np.savez(buffer, key=canonical_json(key), **logits)
     write_atomic(path, buffer.getvalue())

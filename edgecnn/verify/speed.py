@@ -59,11 +59,9 @@ def time_exports(run: Run, format_: str) -> Speed:
     int8, float32 = (timings[precision].p50_ms for precision in PRECISIONS)
     faster = "int8" if int8 < float32 else "float32"
     engine = f"{engines['int8'].name} {engines['int8'].version}"
+    times = f"int8 {int8:.3f} ms, float32 {float32:.3f} ms (ratio {int8 / float32:.2f}) on {engine}"
     return Speed(
-        text=(
-            f"{faster} is faster here: int8 {int8:.3f} ms, float32 {float32:.3f} ms (ratio {int8 / float32:.2f}) on {engine}; "
-            f"median of {REPEATS} calls with one image, one thread, interleaved"
-        ),
+        text=f"{faster} is faster here: {times}; median of {REPEATS} calls with one image, one thread, interleaved",
         measured={name: ExportTime(**timing._asdict()) for name, timing in timings.items()},
         faster=faster,
         ratio=int8 / float32,

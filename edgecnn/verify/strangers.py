@@ -34,12 +34,10 @@ def tested_strangers(
         found = in_chunks(answers, test.images, "strangers", progress)
         of_known = found[:, 0].astype(bool)
         refused, wrong = int(of_known.sum()), int(np.sum(of_known & (found[:, 1] != test.classes)))
+    made = {key: getattr(chosen, key) for key in ("rate", "not_fitted", "known_images", "validation_images")}
     return StrangerFigures(
+        **made,
         model=name,
-        rate=chosen.rate,
-        not_fitted=chosen.not_fitted,
-        known_images=chosen.known_images,
-        validation_images=chosen.validation_images,
         n=len(test.classes),
         refused=refused,
         refused_wrong=wrong,

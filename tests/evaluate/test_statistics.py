@@ -14,14 +14,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
 from edgecnn.evaluate.statistics import (
-    Difference,
-    Discordant,
-    Flip,
     clopper_pearson,
     compare,
     confidence_drift,
-    discordant,
-    flips,
     lsb_difference,
     mcnemar_exact,
     paired_interval,
@@ -209,28 +204,6 @@ def test_paired_interval_covers_the_truth_on_simulated_test_splits():
     assert 0.93 < np.mean(covered) < 0.975
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: wilson(3, 2),
-        lambda: wilson(-1, 2),
-        lambda: wilson(0, 0),
-        lambda: wilson(1, 2, 95),
-        lambda: clopper_pearson(3, 2),
-        lambda: clopper_pearson(1, 2, 0.0),
-        lambda: clopper_pearson(1, 2, 0.95, "lower"),
-        lambda: paired_interval(2, 2, 3),
-        lambda: paired_interval(-1, 2, 3),
-        lambda: paired_interval(1, 1, 3, 1.0),
-        lambda: mcnemar_exact(-1, 2),
-        lambda: mcnemar_exact(1, 2, "less"),
-    ],
-)
-def test_what_is_out_of_range_is_refused_with_what_was_received(call):
-    with pytest.raises(ValueError, match="received"):
-        call()
-
-
 def one_hot(answers, num_classes: int = 3) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[answers]
 
@@ -241,19 +214,9 @@ CANDIDATE = one_hot([0, 1, 2, 0, 1, 2])
 
 
 def test_lost_and_gained_images_are_counted_apart():
-    assert discordant(REFERENCE, CANDIDATE, CLASSES) == Discordant(lost=2, gained=1)
-    lost, gained = discordant(REFERENCE, CANDIDATE, CLASSES)
-    assert compare(REFERENCE, CANDIDATE, CLASSES).drop == pytest.approx(100 * (lost - gained) / len(CLASSES))
-
-
-def test_flips_name_the_image_and_both_answers():
-    assert flips(REFERENCE, CANDIDATE, CLASSES) == [
-        Flip(image=1, true=0, reference=0, candidate=1),
-        Flip(image=2, true=0, reference=0, candidate=2),
-        Flip(image=3, true=0, reference=1, candidate=0),
-        Flip(image=5, true=1, reference=0, candidate=2),
-    ]
-    assert flips(REFERENCE, REFERENCE, CLASSES) == []
+    figures = compare(REFERENCE, CANDIDATE, CLASSES)
+    assert (figures.lost, figures.gained, figures.agreement) == (2, 1, 2 / 6)
+    assert figures.drop == pytest.approx(100 * (2 - 1) / len(CLASSES))
 
 
 def test_the_drop_of_a_class_is_over_its_images_and_none_without_any():
@@ -266,23 +229,16 @@ def test_class_drops_weighed_by_their_images_are_the_drop():
     reference, candidate = (random.normal(size=(300, 5)).astype(np.float32) for _ in range(2))
     drops = per_class_drop(reference, candidate, classes)
     assert np.dot(drops, np.bincount(classes)) / 300 == pytest.approx(compare(reference, candidate, classes).drop)
-    lost, gained = discordant(reference, candidate, classes)
-    assert compare(reference, candidate, classes).drop == pytest.approx(100 * (lost - gained) / 300)
-    assert len(flips(reference, candidate, classes)) == round(
-        300 * (1 - compare(reference, candidate, classes).agreement)
-    )
+    figures = compare(reference, candidate, classes)
+    assert figures.drop == pytest.approx(100 * (figures.lost - figures.gained) / 300)
 
 
 def test_drift_follows_the_score_of_the_references_answer():
     reference = np.tile(np.array([[0.7, 0.2, 0.1]], np.float32), (100, 1))
     candidate = reference.copy()
     candidate[:10] = [0.2, 0.7, 0.1]  # flipped: the reference's class, not the candidate's, is followed
-    drift = confidence_drift(reference, candidate)
-    assert drift.mean == pytest.approx(0.05)
-    assert drift.p95 == pytest.approx(0.5)
+    assert confidence_drift(reference, candidate) == pytest.approx((0.05, 0.5))
     assert confidence_drift(reference, reference) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="cannot be compared"):
-        confidence_drift(reference, candidate[:5])
 
 
 def test_drift_is_of_the_references_class_and_its_p95_the_95th_percentile():
@@ -291,24 +247,22 @@ def test_drift_is_of_the_references_class_and_its_p95_the_95th_percentile():
     candidate[:, 0] -= np.arange(101) / 200  # from the reference's class, to 0.2 in steps of 0.005
     candidate[:, 1] += np.arange(101) / 400  # half to each other class, so that the largest score changes by less
     candidate[:, 2] += np.arange(101) / 400
-    drift = confidence_drift(reference, candidate)
-    assert drift.mean == pytest.approx(0.25)
-    assert drift.p95 == pytest.approx(95 / 200)
+    assert confidence_drift(reference, candidate) == pytest.approx((0.25, 95 / 200))
 
 
 def test_halves_of_a_code_are_rounded_to_even():
     """As numpy and IEEE 754 do: 0.5 and 2.5 are 0 and 2 codes, 1.5 is 2."""
     logits = np.array([[0.25, 0.75, 1.25, -0.25, -0.75]], np.float32)
-    assert lsb_difference(logits, np.array([[0, 2, 2, 0, -2]], np.int8), 0.5, 0) == Difference(0.0, 0)
+    assert lsb_difference(logits, np.array([[0, 2, 2, 0, -2]], np.int8), 0.5, 0) == (0.0, 0)
 
 
 def test_saturated_codes_say_nothing_of_the_constant_between_two_models():
     """Three of four codes stand at the range's end; the one inside it says that all logits are 4 codes up."""
     codes = np.array([[127, 127, 127, 5]], np.int8)
     logits = np.array([[300.0, 250.0, 200.0, 9.0]]) * 0.5
-    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (0.0, 0)
     other = np.array([[-128, -128, -128, 5]], np.int8)
-    assert lsb_difference(-logits + 9.0, other, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+    assert lsb_difference(-logits + 9.0, other, 0.5, 0, up_to_constant=True) == (0.0, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16])
@@ -317,24 +271,24 @@ def test_the_lsb_difference_is_counted_on_the_codes_grid(dtype):
     zero_point = (limits.min + limits.max + 1) // 2
     codes = np.array([[limits.min, zero_point, limits.max], [zero_point, zero_point + 3, zero_point]], dtype)
     logits = ((codes.astype(np.float64) - zero_point) * 0.25).astype(np.float32)
-    assert lsb_difference(logits, codes, 0.25, zero_point) == Difference(0.0, 0)
+    assert lsb_difference(logits, codes, 0.25, zero_point) == (0.0, 0)
     moved = logits.copy()
     moved[1, 0] += 0.5
     moved[1, 2] -= 0.25
     moved[0, 2] += 100  # saturated: the code can be no larger
-    assert lsb_difference(moved, codes, 0.25, zero_point) == Difference(pytest.approx(0.5), 2)
+    assert lsb_difference(moved, codes, 0.25, zero_point) == (pytest.approx(0.5), 2)
 
 
 def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
     codes = np.array([[10, 20, -30, 5], [127, 0, 3, -128], [127, -128, -128, -128]], np.int8)
     logits = codes * 0.5
     logits += np.array([[7.0], [-3.0], [0.0]])  # 14 codes up, 6 down, and none
-    assert lsb_difference(logits, codes, 0.5, 0).largest == 14
-    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(0.0, 0)
+    assert lsb_difference(logits, codes, 0.5, 0)[1] == 14
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (0.0, 0)
     logits[0, 3] += 1.5
     logits[1, 0] += 40  # beyond the range's end, where there is nothing to compare
-    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == Difference(3 / 12, 3)
+    assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (3 / 12, 3)
 
 
 def test_the_largest_difference_of_int8_codes_does_not_wrap_around():
-    assert lsb_difference(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0).largest == 255
+    assert lsb_difference(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0)[1] == 255

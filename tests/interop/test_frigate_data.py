@@ -7,7 +7,7 @@ from edgecnn.cli.recipes import resolve
 from edgecnn.data import open_dataset
 from edgecnn.errors import DatasetError, RecipeError, UnknownNameError
 from edgecnn.interop.frigate_data import find_dataset
-from edgecnn.recipe import AUTO, build_recipe
+from edgecnn.recipe import build_recipe
 from edgecnn.runs import without_folders
 from edgecnn.train.settle import settle
 
@@ -89,8 +89,9 @@ def test_a_file_or_no_folder_at_all(tmp_path):
 def test_the_input_is_frigates_and_the_images_choose_the_network(media):
     source = f"frigate:{media}"
     dataset = open_dataset(recipe_of(media).data)
-    for stated, expected in ((AUTO, "efficientnet_lite0_4000kb"), ("efficientnet_lite0_270kb",) * 2):
-        recipe = settle(build_recipe({"data": {"source": source}, "network": {"name": stated}}), dataset)
+    small = "efficientnet_lite0_270kb"
+    for stated, expected in (({}, "efficientnet_lite0_4000kb"), ({"name": small}, small)):
+        recipe = settle(build_recipe({"data": {"source": source}, "network": stated}), dataset)
         network = recipe.network
         assert (recipe.data.fit, network.height, network.width, network.channels) == ("stretch", 224, 224, 3)
         assert network.name == expected

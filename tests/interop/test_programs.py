@@ -128,9 +128,8 @@ def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b"), re
 def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):
     check_program(described(tmp_path), "frigate")
     for shape in ({"height": 96, "width": 96}, {"width": 225}, {"channels": 1}):
-        with pytest.raises(ExportError, match="Frigate gives 224x224 RGB") as caught:
+        with pytest.raises(ExportError, match=r"Frigate gives 224x224 RGB\. Train one for it: edgecnn train"):
             check_program(described(tmp_path, **shape), "frigate")
-        assert caught.value.advice == "frigate_input"
     check_program(described(tmp_path, height=96), "mediapipe")
     with pytest.raises(ExportError, match="MediaPipe gives RGB"):
         check_program(described(tmp_path, channels=1), "mediapipe")
@@ -138,9 +137,8 @@ def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_run_that_sees_a_region_is_refused(tmp_path, program):
-    with pytest.raises(ExportError, match=r"sees the region 0\.5,0,0\.5,1 of each image") as caught:
+    with pytest.raises(ExportError, match=r"sees the region 0\.5,0,0\.5,1 of each image; .*Train without --region"):
         check_program(described(tmp_path, region=(0.5, 0.0, 0.5, 1.0)), program)
-    assert caught.value.advice == "cut_images"
 
 
 @pytest.mark.parametrize("labels", [("cat", "cat "), (" ", "cat")])

@@ -85,6 +85,7 @@ def frigate_run(tmp_path_factory, frigate_media, tiny_network):
     from edgecnn.interop.programs import PROGRAMS, export_program
     from edgecnn.recipe import build_recipe
     from edgecnn.runs import create_run
+    from edgecnn.stages.reporter import Silent
     from edgecnn.stages.train import train_stage
 
     recipe = build_recipe(
@@ -102,16 +103,3 @@ def frigate_run(tmp_path_factory, frigate_media, tiny_network):
     for program in PROGRAMS:
         export_program(run, program)
     return run
-
-
-class Silent:
-    """A pipeline's Reporter that says nothing."""
-
-    def note(self, text):
-        pass
-
-    def training(self, progress):
-        pass
-
-    def working(self, what, done, total):
-        pass

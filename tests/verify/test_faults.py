@@ -10,7 +10,6 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.calibrate.input_range import Stated
 from edgecnn.calibrate.threshold import choose_threshold
-from edgecnn.cli.advice import with_advice
 from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
 from edgecnn.evaluate.answers import export_answers, load_test
@@ -94,7 +93,7 @@ def test_red_and_blue_swapped(colours):
     assert min(drops["red"], drops["blue"]) > 50 > drops["green"]
     with pytest.raises(ParityError) as failed:
         require_parity(report)
-    assert "channel order" in with_advice(failed.value)
+    assert "channel order" in str(failed.value)
 
 
 def test_a_bias_zeroed_that_hardly_matters(own_run):

@@ -15,7 +15,6 @@ pytest.importorskip("cv2", reason="the frigate extra: pip install opencv-python-
 
 import cv2
 
-from edgecnn.cli.advice import with_advice
 from edgecnn.data import open_dataset
 from edgecnn.data.places import data_home
 from edgecnn.errors import MissingExtraError, ParityError, RunError
@@ -30,6 +29,7 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.stages.bundle import carried_models, default_model
 from edgecnn.stages.pipeline import Stages, do_exports
+from edgecnn.stages.reporter import Silent
 from edgecnn.stages.verify import verify
 from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.other_programs import frigate_resize, mediapipe_resize, program_answers
@@ -69,13 +69,6 @@ def own_door(frigate_run, tmp_path, monkeypatch):
     """A copy of the run, to be changed at will."""
     monkeypatch.chdir(tmp_path)
     return Run(shutil.copytree(frigate_run.path, tmp_path / "runs" / "door"))
-
-
-class Silent:
-    """A pipeline's Reporter that says nothing."""
-
-    def working(self, what, done, total):
-        pass
 
 
 def items(report, kind, candidate):
@@ -130,7 +123,7 @@ def test_the_gate_holds_a_program_to_the_drop(own_door):
     assert all(item.passed for item in report.comparisons if item.kind == "conversion" and item not in by_program)
     with pytest.raises(ParityError, match="frigate does not answer as float does") as caught:
         require_parity(replace(report, comparisons=tuple(by_program)))
-    assert "without antialiasing" in with_advice(caught.value)
+    assert "without antialiasing" in str(caught.value)
 
 
 @pytest.mark.parametrize("python", [sys.executable, ".venv-tflite-3.11"], ids=["litert", "tflite_runtime"])

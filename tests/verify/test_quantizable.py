@@ -24,7 +24,7 @@ def network(*middle):
 @pytest.mark.parametrize("name", ["separable_25kb", "resnet8"])
 def test_networks_of_the_registry_pass(name):
     model = build_network(name, 16, 16, 3, 4)
-    assert refused_layers(model) == []
+    assert refused_layers(model) == {}
     check_quantizable(model, name, 1 / 128, 0)
 
 
@@ -36,12 +36,12 @@ def test_every_refused_layer_is_named_in_order_and_what_to_do():
         layers.Multiply(name="gate"),
         layers.Conv2D(4, 3, activation="swish", name="swished"),
     )
-    assert [layer.name for layer in refused_layers(model)] == ["alone", "gate", "swished"]
+    assert list(refused_layers(model)) == ["alone", "gate", "swished"]
     with pytest.raises(NetworkError) as caught:
         check_quantizable(model, "net.py:build", 1 / 128, 0)
     message = str(caught.value)
     assert "alone (BatchNormalization), gate (Multiply), swished (Conv2D with activation swish) cannot" in message
-    assert caught.value.advice == "quantize_after"
+    assert message.endswith("quantize after training instead: --set qat.method=ptq")
 
 
 def test_a_model_within_the_model_is_named():
@@ -57,4 +57,4 @@ def test_a_float_that_the_toolkit_leaves_behind_is_found_too():
 
     with pytest.raises(NetworkError, match="does not support quantization-aware training: ") as refused:
         check_quantizable(network(Mine(name="mine")), "net.py:build", 1 / 128, 0)
-    assert refused.value.advice == "quantize_after"
+    assert str(refused.value).endswith("--set qat.method=ptq")
