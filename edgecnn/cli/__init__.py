@@ -24,30 +24,12 @@ from edgecnn.errors import EdgeCNNError, OutputError
 from edgecnn.labels import printable_lines
 
 COMMANDS = {
-    "inspect": "inspect",
-    "train": "train",
-    "import": "import_",
-    "export": "export",
-    "verify": "verify",
-    "bundle": "bundle",
-    "run": "run",
-    "compare": "compare",
-    "layers": "layers",
-    "stress": "stress",
-    "report": "report",
-    "classify": "classify",
-    "explain": "explain",
-    "capture": "capture",
-    "slot": "slot",
-    "service": "service",
-    "selftest": "selftest",
-    "benchmark": "benchmark",
-    "doctor": "doctor",
-    "cameras": "cameras",
-    "networks": "networks",
-    "datasets": "datasets",
-    "targets": "targets",
-}
+    name.rstrip("_"): name
+    for name in (
+        "inspect", "train", "import_", "export", "verify", "bundle", "run", "compare", "layers", "stress", "report", "classify",
+        "explain", "capture", "slot", "service", "selftest", "benchmark", "doctor", "cameras", "networks", "datasets", "targets",
+    )
+}  # fmt: skip
 """The commands in the order of `--help`. Each is a function in a module of the same name; `import` is a keyword of Python."""
 
 BROKEN_PIPE = 141
@@ -58,7 +40,6 @@ class Command(typer.core.TyperCommand):
     """A command whose help has its options under headings; after an action, such as `slot add --help`, it is the action's own."""
 
     actions: Mapping[str, str] = MappingProxyType({})
-    """What each value of the argument ACTION is followed by."""
     action = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -73,7 +54,6 @@ class Command(typer.core.TyperCommand):
             raise
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """Write what the command does; of an action, with its own examples."""
         if self.action:
             from edgecnn.cli.help import of_action
 
@@ -81,7 +61,6 @@ class Command(typer.core.TyperCommand):
         super().format_help_text(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments and the options, a section for each heading."""
         from edgecnn.cli.help import sections
 
         for heading, rows in sections(self, ctx, self.action).items():
@@ -104,7 +83,6 @@ class Commands(typer.core.TyperGroup):
         self.commands = names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Build one command; None for a name that no command has."""
         if cmd_name not in COMMANDS:
             return None
         name = COMMANDS[cmd_name]
@@ -116,7 +94,6 @@ class Commands(typer.core.TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and end quietly if the reader of standard output has gone."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -137,7 +114,6 @@ app = typer.Typer(
 
 
 def print_version(requested: bool) -> None:
-    """Print the version and stop, if it is requested."""
     if requested:
         print(f"edgecnn {__version__}")
         raise typer.Exit
@@ -205,7 +181,6 @@ def console_script() -> None:
 
 
 def failed(error: EdgeCNNError) -> int:
-    """Print an error, with what to do about it, and return its exit code."""
     from edgecnn.cli.advice import with_advice
 
     print(f"edgecnn: error: {printable_lines(with_advice(error))}", file=sys.stderr)

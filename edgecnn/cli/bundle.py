@@ -16,7 +16,7 @@ def bundle(
         option(
             "Include only models of this precision, such as int8, for a smaller file. May be repeated.",
             "all verified models",
-            "PRECISION",
+            metavar="PRECISION",
         ),
     ] = None,
     serial: Annotated[
@@ -24,7 +24,7 @@ def bundle(
         option(
             "Number it, so that a device can tell an older bundle: give each a larger one, such as $(date +%s).",
             "none",
-            "N",
+            metavar="N",
             min=0,
             max=2**53,
         ),

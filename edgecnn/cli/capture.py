@@ -13,15 +13,13 @@ import typer
 
 from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import checked, read_region
-from edgecnn.device.stream.settings import Camera
+from edgecnn.cli.options import secret
+from edgecnn.device.secrets import CAMERA
+from edgecnn.device.stream.settings import Camera, Pictures
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
-    from edgecnn.device.stream.feed import SourceBack, SourceLost, SourceOpened
-
-PICTURES = "Pictures"
-"""Heading of options in the help."""
+    from edgecnn.device.stream.events import Event
 
 
 @with_flags
@@ -30,7 +28,7 @@ def capture(
     label: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="The class of the pictures, and their folder's name.", rich_help_panel=PICTURES
+            metavar="NAME", help="The class of the pictures, and their folder's name.", rich_help_panel=Pictures.heading
         ),
     ],
     source: Annotated[
@@ -46,48 +44,9 @@ def capture(
         typer.Option("--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=Camera.heading),
     ] = False,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=PICTURES)
+        Path, typer.Option(metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=Pictures.heading)
     ] = Path("photos"),
-    interval: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            metavar="S",
-            help="Take a picture every S seconds, or each frame of a file. 0 waits for a key each time.",
-            rich_help_panel=PICTURES,
-        ),
-    ] = 0.0,
-    count: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Stop after N pictures; 0 to keep going.", rich_help_panel=PICTURES)
-    ] = 0,
-    region: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,W,H",
-            help="Keep only this part of each picture: left, top, width and height as fractions of the upright picture. Without it the "
-            "whole frame is kept, and train --region can choose the part later.",
-            show_default="the whole frame",
-            rich_help_panel=PICTURES,
-        ),
-    ] = None,
-    min_sharpness: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            metavar="X",
-            help="Skip pictures that are less sharp (variance of the Laplacian).",
-            rich_help_panel=PICTURES,
-        ),
-    ] = 10.0,
-    min_change: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            metavar="X",
-            help="Skip pictures that differ less from the last one (mean of 256 grey levels).",
-            rich_help_panel=PICTURES,
-        ),
-    ] = 2.0,
+    pictures: Pictures,
     frames: Camera,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line for each picture.", show_default="off")
@@ -105,14 +64,13 @@ def capture(
       edgecnn capture /dev/video0 --label none --interval 2 --count 100
       edgecnn capture --camera --label open --region 0.4,0.2,0.3,0.5
     """
-    from edgecnn.cli.stream import open_text, stopping_output
+    from edgecnn.cli.stream import event_text, stopping_output
     from edgecnn.device.cameras import is_stream
     from edgecnn.device.secrets import masked
-    from edgecnn.device.stream.capture import Capture, CaptureSettings, Shot
+    from edgecnn.device.stream.capture import Capture, Shot
     from edgecnn.device.stream.ends import Ends
-    from edgecnn.device.stream.feed import camera_secret, open_feed
+    from edgecnn.device.stream.feed import open_feed
     from edgecnn.device.stream.pictures import why_no_folder
-    from edgecnn.region import WHOLE
 
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
@@ -120,27 +78,20 @@ def capture(
         raise typer.BadParameter(f"{masked(source)!r} is not a camera or a stream.", param_hint="SOURCE")
     if why := why_no_folder(label):
         raise typer.BadParameter(f"{label!r} cannot be a class folder: {why}.", param_hint="--label")
-    if not interval and not sys.stdin.isatty():
+    if not pictures.interval_s and not sys.stdin.isatty():
         raise typer.BadParameter(
             "standard input is not a terminal, so there are no keys to press: give a number of seconds.",
             param_hint="--interval",
         )
-    settings = CaptureSettings(
-        label=label, folder=out, interval_s=interval, count=count, min_sharpness=min_sharpness, min_change=min_change,
-        rotation=frames.rotation, region=read_region(region) or WHOLE,
-    )  # fmt: skip
-    checked("--camera-password-file", camera_secret, frames)
+    secret("--camera-password-file", CAMERA, frames.password_file)
     feed = open_feed(source, frames)
 
-    def report(item: "Shot | SourceOpened | SourceLost | SourceBack") -> None:
+    def report(item: "Shot | Event") -> None:
         with ends.interruptible:
-            if isinstance(item, Shot):
-                show(item, json)
-            else:
-                note(open_text(item))
+            show(item, json) if isinstance(item, Shot) else note(event_text(item))
 
-    with Ends() as ends, keyboard(interval) as key, stopping_output():
-        taking = Capture(feed, settings, key=key, check=ends.check)
+    with Ends() as ends, keyboard(bool(pictures.interval_s)) as key, stopping_output():
+        taking = Capture(feed, out / label, pictures, frames.rotation, key=key, check=ends.check)
         try:
             taking.run(report)
         finally:
@@ -150,12 +101,9 @@ def capture(
 def show(shot: "Shot", json: bool) -> None:
     """Print a picture's path, or a note on why it was skipped; with `json` one line with both."""
     if json:
-        line = {
-            "path": None if shot.path is None else str(shot.path),
-            "reason": shot.reason,
-            "sharpness": None if shot.sharpness is None else round(shot.sharpness, 2),
-            "change": None if shot.change is None else round(shot.change, 2),
-        }
+        measured = {"sharpness": shot.sharpness, "change": shot.change}
+        rounded = {name: None if value is None else round(value, 2) for name, value in measured.items()}
+        line = {"path": None if shot.path is None else str(shot.path), "reason": shot.reason, **rounded}
         emit_line(json_module.dumps(line))
     elif shot.path is not None:
         emit_line(str(shot.path))
@@ -168,16 +116,12 @@ def show(shot: "Shot", json: bool) -> None:
 
 
 @contextlib.contextmanager
-def keyboard(interval: float) -> Iterator[Callable[[], str | None] | None]:
-    """Read single keys while entered, if standard input is a terminal. The terminal is restored whatever happens.
-
-    Yields:
-        The function that returns the key that was pressed, without waiting; None where there is no terminal.
-    """
+def keyboard(timed: bool) -> Iterator[Callable[[], str | None]]:
+    """Yield what returns the key that was pressed, without waiting; None if standard input is no terminal, which is restored at the end."""
     from edgecnn.device.stream.capture import QUIT, TAKE
 
     if not sys.stdin.isatty():
-        yield None
+        yield lambda: None
         return
     import termios
     import tty
@@ -195,7 +139,7 @@ def keyboard(interval: float) -> Iterator[Callable[[], str | None] | None]:
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        note("q quits" if interval else "space or enter takes a picture, q quits")
+        note("q quits" if timed else "space or enter takes a picture, q quits")
         yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

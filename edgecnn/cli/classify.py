@@ -1,24 +1,17 @@
 """`edgecnn classify`: the options; `classify_files` and `classify_stream` do the work."""
 
 import functools
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgecnn.cli.console import note
 from edgecnn.cli.flags import flag_names, with_flags
-from edgecnn.cli.options import EngineName, Model, Provider, check_choice, option_name
+from edgecnn.cli.options import EngineName, Model, Provider, check_choice, load_classifier, option_name
 from edgecnn.device.stream import settings
 
-if TYPE_CHECKING:
-    from edgecnn.runtime.classifier import Classifier
-
 STREAM_OPTIONS = flag_names(settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt)
-"""Parameters of `classify` that are for streams only."""
 
 MQTT_OPTIONS = (*flag_names(settings.Mqtt)[1:], "mqtt_forget")
-"""Parameters of `classify` that mean nothing without a broker."""
 
 
 @with_flags
@@ -130,9 +123,8 @@ def classify(
         refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
 
     load = functools.partial(
-        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads,
-        region=seen.region, strangers=seen.strangers,
-    )  # fmt: skip
+        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads, **vars(seen)
+    )
     if camera or streams:
         from edgecnn.cli.classify_stream import classify_stream
 
@@ -140,33 +132,15 @@ def classify(
             camera=frames, pace=pace, decision=decision, model=seen, state=state, reaction=reaction, mqtt=mqtt
         )
         classify_stream(streams[0] if streams else None, chosen, load, json)
-        return
-    from edgecnn.cli.classify_files import classify_files
+    else:
+        from edgecnn.cli.classify_files import classify_files
 
-    classify_files(load(), source or (), json=json, **vars(decision))
+        classify_files(load(), source or (), decision, json)
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that are given where they mean nothing.
-
-    Raises:
-        typer.BadParameter: a usage error, which names the option.
-    """
+    """Refuse options that are given where they mean nothing: a usage error, which names the option."""
     for name in names:
         given = context.get_parameter_source(name)
         if given is not None and given.name != "DEFAULT":
             raise typer.BadParameter(why, param_hint=option_name(name))
-
-
-def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
-    """Load a bundle, and print which.
-
-    Raises:
-        as `edgecnn.runtime.classifier.Classifier.load` does.
-    """
-    from edgecnn.device.slots.default import default_bundle
-    from edgecnn.runtime.classifier import Classifier
-
-    classifier = Classifier.load(default_bundle(model), **choice)
-    note(classifier.about)
-    return classifier

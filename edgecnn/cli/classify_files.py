@@ -1,67 +1,57 @@
 """`edgecnn classify` for files: a line on standard output for each image."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.device.stream.files import classify_sources
+from edgecnn.device.stream.sources import Outcome, for_each_image
 from edgecnn.errors import PartialFailure
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from edgecnn.device.stream.files import Outcome
-    from edgecnn.runtime.classifier import Classifier
+    from edgecnn.device.stream.settings import Decision
+    from edgecnn.runtime.classifier import Classifier, Result
+
+T = TypeVar("T")
 
 
-def classify_files(classifier: "Classifier", sources: Sequence[str], *, json: bool, **decision: Any) -> None:
-    """Classify image files and print each result.
+def classify_files(classifier: "Classifier", sources: Sequence[str], decision: "Decision", json: bool) -> None:
+    """Classify image files and print each result; `sources` and the error are as in `show_each`."""
+    show = functools.partial(show_json, classifier) if json else show_text
+    show_each(functools.partial(classifier.classify, **vars(decision)), sources, show, "classified")
 
-    Args:
-        classifier: the loaded bundle.
-        sources: files, folders, globs, or - for the paths on standard input.
-        json: whether to print JSON lines.
-        **decision: `top_k`, `threshold`, `margin` and `fit` of `edgecnn.device.stream.files.classify_sources`.
 
-    Raises:
-        PartialFailure: if an image could not be classified, or standard input named none.
-    """
-    show = json_printer(classifier) if json else show_text
+def show_each(work: Callable[[str], T], sources: Sequence[str], show: Callable[[Outcome[T]], None], done: str) -> None:
+    """Do `work` with each image of SOURCE arguments, and show what came of it; PartialFailure if one could not be `done`."""
     count = failed = 0
-    for outcome in classify_sources(classifier, sources, sys.stdin.buffer, note=note, **decision):
+    for outcome in for_each_image(work, sources, sys.stdin.buffer, note):
         count += 1
         failed += outcome.error is not None
         show(outcome)
     if failed:
-        raise PartialFailure(f"{failed} of {count} images could not be classified; each is named above.")
+        raise PartialFailure(f"{failed} of {count} images could not be {done}; each is named above.")
     if not count:
         raise PartialFailure("standard input named no image.")
 
 
-def json_printer(classifier: "Classifier") -> Callable[["Outcome"], None]:
-    """Return what prints an outcome as a JSON line."""
+def show_json(classifier: "Classifier", outcome: Outcome["Result"]) -> None:
     from edgecnn.device.stream.lines import error_line, file_line
 
-    model, region = (classifier.name, classifier.model_sha256), classifier.region
-
-    def show(outcome: "Outcome") -> None:
-        if outcome.result is None:
-            emit_line(error_line(outcome.source, str(outcome.error)))
-        else:
-            emit_line(file_line(outcome.source, outcome.result, model, region))
-
-    return show
-
-
-def show_text(outcome: "Outcome") -> None:
-    """Print an outcome for people: the source, then the classes with their scores, or the decision where that is no label."""
-    source = printable(outcome.source)
     if outcome.result is None:
-        from edgecnn.cli.advice import with_advice
-
-        assert outcome.error
-        note(f"{source}: {with_advice(outcome.error)}")
-    elif outcome.result.reason:
-        emit_line(f"{source}: {outcome.result.decision}")
+        emit_line(error_line(outcome.source, str(outcome.error)))
     else:
-        emit_line(f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in outcome.result.top)}")
+        model = (classifier.name, classifier.model_sha256)
+        emit_line(file_line(outcome.source, outcome.result, model, classifier.region))
+
+
+def show_text(outcome: Outcome["Result"]) -> None:
+    """Print an outcome for people: the source, then the classes with their scores, or the decision where that is no label."""
+    source, result = printable(outcome.source), outcome.result
+    if result is None:
+        note(f"{source}: {outcome.error}")
+    elif result.reason:
+        emit_line(f"{source}: {result.decision}")
+    else:
+        emit_line(f"{source}: {', '.join(f'{printable(item.label)} {item.score:.2%}' for item in result.top)}")

@@ -3,222 +3,121 @@
 import contextlib
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import checked
+from edgecnn.cli.options import checked, secret
 from edgecnn.cli.stream import event_text, state_text, stopping_output
+from edgecnn.device.secrets import CAMERA
 from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.stream.events import SIGNAL, Event, StateChangedEvent
-from edgecnn.device.stream.feed import camera_secret
-from edgecnn.device.stream.loop import Item, open_stream
+from edgecnn.device.stream.events import SIGNAL, Seldom, StateChangedEvent
+from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
-from edgecnn.region import WHOLE, Region
 
 if TYPE_CHECKING:
-    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
-    from edgecnn.device.stream.keep import UncertainFrames
-    from edgecnn.device.stream.onchange import OnChange
     from edgecnn.device.stream.settings import Settings
     from edgecnn.runtime.classifier import Classifier
 
 READER_EVERY_S = 1.0
-"""How often a command that seldom prints checks whether its reader is still there."""
 
-
-class Sink(Protocol):
-    """Prints results and events. `idle` is called at least every `loop.TICK_S` while nothing comes."""
-
-    def result(self, result: FrameResult) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def idle(self) -> None: ...
+Sink = Callable[[Item | None], None]
+"""Prints results and events. It is called with None at least every `loop.TICK_S` while nothing comes."""
 
 
 def classify_stream(source: str | None, settings: "Settings", load: Callable[[], "Classifier"], json: bool) -> None:
-    """Classify a stream until it ends, its time is over or a signal comes.
-
-    Args:
-        source: the stream; None finds a camera.
-        settings: of the stream.
-        load: loads the classifier.
-        json: whether to print JSON lines.
-
-    Raises:
-        typer.BadParameter: for an option with a value that is not valid.
-        CameraError: if the source cannot be opened, or was away for too long.
-        Stopped: after a signal; its code is the exit code.
-    """
-    maps, frames = settings.reaction.explain, settings.reaction.save_uncertain
+    """Classify a stream, or what a camera sees if `source` is None, until it ends, its time is over or a signal comes (Stopped)."""
+    consumers: list[Consumer] = []
+    chosen = settings.reaction
+    maps, frames = chosen.explain, chosen.save_uncertain
     if maps and frames and maps.resolve().is_relative_to(frames.resolve()):
         raise typer.BadParameter(
             "name a folder outside that of --save-uncertain: maps are not images to train on.", param_hint="--explain"
         )
-    command = make_command(settings.reaction.on_change)
-    broker = read_broker(settings)
-    checked("--camera-password-file", camera_secret, settings.camera)
+    if chosen.on_change is not None:
+        from edgecnn.device.stream.onchange import OnChange
+
+        consumers.append(checked("--on-change", OnChange, chosen.on_change))
+    broker = None
+    if settings.mqtt.address is not None:
+        from edgecnn.cli.mqtt import make_publisher, read_settings
+
+        broker = read_settings(settings.mqtt, settings.camera.rotation)
+    secret("--camera-password-file", CAMERA, settings.camera.password_file)
     with Ends() as ends:
         classifier = load()
-        keepers = make_keepers(settings, classifier, ends)
-        publisher = make_publisher(broker, classifier) if broker else None
-        consumers = [*keepers, *(part for part in (command, publisher) if part)]
+        consumers = [*make_keepers(settings, classifier, ends), *consumers]
+        if broker:
+            consumers.append(make_publisher(broker, classifier))
         stream = open_stream(source, classifier, settings, consumers=consumers)
-        with make_sink(json, classifier) as sink, stopping_output(), stream:
+        with make_sink(json, classifier) as show, stopping_output(), stream:
             try:
                 for item in stream.ticks():
                     ends.check()
                     with ends.interruptible:
-                        show(item, sink)
+                        show(item)
             except Stopped:
                 if takes_output():
-                    sink.event(stream.ended(SIGNAL))
+                    show(stream.ended(SIGNAL))
                 raise
-
-
-def show(item: Item | None, sink: Sink) -> None:
-    """Give an item of a stream, or None, to a sink."""
-    if item is None:
-        sink.idle()
-    elif isinstance(item, FrameResult):
-        sink.result(item)
-    else:
-        sink.event(item)
 
 
 @contextlib.contextmanager
 def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
     """Yield where results go: JSON lines, a drawing in a terminal, or plain lines."""
-    if json:
-        yield JsonLines((classifier.name, classifier.model_sha256), classifier.region)
-    elif sys.stdout.isatty():
+    if not json and sys.stdout.isatty():
         from edgecnn.cli.view import View
 
         with View(model=classifier.name) as view:
-            yield view
+            yield view.show
+    elif json:
+        yield functools.partial(show_json, classifier, Seldom(READER_EVERY_S))
     else:
-        yield TextLines()
+        yield functools.partial(show_text, Seldom(READER_EVERY_S))
 
 
-def make_command(command: str | None) -> "OnChange | None":
-    """Make what runs a command on a change.
+def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> list[Consumer]:
+    chosen, rotation = settings.reaction, settings.camera.rotation
+    keepers: list[Consumer] = []
+    if chosen.save_uncertain:
+        from edgecnn.device.stream.keep import UncertainFrames
+        from edgecnn.device.stream.pictures import encode
 
-    Raises:
-        typer.BadParameter: for a command that cannot be run.
-    """
-    if command is None:
-        return None
-    from edgecnn.device.stream.onchange import OnChange
-
-    return checked("--on-change", OnChange, command)
-
-
-def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
-    """Make what keeps unsure frames and their maps: one for each of --save-uncertain and --explain.
-
-    Raises:
-        OutputError: if what earlier runs kept cannot be read.
-    """
-    chosen = settings.reaction
-    if chosen.save_uncertain is None and chosen.explain is None:
-        return []
-    from edgecnn.device.stream.keep import UncertainFrames
-
-    make = functools.partial(
-        UncertainFrames,
-        margin=chosen.save_margin,
-        cap_bytes=round(chosen.save_cap * 2**20),
-        rotation=settings.camera.rotation,
-        interruptible=ends.interruptible,
-    )
-    keepers = [make(chosen.save_uncertain)] if chosen.save_uncertain else []
+        write = functools.partial(encode, rotation=rotation)
+        keepers.append(UncertainFrames(chosen.save_uncertain, chosen, write, ends.interruptible))
     if chosen.explain:
         from edgecnn.device.explain import frame_pictures
+        from edgecnn.device.stream.keep import UncertainFrames
 
-        keepers.append(make(chosen.explain, write=frame_pictures(classifier, settings.decision.fit)))
+        explained = frame_pictures(classifier, settings.decision.fit)
+        keepers.append(
+            UncertainFrames(chosen.explain, chosen, lambda image: explained(image, rotation), ends.interruptible)
+        )
     return keepers
 
 
-def read_broker(settings: "Settings") -> "MqttSettings | None":
-    """Read the MQTT options; None without --mqtt.
-
-    Raises:
-        typer.BadParameter: for one that is not valid.
-        ModuleNotFoundError: if paho-mqtt is not installed.
-    """
-    if settings.mqtt.address is None:
-        return None
-    from edgecnn.cli.mqtt import read_settings
-
-    return read_settings(settings.mqtt, settings.camera.rotation)
+def check_reader(due: Seldom) -> None:
+    """Raise BrokenPipeError if nobody reads standard output any more; it is looked at only now and then."""
+    if due.count() and reader_gone():
+        raise BrokenPipeError
 
 
-def make_publisher(broker: "MqttSettings", classifier: "Classifier") -> "Publisher":
-    """Make what publishes the state.
-
-    Raises:
-        typer.BadParameter: for an option that is not valid.
-    """
-    from edgecnn.cli import mqtt
-
-    return mqtt.make_publisher(broker, classifier)
+def show_json(classifier: "Classifier", due: Seldom, item: Item | None) -> None:
+    if item is None:
+        check_reader(due)
+    elif isinstance(item, FrameResult):
+        emit_line(result_line(item, (classifier.name, classifier.model_sha256), classifier.region))
+    else:
+        emit_line(event_line(item))
 
 
-class Reader:
-    """Checks now and then whether anyone still reads standard output."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def check(self) -> None:
-        """Raise BrokenPipeError if nobody does."""
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + READER_EVERY_S
-            if reader_gone():
-                raise BrokenPipeError
-
-
-class JsonLines:
-    """A JSON line for each frame and event."""
-
-    def __init__(self, model: tuple[str, str], region: Region = WHOLE) -> None:
-        self._model = model
-        self._region = region
-        self._reader = Reader()
-
-    def result(self, result: FrameResult) -> None:
-        """Print a frame's result."""
-        emit_line(result_line(result, self._model, self._region))
-
-    def event(self, event: Event) -> None:
-        """Print an event."""
-        emit_line(event_line(event))
-
-    def idle(self) -> None:
-        """Check the reader."""
-        self._reader.check()
-
-
-class TextLines:
-    """A line on standard output for each change of the state; other events are notes."""
-
-    def __init__(self) -> None:
-        self._reader = Reader()
-
-    def result(self, result: FrameResult) -> None:
-        """Check the reader."""
-        self._reader.check()
-
-    def event(self, event: Event) -> None:
-        """Print a change of the state, or a note."""
-        if isinstance(event, StateChangedEvent):
-            emit_line(f"{rfc3339(event.ts)} {state_text(event)}")
-        else:
-            note(event_text(event))
-
-    def idle(self) -> None:
-        """Check the reader."""
-        self._reader.check()
+def show_text(due: Seldom, item: Item | None) -> None:
+    """Print a change of the state as a line on standard output, any other event as a note."""
+    if item is None or isinstance(item, FrameResult):
+        check_reader(due)
+    elif isinstance(item, StateChangedEvent):
+        emit_line(f"{rfc3339(item.ts)} {state_text(item)}")
+    else:
+        note(event_text(item))

@@ -31,7 +31,7 @@ def compare(
     max_drop: shared.MaxDrop = 1.0,
     confident: shared.Confident = False,
     min_agreement: shared.MinAgreement = None,
-    out: Annotated[Path | None, option("Write the JSON report to this file.", "none", "FILE")] = None,
+    out: Annotated[Path | None, option("Write the JSON report to this file.", "none", metavar="FILE")] = None,
     json: Json = False,
 ) -> None:
     """Compare any two models on the same images.

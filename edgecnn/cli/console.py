@@ -21,9 +21,8 @@ def note(text: str) -> None:
 def emit_line(text: str) -> None:
     """Print one line on standard output: whole, whatever interrupts it.
 
-    `print` writes the text and the newline apart when standard output is unbuffered. A signal's exception between the two would leave half
-    a line, with the next one glued to it. Here the whole line is one write of bytes. What a pipe does not accept at once stays in the
-    buffer and is written before anything else, even when a signal's exception ended the call.
+    `print` writes the text and the newline apart when standard output is unbuffered, and a signal may come between. Here the whole line is
+    one write of bytes; what a pipe does not accept at once stays in the buffer and is written before anything else.
     """
     sys.stdout.flush()
     out = _buffered(sys.stdout)
@@ -32,7 +31,6 @@ def emit_line(text: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
     emit_line(utf8(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True), r"\\"))
 
 

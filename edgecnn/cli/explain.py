@@ -1,26 +1,25 @@
 """`edgecnn explain`."""
 
+import functools
 import json as json_text
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import Model, RegionText, check_choice, read_region
+from edgecnn.cli.flags import with_flags
+from edgecnn.cli.options import Model, load_classifier
 from edgecnn.cli.workstation_options import Force
-from edgecnn.errors import ImageError, PartialFailure
+from edgecnn.device.stream import settings
+from edgecnn.region import WHOLE, Region
 
 if TYPE_CHECKING:
-    from edgecnn.region import Region
-    from edgecnn.runtime.classifier import Classifier
+    from edgecnn.device.stream.sources import Outcome
     from edgecnn.runtime.occlusion import Occlusion
 
 SCHEMA = "edgecnn.explanation/1"
-"""The schema of the JSON lines: `edgecnn/device/explanation.schema.json`."""
 
 SUFFIX = "-explained.png"
 
@@ -30,6 +29,7 @@ LONGEST_STEM = 200
 DECIMALS = 3
 
 
+@with_flags
 def explain(
     images: Annotated[
         list[str] | None,
@@ -40,13 +40,9 @@ def explain(
         ),
     ] = None,
     model: Model = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="How an image fits the input: crop, letterbox or stretch.", show_default="the model's"
-        ),
-    ] = None,
-    region: RegionText = None,
+    *,
+    fit: Annotated[str | None, settings.Decision],
+    region: Annotated[Region | None, settings.Model],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = Path("explained"),
     force: Force = False,
     json: Annotated[
@@ -70,98 +66,58 @@ def explain(
       edgecnn explain photos/ --model photos.edgecnn --json
       edgecnn explain photo.jpg --region 0.25,0,0.5,1 --out maps
     """
-    check_choice("--fit", fit, ("crop", "letterbox", "stretch"))
     if not images:
         raise typer.BadParameter("name an image, a folder or a glob, or - to read paths.", param_hint="IMAGE")
-    from edgecnn.device.slots.default import default_bundle
-    from edgecnn.runtime.classifier import Classifier
-
-    classifier = Classifier.load(default_bundle(model), region=read_region(region))
-    note(classifier.about)
-    explain_images(classifier, images, fit, Pictures(out, force), json)
-
-
-class Pictures:
-    """Where the pictures of a command go: a name for each, none twice and none of a file that exists, unless it may be replaced."""
-
-    def __init__(self, folder: Path, force: bool) -> None:
-        self._folder = folder
-        self._force = force
-        self._given: set[Path] = set()
-
-    def path(self, source: str) -> Path:
-        """Return where the picture of an image goes.
-
-        Raises:
-            OutputExistsError: if there is a file already that must not be replaced.
-        """
-        stem = Path(source).stem
-        name = os.fsencode(stem)
-        if len(name) > LONGEST_STEM:
-            stem = name[:LONGEST_STEM].decode(errors="ignore")
-        from edgecnn.files import refuse_existing
-
-        path, number = self._folder / f"{stem}{SUFFIX}", 1
-        while path in self._given:
-            number += 1
-            path = self._folder / f"{stem}-{number}{SUFFIX}"
-        refuse_existing(path, self._force)
-        self._given.add(path)
-        return path
-
-
-def explain_images(
-    classifier: "Classifier", sources: Sequence[str], fit: str | None, pictures: Pictures, json: bool
-) -> None:
-    """Write an image's picture and print its line, one image after the other.
-
-    Raises:
-        OutputExistsError, OutputError: if a picture cannot be written.
-        PartialFailure: if an image could not be explained, or standard input named none.
-    """
+    from edgecnn.cli.classify_files import show_each
     from edgecnn.device.explain import explain as explain_one
+
+    classifier = load_classifier(model, region=region)
+    given: set[Path] = set()
+
+    def work(source: str) -> "tuple[Path, Occlusion]":
+        path = picture_path(source, out, force, given)
+        return path, explain_one(source, classifier, fit)
+
+    show_each(work, images, functools.partial(show, classifier.model.contract.region, json), "explained")
+
+
+def picture_path(source: str, folder: Path, force: bool, given: set[Path]) -> Path:
+    """Return where the picture of an image goes: to none of `given`, which it is added to, nor, without `force`, to a file's place."""
+    from edgecnn.files import refuse_existing
+
+    stem = Path(source).stem
+    while len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[:-1]
+    path, number = folder / f"{stem}{SUFFIX}", 1
+    while path in given:
+        number += 1
+        path = folder / f"{stem}-{number}{SUFFIX}"
+    refuse_existing(path, force)
+    given.add(path)
+    return path
+
+
+def show(region: Region, json: bool, outcome: "Outcome[tuple[Path, Occlusion]]") -> None:
+    """Write an image's picture and print its line; of one that could not be explained, a note or its JSON line."""
     from edgecnn.device.explain import picture
-    from edgecnn.device.stream.sources import expand
     from edgecnn.files import write_atomic
-
-    count = failed = 0
-    for source, error in expand(sources, sys.stdin.buffer, note):
-        count += 1
-        try:
-            if error:
-                raise error
-            path = pictures.path(source)
-            found = explain_one(source, classifier, fit)
-        except ImageError as caught:
-            failed += 1
-            report_failure(source, caught, json)
-            continue
-        write_atomic(path, picture(found.pixels, found.map, found.answer, found.score))
-        seen = classifier.model.contract.region
-        emit_line(json_line(source, found, path, seen) if json else text_line(source, found, path, seen))
-    if failed:
-        raise PartialFailure(f"{failed} of {count} images could not be explained; each is named above.")
-    if not count:
-        raise PartialFailure("standard input named no image.")
-
-
-def report_failure(source: str, error: ImageError, json: bool) -> None:
-    """Print that an image could not be explained: a JSON line on standard output, or a note."""
     from edgecnn.labels import printable, utf8
 
-    if json:
-        emit_line(json_text.dumps({"schema": SCHEMA, "source": utf8(source), "error": utf8(str(error))}))
+    source = outcome.source
+    if outcome.result is not None:
+        path, found = outcome.result
+        write_atomic(path, picture(found.pixels, found.map, found.answer, found.score))
+        emit_line((json_line if json else text_line)(source, found, path, region))
+    elif json:
+        emit_line(json_text.dumps({"schema": SCHEMA, "source": utf8(source), "error": utf8(str(outcome.error))}))
     else:
-        from edgecnn.cli.advice import with_advice
-
-        note(f"{printable(source)}: {with_advice(error)}")
+        note(f"{printable(source)}: {outcome.error}")
 
 
-def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> str:
-    """Return the line for people: the answer, its score, where the model looked, and the picture."""
+def text_line(source: str, found: "Occlusion", path: Path, region: Region) -> str:
     from edgecnn.device.explain import in_words
     from edgecnn.labels import printable
-    from edgecnn.region import WHOLE, region_text
+    from edgecnn.region import region_text
 
     left, top, right, bottom = found.box
     looked = (
@@ -173,11 +129,10 @@ def text_line(source: str, found: "Occlusion", path: Path, region: "Region") -> 
     return f"{printable(source)}: {printable(found.answer)} {found.score:.2%}, {looked}: {printable(str(path))}"
 
 
-def json_line(source: str, found: "Occlusion", path: Path, region: "Region") -> str:
+def json_line(source: str, found: "Occlusion", path: Path, region: Region) -> str:
     """Return the JSON line of an image: as in the text, and the map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
     from edgecnn.labels import utf8
-    from edgecnn.region import WHOLE
 
     line = {
         "schema": SCHEMA,

@@ -14,12 +14,14 @@ PROGRAM = "For another program"
 
 
 def precision_flag(name: str, text: str, default: str = "off") -> Any:
-    return option(text, default, name=name, panel=PRECISION)
+    return option(text, default, PRECISION, name)
 
 
 def export(
     run: RunArgument = None,
-    format_: Annotated[str | None, option("The file format.", "tflite", "tflite|onnx", name="--format")] = None,
+    format_: Annotated[
+        str | None, option("The file format.", "tflite", None, "--format", metavar="tflite|onnx")
+    ] = None,
     int8: Annotated[bool, precision_flag("--int8", "int8 weights and activations.", "on")] = False,
     float32: Annotated[bool, precision_flag("--float32", "float32, from the float model.")] = False,
     float16: Annotated[
@@ -32,16 +34,16 @@ def export(
         ),
     ] = False,
     io: Annotated[
-        str | None, option("Type of an int8 TFLite file's input and output.", "int8", "int8|uint8|float32")
+        str | None, option("Type of an int8 TFLite file's input and output.", "int8", metavar="int8|uint8|float32")
     ] = None,
     program: Annotated[
         str | None,
         option(
             "Write the int8 model as this program loads it: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
             "none",
-            "frigate|mediapipe",
-            name="--for",
-            panel=PROGRAM,
+            PROGRAM,
+            "--for",
+            metavar="frigate|mediapipe",
         ),
     ] = None,
     out: Annotated[
@@ -49,8 +51,8 @@ def export(
         option(
             "Where those files go; the run keeps a copy for verify.",
             "RUN/frigate or RUN/mediapipe",
-            "DIR",
-            panel=PROGRAM,
+            PROGRAM,
+            metavar="DIR",
         ),
     ] = None,
     force: Force = False,

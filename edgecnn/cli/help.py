@@ -4,21 +4,13 @@ import re
 from typing import Any
 
 NUMBERS = {"integer": "a whole number", "int range": "a whole number", "float": "a number", "float range": "a number"}
-"""What typer's types of numbers are called for people."""
 
 
 def sections(command: Any, context: Any, action: str = "") -> dict[str, list[tuple[str, str]]]:
-    """Return the rows of a command's help by heading, in the order of the first row of each.
+    """Return the rows of a command's help by heading: how a parameter is typed, and what it means, with its default.
 
-    typer shows its groups of options (`rich_help_panel`) only with rich, which a device does not have.
-
-    Args:
-        command: built by typer.
-        context: of the command.
-        action: the value of the argument ACTION that the help is for; the headings of other actions ("With add") are then left out.
-
-    Returns:
-        For each heading its rows: how the parameter is typed, and what it means, with its default.
+    typer shows its groups of options (`rich_help_panel`) only with rich, which a device does not have. If `action` is one of the argument
+    ACTION, headings of others ("With add") are left out.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):

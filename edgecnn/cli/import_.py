@@ -26,20 +26,18 @@ def import_(
         ),
     ],
     calibrate_images: Annotated[
-        int | None, option("How many training images to calibrate with.", "500", "N", panel=CALIBRATION, min=1)
+        int | None, option("How many training images to calibrate with.", "500", CALIBRATION, metavar="N", min=1)
     ] = None,
     region: Annotated[
         str | None,
         option(
             "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
             "the whole image",
-            "X,Y,W,H",
-            panel=CALIBRATION,
+            CALIBRATION,
+            metavar="X,Y,W,H",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, option("Seed that draws the calibration images.", "1", panel=CALIBRATION, min=0)
-    ] = None,
+    seed: Annotated[int | None, option("Seed that draws the calibration images.", "1", CALIBRATION, min=0)] = None,
     input_range: shared.InputRange = None,
     input_scale: shared.InputScale = None,
     input_zero_point: shared.InputZeroPoint = None,

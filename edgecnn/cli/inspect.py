@@ -33,7 +33,8 @@ def inspect(
         option(
             "Compare by hashes alone: fast, but blind to cut copies, wrong labels and images unlike the others.",
             "off",
-            flag="--no-features",
+            None,
+            "--no-features",
         ),
     ] = False,
     fail_on: Annotated[

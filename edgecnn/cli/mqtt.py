@@ -1,19 +1,14 @@
 """The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
 
-import contextlib
-import functools
-import shlex
-import stat
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from edgecnn.cli.console import note
-from edgecnn.cli.options import checked
-from edgecnn.device.mqtt.address import Broker, parse_address
-from edgecnn.device.secrets import MQTT, read_secret
+from edgecnn.cli.options import secret
+from edgecnn.device.mqtt.address import parse_address
+from edgecnn.device.secrets import MQTT
 
 if TYPE_CHECKING:
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
@@ -22,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
-    """Read the address, and the user and the password from where they are.
-
-    Raises:
-        typer.BadParameter: for an option that is not valid.
-        ModuleNotFoundError: if paho-mqtt is not installed.
-    """
+    """Read the address, and the user and the password from where they are; a usage error for an option that is not valid."""
     from edgecnn.device.mqtt.publisher import MqttSettings
 
     try:
@@ -40,51 +30,22 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     if not options.prefix or set("+#\0") & set(options.prefix) or options.prefix.strip("/") != options.prefix:
         message = f"received {options.prefix!r}, expected a topic, such as homeassistant."
         raise typer.BadParameter(message, param_hint="--mqtt-prefix")
-    return MqttSettings(
-        broker=with_secret(broker, options.password_file), name=name, ca=options.ca, picture=options.picture,
-        binary=options.binary, prefix=options.prefix, rotation=rotation,
-    )  # fmt: skip
-
-
-def with_secret(broker: Broker, file: Path | None) -> Broker:
-    """Return the broker with user and password: from the file, else from the environment.
-
-    Raises:
-        typer.BadParameter: if the file cannot be read, or there is a password and no user.
-    """
-    if file is not None:
-        note_if_shared(file)
-    user, password = checked("--mqtt-password-file", functools.partial(read_secret, MQTT), file)
-    user = broker.user or user
-    if password is not None and user is None:
+    user, password = secret("--mqtt-password-file", MQTT, options.password_file)
+    broker = replace(broker, user=broker.user or user, password=password)
+    if password is not None and broker.user is None:
         raise typer.BadParameter(
             f"there is a password and no user; expected mqtt://USER@HOST/NAME, {MQTT}USER, or the user as the first line of the file.",
             param_hint="--mqtt",
         )
-    return replace(broker, user=user, password=password)
-
-
-def note_if_shared(file: Path) -> None:
-    """Say so if every user of this machine may read a file that holds a password."""
-    with contextlib.suppress(OSError):
-        if file.stat().st_mode & stat.S_IROTH:
-            note(
-                f"{file} holds a password, and every user of this machine may read it. Change that: chmod o-r {shlex.quote(str(file))}"
-            )
+    return MqttSettings(broker=broker, name=name, options=options, rotation=rotation)
 
 
 def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publisher":
-    """Make what publishes a classifier's states.
-
-    Raises:
-        typer.BadParameter: for an option that is not valid.
-    """
     from edgecnn.device.mqtt.publisher import Publisher
 
+    strangers = classifier.strangers is not None
     try:
-        return Publisher(
-            settings, labels=classifier.labels, model=classifier.name, strangers=classifier.strangers is not None
-        )
+        return Publisher(settings, labels=classifier.labels, model=classifier.name, strangers=strangers)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--mqtt-binary") from None
     except OSError as error:
@@ -92,12 +53,7 @@ def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publi
 
 
 def forget_device(options: "Mqtt") -> None:
-    """Remove a device from Home Assistant and from the broker.
-
-    Raises:
-        typer.BadParameter: for an option that is not valid.
-        MqttError: if the broker cannot be reached, or refuses.
-    """
+    """Remove a device from Home Assistant and from the broker; MqttError if the broker cannot be reached, or refuses."""
     from edgecnn.device.mqtt.publisher import forget
 
     settings = read_settings(options)
@@ -111,8 +67,7 @@ def forget_device(options: "Mqtt") -> None:
 
 
 def bad_authorities(settings: "MqttSettings", error: OSError) -> typer.BadParameter:
-    """Return the usage error for a file of authorities that cannot be used."""
     import ssl
 
     why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-    return typer.BadParameter(f"{settings.ca}: {why}.", param_hint="--mqtt-ca")
+    return typer.BadParameter(f"{settings.options.ca}: {why}.", param_hint="--mqtt-ca")

@@ -27,7 +27,7 @@ def networks(
     width: Annotated[int | None, option("Columns of the input.", "32", min=1, max=1024)] = None,
     channels: Annotated[int | None, option("Channels of the input, 1 or 3.", "3", min=1, max=3)] = None,
     classes: Annotated[int | None, option("Number of classes.", "10", min=2)] = None,
-    layers: Annotated[bool, option("Print each layer's shape, parameters and MACs.", "off", flag="--layers")] = False,
+    layers: Annotated[bool, option("Print each layer's shape, parameters and MACs.", "off", None, "--layers")] = False,
     json: Json = False,
 ) -> None:
     """List the networks and what each costs.

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgecnn.cli.console import note
+
 if TYPE_CHECKING:
-    from edgecnn.region import Region
+    from edgecnn.runtime.classifier import Classifier
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -39,21 +41,12 @@ Provider = Annotated[
         rich_help_panel="Engine",
     ),
 ]
-RegionText = Annotated[
-    str | None,
-    typer.Option(
-        "--region",
-        metavar="X,Y,W,H",
-        help="See only this part of each image: left, top, width and height as fractions of the upright image, such as "
-        "0.5,0,0.5,1 for its right half. 0,0,1,1 is the whole image.",
-        show_default="the bundle's, else the whole image",
-    ),
-]
 
 
-def option(help: str, default: str | bool = True, panel: str | None = None, *names: str, **more: Any) -> Any:
-    """Return one of Typer's options, with the default's text in the help (True for its value) and the heading that it stands under."""
-    return typer.Option(*names, help=help, show_default=default, rich_help_panel=panel, **more)
+def option(help: str, default: str | bool = True, panel: str | None = None, *flags: str, **more: Any) -> Any:
+    """Return a typer.Option: what it does, its default in words (True for its value), its heading, and its flags unless the parameter
+    names it."""
+    return typer.Option(*flags, help=help, show_default=default, rich_help_panel=panel, **more)
 
 
 def option_name(parameter: str) -> str:
@@ -62,42 +55,45 @@ def option_name(parameter: str) -> str:
 
 
 def check_choice(option: str, value: object, choices: Collection[object]) -> None:
-    """Refuse a value that is not None and not one of the choices.
-
-    Raises:
-        typer.BadParameter: a usage error, which names them.
-    """
+    """Refuse a value that is not None and not one of the choices, with a usage error, which names them."""
     if value is not None and value not in choices:
         raise typer.BadParameter(f"received {value!r}, expected {', '.join(map(str, choices))}.", param_hint=option)
 
 
-def read_region(text: str | None) -> "Region | None":
-    """Read --region, None without it.
-
-    Raises:
-        typer.BadParameter: a usage error, for anything that is not a region within the image.
-    """
-    from edgecnn import region
-
-    return None if text is None else checked("--region", region.read_region, text)
-
-
 def checked(option: str, read: Callable[[T], U], value: T) -> U:
-    """Return what `read` makes of an option's value.
-
-    Raises:
-        typer.BadParameter: a usage error, if it raises ValueError.
-    """
+    """Return what `read` makes of an option's value; a ValueError of its becomes a usage error."""
     try:
         return read(value)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint=option) from None
 
 
-def option(
-    text: str, default: str, metavar: str | None = None, *, name: str = "", panel: str | None = None, **limits: Any
-) -> Any:
-    """Return an option by its help text and what the help calls its default; `name` is needed for a flag, or another name."""
-    names: tuple[Any, ...] = (name,) if name else ()
-    shown: dict[str, Any] = {"help": text, "show_default": default, "metavar": metavar, "rich_help_panel": panel}
-    return typer.Option(*names, **shown | limits)
+def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str | None]:
+    """Return what `edgecnn.device.secrets.read_secret` does of an option's file, checked; say so if every user may read that."""
+    from edgecnn.device.secrets import read_secret
+
+    if file is not None:
+        note_if_shared(file)
+    return checked(option, lambda path: read_secret(prefix, path), file)
+
+
+def note_if_shared(file: Path) -> None:
+    """Say so if every user of this machine may read a file that holds a password."""
+    import contextlib
+    import shlex
+    import stat
+
+    with contextlib.suppress(OSError):
+        if file.stat().st_mode & stat.S_IROTH:
+            shared = f"{file} holds a password, and every user of this machine may read it."
+            note(f"{shared} Change that: chmod o-r {shlex.quote(str(file))}")
+
+
+def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
+    """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print which."""
+    from edgecnn.device.slots.default import default_bundle
+    from edgecnn.runtime.classifier import Classifier
+
+    classifier = Classifier.load(default_bundle(model), **choice)
+    note(classifier.about)
+    return classifier

@@ -87,10 +87,12 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
 
 def seen_region(text: str | None) -> list[float] | None:
     """Read --region as the flag of `resolve`; None without it. Raises typer.BadParameter for what is not a region within the image."""
-    from edgecnn.cli.options import read_region
+    if text is None:
+        return None
+    from edgecnn.cli.options import checked
+    from edgecnn.region import read_region
 
-    region = read_region(text)
-    return None if region is None else list(region)
+    return list(checked("--region", read_region, text))
 
 
 def input_size(text: str | None) -> dict[str, int | None]:

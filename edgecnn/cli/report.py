@@ -19,9 +19,9 @@ def report(
         typer.Argument(metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"),
     ] = None,
     out: Annotated[
-        Path | None, option("The page. Its figures go next to it as JSON.", "RUN/report.html", "FILE")
+        Path | None, option("The page. Its figures go next to it as JSON.", "RUN/report.html", metavar="FILE")
     ] = None,
-    png: Annotated[Path | None, option("Also write each plot to this folder, as PNG.", "none", "DIR")] = None,
+    png: Annotated[Path | None, option("Also write each plot to this folder, as PNG.", "none", metavar="DIR")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:

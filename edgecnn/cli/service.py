@@ -69,7 +69,7 @@ def service(
         options.parse(options.read(path), str(path))
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so that the defaults apply'}")
     elif action == "install":
-        from edgecnn.cli.mqtt import note_if_shared
+        from edgecnn.cli.options import note_if_shared
 
         unit = manage.install(manage.Host(), config)
         note_if_shared(options.ENVIRONMENT)

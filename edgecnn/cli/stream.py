@@ -4,25 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 from edgecnn.cli import drop_output
+from edgecnn.device.stream import events
 from edgecnn.device.stream.ends import Stopped, takes_output
-from edgecnn.device.stream.events import (
-    CameraBackEvent,
-    CameraLostEvent,
-    CameraOpenedEvent,
-    CommandFailedEvent,
-    EndedEvent,
-    Event,
-    FrameDamagedEvent,
-    MqttConflictEvent,
-    MqttConnectedEvent,
-    MqttLostEvent,
-    MqttRefusedEvent,
-    ProblemEvent,
-    ReleaseEvent,
-    SaveFailedEvent,
-    StateChangedEvent,
-)
-from edgecnn.device.stream.feed import SourceBack, SourceLost, SourceOpened
 from edgecnn.labels import printable
 
 
@@ -37,59 +20,50 @@ def stopping_output() -> Iterator[None]:
         raise
 
 
-def state_text(event: StateChangedEvent) -> str:
+def state_text(event: events.StateChangedEvent) -> str:
     """Return a change of the state for people: the label and its score, or why there is none."""
     if event.state is None or event.reason is not None:
         return f"{event.state or '-'} ({event.reason})"
     return f"{printable(event.state)} {event.score:.2%}"
 
 
-def named(source: str, text: str) -> str:
-    """Return a text for people that begins with its source's name, once."""
-    return text if not source or text.startswith(source) else f"{source.removesuffix(':')}: {text}"
+def event_text(event: events.Event) -> str:
+    """Return an event for people. A text that begins with its source's name has that once."""
 
+    def named(text: str) -> str:
+        source = event.source
+        return text if not source or text.startswith(source) else f"{source.removesuffix(':')}: {text}"
 
-def open_text(item: SourceOpened | SourceLost | SourceBack) -> str:
-    """Return what happened to a source for people."""
-    if isinstance(item, SourceLost):
-        return f"camera lost ({item.reason}): {named(item.name, item.text)}"
-    if isinstance(item, SourceBack):
-        return f"camera back after {item.after_s:.1f} s: {named(item.name, item.about)}"
-    return f"camera: {named(item.name, item.about)}"
-
-
-def event_text(event: Event) -> str:
-    """Return an event for people."""
+    count = getattr(event, "count", 1)
+    times = f" ({count} times)" if count > 1 else ""
     match event:
-        case CameraOpenedEvent():
-            return f"camera: {named(event.source, event.about)}"
-        case CameraLostEvent():
-            return f"camera lost ({event.reason}): {named(event.source, event.message)}"
-        case CameraBackEvent():
-            return f"camera back after {event.after_s:.1f} s: {named(event.source, event.about)}"
-        case StateChangedEvent():
+        case events.CameraOpenedEvent():
+            return f"camera: {named(event.about)}"
+        case events.CameraLostEvent():
+            return f"camera lost ({event.reason}): {named(event.message)}"
+        case events.CameraBackEvent():
+            return f"camera back after {event.after_s:.1f} s: {named(event.about)}"
+        case events.StateChangedEvent():
             return f"state: {state_text(event)}"
-        case FrameDamagedEvent() | SaveFailedEvent():
-            times = f" ({event.count} times)" if event.count > 1 else ""
+        case events.FrameDamagedEvent() | events.SaveFailedEvent():
             return f"{event.kind.replace('_', ' ')}: {event.message}{times}"
-        case CommandFailedEvent():
+        case events.CommandFailedEvent():
             return f"command failed: {event.message}"
-        case MqttConnectedEvent():
+        case events.MqttConnectedEvent():
             states = f"; states not sent meanwhile: {event.dropped:,}" if event.dropped else ""
             return f"mqtt connected to {event.broker} after {event.after_s:.1f} s{states}"
-        case MqttLostEvent():
+        case events.MqttLostEvent():
             return f"mqtt lost ({event.reason}): {event.broker}: {event.message}"
-        case MqttRefusedEvent():
-            times = f" ({event.count} times)" if event.count > 1 else ""
+        case events.MqttRefusedEvent():
             return f"mqtt refused ({event.reason}): {event.broker}: {event.message}{times}"
-        case MqttConflictEvent():
+        case events.MqttConflictEvent():
             return f"mqtt conflict: {event.broker}: {event.message}"
-        case ReleaseEvent():
+        case events.ReleaseEvent():
             why = f": {event.reason}" if event.reason else ""
             return f"release {(event.release or 'that ships')[:12]} ({event.name}) is {event.state}{why}"
-        case ProblemEvent():
+        case events.ProblemEvent():
             return f"{event.about}: {event.message}"
-        case EndedEvent():
+        case events.EndedEvent():
             counts = f"{event.frames:,} frames, {event.dropped:,} dropped, {event.damaged:,} damaged"
             return f"ended ({event.reason.replace('_', ' ')}): {counts}"
     raise TypeError(event)

@@ -35,35 +35,35 @@ def train(
     robust: shared.Robust = False,
     setting: shared.Setting = None,
     out: Annotated[Path | None, option("The run folder to write.", "runs/DATA-NETWORK")] = None,
-    resume: Annotated[bool, option("Continue the run at --out, or else the last one.", "off", name="--resume")] = False,
+    resume: Annotated[
+        bool, option("Continue the run at --out, or else the last one.", "off", None, "--resume")
+    ] = False,
     force: shared.Force = False,
     workers: Annotated[
         str | None,
         option(
             "Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
             "this machine alone",
-            "HOST:PORT,…",
-            panel=CLUSTER,
+            CLUSTER,
+            metavar="HOST:PORT,…",
         ),
     ] = None,
     worker: Annotated[
         int | None,
-        option("This machine's place in --workers, from 0. Worker 0 keeps the run.", "none", "N", panel=CLUSTER),
+        option("This machine's place in --workers, from 0. Worker 0 keeps the run.", "none", CLUSTER, metavar="N"),
     ] = None,
     dry_run: Annotated[
         bool,
         option(
             "Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
             "off",
-            name="--dry-run",
-            panel=INSTEAD,
+            INSTEAD,
+            "--dry-run",
         ),
     ] = False,
     keys: Annotated[
         bool,
-        option(
-            "List all recipe keys with their type, default, limits and meaning.", "off", name="--keys", panel=INSTEAD
-        ),
+        option("List all recipe keys with their type, default, limits and meaning.", "off", INSTEAD, "--keys"),
     ] = False,
     json: Json = False,
 ) -> None:

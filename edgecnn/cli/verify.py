@@ -24,11 +24,11 @@ def verify(
     accept_conversion: shared.AcceptConversion = False,
     target_error: shared.TargetError = None,
     matrix: Annotated[
-        bool, option("Also compare every engine that can run the int8 models.", "off", name="--matrix", panel=ENGINES)
+        bool, option("Also compare every engine that can run the int8 models.", "off", ENGINES, "--matrix")
     ] = False,
     tflite_python: Annotated[
         Path | None,
-        option("Python of an environment with tflite-runtime, for --matrix.", "none", "PATH", panel=ENGINES),
+        option("Python of an environment with tflite-runtime, for --matrix.", "none", ENGINES, metavar="PATH"),
     ] = None,
     on: On = None,
     engines: Engines = None,
@@ -37,12 +37,10 @@ def verify(
     model: BoardModel = None,
     data: Annotated[
         str | None,
-        option(
-            "Test images of that bundle: a dataset's name, a folder or zip.", "as recorded in the bundle", panel=BOARDS
-        ),
+        option("Test images of that bundle: a dataset's name, a folder or zip.", "as recorded in the bundle", BOARDS),
     ] = None,
     out: Annotated[
-        Path | None, option("Write that bundle's JSON report to this file.", "none", "FILE", panel=BOARDS)
+        Path | None, option("Write that bundle's JSON report to this file.", "none", BOARDS, metavar="FILE")
     ] = None,
     json: Json = False,
 ) -> None:

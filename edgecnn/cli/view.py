@@ -9,13 +9,12 @@ from typing import TextIO
 
 from edgecnn.cli.stream import event_text, state_text
 from edgecnn.device.stream.events import CameraLostEvent, EndedEvent, Event, StateChangedEvent
+from edgecnn.device.stream.loop import Item
 from edgecnn.device.stream.results import FrameResult
 
 DRAW_EVERY_S = 0.1
-"""Shortest time between two drawings, in seconds."""
 
 RATE_OVER_S = 2.0
-"""Frames per second are averaged over this many seconds."""
 
 HIDE, SHOW, CLEAR_BELOW, CLEAR_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[J", "\x1b[K"
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
@@ -23,7 +22,7 @@ WHOLE_SCREEN = "\x1b[2J\x1b[H"
 
 
 class View:
-    """A sink that draws. Use as a context manager: the cursor is shown again whatever happens."""
+    """Draws results and events; `size` gives columns and lines. Use as a context manager: the cursor is shown again whatever happens."""
 
     def __init__(
         self,
@@ -33,26 +32,19 @@ class View:
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], tuple[int, int]] = lambda: tuple(shutil.get_terminal_size()),  # type: ignore[assignment,return-value]
     ) -> None:
-        """Prepare.
-
-        Args:
-            out: the terminal; standard output by default.
-            model: the name of the model whose answers are shown.
-            clock: monotonic seconds.
-            size: columns and lines of the terminal.
-        """
         self._out = out or sys.stdout
         self._model = model
         self._clock = clock
         self._size = size
         self._last: FrameResult | None = None
         self._state = ""
-        self._lost = ""
+        self._lost = False
         self._times: deque[float] = deque()
         self._drawn_at = float("-inf")
         self._drawn_lines = 0
         self._drawn_size = size()
-        self._bar = "█" if can_print(self._out, "█") else "#"
+        self._encoding = self._out.encoding or "utf-8"
+        self._bar = "█" if "█".encode(self._encoding, "ignore") else "#"
 
     def __enter__(self) -> "View":
         self._write(HIDE)
@@ -61,30 +53,24 @@ class View:
     def __exit__(self, *_: object) -> None:
         self._write(SHOW)
 
-    def result(self, result: FrameResult) -> None:
-        """Draw a frame's result, if it is time."""
-        self._last = result
-        self._times.append(self._clock())
-        self._draw()
-
-    def event(self, event: Event) -> None:
-        """Print an event above the drawing; a change of the state is in the drawing."""
-        if isinstance(event, StateChangedEvent):
-            self._state = state_text(event)
-            return
-        self._lost = event_text(event) if isinstance(event, CameraLostEvent) else ""
-        if isinstance(event, CameraLostEvent | EndedEvent):
-            self._times.clear()
-        self._write(self._erase() + self._fitted(event_text(event)) + "\n")
-        self._drawn_lines = 0
-        self._draw(now=True)
-
-    def idle(self) -> None:
-        """Draw, if it is time."""
-        self._draw()
+    def show(self, item: Item | None) -> None:
+        """Take a result or an event, and draw if it is time. Events stand above the drawing; a change of the state is in it."""
+        if isinstance(item, StateChangedEvent):
+            self._state = state_text(item)
+        elif isinstance(item, Event):
+            self._lost = isinstance(item, CameraLostEvent)
+            if isinstance(item, CameraLostEvent | EndedEvent):
+                self._times.clear()
+            self._write(self._erase() + self._fitted(event_text(item)) + "\n")
+            self._drawn_lines = 0
+            self._draw(now=True)
+        else:
+            if item is not None:
+                self._last = item
+                self._times.append(self._clock())
+            self._draw()
 
     def lines(self) -> list[str]:
-        """Return the lines to draw, each no wider than the terminal."""
         columns, _ = self._size()
         result = self._last
         if self._lost:
@@ -101,10 +87,8 @@ class View:
             bar = self._bar * round(item.score * width)
             text.append(self._fitted(f"{item.label[:20]:20} {item.score:7.2%}  {bar}"))
         rate = len(self._times) / RATE_OVER_S
-        text.append(
-            self._fitted(f"{rate:.1f} frames/s  {latency:.1f} ms  {result.dropped:,} dropped  model {self._model}")
-        )
-        return text
+        figures = f"{rate:.1f} frames/s  {latency:.1f} ms  {result.dropped:,} dropped  model {self._model}"
+        return [*text, self._fitted(figures)]
 
     def _draw(self, now: bool = False) -> None:
         time_ = self._clock()
@@ -131,15 +115,5 @@ class View:
         return "".join(char if char.isprintable() else "?" for char in text)[: max(1, columns - 1)]
 
     def _write(self, text: str) -> None:
-        encoding = self._out.encoding or "utf-8"
-        self._out.write(text.encode(encoding, "replace").decode(encoding))
+        self._out.write(text.encode(self._encoding, "replace").decode(self._encoding))
         self._out.flush()
-
-
-def can_print(out: TextIO, text: str) -> bool:
-    """Return whether a file's encoding has a text's characters."""
-    try:
-        text.encode(out.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from edgecnn.cli.options import option
 
 if TYPE_CHECKING:
     from edgecnn.calibrate.input_range import Given
@@ -16,11 +18,6 @@ INPUT = "Input range"
 
 LARGEST = 2.0
 """Of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger."""
-
-
-def option(help: str, default: str | bool = True, panel: str | None = None, flag: str = "", **more: Any) -> Any:
-    """Return a typer.Option: what it does, its default in words, the panel in the help, and its flag unless the parameter names it."""
-    return typer.Option(*filter(None, [flag]), help=help, show_default=default, rich_help_panel=panel, **more)
 
 
 RecipeArgument = Annotated[
@@ -98,7 +95,7 @@ Setting = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-Force = Annotated[bool, option("Replace existing output.", "off", flag="--force")]
+Force = Annotated[bool, option("Replace existing output.", "off", None, "--force")]
 
 MaxDrop = Annotated[
     float, option("Largest accepted drop in accuracy, in percentage points.", panel=GATE, min=0.0, max=100.0)

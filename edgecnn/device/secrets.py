@@ -28,15 +28,7 @@ def environment() -> dict[str, str]:
 
 
 def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]:
-    """Return (user, password): those of a file, and what it lacks from the environment; None for what neither has.
-
-    Args:
-        prefix: MQTT or CAMERA.
-        file: see `parse_secret`.
-
-    Raises:
-        ValueError: if the file cannot be read or used; the message names it.
-    """
+    """Return (user, password), or None: of a file, else of the environment by a prefix, MQTT or CAMERA. ValueError names a bad file."""
     user, password = (os.environ.get(prefix + name) or None for name in ("USER", "PASSWORD"))
     if file is not None:
         try:
@@ -49,16 +41,8 @@ def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]
 
 
 def parse_secret(text: str) -> tuple[str | None, str]:
-    """Read a password file's text: a line with the password, or one with the user and one with the password.
-
-    Returns:
-        (user, password); the user is None where there is one line.
-
-    Raises:
-        ValueError: if it has no line, an empty one, or more than two.
-    """
-    lines = text.removesuffix("\n").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
+    """Return (user, password) of a file with a line for the password, or one for each; ValueError for other lines."""
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if len(lines) > 2 or not all(lines):
         raise ValueError("expected one line with the password, or two: the user and the password")
     return (lines[0] if len(lines) == 2 else None), lines[-1]

@@ -76,10 +76,10 @@ def screen(text):
 
 
 def test_the_state_bars_and_figures(view, terminal):
-    view.event(event(StateChangedEvent, state="cat", previous=None, score=0.5, reason=None, seq=0))
+    view.show(event(StateChangedEvent, state="cat", previous=None, score=0.5, reason=None, seq=0))
     for _ in range(5):
         terminal.now += 0.2
-        view.result(result())
+        view.show(result())
     lines = screen(terminal.getvalue())
     assert lines[0] == "cat 50.00%"
     assert lines[1].startswith("cat ") and lines[1].endswith("50.00%  " + "█" * 14)
@@ -90,23 +90,23 @@ def test_the_state_bars_and_figures(view, terminal):
 def test_it_is_drawn_ten_times_a_second_at_most(view, terminal):
     for _ in range(1000):
         terminal.now += 0.001
-        view.result(result())
+        view.show(result())
     assert 9 <= terminal.getvalue().count("frames/s") <= 11
 
 
 def test_events_stay_above(view, terminal):
-    view.event(event(CameraOpenedEvent, about="a script", live=True))
+    view.show(event(CameraOpenedEvent, about="a script", live=True))
     terminal.now += 1
-    view.result(result())
-    view.event(event(FrameDamagedEvent, message="no end", seq=1, count=3))
+    view.show(result())
+    view.show(event(FrameDamagedEvent, message="no end", seq=1, count=3))
     lines = screen(terminal.getvalue())
     assert lines[:2] == ["camera: fake: a script", "frame damaged: no end (3 times)"] and "frames/s" in lines[5]
-    view.event(event(CameraLostEvent, reason="stall", message="fake: no frame for 5.0 s."))
+    view.show(event(CameraLostEvent, reason="stall", message="fake: no frame for 5.0 s."))
     lines = screen(terminal.getvalue())
     assert lines[2:4] == ["camera lost (stall): fake: no frame for 5.0 s.", "waiting for the camera"], (
         "no result is shown as if it were new"
     )
-    view.event(event(CameraBackEvent, about="a script", after_s=2.0, attempts=1))
+    view.show(event(CameraBackEvent, about="a script", after_s=2.0, attempts=1))
     assert "frames/s" in screen(terminal.getvalue())[-2]
 
 
@@ -115,29 +115,29 @@ def test_small_terminals(view, terminal, columns, rows):
     terminal.columns, terminal.rows = columns, rows
     for _ in range(3):
         terminal.now += 1
-        view.result(result())
+        view.show(result())
     last = terminal.getvalue().rpartition(WHOLE_SCREEN)[2]
     lines = screen(last)
     assert max(map(len, lines)) <= max(1, columns - 1) and len(lines) <= max(2, rows)
 
 
 def test_after_a_resize_the_screen_is_drawn_anew(view, terminal):
-    view.result(result())
+    view.show(result())
     terminal.columns = 40
     terminal.now += 1
-    view.result(result())
+    view.show(result())
     assert terminal.getvalue().count(WHOLE_SCREEN) == 1
 
 
 def test_labels_that_would_move_the_cursor(view, terminal):
-    view.result(result(label="\x1b[2Jcat\n"))
+    view.show(result(label="\x1b[2Jcat\n"))
     assert "?[2Jcat?" in terminal.getvalue() and "\x1b[2J" not in terminal.getvalue()
 
 
 def test_terminals_without_unicode(terminal):
     terminal.encoding = "ascii"
     with View(terminal, model="pets", clock=lambda: terminal.now, size=lambda: (60, 24)) as view:
-        view.result(result(label="Kätzchen"))
+        view.show(result(label="Kätzchen"))
     assert "K?tzchen" in terminal.getvalue() and "#######" in terminal.getvalue() and terminal.getvalue().isascii()
 
 

@@ -39,3 +39,18 @@ def test_a_file_comes_before_the_environment_which_other_programs_do_not_get(tmp
     assert read_secret(CAMERA, tmp_path / "secret") == ("ann", "open")
     with pytest.raises(ValueError, match="none: No such file"):
         read_secret(CAMERA, tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", [
+    ("capture", "synthetic:8x8?frames=1", "--label", "cat", "--interval", "1"),
+    ("classify", "synthetic:8x8?frames=1", "--model", "none.edgecnn"),
+])  # fmt: skip
+def test_a_cameras_password_file_that_all_may_read_is_named(edgecnn, tmp_path, command):
+    secret = tmp_path / "a secret"
+    secret.write_text("ann\nsesame\n")
+    said = []
+    for mode in (0o644, 0o640):
+        secret.chmod(mode)
+        said.append(edgecnn(*command, "--camera-password-file", secret).err)
+    assert said[0].count(f"every user of this machine may read it. Change that: chmod o-r '{secret}'") == 1
+    assert "every user" not in said[1] and "sesame" not in said[0]

@@ -24,33 +24,14 @@ PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "w
 """The prefixes by which a SOURCE argument names one of SOURCES; the rest is what that source opens."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
-"""Addresses of streams that ffmpeg reads."""
 
 VIDEOS = (
-    ".mp4",
-    ".m4v",
-    ".mkv",
-    ".avi",
-    ".mov",
-    ".webm",
-    ".mjpeg",
-    ".mjpg",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".h264",
-    ".flv",
-    ".wmv",
-    ".3gp",
-)
-"""File names of videos, in lower case."""
+    ".mp4", ".m4v", ".mkv", ".avi", ".mov", ".webm", ".mjpeg", ".mjpg", ".mpg", ".mpeg", ".ts", ".h264", ".flv", ".wmv", ".3gp",
+)  # fmt: skip
 
 
 def kind_of(text: str) -> tuple[str, str]:
-    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files, or nothing.
-
-    A null character is in no path and in no address.
-    """
+    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files, or nothing."""
     if "\0" in text:
         return "", text
     for prefix, name in PREFIXES.items():
@@ -69,11 +50,7 @@ def is_stream(text: str) -> bool:
 
 
 def make(name: str, text: str, settings: "CameraSettings") -> "Source":
-    """Import a source's class and open it.
-
-    Raises:
-        CameraError: if it cannot be opened, or needs another operating system.
-    """
+    """Import a source's class and open it; CameraError if it cannot be opened, or needs another operating system."""
     if sys.platform != "linux" and name != "synthetic":
         raise CameraError(
             f"{name}: cameras and streams are read on Linux only; this is {sys.platform}. Give image files instead."
@@ -83,11 +60,7 @@ def make(name: str, text: str, settings: "CameraSettings") -> "Source":
 
 
 def open_source(text: str, settings: "CameraSettings") -> "Source":
-    """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:".
-
-    Raises:
-        CameraError: if it names no stream, or it cannot be opened; the text says why and what to do.
-    """
+    """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:"; or CameraError."""
     name, rest = kind_of(text)
     if not name:
         from edgecnn.device.secrets import masked
@@ -100,55 +73,34 @@ def open_source(text: str, settings: "CameraSettings") -> "Source":
 
 
 PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
-"""How long a camera may take to give its first frame."""
 
 
 def find_camera(settings: "CameraSettings") -> "Source":
-    """Open the first camera that gives a frame: a CSI camera, then USB cameras, then USB cameras through ffmpeg.
-
-    The frame that proves the camera is dropped.
-
-    Raises:
-        CameraError: if none does; the text lists each attempt and why it failed.
-    """
+    """Open the first camera that gives a frame, which is dropped, or raise CameraError, which lists each attempt and why it failed."""
     from edgecnn.device.cameras.nodes import video_nodes
-    from edgecnn.device.cameras.source import UnreadableFormatError
+    from edgecnn.device.cameras.source import CameraLost, UnreadableFormatError
 
     failures = []
     nodes = video_nodes()
-    others = []
-    for name, text in [("rpicam", ""), *(("v4l2", node) for node in nodes)]:
+    candidates = [("rpicam", ""), *(("v4l2", node) for node in nodes)]
+    for name, text in candidates:
         try:
             return proved(name, text, settings)
-        except UnreadableFormatError as error:
+        except (CameraError, CameraLost) as error:
             failures.append(str(error))
-            others.append(text)
-        except CameraError as error:
-            failures.append(str(error))
+            if isinstance(error, UnreadableFormatError):
+                candidates.append(("ffmpeg", text))  # which may read it; tried last
     if not nodes:
         failures.append("USB: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
-    for text in others:
-        try:
-            return proved("ffmpeg", text, settings)
-        except CameraError as error:
-            failures.append(str(error))
     raise CameraError("no camera found; tried:" + "".join(f"\n  {failure}" for failure in failures))
 
 
 def proved(name: str, text: str, settings: "CameraSettings") -> "Source":
-    """Open a camera and read one frame, which is dropped.
-
-    Raises:
-        CameraError: if it cannot be opened or gives none.
-    """
-    from edgecnn.device.cameras.source import CameraLost
-
+    """Open a camera and read one frame, which is dropped. Raises CameraError or CameraLost."""
     source = make(name, text, settings)
     given = False
     try:
         given = source.read(PROOF_S[name]) is not None
-    except CameraLost as lost:
-        raise CameraError(str(lost)) from None
     finally:
         if not given:
             source.close()

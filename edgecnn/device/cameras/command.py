@@ -10,22 +10,14 @@ from edgecnn.errors import CameraError
 
 
 class CommandSource(ProcessSource):
-    """Frames of a command, split as a shell would and run without one. It is live: that it ends is a loss, whatever its exit code.
-
-    Args:
-        text: the command. Size and rate are its own business.
-
-    Raises:
-        CameraError: if it is empty, has an open quotation, or its program is not there.
-    """
+    """Frames of a command, split as a shell would and run without one. It is live: that it ends is a loss, whatever its exit code."""
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         try:
             command = shlex.split(text)
         except ValueError as error:
-            raise CameraError(
-                f"exec:{masked(text)}: cannot be split into words: {error}. Close the quotation."
-            ) from None
+            text = masked(text)
+            raise CameraError(f"exec:{text}: cannot be split into words: {error}. Close the quotation.") from None
         if not command:
             raise CameraError(
                 "exec: has no command; expected a program that writes MJPEG, such as 'exec:rpicam-vid -t 0 --codec mjpeg -o -'."

@@ -1,5 +1,6 @@
 """Why a device node cannot be used: who may open it, and which process holds it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,18 +24,11 @@ def advice_on_permission(path: str) -> str:
 
 def holding(path: str, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
     """Return (process id, name) of the processes that have a node open, as far as /proc shows them."""
-    try:
-        target = os.path.realpath(path)
-        processes = [entry for entry in proc.iterdir() if entry.name.isdecimal()]
-    except OSError:
-        return []
-    holders = []
-    for process in processes:
-        try:
+    target, holders = os.path.realpath(path), []
+    for process in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or it is another user's
             if any(os.readlink(link) == target for link in (process / "fd").iterdir()):
                 holders.append((int(process.name), (process / "comm").read_text(errors="replace").strip()))
-        except OSError:  # it ended, or it is another user's
-            continue
     return sorted(holders)
 
 

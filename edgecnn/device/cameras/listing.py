@@ -4,19 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgecnn.device.cameras import ffmpeg, rpicam
 from edgecnn.device.cameras.nodes import names_by_id, video_nodes
 from edgecnn.errors import CameraError
 
 ASK_S = 10.0
-"""How long rpicam-vid may take to list its cameras."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Format:
+class Format(NamedTuple):
     """A pixel format. `modes` are (width, height, rates in frames per second); `ranged` if all sizes between them can be had."""
 
     name: str
@@ -26,8 +23,7 @@ class Format:
     ranged: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Camera:
+class Camera(NamedTuple):
     """A camera, or a node that looks like one.
 
     `device` is the SOURCE argument that opens it; `problem` says why it cannot be used. `is_camera` is False for a node that gives no
@@ -44,31 +40,21 @@ class Camera:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CameraList:
+class CameraList(NamedTuple):
     """All cameras in the order in which `--camera` tries them, and notes on what is missing to find others."""
 
     cameras: tuple[Camera, ...]
-    programs: dict[str, str | None] = field(default_factory=dict)
+    programs: dict[str, str | None]
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the listing as JSON data."""
-        return {
-            "cameras": [camera_json(camera) for camera in self.cameras],
-            "programs": self.programs,
-            "notes": list(self.notes),
-        }
+        return {**self._asdict(), "cameras": [camera_json(camera) for camera in self.cameras]}
 
 
 def camera_json(camera: Camera) -> dict[str, Any]:
-    """Return a camera as JSON data."""
     formats = [
         {
-            "name": item.name,
-            "description": item.description,
-            "readable": item.readable,
-            "ranged": item.ranged,
+            **item._asdict(),
             "modes": [
                 {"width": width, "height": height, "fps": [round(rate, 3) for rate in rates]}
                 for width, height, rates in item.modes
@@ -76,8 +62,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
         }
         for item in camera.formats
     ]
-    result = {key: getattr(camera, key) for key in ("device", "name", "driver", "problem", "is_camera", "note")}
-    return {**result, "names": list(camera.names), "usable": not camera.problem, "formats": formats}
+    return {**camera._asdict(), "usable": not camera.problem, "formats": formats}
 
 
 def list_cameras() -> CameraList:
@@ -97,68 +82,41 @@ def list_cameras() -> CameraList:
         notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
     if sys.platform != "linux":
         notes.append(f"USB cameras are read on Linux only; this is {sys.platform}.")
-        return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
-    nodes = video_nodes()
-    names = names_by_id()
-    cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
-    if not nodes:
-        notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
-    return CameraList(cameras=tuple(cameras), programs=programs, notes=tuple(notes))
+    else:
+        nodes, names = video_nodes(), names_by_id()
+        cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
+        if not nodes:
+            notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+    return CameraList(tuple(cameras), programs, tuple(notes))
 
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
-    """Return a V4L2 node's capabilities, or why it cannot be used.
-
-    Args:
-        path: such as "/dev/video0".
-        names: its other paths.
-        kernel: as for `v4l2_device.Device`.
-    """
+    """Return what a V4L2 node can do, or why it cannot be used; `names` are its other paths, `kernel` is as for `v4l2_device.Device`."""
     from edgecnn.device.cameras.v4l2_abi import fourcc
     from edgecnn.device.cameras.v4l2_device import READABLE, Device, why_in_use, why_not_opened
 
     try:
         device = Device(path, kernel)
     except CameraError as error:
-        return Camera(device=path, names=names, problem=error.problem)
-    capability = device.capability
-    formats: tuple[Format, ...] = ()
-    note = ""
-    busy = no_camera = False
+        return Camera(path, names=names, problem=error.problem)
+    camera = Camera(path, device.capability.card, device.capability.driver, names)
+    busy = False
     try:
-        problem = device.unusable()
-        no_camera = bool(problem)
-        if not problem:
-            formats = tuple(
-                Format(
-                    name=fourcc(item.pixelformat),
-                    description=item.description,
-                    readable=item.pixelformat in READABLE,
-                    modes=tuple((mode.width, mode.height, mode.rates) for mode in item.modes),
-                    ranged=item.ranged,
-                )
-                for item in device.formats()
-            )
-            note = device.signal()
-            busy = device.busy()
-            if not busy and not any(item.readable for item in formats):
-                problem = f"edgecnn reads none of its formats. Use ffmpeg:{path}, which reads more."
+        if problem := device.unusable():
+            return camera._replace(problem=problem, is_camera=False)
+        formats = tuple(
+            Format(fourcc(item.pixelformat), item.description, item.pixelformat in READABLE, item.modes, item.ranged)
+            for item in device.formats()
+        )
+        camera = camera._replace(formats=formats, note=device.signal())
+        busy = device.busy()
+        if not busy and not any(item.readable for item in formats):
+            camera = camera._replace(problem=f"edgecnn reads none of its formats. Use ffmpeg:{path}, which reads more.")
     except OSError as error:
-        problem = why_not_opened(path, error)
+        camera = camera._replace(problem=why_not_opened(path, error))
     finally:
         device.close()
-    if busy:  # looked up once we have closed it ourselves
-        problem = why_in_use(path)
-    return Camera(
-        device=path,
-        name=capability.card,
-        driver=capability.driver,
-        names=names,
-        formats=formats,
-        problem=problem,
-        is_camera=not no_camera,
-        note=note,
-    )
+    return camera._replace(problem=why_in_use(path)) if busy else camera  # looked up once we have closed it ourselves
 
 
 def csi_cameras(program: str) -> tuple[list[Camera], str]:
@@ -185,21 +143,15 @@ def parse_csi(said: str, program: str) -> list[Camera]:
     for line in said.splitlines():
         match = re.match(r"\s*(\d+) : (\S+) \[.*?\] \((.*)\)", line)
         if match:
-            cameras.append(Camera(device=f"csi:{match[1]}", name=match[2], driver=program, names=(match[3],)))
-            continue
-        if not cameras:
-            continue
-        name = re.search(r"'(\w+)' :", line)
-        mode = re.search(r"(\d+)x(\d+) \[([\d.]+) fps", line)
-        formats = cameras[-1].formats
-        if name:
-            formats += (
-                Format(name=name[1], description="of the sensor; frames come as MJPEG of any size", readable=True),
-            )
-        if mode and formats:
-            modes = (*formats[-1].modes, (int(mode[1]), int(mode[2]), (float(mode[3]),)))
-            formats = (*formats[:-1], Format(**{**vars(formats[-1]), "modes": modes}))
-        cameras[-1] = Camera(**{**vars(cameras[-1]), "formats": formats})
+            cameras.append(Camera(f"csi:{match[1]}", match[2], program, (match[3],)))
+        elif cameras:
+            formats = cameras[-1].formats
+            if name := re.search(r"'(\w+)' :", line):
+                formats += (Format(name[1], "of the sensor; frames come as MJPEG of any size", readable=True),)
+            if formats and (mode := re.search(r"(\d+)x(\d+) \[([\d.]+) fps", line)):
+                modes = (*formats[-1].modes, (int(mode[1]), int(mode[2]), (float(mode[3]),)))
+                formats = (*formats[:-1], formats[-1]._replace(modes=modes))
+            cameras[-1] = cameras[-1]._replace(formats=formats)
     return cameras
 
 
@@ -213,15 +165,13 @@ def camera_lines(camera: Camera) -> list[str]:
     if camera.note:
         lines.append(f"    the driver says: {camera.note}")
     for item in (item for item in camera.formats if item.readable):
+        sizes = []
+        for width, height, rates in item.modes:
+            text = "/".join(f"{rate:.4g}" for rate in rates)
+            sizes.append(f"{width}x{height} ({text} frames/s)" if rates else f"{width}x{height}")
         between = " to " if item.ranged else ", "
-        sizes = [f"{width}x{height}{f' ({rates_text(rates)})' if rates else ''}" for width, height, rates in item.modes]
         lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver takes'}")
     others = dict.fromkeys(item.name for item in camera.formats if not item.readable)
     if others:
         lines.append(f"    not read: {', '.join(others)}")
     return lines
-
-
-def rates_text(rates: tuple[float, ...]) -> str:
-    """Return rates in frames per second for people."""
-    return "/".join(f"{rate:.4g}" for rate in rates) + " frames/s"

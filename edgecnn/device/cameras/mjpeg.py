@@ -18,16 +18,13 @@ MAX_BARREN_BYTES = 64 * 1024 * 1024
 """Most bytes without a whole image among them, one largest image that was joined midway included."""
 
 SOI = re.compile(rb"\xff\xd8\xff")
-"""The start of an image and the first byte of the marker that must follow."""
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker that ends entropy-coded data."""
 
 STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15, which say how large the image is: one to an image."""
 
 EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
-"""Starts and ends of images."""
 
 START, NESTED, END = b"<", b"!", b">"
 """An image's start, one that follows a start, and an end."""
@@ -58,17 +55,15 @@ class Edges:
         return self._kinds[bisect_left(self._positions, start) : bisect_left(self._positions, end - 1)]
 
     def forget(self, base: int) -> None:
-        """Forget what lies before the stream's byte `base`."""
         count = bisect_left(self._positions, base)
         del self._positions[:count], self._kinds[:count]
 
 
 class MjpegSplitter:
-    """Cuts a stream of JPEG images, in chunks of any size, at their ends.
+    """Cuts a stream of JPEG images, in chunks of any size, at their ends. Memory stays below the largest image and one chunk.
 
-    Images that stop before their end are dropped and counted in `damaged`, as are those whose markers make no sense; what stands between
-    images is skipped. Images are never merged; of one that was cut within a segment that holds a whole thumbnail, that may come out.
-    Memory stays below the largest image and one chunk.
+    Images that stop before their end, or whose markers make no sense, are dropped and counted in `damaged`. Images are never merged; of one
+    that was cut within a segment that holds a whole thumbnail, that may come out.
     """
 
     def __init__(self, max_frame: int = MAX_FRAME_BYTES, max_barren: int = MAX_BARREN_BYTES) -> None:
@@ -89,11 +84,7 @@ class MjpegSplitter:
         self._scanned = self._sized = False  # had a scan, had a frame header
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the stream's next bytes and return the images that they complete.
-
-        Raises:
-            CameraLost: "garbage", if an image grows beyond the limit, or too many bytes held no whole image.
-        """
+        """Take the next bytes and return the images that they complete; CameraLost ("garbage") if that is too long in coming."""
         self._data += chunk
         self._edges.forget(self._base)
         images: list[bytes] = []
@@ -104,7 +95,6 @@ class MjpegSplitter:
         return images
 
     def _step(self, images: list[bytes]) -> bool:
-        """Parse one piece; False if that needs more bytes."""
         if not self._inside:
             return self._seek()
         if self._entropy:
@@ -126,7 +116,6 @@ class MjpegSplitter:
         return True
 
     def _skip(self, count: int) -> None:
-        """Drop bytes that belong to no image."""
         self._drop(count)
         self._barren += count
         if self._barren > self._max_barren:
@@ -148,9 +137,7 @@ class MjpegSplitter:
         if len(data) < at + 2:
             return False
         code = data[at + 1]
-        if data[at] != 0xFF or (
-            code < 0xC0 and code != 0x01
-        ):  # no marker: the length of the segment before it was wrong
+        if data[at] != 0xFF or (code < 0xC0 and code != 0x01):  # no marker: the segment's length before it was wrong
             return self._damage(self._before + 2 if self._before else at)
         if code == 0xFF:  # a fill byte
             self._at = at + 1

@@ -6,15 +6,10 @@ from pathlib import Path
 
 
 def video_nodes(dev: Path = Path("/dev")) -> list[str]:
-    """Return the paths of all V4L2 nodes: those with a name by id first, since it stays the same, then by number.
-
-    A node is named once, by its /dev/videoN.
-    """
-    by_id = dev / "v4l" / "by-id"
-    named = [os.path.realpath(path) for path in sorted(by_id.iterdir())] if by_id.is_dir() else []
+    """Return all V4L2 nodes, each once, by its /dev/videoN: those with a name by id first, since it stays the same, then by number."""
     numbered = [path for path in dev.iterdir() if re.fullmatch(r"video\d+", path.name)] if dev.is_dir() else []
     numbered.sort(key=lambda path: int(path.name[5:]))
-    return list(dict.fromkeys([*named, *(os.path.realpath(path) for path in numbered)]))
+    return list(dict.fromkeys([*names_by_id(dev), *(os.path.realpath(path) for path in numbered)]))
 
 
 def names_by_id(dev: Path = Path("/dev")) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from edgecnn.images import MAX_PIXELS
 
 HEADER = re.compile(rb"P6\s(\d{1,6})\s(\d{1,6})\s255\s")
 HEADER_BYTES = 24
-"""The longest header."""
 
 
 class PpmSplitter:
@@ -23,11 +22,7 @@ class PpmSplitter:
         self._filled = 0
 
     def feed(self, chunk: bytes) -> list[np.ndarray]:
-        """Take the stream's next bytes and return the images that they complete, uint8 (height, width, 3), each in memory of its own.
-
-        Raises:
-            CameraLost: "garbage", if no image begins where one should, or it would have more than MAX_PIXELS pixels.
-        """
+        """Take the next bytes and return the images that they complete, uint8 (height, width, 3); CameraLost if they are none."""
         images = []
         rest = memoryview(chunk)
         while rest:
@@ -45,7 +40,6 @@ class PpmSplitter:
         return images
 
     def _begin(self, rest: memoryview) -> memoryview:
-        """Read a header, which may come in pieces, and return what follows it."""
         had = len(self._header)
         self._header += rest[: HEADER_BYTES - had].tobytes()
         match = HEADER.match(self._header)

@@ -22,18 +22,14 @@ CHUNK_BYTES = 1 << 16
 """One read: what a pipe holds by default."""
 
 TAIL_BYTES = 2048
-"""How many of the last bytes of standard error are kept for an error's text."""
 
 LAST_WORDS = 16
-"""Most reads of standard error after the end."""
 
 TERMINATE_S, KILL_S = 0.5, 0.3
 """How long a process may take to end after SIGTERM, and after SIGKILL."""
 
 
 class Splitter(Protocol):
-    """Cuts a stream of bytes into images."""
-
     damaged: int
 
     def feed(self, chunk: bytes) -> Sequence[bytes | np.ndarray]:
@@ -44,25 +40,14 @@ class Process:
     """A command with its own process group, no standard input, and both outputs in pipes that are read without blocking.
 
     If we die it meets a closed pipe (SIGPIPE) at its next frame. Its environment holds none of our passwords.
-
-    Args:
-        command: the program and its arguments.
-        memory: bytes of data that it may allocate; None for no limit.
-
-    Raises:
-        OSError: if it cannot be started.
+    `memory` limits the bytes of data that it may allocate. OSError if it cannot be started.
     """
 
     def __init__(self, command: Sequence[str], memory: int | None = None) -> None:
         self._child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            process_group=0,
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, process_group=0,
             env=environment(),
-        )
+        )  # fmt: skip
         if memory is not None:
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 resource.prlimit(self._child.pid, resource.RLIMIT_DATA, (memory, memory))
@@ -158,7 +143,6 @@ class Process:
 
 
 def signal_name(number: int) -> str:
-    """Return a signal's name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -166,25 +150,14 @@ def signal_name(number: int) -> str:
 
 
 class ProcessSource:
-    """Frames of a process.
+    """Frames of a process. `about` gains the size with the first frame.
 
-    `about` gains the size with the first frame. `damaged` counts the images that were cut short.
-
-    Args:
-        text: the address or the command; `name`, which result lines show, is the same without passwords.
-        kind: what `about` says of it, for people.
-        command: the program and its arguments.
-        splitter: cuts what it writes.
-        live: whether it goes on without us: its end is then a loss.
-        missing: what to do if the program is not installed.
-
-    Raises:
-        CameraError: if the program is not there or cannot be run.
+    `text` is the address or the command; `name`, which result lines show, is the same without passwords. `live`: it goes on without
+    us, so that its end is a loss, and `missing` what to do if the program is not installed.
     """
 
     patient = False
     memory: int | None = None
-    """As in `Process`."""
 
     def __init__(
         self, text: str, kind: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
@@ -199,22 +172,15 @@ class ProcessSource:
         except FileNotFoundError:
             raise CameraError(f"{self.name}: there is no program {command[0]!r}. {missing}") from None
         except OSError as error:
-            raise CameraError(
-                f"{self.name}: {command[0]!r} cannot be run: {error.strerror or error}. {missing}"
-            ) from None
+            why = error.strerror or error
+            raise CameraError(f"{self.name}: {command[0]!r} cannot be run: {why}. {missing}") from None
 
     @property
     def damaged(self) -> int:
-        """Images that were cut short."""
         return self._splitter.damaged
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame; None if a source that is not live ended with exit code 0.
-
-        Raises:
-            Stalled: if there is no frame within `timeout` seconds.
-            CameraLost: "ended" with the last words of the process, "garbage" if it does not write images.
-        """
+        """Return the next frame; None if a source that is not live ended with exit code 0. CameraLost has the last words of the process."""
         deadline = time.monotonic() + timeout
         while not self._ready:
             if self._process is None:
@@ -255,14 +221,11 @@ class ProcessSource:
 
 def size_of(image: bytes | np.ndarray) -> str:
     """Return WIDTHxHEIGHT of a frame."""
-    if isinstance(image, bytes):
-        from edgecnn.errors import ImageError
-        from edgecnn.images import probe
+    from edgecnn.errors import ImageError
+    from edgecnn.images import probe
 
-        try:
-            height, width, _ = probe(image)
-        except ImageError:
-            return "of a size that cannot be read"
-    else:
-        height, width = image.shape[:2]
+    try:
+        height, width, _ = probe(image) if isinstance(image, bytes) else image.shape
+    except ImageError:
+        return "of a size that cannot be read"
     return f"{width}x{height}"

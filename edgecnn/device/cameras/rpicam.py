@@ -18,11 +18,7 @@ def program() -> str | None:
 
 
 class Rpicam(ProcessSource):
-    """The CSI camera of a number, 0 if the text is empty.
-
-    Raises:
-        CameraError: if neither program is installed, or the text is not a number.
-    """
+    """The CSI camera of a number, 0 if the text is empty."""
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         if not (text or "0").isdecimal():

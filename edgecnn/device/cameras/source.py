@@ -22,10 +22,7 @@ class Frame(NamedTuple):
 
 
 class CameraLost(Exception):
-    """A source that was open and stopped giving frames: the loop reports it and opens the source again.
-
-    `reason` is one of REASONS; the text gives the details.
-    """
+    """A source that was open and stopped giving frames, for one of REASONS: the loop reports it and opens the source again."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -33,10 +30,7 @@ class CameraLost(Exception):
 
 
 class Stalled(CameraLost):
-    """A source that is open and silent: `source` did not give what it should within `seconds`.
-
-    The text is "SOURCE: WHAT for SECONDS s", and the remark.
-    """
+    """A source that is open and silent. The text is "SOURCE: WHAT for SECONDS s", and the remark."""
 
     def __init__(self, source: str, what: str, seconds: float, remark: str = "") -> None:
         super().__init__("stall", f"{source}: {what} for {seconds:g} s{remark}.")
@@ -45,7 +39,6 @@ class Stalled(CameraLost):
         self.remark = remark
 
     def lasting(self, seconds: float) -> "Stalled":
-        """Return the same loss after a longer silence."""
         return Stalled(self.source, self.what, seconds, self.remark)
 
 
@@ -74,11 +67,9 @@ class CameraSettings:
 class Source(Protocol):
     """An open source of frames.
 
-    `name` is its name in result lines, such as "/dev/video0", without passwords; `about` describes for people what was opened: device,
-    format, size, rate.
+    `name` is its name in result lines, without passwords; `about` describes for people what was opened: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
     `patient` is True for a source in which silence is no failure (a watched folder): its stall only means that nothing has come yet.
-    `damaged` counts the frames that were cut short or flagged by the driver; they are skipped.
     """
 
     name: str
@@ -91,12 +82,7 @@ class Source(Protocol):
         """How many frames were skipped because they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame, None at the end of a source that ends.
-
-        Raises:
-            Stalled: if there is none within `timeout` seconds.
-            CameraLost: if the source failed.
-        """
+        """Return the next frame, None at the end of a source that ends; Stalled if none comes within `timeout` s; CameraLost."""
 
     def close(self) -> None:
         """Release the device and end every process; never blocks longer than a second. A second call does nothing."""

@@ -12,7 +12,6 @@ from edgecnn.errors import CameraError, ImageError, nearest
 
 OPTIONS = ("frames", "fps", "pattern", "seed")
 LARGEST = 8192
-"""Largest width and height."""
 
 BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0))
 """Colours of the bars, from left to right. Each frame turns the pattern one column further."""
@@ -22,16 +21,10 @@ NOISE_ROWS = 256
 
 
 class Synthetic:
-    """Frames from arithmetic: the same text gives the same frames on every machine.
+    """Frames from arithmetic: the same text, a size and then options after a question mark, gives the same frames on every machine.
 
-    Args:
-        text: what follows `synthetic:`: a size, then options after a question mark. `frames` ends the source (0: it does not end),
-            `fps` makes it live, `pattern` is "bars" (the default), "noise" or the path of an image, whose frames are all equal, `seed`
-            is that of the noise.
-        settings: size and rate where the text has none.
-
-    Raises:
-        CameraError: if the text has another form, or the image cannot be read.
+    `frames` ends the source (0: it does not end), `fps` makes it live, `pattern` is "bars" (the default), "noise" or the path of an image,
+    whose frames are all equal, `seed` is that of the noise. Size and rate are those of the settings if the text has none.
     """
 
     patient = False
@@ -45,9 +38,8 @@ class Synthetic:
                 raise CameraError(f"synthetic:{text}: no option {name!r}. {nearest(name, OPTIONS)}")
         match = re.fullmatch(r"(\d+)x(\d+)|", size)
         if match is None:
-            raise CameraError(
-                f"synthetic:{text}: the size is {size!r}; expected WIDTHxHEIGHT, such as synthetic:640x480?frames=100."
-            )
+            expected = "expected WIDTHxHEIGHT, such as synthetic:640x480?frames=100."
+            raise CameraError(f"synthetic:{text}: the size is {size!r}; {expected}")
         width, height = (int(match[1]), int(match[2])) if size else (settings.width or 640, settings.height or 480)
         if not (0 < width <= LARGEST and 0 < height <= LARGEST):
             raise CameraError(f"synthetic:{text}: {width}x{height} is out of range; both must be 1 to {LARGEST}.")
@@ -62,25 +54,17 @@ class Synthetic:
         self.name = f"synthetic:{text}"
         height, width = self._make(0).shape[:2]
         rate = f" at {fps:g} frames/s" if fps else ""
-        self.about = (
-            f"synthetic frames: {pattern}, {width}x{height}{rate}{f', {self._frames} frames' if self._frames else ''}"
-        )
+        frames = f", {self._frames} frames" if self._frames else ""
+        self.about = f"synthetic frames: {pattern}, {width}x{height}{rate}{frames}"
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame at its time, None after the last one.
-
-        Raises:
-            Stalled: if the next frame is due later than in `timeout` seconds.
-        """
+        """Return the next frame at its time, None after the last one."""
+        now = time.monotonic()
+        if self._interval:  # a slow reader misses frames, as with a camera
+            self._count = max(self._count, int((now - self._started) / self._interval))
         if self._frames and self._count >= self._frames:
             return None
-        now = time.monotonic()
         if self._interval:
-            self._count = max(
-                self._count, int((now - self._started) / self._interval)
-            )  # a slow reader misses frames, as with a camera
-            if self._frames and self._count >= self._frames:
-                return None
             wait = self._started + self._count * self._interval - now
             if wait > timeout:
                 time.sleep(max(0.0, timeout))
@@ -88,16 +72,14 @@ class Synthetic:
             if wait > 0:
                 time.sleep(wait)
                 now = time.monotonic()
-        frame = Frame(self._count, now, self._make(self._count))
         self._count += 1
-        return frame
+        return Frame(self._count - 1, now, self._make(self._count - 1))
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
 
 def number(text: str, options: dict[str, str], name: str, default: float) -> float:
-    """Return an option as a number that is not negative."""
     value = options.get(name)
     if value is None:
         return default
@@ -122,7 +104,6 @@ def maker(pattern: str, width: int, height: int, seed: int) -> Callable[[int], n
     try:
         image = np.asarray(decode(read_file(pattern)))
     except ImageError as error:
-        raise CameraError(
-            f"synthetic: pattern is {pattern!r}; expected bars, noise or an image file: {error}."
-        ) from None
+        expected = "expected bars, noise or an image file"
+        raise CameraError(f"synthetic: pattern is {pattern!r}; {expected}: {error}.") from None
     return lambda count: image.copy()

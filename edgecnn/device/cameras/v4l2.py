@@ -33,7 +33,6 @@ class RawFrame(Frame):
 
     @classmethod
     def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: abi.PixFormat) -> "RawFrame":
-        """Return a frame of a driver's bytes, a uint8 array that nothing else writes to, and their format."""
         frame = cls(sequence, monotonic, data)
         frame._pixels = pixels
         return frame
@@ -45,19 +44,10 @@ class RawFrame(Frame):
 
 
 class V4L2Camera:
-    """A V4L2 capture node that streams.
+    """A V4L2 capture node, such as "/dev/video0", that streams.
 
     `read` gives the newest whole frame: older ones that wait are handed back to the driver, which a gap in `sequence` shows. Raw formats
-    become RGB arrays when they are looked at, MJPEG stays encoded. `damaged` counts the frames that the driver flagged or that were too
-    short; they are skipped.
-
-    Args:
-        path: such as "/dev/video0".
-        settings: the requested size and rate; the nearest is taken.
-        kernel: the system calls; tests replace them by a driver in memory.
-
-    Raises:
-        CameraError: if it cannot be opened, is in use, or gives no format that is read.
+    become RGB arrays when they are looked at, MJPEG stays encoded. CameraError if it gives no format that is read.
     """
 
     live = True
@@ -86,31 +76,29 @@ class V4L2Camera:
         width, height = settings.width or current.width, settings.height or current.height
         available = device.formats()
         pixelformat, mode = choose(available, width, height, settings.fps)
+        instead = f"Use ffmpeg:{self.name}, which reads more."
         if not pixelformat:
             offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
             readable = ", ".join(abi.fourcc(item) for item in READABLE)
-            raise UnreadableFormatError(
-                f"{self.name}: its formats are {offered}; edgecnn reads {readable}. Use ffmpeg:{self.name}, which reads more."
-            )
+            raise UnreadableFormatError(f"{self.name}: its formats are {offered}; edgecnn reads {readable}. {instead}")
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
-            raise UnreadableFormatError(
-                f"{self.name}: the driver set {abi.fourcc(self.format.pixelformat)} where {abi.fourcc(pixelformat)} was requested, "
-                f"and edgecnn does not read it. Use ffmpeg:{self.name}, which reads more."
-            )
-        if self.format.pixelformat not in (abi.MJPG, abi.JPEG):
-            self.format = with_stride(self.format)
+            got, requested = abi.fourcc(self.format.pixelformat), abi.fourcc(pixelformat)
+            why = f"the driver set {got} where {requested} was requested, and edgecnn does not read it"
+            raise UnreadableFormatError(f"{self.name}: {why}. {instead}")
+        self._encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
+        if not self._encoded:  # a driver may leave the stride at 0 for rows without padding
+            stride = max(self.format.bytesperline, row_bytes(self.format))
+            self.format = self.format._replace(bytesperline=stride)
         self.fps = device.set_rate(settings.fps)
         self.about = describe(self.name, device.capability.card, self.format, self.fps, settings, device.signal())
 
     def _start(self) -> None:
         device = self._device
-        request = abi.REQUESTBUFFERS.pack(BUFFERS, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
-        count = abi.REQUESTBUFFERS.unpack(device.request(abi.VIDIOC_REQBUFS, request))[0]
+        count = device.request_buffers(BUFFERS)
         if count < 2:
-            raise CameraError(
-                f"{self.name}: the driver gave {count} buffers, at least 2 are needed. Free memory, or request a smaller size."
-            )
+            what = f"the driver gave {count} buffers, at least 2 are needed"
+            raise CameraError(f"{self.name}: {what}. Free memory, or request a smaller size.")
         for index in range(count):
             buffer = abi.unpack_buffer(device.request(abi.VIDIOC_QUERYBUF, abi.pack_buffer(abi.Buffer(index))))
             mapped = device.kernel.map(device.descriptor, buffer.length, buffer.offset)
@@ -121,11 +109,9 @@ class V4L2Camera:
         device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
-        """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time where that is of the same clock.
+        """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time if that is of the same clock.
 
-        Raises:
-            Stalled: if there is no complete frame within `timeout` seconds.
-            CameraLost: "unplugged" if the device went away, "io_error" if a request failed, "ended" if the driver ended the stream.
+        CameraLost is "unplugged" if the device went away, "io_error" if a request failed, "ended" if the driver ended the stream.
         """
         deadline = time.monotonic() + timeout
         device = self._device
@@ -165,30 +151,24 @@ class V4L2Camera:
     def _whole(self, buffer: abi.Buffer) -> bool:
         if buffer.flags & abi.BUF_FLAG_ERROR:
             return False
-        if self.format.pixelformat in (abi.MJPG, abi.JPEG):
+        if self._encoded:
             data = self._buffers[buffer.number][1][: buffer.bytesused].tobytes()
             return data.startswith(SOI) and data.rfind(EOI) > 0
-        return buffer.bytesused >= needed_bytes(self.format)
+        return buffer.bytesused >= self.format.bytesperline * (self.format.height - 1) + row_bytes(self.format)
 
     def _frame(self, buffer: abi.Buffer) -> Frame:
-        data = self._copy(buffer)
+        data = self._buffers[buffer.number][1][: buffer.bytesused].copy()
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
-        if self.format.pixelformat in (abi.MJPG, abi.JPEG):
+        if self._encoded:
             return Frame(self._last, self._time(buffer), data.tobytes())
         return RawFrame.of(self._last, self._time(buffer), data, self.format)
-
-    def _copy(self, buffer: abi.Buffer) -> np.ndarray:
-        return self._buffers[buffer.number][1][: buffer.bytesused].copy()
 
     def _time(self, buffer: abi.Buffer) -> float:
         now = time.monotonic()
         stamp = buffer.seconds + buffer.microseconds / 1e6
-        ours = (
-            buffer.flags & abi.BUF_FLAG_TIMESTAMP_MASK == abi.BUF_FLAG_TIMESTAMP_MONOTONIC
-            and self._started <= stamp <= now
-        )
-        return stamp if ours else now
+        ours = buffer.flags & abi.BUF_FLAG_TIMESTAMP_MASK == abi.BUF_FLAG_TIMESTAMP_MONOTONIC
+        return stamp if ours and self._started <= stamp <= now else now
 
     def _give(self, index: int) -> None:
         self._device.request(abi.VIDIOC_QBUF, abi.pack_buffer(abi.Buffer(index)))
@@ -216,20 +196,12 @@ class V4L2Camera:
             ):  # a traceback that someone keeps may hold an array: the map goes with it
                 item.close()
         with contextlib.suppress(OSError):
-            device.request(
-                abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
-            )
+            device.request_buffers(0)
         device.close()
 
 
 def choose(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
-    """Return the pixel format and size to request: the nearest size, then the rate, then the format that is best to read.
-
-    Nearest is the smallest size that covers the requested one, else the largest. A rate that is not listed counts as reached.
-
-    Returns:
-        (pixel format, mode); the pixel format is 0 if none is readable.
-    """
+    """Return (pixel format, mode) to request: the nearest size, then the rate, then the best format to read; 0 if none is readable."""
     target = fps or USUAL_FPS
     best: tuple[tuple[float, ...], int, Mode] | None = None
     for item in available:
@@ -245,20 +217,12 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
     return (best[1], best[2]) if best else (0, Mode(width, height))
 
 
-def with_stride(pixels: abi.PixFormat) -> abi.PixFormat:
-    """Return a raw format with its stride, which a driver may leave at 0 for rows without padding."""
-    row = 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
-    return pixels._replace(bytesperline=max(pixels.bytesperline, row))
-
-
-def needed_bytes(pixels: abi.PixFormat) -> int:
-    """Return how many bytes a whole raw frame has: the last row need not be padded."""
-    row = 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
-    return pixels.bytesperline * (pixels.height - 1) + row
+def row_bytes(pixels: abi.PixFormat) -> int:
+    """Return how many bytes a row of a raw frame has without padding, which the last one need not have."""
+    return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
 
 
 def describe(path: str, card: str, got: abi.PixFormat, fps: float, requested: CameraSettings, signal: str) -> str:
-    """Return what was opened, for people, and the request where it differs."""
     text = f"{path} ({card}) through V4L2: {abi.fourcc(got.pixelformat)} {got.width}x{got.height}"
     if fps:
         text += f" at {fps:g} frames/s"

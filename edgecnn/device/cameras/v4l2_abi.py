@@ -68,7 +68,6 @@ class Capability(NamedTuple):
 
     driver: str
     card: str
-    bus_info: str
     caps: int
 
 
@@ -103,35 +102,28 @@ class Buffer(NamedTuple):
 
 
 def text(raw: bytes) -> str:
-    """Return a NUL-terminated field as text."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def fourcc(pixelformat: int) -> str:
-    """Return a pixel format's four letters."""
     return (pixelformat & 0x7FFFFFFF).to_bytes(4, "little").decode("ascii", "replace").rstrip()
 
 
 def unpack_capability(data: bytes | bytearray) -> Capability:
-    """Read a filled `v4l2_capability`."""
-    driver, card, bus_info, _, capabilities, device_caps = CAPABILITY.unpack(data)
-    return Capability(
-        text(driver), text(card), text(bus_info), device_caps if capabilities & CAP_DEVICE_CAPS else capabilities
-    )
+    driver, card, _, _, capabilities, device_caps = CAPABILITY.unpack(data)
+    caps = device_caps if capabilities & CAP_DEVICE_CAPS else capabilities
+    return Capability(text(driver), text(card), caps)
 
 
 def pack_format(pixels: PixFormat) -> bytearray:
-    """Return a `v4l2_format` for capture."""
     return bytearray(FORMAT.pack(BUF_TYPE_VIDEO_CAPTURE, *pixels))
 
 
 def unpack_format(data: bytes | bytearray) -> PixFormat:
-    """Read a filled `v4l2_format`."""
     return PixFormat(*FORMAT.unpack(data)[1:])
 
 
 def pack_buffer(buffer: Buffer) -> bytearray:
-    """Return a `v4l2_buffer` for a memory-mapped capture."""
     return bytearray(
         BUFFER.pack(
             buffer.number, BUF_TYPE_VIDEO_CAPTURE, buffer.bytesused, buffer.flags, 0,
@@ -141,6 +133,5 @@ def pack_buffer(buffer: Buffer) -> bytearray:
 
 
 def unpack_buffer(data: bytes | bytearray) -> Buffer:
-    """Read a filled `v4l2_buffer`."""
     index, _, bytesused, flags, _, seconds, microseconds, sequence, _, offset, length, _, _ = BUFFER.unpack(data)
     return Buffer(index, bytesused, flags, seconds, microseconds, sequence, offset, length)

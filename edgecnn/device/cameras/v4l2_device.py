@@ -7,7 +7,7 @@ import os
 import select
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgecnn.device.cameras import v4l2_abi as abi
@@ -45,7 +45,6 @@ class SystemCalls:
                 continue
 
     def map(self, descriptor: int, length: int, offset: int) -> mmap.mmap:
-        """Map a buffer of the driver."""
         return mmap.mmap(descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
 
     def wait(self, descriptor: int, timeout: float) -> int:
@@ -56,7 +55,6 @@ class SystemCalls:
         return events[0][1] if events else 0
 
     def close(self, descriptor: int) -> None:
-        """Close the descriptor."""
         os.close(descriptor)
 
 
@@ -90,15 +88,7 @@ class PixelFormat(NamedTuple):
 
 
 class Device:
-    """An open V4L2 capture node.
-
-    Args:
-        path: such as "/dev/video0".
-        kernel: the system calls.
-
-    Raises:
-        CameraError: if it cannot be opened or is not a V4L2 device; the text says why and what to do.
-    """
+    """An open V4L2 capture node, such as "/dev/video0"; CameraError if it cannot be opened or is not a V4L2 device."""
 
     def __init__(self, path: str, kernel: SystemCalls | None = None) -> None:
         if struct.calcsize("P") != 8 or sys.byteorder != "little":
@@ -130,7 +120,6 @@ class Device:
         return ""
 
     def close(self) -> None:
-        """Close the node; a second call does nothing."""
         if self.descriptor >= 0:
             self.kernel.close(self.descriptor)
             self.descriptor = -1
@@ -141,28 +130,20 @@ class Device:
         self.kernel.ioctl(self.descriptor, number, data)
         return data
 
-    def listed(self, number: int, pack: Callable[[int], bytes]) -> Iterator[bytearray]:
-        """Yield the answers of an enumeration, index by index."""
+    def listed(self, number: int, layout: struct.Struct, *fields: object) -> Iterator[bytearray]:
+        """Yield the answers of an enumeration, index by index; `fields` follow the index in the request."""
         for index in range(MAX_LISTED):
             try:
-                yield self.request(number, pack(index))
+                yield self.request(number, layout.pack(index, *fields))
             except OSError as error:
                 if error.errno in UNSUPPORTED:
                     return
                 raise
 
     def formats(self) -> list[PixelFormat]:
-        """Return every pixel format with its sizes and rates.
-
-        Raises:
-            OSError: if the device went away.
-        """
-
-        def pack(index: int) -> bytes:
-            return abi.FMTDESC.pack(index, abi.BUF_TYPE_VIDEO_CAPTURE, 0, b"", 0, 0)
-
+        """Return every pixel format with its sizes and rates; OSError if the device went away."""
         result = []
-        for data in self.listed(abi.VIDIOC_ENUM_FMT, pack):
+        for data in self.listed(abi.VIDIOC_ENUM_FMT, abi.FMTDESC, abi.BUF_TYPE_VIDEO_CAPTURE, 0, b"", 0, 0):
             _, _, _, description, pixelformat, _ = abi.FMTDESC.unpack(data)
             result.append(PixelFormat(pixelformat, abi.text(description), *self.modes(pixelformat)))
         return result
@@ -170,9 +151,7 @@ class Device:
     def modes(self, pixelformat: int) -> tuple[tuple[Mode, ...], bool]:
         """Return the sizes of a pixel format and False, or the smallest and the largest and True."""
         result: list[Mode] = []
-        for data in self.listed(
-            abi.VIDIOC_ENUM_FRAMESIZES, lambda index: abi.FRMSIZE.pack(index, pixelformat, 0, *[0] * 6)
-        ):
+        for data in self.listed(abi.VIDIOC_ENUM_FRAMESIZES, abi.FRMSIZE, pixelformat, 0, *[0] * 6):
             _, _, kind, *values = abi.FRMSIZE.unpack(data)
             if kind != abi.DISCRETE:
                 low_width, high_width, _, low_height, high_height, _ = values
@@ -183,12 +162,8 @@ class Device:
 
     def rates(self, pixelformat: int, width: int, height: int) -> tuple[float, ...]:
         """Return the rates of a size in frames per second, the fastest first; the fastest and the slowest of a range."""
-
-        def pack(index: int) -> bytes:
-            return abi.FRMIVAL.pack(index, pixelformat, width, height, 0, *[0] * 6)
-
         rates: list[float] = []
-        for data in self.listed(abi.VIDIOC_ENUM_FRAMEINTERVALS, pack):
+        for data in self.listed(abi.VIDIOC_ENUM_FRAMEINTERVALS, abi.FRMIVAL, pixelformat, width, height, 0, *[0] * 6):
             _, _, _, _, kind, *parts = abi.FRMIVAL.unpack(data)
             intervals = [parts[0:2]] if kind == abi.DISCRETE else [parts[0:2], parts[2:4]]
             rates += [denominator / numerator for numerator, denominator in intervals if numerator]
@@ -197,14 +172,11 @@ class Device:
         return tuple(sorted(rates, reverse=True))
 
     def current(self) -> abi.PixFormat:
-        """Return the format that is set."""
         return abi.unpack_format(self.request(abi.VIDIOC_G_FMT, abi.pack_format(abi.PixFormat(0, 0, 0))))
 
     def set_format(self, width: int, height: int, pixelformat: int) -> abi.PixFormat:
-        """Request a format and return the one that the driver set."""
-        return abi.unpack_format(
-            self.request(abi.VIDIOC_S_FMT, abi.pack_format(abi.PixFormat(width, height, pixelformat)))
-        )
+        requested = abi.pack_format(abi.PixFormat(width, height, pixelformat))
+        return abi.unpack_format(self.request(abi.VIDIOC_S_FMT, requested))
 
     def set_rate(self, fps: float) -> float:
         """Request a rate, 0 to leave it unchanged, and return the one that is set; 0 if the driver does not say."""
@@ -219,6 +191,10 @@ class Device:
             raise
         _, _, _, numerator, denominator, _, _ = abi.STREAMPARM.unpack(data)
         return denominator / numerator if numerator else 0.0
+
+    def request_buffers(self, count: int) -> int:
+        request = abi.REQUESTBUFFERS.pack(count, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
+        return int(abi.REQUESTBUFFERS.unpack(self.request(abi.VIDIOC_REQBUFS, request))[0])
 
     def signal(self) -> str:
         """Return the driver's status of an input without a picture: "no signal", "no power", or ""."""
@@ -235,9 +211,7 @@ class Device:
     def busy(self) -> bool:
         """Return whether another process streams from the node. It requests zero buffers, which has no effect where none are held."""
         try:
-            self.request(
-                abi.VIDIOC_REQBUFS, abi.REQUESTBUFFERS.pack(0, abi.BUF_TYPE_VIDEO_CAPTURE, abi.MEMORY_MMAP, 0, 0)
-            )
+            self.request_buffers(0)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 return True
@@ -247,7 +221,6 @@ class Device:
 
 
 def why_not_opened(path: str, error: OSError) -> str:
-    """Return why a node could not be opened or set up, and what to do next."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return advice_on_permission(path)
     if error.errno == errno.EBUSY:

@@ -12,7 +12,6 @@ from edgecnn.errors import CameraError, ImageError
 from edgecnn.images import SUFFIXES, read_file
 
 LOOK_S = 0.1
-"""Time between two polls."""
 
 SETTLED_S = 0.2
 """A file that ends as its format requires is whole when its size and date have not changed for this long."""
@@ -40,13 +39,7 @@ class Watch:
     """New images of a folder, oldest first, each once, when they are whole. Files that are there at the start are not new.
 
     The source is not live: files wait for their reader, and none is dropped for its age. It never ends, and it is `patient`: silence is not
-    a failure.
-
-    Args:
-        text: the folder.
-
-    Raises:
-        CameraError: if it is not a folder, or cannot be read.
+    a failure. CameraError if it is not a folder, or cannot be read.
     """
 
     live = False
@@ -71,7 +64,6 @@ class Watch:
         _seen.setdefault(self._key, set(present.values()))
 
     def _look(self) -> dict[str, Version]:
-        """Return the images that are in the folder now."""
         present = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
@@ -87,14 +79,7 @@ class Watch:
         return present
 
     def read(self, timeout: float) -> Frame:
-        """Return the next new image: the file's bytes, with its path as `name`.
-
-        A file that cannot be read has no bytes, so that decoding it fails with an error that names it.
-
-        Raises:
-            Stalled: if there is none within `timeout` seconds.
-            CameraLost: "unplugged" if the folder is gone, "io_error" if it cannot be read.
-        """
+        """Return the next new image: the file's bytes, with its path as `name`; no bytes, which cannot be decoded, of an unreadable one."""
         deadline = time.monotonic() + timeout
         while True:
             frame = self._next()
@@ -117,9 +102,8 @@ class Watch:
                 if not os.path.lexists(path):
                     continue  # it was removed before we read it
                 data = b""
-            frame = Frame(self._count, time.monotonic(), data, str(path))
             self._count += 1
-            return frame
+            return Frame(self._count - 1, time.monotonic(), data, str(path))
         return None
 
     def _collect(self) -> None:

@@ -14,15 +14,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Broker:
-    """Where a broker is, and who connects.
-
-    Attributes:
-        host: name or IP address. With TLS it is the name that the broker's certificate must have.
-        port: of TCP.
-        tls: whether the connection is encrypted and the certificate verified.
-        user: None for none; then there is no password either.
-        password: never shown.
-    """
+    """Where a broker is, and who connects. With TLS the host is the name that its certificate must have; the password is never shown."""
 
     host: str
     port: int
@@ -38,11 +30,7 @@ class Broker:
 
 
 def parse_address(text: str) -> tuple[Broker, str]:
-    """Read an address; return the broker, without a password, and the device's name, by default this host's.
-
-    Raises:
-        ValueError: for anything else, and for an address with a password. The message never has the password.
-    """
+    """Read an address; return the broker and the device's name, by default this host's; ValueError, also for one with a password."""
     scheme, found, rest = text.partition("://")
     userinfo, at, _ = rest.rpartition("@")
     if ":" in userinfo or (not found and "@" in text):
@@ -68,14 +56,12 @@ def parse_address(text: str) -> tuple[Broker, str]:
         raise ValueError("the user has a character that cannot be printed")
     name = unquote(parts.path).strip("/") or default_name()
     if not NAME.fullmatch(name):
-        raise ValueError(
-            f"the name {name!r} must be 1 to 64 of the letters a to z, digits, - and _, as in mqtt://HOST/front-door"
-        )
+        allowed = "1 to 64 of the letters a to z, digits, - and _, as in mqtt://HOST/front-door"
+        raise ValueError(f"the name {name!r} must be {allowed}")
     tls = scheme == "mqtts"
     return Broker(host=host, port=port or PORTS[scheme], tls=tls, user=user or None), name
 
 
 def default_name() -> str:
-    """Return this host's name, without its domain, as a device's name."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().partition(".")[0])[:64].strip("-")
     return name or "edgecnn"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -40,14 +39,10 @@ class ConnectionFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Waits:
-    """How long what takes, in seconds.
+    """How long what takes, in seconds. A broker that is silent for about twice `keepalive_s` counts as lost.
 
-    Attributes:
-        keepalive_s: a broker that is silent for about twice as long counts as lost; one that hears nothing from here for one and a half
-            times as long says that this device is offline.
-        answer_s: longest wait for a connection, for its acceptance, and for a message's acknowledgment.
-        retry_s: wait before the second attempt to connect. It doubles with each, up to `longest_retry_s`.
-        steady_s: a connection that lasted as long begins again with `retry_s`.
+    `answer_s` is the longest wait for a connection, its acceptance, and a message's acknowledgment. `retry_s` is the wait before the second
+    attempt to connect, which doubles with each, up to `longest_retry_s`, and begins again after a connection of `steady_s`.
     """
 
     keepalive_s: int = 15
@@ -57,21 +52,8 @@ class Waits:
     steady_s: float = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """A message received; `retained` if it was published before this connection."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-
-
 def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return the settings of TLS: certificates and names are verified, by the system's authorities or those of a file.
-
-    Raises:
-        OSError: if the file cannot be read, or has no certificate in PEM.
-    """
+    """Return the settings of TLS, which verify certificates and names, by the system's authorities or a file's; may raise OSError."""
     return ssl.create_default_context(cafile=None if ca is None else str(ca))
 
 
@@ -94,31 +76,14 @@ class Connection:
     """
 
     def __init__(
-        self,
-        broker: Broker,
-        client_id: str,
-        *,
-        will: tuple[str, str] | None,
-        tls: ssl.SSLContext | None,
-        waits: Waits,
-        clock: Callable[[], float] = time.monotonic,
+        self, broker: Broker, client_id: str, *, will: tuple[str, str] | None, tls: ssl.SSLContext | None, waits: Waits
     ) -> None:
-        """Prepare; nothing is opened yet.
-
-        Args:
-            broker: see there.
-            client_id: no other client of the broker may have it.
-            will: topic and payload that the broker publishes, retained, when the connection is lost.
-            tls: for a broker with TLS.
-            waits: see there.
-            clock: monotonic seconds.
-        """
+        """Prepare; nothing is opened yet. `will` is the topic and payload that the broker publishes, retained, after a loss."""
         self._broker = broker
         self._waits = waits
-        self._clock = clock
         self._accepted = False
         self._failure: ConnectionFailed | None = None
-        self._received: list[Message] = []
+        self._received: list[paho.MQTTMessage] = []
         self._unacknowledged: set[int] = set()
         self._waiting_since = 0.0
         self._client = client = _Client(
@@ -139,9 +104,7 @@ class Connection:
     def __enter__(self) -> "Connection":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the socket, without a word if `close` was not called: then the broker publishes the will."""
         client = self._client
         client.on_connect = client.on_disconnect = client.on_message = client.on_publish = None
@@ -150,14 +113,7 @@ class Connection:
                 socket.close()
 
     def open(self, give_up: Callable[[], bool]) -> None:
-        """Connect, and wait until the broker accepts.
-
-        Args:
-            give_up: called while waiting; True ends it.
-
-        Raises:
-            ConnectionFailed: if it does not, or `give_up` said so (STOPPED).
-        """
+        """Connect, and wait until the broker accepts, or `give_up` says so (STOPPED): ConnectionFailed if it does not."""
         try:
             self._client.connect(self._broker.host, self._broker.port, self._waits.keepalive_s)
         except ssl.SSLCertVerificationError as error:
@@ -170,23 +126,19 @@ class Connection:
             raise self._closed() from None
         except (OSError, UnicodeError) as error:
             raise ConnectionFailed(UNREACHABLE, getattr(error, "strerror", None) or str(error)) from None
-        end = self._clock() + self._waits.answer_s
+        end = time.monotonic() + self._waits.answer_s
         while not self._accepted:
             self.step()
             if self._accepted:
-                break
+                return
             if give_up():
                 raise ConnectionFailed(STOPPED, "the stream ended")
-            if self._clock() >= end:
+            if time.monotonic() >= end:
                 what = f"it took the connection and did not answer within {self._waits.answer_s:g} s"
                 raise ConnectionFailed(NO_ANSWER, what)
 
-    def step(self, wait_s: float = STEP_S) -> list[Message]:
-        """Send and receive for at most `wait_s` seconds; return what was received.
-
-        Raises:
-            ConnectionFailed: if the connection is lost, or an acknowledgment is overdue.
-        """
+    def step(self, wait_s: float = STEP_S) -> list[paho.MQTTMessage]:
+        """Send and receive for at most `wait_s` seconds; return what was received. Raises ConnectionFailed, also of a late broker."""
         try:
             code = self._client.loop(wait_s)
         except Exception as error:  # noqa: BLE001 - paho fails in many ways on a packet that is not MQTT's
@@ -195,7 +147,7 @@ class Connection:
             raise self._failure
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise self._lost(code)
-        if self._unacknowledged and self._clock() - self._waiting_since >= self._waits.answer_s:
+        if self._unacknowledged and time.monotonic() - self._waiting_since >= self._waits.answer_s:
             what = f"the broker did not acknowledge a message within {self._waits.answer_s:g} s"
             raise ConnectionFailed(NO_ANSWER, what)
         received, self._received = self._received, []
@@ -203,7 +155,6 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Whether the broker has all that was published."""
         return not self._unacknowledged
 
     def subscribe(self, topics: set[str]) -> None:
@@ -211,13 +162,9 @@ class Connection:
         self._client.subscribe([(topic, 0) for topic in sorted(topics)])
 
     def publish(self, topic: str, payload: str | bytes) -> None:
-        """Publish a retained message; an empty one removes what was retained.
-
-        Raises:
-            ConnectionFailed: if the connection is lost.
-        """
+        """Publish a retained message; an empty one removes what was retained. Raises ConnectionFailed."""
         if self.idle:
-            self._waiting_since = self._clock()
+            self._waiting_since = time.monotonic()
         data = payload.encode("utf-8", "replace") if isinstance(payload, str) else payload
         info = self._client.publish(topic, data, qos=1, retain=True)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -244,9 +191,8 @@ class Connection:
         if not code.is_failure:
             self._accepted = True
         elif code.getName() in ("Not authorized", "Bad user name or password"):
-            who = (
-                "the user or the password is not accepted" if self._broker.user else "it requires a user and a password"
-            )
+            known = self._broker.user is not None
+            who = "the user or the password is not accepted" if known else "it requires a user and a password"
             self._failure = ConnectionFailed(NOT_AUTHORIZED, f"the broker refused the connection: {who}")
         else:
             self._failure = ConnectionFailed(REFUSED, f"the broker refused the connection: {code.getName().lower()}")
@@ -258,8 +204,8 @@ class Connection:
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         if len(message.payload) <= LARGEST:
-            self._received.append(Message(topic=message.topic, payload=message.payload, retained=bool(message.retain)))
+            self._received.append(message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, code: Any, properties: Any) -> None:
         self._unacknowledged.discard(mid)
-        self._waiting_since = self._clock()
+        self._waiting_since = time.monotonic()

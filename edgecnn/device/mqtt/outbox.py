@@ -55,7 +55,6 @@ class Outbox:
 
     @property
     def latest(self) -> Snapshot:
-        """The newest change, with the newest scores of its state."""
         with self._lock:
             return self._fresh()
 
@@ -70,7 +69,6 @@ class Outbox:
             return self._latest
 
     def disconnected(self) -> None:
-        """End a connection: what was not delivered waits again."""
         with self._lock:
             self._connected = False
             if self._sent is not None:
@@ -93,18 +91,15 @@ class Outbox:
             return fresh
 
     def delivered(self) -> None:
-        """Note that the broker has what was published last."""
         with self._lock:
             self._sent = None
 
     def image(self) -> bytes | np.ndarray | None:
-        """Return the newest frame to be published, once."""
         with self._lock:
             image, self._image = self._image, None
             return image
 
     def dropped(self) -> int:
-        """Return how many states were dropped since the last call."""
         with self._lock:
             count, self._dropped = self._dropped, 0
             return count

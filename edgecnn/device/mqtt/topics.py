@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgecnn.device.stream.results import rfc3339
 from edgecnn.labels import ABSTAIN, STRANGER
@@ -27,41 +27,30 @@ LEVELS = ("availability", "camera", "state", "score", "attributes", "binary", "p
 
 
 def topic(name: str, last: str) -> str:
-    """Return a device's topic by its last level, one of LEVELS."""
     return f"edgecnn/{name}/{last}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is published of a moment.
+    """What is published of a moment: whether the `camera` gives frames, the `state`, and the `reason` why that is no label.
 
-    Attributes:
-        camera: whether the camera gives frames.
-        state: a label, "abstain", "stranger", or None.
-        reason: why the state is no label; None where it is one.
-        since: the time of the frame that made the state, in seconds since the epoch; None without a state.
-        top: the best classes of the newest frame whose decision is the state; empty where there is none.
+    `since` is the time of the frame that made the state, in seconds since the epoch. `top` are the best classes of the newest frame whose
+    decision is the state.
     """
 
     camera: bool = False
     state: str | None = None
     reason: str | None = None
     since: float | None = None
-    top: tuple[Score, ...] = field(default=())
+    top: tuple[Score, ...] = ()
 
     @property
     def score(self) -> float | None:
-        """The best class's score in [0, 1]."""
         return self.top[0].score if self.state is not None and self.top else None
 
 
 def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str]:
-    """Return each state's name there: the label, except for one that Home Assistant reserves, which becomes "unknown (class)".
-
-    Args:
-        labels: of the classes.
-        strangers: whether the classifier recognises strangers, so that "stranger" is a state as well.
-    """
+    """Return each state's name there: the label; if Home Assistant reserves that, "unknown (class)". Strangers may be a state."""
     names = {decision: decision for decision in ((ABSTAIN, STRANGER) if strangers else (ABSTAIN,))}
     taken = {*labels, *names}
     for label in labels:
@@ -79,13 +68,8 @@ def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client
     """Return what a snapshot is as (last level of the topic, payload), in the order of sending.
 
     The state comes after what an automation on its change may read. A camera that is lost comes first and one that is back last, so that
-    no state of another time is shown as a present one.
-
-    Args:
-        snapshot: see there.
-        names: of states, as `state_names` returns them.
-        binary: the label that is ON; None without a binary sensor.
-        client: who publishes: another name is another program with the same topics.
+    no state of another time is shown as a present one. `names` are those of `state_names`, `binary` is the label that is ON, and `client`
+    who publishes: another name is another program with the same topics.
     """
     state, score = snapshot.state, snapshot.score
     attributes = {

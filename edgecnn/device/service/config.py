@@ -20,16 +20,14 @@ from edgecnn.device.stream.settings import (
     State,
     from_keys,
     keys_of,
+    read_smooth,
 )
 from edgecnn.errors import ServiceError, SlotError
-from edgecnn.runtime.decision import Smoother
 from edgecnn.tables import build, key
 
 CONFIG = Path("/etc/edgecnn/service.toml")
-"""Where a board's options are."""
 
 ENVIRONMENT = CONFIG.with_name("environment")
-"""Where user and password of a broker are."""
 
 TAKEN = "service.toml"
 """The name of the copy next to the releases: the last options that were valid."""
@@ -52,8 +50,6 @@ Keys: Any = make_dataclass("Keys", KEYS, frozen=True, kw_only=True)
 
 
 class Config(Keys):
-    """The service's options, all of which have defaults."""
-
     @property
     def settings(self) -> Settings:
         """The settings of the stream; a camera is waited for, for ever."""
@@ -63,15 +59,7 @@ class Config(Keys):
 
 
 def parse(text: str, where: str) -> Config:
-    """Read options.
-
-    Args:
-        text: TOML.
-        where: the origin's name in messages.
-
-    Raises:
-        ServiceError: for what is not TOML, an unknown key, or a value that is not valid; it names the place.
-    """
+    """Read options as TOML; ServiceError, which names the place and `where`, for what is not valid."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -79,32 +67,24 @@ def parse(text: str, where: str) -> Config:
     except RecursionError:
         raise ServiceError(f"{where} is nested too deeply.") from None
     config = build(Config, table, ServiceError, where)
-    try:
-        Smoother.parse(config.smooth)
-    except ValueError as error:
-        raise ServiceError(f"{where}: smooth: {error}.") from None
+    for name, check in (("smooth", read_smooth), ("mqtt", parse_address)):
+        try:
+            if value := getattr(config, name):
+                check(value)
+        except ValueError as error:
+            raise ServiceError(f"{where}: {name}: {error}.") from None
     if 0 < config.max_fps < SLOWEST_FPS:
         raise ServiceError(f"{where}: max_fps must be 0 or at least {SLOWEST_FPS:g}, received {config.max_fps:g}.")
     if config.source and not is_stream(config.source):
-        raise ServiceError(
-            f"{where}: source {masked(config.source)!r} is not a camera or a stream, such as /dev/video0 or rtsp://…"
-        )
+        source = masked(config.source)
+        raise ServiceError(f"{where}: source {source!r} is not a camera or a stream, such as /dev/video0 or rtsp://…")
     if config.source.startswith("watch:"):
         raise ServiceError(f"{where}: source cannot be a folder: the watchdog takes its silence for a frozen camera.")
-    if config.mqtt:
-        try:
-            parse_address(config.mqtt)
-        except ValueError as error:
-            raise ServiceError(f"{where}: mqtt: {error}.") from None
     return config
 
 
 def read(path: Path) -> str:
-    """Return the text of a file of options; "" if it does not exist.
-
-    Raises:
-        ServiceError: if it cannot be read.
-    """
+    """Return the text of a file of options; "" if it does not exist; ServiceError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -121,13 +101,7 @@ class Taken(NamedTuple):
 
 
 def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
-    """Take the options of a file if they are valid, and keep a copy of them; else the copy of the last that were.
-
-    Args:
-        path: the file; without it the defaults are used.
-        folder: where the copy is kept.
-        disk: writes the copy.
-    """
+    """Take the options of a file if they are valid, and keep a copy of them in `folder`; else the copy of the last that were."""
     copy = folder / TAKEN
     try:
         text = read(path)
@@ -145,7 +119,6 @@ def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
 
 
 def _last(copy: Path) -> Config | None:
-    """Return the options of the copy; None if there is no readable one."""
     try:
         return parse(read(copy), str(copy)) if copy.exists() else None
     except ServiceError:

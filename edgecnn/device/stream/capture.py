@@ -2,51 +2,25 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from edgecnn.device.stream import pictures
-from edgecnn.device.stream.feed import Ended, Feed, SourceBack, SourceLost, SourceOpened, Taken
+from edgecnn.device.stream.events import Event
+from edgecnn.device.stream.feed import Ended, Feed, Taken
+from edgecnn.device.stream.settings import Pictures
 from edgecnn.errors import ImageError
 from edgecnn.files import write_atomic
-from edgecnn.region import WHOLE, Region
+from edgecnn.region import WHOLE
 
 TICK_S = 0.05
 """Longest wait for a frame between checks of the keyboard and of signals."""
 
 TAKE, QUIT = "take", "quit"
-"""What a key means."""
 
 BLURRED, SAME, DAMAGED = "blurred", "same", "damaged"
-"""Why a picture was skipped."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureSettings:
-    """What to capture.
-
-    Attributes:
-        label: the class, which names a folder: see `pictures.why_no_folder`.
-        folder: where the class folder is, or is made.
-        interval_s: seconds between pictures of a live source; 0 where a key takes each. Of any other source, every frame is considered.
-        count: pictures to keep; 0 for no limit.
-        min_sharpness: a picture with a lower `pictures.sharpness` counts as blurred.
-        min_change: a picture with a lower `pictures.change` from the last picture kept counts as the same.
-        rotation: degrees to turn pictures clockwise.
-        region: the part of each picture that is looked at and kept, after the turn.
-    """
-
-    label: str
-    folder: Path
-    interval_s: float = 0.0
-    count: int = 0
-    min_sharpness: float = 10.0
-    min_change: float = 2.0
-    rotation: int = 0
-    region: Region = WHOLE
 
 
 class Shot(NamedTuple):
@@ -67,54 +41,43 @@ class Capture:
     def __init__(
         self,
         feed: Feed,
-        settings: CaptureSettings,
+        folder: Path,
+        settings: Pictures,
+        rotation: int = 0,
         *,
-        key: Callable[[], str | None] | None = None,
+        key: Callable[[], str | None] = lambda: None,
         check: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare; nothing is opened yet.
+        """Prepare; nothing is opened yet. `folder` is the class's; pictures are turned clockwise by `rotation` degrees.
 
-        Args:
-            feed: where frames come from; `run` starts and closes it.
-            settings: see there.
-            key: returns TAKE or QUIT if a key was pressed since the last call, else None, without waiting.
-            check: called often; raises to end.
-            clock, wall: monotonic seconds, and seconds since the epoch.
+        `key` returns TAKE or QUIT if a key was pressed since the last call, else None, without waiting. `check` raises to end.
         """
         self.kept = 0
         self.skipped = 0
         self._feed = feed
+        self._folder = folder
         self._settings = settings
+        self._rotation = rotation
         self._key = key
         self._check = check
         self._clock = clock
-        self._wall = wall
         self._last: np.ndarray | None = None
 
-    def run(self, report: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
-        """Take pictures until there are enough, a key or the source ends it, or `check` raises; then close the source.
-
-        Args:
-            report: called with each picture and each notice about the source.
-
-        Raises:
-            CameraError: if the source cannot be opened, or was away for too long.
-            OutputError: if a picture cannot be written.
-        """
+    def run(self, report: Callable[[Shot | Event], None]) -> None:
+        """Take pictures until there are enough, a key or the source ends it, or `check` raises; then close the source."""
         try:
             self._feed.start()
             self._loop(report)
         finally:
             self._feed.close()
 
-    def _loop(self, report: Callable[[Shot | SourceOpened | SourceLost | SourceBack], None]) -> None:
+    def _loop(self, report: Callable[[Shot | Event], None]) -> None:
         due = self._clock()
         pressed_at: float | None = None
         while not self._settings.count or self.kept < self._settings.count:
             self._check()
-            pressed = self._key() if self._key else None
+            pressed = self._key()
             if pressed == QUIT:
                 return
             if pressed == TAKE:
@@ -122,7 +85,7 @@ class Capture:
             item = self._feed.take(TICK_S)
             if isinstance(item, Ended):
                 return
-            if isinstance(item, SourceOpened | SourceLost | SourceBack):
+            if isinstance(item, Event):
                 report(item)
             elif isinstance(item, Taken):
                 now = self._clock()
@@ -133,11 +96,10 @@ class Capture:
                     report(self._picture(item))
 
     def _picture(self, taken: Taken) -> Shot:
-        """Keep a frame, or say why not."""
-        settings, image, rotation = self._settings, taken.frame.image, self._settings.rotation
+        settings, image, rotation = self._settings, taken.frame.image, self._rotation
         self.skipped += 1
         try:
-            if settings.region != WHOLE:
+            if settings.region not in (None, WHOLE):
                 image, rotation = pictures.part(image, rotation, settings.region), 0
             sharp = pictures.sharpness(image)
             if sharp < settings.min_sharpness:
@@ -149,18 +111,11 @@ class Capture:
         changed = None if self._last is None else pictures.change(small, self._last)
         if changed is not None and changed < settings.min_change:
             return Shot(None, SAME, sharp, changed)
-        path = self._free_path(suffix)
+        stamp, number = pictures.stamp(time.time(), 3), self.kept
+        while (path := self._folder / f"{stamp}-{number}{suffix}").exists() or path.is_symlink():
+            number += 1
         write_atomic(path, data)
         self._last = small
         self.skipped -= 1
         self.kept += 1
         return Shot(path, None, sharp, changed)
-
-    def _free_path(self, suffix: str) -> Path:
-        wall = self._wall()
-        stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1000) % 1000:03d}Z"
-        folder = self._settings.folder / self._settings.label
-        number = self.kept
-        while (path := folder / f"{stamp}-{number}{suffix}").exists() or path.is_symlink():
-            number += 1
-        return path

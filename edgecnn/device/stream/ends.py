@@ -3,7 +3,7 @@
 import select
 import signal
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
@@ -39,7 +39,6 @@ class Ends:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come."""
         if self.signal is not None:
             raise Stopped(self.signal)
 
@@ -60,9 +59,7 @@ class _Interruptible:
         self.inside = True
         self._ends.check()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.inside = False
 
 

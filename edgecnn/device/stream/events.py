@@ -1,6 +1,7 @@
 """What a stream reports besides results: one class for each event. Their JSON lines are described by `result.schema.json`."""
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,30 +15,27 @@ END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "cam
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something other than a result.
+    """Something other than a result; `kind`, made of the class's name, is its name in a JSON line.
 
-    Attributes:
-        kind: the event's name in a JSON line.
-        ts: when it was reported, in seconds since the epoch.
-        source: the device, address or file that the stream reads.
+    `ts` is when it was reported, in seconds since the epoch, `source` the device, address or file that the stream reads.
     """
 
     kind: ClassVar[str]
     ts: float
     source: str
 
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__.removesuffix("Event")).lower()
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraOpenedEvent(Event):
     """The source gives frames for the first time.
 
-    Attributes:
-        about: what was opened: device, format, size, rate.
-        live: False for a source that waits for its reader, of which no frame is dropped.
-        region: the part of each frame that is classified, as in `edgecnn.region`; None for the whole frame.
+    `about` says what was opened: device, format, size, rate. `live` is False for a source that waits for its reader, of which no frame is
+    dropped. `region` is the part of each frame that is classified, as in `edgecnn.region`; None for the whole frame.
     """
 
-    kind = "camera_opened"
     about: str
     live: bool
     region: Region | None = None
@@ -45,29 +43,16 @@ class CameraOpenedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraLostEvent(Event):
-    """The source has stopped giving frames; the stream opens it again.
+    """The source has stopped giving frames, for one of `edgecnn.device.cameras.source.REASONS`, or is "unavailable"; it is opened again."""
 
-    Attributes:
-        reason: one of `edgecnn.device.cameras.source.REASONS`, or "unavailable" where it could not be opened.
-        message: what happened, for people.
-    """
-
-    kind = "camera_lost"
     reason: str
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraBackEvent(Event):
-    """The source gives frames again.
+    """The source gives frames again, `after_s` seconds after the loss, at the last of `attempts` to open it."""
 
-    Attributes:
-        about: what was opened.
-        after_s: seconds since the loss.
-        attempts: how many times it was opened.
-    """
-
-    kind = "camera_back"
     about: str
     after_s: float
     attempts: int
@@ -77,15 +62,10 @@ class CameraBackEvent(Event):
 class StateChangedEvent(Event):
     """The state has changed. The result that changed it comes first.
 
-    Attributes:
-        state: a label, "abstain" or "stranger"; None before there is a state.
-        previous: the state before.
-        score: the best class's score in [0, 1]; None without a frame.
-        reason: why the state is no label, or CAMERA_LOST.
-        seq: the frame's number; None without a frame.
+    `state` and `previous` are a label, "abstain", "stranger", or None for no state. `score` is the best class's, in [0, 1], and `seq` the
+    frame's number, both None without a frame. `reason` says why the state is no label, or is CAMERA_LOST.
     """
 
-    kind = "state_changed"
     state: str | None
     previous: str | None
     score: float | None
@@ -97,13 +77,9 @@ class StateChangedEvent(Event):
 class FrameDamagedEvent(Event):
     """Frames were skipped: they could not be decoded, or the camera cut them short. Reported at most once a second.
 
-    Attributes:
-        message: what was wrong with the last one, for people.
-        seq: its number; None where the camera itself skipped it.
-        count: how many since the last such event.
+    `message` and `seq`, None if the camera itself skipped it, are of the last one; `count` is how many since the last such event.
     """
 
-    kind = "frame_damaged"
     message: str
     seq: int | None
     count: int
@@ -111,15 +87,8 @@ class FrameDamagedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveFailedEvent(Event):
-    """An unsure frame could not be written. Reported at most once in ten seconds.
+    """An unsure frame, of number `seq`, could not be written. Reported at most once in ten seconds, for `count` of them."""
 
-    Attributes:
-        message: why, for people.
-        seq: the frame's number.
-        count: how many since the last such event.
-    """
-
-    kind = "save_failed"
     message: str
     seq: int
     count: int
@@ -127,13 +96,8 @@ class SaveFailedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandFailedEvent(Event):
-    """A command that runs when the state changes has failed, or was terminated.
+    """A command that runs when the state changes has failed, or was terminated."""
 
-    Attributes:
-        message: the program and what happened to it, for people.
-    """
-
-    kind = "command_failed"
     message: str
 
 
@@ -141,14 +105,9 @@ class CommandFailedEvent(Event):
 class MqttConnectedEvent(Event):
     """There is a connection to the MQTT broker; the newest state is sent now.
 
-    Attributes:
-        broker: its address, without user and password.
-        after_s: seconds since the loss, or since the start.
-        attempts: how many it took.
-        dropped: states that were replaced by newer ones meanwhile, and were never sent.
+    It took `after_s` seconds since the loss or the start, and `attempts`. `dropped` states were replaced by newer ones meanwhile.
     """
 
-    kind = "mqtt_connected"
     broker: str
     after_s: float
     attempts: int
@@ -159,14 +118,9 @@ class MqttConnectedEvent(Event):
 class MqttLostEvent(Event):
     """The connection to the MQTT broker is lost, or the stream ended before all was sent.
 
-    Attributes:
-        broker: its address.
-        reason: one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream.
-        message: what happened, for people.
-        dropped: states that were never sent, since the last such event.
+    `reason` is one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream; `dropped` states were never sent.
     """
 
-    kind = "mqtt_lost"
     broker: str
     reason: str
     message: str
@@ -175,16 +129,11 @@ class MqttLostEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttRefusedEvent(Event):
-    """An attempt to connect to the MQTT broker failed. The same reason is reported once in ten minutes at most.
+    """An attempt to connect to the MQTT broker failed, for one of `edgecnn.device.mqtt.connection.REASONS`.
 
-    Attributes:
-        broker: its address.
-        reason: one of `edgecnn.device.mqtt.connection.REASONS`.
-        message: why, for people.
-        count: how many attempts since the last such event.
+    The same reason is reported once in ten minutes at most, for `count` attempts.
     """
 
-    kind = "mqtt_refused"
     broker: str
     reason: str
     message: str
@@ -193,15 +142,8 @@ class MqttRefusedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttConflictEvent(Event):
-    """Another program publishes on the same topics. Reported once in ten minutes at most.
+    """Another program publishes on the same topics. Reported once in ten minutes at most, for `count` of its messages."""
 
-    Attributes:
-        broker: its address.
-        message: which, for people.
-        count: how many of its messages since the last such event.
-    """
-
-    kind = "mqtt_conflict"
     broker: str
     message: str
     count: int
@@ -211,14 +153,9 @@ class MqttConflictEvent(Event):
 class ReleaseEvent(Event):
     """The service runs a release, has found it good, or does not run it any more.
 
-    Attributes:
-        release: the SHA-256 of its bundle.
-        name: the bundle's.
-        state: one of `edgecnn.device.slots.record.STATES`.
-        reason: why it is bad.
+    `release` is the SHA-256 of its bundle, `name` the bundle's, `state` one of `edgecnn.device.slots.record.STATES`.
     """
 
-    kind = "release"
     release: str
     name: str
     state: str
@@ -227,30 +164,19 @@ class ReleaseEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemEvent(Event):
-    """Something is wrong, and the service goes on.
+    """Something is wrong about the clock, the configuration, the disk or the release, and the service goes on."""
 
-    Attributes:
-        about: clock, configuration, disk, or release where none is in use.
-        message: what, for people.
-    """
-
-    kind = "problem"
     about: str
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndedEvent(Event):
-    """The stream has ended: nothing follows.
+    """The stream has ended, for END_OF_SOURCE, DURATION, CAMERA_LOST or SIGNAL: nothing follows.
 
-    Attributes:
-        reason: one of END_OF_SOURCE, DURATION, CAMERA_LOST and SIGNAL.
-        frames: classified frames.
-        dropped: frames that were replaced by newer ones while another was classified, or were too old.
-        damaged: frames that were skipped.
+    `frames` were classified, `dropped` replaced by newer ones or too old, `damaged` skipped.
     """
 
-    kind = "ended"
     reason: str
     frames: int
     dropped: int

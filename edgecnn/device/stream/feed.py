@@ -4,11 +4,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
 from edgecnn.device.secrets import CAMERA, masked, read_secret
+from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, Event
 from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
 
@@ -18,62 +18,21 @@ POLL_S = 0.2
 BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)
 """Waits before opening a lost source again; the last one repeats."""
 
+FIRST_FRAME_S, STALL_S = 15.0, 5.0
+"""Longest silence of an open source before its first frame, and after one."""
+
 HEALTHY_S = 10.0
 """A source that gave frames for this long starts again with the shortest wait when it is lost."""
 
 CLOSE_S = 0.25
 """How long `Feed.close` waits for the thread, and then for the source."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class FeedSettings:
-    """How a source is kept open.
-
-    Attributes:
-        stall_s: longest silence of an open source.
-        first_frame_s: longest silence before its first frame.
-        retry_for_s: how long it may be without a frame before that is an error. None: a source that has given a frame is retried
-            forever; one that cannot be opened at the start is an error at once.
-        warm_up: frames discarded after each opening. None: `LIVE_WARM_UP` of a live source, none of another.
-    """
-
-    stall_s: float = 5.0
-    first_frame_s: float = 15.0
-    retry_for_s: float | None = None
-    warm_up: int | None = None
-
-
 LIVE_WARM_UP = 5
 """A camera's first frames, in which exposure and white balance settle."""
 
 
-class SourceOpened(NamedTuple):
-    """The source gives frames for the first time."""
-
-    name: str
-    about: str
-    live: bool
-
-
-class SourceLost(NamedTuple):
-    """The source has stopped giving frames. `reason` is one of `cameras.source.REASONS`, or "unavailable" where it could not be opened."""
-
-    name: str
-    reason: str
-    text: str
-
-
-class SourceBack(NamedTuple):
-    """The source gives frames again, after `after_s` seconds and `attempts` openings."""
-
-    name: str
-    about: str
-    after_s: float
-    attempts: int
-
-
 class Damaged(NamedTuple):
-    """Frames that the source has skipped since the last such notice: they were cut short or flagged by a driver."""
+    """How many frames the source has skipped since the last such notice: they were cut short or flagged by a driver."""
 
     name: str
     frames: int
@@ -92,7 +51,7 @@ class Taken(NamedTuple):
     live: bool
 
 
-Item = SourceOpened | SourceLost | SourceBack | Damaged | Ended | Taken
+Item = Event | Damaged | Ended | Taken
 
 
 class Feed:
@@ -105,30 +64,25 @@ class Feed:
     def __init__(
         self,
         open_source: Callable[[], Source],
-        settings: FeedSettings,
+        camera: Camera = Camera(),
         *,
         name: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """Prepare; nothing is opened yet.
+        """Prepare; nothing is opened yet. `name` is the source's before it is opened; of the camera, `warm_up` and `retry_for_s` are used.
 
-        Args:
-            open_source: opens the source; raises CameraError. Called in the feed's thread.
-            settings: see there.
-            name: the source's name before it is opened.
-            clock: monotonic seconds, that of `Frame.monotonic`.
-            sleep: waits that many seconds; by default it returns early when the feed is closed.
+        `open_source` is called in the feed's thread. `clock` gives monotonic seconds, as in `Frame.monotonic`; `sleep` waits for seconds.
         """
         self.replaced = 0
+        self.name = name
         self._open_source = open_source
-        self._settings = settings
-        self._name = name
+        self._camera = camera
         self._clock = clock
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._changed = threading.Condition()
-        self._notices: deque[Item] = deque()
+        self._notices: deque[Event] = deque()
         self._slot: Taken | None = None
         self._over: CameraError | Ended | None = None
         self._source: Source | None = None
@@ -142,25 +96,14 @@ class Feed:
         self._waits = 0
         self._thread = threading.Thread(target=self._run, name="edgecnn-feed", daemon=True)
 
-    @property
-    def name(self) -> str:
-        """The name of the source that was opened last."""
-        return self._name
-
     def start(self) -> None:
-        """Open the source, in a thread of its own."""
         self._silent_since = self._clock()
         self._thread.start()
 
     def take(self, timeout: float, frames: bool = True) -> Item | None:
         """Return the next notice about the source, or its newest frame; None if neither comes within `timeout` seconds.
 
-        Args:
-            timeout: seconds.
-            frames: False to return notices only; None may then come early.
-
-        Raises:
-            CameraError: if the source cannot be opened, or was away for longer than the settings allow.
+        Without `frames` it returns notices only, and None may come early. CameraError if the source is given up.
         """
         with self._changed:
             waiting = self._slot is not None or self._over is not None
@@ -170,7 +113,7 @@ class Feed:
                 return self._notices.popleft()
             if self._damaged:
                 damaged, self._damaged = self._damaged, 0
-                return Damaged(self._name, damaged)
+                return Damaged(self.name, damaged)
             if not frames:
                 return None
             if self._slot is not None:
@@ -240,19 +183,19 @@ class Feed:
             except CameraError as error:
                 self._give_up_late(str(error))
                 if self._attempts == 1 and not self._had_frame:
-                    self._notify(SourceLost(self._name, "unavailable", str(error)))
+                    self._notify_lost("unavailable", str(error))
         return None
 
     def _drain(self, source: Source) -> CameraLost | None:
         """Read frames until the source is lost; None if it ended or the feed was closed."""
-        self._name = source.name
+        self.name = source.name
         self._refused = ""
-        warm_up = self._settings.warm_up
+        warm_up = self._camera.warm_up
         if warm_up is None:
             warm_up = LIVE_WARM_UP if source.live else 0
         base = self._next_seq
         opened = last = self._clock()
-        limit = max(self._settings.first_frame_s, self._settings.stall_s)
+        limit = FIRST_FRAME_S
         self._skipped = 0
         while not self._stop.is_set():
             try:
@@ -273,7 +216,7 @@ class Feed:
             if self._refused:
                 return CameraLost("garbage", self._refused)
             last = self._clock()
-            limit = self._settings.stall_s
+            limit = STALL_S
             if last - opened > HEALTHY_S:
                 self._waits = 0
             self._next_seq = base + frame.sequence + 1
@@ -295,42 +238,45 @@ class Feed:
         """Report, at the first frame after an opening, that the source is open or back."""
         if not self._attempts:
             return
-        if not self._had_frame:
-            self._notify(SourceOpened(source.name, source.about, source.live))
-        else:
-            self._notify(SourceBack(source.name, source.about, now - self._silent_since, self._attempts))
+        ts, after_s = time.time(), round(now - self._silent_since, 3)
+        self._notify(
+            CameraBackEvent(ts=ts, source=source.name, about=source.about, after_s=after_s, attempts=self._attempts)
+            if self._had_frame
+            else CameraOpenedEvent(ts=ts, source=source.name, about=source.about, live=source.live)
+        )
         self._had_frame = True
         self._attempts = 0
 
     def _lose(self, lost: CameraLost) -> None:
-        if not self._attempts or (
-            self._attempts == 1 and not self._had_frame
-        ):  # reported once, however often it is tried again
-            if not self._attempts:
-                self._silent_since = self._clock()
-            self._notify(SourceLost(self._name, lost.reason, str(lost)))
+        """Report a loss, once, however often the source is tried again."""
+        if not self._attempts:
+            self._silent_since = self._clock()
+        if not self._attempts or (self._attempts == 1 and not self._had_frame):
+            self._notify_lost(lost.reason, str(lost))
         self._give_up_late(str(lost))
 
     def _give_up_late(self, text: str) -> None:
-        """Raise CameraError if the source was away for too long."""
-        allowed = self._settings.retry_for_s
+        allowed = self._camera.retry_for_s
         if allowed is None:
             if self._had_frame:
                 return
             raise CameraError(text)
         away = self._clock() - self._silent_since
         if away >= allowed:
-            raise CameraError(f"{text} Gave up after {away:.0f} s and {self._attempts} attempts.", advice="wait_longer")
+            tried = f"Gave up after {away:.0f} s and {self._attempts} attempts."
+            raise CameraError(f"{text} {tried} --retry-for waits longer.")
 
-    def _notify(self, notice: Item) -> None:
+    def _notify_lost(self, reason: str, message: str) -> None:
         with self._changed:
-            if (
-                isinstance(notice, SourceLost) and self._slot is not None
-            ):  # a frame must not follow the notice that its camera is lost
+            if self._slot is not None:  # a frame must not follow the notice that its camera is lost
                 if self._slot.live:
                     self._slot = None
                     self.replaced += 1
                 self._until_taken()
+            self._notify(CameraLostEvent(ts=time.time(), source=self.name, reason=reason, message=message))
+
+    def _notify(self, notice: Event) -> None:
+        with self._changed:
             self._notices.append(notice)
             self._changed.notify_all()
 
@@ -348,18 +294,9 @@ class Feed:
             self._changed.wait()
 
 
-def camera_secret(camera: Camera) -> tuple[str | None, str | None]:
-    """Return user and password for a network camera: see `edgecnn.device.secrets.read_secret`."""
-    return read_secret(CAMERA, camera.password_file)
-
-
 def open_feed(source: str | None, camera: Camera) -> Feed:
-    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; `Feed.start` opens it.
-
-    Raises:
-        ValueError: if the password's file cannot be read.
-    """
-    (width, height), (user, password) = camera.size, camera_secret(camera)
+    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; ValueError for a bad password file."""
+    (width, height), (user, password) = camera.size, read_secret(CAMERA, camera.password_file)
     requested = CameraSettings(width=width, height=height, fps=camera.fps, user=user, password=password)
 
     def open_it() -> Source:
@@ -367,5 +304,4 @@ def open_feed(source: str | None, camera: Camera) -> Feed:
 
         return cameras.find_camera(requested) if source is None else cameras.open_source(source, requested)
 
-    kept = FeedSettings(warm_up=camera.warm_up, retry_for_s=camera.retry_for_s)
-    return Feed(open_it, kept, name=masked(source or "camera"))
+    return Feed(open_it, camera, name=masked(source or "camera"))

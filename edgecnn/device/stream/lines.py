@@ -33,18 +33,15 @@ def file_line(source: str, result: "Result", model: tuple[str, str], region: Reg
 
 
 def error_line(source: str, error: str) -> str:
-    """Return a file that could not be classified as a JSON line."""
     return f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "error": {quote(error)}}}'
 
 
 def top_json(top: Sequence[Score]) -> str:
-    """Return classes as a JSON array."""
     items = [f'{{"label": {quote(item.label)}, "index": {item.index}, "score": {item.score:.6f}}}' for item in top]
     return f"[{', '.join(items)}]"
 
 
 def text_json(text: str | None) -> str:
-    """Return a text as a JSON string, None as null."""
     return "null" if text is None else quote(text)
 
 
@@ -60,7 +57,6 @@ def region_json(region: Region) -> str:
 
 
 def latency_json(latency_ms: dict[str, float]) -> str:
-    """Return milliseconds by stage as a JSON object."""
     return (
         f'{{"decode": {latency_ms["decode"]:.3f}, "preprocess": {latency_ms["preprocess"]:.3f}, '
         f'"infer": {latency_ms["infer"]:.3f}}}'

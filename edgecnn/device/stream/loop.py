@@ -4,8 +4,8 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from edgecnn.device.stream.events import (
     CAMERA_LOST,
     DURATION,
     END_OF_SOURCE,
-    CameraBackEvent,
     CameraLostEvent,
     CameraOpenedEvent,
     EndedEvent,
@@ -22,16 +21,7 @@ from edgecnn.device.stream.events import (
     Seldom,
     StateChangedEvent,
 )
-from edgecnn.device.stream.feed import (
-    Damaged,
-    Ended,
-    Feed,
-    SourceBack,
-    SourceLost,
-    SourceOpened,
-    Taken,
-    open_feed,
-)
+from edgecnn.device.stream.feed import Damaged, Ended, Feed, Taken, open_feed
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Camera, Decision, Pace, Settings, State, gather
 from edgecnn.errors import CameraError, ImageError
@@ -46,19 +36,19 @@ TICK_S = 0.1
 """Longest wait for a frame: `Stream.ticks` returns to its caller at least this often."""
 
 DAMAGED_EVERY_S = 1.0
-"""Least seconds between two events about damaged frames."""
 
 MANY_DAMAGED = 30
 """After this many frames in a row that cannot be decoded, a live source counts as lost."""
 
 Item = FrameResult | Event
-"""What a stream gives."""
 
 OPTIONS = (Camera, Pace, Decision, State)
 """The settings that `open_stream` takes as arguments."""
 
 CONSUMER_WAIT_S = 5.0
 """How long consumers may take to finish after the end of the source or of the duration."""
+
+E = TypeVar("E", bound=Event)
 
 
 class Consumer(Protocol):
@@ -69,9 +59,11 @@ class Consumer(Protocol):
 
     def poll(self) -> Iterable[Event]:
         """Do what is due; called after each item, and at least every TICK_S."""
+        return ()
 
     def finish(self, wait_s: float) -> Iterable[Event]:
         """Finish within `wait_s` seconds; at 0, which follows an interruption, at once."""
+        return ()
 
 
 class Stream:
@@ -86,35 +78,27 @@ class Stream:
         self,
         feed: Feed,
         classify: Callable[[bytes | np.ndarray], Result],
-        settings: Pace,
+        pace: Pace,
         smoother: Smoother,
         *,
         consumers: Sequence[Consumer] = (),
         region: Region = WHOLE,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is opened yet. `open_stream` is the usual way to make one.
 
-        Args:
-            feed: where frames come from; the stream starts and closes it.
-            classify: classifies an image, as `Classifier.classify` does.
-            settings: see there.
-            smoother: turns the decisions into a state.
-            consumers: each receives every item; what they report follows it.
-            region: the part of each frame that `classify` sees, to be named.
-            clock, wall: monotonic seconds, and seconds since the epoch.
+        The stream starts and closes the feed. `region` is the part of each frame that `classify` sees, to be named; `clock` gives
+        monotonic seconds.
         """
         self.frames = 0
         self.damaged = 0
         self._feed = feed
         self._classify = classify
-        self._settings = settings
+        self._pace = pace
         self._smoother = smoother
         self._consumers = consumers
         self._region = None if region == WHOLE else region
         self._clock = clock
-        self._wall = wall
         self._source = feed.name
         self._state_since: float | None = None
         self._too_old = 0
@@ -126,9 +110,7 @@ class Stream:
     def __enter__(self) -> "Stream":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -138,11 +120,7 @@ class Stream:
             self._ticks.close()
 
     def __iter__(self) -> Iterator[Item]:
-        """Give results and events as they come.
-
-        Raises:
-            CameraError: if the source cannot be opened, or was away for too long.
-        """
+        """Give results and events as they come; CameraError as `ticks`."""
         return (item for item in self.ticks() if item is not None)
 
     @property
@@ -152,10 +130,7 @@ class Stream:
 
     def ended(self, reason: str) -> EndedEvent:
         """Return the event that ends a stream."""
-        return EndedEvent(
-            ts=self._wall(), source=self._source, reason=reason,
-            frames=self.frames, dropped=self.dropped, damaged=self.damaged,
-        )  # fmt: skip
+        return self._event(EndedEvent, reason=reason, frames=self.frames, dropped=self.dropped, damaged=self.damaged)
 
     def ticks(self) -> Iterator[Item | None]:
         """Give results and events, and None at least every TICK_S while nothing comes, for a caller with other work.
@@ -197,7 +172,7 @@ class Stream:
 
     def _loop(self) -> Generator[Item | None, None, str]:
         start = due = self._clock()
-        duration, max_fps = self._settings.duration_s, self._settings.max_fps
+        duration, max_fps = self._pace.duration_s, self._pace.max_fps
         while True:
             now = self._clock()
             if duration and now - start >= duration:
@@ -226,7 +201,7 @@ class Stream:
 
     def _handle(self, taken: Taken) -> Iterator[Item | None]:
         """Classify a frame and give its result; None or an event if it was too old or damaged."""
-        if taken.live and self._clock() - taken.frame.monotonic > self._settings.max_age_s:
+        if taken.live and self._clock() - taken.frame.monotonic > self._pace.max_age_s:
             self._too_old += 1
             yield None
             return
@@ -242,26 +217,16 @@ class Stream:
         self._damaged_in_a_row = 0
         self.frames += 1
         age = max(0.0, self._clock() - taken.frame.monotonic)
-        ts = self._wall() - age
+        ts = time.time() - age
         previous = self._smoother.state
         changed = self._smoother.update(result.decision)
         if changed:
             self._state_since = ts
+        latency_ms = {**result.latency_ms, "decode": result.latency_ms["decode"] + converted_ms}
         yield FrameResult(
-            seq=taken.seq,
-            ts=ts,
-            age_ms=age * 1000,
-            source=self._source,
-            image=image,
-            top=result.top,
-            decision=result.decision,
-            reason=result.reason,
-            lead=result.lead,
-            state=self._smoother.state,
-            state_since=self._state_since,
-            latency_ms={**result.latency_ms, "decode": result.latency_ms["decode"] + converted_ms},
-            dropped=self.dropped,
-        )
+            **result._replace(latency_ms=latency_ms)._asdict(), seq=taken.seq, ts=ts, age_ms=age * 1000, source=self._source,
+            image=image, state=self._smoother.state, state_since=self._state_since, dropped=self.dropped,
+        )  # fmt: skip
         if changed:
             score = round(result.top[0].score, 6) if result.top else None
             yield self._state_changed(previous, score, result.reason, taken.seq)
@@ -277,33 +242,24 @@ class Stream:
     def _damaged_event(self, message: str, seq: int | None, frames: int = 1) -> FrameDamagedEvent | None:
         """Return the event of damaged frames, None if it is too early for another."""
         count = self._damaged_notices.count(frames)
-        if not count:
-            return None
-        return FrameDamagedEvent(ts=self._wall(), source=self._source, message=message, seq=seq, count=count)
+        return self._event(FrameDamagedEvent, message=message, seq=seq, count=count) if count else None
 
-    def _source_changed(self, item: SourceOpened | SourceLost | SourceBack) -> Iterator[Event]:
-        self._source = item.name
-        ts = self._wall()
-        if isinstance(item, SourceOpened):
-            yield CameraOpenedEvent(ts=ts, source=item.name, about=item.about, live=item.live, region=self._region)
-        elif isinstance(item, SourceBack):
-            after_s = round(item.after_s, 3)
-            yield CameraBackEvent(ts=ts, source=item.name, about=item.about, after_s=after_s, attempts=item.attempts)
-        else:
+    def _source_changed(self, event: Event) -> Iterator[Event]:
+        self._source = event.source
+        yield replace(event, region=self._region) if isinstance(event, CameraOpenedEvent) else event
+        if isinstance(event, CameraLostEvent):
             self._damaged_in_a_row = 0
-            yield CameraLostEvent(ts=ts, source=item.name, reason=item.reason, message=item.text)
             previous = self._smoother.state
             if self._smoother.reset():  # the state is unknown while the camera is gone
                 self._state_since = None
                 yield self._state_changed(previous, None, CAMERA_LOST, None)
 
-    def _state_changed(
-        self, previous: str | None, score: float | None, reason: str | None, seq: int | None
-    ) -> StateChangedEvent:
-        return StateChangedEvent(
-            ts=self._wall(), source=self._source, state=self._smoother.state, previous=previous,
-            score=score, reason=reason, seq=seq,
-        )  # fmt: skip
+    def _state_changed(self, previous: str | None, score: float | None, reason: str | None, seq: int | None) -> Event:
+        state = self._smoother.state
+        return self._event(StateChangedEvent, state=state, previous=previous, score=score, reason=reason, seq=seq)
+
+    def _event(self, kind: Callable[..., E], **fields: object) -> E:
+        return kind(ts=time.time(), source=self._source, **fields)
 
 
 def open_stream(

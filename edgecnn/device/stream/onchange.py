@@ -13,10 +13,8 @@ from edgecnn.device.stream.events import CommandFailedEvent, Event, StateChanged
 from edgecnn.device.stream.loop import Item
 
 LIMIT_S = 60.0
-"""A command that runs longer is terminated."""
 
 GRACE_S = 0.1
-"""Time between SIGTERM and SIGKILL."""
 
 
 class OnChange:
@@ -28,11 +26,7 @@ class OnChange:
     """
 
     def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Split the command as a shell would.
-
-        Raises:
-            ValueError: if it is empty, its quotes are not closed, or there is no such program.
-        """
+        """Split the command as a shell would; ValueError if it is empty, its quotes are not closed, or there is no such program."""
         import shutil
 
         try:
@@ -49,7 +43,6 @@ class OnChange:
         self._next: dict[str, str] | None = None
 
     def take(self, item: Item) -> Iterable[Event]:
-        """Run the command for a change of the state, at the next `poll` while none is running."""
         self._source = item.source
         if isinstance(item, StateChangedEvent):
             self._next = {
@@ -70,18 +63,15 @@ class OnChange:
                 self._end()
                 failures.append(self._failed(f"still running after {LIMIT_S:.0f} s, terminated"))
             elif code:
-                what = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-                failures.append(self._failed(what))
+                how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+                failures.append(self._failed(how))
             self._process = None
         if self._next is not None:
             variables, self._next = self._next, None
             try:
+                variables = {**environment(), **variables}
                 self._process = subprocess.Popen(
-                    self.arguments,
-                    env={**environment(), **variables},
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    start_new_session=True,
+                    self.arguments, env=variables, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
                 )
             except (OSError, ValueError) as error:  # ValueError: a zero in a label, which no environment can hold
                 failures.append(self._failed(getattr(error, "strerror", None) or str(error)))
@@ -113,7 +103,6 @@ class OnChange:
         return CommandFailedEvent(ts=time.time(), source=self._source, message=f"{self.arguments[0]}: {what}")
 
     def _end(self) -> None:
-        """Terminate the command and what it started."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):

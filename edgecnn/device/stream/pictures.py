@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,6 @@ from edgecnn.pixels import cut
 from edgecnn.region import Region
 
 JPEG_QUALITY = 95
-"""For frames that a camera gave as pixels; encoded frames are kept unmodified."""
 
 PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 85
 """Of pictures to be looked at: a few hundred kilobytes at most."""
@@ -26,15 +26,7 @@ THUMBNAIL = 32
 
 
 def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
-    """Turn a frame clockwise.
-
-    Args:
-        image: an encoded image's bytes, or uint8 (height, width, 3).
-        rotation: 0, 90, 180 or 270 degrees.
-
-    Raises:
-        ImageError: if the bytes cannot be decoded.
-    """
+    """Turn a frame, an encoded image's bytes or uint8 (height, width, 3), clockwise; ImageError, as below, if bytes cannot be decoded."""
     if isinstance(image, bytes):
         picture = images.decode(image)
         return picture.transpose(TURNS[rotation]) if rotation else picture
@@ -42,15 +34,7 @@ def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
 
 
 def part(image: bytes | np.ndarray, rotation: int, region: Region) -> np.ndarray:
-    """Return a region of a frame, upright: uint8 (height, width, 3).
-
-    Args:
-        image, rotation: as in `turn`.
-        region: of the frame after the turn.
-
-    Raises:
-        ImageError: if the bytes cannot be decoded.
-    """
+    """Return a region of a frame after its turn: uint8 (height, width, 3)."""
     upright = cut(turn(image, rotation), region)
     return as_array(upright) if isinstance(upright, Image.Image) else np.ascontiguousarray(upright)
 
@@ -59,40 +43,32 @@ def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
     """Return a frame as a file's bytes, upright, and the file's suffix.
 
     Encoded frames stay unmodified; pixels, and frames that have to be turned, become JPEG of JPEG_QUALITY without chroma subsampling.
-
-    Raises:
-        ImageError: if bytes that have to be turned cannot be decoded.
     """
     if isinstance(image, bytes) and not rotation:
         return image, images.suffix_of(image)
-    upright = turn(image, rotation)
-    picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
-    buffer = io.BytesIO()
-    picture.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue(), ".jpg"
+    return _jpeg(_upright(image, rotation), quality=JPEG_QUALITY, subsampling=0), ".jpg"
 
 
 def as_jpeg(image: bytes | np.ndarray, rotation: int = 0) -> bytes:
-    """Return a frame as a JPEG file's bytes to be looked at: upright, at most PREVIEW_SIDE pixels wide and high, of PREVIEW_QUALITY.
-
-    Raises:
-        ImageError: if bytes cannot be decoded.
-    """
-    upright = turn(image, rotation)
-    picture = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
-    picture = picture.convert("RGB")
+    """Return a frame as a JPEG file's bytes to be looked at: upright, at most PREVIEW_SIDE pixels wide and high, of PREVIEW_QUALITY."""
+    picture = _upright(image, rotation).convert("RGB")
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    return _jpeg(picture, quality=PREVIEW_QUALITY)
+
+
+def _upright(image: bytes | np.ndarray, rotation: int) -> Image.Image:
+    upright = turn(image, rotation)
+    return upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
+
+
+def _jpeg(picture: Image.Image, **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "jpeg", quality=PREVIEW_QUALITY)
+    picture.save(buffer, "jpeg", **options)
     return buffer.getvalue()
 
 
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
-    """Return a frame in grey, scaled to a width and a height or the frame's own aspect ratio: float32, shape (height, width), 0 to 255.
-
-    Raises:
-        ImageError: if bytes cannot be decoded.
-    """
+    """Return a frame in grey, scaled to a width and a height or the frame's own aspect ratio: float32, shape (height, width), 0 to 255."""
     picture = images.decode(image, 1) if isinstance(image, bytes) else Image.fromarray(image).convert("L")
     height = height or max(3, round(picture.height * width / picture.width))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).astype(np.float32)
@@ -103,9 +79,6 @@ def sharpness(image: bytes | np.ndarray) -> float:
 
     The Laplacian of a pixel is four times its level less that of its four neighbours. Two photographs of 640x427 pixels measured
     1299 and 367; 67 and 34 after a Gaussian blur of radius 2, 19 and 12 of radius 3, 4.2 and 3.8 of radius 5. A bare wall is as low.
-
-    Raises:
-        ImageError: if bytes cannot be decoded.
     """
     levels = grey(image, SHARPNESS_WIDTH)
     middle = 4 * levels[1:-1, 1:-1]
@@ -113,7 +86,6 @@ def sharpness(image: bytes | np.ndarray) -> float:
 
 
 def thumbnail(image: bytes | np.ndarray) -> np.ndarray:
-    """Return a frame in grey, THUMBNAIL pixels square, for `change`."""
     return grey(image, THUMBNAIL, THUMBNAIL)
 
 
@@ -122,11 +94,16 @@ def change(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).mean())
 
 
+def stamp(seconds: float, digits: int) -> str:
+    """Return seconds since the epoch as a part of a file's name, in UTC, with a fraction of that number of digits: 20251125T040000.250Z."""
+    whole, fraction = time.gmtime(seconds), int(seconds * 10**digits) % 10**digits
+    return f"{time.strftime('%Y%m%dT%H%M%S', whole)}.{fraction:0{digits}d}Z"
+
+
 SPLITS = ("train", "val", "validation", "test")
 """Folder names that `edgecnn train` takes for splits of a data set, not for classes."""
 
 LONGEST_NAME = 100
-"""Bytes of a class folder's name."""
 
 
 def why_no_folder(label: str) -> str:

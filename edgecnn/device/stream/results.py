@@ -15,17 +15,14 @@ from edgecnn.runtime.decision import Score
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """The result of one frame of a stream.
+    """The result of one frame of a stream; `top`, `decision`, `reason`, `lead` and `latency_ms` are those of `Result`.
 
     Attributes:
         seq: the frame's number among all that came since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
-        ts: when the frame was whole, in seconds since the epoch.
-        age_ms: milliseconds from then until its result was known.
-        source: the device, address or file that it came from.
+        ts: when the frame was whole, in seconds since the epoch; `age_ms` later its result was known.
         image: the frame as the source gave it, before any rotation: an encoded image's bytes, or uint8 RGB of shape (height, width, 3).
-        top, decision, reason, lead, latency_ms: as in `edgecnn.runtime.classifier.Result`.
         state: the decision after smoothing; None before enough frames were seen, and after a camera was lost until they were seen again.
-        state_since: the `ts` of the frame that made the state; None where there is none.
+        state_since: the `ts` of the frame that made the state.
         dropped: frames since the start that were replaced by newer ones while another was classified, or were too old.
     """
 
@@ -63,7 +60,6 @@ def result_line(result: FrameResult, model: tuple[str, str], region: Region = WH
 
 
 def event_line(event: Event) -> str:
-    """Return an event as a JSON line."""
     left_out = {"ts", "source"} | ({"region"} if getattr(event, "region", None) is None else set())
     details = {name: value for name, value in vars(event).items() if name not in left_out}
     line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **details}

@@ -14,16 +14,12 @@ from edgecnn.region import FITS, ROTATIONS, Region, read_region
 from edgecnn.tables import fields_of, key
 
 LARGEST = 16384
-"""Most pixels of a frame's side."""
 
 
 def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
-    """Return a field of a stream's settings.
+    """Return a field of a stream's settings: `about` is the flag's help, `meaning` that of the service's key, "" if there is none.
 
     Args:
-        default: of the setting, for a flag and in Python.
-        about: the flag's help.
-        meaning: of the service's key, for people; "" if the service has no such key.
         more: what applies of
             low, high, choices: as `edgecnn.tables.key` has them, in the unit that is typed.
             flag: the flag's and the key's name, where it is not the field's.
@@ -37,11 +33,7 @@ def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Read WIDTHxHEIGHT; ValueError for anything else."""
     width, _, height = text.lower().partition("x")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST for part in (width, height)):
         raise ValueError(f"received {text!r}, expected WIDTHxHEIGHT, such as 640x480")
@@ -49,11 +41,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def read_smooth(text: str) -> str:
-    """Return the text if it says how decisions become a state.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Return the text if it says how decisions become a state; ValueError if it does not."""
     from edgecnn.runtime.decision import Smoother
 
     Smoother.parse(text)
@@ -185,11 +173,8 @@ class Reaction(Group):
         None, "Keep unsure frames as DIR/GUESS/*, at most one per second.", metavar="DIR", shown="none"
     )
     save_margin: float = option(
-        0.5,
-        "A frame is unsure if its decision is no label, or the best score leads the second by less than this.",
-        low=0,
-        high=1,
-    )
+        0.5, "A frame is unsure if its decision is no label, or the best score leads the second by less than this.", low=0, high=1
+    )  # fmt: skip
     save_cap: float = option(
         100.0, "Keep at most this much in each folder; the oldest frames go first.", low=0.1, metavar="MIB"
     )
@@ -197,6 +182,28 @@ class Reaction(Group):
         None, "Keep a picture of what the model looked at in unsure frames as DIR/GUESS/*, at most one per second. See edgecnn explain.",
         metavar="DIR", shown="none",
     )  # fmt: skip
+
+
+class Pictures(Group):
+    """Which pictures are taken for training."""
+
+    heading: ClassVar = "Pictures"
+    interval_s: float = option(
+        0.0, "Take a picture every S seconds, or each frame of a file. 0 waits for a key each time.",
+        low=0, flag="interval", metavar="S",
+    )  # fmt: skip
+    count: int = option(0, "Stop after N pictures; 0 to keep going.", low=0, metavar="N")
+    region: Region | None = option(
+        None, "Keep only this part of each picture: left, top, width and height as fractions of the upright picture. Without it the "
+        "whole frame is kept, and train --region can choose the part later.",
+        metavar="X,Y,W,H", shown="the whole frame", typed=None, read=read_region,
+    )  # fmt: skip
+    min_sharpness: float = option(
+        10.0, "Skip pictures that are less sharp (variance of the Laplacian).", low=0, metavar="X"
+    )
+    min_change: float = option(
+        2.0, "Skip pictures that differ less from the last one (mean of 256 grey levels).", low=0, metavar="X"
+    )
 
 
 class Mqtt(Group):
@@ -247,11 +254,7 @@ def typed_name(entry: Field) -> str:
 
 
 def gather(values: Mapping[str, Any], *groups: type) -> dict[str, Any]:
-    """Return the groups, by their names in Settings, with the settings that `values` has by the fields' names.
-
-    Raises:
-        TypeError: for a name that is none of theirs, with the nearest.
-    """
+    """Return the groups, by their names in Settings, with the settings that `values` has; TypeError for a name that none of them has."""
     kinds: dict[str, Any] = {name: entry.type for name, entry in fields_of(Settings).items() if entry.type in groups}
     names = [name for kind in kinds.values() for name in fields_of(kind)]
     for name in values:
@@ -274,17 +277,16 @@ def keys_of(*groups: type) -> list[tuple[str, Any, Any]]:
 
 
 def from_keys(values: Mapping[str, Any]) -> Settings:
-    """Return the settings that the service's keys have."""
+    """Return the settings that the service's keys have: None for an empty text, a path for a path's text."""
     made = {}
     for name, group in fields_of(Settings).items():
         kind: Any = group.type
-        given = {entry.name: entry for entry in fields_of(kind).values() if typed_name(entry) in values}
-        made[name] = kind(**{field: from_key(entry, values[typed_name(entry)]) for field, entry in given.items()})
+        given = {field: (entry.type, values.get(typed_name(entry))) for field, entry in fields_of(kind).items()}
+        made[name] = kind(**{field: from_key(*of) for field, of in given.items() if of[1] is not None})
     return Settings(**made)
 
 
-def from_key(entry: Field, value: Any) -> Any:
-    """Return a setting as its key has it: None for an empty text, a path for a path's text."""
-    if entry.type == Path | None:
+def from_key(kind: Any, value: Any) -> Any:
+    if kind == Path | None:
         return Path(value) if value else None
-    return value or None if entry.type == str | None else value
+    return value or None if kind == str | None else value

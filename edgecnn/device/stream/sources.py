@@ -2,40 +2,54 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 from edgecnn.errors import ImageError
 from edgecnn.images import SUFFIXES, left_out
 
-STDIN = "-"
+T = TypeVar("T")
+
+Expanded = Iterator[tuple[str, ImageError | None]]
 
 
-def expand(
-    sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = lambda text: None
-) -> Iterator[tuple[str, ImageError | None]]:
-    """Yield the images that SOURCE arguments stand for, in order, without opening them.
+class Outcome(NamedTuple, Generic[T]):
+    """What came of an image: a result, or the error that kept it from having one."""
 
-    A folder stands for the images in it and below, sorted, hidden ones left out. A glob stands for what it matches,
-    sorted. `-` stands for what the lines of standard input stand for.
+    source: str
+    result: T | None
+    error: ImageError | None
 
-    Args:
-        sources: the arguments.
-        stdin: lines of paths, read when a `-` is reached.
-        note: called with a line about the files of a folder that are not read as images.
 
-    Yields:
-        (path, None), or (source, error) for one that stands for nothing.
+def for_each_image(
+    work: Callable[[str], T], sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool
+) -> Iterator[Outcome[T]]:
+    """Do `work` with each image that SOURCE arguments stand for; the rest is as in `expand`. After a broken image the loop goes on."""
+    for source, error in expand(sources, stdin, note):
+        result = None
+        if error is None:
+            try:
+                result = work(source)
+            except ImageError as caught:
+                error = caught
+        yield Outcome(source, result, error)
+
+
+def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:
+    """Yield (path, None) for the images that SOURCE arguments stand for, in order, without opening them; (source, error) if there is none.
+
+    A folder stands for the images in it and below, sorted, hidden ones left out; `note` is called with a line on what else is in it. A glob
+    stands for what it matches, sorted, and `-` for what the lines of standard input stand for.
     """
     for source in sources:
-        if source == STDIN:
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
-            for line in lines:
-                if line:
-                    yield from _expand_one(line, note)
+        if source == "-":
+            for line in stdin:
+                if path := os.fsdecode(line.rstrip(b"\r\n")):
+                    yield from _expand_one(path, note)
         else:
             yield from _expand_one(source, note)
 
 
-def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
+def _expand_one(source: str, note: Callable[[str], object]) -> Expanded:
     if os.path.isdir(source):
         yield from _folder(source, note)
         return
@@ -53,11 +67,11 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Iterator[tuple[st
     elif "." in source or "/" in source:
         yield source, ImageError("no such file or folder")
     else:  # an image has a suffix; somebody who types 0 or webcam means a camera
-        yield source, ImageError("no such file or folder", advice="name_camera")
+        yield source, ImageError("no such file or folder. For what a camera sees: --camera, or /dev/video0 and so on.")
 
 
 def _leads_back(source: str, folder: str, name: str) -> bool:
-    """Tell whether an entry of a folder is a link to a folder that was entered on the way from `source`, or that contains it."""
+    """Tell whether an entry of a folder is a link to a folder on the way from `source`, or to one that contains it."""
     path = os.path.join(folder, name)
     if not os.path.islink(path):
         return False
@@ -69,10 +83,10 @@ def _leads_back(source: str, folder: str, name: str) -> bool:
     return False
 
 
-def _folder(source: str, note: Callable[[str], object]) -> Iterator[tuple[str, ImageError | None]]:
+def _folder(source: str, note: Callable[[str], object]) -> Expanded:
     unreadable: list[OSError] = []
-    any_image = False
     others: list[str] = []
+    any_image = False
     for folder, folders, names in os.walk(source, onerror=unreadable.append, followlinks=True):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not _leads_back(source, folder, name)

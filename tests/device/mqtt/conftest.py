@@ -219,12 +219,14 @@ def feed():
     """Make a fed publisher: `feed(port, picture=True)`."""
     from edgecnn.device.mqtt.connection import Waits
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
+    from edgecnn.device.stream.settings import Mqtt
 
     made = []
 
-    def make(port, *, labels=("cat", "dog"), outbox=None, user=None, password=None, **settings):
+    def make(port, *, labels=("cat", "dog"), outbox=None, user=None, password=None, waits=None, rotation=0, **options):
         broker = Broker(host="127.0.0.1", port=port, tls=False, user=user, password=password)
-        settings = MqttSettings(broker=broker, name="door", **{"waits": Waits(**QUICK), **settings})
+        waits = waits or Waits(**QUICK)
+        settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation, waits=waits)
         made.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
         return made[-1]
 

@@ -9,6 +9,7 @@ from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.outbox import MOST_WAITING, REFRESH_S, Outbox
 from edgecnn.device.mqtt.topics import Snapshot, state_names, values
 from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.settings import Mqtt
 from edgecnn.labels import MAX_LABEL_BYTES, why_not_a_label
 from edgecnn.runtime.decision import Score
 
@@ -79,7 +80,7 @@ def test_the_order_of_a_camera_that_goes_and_comes():
 
 
 def test_the_description_of_a_device():
-    config = json.loads(discovery.config("door", "pets", state_names(HOSTILE), picture=True, binary="None"))
+    config = json.loads(discovery.config("door", "pets", state_names(HOSTILE), Mqtt(picture=True, binary="None")))
     parts = config["components"]
     assert config["device"]["identifiers"] == ["edgecnn_door"] and config["origin"]["name"] == "edgecnn"
     assert parts["state"]["options"] == list(state_names(HOSTILE).values())
@@ -87,7 +88,7 @@ def test_the_description_of_a_device():
     assert {part["unique_id"] for part in parts.values()} == {f"edgecnn_door_{name}" for name in parts}
     assert [item["topic"] for item in config["availability"]] == ["edgecnn/door/availability", "edgecnn/door/camera"]
     assert config["availability_mode"] == "all"
-    bare = json.loads(discovery.config("door", "pets", state_names(HOSTILE)))["components"]
+    bare = json.loads(discovery.config("door", "pets", state_names(HOSTILE), Mqtt()))["components"]
     assert bare["picture"] == {"platform": "image"} and bare["binary"] == {"platform": "binary_sensor"}
 
 

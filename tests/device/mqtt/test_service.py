@@ -10,7 +10,7 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
-from edgecnn.cli.mqtt import PASSWORD, USER
+from edgecnn.device.secrets import MQTT
 from edgecnn.device.slots.store import Store
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import is_installed
@@ -26,7 +26,7 @@ def test_it_still_knows_the_password_after_another_release_was_put_in_use(small,
     options = tmp_path / "service.toml"
     options.write_text(f'source = "synthetic:"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\n')
     command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
-    environment = {**os.environ, "PYTHONPATH": str(root), USER: "ann", PASSWORD: "sesame"}
+    environment = {**os.environ, "PYTHONPATH": str(root), f"{MQTT}USER": "ann", f"{MQTT}PASSWORD": "sesame"}
     with (tmp_path / "lines").open("wb") as lines:
         spawn(command, env=environment, stdout=lines)
     eventually(lambda: "online" in small.payloads("availability"), "a connection")

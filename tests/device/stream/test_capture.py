@@ -8,14 +8,16 @@ import select
 import subprocess
 import sys
 import termios
+import time
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from edgecnn.device.stream import pictures
-from edgecnn.device.stream.capture import BLURRED, DAMAGED, QUIT, SAME, TAKE, Capture, CaptureSettings, Shot
-from edgecnn.device.stream.feed import Feed, FeedSettings
+from edgecnn.device.stream.capture import BLURRED, DAMAGED, QUIT, SAME, TAKE, Capture, Shot
+from edgecnn.device.stream.feed import Feed
+from edgecnn.device.stream.settings import Camera, Pictures
 from edgecnn.errors import CameraError, OutputError
 
 pty = pytest.importorskip("pty", reason="there are no terminals here")
@@ -41,11 +43,11 @@ def png(pixels):
 def take(fake, tmp_path):
     """Capture all frames of a script; return what was told about pictures."""
 
-    def run(*script, key=None, **settings):
-        settings = {"label": "cat", "folder": tmp_path / "photos", "interval_s": 1.0, **settings}
-        feed = Feed(fake.Opener(fake.Source(*script, None)), FeedSettings())
+    def run(*script, label="cat", rotation=0, key=lambda: None, **settings):
+        settings = Pictures(**{"interval_s": 1.0, **settings})
+        feed = Feed(fake.Opener(fake.Source(*script, None)))
         told = []
-        run.capture = Capture(feed, CaptureSettings(**settings), key=key)
+        run.capture = Capture(feed, tmp_path / "photos" / label, settings, rotation, key=key)
         run.capture.run(told.append)
         feed._thread.join(10)
         return [item for item in told if isinstance(item, Shot)]
@@ -119,7 +121,7 @@ def test_of_a_camera_one_each_interval(fake, tmp_path):
 
     taken = threading.Event()
     taken.set()
-    feed = Feed(fake.Opener(Ticking(*[picture(seed) for seed in range(12)], None, live=True)), FeedSettings(warm_up=0))
+    feed = Feed(fake.Opener(Ticking(*[picture(seed) for seed in range(12)], None, live=True)), Camera(warm_up=0))
     plain_take = feed.take
 
     def take(timeout):
@@ -131,16 +133,15 @@ def test_of_a_camera_one_each_interval(fake, tmp_path):
 
     feed.take = take
     shots = []
-    settings = CaptureSettings(label="cat", folder=tmp_path, interval_s=2.0)
-    Capture(feed, settings, clock=lambda: now[0]).run(shots.append)
+    Capture(feed, tmp_path / "cat", Pictures(interval_s=2.0), clock=lambda: now[0]).run(shots.append)
     assert len([shot for shot in shots if isinstance(shot, Shot)]) == 3
 
 
-def test_nothing_is_overwritten(fake, tmp_path):
+def test_nothing_is_overwritten(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1764043200.0)
     for seed in range(3):
-        feed = Feed(fake.Opener(fake.Source(picture(seed), None)), FeedSettings())
-        settings = CaptureSettings(label="cat", folder=tmp_path, interval_s=1.0)
-        Capture(feed, settings, wall=lambda: 1764043200.0).run(lambda shot: None)
+        feed = Feed(fake.Opener(fake.Source(picture(seed), None)))
+        Capture(feed, tmp_path / "cat", Pictures(interval_s=1.0)).run(lambda shot: None)
     assert len(kept(tmp_path)) == 3
 
 

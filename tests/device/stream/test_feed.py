@@ -5,17 +5,15 @@ import threading
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost, Stalled
+from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent
 from edgecnn.device.stream.feed import (
     BACKOFF_S,
     Damaged,
     Ended,
     Feed,
-    FeedSettings,
-    SourceBack,
-    SourceLost,
-    SourceOpened,
     Taken,
 )
+from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
 
 UNPLUGGED = CameraLost("unplugged", "the device went away")
@@ -31,6 +29,10 @@ def items(feed, count=None):
     return taken
 
 
+def said(lost):
+    return lost.source, lost.reason, lost.message
+
+
 @pytest.fixture
 def feed():
     """Make a feed that does not wait between openings, and close it in the end; `waits` holds what it would have waited."""
@@ -38,7 +40,7 @@ def feed():
 
     def make(opener, **settings):
         waits = []
-        made.append(Feed(opener, FeedSettings(**settings), name="camera", sleep=waits.append))
+        made.append(Feed(opener, Camera(**settings), name="camera", sleep=waits.append))
         made[-1].waits = waits
         made[-1].start()
         return made[-1]
@@ -52,7 +54,7 @@ def feed():
 def test_a_source_that_waits_gives_every_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None)
     opened, *taken, ended = items(feed(fake.Opener(source)))
-    assert opened == SourceOpened("fake", "a script", False) and ended == Ended()
+    assert (opened.source, opened.about, opened.live) == ("fake", "a script", False) and ended == Ended()
     assert [item.frame.image[0] for item in taken] == [item.seq for item in taken] == list(range(50))
     assert source.closed.is_set()
 
@@ -84,9 +86,9 @@ def test_lost_and_back(feed, fake):
     )
     one = feed(opener)
     opened, a, b, lost, back, c, ended = items(one)
-    assert isinstance(opened, SourceOpened) and isinstance(ended, Ended)
-    assert lost == SourceLost("fake", "unplugged", "the device went away")
-    assert isinstance(back, SourceBack) and back.attempts == 3 and back.after_s >= 0
+    assert isinstance(opened, CameraOpenedEvent) and isinstance(ended, Ended)
+    assert said(lost) == ("fake", "unplugged", "the device went away")
+    assert isinstance(back, CameraBackEvent) and back.attempts == 3 and back.after_s >= 0
     assert [item.seq for item in (a, b, c)] == [0, 1, 2], "numbers go on over openings"
     assert one.waits == list(BACKOFF_S[:3])
 
@@ -94,7 +96,7 @@ def test_lost_and_back(feed, fake):
 def test_waits_grow_to_a_limit_and_do_not_start_again_with_every_frame(feed, fake):
     opener = fake.Opener(*[fake.Source(b"a", UNPLUGGED) for _ in range(10)], fake.Source(None))
     one = feed(opener)
-    assert sum(isinstance(item, SourceLost) for item in items(one)) == 10
+    assert sum(isinstance(item, CameraLostEvent) for item in items(one)) == 10
     assert one.waits == [*BACKOFF_S, *[BACKOFF_S[-1]] * 3]
 
 
@@ -112,7 +114,7 @@ def test_waits_start_again_once_a_source_was_well_for_a_while(fake):
     def waits(frames):
         waited = []
         sources = [Minute(*[b"x"] * frames, UNPLUGGED) for _ in range(4)]
-        one = Feed(fake.Opener(*sources, Minute(None)), FeedSettings(), clock=lambda: now[0], sleep=waited.append)
+        one = Feed(fake.Opener(*sources, Minute(None)), clock=lambda: now[0], sleep=waited.append)
         one.start()
         items(one)
         one.close()
@@ -130,7 +132,7 @@ def test_a_loss_is_told_once_however_often_opening_fails(feed, fake):
         fake.Source(b"b", None),
     )
     kinds = [type(item) for item in items(feed(opener))]
-    assert kinds == [SourceOpened, Taken, SourceLost, SourceBack, Taken, Ended]
+    assert kinds == [CameraOpenedEvent, Taken, CameraLostEvent, CameraBackEvent, Taken, Ended]
 
 
 def test_a_camera_that_cannot_be_opened_at_the_start_is_an_error(feed, fake):
@@ -147,8 +149,8 @@ def test_retry_for_at_the_start(feed, fake):
     opener = fake.Opener(CameraError("busy"), CameraError("busy"), fake.Source(b"a", None))
     lost, opened, taken, _ = items(feed(opener, retry_for_s=60))
     assert (
-        lost == SourceLost("camera", "unavailable", "busy")
-        and isinstance(opened, SourceOpened)
+        said(lost) == ("camera", "unavailable", "busy")
+        and isinstance(opened, CameraOpenedEvent)
         and taken.frame.image == b"a"
     )
 
@@ -158,13 +160,13 @@ def test_retry_for_is_over(fake):
     source = fake.Source(b"a", UNPLUGGED)
     opener = fake.Opener(source)
     one = Feed(
-        opener, FeedSettings(retry_for_s=20), clock=lambda: now[0], sleep=lambda wait: now.__setitem__(0, now[0] + wait)
+        opener, Camera(retry_for_s=20), clock=lambda: now[0], sleep=lambda wait: now.__setitem__(0, now[0] + wait)
     )
     one.start()
-    assert [type(item) for item in items(one, 3)] == [SourceOpened, Taken, SourceLost]
+    assert [type(item) for item in items(one, 3)] == [CameraOpenedEvent, Taken, CameraLostEvent]
     with pytest.raises(CameraError, match=r"Gave up after 32 s and 6 attempts\.") as given_up:
         one.take(10)
-    assert given_up.value.advice == "wait_longer"
+    assert str(given_up.value).endswith(" --retry-for waits longer.")
     one.close()
 
 
@@ -178,14 +180,14 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
 
     stall = Stalled("fake", "no frame", 0.2, "; it said: hm")
     opener = fake.Opener(Slow(*[stall] * 70, b"a", *[stall] * 20, b"b", *[stall] * 26), fake.Source(None))
-    one = Feed(opener, FeedSettings(), clock=lambda: now[0], sleep=lambda wait: None)
+    one = Feed(opener, clock=lambda: now[0], sleep=lambda wait: None)
     one.start()
     _, a, b, lost, _ = items(one)
     assert (a.frame.image, b.frame.image) == (b"a", b"b")
     assert (
         lost.reason == "stall"
-        and lost.text.startswith("fake: no frame for 5.")
-        and lost.text.endswith(" s; it said: hm.")
+        and lost.message.startswith("fake: no frame for 5.")
+        and lost.message.endswith(" s; it said: hm.")
     )
     one.close()
 
@@ -200,16 +202,16 @@ def test_a_source_that_is_patient_never_stalls(feed, fake):
     now = iter(range(0, 10**6, 10))
     source = fake.Source(*[Stalled("fake", "no frame", 0.2)] * 20, b"a", None)
     source.patient = True
-    one = Feed(fake.Opener(source), FeedSettings(), clock=lambda: float(next(now)))
+    one = Feed(fake.Opener(source), clock=lambda: float(next(now)))
     one.start()
-    assert [type(item) for item in items(one)] == [SourceOpened, Taken, Ended]
+    assert [type(item) for item in items(one)] == [CameraOpenedEvent, Taken, Ended]
     one.close()
 
 
 def test_errors_of_the_system_are_losses(feed, fake):
     opener = fake.Opener(fake.Source(b"a", OSError(5, "Input/output error")), fake.Source(None))
     lost = items(feed(opener))[2]
-    assert lost == SourceLost("fake", "io_error", "fake: Input/output error")
+    assert said(lost) == ("fake", "io_error", "fake: Input/output error")
 
 
 def test_refused_frames_have_the_source_opened_again(feed, fake):
@@ -220,7 +222,7 @@ def test_refused_frames_have_the_source_opened_again(feed, fake):
     one.refuse("no picture")
     gate.release()
     lost, _, d, _ = items(one)
-    assert lost == SourceLost("fake", "garbage", "no picture") and d.frame.image == b"d"
+    assert said(lost) == ("fake", "garbage", "no picture") and d.frame.image == b"d"
     assert first.closed.is_set()
 
 
@@ -228,7 +230,7 @@ def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     first = fake.Source(b"a", UNPLUGGED, live=True)
     one = feed(fake.Opener(first, fake.Source(None)), warm_up=0)
     one._thread.join(10)
-    assert [type(item) for item in items(one)] == [SourceOpened, SourceLost, Ended]
+    assert [type(item) for item in items(one)] == [CameraOpenedEvent, CameraLostEvent, Ended]
     assert one.replaced == 1
 
 
@@ -245,7 +247,7 @@ def test_closing_does_not_wait_for_a_thread_that_is_stuck(fake):
             free.wait(60)
 
     source = Stuck()
-    one = Feed(fake.Opener(source), FeedSettings())
+    one = Feed(fake.Opener(source))
     one.start()
     assert stuck.wait(10)
     one.close()
@@ -255,14 +257,14 @@ def test_closing_does_not_wait_for_a_thread_that_is_stuck(fake):
 
 
 def test_closing_ends_every_wait(fake):
-    waiting = Feed(fake.Opener(fake.Source(b"a", UNPLUGGED)), FeedSettings())
+    waiting = Feed(fake.Opener(fake.Source(b"a", UNPLUGGED)))
     waiting.start()
     items(waiting, 3)
-    full = Feed(fake.Opener(fake.Source(*[b"a"] * 9)), FeedSettings())
+    full = Feed(fake.Opener(fake.Source(*[b"a"] * 9)))
     full.start()
-    silent = Feed(fake.Opener(fake.Source()), FeedSettings())
+    silent = Feed(fake.Opener(fake.Source()))
     silent.start()
-    for one in (waiting, full, silent, Feed(fake.Opener(), FeedSettings())):
+    for one in (waiting, full, silent, Feed(fake.Opener())):
         one.close()
         one.close()
         assert not one._thread.is_alive()
@@ -270,7 +272,7 @@ def test_closing_ends_every_wait(fake):
 
 def test_take_without_frames_gives_the_news_alone(feed, fake):
     one = feed(fake.Opener(fake.Source(b"a", b"b", None)))
-    assert isinstance(items(one, 1)[0], SourceOpened)
+    assert isinstance(items(one, 1)[0], CameraOpenedEvent)
     assert one.take(0.01, frames=False) is None
     assert [type(item) for item in items(one)] == [Taken, Taken, Ended]
 

@@ -1,15 +1,16 @@
 """The loop over images: one outcome each, whatever happens to one of them."""
 
-from edgecnn.device.stream.files import classify_sources
+import functools
+
+from edgecnn.device.stream.sources import for_each_image
 from edgecnn.errors import ImageError
 
 
 def test_a_broken_image_is_an_outcome_and_the_loop_goes_on(fake_classifier, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "broken.jpg").write_bytes(b"x")
-    outcomes = list(
-        classify_sources(fake_classifier, ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"], [], top_k=2, threshold=0.5)
-    )
+    work = functools.partial(fake_classifier.classify, top_k=2, threshold=0.5)
+    outcomes = list(for_each_image(work, ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"], []))
     assert [outcome.source for outcome in outcomes] == ["b.jpg", "broken.jpg", "none.jpg", "A.PNG"]
     assert [outcome.result and outcome.result.decision for outcome in outcomes] == ["cat", None, None, "cat"]
     assert [type(outcome.error) for outcome in outcomes] == [type(None), ImageError, ImageError, type(None)]
@@ -26,13 +27,13 @@ def test_decisions(fake_classifier, folder, monkeypatch):
         ({}, ("abstain", "below_threshold")),
     ):
         fake_classifier.threshold = 0.8  # the bundle's
-        (outcome,) = classify_sources(fake_classifier, ["b.jpg"], [], **options)
+        (outcome,) = for_each_image(functools.partial(fake_classifier.classify, **options), ["b.jpg"], [])
         assert (outcome.result.decision, outcome.result.reason) == decision
         assert [item.label for item in outcome.result.top] == ["cat", "dog"]
 
 
 def test_outcomes_come_one_by_one(fake_classifier, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    outcomes = classify_sources(fake_classifier, ["b.jpg", "A.PNG"], [])
+    outcomes = for_each_image(fake_classifier.classify, ["b.jpg", "A.PNG"], [])
     assert next(outcomes).source == "b.jpg"
     assert len(fake_classifier.calls) == 1

@@ -19,12 +19,12 @@ from edgecnn.device.stream.events import (
     Event,
     StateChangedEvent,
 )
-from edgecnn.device.stream.feed import Feed, FeedSettings
+from edgecnn.device.stream.feed import Feed
 from edgecnn.device.stream.keep import UncertainFrames
 from edgecnn.device.stream.lines import error_line, file_line
 from edgecnn.device.stream.loop import MANY_DAMAGED, Stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
-from edgecnn.device.stream.settings import Pace
+from edgecnn.device.stream.settings import Camera, Pace, Reaction
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score, Smoother, decide
@@ -52,7 +52,7 @@ def loop(fake):
     """Run a loop over sources and return what was told, checked against the schema."""
 
     def run(*sources, smooth="1", feed=None, raises=None, gate=None, parts=None, options=None, **settings):
-        feed = feed or Feed(fake.Opener(*sources), FeedSettings(warm_up=0), name="camera", sleep=lambda wait: None)
+        feed = feed or Feed(fake.Opener(*sources), Camera(warm_up=0), name="camera", sleep=lambda wait: None)
         sink = fake.Recorder(gate)
         looking = functools.partial(classify, **(options or {}))
         stream = Stream(feed, looking, Pace(**settings), Smoother.parse(smooth), **(parts or {}))
@@ -160,7 +160,7 @@ def test_a_lost_camera_is_told_and_the_state_is_unknown(loop, fake, lines):
 def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
     now = [time.monotonic()]
     frames = [b"broken"] * 5 + [b"cat 0.9"] + [b"broken"] * 3 + [None]
-    feed = Feed(fake.Opener(fake.Source(*frames)), FeedSettings())
+    feed = Feed(fake.Opener(fake.Source(*frames)))
     sink = fake.Recorder()
 
     def slowly(image):
@@ -194,7 +194,7 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     read = threading.Event()
     original = bad.read
     bad.read = lambda timeout: (read.set(), time.sleep(0.0005), original(timeout))[2]
-    feed = Feed(fake.Opener(bad, good), FeedSettings(warm_up=0), sleep=lambda wait: None)
+    feed = Feed(fake.Opener(bad, good), Camera(warm_up=0), sleep=lambda wait: None)
     sink = fake.Recorder(gate)
     sink.follow(Stream(feed, paced, Pace(), Smoother()))
     lost = next(line for line in sink.lines if isinstance(line, CameraLostEvent))
@@ -210,7 +210,7 @@ def test_broken_files_in_a_row_are_not_a_lost_camera(loop, fake):
 def test_while_one_is_classified_the_newest_waits(loop, fake):
     """The classifier is held until the source has given all its frames."""
     source = fake.Source(*[b"cat 0.75"] * 40, b"dog 0.75", None, live=True)
-    feed = Feed(fake.Opener(source), FeedSettings(warm_up=0))
+    feed = Feed(fake.Opener(source), Camera(warm_up=0))
     sink = fake.Recorder()
     stream = Stream(feed, lambda image: (feed._thread.join(10), classify(image))[1], Pace(max_age_s=60), Smoother())
     sink.follow(stream)
@@ -222,7 +222,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
 
 def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
     for live in (True, False):
-        feed = Feed(fake.Opener(fake.Source(b"cat 0.9", None, live=live)), FeedSettings(warm_up=0))
+        feed = Feed(fake.Opener(fake.Source(b"cat 0.9", None, live=live)), Camera(warm_up=0))
         sink = fake.Recorder()
         late = time.monotonic() + 100
         stream = Stream(feed, classify, Pace(max_age_s=0.5), Smoother(), clock=lambda late=late: late)
@@ -256,7 +256,7 @@ def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
     times = []
     sink.result = lambda result: times.append(now[0])
     stream = Stream(
-        Patient(fake.Opener(source), FeedSettings()),
+        Patient(fake.Opener(source)),
         classify,
         Pace(max_fps=2),
         Smoother(),
@@ -280,7 +280,7 @@ def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
 @pytest.mark.parametrize("how", ["leave", "raise", "never started"])
 def test_however_it_is_left_the_source_is_closed(fake, how):
     source = fake.Source(*[b"cat 0.9"] * 10)
-    feed = Feed(fake.Opener(source), FeedSettings())
+    feed = Feed(fake.Opener(source))
     with contextlib.suppress(BrokenPipeError), Stream(feed, classify, Pace(), Smoother()) as stream:
         for _ in stream if how != "never started" else ():
             if how == "raise":
@@ -295,7 +295,7 @@ def test_however_it_is_left_the_source_is_closed(fake, how):
 
 def test_closing_from_another_thread_ends_the_iteration(fake):
     source = fake.Source(b"cat 0.9")
-    stream = Stream(Feed(fake.Opener(source), FeedSettings()), classify, Pace(), Smoother())
+    stream = Stream(Feed(fake.Opener(source)), classify, Pace(), Smoother())
     items = []
     thread = threading.Thread(target=lambda: items.extend(stream))
     thread.start()
@@ -309,14 +309,14 @@ def test_closing_from_another_thread_ends_the_iteration(fake):
 
 
 def test_a_caller_with_other_work_gets_the_word_while_nothing_comes(fake):
-    stream = Stream(Feed(fake.Opener(fake.Source()), FeedSettings()), classify, Pace(), Smoother())
+    stream = Stream(Feed(fake.Opener(fake.Source())), classify, Pace(), Smoother())
     with stream:
         assert next(stream.ticks()) is None
 
 
 def test_a_result_has_the_frame_and_the_lead(loop, fake):
     frame = np.full((4, 6, 3), 7, np.uint8)
-    feed = Feed(fake.Opener(fake.Source(frame, None)), FeedSettings())
+    feed = Feed(fake.Opener(fake.Source(frame, None)))
     scores = np.array([0.25, 0.75], np.float32)
     with Stream(feed, lambda image: Result(*decide(scores, LABELS), LATENCY), Pace(), Smoother()) as stream:
         (result,) = (item for item in stream if isinstance(item, FrameResult))
@@ -362,12 +362,12 @@ def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake)
 
 def test_consumers_are_finished_at_once_when_the_loop_is_left(fake):
     consumer = Consumer()
-    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)), FeedSettings())
+    feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)))
     with Stream(feed, classify, Pace(), Smoother(), consumers=[consumer]) as stream:
         next(iter(stream))
     assert consumer.waits == [0.0]
     missing = Consumer()
-    feed = Feed(fake.Opener(CameraError("no camera found")), FeedSettings())
+    feed = Feed(fake.Opener(CameraError("no camera found")))
     with (
         Stream(feed, classify, Pace(), Smoother(), consumers=[missing]) as stream,
         pytest.raises(CameraError),
@@ -389,7 +389,7 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(loop, fake, lines
         raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
 
     monkeypatch.setattr(UncertainFrames, "offer", full)
-    keeper = UncertainFrames(tmp_path, margin=0.5, cap_bytes=1000)
+    keeper = UncertainFrames(tmp_path, Reaction())
     sink = loop(fake.Source(*[b"cat 0.6"] * 20, None), parts={"consumers": [keeper]})
     failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
     assert len(offered) == 20 and [line["count"] for line in failed] == [1]

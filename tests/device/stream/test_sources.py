@@ -78,7 +78,8 @@ def test_file_with_the_name_of_a_glob(folder):
 
 def test_missing_is_an_item_and_the_rest_goes_on():
     assert listed("none.jpg", "photos/b.jpg") == [("none.jpg", "no such file or folder"), ("photos/b.jpg", None)]
-    assert listed("a\0b") == [("a\0b", "no such file or folder")]
+    ((_, why),) = listed("a\0b")
+    assert why == "no such file or folder. For what a camera sees: --camera, or /dev/video0 and so on."
 
 
 def test_broken_link_is_left_to_the_reader(tmp_path):

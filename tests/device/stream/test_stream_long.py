@@ -17,7 +17,7 @@ LONG = """
 import json, os, sys, threading, time
 from edgecnn.device.cameras import open_source
 from edgecnn.device.cameras.source import CameraLost, CameraSettings
-from edgecnn.device.stream.feed import Feed, FeedSettings
+from edgecnn.device.stream.feed import Feed
 from edgecnn.device.stream.events import Event
 from edgecnn.device.stream.results import event_line, result_line
 from edgecnn.device.stream.loop import Stream
@@ -53,7 +53,7 @@ count = lost = 0
 early = None
 out = open(os.devnull, "w")
 classifier = Classifier.load()
-feed = Feed(open_it, FeedSettings(), sleep=lambda wait: None)
+feed = Feed(open_it, sleep=lambda wait: None)
 before = time.monotonic()
 stream = Stream(feed, classifier.classify, Pace(), Smoother.parse("majority:5"))
 for item in stream:
