@@ -7,7 +7,9 @@ import typer
 
 from edgecnn.cli.benchmark_text import print_table, sustained_line, window_line
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Model, Provider, check_choice, option
+from edgecnn.cli.flags import with_flags
+from edgecnn.cli.options import Json, Model, check_choice, option
+from edgecnn.device.stream.settings import Engine
 
 if TYPE_CHECKING:
     from edgecnn.bundle.read import Bundle
@@ -20,6 +22,7 @@ INTERRUPTED = 130
 CALLS, WINNER = "Calls", "The winner"
 
 
+@with_flags
 def benchmark(
     source: Annotated[
         list[str] | None,
@@ -34,7 +37,7 @@ def benchmark(
         list[str] | None,
         option("Measure this engine. May be repeated.", "all that are installed", "Engine", metavar="NAME"),
     ] = None,
-    provider: Provider = None,
+    provider: Annotated[str | None, Engine] = None,
     precision: Annotated[
         list[str] | None,
         option("Measure this precision. May be repeated.", "all in the bundle", "Engine", metavar="NAME"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.flags import flag_names, with_flags
-from edgecnn.cli.options import EngineName, Model, Provider, check_choice, load_classifier, option_name
+from edgecnn.cli.options import Model, check_choice, load_classifier, option_name
 from edgecnn.device.stream import settings
 
 STREAM_OPTIONS = flag_names(settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt)
@@ -37,27 +37,7 @@ def classify(
         ),
     ] = False,
     model: Model = None,
-    engine: EngineName = None,
-    provider: Provider = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="int8, float32, float16 or int16x8.",
-            show_default="the bundle's choice for the engine",
-            rich_help_panel="Engine",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=256,
-            help="Threads of one inference.",
-            show_default="as tuned, else 1",
-            rich_help_panel="Engine",
-        ),
-    ] = None,
+    engine: settings.Engine,
     decision: settings.Decision,
     seen: settings.Model,
     json: Annotated[
@@ -109,7 +89,7 @@ def classify(
             raise typer.BadParameter("removes a device and classifies nothing.", param_hint="--mqtt-forget")
         forget_device(mqtt)
         return
-    check_choice("--provider", provider, PROVIDERS)
+    check_choice("--provider", engine.provider, PROVIDERS)
     streams = [text for text in source or () if is_stream(text)]
     if camera or streams:
         if len(source or ()) + camera > 1:
@@ -122,9 +102,7 @@ def classify(
     else:
         refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
 
-    load = functools.partial(
-        load_classifier, model, engine=engine, provider=provider, precision=precision, num_threads=threads, **vars(seen)
-    )
+    load = functools.partial(load_classifier, model, **vars(engine), **vars(seen))
     if camera or streams:
         from edgecnn.cli.classify_stream import classify_stream
 

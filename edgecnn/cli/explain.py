@@ -13,7 +13,8 @@ from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Model, load_classifier
 from edgecnn.cli.workstation_options import Force
 from edgecnn.device.stream import settings
-from edgecnn.region import WHOLE, Region
+from edgecnn.labels import printable, utf8
+from edgecnn.region import WHOLE, Region, region_text
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.sources import Outcome
@@ -101,7 +102,6 @@ def show(region: Region, json: bool, outcome: "Outcome[tuple[Path, Occlusion]]")
     """Write an image's picture and print its line; of one that could not be explained, a note or its JSON line."""
     from edgecnn.device.explain import picture
     from edgecnn.files import write_atomic
-    from edgecnn.labels import printable, utf8
 
     source = outcome.source
     if outcome.result is not None:
@@ -116,8 +116,6 @@ def show(region: Region, json: bool, outcome: "Outcome[tuple[Path, Occlusion]]")
 
 def text_line(source: str, found: "Occlusion", path: Path, region: Region) -> str:
     from edgecnn.device.explain import in_words
-    from edgecnn.labels import printable
-    from edgecnn.region import region_text
 
     left, top, right, bottom = found.box
     looked = (
@@ -132,7 +130,6 @@ def text_line(source: str, found: "Occlusion", path: Path, region: Region) -> st
 def json_line(source: str, found: "Occlusion", path: Path, region: Region) -> str:
     """Return the JSON line of an image: as in the text, and the map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
-    from edgecnn.labels import utf8
 
     line = {
         "schema": SCHEMA,

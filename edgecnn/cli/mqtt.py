@@ -1,12 +1,13 @@
 """The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
 from edgecnn.cli.console import note
-from edgecnn.cli.options import secret
+from edgecnn.cli.options import checked, secret
 from edgecnn.device.mqtt.address import parse_address
 from edgecnn.device.secrets import MQTT
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     """Read the address, and the user and the password from where they are; a usage error for an option that is not valid."""
+    import ssl
+
+    from edgecnn.device.mqtt.connection import tls_context
     from edgecnn.device.mqtt.publisher import MqttSettings
 
     try:
@@ -37,19 +41,20 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
             f"there is a password and no user; expected mqtt://USER@HOST/NAME, {MQTT}USER, or the user as the first line of the file.",
             param_hint="--mqtt",
         )
-    return MqttSettings(broker=broker, name=name, options=options, rotation=rotation)
+    try:
+        tls = tls_context(options.ca) if broker.tls else None
+    except OSError as error:
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise typer.BadParameter(f"{options.ca}: {why}.", param_hint="--mqtt-ca") from None
+    return MqttSettings(broker=broker, name=name, options=options, rotation=rotation, tls=tls)
 
 
 def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publisher":
     from edgecnn.device.mqtt.publisher import Publisher
 
     strangers = classifier.strangers is not None
-    try:
-        return Publisher(settings, labels=classifier.labels, model=classifier.name, strangers=strangers)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--mqtt-binary") from None
-    except OSError as error:
-        raise bad_authorities(settings, error) from None
+    make = functools.partial(Publisher, labels=classifier.labels, model=classifier.name, strangers=strangers)
+    return checked("--mqtt-binary", make, settings)
 
 
 def forget_device(options: "Mqtt") -> None:
@@ -57,17 +62,5 @@ def forget_device(options: "Mqtt") -> None:
     from edgecnn.device.mqtt.publisher import forget
 
     settings = read_settings(options)
-    try:
-        forget(settings)
-    except ConnectionError:  # an MqttError is one
-        raise
-    except OSError as error:
-        raise bad_authorities(settings, error) from None
+    forget(settings)
     note(f"{settings.broker.address}: {settings.name} is removed")
-
-
-def bad_authorities(settings: "MqttSettings", error: OSError) -> typer.BadParameter:
-    import ssl
-
-    why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-    return typer.BadParameter(f"{settings.options.ca}: {why}.", param_hint="--mqtt-ca")

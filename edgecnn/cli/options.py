@@ -23,24 +23,6 @@ Model = Annotated[
     ),
 ]
 Root = Annotated[Path, typer.Option(metavar="DIR", help="Where the releases are.")]
-EngineName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="litert, tflite_runtime or onnxruntime.",
-        show_default="the first installed one that can run a model of the bundle",
-        rich_help_panel="Engine",
-    ),
-]
-Provider = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="What computes: cpu; cuda (ONNX Runtime); builtin or reference (LiteRT's kernels without XNNPACK).",
-        show_default="cpu",
-        rich_help_panel="Engine",
-    ),
-]
 
 
 def option(help: str, default: str | bool = True, panel: str | None = None, *flags: str, **more: Any) -> Any:

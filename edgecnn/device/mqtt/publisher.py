@@ -4,6 +4,7 @@ import json
 import random
 import re
 import secrets
+import ssl
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from paho.mqtt.client import MQTTMessage
 
 from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.address import Broker
-from edgecnn.device.mqtt.connection import STOPPED, Connection, ConnectionFailed, Waits, tls_context
+from edgecnn.device.mqtt.connection import STOPPED, Connection, ConnectionFailed, Waits
 from edgecnn.device.mqtt.outbox import Outbox
 from edgecnn.device.mqtt.topics import LEVELS, OFFLINE, ONLINE, Snapshot, state_names, topic, values
 from edgecnn.device.stream.events import (
@@ -53,6 +54,7 @@ class MqttSettings:
     options: Mqtt
     rotation: int = 0
     waits: Waits = field(default_factory=Waits)
+    tls: ssl.SSLContext | None = None
 
 
 def client_id(name: str) -> str:
@@ -77,7 +79,7 @@ class Publisher:
         strangers: bool = False,
         outbox: Outbox | None = None,
     ) -> None:
-        """Prepare; nothing is connected yet. ValueError if the binary sensor's label is not a class, OSError for a bad `ca`."""
+        """Prepare; nothing is connected yet. ValueError if the binary sensor's label is not a class."""
         options = settings.options
         if options.binary is not None and options.binary not in labels:
             raise ValueError(f"{options.binary!r} is not a class of the model; it has {', '.join(labels)}")
@@ -87,7 +89,6 @@ class Publisher:
         self._model = model
         self._config = discovery.config(settings.name, model, self._names, options)
         self._id = client_id(settings.name)
-        self._tls = tls_context(options.ca) if settings.broker.tls else None
         self._outbox = outbox or Outbox()
         self._source = ""
         self._now = Snapshot()
@@ -148,14 +149,15 @@ class Publisher:
     # what follows runs in the thread
 
     def _run(self) -> None:
-        waits = self._settings.waits
+        settings, waits = self._settings, self._settings.waits
+        will = (topic(settings.name, "availability"), OFFLINE)
         retry_s, attempts, since = waits.retry_s, 0, time.monotonic()
         refusals: dict[str, Seldom] = {}
         while not self._stopping.is_set():
             attempts += 1
             opened = None
             try:
-                with self._connection() as connection:
+                with Connection(settings.broker, self._id, will=will, tls=settings.tls, waits=waits) as connection:
                     connection.open(self._late)
                     opened = time.monotonic()
                     first = self._outbox.connected()  # from here on a change waits; before, it drops the one before it
@@ -180,11 +182,6 @@ class Publisher:
 
     def _late(self) -> bool:
         return self._stopping.is_set() and time.monotonic() >= self._deadline
-
-    def _connection(self) -> Connection:
-        settings = self._settings
-        will = (topic(settings.name, "availability"), OFFLINE)
-        return Connection(settings.broker, self._id, will=will, tls=self._tls, waits=settings.waits)
 
     def _serve(self, connection: Connection, first: Snapshot) -> None:
         """Publish `first`, and changes until the stream ends; raise ConnectionFailed if the connection is lost before."""
@@ -284,11 +281,10 @@ class Publisher:
 
 
 def forget(settings: MqttSettings) -> None:
-    """Remove a device from Home Assistant, and all that the broker retains of it; or raise MqttError, or OSError for `ca`."""
-    tls = tls_context(settings.options.ca) if settings.broker.tls else None
-    connection = Connection(settings.broker, client_id(settings.name), will=None, tls=tls, waits=settings.waits)
+    """Remove a device from Home Assistant, and all that the broker retains of it; or raise MqttError."""
+    who = client_id(settings.name)
     try:
-        with connection:
+        with Connection(settings.broker, who, will=None, tls=settings.tls, waits=settings.waits) as connection:
             connection.open(lambda: False)
             connection.publish(discovery.config_topic(settings.name, settings.options.prefix), b"")
             for last in LEVELS:

@@ -145,29 +145,23 @@ class Feed:
     def _run(self) -> None:
         over: CameraError | Ended = CameraError("the thread that reads the camera failed with an internal error.")
         try:
-            over = self._keep_open()
+            while (source := self._open()) is not None:
+                self._source = source
+                try:
+                    lost = self._drain(source)
+                finally:
+                    source.close()
+                    self._source = None
+                if lost is None:
+                    break
+                self._lose(lost)
+            over = Ended()
         except CameraError as error:
             over = error
         finally:  # whatever ended the thread, no reader may wait for it
             with self._changed:
                 self._over = over
                 self._changed.notify_all()
-
-    def _keep_open(self) -> Ended:
-        while not self._stop.is_set():
-            source = self._open()
-            if source is None:
-                break
-            self._source = source
-            try:
-                lost = self._drain(source)
-            finally:
-                source.close()
-                self._source = None
-            if lost is None:
-                break
-            self._lose(lost)
-        return Ended()
 
     def _open(self) -> Source | None:
         """Open the source, waiting longer and longer between attempts; None if the feed was closed."""

@@ -28,7 +28,7 @@ def file_line(source: str, result: "Result", model: tuple[str, str], region: Reg
     return (
         f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
         f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
-        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model)}{region_json(region)}}}'
+        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model, region)}}}'
     )
 
 
@@ -45,15 +45,11 @@ def text_json(text: str | None) -> str:
     return "null" if text is None else quote(text)
 
 
-def model_json(model: tuple[str, str]) -> str:
-    """Return a model's name and its file's SHA-256 as the fields of a JSON object."""
+def model_json(model: tuple[str, str], region: Region) -> str:
+    """Return a model's name, its file's SHA-256 and the part of the image that it saw, unless the whole, as the fields of a JSON object."""
     name, sha256 = model
-    return f'"model": {quote(name)}, "model_sha256": "{sha256}"'
-
-
-def region_json(region: Region) -> str:
-    """Return the part of the image that was classified as a further field of a JSON object; "" for the whole image."""
-    return "" if region == WHOLE else f', "region": {list(region)}'
+    part = "" if region == WHOLE else f', "region": {list(region)}'
+    return f'"model": {quote(name)}, "model_sha256": "{sha256}"{part}'
 
 
 def latency_json(latency_ms: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecnn.device.stream.events import Event
-from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, region_json, text_json, top_json
+from edgecnn.device.stream.lines import SCHEMA, latency_json, model_json, quote, text_json, top_json
 from edgecnn.labels import utf8
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.decision import Score
@@ -54,8 +54,7 @@ def result_line(result: FrameResult, model: tuple[str, str], region: Region = WH
         f'{{"schema": "{SCHEMA}", "seq": {result.seq}, "ts": "{rfc3339(result.ts)}", "age_ms": {result.age_ms:.3f}, '
         f'"source": {quote(result.source)}, "top": {top_json(result.top)}, "decision": {quote(result.decision)}, '
         f'"reason": {text_json(result.reason)}, "state": {text_json(result.state)}, "state_since": {since}, '
-        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model)}'
-        f"{region_json(region)}}}"
+        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model, region)}}}'
     )
 
 

@@ -115,6 +115,25 @@ class Pace(Group):
     duration_s: float = option(0.0, "Stop after S seconds; 0 to keep running.", low=0, flag="duration", metavar="S")
 
 
+class Engine(Group):
+    """Which model of a bundle runs, and on what."""
+
+    heading: ClassVar = "Engine"
+    engine: str | None = option(
+        None, "litert, tflite_runtime or onnxruntime.", metavar="NAME", shown="the first installed one that can run a model of the bundle"
+    )  # fmt: skip
+    provider: str | None = option(
+        None, "What computes: cpu; cuda (ONNX Runtime); builtin or reference (LiteRT's kernels without XNNPACK).",
+        metavar="NAME", shown="cpu",
+    )  # fmt: skip
+    precision: str | None = option(
+        None, "int8, float32, float16 or int16x8.", metavar="NAME", shown="the bundle's choice for the engine"
+    )
+    num_threads: int | None = option(
+        None, "Threads of one inference.", low=1, high=256, flag="threads", shown="as tuned, else 1"
+    )
+
+
 class Decision(Group):
     """How scores become a decision."""
 
