@@ -332,7 +332,7 @@ def torch(tmp_path_factory):
 
 
 @pytest.mark.parametrize("given", [("--input-mean", MEAN, "--input-std", STD), ("--input-range", "imagenet"), ()])
-def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given):
+def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given, schema_of):
     options = [",".join(map(str, item)) if isinstance(item, tuple) else item for item in given]
     two = (torch / "torch.onnx",) * 2
     command = (
@@ -347,7 +347,7 @@ def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given):
         *options,
     )
     report = json.loads(edgecnn(*command, "--json").out)
-    jsonschema.validate(report, json.loads((root / "edgecnn/verify/parity.schema.json").read_text()))
+    jsonschema.validate(report, schema_of("parity"))
     assert report["comparisons"][0]["accuracy_reference"] > 0.95 and "doubts" not in report
     printed = edgecnn(*command).out
     assert "(0.00392157 * (pixel - 128 - -128) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]" in printed
