@@ -21,7 +21,6 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     """Read the address, and the user and the password from where they are; a usage error for an option that is not valid."""
     import ssl
 
-    from edgecnn.device.mqtt.connection import tls_context
     from edgecnn.device.mqtt.publisher import MqttSettings
 
     try:
@@ -42,11 +41,10 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
             param_hint="--mqtt",
         )
     try:
-        tls = tls_context(options.ca) if broker.tls else None
+        return MqttSettings(broker=broker, name=name, options=options, rotation=rotation)
     except OSError as error:
         why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
         raise typer.BadParameter(f"{options.ca}: {why}.", param_hint="--mqtt-ca") from None
-    return MqttSettings(broker=broker, name=name, options=options, rotation=rotation, tls=tls)
 
 
 def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publisher":

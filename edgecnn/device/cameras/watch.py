@@ -144,12 +144,10 @@ def has_end(path: Path, size: int) -> bool:
             tail = file.read()
     except OSError:
         return False
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in tail
-    if head.startswith(b"\x89PNG"):
-        return b"IEND\xae\x42\x60\x82" in tail
-    if head.startswith(b"BM"):
-        return int.from_bytes(head[2:6], "little") <= size
-    if head.startswith(b"RIFF"):
-        return int.from_bytes(head[4:8], "little") + 8 <= size
-    return False
+    whole = {
+        b"\xff\xd8": b"\xff\xd9" in tail,
+        b"\x89PNG": b"IEND\xae\x42\x60\x82" in tail,
+        b"BM": int.from_bytes(head[2:6], "little") <= size,
+        b"RIFF": int.from_bytes(head[4:8], "little") + 8 <= size,
+    }
+    return any(ends for start, ends in whole.items() if head.startswith(start))

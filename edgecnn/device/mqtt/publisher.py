@@ -16,7 +16,7 @@ from paho.mqtt.client import MQTTMessage
 
 from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.address import Broker
-from edgecnn.device.mqtt.connection import STOPPED, Connection, ConnectionFailed, Waits
+from edgecnn.device.mqtt.connection import STOPPED, Connection, ConnectionFailed, Waits, tls_context
 from edgecnn.device.mqtt.outbox import Outbox
 from edgecnn.device.mqtt.topics import LEVELS, OFFLINE, ONLINE, Snapshot, state_names, topic, values
 from edgecnn.device.stream.events import (
@@ -47,14 +47,21 @@ LONGEST_ID = 23
 
 @dataclass(frozen=True, kw_only=True)
 class MqttSettings:
-    """Where is published, as the device `name`, and what; pictures are turned by `rotation` degrees, clockwise."""
+    """Where is published, as the device `name`, and what; pictures are turned by `rotation` degrees, clockwise.
+
+    OSError if the file of the authorities cannot be read, or has no certificate in PEM.
+    """
 
     broker: Broker
     name: str
-    options: Mqtt
+    options: Mqtt = field(default_factory=Mqtt)
     rotation: int = 0
     waits: Waits = field(default_factory=Waits)
-    tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.broker.tls:
+            object.__setattr__(self, "tls", tls_context(self.options.ca))
 
 
 def client_id(name: str) -> str:

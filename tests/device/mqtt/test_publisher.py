@@ -2,6 +2,7 @@
 
 import io
 import json
+import ssl
 import threading
 import time
 import tracemalloc
@@ -12,9 +13,11 @@ from PIL import Image
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
+from edgecnn.device.mqtt.address import Broker
 from edgecnn.device.mqtt.connection import STOPPED, Waits
 from edgecnn.device.mqtt.outbox import Outbox
-from edgecnn.device.mqtt.publisher import client_id
+from edgecnn.device.mqtt.publisher import MqttSettings, client_id
+from edgecnn.device.stream.settings import Mqtt
 
 LONG = 20.0
 
@@ -347,3 +350,11 @@ def test_a_password_is_shown_nowhere(feed, small):
     fed.until("mqtt_connected")
     assert b"open sesame" in small.connects[0]
     assert "sesame" not in repr(fed.publisher._settings) + repr(fed.events)
+
+
+def test_a_broker_with_tls_is_verified_whoever_makes_the_settings(tmp_path):
+    broker = Broker(host="broker.local", port=8883, tls=True)
+    tls = MqttSettings(broker=broker, name="door").tls
+    assert tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname
+    with pytest.raises(OSError, match="No such file"):
+        MqttSettings(broker=broker, name="door", options=Mqtt(ca=tmp_path / "none"))
