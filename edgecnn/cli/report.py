@@ -47,10 +47,10 @@ def report(
     from edgecnn.report.page import page_figures, write_page
     from edgecnn.tables import to_json
 
-    shown = [show(path) for path in paths]
+    shown, pages = zip(*map(show, paths), strict=True)
     for warning in page_figures(shown).warnings:
         note(f"WARNING: {warning}")
-    page = out or default_page(paths[0])
+    page = out or pages[0]
     write_page(shown, page, png)
     if json:
         emit_json(to_json(page_figures(shown)))
@@ -59,23 +59,16 @@ def report(
         emit_line(str(page))
 
 
-def show(path: Path | None) -> "Shown":
-    """Return what the page shows of a run folder or a bundle; `runs/latest` for None."""
+def show(path: Path | None) -> "tuple[Shown, Path]":
+    """Return what the page shows of a run folder or a bundle, `runs/latest` for None, and where the page goes by default."""
     from edgecnn.report.page import Shown, shown_run
-    from edgecnn.runs import open_run
+    from edgecnn.runs import PAGE, open_run
 
     if path is not None and path.is_file():
         from edgecnn.bundle.read import read_bundle
         from edgecnn.report.collect import bundle_figures
 
-        return Shown(figures=bundle_figures(read_bundle(path)), pictures={})
+        return Shown(figures=bundle_figures(read_bundle(path)), pictures={}), path.with_suffix(".html")
     run = open_run(path)
     note(f"run {run.path}")
-    return shown_run(run)
-
-
-def default_page(path: Path | None) -> Path:
-    """Return where the page of a run, or of a bundle, goes: into the run's folder, or next to the bundle."""
-    from edgecnn.runs import PAGE, open_run
-
-    return path.with_suffix(".html") if path is not None and path.is_file() else open_run(path).file(PAGE)
+    return shown_run(run), run.file(PAGE)

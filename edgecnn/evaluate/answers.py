@@ -76,6 +76,11 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
     )
 
 
+def device_model(data: bytes, format_: str, contract: InputContract) -> Model:
+    """Open a model file's bytes by the engine that a device would use, one thread."""
+    return Model(open_engine(None, data, format_, num_threads=1), contract)
+
+
 def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> Split:
     """Load the test split; RunError if it is not the one recorded when the run was trained."""
     require_split(run, dataset, "test")
@@ -86,22 +91,20 @@ def export_answers(
     run: Run, path: Path, format_: str, precision: str, images: np.ndarray, progress: Progress
 ) -> Answers:
     """Run an exported file over images, by the engine that a device would use."""
-    data = path.read_bytes()
-    engine = open_engine(None, data, format_, num_threads=1)
-    model = Model(engine, input_contract(run))
-    name = f"{format_}-{precision}"
-    outputs = in_chunks(model.outputs, images, name, progress)
+    data, name = path.read_bytes(), f"{format_}-{precision}"
+    model = device_model(data, format_, input_contract(run))
+    outputs, given = in_chunks(model.outputs, images, name, progress), model.engine.output
     return Answers(
         name=name,
         format=format_,
         precision=precision,
-        engine=described(engine),
+        engine=described(model.engine),
         size_bytes=len(data),
         sha256=sha256(data),
         values=model.dequantize(outputs),
         codes=outputs if np.issubdtype(outputs.dtype, np.integer) else None,
-        scale=engine.output.scale,
-        zero_point=engine.output.zero_point,
+        scale=given.scale,
+        zero_point=given.zero_point,
         call=model.logits,
     )
 

@@ -12,12 +12,11 @@ from edgecnn.calibrate.strangers import ChosenStrangers, fit_limit, known_codes,
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
 from edgecnn.data.recorded import require_split
-from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
+from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run
 from edgecnn.runtime.decision import softmax
-from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.tables import to_json
 from edgecnn.verify.confidence import stored_confidence
@@ -99,7 +98,7 @@ class Choosing:
     @cached_property
     def model(self) -> Model:
         """The export, on the engine that a device would use."""
-        return Model(open_engine(None, self.bytes, self.format, num_threads=1), input_contract(self.run))
+        return device_model(self.bytes, self.format, input_contract(self.run))
 
     @cached_property
     def features(self) -> bool:

@@ -8,12 +8,10 @@ import numpy as np
 from edgecnn.data import Split
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError
-from edgecnn.evaluate.answers import contract_of, in_chunks
+from edgecnn.evaluate.answers import contract_of, device_model, in_chunks
 from edgecnn.export import tflite
 from edgecnn.export.representative import IMAGES
 from edgecnn.recipe import Recipe
-from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,5 @@ class Int8Files:
         return self._logits(data, images)
 
     def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
-        engine = open_engine(None, data, "tflite", num_threads=1)
-        model = Model(engine, contract_of(self.recipe, images.shape[1:]))
+        model = device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]))
         return in_chunks(model.logits, images, "validation", lambda what, done, total: None)

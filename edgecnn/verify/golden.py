@@ -9,11 +9,11 @@ from PIL import Image
 
 from edgecnn import images as pixels
 from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
+from edgecnn.evaluate.answers import device_model
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
-from edgecnn.runtime.engines import described, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.engines import described
 
 COUNT = 16
 
@@ -29,9 +29,8 @@ def golden_models(
     entries: list[ModelEntry] = []
     files: dict[str, bytes] = {}
     for format_, precision, data in exports:
-        engine = open_engine(None, data, format_, num_threads=1)
-        model = Model(engine, contract)
-        outputs, given = model.outputs_and_features(images) if engine.features else (model.outputs(images), None)
+        model = device_model(data, format_, contract)
+        outputs, given = model.outputs_and_features(images) if model.engine.features else (model.outputs(images), None)
         name = f"{precision}.{format_}"
         tolerance, unit, reason = tolerance_of(outputs, precision)
         entry = ModelEntry(
@@ -43,7 +42,7 @@ def golden_models(
             tolerance=tolerance,
             tolerance_unit=unit,
             tolerance_reason=reason,
-            golden_engine=described(engine),
+            golden_engine=described(model.engine),
         )
         entries.append(entry)
         files |= {entry.file: data, entry.golden: npy(outputs)}

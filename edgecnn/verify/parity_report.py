@@ -5,7 +5,7 @@ Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and its sch
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from edgecnn.calibrate.input_range import InputRange
 from edgecnn.calibrate.threshold import Choice
@@ -24,6 +24,11 @@ Name = Annotated[str, Limits(minLength=1)]
 Format = Annotated[str, Limits(enum=("keras", "tflite", "onnx", "saved-model"))]
 RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
+
+
+def older(meaning: str, default: Any = None, *, left_out: bool = False) -> Any:
+    """Return a field that reports of earlier versions lack."""
+    return described(f"{meaning} absent from older reports.", default=default, left_out=left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,8 @@ class PairedFigures:
     accuracy_candidate: Fraction
     drop: Points = described("Reference minus candidate, in percentage points.")
     drop_interval: PointsInterval = described("Tango's paired 95 % interval.")
-    drop_upper: Points | None = described(
-        "The largest drop that the images do not exclude: Tango's one-sided 95 % upper bound; absent from older reports.",
-        default=None,
-        left_out=True,
+    drop_upper: Points | None = older(
+        "The largest drop that the images do not exclude: Tango's one-sided 95 % upper bound;", left_out=True
     )
     lost: Count = described("Images that the reference alone has right.")
     gained: Count = described("Images that the candidate alone has right.")
@@ -138,10 +141,8 @@ class ComparisonFigures(PairedFigures):
         "int8 file on edgecnn's own pixels."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
-    agreement_upper: Fraction | None = described(
-        "One-sided 95 % upper bound of agreement (Clopper and Pearson), to which a conversion is held; absent from older reports.",
-        default=None,
-        left_out=True,
+    agreement_upper: Fraction | None = older(
+        "One-sided 95 % upper bound of agreement (Clopper and Pearson), to which a conversion is held;", left_out=True
     )
     per_class: Annotated[tuple[ClassDrop, ...], Limits(minItems=2)]
     confidence_drift: ConfidenceDrift = described("How far the softmax score of the reference's answer moves.")
@@ -161,10 +162,7 @@ class Comparison(ComparisonFigures):
 
     limit: str = described("What the comparison was held to.")
     failed: tuple[Figure, ...] = described("The figures beyond their limit.")
-    accepted: bool = described(
-        "Whether it passed although figures are beyond their limit, by accept_conversion; absent from older reports.",
-        default=False,
-    )
+    accepted: bool = older("Whether it passed although figures are beyond their limit, by accept_conversion;", False)
     passed: bool
 
 
@@ -237,13 +235,10 @@ class Confidence(ScoreFigures):
 
     model: str = described("The export that they were chosen with, whose answers these are.")
     temperature: Annotated[float, Limits(exclusiveMinimum=0)]
-    not_fitted: str | None = described(
-        "Why the temperature is 1; null where it was fitted, absent from older reports.", default=None
-    )
-    choice: Choice | None = described(
-        "What the threshold was worth on the validation images that it was chosen on, and what that proves; null without a target, "
-        "absent from older reports.",
-        default=None,
+    not_fitted: str | None = older("Why the temperature is 1; null where it was fitted,", None)
+    choice: Choice | None = older(
+        "What the threshold was worth on the validation images that it was chosen on, and what that proves; "
+        "null without a target,"
     )
 
 
@@ -259,13 +254,8 @@ class StrangerFigures:
     n: Positive
     refused: Count = described("Images that are taken for strangers.")
     refused_wrong: Count = described("Those of them whose best class is not the true one.")
-    refused_interval: Interval | None = described(
-        "Wilson's 95 % interval of their share; null where no limit was chosen, absent from older reports.",
-        default=None,
-    )
-    decide: bool = described(
-        "Whether a device makes the decision unless it says otherwise; absent from older reports.", default=False
-    )
+    refused_interval: Interval | None = older("Wilson's 95 % interval of their share; null where no limit was chosen,")
+    decide: bool = older("Whether a device makes the decision unless it says otherwise;", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,35 +274,22 @@ class Report:
     max_drop: float = described("The gate, in percentage points of accuracy.")
     confident: bool = described("Whether the upper end of the drop's interval had to be within max_drop.")
     min_agreement: Fraction | None = described("Least agreement; null for no limit.")
-    accept_conversion: bool = described(
-        "Whether conversions beyond their limit passed; absent from older reports.", default=False
-    )
+    accept_conversion: bool = older("Whether conversions beyond their limit passed;", False)
     passed: bool = described(
         "Whether every comparison and board passed and, with confident, no model is at chance level."
     )
-    chance: Chance | None = described(
-        "The accuracy of always answering the most frequent class; absent from older reports.",
-        default=None,
-        left_out=True,
-    )
+    chance: Chance | None = older("The accuracy of always answering the most frequent class;", left_out=True)
     models: Annotated[tuple[ModelFigures, ...], Limits(minItems=1)]
     comparisons: Annotated[tuple[Comparison, ...], Limits(minItems=1)]
-    int8: Int8Choice | None = described(
-        "How the int8 models were made; null where training did not choose, absent from older reports.", default=None
-    )
+    int8: Int8Choice | None = older("How the int8 models were made; null where training did not choose,", None)
     matrix: tuple[MatrixRow, ...] = described(
         "The int8 model on each engine, against each other engine; empty where it was not requested."
     )
-    boards: tuple[BoardRow, ...] = described(
-        "The exports on emulated boards; empty where none was requested, absent from older reports.", default=()
-    )
+    boards: tuple[BoardRow, ...] = older("The exports on emulated boards; empty where none was requested,", ())
     confidence: Confidence | None = described(
         "What the temperature and threshold chosen on validation are worth here; null where two files were compared."
     )
-    strangers: StrangerFigures | None = described(
-        "What the decision stranger does here; null where the model makes none, absent from older reports.",
-        default=None,
-    )
+    strangers: StrangerFigures | None = older("What the decision stranger does here; null where the model makes none,")
     timing: str = described("How ms_per_image was measured.")
     machine: str
     versions: Mapping[str, str]

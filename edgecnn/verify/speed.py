@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgecnn.errors import EngineError
-from edgecnn.evaluate.answers import input_contract
+from edgecnn.evaluate.answers import device_model, input_contract
 from edgecnn.export import export_path
 from edgecnn.runs import Run
-from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
 from edgecnn.runtime.timing import measure_interleaved
 from edgecnn.schema import described
 from edgecnn.verify.golden import golden_images
@@ -51,14 +49,14 @@ def time_exports(run: Run, format_: str) -> Speed:
     contract = input_contract(run)
     image = golden_images(contract)[:1]
     try:
-        engines = {name: open_engine(None, path.read_bytes(), format_, num_threads=1) for name, path in paths.items()}
-        calls = {name: partial(Model(engine, contract).logits, image) for name, engine in engines.items()}
+        models = {name: device_model(path.read_bytes(), format_, contract) for name, path in paths.items()}
     except EngineError as error:
         return Speed(text=f"not timed: {error}")
+    calls = {name: partial(model.logits, image) for name, model in models.items()}
     timings = measure_interleaved(calls, warmup=WARM_UP, repeats=REPEATS)
     int8, float32 = (timings[precision].p50_ms for precision in PRECISIONS)
     faster = "int8" if int8 < float32 else "float32"
-    engine = f"{engines['int8'].name} {engines['int8'].version}"
+    engine = f"{models['int8'].engine.name} {models['int8'].engine.version}"
     times = f"int8 {int8:.3f} ms, float32 {float32:.3f} ms (ratio {int8 / float32:.2f}) on {engine}"
     return Speed(
         text=f"{faster} is faster here: {times}; median of {REPEATS} calls with one image, one thread, interleaved",

@@ -4,14 +4,12 @@ import numpy as np
 
 from edgecnn.calibrate.strangers import ChosenStrangers
 from edgecnn.data import Split
-from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
+from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
 from edgecnn.evaluate.statistics import wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256_file
 from edgecnn.runs import KNOWN, STRANGERS, Run
 from edgecnn.runtime.decision import softmax
-from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
 from edgecnn.runtime.stranger import Strangers
 from edgecnn.verify.parity_report import StrangerFigures
 
@@ -22,8 +20,8 @@ def tested_strangers(
     """Return what a run's choice does on the test split; `name` is what the report calls the export that it was chosen with."""
     refused = wrong = 0
     if chosen.limit:
-        model = export_path(run, format_, precision).read_bytes()
-        opened = Model(open_engine(None, model, format_, num_threads=1), input_contract(run))
+        data = export_path(run, format_, precision).read_bytes()
+        opened = device_model(data, format_, input_contract(run))
         strangers = Strangers(chosen.limit, known_features(run))
 
         def answers(images: np.ndarray) -> np.ndarray:
