@@ -44,11 +44,10 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")
-    choices = IOS if (format_, precision) == ("tflite", "int8") else ("float32",)
-    if precision.startswith("int8") and format_ == "onnx":
-        choices = ("uint8",)
-    elif precision in ("int8-ptq", "int8-qat"):
-        choices = ("int8",)
+    if format_ == "tflite" and precision.startswith("int8"):
+        choices: tuple[str, ...] = IOS if precision == "int8" else ("int8",)
+    else:
+        choices = ("uint8",) if precision == "int8" else ("float32",)
     if io is not None and io not in choices:
         raise ExportError(f"{format_} {precision} supports input and output of {' or '.join(choices)}, received {io}.")
     return io or choices[0]
