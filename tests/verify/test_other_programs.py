@@ -244,5 +244,5 @@ def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypat
 
 def test_a_bundle_carries_the_models_of_the_device_alone(own_door):
     report = verify(own_door, open_dataset(own_door.recipe.data), gate=Gate(max_drop=100))
-    assert [(format_, precision) for format_, precision, _ in carried_models(own_door, report, ())] == [("tflite", "int8")]
+    assert [model[:2] for model in carried_models(own_door, report, ())] == [("tflite", "int8")]
     assert default_model(report, "tflite", {"int8"}) == "models/int8.tflite"
