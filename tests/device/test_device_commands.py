@@ -288,7 +288,7 @@ def fake_engine(tmp_path, root):
         (package / "__init__.py").write_text("__version__ = '0.0'\n")
         (package / "interpreter.py").write_text(
             "from enum import Enum\n"
-            "OpResolverType = Enum('OpResolverType', 'BUILTIN_REF BUILTIN_WITHOUT_DEFAULT_DELEGATES')\n"
+            "OpResolverType = Enum('OpResolverType', 'AUTO BUILTIN_REF BUILTIN_WITHOUT_DEFAULT_DELEGATES')\n"
             f"def Interpreter(**_):\n    print('noise', flush=True); {FAKE_ENGINE[what]}\n"
         )
         return f"{package.parent}{os.pathsep}{root}"
