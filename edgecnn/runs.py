@@ -210,6 +210,7 @@ def locked(path: Path) -> Iterator[None]:
                     raise
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            opened.callback(os.ftruncate, descriptor, 0)
         yield
 
 

@@ -64,7 +64,7 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
 
 
 WORKSTATION = {"inspect", "stress", "data", "networks", "train", "export", "verify", "report"}
-WORKSTATION |= {"importing", "pipeline", "bundling", "runs", "run_info", "recipe"}
+WORKSTATION |= {"stages", "calibrate", "evaluate", "interop", "emulate", "runs", "run_info", "recipe"}
 """Rooms and modules that a device carries and never imports: import-linter holds that."""
 
 
