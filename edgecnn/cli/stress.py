@@ -14,11 +14,10 @@ from edgecnn.cli.workstation_options import GATE, option
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stress.measure import Settings
-    from edgecnn.stress.stress_report import StressReport
+    from edgecnn.stress.stress_report import StressReport, StressSplit
     from edgecnn.stress.subject import Subject
 
-NOTE_S = 30.0
-"""Seconds between two lines of progress where standard error is not a terminal."""
+NOTE_S = 30.0  # seconds between two lines of progress where standard error is not a terminal
 
 
 def stress(
@@ -87,12 +86,12 @@ def stress(
     from edgecnn.stress.corruptions import CORRUPTIONS
     from edgecnn.stress.measure import Settings, require_passed
     from edgecnn.stress.measure import stress as measure
-    from edgecnn.stress.subject import Source, open_subject
+    from edgecnn.stress.subject import open_subject
 
     names = tuple(CORRUPTIONS) if corruptions is None else tuple(name.strip() for name in corruptions.split(","))
     with ProgressReporter() as reporter:
-        source = Source(path=model, data=data, split="test" if split == "test" else "validation")
-        subject = open_subject(source, reporter.working, reporter.note)
+        measured: StressSplit = "test" if split == "test" else "validation"
+        subject = open_subject(model, data, measured, reporter.working, reporter.note)
         keep = out or (subject.run.path if subject.run else None)
         settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least, keep=keep)
         try:

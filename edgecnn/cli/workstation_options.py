@@ -16,8 +16,7 @@ TRAINING = "Training"
 GATE = "Gate"
 INPUT = "Input range"
 
-LARGEST = 2.0
-"""Of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger."""
+LARGEST = 2.0  # of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger
 
 
 RecipeArgument = Annotated[

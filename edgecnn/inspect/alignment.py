@@ -19,8 +19,7 @@ COARSE_SIDE, FINE_SIDE = 64, 160
 SCALES = (1.1, 1.0, 0.93, 0.86, 0.8, 0.74, 0.69, 0.64, 0.59, 0.55)
 """How large one picture may be within the other: a copy that keeps 60 % of each side is covered, from both directions."""
 
-FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)
-"""Scales that are tried around the best of those."""
+FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried around the best of those
 
 MIDDLE = 0.7
 """Share of each side that is searched for: a copy that was cut or moved still has its middle in the other picture."""
@@ -28,11 +27,9 @@ MIDDLE = 0.7
 COARSE_BLURS, FINE_BLURS = (0.7, 3.0), (1.0, 4.0)
 """Standard deviations, in pixels, of the two blurs whose difference is a picture's detail."""
 
-NOISE = 2.0
-"""Grey levels of detail that do not count: a compressed empty wall has as many."""
+NOISE = 2.0  # grey levels of detail that do not count: a compressed empty wall has as many
 
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, as fractions of an upright picture."""
+Box = tuple[float, float, float, float]  # left, top, right and bottom, as fractions of an upright picture
 
 
 class Match(NamedTuple):

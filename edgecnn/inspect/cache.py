@@ -7,8 +7,7 @@ from pathlib import Path
 
 from edgecnn.files import cache_home
 
-FILE = "inspect-1.sqlite"
-"""In the user's cache folder; whoever needs the space may delete it."""
+FILE = "inspect-1.sqlite"  # in the user's cache folder; whoever needs the space may delete it
 
 ASKED = 500  # keys of one query: below SQLite's own limit in every version
 

@@ -13,8 +13,7 @@ from edgecnn.inspect.look import chunks, decoded
 from edgecnn.networks.pretrained import SOURCES, locate
 
 SOURCE = SOURCES[0]
-SIDE = 160
-"""Side of the square to which the whole image is resized."""
+SIDE = 160  # side of the square to which the whole image is resized
 
 LENGTH = 1280
 STORED = np.dtype("<f2")

@@ -22,17 +22,14 @@ from edgecnn.inspect.inspection_report import (
 FEW_TRAINING, FEW_TEST = 20, 10
 """Images of a class below which it is called small: of 10 test images one more right is ten points of that class's accuracy."""
 
-UNEVEN, VERY_UNEVEN = 3.0, 10.0
-"""Largest class over smallest one, in images."""
+UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class over smallest one, in images
 
-MOSTLY_COPIES = 0.7
-"""Share of distinct images in a class below which its images are too alike."""
+MOSTLY_COPIES = 0.7  # share of distinct images in a class below which its images are too alike
 
 TELLING = 0.2
 """How much better than the largest class alone the size, mode and format of an image may tell its class."""
 
-FEWEST_OF_A_SIZE = 10
-"""Images of one size from which on it says something about the class."""
+FEWEST_OF_A_SIZE = 10  # images of one size from which on it says something about the class
 
 PHOTOS = (*SUFFIXES, ".heic", ".heif", ".jxl", ".dng", ".raw", ".zip")
 """Ends of the names of files that hold photos."""

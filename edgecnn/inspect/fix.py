@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +20,14 @@ from edgecnn.labels import unsafe
 from edgecnn.modes import as_image
 from edgecnn.tables import to_json
 
-LEAVE_OUT: Mapping[str, str] = {
-    "unreadable": "files that cannot be read",
-    "copies": "all but one of images with the same pixels, and all of them where their labels differ",
-    "near": "the same of images that are nearly the same",
-    "labels": "images whose label may be wrong",
-    "far": "images unlike all others",
-    "blurred": "images much less sharp than the others",
-}
-"""What a cleaned copy can be without."""
+LEAVE_OUT = ("unreadable", "copies", "near", "labels", "far", "blurred")
+"""What a cleaned copy can be without: of "copies", which have the same pixels, all but one go, and all if their labels differ; so do those
+that are "near" copies."""
 
-USUAL = ("unreadable", "copies", "near")
+USUAL = LEAVE_OUT[:3]
 """What it is without unless you say otherwise: what can be decided without a look."""
 
-LONGEST_NAME = 200
-"""Bytes of a file's name that is kept."""
+LONGEST_NAME = 200  # bytes of a file's name that is kept
 
 
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
@@ -92,14 +85,7 @@ def write_cleaned(
 ) -> Cleaned:
     """Write a cleaned copy: the files that are kept, byte by byte, and a list of the others. The original is only read.
 
-    The folder appears when all of it is written.
-
-    Args:
-        report: of the dataset.
-        dataset: that was inspected.
-        folder: where to; it must not exist.
-        kinds: of LEAVE_OUT.
-        progress: called as progress(what, done, total).
+    The folder, which must not exist, appears when all of it is written. The kinds are those of LEAVE_OUT.
 
     Raises:
         DatasetError: if fewer than two classes would be left, or an image cannot be read any more.

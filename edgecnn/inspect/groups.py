@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,9 @@ from edgecnn.inspect.pairs import (
     same_frame,
 )
 
-KIND = f"pair-1 {FEATURES}"
-"""The name under which measures are cached; it changes with what is measured."""
+KIND = f"pair-1 {FEATURES}"  # the name under which measures are cached; it changes with what is measured
 
-CHUNK = 256
-"""Pairs that are measured before what was measured is kept."""
+CHUNK = 256  # pairs that are measured before what was measured is kept
 
 NEIGHBOURS = 3
 """Nearest images by features that are compared: of 1,465 photos a mirrored copy was always one of them."""
@@ -40,8 +39,7 @@ NEIGHBOURS = 3
 LEAST_COSINE = 0.5
 """Cosine of features below which no pair is compared: a copy cut to 60 % of each side has 0.5 or more."""
 
-MOST_PAIRS = 20_000
-"""Candidates by features that are compared, the nearest ones: about three minutes."""
+MOST_PAIRS = 20_000  # candidates by features that are compared, the nearest ones: about three minutes
 
 THUMB_LEVELS = 25.0
 """Mean difference of two thumbnails, in grey levels, above which a candidate by hash is not decoded."""
@@ -49,8 +47,7 @@ THUMB_LEVELS = 25.0
 LEAST_SIDE = 16
 """Shorter side, in pixels, below which only equal pixels make a copy: of two 8x8 digits nobody can say that they are one."""
 
-RANDOM_PAIRS = 200
-"""Pairs that are drawn to see how alike the set's images are anyway."""
+RANDOM_PAIRS = 200  # pairs that are drawn to see how alike the set's images are anyway
 
 USUAL_SHARE = 0.01
 """Share of those that may pass for the same. Where more do, as with a camera that never moves, the limits are tightened."""
@@ -85,7 +82,7 @@ class Search:
     skipped: int = 0
     uncompared: int = 0
 
-    def run(self, seed: int = 1) -> list[Pair]:
+    def run(self, seed: int) -> list[Pair]:
         """Return all pairs that connect images which show the same, each image to the first one of its content."""
         pairs, distinct = self.by_content()
         table = self.looks.table[distinct]
@@ -153,17 +150,13 @@ class Search:
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
         """Return the pairs of images that are the same whole picture, of those whose perceptual hashes are near."""
         table = self.looks.table[distinct]
-        pairs, mirrored, self.uncompared = near_pairs(
-            table["hash"], table["mirrored"], lambda done, total: self.progress("comparing hashes", done, total)
-        )
+        progress = partial(self.progress, "comparing hashes")
+        pairs, mirrored, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
         keep = thumbs_agree(table["thumb"], pairs, mirrored)
-        chosen = [
-            (int(distinct[a]), int(distinct[b]), bool(flag))
-            for (a, b), flag in zip(pairs[keep], mirrored[keep], strict=True)
-        ]
+        chosen = sorted(zip(*distinct[pairs[keep]].T.tolist(), mirrored[keep].tolist(), strict=True))
         meter = Meter(self.progress, "comparing pictures", len(chosen))
         result = []
-        for first, second, flag in sorted(chosen):
+        for first, second, flag in chosen:
             meter.advance()
             if verdict := same_frame(self.pictures, first, second, flag, self.limits):
                 result.append(Pair(first, second, "hash", verdict))
@@ -174,9 +167,8 @@ class Search:
         assert self.features is not None
         if len(distinct) < 2:
             return []
-        nearest, cosines = neighbours(
-            self.features[distinct], NEIGHBOURS, lambda done, total: self.progress("comparing features", done, total)
-        )
+        progress = partial(self.progress, "comparing features")
+        nearest, cosines = neighbours(self.features[distinct], NEIGHBOURS, progress)
         candidates: dict[tuple[int, int], float] = {}
         for row, column in zip(*np.nonzero(cosines >= LEAST_COSINE), strict=True):
             first, second = sorted((int(distinct[row]), int(distinct[nearest[row, column]])))

@@ -5,11 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-SIDE = 32
-"""Side, in pixels, of the grey picture whose frequencies make the hash."""
+SIDE = 32  # side, in pixels, of the grey picture whose frequencies make the hash
 
-KEPT = 8
-"""Frequencies of each axis that are kept, the lowest ones."""
+KEPT = 8  # frequencies of each axis that are kept, the lowest ones
 
 NEAR = 8
 """Most bits of 64 by which the hashes of candidates differ. A candidate is compared as a picture before it is called a copy."""

@@ -34,8 +34,7 @@ from edgecnn.inspect.pairs import Limits, Pictures
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
 
 SEED = 1
-SIZES = 20
-"""Sizes that are listed, the most frequent ones."""
+SIZES = 20  # sizes that are listed, the most frequent ones
 
 BY = {"content": 0, "hash": 1, "features": 2}
 

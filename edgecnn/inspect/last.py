@@ -12,8 +12,7 @@ from edgecnn.inspect.inspection_report import SEVERITIES, Inspection
 
 KIND = "inspection-1"
 
-NAMED = 2
-"""Findings that the line names."""
+NAMED = 2  # findings that the line names
 
 
 def keep(report: Inspection) -> None:

@@ -17,17 +17,14 @@ from edgecnn.files import sha256
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
 
-KIND = "look-1"
-"""The name under which looks are cached; it changes with what is computed."""
+KIND = "look-1"  # the name under which looks are cached; it changes with what is computed
 
-THUMB = 16
-"""Side of the small picture that candidates for copies are compared by."""
+THUMB = 16  # side of the small picture that candidates for copies are compared by
 
 SHARP_SIDE = 160
 """Longer side, in pixels, at which sharpness is measured: a photo's and that of its reduced copy are then the same."""
 
-CHUNK = 64
-"""Images that are looked at before what was computed is kept."""
+CHUNK = 64  # images that are looked at before what was computed is kept
 
 LOOK = np.dtype([
     ("width", "<u4"), ("height", "<u4"), ("channels", "u1"), ("pixels", "S64"), ("hash", "<u8"), ("mirrored", "<u8"),

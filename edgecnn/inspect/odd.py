@@ -1,5 +1,6 @@
 """Images unlike the others: far from them in features, or blurred."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -7,17 +8,14 @@ import numpy as np
 from edgecnn.data import Progress
 from edgecnn.inspect.features import neighbours
 
-NEIGHBOURS = 10
-"""Nearest others whose mean distance is an image's own."""
+NEIGHBOURS = 10  # nearest others whose mean distance is an image's own
 
 SPREADS = 4.0
 """How far from the median, in robust standard deviations of the logarithm, an image is called odd: one of 30,000 by chance, if normal."""
 
-FEWEST = 20
-"""Images below which nothing is called odd."""
+FEWEST = 20  # images below which nothing is called odd
 
-EMPTY = 4.0
-"""Standard deviation, in grey levels, below which a picture is too empty to be called blurred."""
+EMPTY = 4.0  # standard deviation, in grey levels, below which a picture is too empty to be called blurred
 
 
 class OddOnes(NamedTuple):
@@ -32,7 +30,7 @@ def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
     """Return the images whose neighbours in features (n, LENGTH), of length 1, are farthest: 1 minus the mean cosine, 0 to 2."""
     if len(features) < FEWEST:
         return OddOnes((), np.zeros(len(features)), 0.0)
-    _, cosines = neighbours(features, NEIGHBOURS, lambda done, total: progress("comparing features", done, total))
+    _, cosines = neighbours(features, NEIGHBOURS, partial(progress, "comparing features"))
     return odd_ones(1.0 - cosines.mean(axis=1, dtype=np.float64), 1)
 
 

@@ -16,8 +16,7 @@ from edgecnn.tables import to_json
 
 PAGE, FIGURES = "inspection.html", "inspection.json"
 
-SIDE = 128
-"""Longer side of a picture on the page."""
+SIDE = 128  # longer side of a picture on the page
 
 QUALITY = 75
 

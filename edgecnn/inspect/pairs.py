@@ -71,8 +71,7 @@ class Measures(NamedTuple):
     cosine: float
 
 
-MEASURES = struct.Struct("<d?dd")
-"""Measures as the cache keeps them; nothing if there was nothing to measure."""
+MEASURES = struct.Struct("<d?dd")  # measures as the cache keeps them; nothing if there was nothing to measure
 
 
 class Pictures:

@@ -8,8 +8,7 @@ from edgecnn.data import Progress
 from edgecnn.train.regression import choose_strength, regression
 
 FOLDS = 5
-ROUNDS = 3
-"""How many times all images are divided into folds anew; an image's scores are the mean."""
+ROUNDS = 3  # how many times all images are divided into folds anew; an image's scores are the mean
 
 FEWEST = 2
 """Different images that a class must have for its scores to be cross-validated: copies of each other share a fold."""
@@ -42,7 +41,7 @@ def out_of_fold(
         classes: int (n,); each class 0 to the largest has FEWEST or more different images.
         groups: int (n,), the same for images that are copies of each other: they share a fold.
         seed: of the folds.
-        progress: called as progress(what, done, total).
+        progress: if any.
 
     Returns:
         Softmax scores, float64 (n, classes); zeros for an image that was never held out while others of its class were fitted.

@@ -23,7 +23,7 @@ NETWORKS = {
     "efficientnet_lite0_1200kb": "edgecnn.networks.efficientnet_lite0",
     "efficientnet_lite0_4000kb": "edgecnn.networks.efficientnet_lite0",
 }
-"""Name to module; the module holds a function of that name and its OPTIONS (option to valid values)."""
+"""Name to module; the module holds a function of that name and, if it takes options, OPTIONS (option to valid values)."""
 
 
 def network_module(name: str) -> Any:
@@ -37,7 +37,10 @@ def network_module(name: str) -> Any:
     if own:
         return load_function(own)
     if name not in NETWORKS:
-        raise UnknownNameError(f"no network {name!r}. {nearest(name, NETWORKS)}", advice="name_network")
+        raise UnknownNameError(
+            f"no network {name!r}. {nearest(name, NETWORKS)} "
+            "Without --network the images choose one; FILE.py:FUNCTION is one of your own."
+        )
     return importlib.import_module(NETWORKS[name])
 
 
@@ -49,13 +52,7 @@ def build_network(
     num_classes: int,
     options: Mapping[str, str] | None = None,
 ) -> "keras.Model":
-    """Build a network by name, with new random weights.
-
-    Args:
-        name: one of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed.
-        height, width, channels: the input's shape.
-        num_classes: length of the logits.
-        options: the network's own options, such as {"pooling": "average"}.
+    """Build a network of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed, with new random weights.
 
     Returns:
         A tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes).
@@ -64,19 +61,18 @@ def build_network(
         UnknownNameError: if there is no such network.
         NetworkError: for an unknown option, a wrong value or too small an input; and as `own.build_own` does.
     """
+    options = options or {}
     own = own_network(name)
     if own:
-        return build_own(own, height, width, channels, num_classes, options or {})
+        return build_own(own, height, width, channels, num_classes, options)
     module = network_module(name)
-    options = dict(options or {})
+    known = getattr(module, "OPTIONS", {})
     for key, value in options.items():
-        if key not in module.OPTIONS:
-            known = nearest(key, module.OPTIONS) if module.OPTIONS else "It has no options."
-            raise NetworkError(f"network {name} has no option {key!r}. {known}")
-        if value not in module.OPTIONS[key]:
-            raise NetworkError(
-                f"network {name}: {key} must be one of {', '.join(module.OPTIONS[key])}; received {value!r}"
-            )
+        if key not in known:
+            hint = nearest(key, known) if known else "It has no options."
+            raise NetworkError(f"network {name} has no option {key!r}. {hint}")
+        if value not in known[key]:
+            raise NetworkError(f"network {name}: {key} must be one of {', '.join(known[key])}; received {value!r}")
     from edgecnn.networks.keras import keras
 
     keras.backend.reset_uids()  # so that layers, and with them exported files, have the same names whatever was built before

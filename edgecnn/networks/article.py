@@ -3,11 +3,10 @@
 from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 
-SMALLEST_VALID = 18
-"""Rows or columns below which the unpadded convolutions leave nothing."""
+SMALLEST = {"valid": 18, "same": 4}
+"""Rows or columns below which the unpadded convolutions, or the two poolings, leave nothing."""
 
-SMALLEST = 4
-"""Rows or columns below which two poolings leave nothing."""
+OPTIONS = {"activation": ("relu", "sigmoid"), "pooling": ("max", "average"), "padding": ("auto", "valid", "same")}
 
 
 def article(
@@ -20,42 +19,23 @@ def article(
     pooling: str = "max",
     padding: str = "auto",
 ) -> "keras.Model":
-    """Build the article's network, ending in logits.
+    """Build the article's network, ending in logits. Raises NetworkError for too small an input.
 
-    Args:
-        height, width, channels: the input's shape; any size from 4 x 4.
-        num_classes: units of the last layer.
-        activation: "relu" or "sigmoid", after every layer but the last.
-        pooling: "max" or "average", 2 x 2 twice.
-        padding: of the 3 x 3 convolutions: "valid" as in the article, "same", or "auto": valid where the input
-            has at least 18 rows and columns, else same.
-
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
-
-    Raises:
-        NetworkError: if the input is too small.
+    With padding "auto" the convolutions have none, as in the article, if the input has at least 18 rows and columns.
     """
     smaller = min(height, width)
     if padding == "auto":
-        padding = "valid" if smaller >= SMALLEST_VALID else "same"
-    least = SMALLEST_VALID if padding == "valid" else SMALLEST
-    if smaller < least:
+        padding = "valid" if smaller >= SMALLEST["valid"] else "same"
+    if smaller < (least := SMALLEST[padding]):
         raise NetworkError(
             f"article with padding={padding} needs an input of at least {least}x{least}, received {height}x{width}. "
             "Choose a larger network.height and network.width."
         )
     layers = keras.layers
     pool = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}[pooling]
-    inputs = keras.Input((height, width, channels))
-    x = layers.Conv2D(32, 3, padding=padding, activation=activation)(inputs)
-    x = pool(2)(x)
-    x = layers.Conv2D(64, 3, padding=padding, activation=activation)(x)
-    x = pool(2)(x)
-    x = layers.Conv2D(64, 3, padding=padding, activation=activation)(x)
-    x = layers.Flatten()(x)
+    inputs = x = keras.Input((height, width, channels))
+    for filters in (32, 64):
+        x = pool(2)(layers.Conv2D(filters, 3, padding=padding, activation=activation)(x))
+    x = layers.Flatten()(layers.Conv2D(64, 3, padding=padding, activation=activation)(x))
     x = layers.Dense(64, activation=activation)(x)
     return keras.Model(inputs, layers.Dense(num_classes)(x), name="article")
-
-
-OPTIONS = {"activation": ("relu", "sigmoid"), "pooling": ("max", "average"), "padding": ("auto", "valid", "same")}

@@ -4,19 +4,20 @@ Every BatchNorm follows its convolution directly, so that quantization can fold 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from edgecnn.networks.keras import keras
 
-STEM_SIDE = 32
-"""Rows or columns to which the stem reduces an input, about: the networks' costs are given for it."""
+Build = Callable[[int, int, int, int], "keras.Model"]
+"""From the input's height, width and channels, and the number of classes, to a model that ends in logits."""
+
+STEM_SIDE = 32  # rows or columns to which the stem reduces an input, about: the networks' costs are given for it
 
 
 def halvings(height: int, width: int) -> int:
-    """Return how often a stem halves an input: until its shorter side is as near to 32 as halving can get, in ratio.
+    """Return how often a stem halves an input, so that a network costs about the same for every input: until the shorter side is near 32.
 
-    0 below 46 rows or columns (28 and 32 keep theirs), 1 to 90, 2 to 181 (96 becomes 24), 3 to 362 (224 becomes 28), and so on. So a
-    network costs about the same for every input.
+    0 below 46 rows or columns (28 and 32 keep theirs), 1 to 90, 2 to 181 (96 becomes 24), 3 to 362 (224 becomes 28), and so on.
     """
     return max(0, round(math.log2(min(height, width) / STEM_SIDE)))
 
@@ -30,10 +31,7 @@ def convolution(x, filters: int, kernel: int = 3, strides: int = 1, *, relu: boo
 
 
 def depthwise(x, filters: int, strides: int = 1):
-    """Convolve 3x3 channel by channel, then 1x1 across channels, each normalised and with a ReLU.
-
-    Source: Howard et al. 2017, "MobileNets" (arXiv:1704.04861).
-    """
+    """Convolve 3x3 channel by channel, then 1x1 across channels, each normalised and with a ReLU."""
     layers = keras.layers
     x = layers.DepthwiseConv2D(3, strides, "same", use_bias=False, depthwise_initializer="he_normal")(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
@@ -53,37 +51,27 @@ def residual(x, filters: int, strides: int = 1):
 
 
 def stem(x, filters: int):
-    """Convolve 3x3, halving the map as often as `halvings` says: one convolution for each time, the last with `filters`.
-
-    The others, on the larger maps, have half as many filters.
-    """
+    """Convolve 3x3, halving the map as often as `halvings` says: one convolution for each time, all but the last with half the filters."""
     times = halvings(x.shape[1], x.shape[2])
     for _ in range(times - 1):
         x = convolution(x, filters // 2, strides=2)
     return convolution(x, filters, strides=2 if times else 1)
 
 
-def residual_network(
-    shape: tuple[int, int, int], num_classes: int, name: str, *, stem_filters: int, blocks: Sequence[tuple[int, int]]
-) -> "keras.Model":
-    """Build a stem and residual blocks, ending in logits.
+def residual_network(name: str, stem_filters: int, *blocks: tuple[int, int]) -> Build:
+    """Return what builds a stem and residual blocks, each of (filters, strides), for an input of any size."""
 
-    Args:
-        shape: (height, width, channels) of the input; any size.
-        num_classes: units of the last layer.
-        name: the model's.
-        stem_filters: filters of the stem.
-        blocks: (filters, strides) of each block.
-    """
-    inputs = keras.Input(shape)
-    x = stem(inputs, stem_filters)
-    for filters, strides in blocks:
-        x = residual(x, filters, strides)
-    return classifier(inputs, x, num_classes, name)
+    def build(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
+        inputs = keras.Input((height, width, channels))
+        x = stem(inputs, stem_filters)
+        for filters, strides in blocks:
+            x = residual(x, filters, strides)
+        return classifier(inputs, x, num_classes, name)
+
+    return build
 
 
 def classifier(inputs, x, num_classes: int, name: str) -> "keras.Model":
-    """Average over the map and end in a dense layer of logits."""
     x = keras.layers.GlobalAveragePooling2D()(x)
     logits = keras.layers.Dense(num_classes, kernel_initializer="he_normal")(x)
     return keras.Model(inputs, logits, name=name)

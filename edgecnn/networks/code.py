@@ -22,14 +22,13 @@ CALLING = ("function", "numpy_function", "py_function", "load_library", "load_op
 
 
 def refuse_code(file: Path | bytes, name: str) -> None:
-    """Check that a Keras file is data: no Lambda, no part of a package but Keras itself, no function that touches files.
+    """Check that a Keras file, .keras or HDF5, or its content, is data.
 
-    Args:
-        file: a .keras or HDF5 file, or its content. What is neither holds nothing that Keras would read.
-        name: what messages call it.
+    It has no Lambda, no part of a package but Keras itself, and no function that touches files. What is neither of the two formats holds
+    nothing that Keras would read.
 
     Raises:
-        NetworkError: if it holds code; the message names the layer.
+        NetworkError: if it holds code; the message begins with `name` and names the layer.
     """
     for part in _parts(json.loads(_config(file) or "null")):
         if found := _code(part):
@@ -40,7 +39,6 @@ def refuse_code(file: Path | bytes, name: str) -> None:
 
 
 def _config(file: Path | bytes) -> str | bytes | None:
-    """Return the JSON that a file describes its model with; None if it has none."""
     import h5py
 
     opened: Any = io.BytesIO(file) if isinstance(file, bytes) else file
@@ -50,15 +48,12 @@ def _config(file: Path | bytes) -> str | bytes | None:
     if isinstance(file, Path) and not h5py.is_hdf5(file):
         return None
     with h5py.File(opened, "r") as content:
-        config: str | bytes | None = content.attrs.get("model_config")
-    return config
+        return content.attrs.get("model_config")
 
 
 def _parts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all objects of a JSON document."""
     waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    for item in waiting:
         if isinstance(item, dict):
             yield item
             waiting += item.values()

@@ -7,24 +7,16 @@ import numpy as np
 from edgecnn.networks.keras import keras
 
 LEAST_REACH = 1e-4
-"""The largest weight of a channel, as a share of its bias, with which the bias fits an int8 file.
-
-In the file's units, the input's scale times the weights', the bias is then at most 127 / LEAST_REACH / (the input's scale). int32 holds
-that where the input spans 0.2 or more. Weights of so little move a channel by less than a code.
-"""
+"""The largest weight of a channel, as a share of its bias, with which the bias fits an int8 file: in the file's units it is then at most
+127 / LEAST_REACH / (the input's scale). Weights of so little move a channel by less than a code."""
 
 
 def folded(model: "keras.Model") -> "keras.Model":
     """Return a model with the same answers at inference and fewer passes over its activations.
 
     A convolution and the BatchNorm that alone reads it become one convolution: kernel * g and (bias - mean) * g + beta, where
-    g = gamma / sqrt(variance + epsilon) for each output channel. Sums differ by rounding in their last bits.
-
-    Args:
-        model: a tf_keras functional model; not changed.
-
-    Returns:
-        A model with weights of its own; the model itself where there is nothing to fold.
+    g = gamma / sqrt(variance + epsilon) for each output channel. Sums differ by rounding in their last bits. The model is not changed,
+    and returned itself if there is nothing to fold.
 
     Source: Jacob et al. 2017, equation 14 (arXiv:1712.05877).
     """
@@ -53,16 +45,9 @@ def folded(model: "keras.Model") -> "keras.Model":
 def fitting_biases(model: "keras.Model") -> "keras.Model":
     """Return a model with nearly the same answers, each of whose biases fits the int32 of an int8 file.
 
-    Training leaves channels that are constant: they have a bias, and weights of nearly nothing. The file's unit of a bias is the input's
-    scale times that of the channel's weights, and in so small a unit the bias exceeds int32. Of a fake-quantized model, TensorFlow 2.21's
-    converter cuts it off there, and sums that start from it overflow to the other sign. Here the BatchNorm enlarges a channel's weights to
-    LEAST_REACH of its bias. Post-training quantization does the like itself.
-
-    Args:
-        model: a tf_keras functional model; not changed.
-
-    Returns:
-        A model with weights of its own; the model itself where no weights are so small.
+    Training leaves constant channels, with a bias and weights of nearly nothing. In the file's unit of a bias, the input's scale times the
+    weights', it exceeds int32. TensorFlow 2.21's converter cuts it off there, and sums that start from it overflow to the other sign. Here
+    the BatchNorm enlarges a channel's weights to LEAST_REACH of its bias. The model is not changed; it is returned if nothing is to do.
     """
     gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for layer, before in _foldable_norms(model):
@@ -90,12 +75,6 @@ def even_depthwise(model: "keras.Model") -> "keras.Model":
     The BatchNorm behind a kernel takes over each channel's factor. tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel by one
     range for all channels (its axis for channels has size 1); of an even kernel that range suits each of them, and the file gets a scale
     for each channel, since the converter folds the BatchNorm into it. Delete this when the toolkit quantizes along the channels.
-
-    Args:
-        model: a tf_keras functional model; not changed.
-
-    Returns:
-        A model with weights of its own; the model itself where it has no depthwise kernel with a BatchNorm.
     """
     pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
     if not pairs:
@@ -115,14 +94,12 @@ def even_depthwise(model: "keras.Model") -> "keras.Model":
 
 
 def _copied(model: "keras.Model") -> "keras.Model":
-    """Return a model of the same layers and weights."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def _foldable_norms(model: "keras.Model") -> list[tuple[Any, Any]]:
-    """Return the BatchNorms that can be folded, each with its convolution."""
     return [(layer, before) for layer in model.layers if (before := _foldable(layer)) is not None]
 
 
@@ -138,7 +115,6 @@ def _foldable(layer: Any) -> Any:
 
 
 def _folded_weights(convolution: Any, norm: Any) -> list[np.ndarray]:
-    """Return the kernel and bias of a convolution with its BatchNorm in them."""
     kernel, *rest = convolution.get_weights()
     bias = rest[0] if rest else np.float32(0)
     mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()

@@ -20,17 +20,12 @@ class FloatModel(Protocol):
 
 
 class FrozenModel(tf.Module):
-    """A graph without variables, from its node INPUT to its node OUTPUT.
+    """A graph without variables, a tf.compat.v1.GraphDef, from its node INPUT to its node OUTPUT.
 
     `input_shape` is (None, height, width, channels), `output_shape` (None, num_classes).
     """
 
     def __init__(self, graph_def: Any) -> None:
-        """Import a graph.
-
-        Args:
-            graph_def: a tf.compat.v1.GraphDef with the two nodes.
-        """
         super().__init__()
         self.graph_def = graph_def
         imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
@@ -44,21 +39,13 @@ class FrozenModel(tf.Module):
         return self._function(pixels)
 
     def count_params(self) -> int:
-        """Return the number of values in float constants of one dimension or more."""
-        sizes = [
-            tf.TensorShape(node.attr["value"].tensor.tensor_shape).num_elements()
-            for node in self.graph_def.node
-            if node.op == "Const"
-            and node.attr["dtype"].type == tf.float32.as_datatype_enum
-            and node.attr["value"].tensor.tensor_shape.dim
-        ]
-        return sum(sizes)
+        constants = (node.attr["value"].tensor for node in self.graph_def.node if node.op == "Const")
+        floats = [item for item in constants if item.dtype == tf.float32.as_datatype_enum and item.tensor_shape.dim]
+        return sum(tf.TensorShape(item.tensor_shape).num_elements() for item in floats)
 
     def to_bytes(self) -> bytes:
-        """Return the graph as bytes; the same graph gives the same bytes."""
         return self.graph_def.SerializeToString(deterministic=True)
 
     @staticmethod
     def from_bytes(data: bytes) -> "FrozenModel":
-        """Read what `to_bytes` returned."""
         return FrozenModel(tf.compat.v1.GraphDef.FromString(data))

@@ -27,28 +27,22 @@ if TYPE_CHECKING:
 
 
 class OwnNetwork(NamedTuple):
-    """The file and its function, as in FILE.py:FUNCTION."""
+    """The file and its function, as in FILE.py:FUNCTION; `label` is its name in messages, `short` in a run folder's name."""
 
     file: Path
     function: str
 
     @property
     def label(self) -> str:
-        """Its name in messages, without the folder."""
         return f"{self.file.name}:{self.function}"
 
     @property
     def short(self) -> str:
-        """Its name in a run folder's."""
         return f"{self.file.stem}-{self.function}"
 
 
 def own_network(name: str | None) -> OwnNetwork | None:
-    """Read a network's name as FILE.py:FUNCTION; None if it is not of that form, or there is no name yet.
-
-    Raises:
-        NetworkError: for a file without a function, or a function without a file.
-    """
+    """Read a network's name as FILE.py:FUNCTION; None for another name or none. Raises NetworkError if one of the two is missing."""
     file, colon, function = (name or "").rpartition(":")
     if name and name.endswith(".py"):
         raise NetworkError(
@@ -62,11 +56,7 @@ def own_network(name: str | None) -> OwnNetwork | None:
 
 
 def read_source(own: OwnNetwork) -> bytes:
-    """Return the file's bytes.
-
-    Raises:
-        NetworkError: if it cannot be read.
-    """
+    """Return the file's bytes. Raises NetworkError if it cannot be read."""
     try:
         return own.file.read_bytes()
     except OSError as error:
@@ -74,11 +64,7 @@ def read_source(own: OwnNetwork) -> bytes:
 
 
 def load_function(own: OwnNetwork) -> Callable[..., Any]:
-    """Execute the file and return its function.
-
-    Raises:
-        NetworkError: if the file cannot be read or executed, or has no such function.
-    """
+    """Execute the file and return its function. Raises NetworkError if that fails, or there is no such function."""
     import edgecnn.networks.keras  # noqa: F401  so that the file's own imports find Keras 2
 
     source = read_source(own)
@@ -99,20 +85,9 @@ def load_function(own: OwnNetwork) -> Callable[..., Any]:
 def build_own(
     own: OwnNetwork, height: int, width: int, channels: int, num_classes: int, options: Mapping[str, str]
 ) -> "keras.Model":
-    """Call a user's function and check what it returns.
+    """Call a user's function, with its options by keyword, and check the model that it returns.
 
-    Args:
-        own: the file and its function.
-        height, width, channels: the input's shape.
-        num_classes: length of the logits.
-        options: passed on by keyword.
-
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes).
-
-    Raises:
-        NetworkError: if the function raises, does not return a functional tf_keras model of that input and output, or returns one
-            that ends in softmax.
+    Raises NetworkError if it raises, or returns no functional tf_keras model of that input and output, or one that ends in softmax.
     """
     from edgecnn.networks.keras import keras
 
@@ -124,8 +99,8 @@ def build_own(
         raise _raised(error, own, f"called with ({height}, {width}, {channels}, {num_classes})") from error
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs, model.outputs, name=model.name)
-    _check_kind(model, own)
-    _check_ends(model, own, (height, width, channels), num_classes)
+    if fault := _fault(model, (None, height, width, channels), (None, num_classes)):
+        raise NetworkError(f"{own.label}{fault}")
     return model
 
 
@@ -137,46 +112,34 @@ def _raised(error: Exception, own: OwnNetwork, when: str) -> NetworkError:
     return NetworkError(f"{own.label}{where}: {type(error).__name__} when {when}: {text}")
 
 
-def _check_kind(model: Any, own: OwnNetwork) -> None:
+def _fault(model: Any, inputs: tuple[int | None, ...], outputs: tuple[int | None, ...]) -> str:
+    """Return what is wrong with a user's model, as the end of a message that begins with its name; "" if nothing is."""
     from edgecnn.networks.keras import keras
 
-    if type(model).__module__.partition(".")[0] == "keras" or any(
-        base.__module__.startswith("keras.") for base in type(model).__mro__
-    ):
-        raise NetworkError(
-            f"{own.label} returned a Keras 3 model, which does not support quantization-aware training.\n"
+    if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
+        return (
+            " returned a Keras 3 model, which does not support quantization-aware training.\n"
             "Import Keras from tf_keras instead: from tf_keras import Input, Model, layers"
         )
     if not isinstance(model, keras.Model):
-        raise NetworkError(f"{own.label} returned {type(model).__name__}, expected a functional tf_keras model.")
+        return f" returned {type(model).__name__}, expected a functional tf_keras model."
     if not getattr(model, "_is_graph_network", False):
-        raise NetworkError(
-            f"{own.label} returned the subclassed model {type(model).__name__}, expected a functional one: "
-            "tf_keras.Model(inputs, outputs)."
-        )
-
-
-def _check_ends(model: "keras.Model", own: OwnNetwork, shape: tuple[int, int, int], num_classes: int) -> None:
-    from edgecnn.networks.keras import keras
-
-    if len(model.inputs) != 1 or tuple(model.inputs[0].shape) != (None, *shape):
-        received = ", ".join(str(tuple(entry.shape)) for entry in model.inputs)
-        raise NetworkError(f"{own.label}: the input is {received}, expected {(None, *shape)}.")
-    if len(model.outputs) != 1 or tuple(model.outputs[0].shape) != (None, num_classes):
-        received = ", ".join(str(tuple(output.shape)) for output in model.outputs)
-        raise NetworkError(
-            f"{own.label}: the output is {received}, expected {(None, num_classes)}: one logit for each class."
-        )
+        return f" returned the subclassed model {type(model).__name__}, expected a functional one: tf_keras.Model(inputs, outputs)."
+    received = [", ".join(str(tuple(tensor.shape)) for tensor in ends) for ends in (model.inputs, model.outputs)]
+    if received[0] != str(inputs):
+        return f": the input is {received[0]}, expected {inputs}."
+    if received[1] != str(outputs):
+        return f": the output is {received[1]}, expected {outputs}: one logit for each class."
     for layer in model.layers:
         if isinstance(layer, keras.layers.Lambda):
-            raise NetworkError(
-                f"{own.label} has the Lambda layer {layer.name}, which a file of the model can hold only as code. "
+            return (
+                f" has the Lambda layer {layer.name}, which a file of the model can hold only as code. "
                 "Call TensorFlow's functions directly, as in x = tf.math.cos(x)."
             )
     last = model.outputs[0].node.layer  # of Keras 2's symbolic tensors
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    if activation == "softmax" or type(last).__name__ == "Softmax":
-        raise NetworkError(
-            f"{own.label} ends in softmax (layer {last.name}), expected logits: the loss and the runtime apply softmax themselves. "
+    if getattr(getattr(last, "activation", None), "__name__", "") == "softmax" or type(last).__name__ == "Softmax":
+        return (
+            f" ends in softmax (layer {last.name}), expected logits: the loss and the runtime apply softmax themselves. "
             "Leave it out."
         )
+    return ""

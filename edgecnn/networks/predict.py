@@ -17,14 +17,10 @@ Numbers = float | tuple[float, ...]
 
 
 def real_input(images, scale: Numbers, zero_point: Numbers):
-    """Convert a uint8 tensor to the network's real input, as `edgecnn.pixels.to_real` does for arrays.
-
-    Args:
-        images: uint8 tensor, shape (batch, height, width, channels).
-        scale, zero_point: of the code pixel - 128; one number, or one for each channel.
+    """Convert a uint8 tensor (batch, height, width, channels) to the network's real input, as `edgecnn.pixels.to_real` does for arrays.
 
     Returns:
-        float32 tensor, same shape: scale * (pixel - 128 - zero_point).
+        float32 tensor, same shape: scale * (pixel - 128 - zero_point), of one number each, or one for each channel.
     """
     return (tf.cast(images, tf.float32) - (128 + np.asarray(zero_point, np.float32))) * np.asarray(scale, np.float32)
 
@@ -58,11 +54,7 @@ def model_bytes(model: "keras.Model") -> bytes:
 
 
 def model_from_bytes(data: bytes) -> Any:
-    """Load a float or fake-quantized Keras model from `model_bytes`, or a `FrozenModel` from its bytes.
-
-    Raises:
-        NetworkError: if the file holds Python code.
-    """
+    """Load a Keras model from `model_bytes`, or a `FrozenModel` from its bytes. Raises NetworkError if it holds Python code."""
     if not data.startswith(HDF5_MAGIC):
         return FrozenModel.from_bytes(data)
     refuse_code(data, "the model of this run")

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Pretrained weights: what they are called, and the file of an installed package that holds them.
+    """Pretrained weights, and the file of an installed package that holds them, for networks whose names begin with `prefix`.
 
-    `prefix` begins the names of the networks that can start from them. Fine-tuning leaves the layers before `first_tuned` as they are:
-    they see edges and colours, which photos have in common, and on their large maps a step would cost half as much again. The networks
-    `tuned_whole` are different: they are few of the layers that were trained together, so that all of them have to learn, at
-    twice the rate and for twice as long.
+    Fine-tuning leaves the layers before `first_tuned` as they are: they see edges and colours, which photos have in common, and on their
+    large maps a step would cost half as much again. The networks `tuned_whole` are few of the layers that were trained together, so that
+    all of them have to learn, at twice the rate and for twice as long.
     """
 
     title: str
@@ -84,9 +83,7 @@ def locate(source: Source) -> Path:
 def read_weights(source: Source) -> Mapping[str, np.ndarray]:
     """Read the weights of a source, in PyTorch's names and layout.
 
-    Raises:
-        ModuleNotFoundError: as `locate` does.
-        NetworkError: if the file is not the one that is expected, or cannot be read.
+    Raises ModuleNotFoundError as `locate` does, and NetworkError if the file is not the one that is expected, or cannot be read.
     """
     path = locate(source)
     try:
@@ -102,11 +99,7 @@ def read_weights(source: Source) -> Mapping[str, np.ndarray]:
 
 
 def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
-    """Give EfficientNet-Lite0, whole or cut, weights of ImageNet: all but the dense layer's.
-
-    Args:
-        model: of `edgecnn.networks.efficientnet_lite0`; changed.
-        state: from `read_weights`.
+    """Give EfficientNet-Lite0, whole or cut, the weights of `read_weights`: all but the dense layer's.
 
     A model of one channel answers to a grey image as that of three does to the same grey in each.
     """
@@ -135,7 +128,6 @@ def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[
 
 
 def _names(layer: str) -> tuple[str, str]:
-    """Return what the file calls a convolution and its BatchNorm."""
     if layer in ENDS:
         return ENDS[layer]
     block, part = layer.removeprefix("block").split("_")

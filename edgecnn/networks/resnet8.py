@@ -3,22 +3,12 @@
 Source: Banbury et al. 2021, "MLPerf Tiny Benchmark" (arXiv:2106.07597), image classification.
 """
 
+from edgecnn.networks.blocks import classifier
 from edgecnn.networks.keras import keras
 
 
 def resnet8(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-    """Build ResNet-8, ending in logits.
-
-    Three stages of 16, 32 and 64 filters, one residual block each; the pooling covers the whole map, which at
-    32 x 32 is the 8 x 8 of the original.
-
-    Args:
-        height, width, channels: the input's shape; any size.
-        num_classes: units of the last layer.
-
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
-    """
+    """Build ResNet-8, ending in logits; the pooling covers the whole map, which at 32 x 32 is the 8 x 8 of the original."""
     layers = keras.layers
 
     def convolution(x, filters: int, kernel: int, strides: int):
@@ -32,8 +22,4 @@ def resnet8(height: int, width: int, channels: int, num_classes: int) -> "keras.
         if strides > 1:
             x = convolution(x, filters, 1, strides)
         x = layers.ReLU()(layers.Add()([x, branch]))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(num_classes, kernel_initializer="he_normal")(x), name="resnet8")
-
-
-OPTIONS: dict[str, tuple[str, ...]] = {}
+    return classifier(inputs, x, num_classes, "resnet8")

@@ -5,17 +5,10 @@ from edgecnn.networks.keras import keras
 
 
 def resnet_100kb(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-    """Build the ladder's residual network of about 100 kB, ending in logits.
+    """Build a stem of 16 filters, then residual blocks of 16, 32 and 46, ending in logits.
 
-    A stem of 16 filters, then residual blocks of 16, 32 and 46. Before the second and the third, a convolution brings the map to their
-    filters before max pooling halves it: a convolution that strides would cost a quarter of the MACs, and sees less.
-
-    Args:
-        height, width, channels: the input's shape; any size. The stem halves large ones: see `blocks.halvings`.
-        num_classes: units of the last layer.
-
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
+    A convolution brings the map to the filters of the second and the third before max pooling halves it: one that strides would cost a
+    quarter of the MACs, and sees less.
     """
     inputs = keras.Input((height, width, channels))
     x = residual(stem(inputs, 16), 16)
@@ -23,6 +16,3 @@ def resnet_100kb(height: int, width: int, channels: int, num_classes: int) -> "k
         x = keras.layers.MaxPooling2D()(convolution(x, filters))
         x = residual(x, filters)
     return classifier(inputs, x, num_classes, "resnet_100kb")
-
-
-OPTIONS: dict[str, tuple[str, ...]] = {}

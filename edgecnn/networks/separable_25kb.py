@@ -5,17 +5,7 @@ from edgecnn.networks.keras import keras
 
 
 def separable_25kb(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-    """Build the ladder's depthwise-separable network, ending in logits.
-
-    A stem of 16 filters, then four pairs of a 3x3 depthwise and a 1x1 convolution with 28, 40, 48 and 56 filters; the first
-    and the third halve the map.
-
-    Args:
-        height, width, channels: the input's shape; any size. The stem halves large ones: see `blocks.halvings`.
-        num_classes: units of the last layer.
-
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to (batch, num_classes).
+    """Build a stem, then pairs of a 3x3 depthwise and a 1x1 convolution, ending in logits.
 
     Source: Howard et al. 2017, "MobileNets" (arXiv:1704.04861).
     """
@@ -24,6 +14,3 @@ def separable_25kb(height: int, width: int, channels: int, num_classes: int) -> 
     for filters, strides in ((28, 2), (40, 1), (48, 2), (56, 1)):
         x = depthwise(x, filters, strides)
     return classifier(inputs, x, num_classes, "separable_25kb")
-
-
-OPTIONS: dict[str, tuple[str, ...]] = {}

@@ -41,11 +41,7 @@ class Tensor:
 
 
 def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
-    """Read a state dictionary.
-
-    Args:
-        data: the file's bytes.
-        where: what messages call it.
+    """Read the state dictionary in a file's bytes, which messages call `where`.
 
     Returns:
         Arrays by name, in PyTorch's layout: a convolution's kernel is (filters, channels, height, width), a dense one's (outputs, inputs).
@@ -59,10 +55,8 @@ def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
             raise NetworkError(f"{where} is not a file of PyTorch weights in the legacy format (protocol {PROTOCOL}).")
         _plain(stream)
         state = _Reader(stream).load()
-        storages = {}
         kinds = {tensor.storage.key: tensor.storage for tensor in state.values()}
-        for key in _plain(stream):
-            storages[key] = _elements(stream, kinds[key])
+        storages = {key: _elements(stream, kinds[key]) for key in _plain(stream)}
         return {name: _array(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
     except NetworkError as error:
         raise NetworkError(f"{where}: {error}") from None
@@ -70,34 +64,29 @@ def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
         raise NetworkError(f"{where} is damaged: {error or type(error).__name__}") from None
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler of state dictionaries: no name is imported, and none but these is known."""
+class _Plain(pickle.Unpickler):
+    """An unpickler of numbers, strings, lists and dictionaries: no name is imported, and none but those of `known` is known."""
 
-    KNOWN: Mapping[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: _tensor(
-            storage, offset, shape, strides
-        ),
-        **{("torch", name): dtype for name, dtype in DTYPES.items()},
-    }
+    known: Mapping[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.KNOWN:
+        if (module, name) not in self.known:
             raise NetworkError(f"it names {module}.{name}, and only tensors are read. Nothing of it was executed.")
-        return self.KNOWN[module, name]
+        return self.known[module, name]
+
+
+class _Reader(_Plain):
+    known: Mapping[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _tensor(*arguments[:4]),
+        **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    }
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, count, view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
             raise NetworkError("it refers to something other than a plain storage.")
         return Storage(str(key), dtype, int(count))
-
-
-class _Plain(pickle.Unpickler):
-    """An unpickler of numbers, strings, lists and dictionaries."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise NetworkError(f"it names {module}.{name}, and only tensors are read. Nothing of it was executed.")
 
 
 def _plain(stream: io.BytesIO) -> Any:

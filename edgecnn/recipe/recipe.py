@@ -11,8 +11,7 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
-RANDOM = "random"
-"""What `init.source` says for random weights."""
+RANDOM = "random"  # what `init.source` says for random weights
 
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
     # Frigate stretches what it classifies to 224x224 RGB, whatever the network

@@ -27,14 +27,11 @@ from edgecnn.stress.filters import (
 
 STRENGTHS = (1, 2, 3, 4, 5)
 
-SizeClass = Literal["photo", "small"]
-"""Which strengths apply."""
+SizeClass = Literal["photo", "small"]  # which strengths apply
 
-READ_NOISE = 2.0
-"""Electrons of noise that reading a pixel of the sensor adds (standard deviation), for `low_light`."""
+READ_NOISE = 2.0  # electrons of noise that reading a pixel of the sensor adds (standard deviation), for `low_light`
 
-LOW_LIGHT = 0.5
-"""Share of its light that a photo in low light has after the camera's gain: one stop is missing."""
+LOW_LIGHT = 0.5  # share of its light that a photo in low light has after the camera's gain: one stop is missing
 
 
 def jpeg(image: np.ndarray, quality: int, random: Any) -> np.ndarray:
@@ -157,14 +154,9 @@ def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:
 class Corruption(NamedTuple):
     """A corruption and its strengths.
 
-    Attributes:
-        apply: function(image, strength, random): uint8 (height, width, 1 or 3), one of the values below, and a numpy generator, to uint8
-            of the same shape. The same generator gives every strength the same place, angle or direction.
-        unit: what the values are.
-        photo: what `apply` is given for photos, at each of the strengths from 1.
-        small: the same for small images.
-        reference: the corruption's name in ImageNet-C and imagecorruptions; "" for edgecnn's own.
-        colour: whether it changes only colours, so that grey images have none of it.
+    `apply` maps an image, uint8 (height, width, 1 or 3), one of the values in `photo` or `small`, which are those of the strengths from 1,
+    and a numpy generator to an image. The same generator gives every strength the same place, angle or direction. The reference is the name
+    in ImageNet-C and imagecorruptions, "" for edgecnn's own; grey images have none that only changes the `colour`.
     """
 
     apply: Callable[[np.ndarray, Any, Any], np.ndarray]

@@ -9,8 +9,7 @@ from scipy.fft import next_fast_len
 SPAN = 8
 """A disk of at most this radius is drawn on a grid of -SPAN to SPAN, a larger one on a grid of its own size, as the reference does."""
 
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-"""Shares of linear red, green and blue in luminance (ITU-R BT.709)."""
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # shares of linear red, green and blue in luminance (ITU-R BT.709)
 
 
 def to_pixels(values: np.ndarray) -> np.ndarray:
@@ -65,13 +64,7 @@ def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
     """Blur an image along a line, as a camera in motion does: the half of a Gaussian, one copy of the image a pixel of the way.
 
-    Beyond the border the last row or column is repeated. Copies that would lie outside of the image are left out.
-
-    Args:
-        image: shape (height, width, channels).
-        radius: the way is 2 * radius + 1 pixels long.
-        sigma: standard deviation of the Gaussian, in pixels.
-        angle: of the line, in degrees, between -90 and 90.
+    The way is 2 * radius + 1 pixels long, at an angle between -90 and 90 degrees. Beyond the border the last row or column is repeated.
     """
     height, width, _ = image.shape
     length = 2 * radius + 1

@@ -27,18 +27,15 @@ from edgecnn.stress.subject import Subject
 from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
 from edgecnn.versions import library_versions, processor
 
-SMALL_SIDE = 48
-"""Images of at most so many rows and columns are corrupted by the strengths for small images."""
+SMALL_SIDE = 48  # images of at most so many rows and columns are corrupted by the strengths for small images
 
 PHOTO_SIDE = 256
 """Shorter side, in pixels, to which larger photos are reduced before they are corrupted, as for ImageNet-C. Its blurs are so many pixels
 long, and its noise is a pixel's own: in a photo of 12 million pixels, both would be gone after the resize."""
 
-CHUNK = 50
-"""Images that are corrupted in all ways before the next ones."""
+CHUNK = 50  # images that are corrupted in all ways before the next ones
 
-SAVE_S = 5.0
-"""Least seconds between two writes of what was counted."""
+SAVE_S = 5.0  # least seconds between two writes of what was counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +63,7 @@ def stress(
 
     Corruptions are applied to the images as they are before edgecnn's resize, photos at a shorter side of at most PHOTO_SIDE pixels.
 
-    Raises:
-        UnknownNameError: for a corruption that there is not, or that grey images cannot have.
-        OutputError: if what was counted cannot be kept.
+    Raises UnknownNameError for a corruption that there is not, or that grey images cannot have, and OutputError if counts cannot be kept.
     """
     for name in settings.names:
         if name not in CORRUPTIONS:

@@ -15,12 +15,7 @@ def averaging(step: Callable[..., Any], means: Sequence[tuple[Any, Any]], steps:
 
     At a constant rate the weights wander about a minimum; their average is closer to it than a falling rate brings them (Izmailov et al.
     2018, arXiv:1803.05407). Weighing late steps more (Shamir and Zhang 2013, arXiv:1212.1824, section 4) needs neither the length of the
-    phase nor a step to begin at.
-
-    Args:
-        step: the training step.
-        means: pairs of variables, the average and what it is of; after the first step they are equal.
-        steps: a variable that counts the steps, the one just made included.
+    phase nor a step to begin at. The means are pairs of variables, the average and what it is of; `steps` counts the steps, from 1.
     """
 
     @tf.function

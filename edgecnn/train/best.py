@@ -2,12 +2,9 @@
 
 The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
 one; else the one that gives the float model's answer to more images, then the one that is right on more, then the one whose scores
-diverge less from the float model's. Accuracies of a few thousand images differ by chance more than the models do; agreement is the
-sharper figure. Of fewer than FEW images agreement is as coarse, and of two epochs the divergence decides before it. If two epochs tie
-in all, the later wins, since it had more training; if two methods do, quantization-aware training does.
-
-Epochs share the range of their logits, and what it clips decides nothing between them: they are compared within it. The methods' ranges
-differ, and they are compared by the scores that they ship with.
+diverge less from the float model's. Of fewer than FEW images agreement is as coarse as accuracy, and of two epochs the divergence decides
+before it. If two epochs tie in all, the later wins; if two methods do, quantization-aware training does. Epochs share the range of their
+logits, and are compared within it.
 """
 
 from collections.abc import Sequence
@@ -21,11 +18,9 @@ from edgecnn.data import Split
 from edgecnn.networks.keras import keras, tf
 from edgecnn.run_info import Asked, Decisive, Method, Validated
 
-CHANCE = 2.0
-"""Standard errors by which two accuracies differ by chance, in 95 % of cases."""
+CHANCE = 2.0  # standard errors by which two accuracies differ by chance, in 95 % of cases
 
-FEW = 1_000
-"""Validation images below which agreement is too coarse to choose an epoch by."""
+FEW = 1_000  # validation images below which agreement is too coarse to choose an epoch by
 
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
@@ -45,11 +40,10 @@ class Int8(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """How a model answers n images.
+    """How a model answers n images: counts, and mean divergences in nats.
 
-    Counts of `right` answers, of answers that `agreed` with the float model's, and of images that the float model alone (`lost`) or
-    this one alone (`gained`) has right. The `divergence` is the mean Kullback-Leibler divergence of the softmax from the float model's,
-    in nats; `within` is the same, both of logits within the range that the int8 model's have.
+    Images that it has `right`, on which it `agreed` with the float model, that the float model alone (`lost`) or this one alone (`gained`)
+    has right; the `divergence` of the softmax from the float model's, and the same of logits `within` the range of the int8 model's.
     """
 
     n: int
@@ -62,18 +56,15 @@ class Score:
 
     @classmethod
     def read(cls, values: np.ndarray) -> "Score | None":
-        """Return the score whose `astuple` a variable from `score_variable` holds; None while n is 0, as in one of zeros."""
         n, right, agreed, lost, gained, *divergences = values.tolist()
         return cls(int(n), int(right), int(agreed), int(lost), int(gained), *divergences) if n else None
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, in [0, 1]."""
         return self.right / self.n
 
     @property
     def agreement(self) -> float:
-        """Share of answers that are the float model's, in [0, 1]."""
         return self.agreed / self.n
 
     @property
@@ -84,8 +75,7 @@ class Score:
     def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
         """Return by how much this model leads another, negative if it is behind, and in which figure; (0, None) in a tie.
 
-        Both scores are relative to the same float model. Accuracy decides if it differs by more than chance, else the first of the
-        figures that differs.
+        Accuracy decides if it differs by more than chance, else the first of the figures that differs.
         """
         leads = {
             "agreement": self.agreed - other.agreed,
@@ -99,36 +89,22 @@ class Score:
         return next(((leads[figure], figure) for figure in figures if leads[figure]), (0, None))
 
     def better_than(self, other: "Score") -> bool:
-        """Tell whether this is the better one of two epochs, whose logits have one range."""
         return self.lead(other, ("within",) if self.n < FEW else EPOCHS_BY)[0] > 0
 
     def figures(self) -> Validated:
-        """Return the figures that are recorded."""
-        return Validated(
-            accuracy=self.accuracy,
-            agreement=self.agreement,
-            lost=self.lost,
-            gained=self.gained,
-            standard_error=self.standard_error,
-            divergence=self.divergence,
-        )
+        return Validated(**{entry.name: getattr(self, entry.name) for entry in fields(Validated)})
 
 
 def score_variable() -> Any:
-    """Return a variable that holds a score's `astuple`, of zeros: exact, since a float64 holds every count."""
     return tf.Variable(np.zeros(len(fields(Score))), trainable=False)
 
 
 def score(
     logits: np.ndarray, reference: np.ndarray, classes: np.ndarray, ends: tuple[float, float] = (-inf, inf)
 ) -> Score:
-    """Score a model's answers against the float model's.
+    """Score a model's logits, shape (n, num_classes), against the float model's, the reference, of the same shape.
 
-    Args:
-        logits: shape (n, num_classes), n at least 1.
-        reference: the float model's, same shape.
-        classes: int array, shape (n,), the true classes.
-        ends: of the range by which the model's logits are quantized, for `Score.within`.
+    The true classes have the shape (n,); `ends` are those of the range by which the model's logits are quantized, for `Score.within`.
     """
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
@@ -152,10 +128,7 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
 def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[Method, Decisive | None]:
     """Return how the int8 models are made, as requested, or by the rule if that is "auto", and then which figure decided.
 
-    Args:
-        asked: the recipe's qat.method.
-        qat: of the quantization-aware model; None where none was trained.
-        ptq: of the float model quantized after training; None where it was not measured.
+    A score is None if there is no such model, or it was not measured.
     """
     if asked != "auto":
         return asked, None
@@ -169,7 +142,6 @@ class Best:
     """The weights of the best epoch so far, and when it was: variables, so that a checkpoint holds them like all others."""
 
     def __init__(self, model: "keras.Model") -> None:
-        """Prepare for the weights of a fake-quantized model."""
         self.model = model
         self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
         # the epoch that is kept; it has two more values in the checkpoints of earlier versions
@@ -179,12 +151,10 @@ class Best:
 
     @property
     def variables(self) -> Sequence[Any]:
-        """All that a resume needs."""
         return [*self._weights, self._epochs, self._score]
 
     @property
     def epoch(self) -> int:
-        """The best epoch; 0 is the calibrated model, before any training."""
         return int(self._epochs.numpy()[0])
 
     @property
@@ -202,6 +172,5 @@ class Best:
             self._epochs.assign([epoch, 0, 0])
 
     def restore(self) -> None:
-        """Give the model the best epoch's weights."""
         for saved, variable in zip(self._weights, self.model.variables, strict=True):
             variable.assign(saved)

@@ -36,21 +36,11 @@ class HistoryRow:
 
 HISTORY_COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What numpy, zipfile and json raise for a file that is not what was written."""
+# what numpy, zipfile and json raise for a file that is not what was written; a NotImplementedError is a RuntimeError
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class State:
     """What a checkpoint says of its arrays, as JSON."""
 
@@ -70,11 +60,7 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
-    """Write the run's checkpoint atomically.
-
-    Raises:
-        OutputError: if it cannot be written; the one before stays whole.
-    """
+    """Write the run's checkpoint atomically. Raises OutputError if it cannot be written; the one before stays whole."""
     state = json.dumps({"phase": checkpoint.phase, "epoch": checkpoint.epoch, "history": list(checkpoint.history)})
     buffer = io.BytesIO()
     named = {f"variable_{index:05d}": array for index, array in enumerate(checkpoint.arrays)}
@@ -83,11 +69,7 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(run: Run) -> Checkpoint | None:
-    """Read the run's checkpoint; None if no epoch was finished.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
+    """Read the run's checkpoint; None if no epoch was finished. Raises RunError if the file is damaged."""
     path = run.file(CHECKPOINT)
     if not path.exists():
         return None
@@ -106,5 +88,6 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
 
 
 def damaged(run: Run, why: str) -> RunError:
-    """Return the error for a checkpoint from which training cannot continue."""
-    return RunError(f"{run.file(CHECKPOINT)} is damaged ({why}).", advice="train_again")
+    return RunError(
+        f"{run.file(CHECKPOINT)} is damaged ({why}). Train again with --force, or into another folder with --out."
+    )

@@ -28,10 +28,8 @@ from edgecnn.workers import Workers
 def open_strategy(workers: Workers | None) -> Any:
     """Return how to distribute: over the workers, else over this machine's GPUs if it has several, else None.
 
-    Workers come together when it is first called, which has to be before a network is built. It waits for all of them.
-
-    Raises:
-        ClusterError: if the workers do not come together.
+    Workers come together when it is first called, which has to be before a network is built. It waits for all of them, and raises
+    ClusterError if they do not come.
     """
     if workers:
         with cluster_errors(workers):
@@ -47,19 +45,14 @@ def cluster_errors(workers: Workers | None) -> Iterator[None]:
     except tf.errors.OpError as error:
         if workers is None:
             raise
-        reason = next((line for line in error.message.splitlines() if "Collective ops is aborted by" in line), "")
-        reason = reason or error.message.splitlines()[0]
+        lines = error.message.splitlines()
+        reason = next((line for line in lines if "Collective ops is aborted by" in line), lines[0])
         raise ClusterError(
-            f"a worker was lost: {reason[:300]}\nThe last finished epoch is kept.", advice="restart_workers"
+            f"a worker was lost: {reason[:300]}\nThe last finished epoch is kept. Start all workers again, worker 0 with --resume."
         ) from None
 
 
 def check_batch(batch_size: int, strategy: Any) -> None:
-    """Check that a batch divides into equal slices.
-
-    Raises:
-        RecipeError: if it does not.
-    """
     if strategy and batch_size % strategy.num_replicas_in_sync:
         raise RecipeError(
             f"train.batch_size must be a multiple of the {strategy.num_replicas_in_sync} replicas that share a batch; received {batch_size}"
@@ -67,7 +60,6 @@ def check_batch(batch_size: int, strategy: Any) -> None:
 
 
 def scope(strategy: Any) -> contextlib.AbstractContextManager:
-    """Return the context in which variables are made."""
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
@@ -85,17 +77,14 @@ class Copies:
         self.parts = parts
 
     def numpy(self) -> Any:
-        """Return the value."""
         return self.parts[0].numpy()
 
     def assign(self, value: Any) -> None:
-        """Set every copy."""
         for part in self.parts:
             part.assign(value)
 
 
 def copies(strategy: Any, variables: Sequence[Any]) -> list[Any]:
-    """Return variables as this process holds them: themselves without a strategy."""
     return [Copies(strategy.experimental_local_results(variable)) if strategy else variable for variable in variables]
 
 
@@ -105,17 +94,11 @@ def local(strategy: Any, variable: Any) -> Any:
 
 
 def stepper(
-    strategy: Any,
-    update: Callable[[Any, Any], tuple[Any, Any]],
-    before: Callable[[Any], Any],
+    strategy: Any, update: Callable[[Any, Any], tuple[Any, Any]], before: Callable[[Any], Any]
 ) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
-    """Return a training step; with a strategy, each replica gets its slice of the batch.
+    """Return a training step that calls `before` with the learning rate, then `update` on each replica's slice of images and classes.
 
-    Args:
-        strategy: from `open_strategy`.
-        update: trains on a slice of images and classes, on one replica; returns the slice's share of the mean loss and its
-            count of right answers.
-        before: called with the learning rate before each update.
+    An update returns the slice's share of the mean loss and its count of right answers.
     """
 
     @tf.function(reduce_retracing=True)
@@ -144,11 +127,7 @@ def stepper(
 
 
 def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
-    """Return the sum of an array over all workers; each gives one of the same shape and dtype.
-
-    Raises:
-        ClusterError: if a worker is lost.
-    """
+    """Return the sum of an array over all workers; each gives one of the same shape and dtype. Raises ClusterError if a worker is lost."""
     devices = strategy.num_replicas_in_sync // len(workers.addresses)
 
     @tf.function
@@ -167,19 +146,9 @@ def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
 def from_first(
     strategy: Any, workers: Workers, phase: Phase, checkpoint: Checkpoint | None
 ) -> tuple[Checkpoint | None, bool]:
-    """Give every worker the state from which worker 0 goes on.
+    """Return the checkpoint from which all workers go on, worker 0's if any, and whether the phase is done.
 
-    Args:
-        strategy: the workers'.
-        workers: which of them this is.
-        phase: the float phase.
-        checkpoint: worker 0's last one, or None.
-
-    Returns:
-        The checkpoint to go on from (on other workers than 0 of this phase alone, without history), and whether the phase is done.
-
-    Raises:
-        ClusterError: if a worker is lost.
+    Other workers get only one of this phase, without history. Raises ClusterError if a worker is lost.
     """
     likes = [np.asarray(variable.numpy()) for variable in phase.variables]
     state = np.zeros(2 + sum(like.size for like in likes))  # float64 holds float32 and counts exactly
@@ -198,28 +167,16 @@ def from_first(
 
 
 def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -> None:
-    """Check that all workers were given the same recipe and images, wherever these lie.
-
-    Args:
-        strategy: the workers'.
-        workers: which of them this is.
-        recipe: this one's recipe.
-        info: what this machine trains with: images, networks from elsewhere and versions.
-
-    Raises:
-        ClusterError: on every worker, if one has another.
-    """
+    """Check that all workers were given the same recipe and images, wherever these lie. Raises ClusterError on each if one was not."""
     bare = without_folders(recipe)
     bare = replace(bare, data=replace(bare.data, source=""), teacher=bare.teacher and replace(bare.teacher, run=""))
     table = np.zeros((len(workers.addresses), 32), np.int32)
     given = (bare, info.data.fingerprint, info.versions, info.network, info.init, info.teacher)
     table[workers.index] = list(bytes.fromhex(sha256(canonical_json(to_json(given)).encode())))
     table = add_up(strategy, workers, table)
-    other = [
-        address for address, row in zip(workers.addresses, table, strict=True) if not np.array_equal(row, table[0])
-    ]
+    other = [workers.addresses[index] for index in np.flatnonzero((table != table[0]).any(axis=1))]
     if other:
         raise ClusterError(
-            f"{', '.join(other)}: the recipe, images or versions differ from those of {workers.addresses[0]} (worker 0).",
-            advice="same_command",
+            f"{', '.join(other)}: the recipe, images or versions differ from those of {workers.addresses[0]} (worker 0). "
+            "Give all workers the same command, except for --worker, --out and the place of the data."
         )

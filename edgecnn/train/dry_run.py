@@ -17,19 +17,14 @@ from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
 from edgecnn.train.train import qat_batches, source_size, training_batches
 
-WARM_UP = 2
-"""Steps that do not count: the first ones trace the graph."""
-
-STEPS = 8
-"""Steps that are timed."""
+WARM_UP = 2  # steps that do not count: the first ones trace the graph
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PhaseCost:
-    """A phase's epochs and steps an epoch, and what was timed: median seconds a step, images/s, seconds an epoch and the phase.
+    """A phase's epochs, steps an epoch, median seconds a step, images/s, and seconds of an epoch and of the phase, without validation.
 
-    Where a teacher's answers are remembered, "float, remembered" is the part of the float phase that uses these.
-    Validation is not included, nor the decoding of the images at the start of a run.
+    "float, remembered" is the part of the float phase that uses the remembered answers of a teacher.
     """
 
     phase: str
@@ -41,38 +36,23 @@ class PhaseCost:
     total_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DryRun:
-    """What a training would cost. `checkpoint_bytes` is the size of the float phase's checkpoint."""
-
     cost: NetworkCost
     checkpoint_bytes: int
     phases: tuple[PhaseCost, ...]
 
     @property
     def total_s(self) -> float:
-        """Seconds of all phases."""
         return sum(phase.total_s for phase in self.phases)
 
 
 def dry_run(
-    recipe: Recipe,
-    shape: tuple[int, int, int],
-    labels: tuple[str, ...],
-    train_images: int,
-    steps: int = STEPS,
+    recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
 ) -> DryRun:
-    """Build a recipe's network, time a few steps of each of its phases, and tell what the whole would take.
+    """Build a settled recipe's network, time a few steps of each of its phases, and tell what the whole would take.
 
-    Args:
-        recipe: the settled recipe.
-        shape: (height, width, channels) of the input.
-        labels: the classes.
-        train_images: images of the training split.
-        steps: steps to time in each phase.
-
-    Raises:
-        NetworkError, RunError: as the phases' parts do.
+    The shape is (height, width, channels) of the input. Raises NetworkError and RunError as the phases' parts do.
     """
     tf.config.experimental.enable_op_determinism()
     random = np.random.default_rng(recipe.seed)
@@ -97,21 +77,13 @@ def dry_run(
         batches = qat_batches(recipe, batches, images)
         batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
         reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
-        phases.append(
-            time_phase(Qat(recipe, teacher, validation, reference, batches).phase, batches, train_images, steps)
-        )
-    return DryRun(cost=cost, checkpoint_bytes=checkpoint_bytes, phases=tuple(phases))
+        phase = Qat(recipe, teacher, validation, reference, batches).phase
+        phases.append(time_phase(phase, batches, train_images, steps))
+    return DryRun(cost, checkpoint_bytes, tuple(phases))
 
 
 def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) -> PhaseCost:
-    """Time steps of a phase, the making of their batches included.
-
-    Args:
-        phase: freshly built; its steps train at a rate of zero.
-        batches: made-up images, one batch or more.
-        train_images: images of the real training split.
-        steps: how many to time.
-    """
+    """Time steps of a freshly built phase, at a rate of zero, the making of their batches included."""
     times = []
     stream = batches.endless(phase.name)
     for index in range(WARM_UP + steps):
@@ -121,14 +93,7 @@ def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) ->
         float(loss)  # waits for the step
         if index >= WARM_UP:
             times.append(time.perf_counter() - started)
-    step_s = statistics.median(times)
-    count = max(1, train_images // batches.batch_size)
-    return PhaseCost(
-        phase=phase.name,
-        epochs=phase.epochs,
-        steps=count,
-        step_s=step_s,
-        images_per_s=batches.batch_size / step_s,
-        epoch_s=count * step_s,
-        total_s=phase.epochs * count * step_s,
-    )
+    step_s, count = statistics.median(times), max(1, train_images // batches.batch_size)
+    epoch_s = count * step_s
+    speed = batches.batch_size / step_s
+    return PhaseCost(phase.name, phase.epochs, count, step_s, speed, epoch_s, phase.epochs * epoch_s)

@@ -1,7 +1,6 @@
 """The float phase: cross-entropy on labelled images, and on a teacher's answers if there is a teacher."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,30 +35,22 @@ def build_optimizer(recipe: TrainRecipe) -> "keras.optimizers.Optimizer":
     return optimizer
 
 
-@contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Build layers at "float32", or "bfloat16" with float32 variables, within the block."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if name == "bfloat16" else "float32")
+def build_at(precision: str, network: NetworkRecipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
+    """Build a recipe's network with layers of "float32", or of "bfloat16" with float32 variables."""
+    policy = keras.mixed_precision
+    before = policy.global_policy()
+    policy.set_global_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
-
-
-def build_at(name: str, network: NetworkRecipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
-    """Build a recipe's network at a precision: see `precision` and `edgecnn.networks.build_network`."""
-    with precision(name):
         return build_network(network.name, *shape, num_classes, network.options)
+    finally:
+        policy.set_global_policy(before)
 
 
 def accuracy_on(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, classes: np.ndarray) -> float:
-    """Return the share of images whose largest logit is their class."""
     return float(np.mean(np.argmax(predict(images), axis=1) == classes))
 
 
 def right_answers(logits: Any, classes: Any) -> Any:
-    """Return how many logits, a tensor (n, num_classes), are largest at their class, a tensor (n,)."""
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
@@ -71,12 +62,8 @@ def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any
     """
 
     def loss(classes, logits, taught):
-        losses = keras.losses.categorical_crossentropy(
-            tf.one_hot(classes, num_classes),
-            logits,
-            from_logits=True,
-            label_smoothing=recipe.train.label_smoothing,
-        )
+        smoothing, one_hot = recipe.train.label_smoothing, tf.one_hot(classes, num_classes)
+        losses = keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True, label_smoothing=smoothing)
         labelled = tf.reduce_mean(losses)
         if recipe.teacher is None or taught is None:
             return labelled
@@ -96,25 +83,20 @@ def float_phase(
     teacher: Callable[[Any, Any], Any] | None = None,
     strategy: Any = None,
 ) -> tuple["keras.Model", Phase]:
-    """Build the network and its float phase.
-
-    Where it starts from trained weights, which the caller gives it, BatchNorm's statistics stay theirs.
+    """Build the network for inputs of a shape (height, width, channels), and its float phase.
 
     Args:
         recipe: the whole recipe; its seed draws the weights.
-        shape: (height, width, channels) of the input.
-        num_classes: length of the logits.
+        shape, num_classes: of the input, (height, width, channels), and of the logits.
         validation: uint8 images (n, height, width, channels) and their classes (n,).
         teacher: `Teacher.logits` of the network to learn from.
         strategy: from `distribute.open_strategy`.
 
     Returns:
-        The model that is validated and kept (bfloat16 layers where the recipe says so) and the phase. It is the one that is
-        trained, but with a strategy, where it holds that one's weights when it is validated, and with the schedule "averaged", where
-        it holds their average.
+        The model that is validated and kept, and the phase. The model is the one that is trained, but with a strategy, when it gets that
+        one's weights as it is validated, and with the schedule "averaged", when it holds their average.
     """
     keras.utils.set_random_seed(recipe.seed)
-
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
     with distribute.scope(strategy):
         model = build()

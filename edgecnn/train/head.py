@@ -1,9 +1,8 @@
 """Starting from trained weights: the body is kept, and a new head is fitted to its features before everything is trained."""
 
-from collections.abc import Callable
-
 import numpy as np
 
+from edgecnn.data import Progress
 from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import predictor
@@ -14,17 +13,8 @@ BATCH = 100
 
 
 def take_body(model: "keras.Model", trained: "keras.Model") -> None:
-    """Copy a trained network's weights into another of the same layers, all but the last layer's: the head keeps its own.
-
-    Args:
-        model: the network that takes them; its classes may be others, and its input's size.
-        trained: the network that gives them.
-
-    Raises:
-        NetworkError: if the bodies differ; the message names the first layer that does.
-    """
-    mine = [layer for layer in model.layers if layer.weights]
-    theirs = [layer for layer in trained.layers if layer.weights]
+    """Give a network a trained one's weights, all but the last layer's. Raises NetworkError, which names the first layer that differs."""
+    mine, theirs = ([layer for layer in network.layers if layer.weights] for network in (model, trained))
     for layer, other in zip(mine[:-1], theirs[:-1], strict=False):
         shapes = [[tuple(weight.shape) for weight in item.weights] for item in (layer, other)]
         if type(layer).__name__ != type(other).__name__ or shapes[0] != shapes[1]:
@@ -42,24 +32,13 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> None:
 
 
 def fit_head(
-    model: "keras.Model",
-    recipe: Recipe,
-    images: np.ndarray,
-    classes: np.ndarray,
-    progress: Callable[[str, int, int], None] | None = None,
+    model: "keras.Model", recipe: Recipe, images: np.ndarray, classes: np.ndarray, progress: Progress | None = None
 ) -> None:
-    """Fit a network's last dense layer to the features that the layers before it give, by logistic regression.
+    """Fit a network's last dense layer, if it ends in one, to the features before it, by logistic regression.
 
-    Each image's features are computed once, and one scale serves them all. Scaled each by its own spread, one that hardly varies among few
-    photos would get a weight so large that int8, with one scale for the layer, would have no codes left for the others. How strongly the
-    regression is regularised is chosen by stratified cross-validation. A network that does not end in a dense layer keeps its head.
-
-    Args:
-        model: the network; its last layer's weights change.
-        recipe: how it reads pixels, and the seed of the folds.
-        images: training images, uint8 (n, height, width, channels).
-        classes: their classes, int (n,); each class has one or more.
-        progress: called as progress(what, done, total).
+    One scale serves all features. Scaled each by its own spread, one that hardly varies among few photos would get a weight so large that
+    int8, with one scale for the layer, would have no codes left for the others. The images are uint8 (n, height, width, channels), each
+    class has one or more.
     """
     head = model.layers[-1]
     if type(head) is not keras.layers.Dense:
@@ -73,13 +52,7 @@ def fit_head(
     head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
 
 
-def compute_features(
-    body: "keras.Model",
-    recipe: Recipe,
-    images: np.ndarray,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> np.ndarray:
-    """Return a body's features of uint8 images (n, height, width, channels), float32 (n, features), with progress."""
+def compute_features(body: "keras.Model", recipe: Recipe, images: np.ndarray, progress: Progress | None) -> np.ndarray:
     predict = predictor(body, recipe.input_scale, recipe.input_zero_point, BATCH)
     parts = []
     for start in range(0, len(images), BATCH):

@@ -25,11 +25,7 @@ PROGRESS_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """Where training stands.
-
-    Accuracies are fractions; `validation_accuracy` is set when the epoch is finished, and so are `int8_accuracy` and `int8_agreement`
-    with the float model, where the phase measures them.
-    """
+    """Where training stands. Accuracies are fractions; those of validation images are set when the epoch is finished, if measured."""
 
     phase: str
     epoch: int
@@ -54,10 +50,8 @@ class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
     A last batch that would be smaller is left out, unless it is the only one. With `photo`, a (height, width), images change as photos do
-    and come out at that size (`augment_photos`), else they keep theirs and change as `augment` says, by `shift`; `flip` and `cutout` are
-    for both. With `robust`, corruptions are mixed in at the end. With `alternating`, the images that are mirrored in one epoch are not in
-    the next, and the others are (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", arXiv:2404.00498). After `views` epochs the first ones'
-    batches come again; never at 0.
+    and come out at that size, else by `shift`. With `alternating`, the images that are mirrored in one epoch are not in the next, and the
+    others are (Jordan 2024, arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
     """
 
     images: np.ndarray
@@ -74,20 +68,18 @@ class Batches:
 
     @property
     def count(self) -> int:
-        """Batches in an epoch."""
         return max(1, len(self.images) // self.batch_size)
 
     def epoch(self, phase: str, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield an epoch's batches.
-
-        Yields:
-            uint8 images (n, height, width, channels) and int64 classes (n,).
-        """
+        """Yield an epoch's batches: uint8 images (n, height, width, channels) and int64 classes (n,)."""
         if self.views:
             epoch %= self.views
         random = np.random.default_rng([self.seed, epoch, *phase.encode()])
         order = random.permutation(len(self.images))
-        mirrored = self._mirrored(epoch) if self.alternating else None
+        mirrored = None
+        if self.alternating:
+            half = np.random.default_rng([self.seed, *b"flip"]).random(len(self.images)) < 0.5
+            mirrored = half if epoch % 2 else ~half
         for batch in range(self.count):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             flip = self.flip if mirrored is None else mirrored[chosen]
@@ -99,16 +91,10 @@ class Batches:
             yield mix_corruptions(images, random) if self.robust else images, self.classes[chosen]
 
     def endless(self, phase: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield batches as `epoch` does, epoch after epoch."""
         return itertools.chain.from_iterable(self.epoch(phase, epoch) for epoch in itertools.count())
-
-    def _mirrored(self, epoch: int) -> np.ndarray:
-        half = np.random.default_rng([self.seed, *b"flip"]).random(len(self.images)) < 0.5
-        return half if epoch % 2 else ~half
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """Yield the items of an iterator, each made by a thread while the one before is in use."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -121,9 +107,8 @@ class Phase:
     """One phase of training.
 
     `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
-    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)` is called
-    after each epoch, counted from 1, and returns the figures of EXAMINED or nothing. `take_start()` is for the caller who gives the phase's
-    model trained weights, once it has them. `finish()` is called at the end, also where a checkpoint had all epochs.
+    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)`, from 1, returns
+    the figures of EXAMINED or nothing. Who gives the model trained weights calls `take_start()`. The phase ends with `finish()`.
     """
 
     name: str
@@ -140,26 +125,17 @@ class Phase:
 def run_phase(
     phase: Phase, batches: Batches, run: Run | None, history: History, resumed: Checkpoint | None, report: Report
 ) -> History:
-    """Train a phase to its end, from a checkpoint where one of this phase is given.
+    """Train a phase to its end, from the run's last checkpoint if that is one of this phase.
 
-    After each epoch the checkpoint, `history.csv` and TensorBoard's events are written, so that an interruption costs at most the
-    epoch it falls into.
-
-    Args:
-        phase: what to train.
-        batches: the training images.
-        run: where checkpoints and history go; None for nowhere.
-        history: the rows so far.
-        resumed: the run's last checkpoint, or None to start.
-        report: called with progress about four times a second.
+    After each epoch the run, if there is one, gets the checkpoint, `history.csv` and TensorBoard's events, so that an interruption costs at
+    most the epoch it falls into. Progress is reported about four times a second.
 
     Returns:
-        The rows so far and one for each epoch trained.
+        The history so far and one row for each epoch trained.
 
     Raises:
         TrainingError: if the loss is not a number; the last checkpoint stays.
         RunError: if the checkpoint is not of this phase's network.
-        OutputError: if the run cannot be written.
     """
     first = 0
     if resumed and resumed.phase == phase.name:
@@ -184,7 +160,6 @@ def run_phase(
 
 
 def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dict[str, Any]:
-    """Train one epoch and return its row of the history."""
     started = reported = time.monotonic()
     total = batches.count * min(batches.batch_size, len(batches.images))
     loss_sum = right = 0.0
@@ -236,7 +211,6 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
 
 
 def history_row(done: TrainProgress, rate: float, seconds: float) -> dict[str, Any]:
-    """Return the history's row of a finished epoch, whose last learning rate was `rate` and whose steps took so many seconds."""
     values = {
         **vars(done),
         "learning_rate": rate,
@@ -249,7 +223,6 @@ def history_row(done: TrainProgress, rate: float, seconds: float) -> dict[str, A
 
 
 def write_history(run: Run, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `history.csv` atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -25,15 +25,9 @@ if TYPE_CHECKING:
 
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
-    """Return the recipe with its own network read from the run's copy of the file, made now if there is none yet.
+    """Return the recipe with its own network, if it has one, read from the run's copy of the file, made now if there is none yet.
 
-    Args:
-        recipe: the resolved recipe.
-        run: the run folder; None leaves the recipe as it is.
-
-    Raises:
-        NetworkError: if there is no copy and the file cannot be read.
-        OutputError: if the copy cannot be written.
+    Raises NetworkError if the file cannot be read, and OutputError if the copy cannot be written.
     """
     own = own_network(recipe.network.name)
     if own is None or run is None:
@@ -61,7 +55,6 @@ def open_start(recipe: Recipe, run: Run | None) -> Start | None:
     Raises:
         RunError: if there is no copy and no such trained run, or its images are read in other ways than this network's.
         ModuleNotFoundError, NetworkError: as `pretrained.read_weights` does.
-        OutputError: if the copy cannot be written.
     """
     if not starts_trained(recipe):
         return None
@@ -76,41 +69,26 @@ def open_start(recipe: Recipe, run: Run | None) -> Start | None:
 
 
 def init_weights(recipe: Recipe, run: Run | None) -> bytes:
-    """Return the float model of the run that a recipe starts from, as HDF5 bytes; errors as of `open_start`."""
     copy = run.file(INIT_MODEL) if run else None
     if copy and copy.exists():
         return copy.read_bytes()
     source = trained_run(Path(recipe.init.source or ""))
-    check_scale(recipe, source)
-    weights = source.read(FLOAT_MODEL, "train")
-    if copy:
-        write_atomic(copy, weights)
-    return weights
-
-
-def check_scale(recipe: Recipe, source: Run) -> None:
-    """Check that a network reads pixels by the scale and zero point of the one it starts from.
-
-    Raises:
-        RunError: if it does not.
-    """
     expected, received = ((item.input_scale, item.input_zero_point) for item in (recipe, source.recipe))
     if expected != received:
         raise RunError(
             f"init.source: {source.path} was trained on inputs of scale {received[0]:g} and zero point {received[1]}, this network reads "
             f"scale {expected[0]:g} and zero point {expected[1]}. Leave network.input_range and input_scale out to use the run's."
         )
+    weights = source.read(FLOAT_MODEL, "train")
+    if copy:
+        write_atomic(copy, weights)
+    return weights
 
 
 def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
-    """Return what `run.json` records of a user's own network; None for one of edgecnn's.
+    """Return what `run.json` records of a user's own network, the run's copy of it if there is one; None for one of edgecnn's.
 
-    Args:
-        recipe: the resolved recipe.
-        run: the run folder, whose copy of the network counts where there is one; None for the original.
-
-    Raises:
-        NetworkError: if there is no copy, and the original cannot be read.
+    Raises NetworkError if there is no copy, and the original cannot be read.
     """
     own = own_network(recipe.network.name)
     if own is None:

@@ -23,25 +23,15 @@ from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_r
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine, one_cycle
 
-TEMPERATURE = 2.0
-"""Divides the logits of the float and the fake-quantized network in their loss."""
+TEMPERATURE = 2.0  # divides the logits of the float and the fake-quantized network in their loss
 
 SAFE_RATE = 5e-5
-"""Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, however sharply the loss
-bends, so that one rate suits every network: SGD's has to be tuned for each. The rate rises first, since Adam's first steps are as large
-as any, whatever the gradients."""
+"""Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, so that one rate suits every
+network: SGD's has to be tuned for each. The rate rises first, since Adam's first steps are as large as any."""
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras.Model":
-    """Wrap a float model for quantization-aware training, its input range pinned to the input contract.
-
-    Args:
-        model: a float32 tf_keras functional model; its weights are copied.
-        scale, zero_point: of the input code; codes -128 to 127 span the pinned range.
-
-    Returns:
-        The fake-quantized model, BatchNorm frozen.
-    """
+    """Wrap a copy of a float32 model for quantization-aware training, BatchNorm frozen, its input range pinned to that of the codes."""
     import tensorflow_model_optimization as tfmot
 
     quantized = tfmot.quantization.keras.quantize_model(even_depthwise(fitting_biases(model)))
@@ -54,11 +44,7 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
 
 
 def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
-    """Freeze or release a fake-quantized model's BatchNorm layers.
-
-    They are frozen while it trains and released before it is stored: of a frozen wrapped layer, Keras would store weights twice,
-    which HDF5 refuses.
-    """
+    """Freeze or release BatchNorm: of a frozen wrapped layer, Keras would store weights twice, which HDF5 refuses."""
     for layer in model.layers:
         inner = getattr(layer, "layer", layer)
         if isinstance(inner, keras.layers.BatchNormalization):
@@ -66,7 +52,11 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch."""
+    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
+
+    The teacher is the float model; the reference its logits of the validation images, float32 (n, num_classes). Without `int8` the student
+    itself answers instead of its int8 file.
+    """
 
     def __init__(
         self,
@@ -77,16 +67,6 @@ class Qat:
         batches: Batches,
         int8: Int8 | None = None,
     ) -> None:
-        """Wrap the float model and prepare the phase.
-
-        Args:
-            recipe: the whole recipe.
-            teacher: the float model, float32; not changed.
-            validation: uint8 images (n, height, width, channels) and their classes (n,).
-            reference: the teacher's logits of the validation images, float32 (n, num_classes).
-            batches: the training images, by which ranges are set.
-            int8: answers as the student's int8 file does; without it the student itself answers.
-        """
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
         self._recipe, self._teacher, self._batches, self._reference = recipe, teacher, batches, reference
@@ -105,12 +85,7 @@ class Qat:
             step=step,
             validate=lambda: accuracy_on(predict, *validation),
             learning_rate=lambda done: self.learning_rate * schedule(done),
-            variables=[
-                *self.student.variables,
-                *optimizer.variables,
-                *self.best.variables,
-                self._calibrated,
-            ],
+            variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._calibrated],
             examine=self.examine,
         )
 
@@ -119,10 +94,7 @@ class Qat:
         return logits_range(self._teacher, self._recipe, self._batches)
 
     def begin(self) -> None:
-        """Set the activations' ranges; the result is epoch 0, with kernels rounded by their layers' outputs if that is better.
-
-        Training continues from the unrounded kernels: on rounded ones it loses more than it gains.
-        """
+        """Set the activations' ranges. Epoch 0 is the result, with kernels rounded by GPTQ if that is better. Training uses the others."""
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
         self._calibrated.assign(astuple(self._offer(0)))
@@ -133,7 +105,6 @@ class Qat:
             self.student.set_weights(before)
 
     def examine(self, epoch: int) -> dict[str, float]:
-        """Score the student in the form in which it would ship, on validation images, and keep its weights if it is the best so far."""
         found = self._offer(epoch)
         return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
 
@@ -156,11 +127,9 @@ class Qat:
 
     @property
     def rounding(self) -> Rounding:
-        """How the weights of the best epoch became codes: "nearest" or "gptq"."""
         return "nearest" if self.best.score == self.nearest else "gptq"
 
     def finish(self) -> "keras.Model":
-        """Return the student of the best epoch, ready to be stored."""
         self.best.restore()
         set_logits_range(self.student, *self._logits_range)
         set_batch_norm(self.student, trainable=True)
@@ -168,19 +137,9 @@ class Qat:
 
 
 def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
-    """Return the loss by which the fake-quantized `student` learns to answer as `teacher` does.
+    """Return the function from uint8 images, a tensor (n, height, width, channels), to their mean loss and the student's logits.
 
-    It is the cross-entropy between the two softmaxes at TEMPERATURE T, times T squared.
-
-    Args:
-        recipe: the whole recipe.
-        teacher: the float model; not changed.
-        student: from `fake_quantize`, calibrated.
-
-    Returns:
-        A function from uint8 images, a tensor (n, height, width, channels), to their mean loss and the student's logits.
-
-    Source: Hinton et al. 2015, equation 2 (arXiv:1503.02531).
+    The loss is that of Hinton et al. 2015, equation 2 (arXiv:1503.02531), at TEMPERATURE T, times T squared.
     """
 
     def loss(images):
@@ -196,10 +155,7 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 def training_step(
     recipe: Recipe, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
 ) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
-    """Return the step that trains the `student` by a loss from `distillation`, and its optimizer.
-
-    It is SGD with momentum at the recipe's rate, and Adam where the recipe leaves the rate open.
-    """
+    """Return the step that trains the student by a loss, and its optimizer: SGD at the recipe's rate, Adam if that is left open."""
     if recipe.qat.learning_rate:
         optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
     else:

@@ -15,15 +15,11 @@ from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.train.loop import Batches
 
-CALIBRATION_BATCHES = 60
-"""Batches of training images by which ranges are set."""
+CALIBRATION_BATCHES, CALIBRATION_DECAY = 60, 0.9
+"""Batches of training images by which ranges are set, and the decay of their moving averages meanwhile. With the toolkit's fixed 0.999 and
+from ranges of +-6, they would need thousands of steps to reach the activations' real ones."""
 
-CALIBRATION_DECAY = 0.9
-"""Decay of the ranges' moving averages while they are calibrated. With the toolkit's fixed 0.999, from ranges of +-6, they would
-need thousands of steps to reach the activations' real ones."""
-
-SCORE_ERROR = 0.005
-"""How far the scores may depart, root mean square, for the sake of a finer grid of the logits."""
+SCORE_ERROR = 0.005  # how far the scores may depart, root mean square, for the sake of a finer grid of the logits
 
 CLASSES = 10
 """Classes over which an image's error is spread, at most: of many classes most scores are nothing, and hide what becomes of the others."""
@@ -47,16 +43,14 @@ def range_decay(decay: float) -> Iterator[None]:
 
 
 def calibration_images(batches: Batches) -> Iterator[np.ndarray]:
-    """Yield the batches of training images, uint8 (n, height, width, channels), by which ranges are set."""
     chosen = itertools.islice(batches.endless("calibration"), CALIBRATION_BATCHES)
     return (images for images, _ in chosen)
 
 
 def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the activations' ranges from training images, without changing a weight.
+    """Set the activations' ranges from training images, without changing a weight: the first batch's, the others averaged in.
 
-    The first batch's ranges replace what the toolkit starts from, so that no trace of it stays: after a ReLU the lower end is 0,
-    hence the zero point -128. The others are averaged in.
+    No trace stays of what the toolkit starts from: after a ReLU the lower end is 0, hence the zero point -128.
     """
     for index, images in enumerate(calibration_images(batches)):
         if index < 2:
@@ -67,13 +61,7 @@ def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
 
 
 def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tuple[float, float]:
-    """Return the range by which the int8 model's logits are quantized: the narrowest that keeps the teacher's scores, see `narrow`.
-
-    Args:
-        teacher: the float model; not changed.
-        recipe: the whole recipe.
-        batches: the training images.
-    """
+    """Return the range by which the int8 model's logits are quantized: the narrowest that keeps the teacher's scores, see `narrow`."""
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
     return narrow(np.concatenate([predict(images) for images in calibration_images(batches)]))
 
@@ -105,19 +93,12 @@ def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
 def narrow(logits: np.ndarray) -> tuple[float, float]:
     """Choose the range by which logits are quantized: the narrowest whose scores stay those of the logits, nearly.
 
-    The whole range spends codes on logits that decide nothing: the lowest have scores of nought, the highest have scores of one. The two
-    best classes of many an image are less than one such code apart, and answers change for that alone.
-
-    Args:
-        logits: float32, shape (n, num_classes), of training images.
-
-    Returns:
-        The range, 0 in it. Its scores depart from the true ones by at most SCORE_ERROR, and no more answers change than by the whole range.
+    The whole range spends codes on logits that decide nothing: the lowest have scores of nought, the highest have scores of one. The
+    narrowest has 0 in it; its scores depart from the true ones by at most SCORE_ERROR, and no more answers change than by the whole range.
     """
     scores, answers = tf.nn.softmax(logits).numpy(), np.argmax(logits, axis=1)
 
     def departure(low: float, high: float) -> tuple[float, int]:
-        """Return how far the scores depart by a range, root mean square, and how many answers change."""
         found = on_grid(logits, low, high)
         error = tf.nn.softmax(found).numpy() - scores
         squared = np.sum(error**2, axis=1) / min(logits.shape[1], CLASSES)

@@ -7,8 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths of the regularisation that are tried (scikit-learn's C)."""
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the regularisation that are tried (scikit-learn's C)
 
 FOLDS = 5
 SAMPLE = 2_000
@@ -16,19 +15,15 @@ SAMPLE = 2_000
 
 
 def regression(strength: float) -> "LogisticRegression":
-    """Return a multinomial logistic regression that is not fitted yet."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=strength, max_iter=500)
 
 
 def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> float:
-    """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation, of SAMPLE images at most.
+    """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation; arguments as of `logistic_regression`.
 
-    Args:
-        features: of one scale, about 1, shape (n, features).
-        classes: int (n,), every class at least once; a class of a single image leaves no choice.
-        seed: of the folds.
+    A class of a single image leaves no choice.
     """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
 
@@ -49,15 +44,9 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
 
 
 def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression.
+    """Fit a multinomial logistic regression to features (n, features) of one scale, about 1, and classes, int (n,), each there.
 
-    Args:
-        features: of one scale, about 1, shape (n, features).
-        classes: int (n,), every class at least once.
-        seed: of the folds that choose how strongly it is regularised.
-
-    Returns:
-        Weights (features, classes) and bias (classes,).
+    The seed is of the folds that choose how strongly it is regularised. Returns weights (features, classes) and bias (classes,).
     """
     fitted = regression(choose_strength(features, classes, seed)).fit(features, classes)
     weights, bias = fitted.coef_.T, fitted.intercept_

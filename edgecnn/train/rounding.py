@@ -4,8 +4,7 @@ Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's w
 come make up for the error. Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,26 +12,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import real_input
 
-IMAGES = 4096
-"""Training images by whose activations kernels are rounded, at most."""
+IMAGES, BATCH = 4096, 64  # training images by whose activations kernels are rounded, at most, and those of a batch
 
 ROWS = 65_536
 """Rows of a convolution's inputs by which its kernel is rounded, about: each image gives as many places of the output."""
 
-BATCH = 64
-
 INPUTS = 4096
-"""Inputs of an output, beyond which a kernel is left alone: their moments are a matrix of this size squared."""
+"""Inputs of an output, beyond which a kernel is left alone: their Hessian is a matrix of this size squared."""
 
 DAMPING = 0.01
-"""What is added to the diagonal of the second moments, as a share of its mean. Source: Frantar et al. 2022, section 3."""
+"""What is added to the Hessian's diagonal, as a share of its mean. Source: Frantar et al. 2022, section 3."""
 
-CODES = 127
-"""A kernel's codes are -127 to 127."""
+CODES = 127  # A kernel's codes are -127 to 127
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A kernel that is rounded: its layer, the tensor that the layer reads, the variable, and what a code is worth, float64, for each
     output channel (outputs,) or for all ()."""
 
@@ -43,16 +37,12 @@ class Kernel:
 
 
 def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero_point: int, seed: int) -> None:
-    """Replace the kernels of a fake-quantized model by ones of which every weight is a code's.
+    """Replace the kernels of a fake-quantized model by ones of which every weight is a code's; its ranges stay as they are.
 
     Convolutions over all channels and dense layers are rounded. A depthwise convolution is left alone: each of its outputs reads a few
     weights, among which there is little to make up. So is what reads more than INPUTS at once.
 
-    Args:
-        student: from `fake_quantize`, calibrated; its ranges stay as they are.
-        images: uint8 training images (n, height, width, channels), of which IMAGES are chosen.
-        scale, zero_point: of the input code.
-        seed: draws the images, and the places of a convolution's output.
+    The student is calibrated; the images are uint8 (n, height, width, channels). The seed draws IMAGES of them, and places of outputs.
     """
     random = np.random.default_rng([seed, *b"rounding"])
     chosen = random.permutation(len(images))[:IMAGES]
@@ -61,15 +51,15 @@ def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero
         return
     observe = tf.function(keras.Model(student.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
     matrices = [kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1]) for kernel in kernels]
-    moments = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
+    hessians = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
     for first in range(0, len(chosen), BATCH):
         pixels = tf.constant(images[chosen[first : first + BATCH]])
         seen = tf.nest.flatten(observe(real_input(pixels, scale, zero_point), training=False))
-        for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
+        for kernel, inputs, hessian in zip(kernels, seen, hessians, strict=True):
             rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(chosen)))
-            moment += rows.T @ rows
-    for kernel, matrix, moment in zip(kernels, matrices, moments, strict=True):
-        codes = round_matrix(matrix, kernel.step, moment)
+            hessian += rows.T @ rows
+    for kernel, matrix, hessian in zip(kernels, matrices, hessians, strict=True):
+        codes = round_matrix(matrix, kernel.step, hessian)
         kernel.variable.assign((codes * kernel.step).reshape(kernel.variable.shape).astype(np.float32))
 
 
@@ -83,24 +73,16 @@ def find_kernels(student: "keras.Model") -> list[Kernel]:
         if type(layer) is keras.layers.Conv2D and (layer.groups > 1 or layer.data_format != "channels_last"):
             continue
         for variable, _, ends in wrapper._weight_vars:
-            if np.prod(variable.shape[:-1]) > INPUTS:
-                continue
-            step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
-            found.append(Kernel(layer=layer, inputs=wrapper.input, variable=variable, step=step))
+            if np.prod(variable.shape[:-1]) <= INPUTS:
+                step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
+                found.append(Kernel(layer, wrapper.input, variable, step))
     return found
 
 
 def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:
-    """Return what a layer multiplies its kernel with.
+    """Return what a layer multiplies its kernel with, float64 (rows, height * width * channels of the kernel), of a batch of inputs.
 
-    Args:
-        layer: a dense layer or a convolution.
-        inputs: float32 tensor, a batch of what it reads.
-        random: draws the places.
-        places: of a convolution's output, for each image; at most all.
-
-    Returns:
-        float64 array, shape (rows, height * width * channels of the kernel).
+    Of a convolution's output, random places are drawn, at most so many for each image.
     """
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
@@ -108,8 +90,11 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
     reach = [(size - 1) * dilation + 1 for _, size, _, dilation in sides]
     values = inputs.numpy()
     if layer.padding == "same":
-        ends = [padding(length, wide, stride) for (length, _, stride, _), wide in zip(sides, reach, strict=True)]
-        values = np.pad(values, ((0, 0), *ends, (0, 0)))
+        zeros = [
+            max((-(-length // stride) - 1) * stride + wide - length, 0)
+            for (length, _, stride, _), wide in zip(sides, reach, strict=True)
+        ]
+        values = np.pad(values, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
     (down, right), (tall, wide) = layer.strides, layer.dilation_rate
     windows = sliding_window_view(values, reach, axis=(1, 2))[:, ::down, ::right, :, ::tall, ::wide]
     images, height, width = windows.shape[:3]
@@ -118,37 +103,30 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
     return np.moveaxis(patches, 2, -1).reshape(chosen.size, -1).astype(np.float64)
 
 
-def padding(length: int, reach: int, stride: int) -> tuple[int, int]:
-    """Return how many zeros padding="same" puts before and behind an axis of `length`, for windows that reach so far."""
-    zeros = max((-(-length // stride) - 1) * stride + reach - length, 0)
-    return zeros // 2, zeros - zeros // 2
-
-
-def round_matrix(matrix: np.ndarray, step: np.ndarray, moments: np.ndarray) -> np.ndarray:
+def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     """Choose the codes of a matrix by which inputs are multiplied, so that the products stay.
 
     Args:
         matrix: shape (inputs, outputs).
         step: what a code is worth, for each output (outputs,) or for all ().
-        moments: the inputs' second moments, the sum of x x^T, shape (inputs, inputs).
+        hessian: of the squared error, up to a factor: the sum of x x^T over the inputs, shape (inputs, inputs).
 
     Returns:
         Whole numbers of -127 to 127, float64, same shape as the matrix. Weights at the end of the range stay there, so that a range
         taken from the rounded kernel is the kernel's.
     """
-    diagonal = np.diag(moments)
-    order = np.argsort(-diagonal, kind="stable")  # the inputs that weigh most have most weights after them
+    diagonal = np.diag(hessian)
+    permutation = np.argsort(-diagonal, kind="stable")  # the inputs that weigh most have most weights after them
     damping = DAMPING * max(float(np.mean(diagonal)), 1e-12)
-    inverse = np.linalg.inv(moments[order][:, order] + damping * np.eye(len(order)))
-    shares = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left = matrix[order].astype(np.float64)
-    ends = np.abs(left) >= (CODES - 0.5) * step
-    codes = np.empty_like(left)
-    for row, share in enumerate(shares):
-        codes[row] = np.clip(np.rint(left[row] / step), -CODES, CODES)
-        codes[row] = np.where(ends[row], np.sign(matrix[order[row]]) * CODES, codes[row])
-        error = (left[row] - codes[row] * step) / share[row]
-        left[row:] -= np.outer(share[row:], error)
-    result = np.empty_like(codes)
-    result[order] = codes
-    return result
+    hessian_inv = np.linalg.inv(hessian[permutation][:, permutation] + damping * np.eye(len(permutation)))
+    hessian_inv = np.linalg.cholesky((hessian_inv + hessian_inv.T) / 2).T
+    weights = matrix[permutation].astype(np.float64)
+    limits = np.where(np.abs(weights) >= (CODES - 0.5) * step, np.sign(weights) * CODES, 0)
+    codes = np.empty_like(weights)
+    for row, inv_row in enumerate(hessian_inv):
+        rounded = np.clip(np.rint(weights[row] / step), -CODES, CODES)
+        quantized = np.where(limits[row], limits[row], rounded)
+        err = (weights[row] - quantized * step) / inv_row[row]
+        weights[row:] -= np.outer(inv_row[row:], err)
+        codes[permutation[row]] = quantized
+    return codes

@@ -1,7 +1,6 @@
-"""A run's history for TensorBoard: an event file next to the CSV, with one point for each figure and epoch.
+"""A run's history for TensorBoard: one event file, appended to, and corrected from the history when training continues.
 
-`tf.summary` begins a new file in each process, and would repeat the points of an epoch that is trained again after a kill. So
-this module writes the events: one file, appended to, and corrected from the history when training continues.
+`tf.summary` begins a new file in each process, and would repeat the points of an epoch that is trained again after a kill.
 """
 
 import os
@@ -15,19 +14,14 @@ from edgecnn.runs import EVENTS, Run
 
 Event = tf.compat.v1.Event
 
-BUFFER_BYTES = 1 << 18
-"""What TensorFlow takes by itself, with a note on standard error."""
+BUFFER_BYTES = 1 << 18  # what TensorFlow takes by itself, with a note on standard error
 
 
 class ScalarLog:
     """The event file of a run. Tags are PHASE/FIGURE, such as `float/loss`; steps are the phase's epochs from 1."""
 
     def __init__(self, run: Run, history: Sequence[Mapping[str, Any]]) -> None:
-        """Open the file and, where it holds other points than the history, write it again; points kept keep their times.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Open the file and, if it holds other points than the history, write it again; points kept keep their times."""
         self.path = run.file(EVENTS)
         there = list(read_events(str(self.path))) if self.path.exists() else []
         times = {point(event): event.wall_time for event in there if event.summary.value}
@@ -39,11 +33,7 @@ class ScalarLog:
         write_atomic(self.path, records([Event(wall_time=now, file_version="brain.Event:2"), *rows]))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row of the history; a file that cannot take all of it is left as it was.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Append a row of the history; OutputError if the file, then left as it was, cannot take all of it."""
         data = records([row_event(row, time.time())])
         with output_errors(self.path), self.path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -56,7 +46,6 @@ class ScalarLog:
 
 
 def row_event(row: Mapping[str, Any], wall_time: float) -> Any:
-    """Return a row of the history as an event: every number but the epoch, which is its step."""
     event = Event(wall_time=wall_time, step=row["epoch"])
     for name, value in row.items():
         if name != "epoch" and isinstance(value, (int, float)):
@@ -65,12 +54,10 @@ def row_event(row: Mapping[str, Any], wall_time: float) -> Any:
 
 
 def point(event: Any) -> tuple[str, int]:
-    """Return the phase and the epoch of an event."""
     return event.summary.value[0].tag.partition("/")[0], event.step
 
 
 def records(events: Iterable[Any]) -> bytes:
-    """Return events as an event file's bytes."""
     name = f"ram://edgecnn-events-{os.getpid()}"
     with tf.io.TFRecordWriter(name) as writer:
         for event in events:

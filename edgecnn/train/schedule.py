@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable
 
-WARM_UP = 0.2
-"""Share of a one-cycle schedule that rises."""
+WARM_UP = 0.2  # share of a one-cycle schedule that rises
 
 
 def one_cycle(done: float) -> float:
@@ -20,11 +19,6 @@ def cosine(done: float) -> float:
     return (1 + math.cos(math.pi * done)) / 2
 
 
-def constant(done: float) -> float:
-    """Stay at one."""
-    return 1.0
-
-
 ONE_CYCLE, AVERAGED = "one-cycle", "averaged"
 """The defaults: the second from ImageNet's weights with enough images. With it the rate stays, and the network is the average of the steps'
 weights (`edgecnn.train.average`)."""
@@ -32,8 +26,8 @@ weights (`edgecnn.train.average`)."""
 SCHEDULES: dict[str, Callable[[float], float]] = {
     ONE_CYCLE: one_cycle,
     "cosine": cosine,
-    "constant": constant,
-    AVERAGED: constant,
+    "constant": lambda done: 1.0,
+    AVERAGED: lambda done: 1.0,
 }
 
 

@@ -10,30 +10,25 @@ from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import RANDOM, Recipe
 from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
-BACKBONE = "efficientnet_lite0_1200kb"
-"""The network for a user's own photos."""
+BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos
 
 WHOLE = "efficientnet_lite0_4000kb"
 FEW_A_CLASS = 50
 """The network for fewer training photos a class than that: so few cannot replace what the later blocks know of the world. At a constant
 rate they would replace too much of it, so that the rate falls."""
 
-PLAIN = "article"
-"""The network for named datasets."""
+PLAIN = "article"  # the network for named datasets
 
-BACKBONE_SIDE = 160
-"""Rows and columns of the input of a network that starts from ImageNet."""
+BACKBONE_SIDE = 160  # rows and columns of the input of a network that starts from ImageNet
 
-PHOTO_SIDE = 64
-"""Rows or columns from which images are augmented as photos: a crop of a smaller one is too blurred."""
+PHOTO_SIDE = 64  # rows or columns from which images are augmented as photos: a crop of a smaller one is too blurred
 
 SMALL_IMAGES = 48
 MANY_SMALL_IMAGES = 5_000
 """Of images of at most SMALL_IMAGES rows and columns, so many teach a network from nothing more than ImageNet's weights do, at a
 fraction of the device's time."""
 
-FROM_NOTHING = "resnet_100kb"
-"""The network for these."""
+FROM_NOTHING = "resnet_100kb"  # the network for these
 
 BATCHES = ((2_000, 32), (10_000, 64))
 LARGEST_BATCH = 128
@@ -45,12 +40,10 @@ STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 700, 1_400
 EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
 """The least and the most epochs of the float phase: from random weights, and from trained ones."""
 
-QAT_STEPS, QAT_EPOCHS = 80, (2, 8)
-"""Steps of the quantization-aware phase, about, and its least and most epochs."""
+QAT_STEPS, QAT_EPOCHS = 80, (2, 8)  # steps of the quantization-aware phase, about, and its least and most epochs
 
 ROBUST_EPOCHS = 1.25
-"""Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later.
-Mixing corruptions in takes up to a fifth of the time as well, so that it is at most 1.5 times as long in all."""
+"""Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later."""
 
 SMOOTHING, FEW_SMOOTHING = 0.05, 0.1
 """Label smoothing, and from ImageNet with fewer than FEW_A_CLASS training photos a class, which are soon known by heart."""
@@ -72,37 +65,30 @@ def starts_trained(recipe: Recipe) -> bool:
     return recipe.init.source not in (None, RANDOM) or own_weights(recipe) is not None
 
 
-def tuned_whole(recipe: Recipe) -> bool:
-    """Return whether the network is one of the small ones that start from ImageNet, all layers of which are tuned."""
-    source = own_weights(recipe)
-    return source is not None and recipe.network.name in source.tuned_whole
-
-
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return a recipe that leaves nothing open: every key that it leaves out is filled by what suits the images.
 
-    What a recipe states stays. The same recipe and images give the same result, and a settled recipe is returned unchanged. Named datasets
-    have the article's network, and its ten epochs in batches of 128, unless they start from trained weights.
-
-    Raises:
-        RecipeError: if strangers are to be recognised, and a class is called as that decision is.
+    A settled recipe is returned unchanged. Named datasets have the article's network, and its ten epochs in batches of 128, unless they
+    start from trained weights. Raises RecipeError if strangers are to be recognised, and a class is called as that decision is.
     """
     network = recipe.network
     if network.name is None:
         network = dataclasses.replace(network, name=choose_network(recipe, dataset))
     recipe = dataclasses.replace(recipe, network=network)
-    native = dataset.shape
-    if own_weights(recipe):
-        native = (BACKBONE_SIDE, BACKBONE_SIDE, native[2])
+    source, trained, few = own_weights(recipe), starts_trained(recipe), few_a_class(dataset)
+    native = (BACKBONE_SIDE, BACKBONE_SIDE) if source else dataset.shape[:2]
     height, width = network.height or native[0], network.width or native[1]
-    network = dataclasses.replace(network, height=height, width=width, channels=network.channels or native[2])
+    network = dataclasses.replace(network, height=height, width=width, channels=network.channels or dataset.shape[2])
     train, count = recipe.train, dataset.sizes["train"]
-    steps, limits = (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS) if starts_trained(recipe) else (STEPS, EPOCHS)
-    if tuned_whole(recipe):
-        steps = WHOLE_TUNING_STEPS
+    steps, limits, rate = (
+        (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS, FINE_TUNING_RATE) if trained else (STEPS, EPOCHS, RATE)
+    )
+    if source and network.name in source.tuned_whole:
+        steps, rate = WHOLE_TUNING_STEPS, WHOLE_TUNING_RATE
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
-    if not dataset.own and not starts_trained(recipe):
+    if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH
+    smoothing = FEW_SMOOTHING if source and few else SMOOTHING
     batch_size = train.batch_size or suitable
     photo = dataset.own and min(height, width) >= PHOTO_SIDE
     epochs = epochs_for(steps, count, batch_size, limits)
@@ -110,9 +96,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         train,
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
-        learning_rate=train.learning_rate or rate_for(recipe),
-        schedule=train.schedule or schedule_for(recipe, dataset),
-        label_smoothing=smoothing_for(recipe, dataset) if train.label_smoothing is None else train.label_smoothing,
+        learning_rate=train.learning_rate or rate,
+        schedule=train.schedule or (AVERAGED if source and not few else ONE_CYCLE),
+        label_smoothing=smoothing if train.label_smoothing is None else train.label_smoothing,
         flip=train.flip or ("yes" if dataset.mirror else "no"),
         augment=train.augment or ("photo" if photo else "shift"),
     )
@@ -123,7 +109,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     if stranger.decide is None:
         stranger = dataclasses.replace(stranger, decide=bool(stranger.rate))
     if stranger.rate is None:
-        suits = dataset.own and own_weights(recipe) and not taken
+        suits = dataset.own and source and not taken
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
     elif stranger.rate and taken:
         raise RecipeError(
@@ -134,39 +120,16 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 
 def few_a_class(dataset: Dataset) -> bool:
-    """Return whether there are fewer than FEW_A_CLASS training images a class."""
     return dataset.sizes["train"] < FEW_A_CLASS * len(dataset.labels)
 
 
-def schedule_for(recipe: Recipe, dataset: Dataset) -> str:
-    """Return the schedule of a recipe whose network is chosen."""
-    return AVERAGED if own_weights(recipe) and not few_a_class(dataset) else ONE_CYCLE
-
-
-def smoothing_for(recipe: Recipe, dataset: Dataset) -> float:
-    """Return the label smoothing of a recipe whose network is chosen."""
-    return FEW_SMOOTHING if own_weights(recipe) and few_a_class(dataset) else SMOOTHING
-
-
-def rate_for(recipe: Recipe) -> float:
-    """Return the peak learning rate of a recipe whose network is chosen."""
-    if tuned_whole(recipe):
-        return WHOLE_TUNING_RATE
-    return FINE_TUNING_RATE if starts_trained(recipe) else RATE
-
-
 def require_start(recipe: Recipe) -> None:
-    """Check, before a run begins, that the weights of ImageNet that a settled recipe starts from are installed.
-
-    Raises:
-        ModuleNotFoundError: if they are not; the command line names the extra.
-    """
+    """Raise ModuleNotFoundError if a settled recipe's weights of ImageNet are not installed; the command line names the extra."""
     if source := own_weights(recipe):
         locate(source)
 
 
 def choose_network(recipe: Recipe, dataset: Dataset) -> str:
-    """Return the name of the network that suits a dataset."""
     if not dataset.own or recipe.init.source:
         return PLAIN
     count = dataset.sizes["train"]
@@ -176,7 +139,6 @@ def choose_network(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:
-    """Return how many epochs of so many images take about so many steps, within limits."""
     least, most = limits
     return min(max(math.ceil(steps / max(1, count // batch_size)), least), most)
 

@@ -28,15 +28,8 @@ class Teacher:
 def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
     """Load the float model of the run that `teacher.run` names; None without a teacher.
 
-    It answers in the precision in which the recipe trains, where its network is one of edgecnn's.
-
-    Args:
-        recipe: of the network that is to learn.
-        shape: its input's (height, width, channels).
-        labels: its classes.
-
-    Raises:
-        RunError: if there is no such run, it was not trained, or its input or labels are others.
+    It answers in the precision in which the recipe trains, if edgecnn trained it. Raises RunError if there is no such run, it was not
+    trained, or its input's shape or labels are not those of the network that is to learn.
     """
     if not recipe.teacher:
         return None
@@ -64,15 +57,9 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
 
 
 def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
-    """Return a teacher that answers once for each batch, where the batches repeat, and remembers its answers.
+    """Return a teacher that remembers its answers to batches of a size, the first of which repeats after so many steps.
 
-    The answers are not part of a checkpoint: after a resume the teacher gives them once more, and they are the same.
-
-    Args:
-        teacher: the one that answers; on one device, since the answers are kept there.
-        steps: after how many steps the first batch repeats.
-        size: images in a batch.
-        num_classes: length of the logits.
+    The answers are kept on one device and in no checkpoint: after a resume the teacher gives the same ones once more.
     """
     answers = tf.Variable(tf.zeros((steps, size, num_classes)), trainable=False)
     known = tf.Variable(tf.zeros(steps, tf.bool), trainable=False)

@@ -1,12 +1,11 @@
 """The training stage: data and a recipe in, a run with a float and a fake-quantized model out."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 
-from edgecnn.data import Dataset, Split
+from edgecnn.data import Dataset, Progress, Split
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
@@ -40,19 +39,15 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def input_line(recipe: Recipe, dataset: Dataset) -> str:
-    """Return a line on the network's input."""
     height, width, channels = input_shape(recipe, dataset)
     return f"input: {width}x{height} pixels (width x height), {channels} channel{'s' if channels > 1 else ''}"
 
 
-def load_splits(
-    recipe: Recipe, dataset: Dataset, progress: Callable[[str, int, int], None] | None = None
-) -> dict[str, Split]:
+def load_splits(recipe: Recipe, dataset: Dataset, progress: Progress | None = None) -> dict[str, Split]:
     """Decode the training and validation images at the network's size. Raises DatasetError as `Dataset.load` does."""
     height, width, channels = input_shape(recipe, dataset)
-    return dataset.load(
-        ("train", "validation"), height=height, width=width, channels=channels, stage="train", progress=progress
-    )
+    splits = ("train", "validation")
+    return dataset.load(splits, height=height, width=width, channels=channels, stage="train", progress=progress)
 
 
 def train(
@@ -60,31 +55,23 @@ def train(
     dataset: Dataset,
     run: Run | None,
     report: Report,
-    data_progress: Callable[[str, int, int], None] | None = None,
+    data_progress: Progress | None = None,
     int8: Int8 | None = None,
     workers: Workers | None = None,
 ) -> RunInfo:
     """Train a run to its end, from its checkpoint if it has one.
 
     Writes `run.json` and the list of images first, then a checkpoint and the history after each epoch, `float.h5` after the float phase,
-    and `qat.h5` last: the epoch of the quantization-aware phase whose int8 file was the best on validation images, by the rule of
-    `edgecnn.train.best`. How the int8 models are made, and why, is under "int8" in `run.json`. A user's own network and the one to start
-    from are copied into the run before. Operations are deterministic and every epoch has its own seed: a resumed run ends with the weights
-    of an uninterrupted one.
+    and `qat.h5` last: the best epoch of the quantization-aware phase, by the rule of `edgecnn.train.best`. Operations are deterministic and
+    every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
 
     Args:
         recipe: the resolved recipe.
         dataset: the images; only its train and validation splits are used.
-        run: the run folder; None for a worker that is not the first.
-        report: called with progress.
-        data_progress: called while images are decoded.
-        int8: answers as int8 files do; without it the fake-quantized model itself answers, and post-training quantization is not
-            measured.
-        workers: the machines that share the float phase; `announce` was called before TensorFlow was imported. One that is not the
-            first writes nothing, and returns after that phase.
-
-    Returns:
-        What `run.json` holds.
+        run: the run folder; None for a worker that is not the first, which writes nothing and returns after the float phase.
+        report, data_progress: called with progress, and while images are decoded.
+        int8: answers as int8 files do; without it the fake-quantized model answers, and post-training quantization is not measured.
+        workers: the machines that share the float phase; `announce` was called before TensorFlow was imported.
 
     Raises:
         NetworkError, TrainingError, DatasetError, OutputError, ClusterError: as the parts do.
@@ -92,7 +79,7 @@ def train(
         RunError: if the teacher is not the one with which the run began, or there is no trained network to start from.
     """
     training = Training(recipe, dataset, run, report, data_progress, workers)
-    info = training.info()
+    info = training.info
     if workers:
         distribute.check_same(training.strategy, workers, recipe, info)
     if run:
@@ -125,58 +112,52 @@ class Training:
         dataset: Dataset,
         run: Run | None,
         report: Report,
-        data_progress: Callable[[str, int, int], None] | None,
+        data_progress: Progress | None,
         workers: Workers | None,
     ) -> None:
-        """Read the images and the networks from elsewhere, copy these into the run, and build the network."""
         recipe = settle(recipe, dataset)
         tf.config.experimental.enable_op_determinism()
         self.strategy = distribute.open_strategy(workers)
         distribute.check_batch(recipe.train.batch_size, self.strategy)
         if workers and starts_trained(recipe):
             raise RecipeError(
-                "a network that starts from trained weights cannot be trained by several machines: it is meant for few images.",
-                advice="workers_or_init",
+                "a network that starts from trained weights cannot be trained by several machines: it is meant for few images. "
+                "Leave out --workers or --init."
             )
-        self.dataset, self.run, self.report, self.workers = dataset, run, report, workers
+        self.run, self.report, self.workers, self.data_progress = run, report, workers, data_progress
         self.shape = input_shape(recipe, dataset)
         self.num_classes = len(dataset.labels)
         self.splits = load_splits(recipe, dataset, data_progress)
         self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
         self.start = open_start(recipe, run)
-        self.own_file = own_file(recipe, run)
-        self.data_progress = data_progress
+        own = own_file(recipe, run)
         self.recipe = local_recipe(recipe, run)
         train = self.splits["train"]
         images, rows_columns = train.images, source_size(self.recipe, self.shape)
         if rows_columns != self.shape[:2]:
-            images = dataset.at_size(
-                "train", train.sources, (*rows_columns, self.shape[2]), stage="train", progress=data_progress
-            )
+            size = (*rows_columns, self.shape[2])
+            images = dataset.at_size("train", train.sources, size, stage="train", progress=data_progress)
         self.batches = training_batches(self.recipe, images, train.classes, self.shape[:2])
-        self.guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
-        if self.guide and self.batches.views and not self.strategy:
-            steps, size = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
-            self.guide = remembered(self.guide, steps, size, self.num_classes)
+        guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
+        if guide and self.batches.views and not self.strategy:
+            steps, count = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
+            guide = remembered(guide, steps, count, self.num_classes)
         self.history: History = ()
         self.checkpoint: Checkpoint | None = None
-        logits = self.guide.logits if self.guide else None
+        logits = guide.logits if guide else None
         self.model, self.phase = float_phase(
             self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy
         )
-
-    def info(self) -> RunInfo:
-        """Return what `run.json` holds while training is under way."""
         height, width, channels = self.shape
-        return RunInfo(
+        self.info = RunInfo(
             state="training",
-            data=self.dataset.info({name: len(split.classes) for name, split in self.splits.items()}),
+            data=dataset.info({name: len(split.classes) for name, split in self.splits.items()}),
             input=InputSize(height=height, width=width, channels=channels),
             parameters=self.model.count_params(),
             versions=library_versions(),
-            network=self.own_file,
+            network=own,
             init=self.start.recorded if self.start else None,
-            teacher=self.guide.described if self.guide else None,
+            teacher=guide.described if guide else None,
         )
 
     def train_float(self) -> None:
@@ -185,9 +166,8 @@ class Training:
         self.history = self.checkpoint.history if self.checkpoint else ()
         self.float_is_done = self.checkpoint is not None and self.checkpoint.phase == "qat"
         if self.workers:
-            self.checkpoint, self.float_is_done = distribute.from_first(
-                self.strategy, self.workers, self.phase, self.checkpoint
-            )
+            state = distribute.from_first(self.strategy, self.workers, self.phase, self.checkpoint)
+            self.checkpoint, self.float_is_done = state
         if self.float_is_done:
             return
         with distribute.cluster_errors(self.workers):
@@ -219,28 +199,22 @@ class Training:
         return choice(cast(Asked, recipe.qat.method or "auto"), qat, ptq, score(reference, reference, classes))
 
     def run_phase(self, phase: Phase, batches: Batches) -> None:
-        """Train a phase to its end, and add its epochs to the history."""
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return the (rows, columns) of the images that the float phase's batches are made of, for an input (height, width, channels).
 
-    Parts are cut out of photos, which are therefore LARGER: parts of photos of the input's size would be less sharp than what the network
-    sees later.
+    Parts are cut out of photos, which are therefore LARGER: the parts are then as sharp as what the network sees later.
     """
     height, width, _ = shape
     return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
 
 
 def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
-    """Return the float phase's batches.
+    """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size`, and their classes (n,).
 
-    Args:
-        recipe: settled.
-        images: uint8, shape (n, rows, columns, channels), of `source_size`.
-        classes: theirs, shape (n,).
-        size: (height, width) of the input.
+    The recipe is settled; the size is the input's (height, width).
     """
     views = (recipe.teacher.views if recipe.teacher else None) or 0
     return Batches(
@@ -261,20 +235,14 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, si
 def qat_batches(recipe: Recipe, batches: Batches, images: np.ndarray) -> Batches:
     """Return the quantization-aware phase's batches: like the float phase's, but neither covered, nor repeated, nor changed as photos.
 
-    `images` are the same ones at the input's size, uint8 (n, height, width, channels).
-
-    The phase teaches a network to answer as it did, for which images as a camera gives them serve best. Corruptions stay mixed in: the
-    int8 model has to answer as the float one under these too.
+    The images are the same ones at the input's size. The phase teaches a network to answer as it did, for which images as a camera gives
+    them serve best. Corruptions stay mixed in: the int8 model has to answer as the float one under these too.
     """
     return dataclasses.replace(batches, images=images, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=None)
 
 
 def begin(run: Run, info: RunInfo) -> None:
-    """Write what is known of a run when its training begins, or goes on.
-
-    Raises:
-        RunError: if it began with another teacher.
-    """
+    """Write what is known of a run when its training begins, or goes on. Raises RunError if it began with another teacher."""
     before = run.info.teacher if run.file(INFO).exists() else info.teacher
     if before != info.teacher:
         one, other = (f"{item.name}, SHA-256 {item.sha256[:12]}" if item else "none" for item in (before, info.teacher))
@@ -289,13 +257,9 @@ def begin(run: Run, info: RunInfo) -> None:
 def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:
     """Choose how the int8 models are made, and return what a run records about the choice.
 
-    Args:
-        asked: the recipe's qat.method.
-        qat: the quantization-aware phase, finished; None without it.
-        ptq: the score of the float model quantized after training; None if it was not measured.
-        reference: the float model's own score.
+    The quantization-aware phase is finished; the scores are of the float model quantized after training, if measured, and its own.
     """
-    best = qat.best.score if qat else None
+    best, calibrated, nearest = (qat.best.score, qat.calibrated, qat.nearest) if qat else (None, None, None)
     method, decided_by = better_method(asked, best, ptq)
     return Int8Method(
         asked=asked,
@@ -307,9 +271,9 @@ def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -
         validation=Validation(
             n=reference.n,
             float=reference.figures(),
-            calibrated=qat.calibrated.figures() if qat and qat.calibrated else None,
+            calibrated=calibrated.figures() if calibrated else None,
             qat=best.figures() if best else None,
-            qat_nearest=qat.nearest.figures() if qat and qat.nearest else None,
+            qat_nearest=nearest.figures() if nearest else None,
             ptq=ptq.figures() if ptq else None,
         ),
     )

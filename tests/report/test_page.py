@@ -96,11 +96,11 @@ def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_o
 def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, figures_of, root, tmp_path, schema_of):
     from edgecnn.files import canonical_json
     from edgecnn.stress.measure import Settings, stress
-    from edgecnn.stress.subject import Source, open_subject
+    from edgecnn.stress.subject import open_subject
     from edgecnn.tables import to_json
 
     bundle = root / "models" / "digits" / "digits.edgecnn"
-    subject = open_subject(Source(path=bundle, data=None, split="validation"), lambda *progress: None)
+    subject = open_subject(bundle, None, "validation", lambda *progress: None)
     report = stress(subject, Settings(limit=30, at_least=0.5))
     run = drawn_run()
     run.file("stress-validation.json").write_text(canonical_json(to_json(report)))

@@ -14,7 +14,7 @@ from edgecnn.stress import measure
 from edgecnn.stress.corruptions import CORRUPTIONS, conditions
 from edgecnn.stress.measure import Settings, require_passed, stress
 from edgecnn.stress.remedies import OPTIONS, REMEDIES, TEXTS, remedy_for, remedy_text
-from edgecnn.stress.subject import Source, open_subject
+from edgecnn.stress.subject import open_subject
 from edgecnn.stress.tally import new_tally, weights_of
 from edgecnn.tables import to_json
 
@@ -29,7 +29,7 @@ def silent(*progress):
 def digits(root):
     """The shipped bundle of handwritten digits, opened once."""
     bundle = root / "models" / "digits" / "digits.edgecnn"
-    return open_subject(Source(path=bundle, data=None, split="validation"), silent)
+    return open_subject(bundle, None, "validation", silent)
 
 
 @pytest.fixture(scope="module")
