@@ -79,10 +79,7 @@ def networks(
 def inputs_for(
     data: str, names: Sequence[str], height: int | None, width: int | None, channels: int | None
 ) -> tuple[str, int, dict[str, tuple[int, int, int]]]:
-    """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels).
-
-    A size that is None is chosen by the images.
-    """
+    """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels)."""
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.recipe import build_recipe

@@ -134,10 +134,7 @@ def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
 
 
 def keep_report(report: "StressReport", subject: "Subject", settings: "Settings", out: Path | None) -> list[str]:
-    """Write a report where it belongs, and return lines that say where.
-
-    A whole report goes into its run, onto the run's page and its card; with --out any report goes into that folder, with its curves.
-    """
+    """Write a report where it belongs, and return lines that say where."""
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.plots import png, stress_plot
     from edgecnn.runs import STRESS

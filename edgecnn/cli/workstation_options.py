@@ -168,10 +168,7 @@ Labels = Annotated[
 def stated_range(
     name: str | None, scale: float | None, zero_point: int | None, mean: str | None, std: str | None
 ) -> "Given":
-    """Return what the five options say: a name, "auto" if none was given, a scale and a zero point, or a mean and a deviation.
-
-    Raises typer.BadParameter for what cannot be read, or options that exclude each other.
-    """
+    """Return what the five options say: a name, "auto" if none was given, a scale and a zero point, or a mean and a deviation."""
     from edgecnn.calibrate.input_range import AUTO, RANGES, per_channel
 
     if name is not None and name not in (AUTO, *RANGES):

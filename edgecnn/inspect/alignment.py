@@ -100,10 +100,7 @@ def energy_sums(pixels: np.ndarray) -> np.ndarray:
 
 
 def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
-    """Return a cut's products with the whole, over the whole's norm, at each place where all of it lies inside; None if it is too large.
-
-    The sums are the products by place, the energy is the whole's, the shape the cut's: rows, columns and, for colours, channels.
-    """
+    """Return a cut's products with the whole, over the whole's norm, at each place where all of it lies inside; None if it is too large."""
     rows, columns = shape[:2]
     down, across = energy.shape[0] - rows, energy.shape[1] - columns
     if down < 1 or across < 1:
@@ -125,10 +122,7 @@ def placed(first: Detail, second: Detail) -> Match:
 
 
 def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
-    """Return a match of `placed` measured again in colour, around its scale; its boxes are set.
-
-    Both pictures are in mode "RGB", the longer side FINE_SIDE.
-    """
+    """Return a match of `placed` measured again in colour, around its scale; its boxes are set."""
     size = (FINE_SIDE, FINE_SIDE)
     whole = detail(np.asarray(first), FINE_BLURS)
     spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
@@ -152,10 +146,7 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
 
 
 def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
-    """Return the part that two pictures share, as fractions of each.
-
-    The place is that of the second in the first's pixels, whose (width, height) is the size; it may lie partly outside.
-    """
+    """Return the part that two pictures share, as fractions of each."""
     (width, height), (left, top, right, bottom) = size, place
     ends = (max(0, left), max(0, top), min(width, right), min(height, bottom))
     across, down = right - left, bottom - top

@@ -48,10 +48,7 @@ def open_body() -> Body:
 def compute(
     items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, body: Callable[[], Body], meter: Meter
 ) -> tuple[np.ndarray, int]:
-    """Return each image's features, of length 1, and how many were computed; the others are from the cache.
-
-    The network is opened by `body` if it is needed. Raises ImageError if an image has changed since it was looked at.
-    """
+    """Return each image's features, of length 1, and how many were computed; the others are from the cache."""
     known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LENGTH * STORED.itemsize)
     missing = list({item.hash: item for item in items if item.hash not in known}.values())
     meter.advance(len(items) - len(missing))
@@ -88,11 +85,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's nearest others by the cosine of their features, float32 (n, LENGTH) of length 1, the nearest first.
-
-    Returns:
-        Indices, int64 (n, count), and cosines, float32 (n, count); fewer than `count` if there are not so many.
-    """
+    """Return each image's nearest others by the cosine of their features, float32 (n, LENGTH) of length 1, the nearest first."""
     total = len(features)
     count = min(count, total - 1)
     indices, cosines = np.empty((total, count), np.int64), np.empty((total, count), np.float32)

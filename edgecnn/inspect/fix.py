@@ -165,10 +165,7 @@ def encoded(item: Item, dataset: Dataset) -> bytes:
 
 
 def place_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
-    """Return where an item goes: its split's folder ("" without splits), its class's folder, and its name.
-
-    A name that a file system or a terminal may take amiss is replaced by the content's hash.
-    """
+    """Return where an item goes: its split's folder ("" without splits), its class's folder, and its name."""
     split = item.split if item.split in dataset.given else "train"
     name = item.source.rpartition("/")[2]
     plain = name and not any(map(unsafe, name)) and "\\" not in name and len(name.encode()) <= LONGEST_NAME

@@ -186,10 +186,7 @@ class Search:
 
 
 def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Return which pairs have thumbnails near enough to decode their images, bool (pairs,).
-
-    The thumbnails are uint8 (n, THUMB, THUMB, 3); of a pair that is flagged in `mirrored` the second is mirrored first.
-    """
+    """Return which pairs have thumbnails near enough to decode their images, bool (pairs,)."""
     agree = np.empty(len(pairs), bool)
     for start in range(0, len(pairs), 4096):
         part, flags = pairs[start : start + 4096], mirrored[start : start + 4096, np.newaxis, np.newaxis, np.newaxis]

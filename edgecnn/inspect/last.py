@@ -23,10 +23,7 @@ def keep(report: Inspection) -> None:
 
 
 def worst(dataset: Dataset) -> str:
-    """Return a line on the worst findings of the same images, divided in the same way; "" where nothing is known to be wrong.
-
-    Without an inspection only the listing counts, which costs nothing: identical files, and classes of few images.
-    """
+    """Return a line on the worst findings of the same images, divided in the same way; "" where nothing is known to be wrong."""
     found = inspected(dataset)
     if found is None:
         return listed(dataset)

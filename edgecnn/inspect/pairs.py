@@ -109,10 +109,7 @@ def same_frame(pictures: Pictures, first: int, second: int, mirrored: bool, limi
 def measure(
     pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
 ) -> list[Measures | None]:
-    """Return what is measured of each pair of images, by index; None for one whose detail agrees at no place.
-
-    Without a body no cosine is measured; `step` is called for each pair; the limits say which pairs are worth measuring.
-    """
+    """Return what is measured of each pair of images, by index; None for one whose detail agrees at no place."""
     found: list[Measures | None] = []
     parts: list[np.ndarray] = []
     places: list[int] = []

@@ -85,10 +85,7 @@ def load_function(own: OwnNetwork) -> Callable[..., Any]:
 def build_own(
     own: OwnNetwork, height: int, width: int, channels: int, num_classes: int, options: Mapping[str, str]
 ) -> "keras.Model":
-    """Call a user's function, with its options by keyword, and check the model that it returns.
-
-    Raises NetworkError if it raises, or returns no functional tf_keras model of that input and output, or one that ends in softmax.
-    """
+    """Call a user's function, with its options by keyword, and check the model that it returns."""
     from edgecnn.networks.keras import keras
 
     function = load_function(own)

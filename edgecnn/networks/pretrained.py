@@ -81,10 +81,7 @@ def locate(source: Source) -> Path:
 
 
 def read_weights(source: Source) -> Mapping[str, np.ndarray]:
-    """Read the weights of a source, in PyTorch's names and layout.
-
-    Raises ModuleNotFoundError as `locate` does, and NetworkError if the file is not the one that is expected, or cannot be read.
-    """
+    """Read the weights of a source, in PyTorch's names and layout."""
     path = locate(source)
     try:
         data = path.read_bytes()

@@ -42,10 +42,7 @@ def known(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_former(tables: Mapping[str, Any], where: str) -> None:
-    """Raise RecipeError for a key or a value of an earlier version; the message has the new form.
-
-    `where` is the origin's name in the message.
-    """
+    """Raise RecipeError for a key or a value of an earlier version; the message has the new form."""
     for name, value in _items(tables):
         if name in MOVED:
             raise RecipeError(f"{where}: {name} is called {MOVED[name]} now, in the table [teacher].")

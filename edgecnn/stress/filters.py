@@ -31,10 +31,7 @@ def gaussian(size: int, sigma: float) -> np.ndarray:
 
 
 def disk(radius: float, softness: float) -> np.ndarray:
-    """Return the kernel of a lens out of focus: a disk, its edge softened by a Gaussian; the rim of zeros is cut off.
-
-    The Gaussian's standard deviation is the softness, its size 3x3 pixels, or 5x5 for a radius above SPAN.
-    """
+    """Return the kernel of a lens out of focus: a disk, its edge softened by a Gaussian; the rim of zeros is cut off."""
     span, size = (SPAN, 3) if radius <= SPAN else (math.floor(radius), 5)
     line = np.arange(-span, span + 1)
     drawn = (line[:, np.newaxis] ** 2 + line**2 <= radius**2).astype(np.float64)
@@ -47,10 +44,7 @@ def disk(radius: float, softness: float) -> np.ndarray:
 
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Filter an image (height, width, channels) by a symmetric kernel (odd, odd) through the Fourier transform, as floats.
-
-    Beyond the border the image is mirrored at its last pixel.
-    """
+    """Filter an image (height, width, channels) by a symmetric kernel (odd, odd) through the Fourier transform, as floats."""
     height, width, _ = image.shape
     reach = len(kernel) // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")

@@ -40,10 +40,7 @@ SAVE_S = 5.0  # least seconds between two writes of what was counted
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is measured: the corruptions, the most images, the corruptions' seed, the pass line, a fraction, and where to keep counts.
-
-    `keep` is the folder in which what was counted waits for the next try after an interruption; None keeps nothing.
-    """
+    """What is measured: the corruptions, the most images, the corruptions' seed, the pass line, a fraction, and where to keep counts."""
 
     names: tuple[str, ...] = tuple(CORRUPTIONS)
     limit: int | None = None
@@ -130,10 +127,7 @@ def store_of(subject: Subject, settings: Settings) -> Store | None:
 def answer(
     subject: Subject, seed: int, todo: Sequence[tuple[str, int]], chunk: slice, progress: Callable[[int], None]
 ) -> np.ndarray:
-    """Return every model's answers to a chunk of the images under all conditions, int64 (models, conditions, images).
-
-    The progress function is called with the corrupted images that were answered.
-    """
+    """Return every model's answers to a chunk of the images under all conditions, int64 (models, conditions, images)."""
     sources, contract = subject.images.sources[chunk], subject.contract
     originals = list(pictures(subject, sources))
     size_class = size_class_of(subject)

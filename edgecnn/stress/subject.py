@@ -34,11 +34,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A run, or a bundle, for which `run` is None, under stress.
-
-    The images are those of the split, at the model's size. The models are "float", if there is one, and "int8"; `train` is the recipe's
-    table, as far as recipes have its keys today.
-    """
+    """A run, or a bundle, for which `run` is None, under stress."""
 
     name: str
     run: Run | None

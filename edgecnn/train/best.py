@@ -126,10 +126,7 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
 
 
 def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[Method, Decisive | None]:
-    """Return how the int8 models are made, as requested, or by the rule if that is "auto", and then which figure decided.
-
-    A score is None if there is no such model, or it was not measured.
-    """
+    """Return how the int8 models are made, as requested, or by the rule if that is "auto", and then which figure decided."""
     if asked != "auto":
         return asked, None
     if qat is None or ptq is None:

@@ -50,10 +50,7 @@ class DryRun:
 def dry_run(
     recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
 ) -> DryRun:
-    """Build a settled recipe's network, time a few steps of each of its phases, and tell what the whole would take.
-
-    The shape is (height, width, channels) of the input. Raises NetworkError and RunError as the phases' parts do.
-    """
+    """Build a settled recipe's network, time a few steps of each of its phases, and tell what the whole would take."""
     tf.config.experimental.enable_op_determinism()
     random = np.random.default_rng(recipe.seed)
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)

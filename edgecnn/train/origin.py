@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
-    """Return the recipe with its own network, if it has one, read from the run's copy of the file, made now if there is none yet.
-
-    Raises NetworkError if the file cannot be read, and OutputError if the copy cannot be written.
-    """
+    """Return the recipe with its own network, if it has one, read from the run's copy of the file, made now if there is none yet."""
     own = own_network(recipe.network.name)
     if own is None or run is None:
         return recipe
@@ -86,10 +83,7 @@ def init_weights(recipe: Recipe, run: Run | None) -> bytes:
 
 
 def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
-    """Return what `run.json` records of a user's own network, the run's copy of it if there is one; None for one of edgecnn's.
-
-    Raises NetworkError if there is no copy, and the original cannot be read.
-    """
+    """Return what `run.json` records of a user's own network, the run's copy of it if there is one; None for one of edgecnn's."""
     own = own_network(recipe.network.name)
     if own is None:
         return None

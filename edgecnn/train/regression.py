@@ -21,10 +21,7 @@ def regression(strength: float) -> "LogisticRegression":
 
 
 def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> float:
-    """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation; arguments as of `logistic_regression`.
-
-    A class of a single image leaves no choice.
-    """
+    """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation; arguments as of `logistic_regression`."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
 
     strength = STRENGTHS[1]

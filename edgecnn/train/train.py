@@ -212,10 +212,7 @@ def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
-    """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size`, and their classes (n,).
-
-    The recipe is settled; the size is the input's (height, width).
-    """
+    """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size`, and their classes (n,)."""
     views = (recipe.teacher.views if recipe.teacher else None) or 0
     return Batches(
         images=images,
@@ -255,10 +252,7 @@ def begin(run: Run, info: RunInfo) -> None:
 
 
 def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:
-    """Choose how the int8 models are made, and return what a run records about the choice.
-
-    The quantization-aware phase is finished; the scores are of the float model quantized after training, if measured, and its own.
-    """
+    """Choose how the int8 models are made, and return what a run records about the choice."""
     best, calibrated, nearest = (qat.best.score, qat.calibrated, qat.nearest) if qat else (None, None, None)
     method, decided_by = better_method(asked, best, ptq)
     return Int8Method(
