@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.look import chunks, decoded
+from edgecnn.inspect.look import chunks
 from edgecnn.networks.pretrained import SOURCES, locate
 
 SOURCE = SOURCES[0]
@@ -73,7 +74,7 @@ def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
     from edgecnn.pixels import resize
 
     try:
-        return resize(decoded(item, read, (SIDE, SIDE)), SIDE, SIDE, "stretch")
+        return resize(picture(item, read, 3, (SIDE, SIDE)), SIDE, SIDE, "stretch")
     except ImageError as error:
         raise ImageError(f"{item.source}: {error}. Inspect the images again.") from None
 

@@ -81,16 +81,11 @@ def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield values[start : start + size]
 
 
-def decoded(item: Item, read: Callable[[Item], Any], least: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Return an item as an upright RGB image; `least` and errors as of `picture`."""
-    return picture(item, read, 3, least)
-
-
 def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
     """Return an item's look, a scalar of LOOK; the reason as text if it cannot be read."""
     try:
         data = read(item)
-        image = decoded(item, lambda _: data)
+        image = picture(item, lambda _: data, 3)
         channels = data.shape[2] if isinstance(data, np.ndarray) else images.probe(data)[2]
     except ImageError as error:
         return str(error)

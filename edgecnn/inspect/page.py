@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 from edgecnn.data import Dataset
+from edgecnn.data.decoding import picture
 from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect.inspection_report import SEVERITIES, Inspection
-from edgecnn.inspect.look import decoded, scaled
+from edgecnn.inspect.look import scaled
 from edgecnn.report.page import templates
 from edgecnn.tables import to_json
 
@@ -40,7 +41,7 @@ def pictures(report: Inspection, dataset: Dataset) -> dict[str, str]:
     for item in (item for items in dataset.items.values() for item in items if item.source in needed):
         with contextlib.suppress(ImageError):
             buffer = io.BytesIO()
-            scaled(decoded(item, dataset.read, (SIDE, SIDE)), SIDE).save(buffer, "JPEG", quality=QUALITY)
+            scaled(picture(item, dataset.read, 3, (SIDE, SIDE)), SIDE).save(buffer, "JPEG", quality=QUALITY)
             result[item.source] = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return result
 

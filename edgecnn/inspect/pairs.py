@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item
 from edgecnn.inspect.alignment import (
     COARSE_SIDE,
@@ -21,7 +22,6 @@ from edgecnn.inspect.alignment import (
     sized,
 )
 from edgecnn.inspect.features import SIDE, Body, unit
-from edgecnn.inspect.look import decoded
 
 KEPT_PICTURES = 512
 """Decoded pictures that are kept for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
@@ -83,7 +83,7 @@ class Pictures:
         self.detail = lru_cache(KEPT_PICTURES)(self._detail)
 
     def _picture(self, index: int) -> Image.Image:
-        return sized(decoded(self._items[index], self._read, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
+        return sized(picture(self._items[index], self._read, 3, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
 
     def _detail(self, index: int) -> Detail:
         return Detail(sized(self.picture(index).convert("L"), COARSE_SIDE))

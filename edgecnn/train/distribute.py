@@ -59,10 +59,6 @@ def check_batch(batch_size: int, strategy: Any) -> None:
         )
 
 
-def scope(strategy: Any) -> contextlib.AbstractContextManager:
-    return strategy.scope() if strategy else contextlib.nullcontext()
-
-
 def synchronize_batch_norm(model: "keras.Model") -> None:
     """Let BatchNorm layers take their statistics over the whole batch instead of a replica's slice of it."""
     for layer in model.layers:

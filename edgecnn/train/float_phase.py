@@ -1,5 +1,6 @@
 """The float phase: cross-entropy on labelled images, and on a teacher's answers if there is a teacher."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -98,10 +99,11 @@ def float_phase(
     """
     keras.utils.set_random_seed(recipe.seed)
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
-    with distribute.scope(strategy):
+    source = own_weights(recipe)
+    with strategy.scope() if strategy else contextlib.nullcontext():
         model = build()
         optimizer = build_optimizer(recipe.train)
-        variables = trained_variables(model, recipe)
+        variables = tuned_variables(model, source, recipe.network.name) if source else model.trainable_variables
         optimizer.build(variables)
     if strategy:
         distribute.synchronize_batch_norm(model)
@@ -153,12 +155,6 @@ def float_phase(
         take_start=take_start,
         finish=copy_weights,
     )
-
-
-def trained_variables(model: "keras.Model", recipe: Recipe) -> list[Any]:
-    """Return the variables that the float phase changes: all, but where it starts from ImageNet those of the layers that are tuned."""
-    source = own_weights(recipe)
-    return tuned_variables(model, source, recipe.network.name) if source else model.trainable_variables
 
 
 def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
