@@ -8,10 +8,6 @@ class EdgeCNNError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *args: object, advice: str = "") -> None:
-        super().__init__(*args)
-        self.advice = advice
-
     def __init_subclass__(cls, exit_code: int = 0) -> None:
         cls.exit_code = exit_code or cls.exit_code
 
@@ -103,8 +99,8 @@ class ThresholdError(EdgeCNNError, ValueError, exit_code=23):
 class CameraError(EdgeCNNError, OSError, exit_code=24):
     """A camera or stream that cannot be opened: absent, busy, no permission, no supported format."""
 
-    def __init__(self, problem: str, source: str = "", *, advice: str = "") -> None:
-        super().__init__(f"{source}: {problem}" if source else problem, advice=advice)
+    def __init__(self, problem: str, source: str = "") -> None:
+        super().__init__(f"{source}: {problem}" if source else problem)
         self.problem = problem
 
 

@@ -181,9 +181,7 @@ def console_script() -> None:
 
 
 def failed(error: EdgeCNNError) -> int:
-    from edgecnn.cli.advice import with_advice
-
-    print(f"edgecnn: error: {printable_lines(with_advice(error))}", file=sys.stderr)
+    print(f"edgecnn: error: {printable_lines(str(error))}", file=sys.stderr)
     return error.exit_code
 
 
