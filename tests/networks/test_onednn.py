@@ -39,7 +39,8 @@ from edgecnn.recipe import build_recipe
 from edgecnn.train.dry_run import dry_run
 
 for images, batch_size, precision in ((21, 128, "float32"), (127, 33, "bfloat16")):
-    train = {"epochs": 1, "batch_size": batch_size, "precision": precision, "schedule": "one-cycle", "label_smoothing": 0.05}
+    train = {"epochs": 1, "learning_rate": 0.003, "schedule": "one-cycle", "label_smoothing": 0.05}
+    train |= {"batch_size": batch_size, "precision": precision}
     recipe = build_recipe({"network": {"name": "resnet_25kb"}, "train": train, "qat": {"epochs": 1, "batch_size": batch_size}})
     dry_run(recipe, (32, 32, 3), ("a", "b"), images, steps=2)
 """

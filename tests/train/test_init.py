@@ -36,6 +36,7 @@ from edgecnn.train import train
 from edgecnn.train.head import fit_head
 from edgecnn.train.origin import open_start
 from edgecnn.train.regression import logistic_regression
+from edgecnn.train.settle import settle
 
 
 class Stop(KeyboardInterrupt):
@@ -220,6 +221,7 @@ def test_a_changed_source_is_another_run(own_run, tmp_path):
     recipe = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
     run = trained(recipe, tmp_path / "runs" / "new")
     dataset = open_dataset(recipe.data)
+    recipe = settle(recipe, dataset)
     assert resume_or_create(recipe, dataset, run.path, force=False).path == run.path
     own_run.file(FLOAT_MODEL).write_bytes(own_run.file(FLOAT_MODEL).read_bytes() + b"\0")
     with pytest.raises(OutputExistsError, match="differs in the weights of"):
