@@ -13,14 +13,11 @@ from edgecnn.runtime.occlusion import Occlusion, occlusion
 FOR, AGAINST = np.array([217, 115, 13], np.float32), np.array([27, 108, 168], np.float32)
 """Colours of what speaks for the answer and of what speaks against it: orange and blue, which the colour-blind tell apart."""
 
-STRENGTH = 0.85
-"""Share of the colour in the strongest pixel; the rest is the image in grey."""
+STRENGTH = 0.85  # share of the colour in the strongest pixel; the rest is the image in grey
 
-PANEL, GAP = 256, 8
-"""Pixels of a panel's longer side, at least, and between the two panels."""
+PANEL, GAP = 256, 8  # pixels of a panel's longer side, at least, and between the two panels
 
-TEXT, LINE = 14, 19
-"""Pixels of the caption's letters, and of a line of it."""
+TEXT, LINE = 14, 19  # pixels of the caption's letters, and of a line of it
 
 NINTHS = (("upper left", "top", "upper right"), ("left", "centre", "right"), ("lower left", "bottom", "lower right"))
 

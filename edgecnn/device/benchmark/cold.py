@@ -16,11 +16,7 @@ from edgecnn.modes import as_image
 def cold_starts(
     bundle: Bundle, images: BenchImages, chosen: list[Configuration], n: int, failed: Failed, progress: Progress
 ) -> dict[Configuration, Percentiles]:
-    """Time `edgecnn classify` on one image from a fresh process to its end, interleaved. The first round does not count.
-
-    The process is fresh, the files are not: they come from the page cache, as in all starts but the first. A configuration that fails has
-    no figures; the reason is put into `failed`.
-    """
+    """Time `edgecnn classify` from a fresh process to its end, interleaved, files in the page cache; the first round does not count."""
     if not n:
         return {}
     times: dict[Configuration, list[float]] = {item: [] for item in chosen}

@@ -9,8 +9,7 @@ from edgecnn.errors import EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
 
 THREADS = (1, 2, 4)
-Progress = Callable[[str, int, int], object]
-"""Called with a step, how much of it is done, and how much there is."""
+Progress = Callable[[str, int, int], object]  # called with a step, how much of it is done, and how much there is
 
 
 class Configuration(NamedTuple):
@@ -36,13 +35,7 @@ def configurations(
     threads: Sequence[int] = (),
     provider: str | None = None,
 ) -> list[Configuration]:
-    """List what there is to measure: each engine with each of the bundle's models and each number of threads.
-
-    Raises:
-        UnknownNameError: for an engine or precision that does not exist.
-        EngineError: if nothing is left to measure, or a requested engine is not installed.
-        ProviderError: if no engine offers the provider.
-    """
+    """List each engine with each model and number of threads. UnknownNameError, EngineError if nothing is left, ProviderError."""
     for name in engines:
         known_engine(name)
         first_installed([name])

@@ -11,8 +11,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.device.benchmark.configurations import Configuration
 from edgecnn.tables import to_json
 
-Times = dict[Configuration, dict[str, list[float]]]
-"""Milliseconds of each call, by configuration and part."""
+Times = dict[Configuration, dict[str, list[float]]]  # milliseconds of each call, by configuration and part
 
 Failed = dict[Configuration, str]
 PARTS = ("decode", "preprocess", "infer", "whole")
@@ -70,7 +69,6 @@ class Sweep(NamedTuple):
 
 
 def percentiles(values: list[float]) -> Percentiles:
-    """Return the percentiles of at least one value."""
     p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
     return Percentiles(p50, p90, p99, len(values))
 
@@ -93,8 +91,7 @@ def ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=key))
 
 
-MAX_REPORT_BYTES = 8 * 1024 * 1024
-"""Largest parity report that is parsed. Those that ship have 70 kB at most."""
+MAX_REPORT_BYTES = 8 * 1024 * 1024  # largest parity report that is parsed. Those that ship have 70 kB at most.
 
 
 def gate(bundle: Bundle) -> dict[str, bool]:

@@ -12,15 +12,11 @@ from edgecnn.device.stream.sources import expand
 from edgecnn.errors import ImageError
 from edgecnn.images import decode, probe, read_file
 
-MOST_BYTES = 64 * 2**20
-"""The most that encoded images may take in memory; the first one is always used."""
+MOST_BYTES = 64 * 2**20  # the most that encoded images may take in memory; the first one is always used
 
 
 class BenchImages(NamedTuple):
-    """Images in memory: encoded bytes, or arrays if a bundle has nothing encoded.
-
-    `names` are paths or bundle entries; `largest` is the path of the one with the most pixels, "" for the bundle's.
-    """
+    """Images in memory: encoded, else arrays. `names` are paths or bundle entries; `largest` is the path of the largest, or ""."""
 
     about: str
     items: tuple[bytes | np.ndarray, ...]
@@ -73,7 +69,6 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    """Return how many images, and the smallest and largest size."""
     ordered = sorted(sizes, key=math.prod)
     ends = dict.fromkeys(f"{width}x{height}" for width, height in (ordered[0], ordered[-1]))
     return f"{len(ordered)} image{'s' if len(ordered) > 1 else ''} of {' to '.join(ends)} pixels"

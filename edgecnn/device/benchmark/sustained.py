@@ -12,8 +12,7 @@ from edgecnn.device.sensors import SINCE_START, Sensors, read_sensors, throttle_
 from edgecnn.device.system import System
 from edgecnn.runtime.classifier import Classifier
 
-WINDOW_S = 60.0
-"""A window's length; half of the whole where that is shorter."""
+WINDOW_S = 60.0  # a window's length; half of the whole where that is shorter
 
 
 @dataclass(frozen=True)

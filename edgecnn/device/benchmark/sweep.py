@@ -38,11 +38,7 @@ PROBE_TIMEOUT_S = 300.0
 
 
 def probe(bundle: Bundle, configuration: Configuration, largest: str = "") -> Probed | str:
-    """Open a configuration in a process of its own, which classifies the image `largest`, or the bundle's own images.
-
-    Returns:
-        What it measured; or why it could not, such as "illegal instruction (SIGILL)".
-    """
+    """Open a configuration in a process of its own; return what it measured, or why it could not: "illegal instruction (SIGILL)"."""
     command = [sys.executable, "-m", "edgecnn.device.benchmark.probe", str(bundle.path), configuration.engine]
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
@@ -60,10 +56,7 @@ def sweep(
     cold: int,
     progress: Progress,
 ) -> Sweep:
-    """Measure configurations, interleaved: n calls of each, and cold starts of each engine's fastest. Ctrl-C ends it with what there is.
-
-    EngineError if none of the configurations can run.
-    """
+    """Measure configurations, interleaved, and each engine's cold starts. Ctrl-C ends it with what there is. EngineError if none runs."""
     failed: Failed = {}
     probed: dict[Configuration, Probed] = {}
     times: Times = {}
@@ -133,7 +126,6 @@ def measure(bundle: Bundle, images: BenchImages, times: Times, n: int, warmup: i
 
 
 def time_call(classifier: Classifier, image: bytes | np.ndarray) -> dict[str, float]:
-    """Classify one image and return the milliseconds of each of PARTS."""
     start = time.perf_counter()
     result = classifier.classify(image)
     return {**result.latency_ms, "whole": (time.perf_counter() - start) * 1000}

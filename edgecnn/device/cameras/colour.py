@@ -29,8 +29,7 @@ DEFAULT_ENCODINGS = {
 }
 """What an encoding of 0 means by colour space; BT.601 for the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
 
-FRACTION_BITS = 5
-"""Fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16."""
+FRACTION_BITS = 5  # fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16
 
 
 def encoding_of(pixels: abi.PixFormat) -> tuple[str, bool]:
@@ -66,11 +65,7 @@ def rows(data: np.ndarray, height: int, row_bytes: int, stride: int) -> np.ndarr
 
 
 def yuyv_to_rgb(packed: np.ndarray, encoding: str = "601", full: bool = False) -> np.ndarray:
-    """Convert YUYV to RGB.
-
-    R = Y + 2(1-Kr)Cr, B = Y + 2(1-Kb)Cb, G from Y = Kr R + Kg G + Kb B, after both were stretched to full range; within one level of
-    the exact value. `packed` is uint8 (height, 2 * width), its width even; the result uint8 (height, width, 3).
-    """
+    """Convert YUYV, uint8 (height, 2 * width), width even, to uint8 RGB (height, width, 3), within one level of the exact value."""
     luma_table, cr_red, cb_green, cr_green, cb_blue = yuv_tables(encoding, full)
     height, pairs = packed.shape[0], packed.shape[1] // 4
     even, odd = luma_table.take(packed[:, 0::4]), luma_table.take(packed[:, 2::4])

@@ -17,14 +17,10 @@ from edgecnn.errors import CameraError
 
 PROGRAM = "ffmpeg"
 MISSING = "Install it: `sudo apt install ffmpeg`."
-RECORDED = (".mjpeg", ".mjpg")
-"""Suffixes of addresses that end in a video file's and are streams all the same."""
+RECORDED = (".mjpeg", ".mjpg")  # suffixes of addresses that end in a video file's and are streams all the same
 
 MEMORY, THREAD_MEMORY = 512 << 20, 32 << 20
-"""Bytes of data that ffmpeg may allocate, and those for each processor, since its decoders have a thread on each, on MOST_THREADS at most.
-An HTTP camera whose picture never ends grew it to 1.28 GB. H.264 and H.265 of 3840x2160 took less than 384 MiB on two threads, and less
-than 768 on sixteen.
-"""
+"""Bytes of data that ffmpeg may allocate, and those for each processor: an HTTP camera whose picture never ends grew it to 1.28 GB."""
 MOST_THREADS = 16
 
 WEB = "http,https,httpproxy,tcp,tls"
@@ -52,10 +48,7 @@ PLAYLISTS = {".m3u8": "hls", ".mpd": "dash"}
 
 
 class Ffmpeg(ProcessSource):
-    """A video file (not live), the address of a stream, or a camera such as /dev/video0, as ffmpeg decodes it.
-
-    A picture is scaled down until it just covers the requested size; its aspect is kept. No frame is repeated to reach the requested rate.
-    """
+    """A video file (not live), a stream or a camera, as ffmpeg decodes it, scaled down until it just covers the requested size."""
 
     memory = MEMORY + THREAD_MEMORY * min(os.cpu_count() or 1, MOST_THREADS)
 
@@ -131,10 +124,7 @@ def limits(text: str, scheme: str) -> list[str]:
 
 
 def filters(settings: CameraSettings) -> str:
-    """Return ffmpeg's filters: leave out frames above the rate, shrink, and number the frames, so that none is repeated to keep a rate.
-
-    The numbers count 25ths of a second, which a clip's own unit of time may be too coarse for: with one of a second, 4 frames became 28.
-    """
+    """Return filters that lower the rate, shrink and number the frames: in 25ths of a second, since a clip's own unit may be too coarse."""
     chain = []
     if settings.fps:
         chain.append(f"select='isnan(prev_selected_t)+gte(t-prev_selected_t,{0.999 / settings.fps:.6f})'")

@@ -24,11 +24,7 @@ class Format(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """A camera, or a node that looks like one.
-
-    `device` is the SOURCE argument that opens it; `problem` says why it cannot be used. `is_camera` is False for a node that gives no
-    pictures by itself, such as a codec or a part of a camera's pipeline.
-    """
+    """A camera, or a node that looks like one. `device` is its SOURCE; `is_camera` is False for a codec or a part of a pipeline."""
 
     device: str
     name: str = ""

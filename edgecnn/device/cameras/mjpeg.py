@@ -11,8 +11,7 @@ from bisect import bisect_left
 
 from edgecnn.device.cameras.source import CameraLost
 
-MAX_FRAME_BYTES = 32 * 1024 * 1024
-"""Largest image: a 48-megapixel JPEG of quality 90 is smaller."""
+MAX_FRAME_BYTES = 32 * 1024 * 1024  # largest image: a 48-megapixel JPEG of quality 90 is smaller
 
 MAX_BARREN_BYTES = 64 * 1024 * 1024
 """Most bytes without a whole image among them, one largest image that was joined midway included."""
@@ -26,11 +25,9 @@ STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
 
-START, NESTED, END = b"<", b"!", b">"
-"""An image's start, one that follows a start, and an end."""
+START, NESTED, END = b"<", b"!", b">"  # an image's start, one that follows a start, and an end
 
-APP0 = 0xE0
-"""Segments of this code and above hold what an application put there, thumbnails among it."""
+APP0 = 0xE0  # segments of this code and above hold what an application put there, thumbnails among it
 
 
 class Edges:
@@ -60,11 +57,7 @@ class Edges:
 
 
 class MjpegSplitter:
-    """Cuts a stream of JPEG images, in chunks of any size, at their ends. Memory stays below the largest image and one chunk.
-
-    Images that stop before their end, or whose markers make no sense, are dropped and counted in `damaged`. Images are never merged; of one
-    that was cut within a segment that holds a whole thumbnail, that may come out.
-    """
+    """Cuts a stream of JPEG images at their ends; memory stays below the largest image and one chunk. Broken images count as `damaged`."""
 
     def __init__(self, max_frame: int = MAX_FRAME_BYTES, max_barren: int = MAX_BARREN_BYTES) -> None:
         self.damaged = 0
@@ -126,7 +119,6 @@ class MjpegSplitter:
         self._base += count
 
     def _damage(self, resume: int) -> bool:
-        """Give up the image that has begun and look for the next from byte `resume` on."""
         self.damaged += 1
         self._restart()
         self._skip(resume)

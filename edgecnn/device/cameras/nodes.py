@@ -13,7 +13,6 @@ def video_nodes(dev: Path = Path("/dev")) -> list[str]:
 
 
 def names_by_id(dev: Path = Path("/dev")) -> dict[str, list[str]]:
-    """Return the names by id of each /dev/videoN that has any."""
     by_id = dev / "v4l" / "by-id"
     names: dict[str, list[str]] = {}
     for path in sorted(by_id.iterdir()) if by_id.is_dir() else ():

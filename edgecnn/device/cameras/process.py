@@ -18,15 +18,13 @@ from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.device.secrets import environment, masked
 from edgecnn.errors import CameraError
 
-CHUNK_BYTES = 1 << 16
-"""One read: what a pipe holds by default."""
+CHUNK_BYTES = 1 << 16  # one read: what a pipe holds by default
 
 TAIL_BYTES = 2048
 
 LAST_WORDS = 16
 
-TERMINATE_S, KILL_S = 0.5, 0.3
-"""How long a process may take to end after SIGTERM, and after SIGKILL."""
+TERMINATE_S, KILL_S = 0.5, 0.3  # how long a process may take to end after SIGTERM, and after SIGKILL
 
 
 class Splitter(Protocol):
@@ -37,11 +35,7 @@ class Splitter(Protocol):
 
 
 class Process:
-    """A command with its own process group, no standard input, and both outputs in pipes that are read without blocking.
-
-    If we die it meets a closed pipe (SIGPIPE) at its next frame. Its environment holds none of our passwords.
-    `memory` limits the bytes of data that it may allocate. OSError if it cannot be started.
-    """
+    """A command with its own process group, without our passwords, whose outputs are read without blocking. OSError if it cannot start."""
 
     def __init__(self, command: Sequence[str], memory: int | None = None) -> None:
         self._child = subprocess.Popen(
@@ -75,7 +69,7 @@ class Process:
                 return None
 
     def _listen(self) -> bool:
-        """Read what it says on standard error, once, so that a flood does not keep us here; False if there is nothing."""
+        """Read its standard error once, so that a flood does not keep us here; False if there is nothing."""
         if self._silent:
             return False
         try:
@@ -150,11 +144,7 @@ def signal_name(number: int) -> str:
 
 
 class ProcessSource:
-    """Frames of a process. `about` gains the size with the first frame.
-
-    `text` is the address or the command; `name`, which result lines show, is the same without passwords. `live`: it goes on without
-    us, so that its end is a loss, and `missing` what to do if the program is not installed.
-    """
+    """Frames of a process. `name` is `text` without passwords; if `live`, its end is a loss; `missing` says what to install."""
 
     patient = False
     memory: int | None = None
@@ -212,7 +202,6 @@ class ProcessSource:
             self._count += 1
 
     def close(self) -> None:
-        """End the process; a second call does nothing."""
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -220,7 +209,6 @@ class ProcessSource:
 
 
 def size_of(image: bytes | np.ndarray) -> str:
-    """Return WIDTHxHEIGHT of a frame."""
     from edgecnn.errors import ImageError
     from edgecnn.images import probe
 

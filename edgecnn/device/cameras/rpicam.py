@@ -13,7 +13,6 @@ QUALITY = 90
 
 
 def program() -> str | None:
-    """Return the first of PROGRAMS that is installed."""
     return next((name for name in PROGRAMS if shutil.which(name)), None)
 
 
@@ -32,7 +31,6 @@ class Rpicam(ProcessSource):
 
 
 def arguments(camera: str, settings: CameraSettings) -> list[str]:
-    """Return rpicam-vid's arguments: no time limit, no preview, each picture written at once."""
     result = ["-t", "0", "-n", "--codec", "mjpeg", "-q", str(QUALITY), "--flush", "-o", "-"]
     if camera:
         result += ["--camera", camera]

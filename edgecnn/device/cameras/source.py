@@ -52,10 +52,7 @@ REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSettings:
-    """The requested size and rate; 0 takes the source's own. A camera that cannot deliver them gives the nearest, and `about` says so.
-
-    `user` and `password` are for a network camera whose address has none; the password is never shown.
-    """
+    """The requested size and rate; 0 takes the source's own. `user` and `password` are for an address without them."""
 
     width: int = 640
     height: int = 480

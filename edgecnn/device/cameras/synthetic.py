@@ -58,7 +58,6 @@ class Synthetic:
         self.about = f"synthetic frames: {pattern}, {width}x{height}{rate}{frames}"
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame at its time, None after the last one."""
         now = time.monotonic()
         if self._interval:  # a slow reader misses frames, as with a camera
             self._count = max(self._count, int((now - self._started) / self._interval))

@@ -17,8 +17,7 @@ from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Sta
 from edgecnn.device.cameras.v4l2_device import READABLE, Device, Mode, PixelFormat, SystemCalls, why_not_opened
 from edgecnn.errors import CameraError
 
-BUFFERS = 4
-"""Frames that the driver may fill while we look at one."""
+BUFFERS = 4  # frames that the driver may fill while we look at one
 
 USUAL_FPS = 30.0
 """The rate that a format should reach where none is requested: many cameras give a large YUYV at 5 frames a second only."""
@@ -44,11 +43,7 @@ class RawFrame(Frame):
 
 
 class V4L2Camera:
-    """A V4L2 capture node, such as "/dev/video0", that streams.
-
-    `read` gives the newest whole frame: older ones that wait are handed back to the driver, which a gap in `sequence` shows. Raw formats
-    become RGB arrays when they are looked at, MJPEG stays encoded. CameraError if it gives no format that is read.
-    """
+    """A V4L2 capture node that streams. `read` gives the newest whole frame: RGB or MJPEG. CameraError if it has no format that we read."""
 
     live = True
     patient = False
@@ -109,10 +104,7 @@ class V4L2Camera:
         device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
-        """Return the newest whole frame. It is a copy, and `monotonic` is the driver's time if that is of the same clock.
-
-        CameraLost is "unplugged" if the device went away, "io_error" if a request failed, "ended" if the driver ended the stream.
-        """
+        """Return a copy of the newest whole frame, with the driver's time if that is of the same clock. CameraLost says why not."""
         deadline = time.monotonic() + timeout
         device = self._device
         if device.descriptor < 0:
@@ -182,7 +174,6 @@ class V4L2Camera:
         raise CameraLost("io_error", f"{self.name}: reading failed ({what}).") from None
 
     def close(self) -> None:
-        """Stop the stream, unmap the buffers and close the node; a second call does nothing."""
         device = self._device
         if device.descriptor < 0:
             return

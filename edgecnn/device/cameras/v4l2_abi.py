@@ -40,8 +40,7 @@ BUF_FLAG_ERROR = 0x40
 BUF_FLAG_TIMESTAMP_MASK = 0xE000
 BUF_FLAG_TIMESTAMP_MONOTONIC = 0x2000
 PRIV_MAGIC = 0xFEEDCAFE
-DISCRETE = 1
-"""The `type` of an enumerated frame size or interval that is one value; others are ranges."""
+DISCRETE = 1  # the `type` of an enumerated frame size or interval that is one value; others are ranges
 
 YUYV, RGB3, BGR3, MJPG, JPEG = (
     int.from_bytes(name, "little") for name in (b"YUYV", b"RGB3", b"BGR3", b"MJPG", b"JPEG")

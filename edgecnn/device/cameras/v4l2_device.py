@@ -24,15 +24,13 @@ PIPELINE_DRIVERS = ("unicam", "rp1-cfe", "bcm2835-isp", "bcm2835-codec", "pispbe
 UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)
 """What a driver answers at the end of a list, and where it does not implement a request."""
 
-MAX_LISTED = 256
-"""Longest list that we request: a driver that never ends its list must not hang us."""
+MAX_LISTED = 256  # longest list that we request: a driver that never ends its list must not hang us
 
 
 class SystemCalls:
     """The system calls that the reader makes. Tests replace them by a driver in memory."""
 
     def open(self, path: str) -> int:
-        """Open a node without blocking and return its descriptor."""
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ioctl(self, descriptor: int, request: int, argument: bytearray) -> None:
@@ -67,10 +65,7 @@ class Mode(NamedTuple):
 
 
 class PixelFormat(NamedTuple):
-    """A pixel format of a node, and its modes; none where the driver does not list them.
-
-    `ranged`: every size between the first and the last mode can be had.
-    """
+    """A pixel format of a node, and its modes, if listed; `ranged`: every size between the first and the last mode can be had."""
 
     pixelformat: int
     description: str

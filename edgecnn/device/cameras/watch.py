@@ -36,11 +36,7 @@ _seen: dict[str, set[Version]] = {}
 
 
 class Watch:
-    """New images of a folder, oldest first, each once, when they are whole. Files that are there at the start are not new.
-
-    The source is not live: files wait for their reader, and none is dropped for its age. It never ends, and it is `patient`: silence is not
-    a failure. CameraError if it is not a folder, or cannot be read.
-    """
+    """New images of a folder, oldest first, each once, when they are whole. Never ends. CameraError if it is not a readable folder."""
 
     live = False
     patient = True

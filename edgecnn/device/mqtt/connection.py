@@ -19,14 +19,11 @@ REASONS = (UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED, CLOSED, GARBAGE
 """Why there is no connection: no way to the host and port; no answer in time; no TLS, or a certificate that is not accepted; user or
 password; another refusal; the broker closed the connection; it sent what is not MQTT."""
 
-STEP_S = 0.05
-"""Longest wait for the network: so often at least, the thread sees what is to be sent."""
+STEP_S = 0.05  # longest wait for the network: so often at least, the thread sees what is to be sent
 
-LARGEST = 1 << 16
-"""Largest message that is taken from a broker, in bytes; those that are subscribed to have a few hundred."""
+LARGEST = 1 << 16  # largest message that is taken from a broker, in bytes
 
-KEPT = 3 * LARGEST
-"""What is kept of a larger packet, in bytes: a topic of the longest kind, and a payload that is still recognised as too large."""
+KEPT = 3 * LARGEST  # bytes kept of a larger packet: the longest topic, and a payload still recognised as too large
 
 
 class ConnectionFailed(Exception):
@@ -39,11 +36,7 @@ class ConnectionFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Waits:
-    """How long what takes, in seconds. A broker that is silent for about twice `keepalive_s` counts as lost.
-
-    `answer_s` is the longest wait for a connection, its acceptance, and a message's acknowledgment. `retry_s` is the wait before the second
-    attempt to connect, which doubles with each, up to `longest_retry_s`, and begins again after a connection of `steady_s`.
-    """
+    """How long what takes, in seconds. A broker silent for about twice `keepalive_s` is lost; `retry_s` doubles up to `longest_retry_s`."""
 
     keepalive_s: int = 15
     answer_s: float = 10.0
@@ -60,7 +53,7 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
 class _Client(paho.Client):
     """paho's client, which keeps no more than KEPT of a packet; paho 2.2 takes one of 256 MB whole, three times over.
 
-    MQTT 3.1.1 has no way to say that to a broker, and to hang up would let anybody who may publish keep this device offline.
+    To hang up would let anybody who may publish keep this device offline.
     """
 
     def _sock_recv(self, bufsize: int) -> bytes:
@@ -69,11 +62,7 @@ class _Client(paho.Client):
 
 
 class Connection:
-    """A connection, to be used in one thread, once, as a context manager.
-
-    paho's client keeps what was not acknowledged, without limit, and sends it again when it reconnects: what is out of date by then. So
-    each connection has a client of its own.
-    """
+    """A connection, for one thread, used once, as a context manager: paho would send again what is out of date when it reconnects."""
 
     def __init__(
         self, broker: Broker, client_id: str, *, will: tuple[str, str] | None, tls: ssl.SSLContext | None, waits: Waits
@@ -158,7 +147,6 @@ class Connection:
         return not self._unacknowledged
 
     def subscribe(self, topics: set[str]) -> None:
-        """Subscribe. A broker that does not allow it does no harm."""
         self._client.subscribe([(topic, 0) for topic in sorted(topics)])
 
     def publish(self, topic: str, payload: str | bytes) -> None:

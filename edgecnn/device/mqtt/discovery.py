@@ -11,8 +11,7 @@ from edgecnn import __version__
 from edgecnn.device.mqtt.topics import topic
 from edgecnn.device.stream.settings import Mqtt
 
-PREFIX = "homeassistant"
-"""Where Home Assistant looks by default, and where it says when it comes online."""
+PREFIX = "homeassistant"  # where Home Assistant looks by default, and where it says when it comes online
 
 
 def object_id(name: str) -> str:
@@ -24,15 +23,11 @@ def config_topic(name: str, prefix: str = PREFIX) -> str:
 
 
 def birth_topics(prefix: str = PREFIX) -> set[str]:
-    """Return where Home Assistant publishes "online" when it starts."""
     return {f"{PREFIX}/status", f"{prefix}/status"}
 
 
 def config(name: str, model: str, names: Mapping[str, str], options: Mqtt) -> str:
-    """Return a device's description as JSON; `model` is the bundle's name, and `names` are those of the states, from `state_names`.
-
-    What is not in use is named with its platform alone: that removes what an earlier run with other options made.
-    """
+    """Return a device's description as JSON. What is not in use is named with its platform only, which removes it."""
     device = object_id(name)
     program = {"topic": topic(name, "availability")}
 

@@ -13,18 +13,13 @@ from edgecnn.device.mqtt.topics import Snapshot
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
 
-MOST_WAITING = 64
-"""Changes that wait while there is a connection; without one, only the newest does."""
+MOST_WAITING = 64  # changes that wait while there is a connection; without one, only the newest does
 
-REFRESH_S = 10.0
-"""Least time between two messages about a score that changed while the state did not."""
+REFRESH_S = 10.0  # least time between two messages about a score that changed while the state did not
 
 
 class Outbox:
-    """Changes in order, the newest score and the newest picture. Methods may be called from any thread; none waits.
-
-    A state that is replaced before it was delivered counts as dropped. The newest never is: it is sent when the connection is back.
-    """
+    """Changes in order, the newest score and the newest picture; for any thread. A state replaced before its delivery counts as dropped."""
 
     def __init__(self, *, refresh_s: float = REFRESH_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._refresh_s = refresh_s

@@ -41,16 +41,12 @@ AGAIN_S = 600.0
 
 MOST_EVENTS = 64
 
-LONGEST_ID = 23
-"""Characters of a client's identifier that every broker takes (MQTT 3.1.1, section 3.1.3.1)."""
+LONGEST_ID = 23  # characters of a client's identifier that every broker takes (MQTT 3.1.1, section 3.1.3.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MqttSettings:
-    """Where is published, as the device `name`, and what; pictures are turned by `rotation` degrees, clockwise.
-
-    OSError if the file of the authorities cannot be read, or has no certificate in PEM.
-    """
+    """Where is published, as the device `name`, and what. OSError if the file of the authorities has no certificate in PEM."""
 
     broker: Broker
     name: str
@@ -71,11 +67,7 @@ def client_id(name: str) -> str:
 
 
 class Publisher:
-    """Publishes the state, its score and attributes, and Home Assistant's description of the device.
-
-    A Consumer: give it to `open_stream`. The first `poll` starts its thread. It connects for ever, with growing waits in between. While
-    there is no connection only the newest change is kept, and sent when it is back. No call waits for the network, except `finish`.
-    """
+    """A Consumer that publishes the state and Home Assistant's description. Only `finish` waits for the network."""
 
     def __init__(
         self,
@@ -225,7 +217,7 @@ class Publisher:
                 return
 
     def _greet(self, connection: Connection, snapshot: Snapshot, sent: dict[str, str | bytes]) -> None:
-        """Publish all there is. The device is online last, when all its values are there."""
+        """Publish all there is; that the device is online comes last."""
         name = self._settings.name
         connection.publish(discovery.config_topic(name, self._options.prefix), self._config)
         connection.publish(topic(name, "model"), self._model)
@@ -277,7 +269,6 @@ class Publisher:
         return self._event(MqttLostEvent, reason=reason, message=message, dropped=dropped)
 
     def _refused(self, error: ConnectionFailed, refusals: dict[str, Seldom]) -> None:
-        """Report why there is no connection: at once if the reason is another, else seldom."""
         if error.reason == STOPPED:
             return
         if error.reason not in refusals:

@@ -12,18 +12,13 @@ ONLINE, OFFLINE = "online", "offline"
 NO_VALUE = "None"
 """Payload where there is no state or no score. Home Assistant's own, which shows the entity as unknown."""
 
-RESERVED = ("none", "unknown", "unavailable")
-"""States that mean something else in Home Assistant, in any case."""
+RESERVED = ("none", "unknown", "unavailable")  # states that mean something else in Home Assistant, in any case
 
-MOST_CLASSES = 5
-"""Classes in the attributes, at most: Home Assistant does not keep attributes of more than 16 kB."""
+MOST_CLASSES = 5  # classes in the attributes, at most: Home Assistant does not keep attributes of more than 16 kB
 
 
 LEVELS = ("availability", "camera", "state", "score", "attributes", "binary", "picture", "model")
-"""Last levels of a device's topics, whose messages are all retained.
-
-`availability` is the program's: the broker sets it to offline when the connection is lost. `camera` is the camera's.
-"""
+"""Last levels of a device's topics, whose messages are all retained; `availability` is the program's."""
 
 
 def topic(name: str, last: str) -> str:
@@ -32,11 +27,7 @@ def topic(name: str, last: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is published of a moment: whether the `camera` gives frames, the `state`, and the `reason` why that is no label.
-
-    `since` is the time of the frame that made the state, in seconds since the epoch. `top` are the best classes of the newest frame whose
-    decision is the state.
-    """
+    """What is published of a moment. `reason` is why `state` is no label, `since` the frame's time in seconds since the epoch."""
 
     camera: bool = False
     state: str | None = None
@@ -65,12 +56,7 @@ def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str
 
 
 def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client: str) -> list[tuple[str, str]]:
-    """Return what a snapshot is as (last level of the topic, payload), in the order of sending.
-
-    The state comes after what an automation on its change may read. A camera that is lost comes first and one that is back last, so that
-    no state of another time is shown as a present one. `names` are those of `state_names`, `binary` is the label that is ON, and `client`
-    who publishes: another name is another program with the same topics.
-    """
+    """Return (last level of the topic, payload) in the order of sending: the state after what an automation on its change may read."""
     state, score = snapshot.state, snapshot.score
     attributes = {
         "label": state if snapshot.reason is None else None,

@@ -29,11 +29,9 @@ CONFIG = Path("/etc/edgecnn/service.toml")
 
 ENVIRONMENT = CONFIG.with_name("environment")
 
-TAKEN = "service.toml"
-"""The name of the copy next to the releases: the last options that were valid."""
+TAKEN = "service.toml"  # the name of the copy next to the releases: the last options that were valid
 
-SLOWEST_FPS = 0.2
-"""Fewer results per second would look like a frozen camera to the watchdog."""
+SLOWEST_FPS = 0.2  # fewer results per second would look like a frozen camera to the watchdog
 
 
 KEYS: list[tuple[str, Any, Any]] = [

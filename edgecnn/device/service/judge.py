@@ -11,8 +11,7 @@ from edgecnn.device.stream.results import FrameResult
 
 FEED_EVERY_S = 1.0
 
-AGAIN_S = 60.0
-"""Seconds until a release that could not be recorded as good, since the disk was full, is recorded again."""
+AGAIN_S = 60.0  # seconds until a release that could not be recorded as good, since the disk was full, is recorded again
 
 
 class Judge:

@@ -18,8 +18,7 @@ UNIT = "edgecnn.service"
 OWN, PACKAGED = f"etc/systemd/system/{UNIT}", f"usr/lib/systemd/system/{UNIT}"
 """Where `install` writes the unit, and where the Debian package has it."""
 
-HIDDEN = ("/home/", "/root/", "/run/user/")
-"""Folders that the unit's ProtectHome hides from the service."""
+HIDDEN = ("/home/", "/root/", "/run/user/")  # folders that the unit's ProtectHome hides from the service
 
 SHOWN = ("ActiveState", "SubState", "StatusText", "NRestarts", "UnitFileState", "Result")
 
@@ -39,7 +38,6 @@ class Host:
     package: str = __file__
 
     def require_systemd(self) -> None:
-        """Raise ServiceError if systemd is not the service manager."""
         if not (self.root / "run/systemd/system").is_dir():
             raise ServiceError(
                 "systemd does not run on this machine, and the service needs it. "
@@ -58,12 +56,7 @@ class Host:
 
 
 def install(host: Host, options: Path | None = None) -> Path:
-    """Write the unit, take a file of options, if there is one, start the service, now and at each boot, and return the unit's path.
-
-    Raises:
-        ServiceError: if the options are not valid, the service cannot read this edgecnn, or systemd refuses.
-        OutputError: if a file cannot be written.
-    """
+    """Write the unit, take a file of options, start the service, and return the unit's path. ServiceError, OutputError."""
     host.require_systemd()
     host.require_root()
     place = host.root / config.CONFIG.relative_to("/")

@@ -27,8 +27,7 @@ from edgecnn.runtime.selftest import require_pass, selftest
 
 LOOK_EVERY_S = 1.0
 
-WAIT_S = 0.1
-"""Seconds between two looks at a signal, while there is no release."""
+WAIT_S = 0.1  # seconds between two looks at a signal, while there is no release
 
 START_S = 180
 """Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
@@ -111,10 +110,7 @@ def watchdog(microseconds: int | str | None) -> str:
 
 
 def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
-    """Choose a release and load it; None if there is none. A pending one has to pass the self-test; if it fails, the next is chosen.
-
-    EdgeCNNError if a release that is good cannot be loaded: the engine is broken, not the release.
-    """
+    """Choose a release that passes its self-test if pending, and load it; None without one. EdgeCNNError if a good one cannot be loaded."""
     avoid: set[str] = set()
     while True:
         choice = choose(store, avoid)

@@ -4,5 +4,4 @@ from pathlib import Path
 
 ROOT = Path("/var/lib/edgecnn")
 
-RECORD = "current"
-"""The file there that says which is in use."""
+RECORD = "current"  # the file there that says which is in use

@@ -45,7 +45,6 @@ def difference(new: About, old: About) -> str:
 
 
 def in_words(about: About) -> dict[str, str]:
-    """Return what a bundle says of itself, for people, by what it is about."""
     accuracy = "unknown" if about.accuracy is None else f"{about.accuracy:.2%} of {about.images:,} test images"
     return {
         "classes": f"{len(about.labels)}: {_some(about.labels)}",

@@ -22,10 +22,9 @@ class Choice(NamedTuple):
 
 
 def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
-    """Count a start, and choose its release: the one in use, unless it is spent, missing or damaged; else the one before it.
+    """Count a start, and choose its release: the one in use, unless spent, missing, damaged or in `avoid`; else the one before it.
 
-    A pending release is not run if its start cannot be counted, since nothing would end a release that crashes. `avoid` are releases that
-    this process has judged bad, which the record may not say if the disk was full.
+    A pending release is not run if its start cannot be counted, since nothing would end a release that crashes.
     """
     before = Slots()
     problems: list[str] = []

@@ -15,16 +15,12 @@ from edgecnn.errors import SlotError
 
 
 class Disk:
-    """The real disk. No change is sure to outlive a power cut until `sync` was called for its file, and for its folder.
-
-    Every method raises OSError, and SlotError for a link or anything else below `root` that is neither a file nor a folder.
-    """
+    """The real disk; a change outlives a power cut after `sync` of its file and folder. OSError; SlotError for a link or a special file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root  # may be a link itself, as systemd makes it
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that all may read, unless it is there."""
         with self._folder(path.parent) as parent:
             try:
                 os.mkdir(path.name, dir_fd=parent)

@@ -15,11 +15,9 @@ STATES = (PENDING, GOOD, BAD)
 NO_RELEASE = "no release is in use, so the service waits; put one in use, as root: edgecnn slot add BUNDLE --activate"
 """What the journal, `service status` and `slot list` say then."""
 
-SHA256 = re.compile("[0-9a-f]{64}")
-"""What a release is called, and its folder: nothing else can be a path there."""
+SHA256 = re.compile("[0-9a-f]{64}")  # what a release is called, and its folder: nothing else can be a path there
 
-MAX_STARTS = 3
-"""How often a pending release may be started. One that has not proved itself by then is bad: it crashes, hangs, or gives no answers."""
+MAX_STARTS = 3  # how often a pending release may be started
 
 
 @dataclass(frozen=True, kw_only=True)

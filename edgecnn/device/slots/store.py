@@ -28,15 +28,11 @@ MAX_RECORD_BYTES = 1 << 20
 
 WAIT_S = 5.0
 
-SHORTEST = 4
-"""Digits of a SHA-256 that name a release, at least."""
+SHORTEST = 4  # digits of a SHA-256 that name a release, at least
 
 
 class Store:
-    """The releases in one folder. Changes are made one at a time, by a lock on the folder.
-
-    A change raises SlotError if another one does not end in time, and OutputError if the record cannot be written; it is then as it was.
-    """
+    """The releases in one folder, changed one at a time by a lock. SlotError if another change does not end; OutputError."""
 
     def __init__(self, root: Path = ROOT, disk: Disk | None = None, *, wait_s: float = WAIT_S) -> None:
         self.root = root

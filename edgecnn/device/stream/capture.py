@@ -15,8 +15,7 @@ from edgecnn.errors import ImageError
 from edgecnn.files import write_atomic
 from edgecnn.region import WHOLE
 
-TICK_S = 0.05
-"""Longest wait for a frame between checks of the keyboard and of signals."""
+TICK_S = 0.05  # longest wait for a frame between checks of the keyboard and of signals
 
 TAKE, QUIT = "take", "quit"
 
@@ -24,10 +23,7 @@ BLURRED, SAME, DAMAGED = "blurred", "same", "damaged"
 
 
 class Shot(NamedTuple):
-    """A picture: where it was kept, or which of BLURRED, SAME and DAMAGED it is.
-
-    `sharpness` is None for a damaged picture; `change` is None also for the first picture and for a blurred one.
-    """
+    """A picture: where it was kept, or which of BLURRED, SAME and DAMAGED it is. `change` is None for the first picture too."""
 
     path: Path | None
     reason: str | None
@@ -49,10 +45,7 @@ class Capture:
         check: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is opened yet. `folder` is the class's; pictures are turned clockwise by `rotation` degrees.
-
-        `key` returns TAKE or QUIT if a key was pressed since the last call, else None, without waiting. `check` raises to end.
-        """
+        """`key` returns TAKE, QUIT or None without waiting; `check` raises to end; `rotation` is in degrees clockwise."""
         self.kept = 0
         self.skipped = 0
         self._feed = feed

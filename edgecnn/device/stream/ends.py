@@ -17,11 +17,7 @@ class Stopped(SystemExit):
 
 
 class Ends:
-    """While entered, a signal is recorded, and raised as Stopped by `check` or within `interruptible`, nowhere else.
-
-    So a signal never interrupts a step that holds a lock or writes a file; calls that may take long run within `interruptible`.
-    A signal that was ignored stays ignored, such as SIGHUP under nohup. Python allows this in the main thread only.
-    """
+    """While entered, a signal is raised as Stopped by `check` or within `interruptible` only, never while a file is written."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

@@ -12,23 +12,17 @@ from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, Camer
 from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
 
-POLL_S = 0.2
-"""Longest single read, so that the thread soon notices that it has to stop."""
+POLL_S = 0.2  # longest single read, so that the thread soon notices that it has to stop
 
-BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)
-"""Waits before opening a lost source again; the last one repeats."""
+BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)  # waits before opening a lost source again; the last one repeats
 
-FIRST_FRAME_S, STALL_S = 15.0, 5.0
-"""Longest silence of an open source before its first frame, and after one."""
+FIRST_FRAME_S, STALL_S = 15.0, 5.0  # longest silence of an open source before its first frame, and after one
 
-HEALTHY_S = 10.0
-"""A source that gave frames for this long starts again with the shortest wait when it is lost."""
+HEALTHY_S = 10.0  # a source that gave frames for this long starts again with the shortest wait when it is lost
 
-CLOSE_S = 0.25
-"""How long `Feed.close` waits for the thread, and then for the source."""
+CLOSE_S = 0.25  # how long `Feed.close` waits for the thread, and then for the source
 
-LIVE_WARM_UP = 5
-"""A camera's first frames, in which exposure and white balance settle."""
+LIVE_WARM_UP = 5  # a camera's first frames, in which exposure and white balance settle
 
 
 class Damaged(NamedTuple):
@@ -55,11 +49,7 @@ Item = Event | Damaged | Ended | Taken
 
 
 class Feed:
-    """Frames of a source that is opened again when it is lost, newest first.
-
-    A live source never waits: a frame that was not taken is replaced by the next, and counted in `replaced`. Any other source waits until
-    its frame has been taken. Use `start`, `take` until it returns Ended or raises, then `close`.
-    """
+    """Frames of a source, reopened when it is lost. A live source's frame that was not taken is replaced; any other source waits."""
 
     def __init__(
         self,
@@ -70,10 +60,7 @@ class Feed:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """Prepare; nothing is opened yet. `name` is the source's before it is opened; of the camera, `warm_up` and `retry_for_s` are used.
-
-        `open_source` is called in the feed's thread. `clock` gives monotonic seconds, as in `Frame.monotonic`; `sleep` waits for seconds.
-        """
+        """`open_source` is called in the feed's thread; `clock` gives monotonic seconds."""
         self.replaced = 0
         self.name = name
         self._open_source = open_source
@@ -101,10 +88,7 @@ class Feed:
         self._thread.start()
 
     def take(self, timeout: float, frames: bool = True) -> Item | None:
-        """Return the next notice about the source, or its newest frame; None if neither comes within `timeout` seconds.
-
-        Without `frames` it returns notices only, and None may come early. CameraError if the source is given up.
-        """
+        """Return the next notice or the newest frame; None if neither comes within `timeout` s. CameraError if the source is given up."""
         with self._changed:
             waiting = self._slot is not None or self._over is not None
             if not self._notices and not self._damaged and not (frames and waiting):
@@ -229,7 +213,6 @@ class Feed:
             self._skipped = source.damaged
 
     def _report_open(self, source: Source, now: float) -> None:
-        """Report, at the first frame after an opening, that the source is open or back."""
         if not self._attempts:
             return
         ts, after_s = time.time(), round(now - self._silent_since, 3)
@@ -242,7 +225,6 @@ class Feed:
         self._attempts = 0
 
     def _lose(self, lost: CameraLost) -> None:
-        """Report a loss, once, however often the source is tried again."""
         if not self._attempts:
             self._silent_since = self._clock()
         if not self._attempts or (self._attempts == 1 and not self._had_frame):

@@ -22,24 +22,20 @@ from edgecnn.files import output_errors, write_atomic
 INDEX = ".edgecnn-saved"
 """In the folder: the paths of the files that were written, oldest first. `edgecnn train` leaves hidden files out."""
 
-LEAST_INTERVAL_S = 1.0
-"""Least time between two frames that are kept: those of one second are almost the same picture."""
+LEAST_INTERVAL_S = 1.0  # least time between two frames that are kept: those of one second are almost the same picture
 
 FAILED_EVERY_S = 10.0
 
 NO_GUESS = "unknown"
 
-MOST_STALE = 64
-"""The index is rewritten once it has at least this many lines whose files are gone."""
+MOST_STALE = 64  # the index is rewritten once it has at least this many lines whose files are gone
 
 
 class UncertainFrames(Consumer):
-    """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg: a data set for `edgecnn train` once a person has moved each to its class.
+    """Keeps unsure frames as DIR/<guess>/<time>-<number>.jpg; above `save_cap` MiB it removes the oldest.
 
-    A frame is unsure if its decision is no label, or if the best score leads the second by less than `save_margin`: that works for two
-    classes, whose best score is never below one half, and for a thousand. The guess is the best class. When the files take more than
-    `save_cap` MiB, the oldest are removed: only those that this or an earlier run wrote, and that are still in place with the same size.
-    A file that was moved to another folder, or that someone else put here, is never removed.
+    A frame is unsure if its decision is no label, or its best score leads by less than `save_margin`. Only files that a run
+    wrote, and that are still in place with the same size, are ever removed.
     """
 
     def __init__(
@@ -52,11 +48,7 @@ class UncertainFrames(Consumer):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Read what earlier runs wrote, or raise OutputError. The folder is made when the first frame is kept.
-
-        Of the settings, `save_margin` and `save_cap` are used. `write` makes of a frame a file's bytes and its suffix; `interruptible`
-        is entered meanwhile, which a slow disk can make long.
-        """
+        """Read what earlier runs wrote, or raise OutputError. `write` returns a file's bytes and suffix, within `interruptible`."""
         self._folder = folder
         self._margin = settings.save_margin
         self._cap_bytes = round(settings.save_cap * 2**20)

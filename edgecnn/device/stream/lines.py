@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Result
 
 SCHEMA = "edgecnn.result/1"
-"""The schema of the lines: `result.schema.json`."""
 
 
 def quote(text: str) -> str:
@@ -21,10 +20,7 @@ def quote(text: str) -> str:
 
 
 def file_line(source: str, result: "Result", model: tuple[str, str], region: Region = WHOLE) -> str:
-    """Return a file's result as a JSON line: a frame's line without the fields that only a stream has.
-
-    `model` is the name of the bundle and the SHA-256 of its model's file, `region` the part of the image that was classified.
-    """
+    """Return a file's result as a JSON line; `model` is the bundle's name and the SHA-256 of its model's file."""
     return (
         f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
         f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '

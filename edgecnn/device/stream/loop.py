@@ -32,21 +32,17 @@ from edgecnn.runtime.decision import Smoother
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
-TICK_S = 0.1
-"""Longest wait for a frame: `Stream.ticks` returns to its caller at least this often."""
+TICK_S = 0.1  # longest wait for a frame: `Stream.ticks` returns to its caller at least this often
 
 DAMAGED_EVERY_S = 1.0
 
-MANY_DAMAGED = 30
-"""After this many frames in a row that cannot be decoded, a live source counts as lost."""
+MANY_DAMAGED = 30  # after this many frames in a row that cannot be decoded, a live source counts as lost
 
 Item = FrameResult | Event
 
-OPTIONS = (Camera, Pace, Decision, State)
-"""The settings that `open_stream` takes as arguments."""
+OPTIONS = (Camera, Pace, Decision, State)  # the settings that `open_stream` takes as arguments
 
-CONSUMER_WAIT_S = 5.0
-"""How long consumers may take to finish after the end of the source or of the duration."""
+CONSUMER_WAIT_S = 5.0  # how long consumers may take to finish after the end of the source or of the duration
 
 E = TypeVar("E", bound=Event)
 
@@ -85,11 +81,7 @@ class Stream:
         region: Region = WHOLE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is opened yet. `open_stream` is the usual way to make one.
-
-        The stream starts and closes the feed. `region` is the part of each frame that `classify` sees, to be named; `clock` gives
-        monotonic seconds.
-        """
+        """`open_stream` is the usual way. The stream starts and closes the feed; `clock` gives monotonic seconds."""
         self.frames = 0
         self.damaged = 0
         self._feed = feed
@@ -129,7 +121,6 @@ class Stream:
         return self._feed.replaced - self._passed_over + self._too_old
 
     def ended(self, reason: str) -> EndedEvent:
-        """Return the event that ends a stream."""
         return self._event(EndedEvent, reason=reason, frames=self.frames, dropped=self.dropped, damaged=self.damaged)
 
     def ticks(self) -> Iterator[Item | None]:
@@ -158,7 +149,7 @@ class Stream:
         yield self.ended(reason)
 
     def _shared(self, items: Generator[Item | None, None, str]) -> Generator[Item | None, None, str]:
-        """Give items, each to the consumers too, and what they report; return why the items ended."""
+        """Give items, to the consumers too, and what they report; return why the items ended."""
         while True:
             try:
                 item = next(items)
@@ -240,7 +231,6 @@ class Stream:
         return self._damaged_event(text, taken.seq)
 
     def _damaged_event(self, message: str, seq: int | None, frames: int = 1) -> FrameDamagedEvent | None:
-        """Return the event of damaged frames, None if it is too early for another."""
         count = self._damaged_notices.count(frames)
         return self._event(FrameDamagedEvent, message=message, seq=seq, count=count) if count else None
 

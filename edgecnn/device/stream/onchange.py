@@ -18,12 +18,7 @@ GRACE_S = 0.1
 
 
 class OnChange:
-    """A user's command, run without a shell for each change of the state.
-
-    While one runs, changes wait, and only the newest is kept. The command's standard output goes to standard error, so that result lines
-    stay whole. Its environment has EDGECNN_STATE and EDGECNN_PREVIOUS, empty where there is no state, and EDGECNN_SCORE, empty where the
-    change has no frame.
-    """
+    """A user's command, run without a shell for each change of the state; while one runs, only the newest change is kept."""
 
     def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Split the command as a shell would; ValueError if it is empty, its quotes are not closed, or there is no such program."""
@@ -79,10 +74,7 @@ class OnChange:
         return failures
 
     def finish(self, wait_s: float) -> list[Event]:
-        """Let the running and the waiting command finish within `wait_s` seconds, then terminate what still runs.
-
-        At 0 it neither waits nor starts another.
-        """
+        """Let the running and the waiting command finish within `wait_s` seconds (at 0, neither), then terminate what still runs."""
         failures: list[Event] = []
         deadline = time.monotonic() + wait_s
         if not wait_s:

@@ -19,15 +19,9 @@ LARGEST = 16384
 def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
     """Return a field of a stream's settings: `about` is the flag's help, `meaning` that of the service's key, "" if there is none.
 
-    Args:
-        more: what applies of
-            low, high, choices: as `edgecnn.tables.key` has them, in the unit that is typed.
-            flag: the flag's and the key's name, where it is not the field's.
-            heading: of the flag in the help, where it is not the group's.
-            metavar, shown: in the help: what stands for a value, and the default in words.
-            typed, read: the default as it is typed, and what makes a setting of what is typed; it raises ValueError.
-            service: the service's default, where it is another.
-            unlimited: True for a flag without the key's `high`.
+    `more` has low, high, choices as `edgecnn.tables.key` (`unlimited`: no `high` for the flag), `flag` and `heading` if they are not the
+    field's and the group's, `metavar` and `shown` (the default in words) for the help, the default as it is `typed` and what makes a
+    setting of it (`read`, which raises ValueError), and the `service`'s default if it is another.
     """
     return key(default, meaning, about=about, **more)
 
@@ -50,10 +44,7 @@ def read_smooth(text: str) -> str:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Group:
-    """A frozen dataclass with keyword-only fields that all have defaults.
-
-    What `dataclass` would compile for each class anew is written here once: for all of them that took 2 ms of each start.
-    """
+    """A frozen dataclass of keyword-only fields with defaults; `dataclass` compiling each class anew took 2 ms of each start."""
 
     def __init_subclass__(cls) -> None:
         dataclass(init=False, repr=False, eq=False)(cls)

@@ -35,11 +35,7 @@ def for_each_image(
 
 
 def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:
-    """Yield (path, None) for the images that SOURCE arguments stand for, in order, without opening them; (source, error) if there is none.
-
-    A folder stands for the images in it and below, sorted, hidden ones left out; `note` is called with a line on what else is in it. A glob
-    stands for what it matches, sorted, and `-` for what the lines of standard input stand for.
-    """
+    """Yield (path, None) for each image that files, folders, globs and `-` stand for, sorted; (source, error) if there is none."""
     for source in sources:
         if source == "-":
             for line in stdin:
