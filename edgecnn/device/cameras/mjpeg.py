@@ -13,15 +13,13 @@ from edgecnn.device.cameras.source import CameraLost
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # largest image: a 48-megapixel JPEG of quality 90 is smaller
 
-MAX_BARREN_BYTES = 64 * 1024 * 1024
-"""Most bytes without a whole image among them, one largest image that was joined midway included."""
+MAX_BARREN_BYTES = 64 * 1024 * 1024  # most bytes without a whole image, one that was joined midway included
 
 SOI = re.compile(rb"\xff\xd8\xff")
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
-STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""SOF0 to SOF15, which say how large the image is: one to an image."""
+STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15: one to an image
 
 EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
 

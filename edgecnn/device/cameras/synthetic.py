@@ -16,8 +16,7 @@ LARGEST = 8192
 BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0))
 """Colours of the bars, from left to right. Each frame turns the pattern one column further."""
 
-NOISE_ROWS = 256
-"""Each frame of noise starts up to this many rows further down than the one before: frames differ, and each costs one copy."""
+NOISE_ROWS = 256  # each frame starts up to this many rows further down than the last, for the price of a copy
 
 
 class Synthetic:

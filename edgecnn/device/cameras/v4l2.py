@@ -19,8 +19,7 @@ from edgecnn.errors import CameraError
 
 BUFFERS = 4  # frames that the driver may fill while we look at one
 
-USUAL_FPS = 30.0
-"""The rate that a format should reach where none is requested: many cameras give a large YUYV at 5 frames a second only."""
+USUAL_FPS = 30.0  # reached if none is requested: many cameras give a large YUYV at 5 frames a second only
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 

@@ -21,8 +21,7 @@ READABLE = (abi.RGB3, abi.BGR3, abi.YUYV, abi.MJPG, abi.JPEG)
 PIPELINE_DRIVERS = ("unicam", "rp1-cfe", "bcm2835-isp", "bcm2835-codec", "pispbe", "rpivid", "rpi-hevc-dec")
 """Drivers of the Raspberry Pi's nodes that are parts of a camera's pipeline or codecs: none gives pictures by itself."""
 
-UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)
-"""What a driver answers at the end of a list, and where it does not implement a request."""
+UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)  # at the end of a list, or of a request that is missing
 
 MAX_LISTED = 256  # longest list that we request: a driver that never ends its list must not hang us
 

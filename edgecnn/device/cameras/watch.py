@@ -13,14 +13,11 @@ from edgecnn.images import SUFFIXES, read_file
 
 LOOK_S = 0.1
 
-SETTLED_S = 0.2
-"""A file that ends as its format requires is whole when its size and date have not changed for this long."""
+SETTLED_S = 0.2  # a file with its format's end is whole when its size and date have not changed for this long
 
-GIVEN_UP_S = 5.0
-"""A file without its format's end that has not changed for this long will not grow: it is passed on unmodified."""
+GIVEN_UP_S = 5.0  # a file without its end that has not changed for this long is passed on unmodified
 
-TEMPORARY = (".", "~", "#", "_tmp", "tmp.")
-"""How the names of files begin that are still being written."""
+TEMPORARY = (".", "~", "#", "_tmp", "tmp.")  # how the names of files begin that are still being written
 
 
 class Version(NamedTuple):

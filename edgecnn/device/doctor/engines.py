@@ -15,7 +15,6 @@ PACKAGES = {
     "tflite_runtime": ("tflite-runtime", "tflite-runtime-nightly"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }
-"""The packages that provide an engine."""
 
 SHOWN = ("numpy", "pillow", "typer", *itertools.chain(*PACKAGES.values()))
 PATIENCE_S = 120.0

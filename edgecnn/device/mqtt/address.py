@@ -7,8 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}  # schemes, and the port where an address has none. mqtts is TLS.
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""The name of a device: a level of its topics, and a part of its identifiers in Home Assistant."""
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a level of topics, and a part of identifiers in Home Assistant
 
 
 @dataclass(frozen=True, kw_only=True)

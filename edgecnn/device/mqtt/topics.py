@@ -9,8 +9,7 @@ from edgecnn.labels import ABSTAIN, STRANGER
 from edgecnn.runtime.decision import Score
 
 ONLINE, OFFLINE = "online", "offline"
-NO_VALUE = "None"
-"""Payload where there is no state or no score. Home Assistant's own, which shows the entity as unknown."""
+NO_VALUE = "None"  # payload without a state or a score, which Home Assistant shows as unknown
 
 RESERVED = ("none", "unknown", "unavailable")  # states that mean something else in Home Assistant, in any case
 

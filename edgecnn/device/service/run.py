@@ -29,11 +29,9 @@ LOOK_EVERY_S = 1.0
 
 WAIT_S = 0.1  # seconds between two looks at a signal, while there is no release
 
-START_S = 180
-"""Seconds that a new process may take to its first frame when another release was put in use; the unit allows a start as many."""
+START_S = 180  # seconds that a new process may take to its first frame, as in the unit
 
-CHANGED, ENDED = "changed", "ended"
-"""Why the service ends by itself: a new process has to load another release, or the source has ended."""
+CHANGED, ENDED = "changed", "ended"  # a new process has to load another release; the source has ended
 
 
 class Running(NamedTuple):
