@@ -18,7 +18,6 @@ SOURCES = {
     "watch": "edgecnn.device.cameras.watch:Watch",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }
-"""Each source of frames, and the class that opens it from (text, settings)."""
 
 PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
 """The prefixes by which a SOURCE argument names one of SOURCES; the rest is what that source opens."""

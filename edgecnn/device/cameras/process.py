@@ -129,9 +129,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGTERM)
             self.exit_code(TERMINATE_S)
-            os.killpg(
-                self._child.pid, signal.SIGKILL
-            )  # before it is reaped, so that its number is not another's by now
+            os.killpg(self._child.pid, signal.SIGKILL)  # before it is reaped, and its number another's
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(KILL_S)
 

@@ -25,7 +25,6 @@ CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
     "engines": engines,
     "cameras": cameras,
 }
-"""The checks by name, in the order in which they run."""
 
 
 class Diagnosis(NamedTuple):

@@ -16,7 +16,6 @@ from edgecnn.runtime.child import Finished
 
 UNIT = "edgecnn.service"
 OWN, PACKAGED = f"etc/systemd/system/{UNIT}", f"usr/lib/systemd/system/{UNIT}"
-"""Where `install` writes the unit, and where the Debian package has it."""
 
 HIDDEN = ("/home/", "/root/", "/run/user/")  # folders that the unit's ProtectHome hides from the service
 
