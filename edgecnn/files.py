@@ -79,10 +79,7 @@ def output_errors(path: Path):
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that its path holds the old content or the new, never a part; text as UTF-8.
-
-    The data go to a temporary file in the same folder, are flushed to the disk and renamed; missing folders are made. Else OutputError.
-    """
+    """Write a file so that its path holds the old content or the new, never a part; missing folders are made. Else OutputError."""
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,18 +27,11 @@ def resize(
     rotation: int = 0,
     region: Region = WHOLE,
 ) -> np.ndarray:
-    """Resize an image to the model's input: the one resize of the project.
+    """Resize an image to the model's input, the one resize of the project: uint8 (height, width, channels), channels 1 or 3.
 
-    A pixel becomes the mean of the area that it covers (bilinear interpolation if the image is enlarged), over the whole region, its
-    centre crop of the model's aspect, or the region between mid-grey bars. A region of the right size passes through unchanged.
-
-    Args:
-        image: of mode "L" or "RGB", or as a uint8 array (rows, columns, 1 or 3).
-        fit, rotation: one of FITS and of ROTATIONS, else ValueError; the rotation turns the small image.
-        region: the part that is seen, of the image after the rotation; see `edgecnn.region`.
-
-    Returns:
-        uint8 array, shape (height, width, channels), channels 1 or 3.
+    A pixel becomes the mean of the area that it covers (bilinear if the image is enlarged), over the whole region, its centre crop of the
+    model's aspect, or the region between mid-grey bars. A region of the right size passes through unchanged. `image` has mode "L" or "RGB",
+    or is uint8 (rows, columns, 1 or 3); ValueError unless `fit` and `rotation` are of FITS and ROTATIONS; `region` is of the turned image.
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
@@ -77,8 +70,8 @@ def cut(image: Image.Image | np.ndarray, region: Region, rotation: int = 0) -> I
 def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Average an image, uint8 (rows, columns, 1 or 3), down to (height, width), or enlarge it.
 
-    First blocks of whole rows are averaged, then blocks of whole columns, in integers: that is much cheaper than the filter that does the
-    rest. The filter treats a block as a point at its centre, so an edge may move by half a block: a quarter of a pixel of the result.
+    Blocks of whole rows, then columns, are averaged first, in integers: far cheaper than the filter, which may thereby move an edge by a
+    quarter of a pixel.
     """
     rows, columns, _ = pixels.shape
     if rows < height or columns < width:

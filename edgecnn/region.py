@@ -31,11 +31,7 @@ def is_region(values: Sequence[float]) -> bool:
 
 
 def read_region(text: str) -> Region:
-    """Read a region as `region_text` writes it.
-
-    Raises:
-        ValueError: for anything that is not a region within the image.
-    """
+    """Read a region as `region_text` writes it; ValueError for anything that is not a region within the image."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:

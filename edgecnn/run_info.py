@@ -46,9 +46,7 @@ class Unreadable:
 class DataInfo:
     """A run's data: enough to detect whether they have changed.
 
-    `native_shape` is the images' own (height, width, channels); `split_hashes` and `split_sizes` are by split, before
-    duplicates and images that cannot be decoded are kept out; `used` counts the images that trained and validated, by split.
-    `unreadable` is not written where every image could be read.
+    `split_sizes` and `split_hashes` are before duplicates and undecodable images are kept out; `used` is after.
     """
 
     name: str
@@ -177,11 +175,9 @@ class Int8Method:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What held when a run began, and, once it is trained, how that went.
+    """What held when a run began, and, once it is trained, how that went. The keys after `versions` are only written where they are set.
 
-    The keys after `versions` are only written where they are set: `network`, `init` and `teacher` if the run takes these from elsewhere,
-    `flip` to `int8` when training is finished (`flip` is whether images were mirrored, `seconds` the time of all epochs,
-    `validation_accuracy` the int8 model's, a fraction), `imported` for an imported model, and `representative_dataset` where one is used.
+    `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction.
     """
 
     state: Literal["training", "trained", "imported"]

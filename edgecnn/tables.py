@@ -25,10 +25,9 @@ SHOWN = 80
 
 
 def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:
-    """Return a dataclass field with limits that `build` enforces.
+    """Return a dataclass field with limits that `build` enforces: low and high inclusive, choices, or `valid` for an array.
 
-    The limits are low and high (both inclusive); or choices; for an array `valid`, a function that decides whether its values may be, and
-    `expected`, what it accepts in words; left_out=True if JSON does not have the key while the value is the default.
+    `expected` is what `valid` accepts, in words; left_out=True if JSON lacks the key while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -50,8 +49,8 @@ def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
 def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *, exact: bool = False) -> T:
     """Make a checked dataclass from nested tables; missing keys take their defaults.
 
-    `error` is raised, with one line that begins with `where`, for an unknown key (naming the nearest), a missing one, a wrong type or a
-    value out of its limits. `exact` is for JSON that a program wrote: only keys that are left out may lack, and a whole number is no float.
+    `error`, whose line begins with `where`, is raised for an unknown or missing key, a wrong type or a value out of its limits. `exact` is
+    for JSON of a program: only keys that are left out may lack, and a whole number is no float.
     """
     return _Builder(kind, error, f"{where}: " if where else "", exact).table(kind, table, "")
 

@@ -1,7 +1,4 @@
-"""The canonical form of a bundle: a zip that is the same bytes for the same content.
-
-`zipfile` is not used: what it writes depends on Python's version, and the reader must make the file again, byte for byte.
-"""
+"""The canonical zip: the same bytes for the same content on every Python, which `zipfile` does not promise."""
 
 import struct
 import zlib

@@ -35,10 +35,7 @@ MAX_LSB = 8
 
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
-    """What the models read: `fit` says how an image gets into (height, width, channels), `scale` and `zero_point` what its codes mean.
-
-    The real value of a pixel is scale * (pixel - 128 - zero_point). `region` is the part of each image that is seen.
-    """
+    """How an image gets into `shape` (height, width, channels); a pixel's real value is scale * (pixel - 128 - zero_point)."""
 
     height: int = key(low=1, high=MAX_SIDE)
     width: int = key(low=1, high=MAX_SIDE)
@@ -51,11 +48,7 @@ class InputContract:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One model file and the outputs that it must give for the golden inputs.
-
-    `tolerance` is the largest difference allowed from `golden`, in LSB (output codes) or logits; `golden_engine` made it. A model with a
-    second output, its features, has `golden_features` as well, with the same tolerance.
-    """
+    """One model file; it gives the golden outputs, and features if it has any, within `tolerance`: output codes (LSB) or logits."""
 
     file: str
     format: str = key(choices=FORMATS)
@@ -79,10 +72,8 @@ ASCENDING = "two or more numbers, none smaller than the one before"
 class StrangerLimit:
     """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
 
-    `known` is a file with features of training images, int8 (images, length). `scores` and `similarities` are, in ascending order, the
-    validation images' largest softmax scores and mean cosine similarities to the nearest `neighbours` of the known; quantiles if there
-    are many. An image of less familiarity than `limit` is a stranger: an image like the validation images is taken for one with a
-    probability of at most `rate`. `decide` is whether the decision is made unless a device says otherwise.
+    `known` is a file of training images' features, int8 (images, length). `scores` and `similarities` are ascending values of validation
+    images. What is less familiar than `limit` is a stranger: an image like the validation images with a probability of at most `rate`.
     """
 
     known: str
@@ -106,13 +97,9 @@ class GoldenImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself.
+    """What a bundle says about itself. Logits are divided by `temperature` before softmax; serial 0 is no number.
 
-    `defaults` maps a format to the model file that its engines take by default; `provenance` is a free JSON object (recipe, data
-    fingerprint, split hashes, versions); `files` maps every other entry to its SHA-256, and is filled when the bundle is written.
-
-    Logits are divided by `temperature` before softmax; below the score `threshold` the classifier abstains by default. `serial` orders
-    the bundles of one purpose; 0 is no number.
+    `defaults` maps a format to its model file; `files` maps every other entry to its SHA-256, and is filled when the bundle is written.
     """
 
     schema: str = SCHEMA

@@ -227,11 +227,7 @@ NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 
 def read_array(name: str, data: bytes, types: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Read an .npy file in the one form that `numpy.save` gives a plain array; nothing in it is evaluated or unpickled.
-
-    Returns a read-only array over `data`, of one of `types`, in numpy's notation, and shape (n, *shape), none of them 0; BundleError for
-    anything else.
-    """
+    """Read an .npy file of one of `types`, shape (n, *shape), as a read-only array; else BundleError. Nothing is unpickled."""
     size = data[len(NPY_MAGIC) : len(NPY_MAGIC) + 2]
     start = len(NPY_MAGIC) + 2 + int.from_bytes(size, "little")
     for kind in types:

@@ -12,11 +12,7 @@ from edgecnn.files import refuse_existing, sha256, write_atomic
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], force: bool = False) -> str:
-    """Write a bundle atomically, after checking that it reads back; return the file's SHA-256.
-
-    The manifest's `files` are filled in here; `files` has every other entry by name, such as `models/int8.tflite`. BundleError if that does
-    not make a whole bundle, OutputError if it cannot be written.
-    """
+    """Write a bundle atomically, after checking that it reads back; return its SHA-256. BundleError or OutputError if it cannot."""
     refuse_existing(path, force)
     try:
         check_labels(manifest.labels)

@@ -53,19 +53,11 @@ def open_dataset(
 ) -> Dataset:
     """Find, list, hash and divide a dataset; no image is decoded yet.
 
-    `recipe.source` is a name of DATASETS, or a path, absolute, relative or below $EDGECNN_DATA, to a folder or zip of images, to CIFAR-10's
-    archive or unpacked folder, or to a folder with Fashion-MNIST's files; a kind of PREFIXES may stand before the path. A name has priority
-    over a path: write ./digits for a folder of that name.
+    `recipe.source` is a name of DATASETS or, after one of PREFIXES or without, a path, also below $EDGECNN_DATA; a name comes first.
+    `for_training` demands a training image of every class, no empty split and no folder at fault; `note` gets lines for people;
+    `known` are the images to keep to.
 
-    Args:
-        for_training: whether every class must have a training image, no split may be empty, and no folder at fault.
-        note: called with a line for people when loading leaves images out, or keeps the decoded ones in a file.
-        known: the images to keep to; all by default.
-
-    Raises:
-        UnknownNameError: if the source is neither a name nor a path; the message has the nearest name.
-        DatasetError, UnsafeArchiveError: if the images cannot make a dataset.
-        DownloadError, OutputError: if a download fails or cannot be written.
+    UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError or OutputError if that fails.
     """
     if recipe.source in DATASETS:
         return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note, known)
@@ -97,10 +89,7 @@ def open_dataset(
 def open_run_dataset(
     run: Run, *, source: str | None = None, progress: Progress | None = None, note: Note = lambda text: None
 ) -> Dataset:
-    """Open the data of a run, as they were when it began: images that came later are left out.
-
-    `source` is where the images are now, None for where they were. Errors as `open_dataset`, and RunError if the run cannot be read.
-    """
+    """Open the data of a run, at `source` if they moved, without images that came later. Errors as `open_dataset`, and RunError."""
     recipe = run.recipe.data if source is None else replace(run.recipe.data, source=source)
     return open_dataset(recipe, progress=progress, for_training=False, note=note, known=known_images(run))
 

@@ -23,13 +23,9 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, Value
 
 
 def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
-    """List a zip's files, and refuse an unsafe archive.
+    """List a zip's files, hidden ones left out; return their tree and the function that reads one, which raises ImageError.
 
-    Returns the tree of its files, hidden ones left out, and the function that reads one (raising ImageError); it keeps the zip open.
-
-    Raises:
-        UnsafeArchiveError: for a member with an absolute path or "..", or sizes above MAX_FILE_BYTES or MAX_ARCHIVE_BYTES.
-        DatasetError: if it is not a zip, damaged, encrypted, or packed by another method than deflate.
+    UnsafeArchiveError for a path outside or sizes above the limits, DatasetError for what cannot be read.
     """
     try:
         archive = zipfile.ZipFile(path)

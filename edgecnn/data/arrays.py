@@ -22,10 +22,9 @@ again as it needs memory; the rest is for the network, its gradients and batches
 def rooms(
     name: str, counts: Sequence[int], shape: tuple[int, int, int], note: Callable[[str], None] = lambda text: None
 ) -> list[np.ndarray]:
-    """Return an array for each count of decoded images: uint8, shape (count, height, width, channels), of no content.
+    """Return a uint8 array (count, height, width, channels) of no content for each count; OutputError if their file cannot be made.
 
-    They are in memory if all together take at most SHARE of what is available, else in one temporary file, which has no name: nothing
-    is left of it when the process ends, however it ends. OutputError if the file cannot be made.
+    They are in memory if all together take at most SHARE of it, else in a temporary file that ends with the process.
     """
     (height, width, channels), count = shape, sum(counts)
     size, available = count * math.prod(shape), available_bytes()

@@ -24,12 +24,9 @@ BRIGHTNESS, CONTRAST, SATURATION = 0.25, 0.25, 0.25
 def augment(
     images: np.ndarray, random: np.random.Generator, *, flip: bool | np.ndarray, shift: int, cutout: int = 0
 ) -> np.ndarray:
-    """Mirror images, shift each by up to `shift` pixels and cover a square of each; the uncovered border is mid-grey.
+    """Mirror images, uint8 (n, height, width, channels), shift by up to `shift` pixels, cover a square of side `cutout`; return new ones.
 
-    Args:
-        images: uint8 array, shape (n, height, width, channels); not changed.
-        flip: whether to mirror half of them, chosen at random, left and right; or bool array (n,), the ones to mirror.
-        cutout: side of the square in pixels, 0 for none: see `cover`.
+    `flip` mirrors half of them at random, or those of a bool array (n,). The uncovered border is mid-grey.
     """
     count, height, width, channels = images.shape
     padded = np.full((count, height + 2 * shift, width + 2 * shift, channels), PAD, np.uint8)
@@ -45,12 +42,7 @@ def augment(
 
 
 def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndarray:
-    """Cover a square of each image in mid-grey, in place, and return them; nothing if `side`, in pixels, is 0.
-
-    The square's centre is anywhere in the image, so that a part may fall outside.
-
-    Source: DeVries and Taylor 2017, "Cutout" (arXiv:1708.04552).
-    """
+    """Cover a square of `side` pixels, perhaps partly outside, in mid-grey, in place. Source: DeVries and Taylor 2017, arXiv:1708.04552."""
     if side:
         corners = random.integers(0, images.shape[1:3], (len(images), 2)) - side // 2
         for index, (top, left) in enumerate(corners.tolist()):
@@ -61,12 +53,9 @@ def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndar
 def augment_photos(
     images: np.ndarray, size: tuple[int, int], random: np.random.Generator, *, flip: bool | np.ndarray, cutout: int = 0
 ) -> np.ndarray:
-    """Change photos as a camera would: another part of the scene, slightly turned, in another light; `size` (height, width) of the result.
+    """Change photos as a camera would: cropped, stretched, turned and mirrored, in one resampling to `size`, then in another light.
 
-    Each is cropped to a random part of AREA at a random place, stretched, turned about its centre and mirrored, in one bilinear
-    resampling; then its saturation, contrast and brightness change. What lies outside of the photo is mid-grey.
-
-    Source: Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv:1409.4842), for crops of random area and aspect.
+    What lies outside of the photo is mid-grey. Source of the crops: Szegedy et al. 2015 (arXiv:1409.4842).
     """
     count, rows, columns, channels = images.shape
     height, width = size
@@ -83,10 +72,7 @@ def augment_photos(
 
 
 def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[float], mirror: bool) -> tuple[float, ...]:
-    """Return the six coefficients by which Pillow finds, for each pixel of the result of `size` (height, width), its place in the photo.
-
-    `draws` are five numbers in [0, 1): area, aspect, column, row, angle.
-    """
+    """Return Pillow's six affine coefficients, by five draws in [0, 1): area, aspect, column, row, angle."""
     area = AREA[0] + (AREA[1] - AREA[0]) * draws[0]
     aspect = ASPECT ** (2 * draws[1] - 1)
     wide, tall = min(math.sqrt(area * aspect), 1.0), min(math.sqrt(area / aspect), 1.0)
@@ -100,10 +86,7 @@ def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[flo
 
 
 def change_light(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Change the saturation, contrast and brightness of images, uint8 (n, height, width, channels).
-
-    `draws` has shape (n, 3), in [0, 1): 0.5 changes nothing.
-    """
+    """Change the saturation, contrast and brightness of uint8 images by draws (n, 3) in [0, 1): 0.5 changes nothing."""
     factors = (1 + np.array([SATURATION, CONTRAST, BRIGHTNESS]) * (2 * draws - 1)).astype(np.float32)
     saturation, contrast, brightness = factors.T[:, :, np.newaxis, np.newaxis]
     count, channels = len(images), images.shape[3]

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw indices of `count` images, the same number of each class as far as they go, interleaved; all if there are fewer.
+    """Draw indices of `count` images, the same number of each class while they last, interleaved.
 
     `classes` is an int array, shape (n,), of images in an order that does not depend on their places.
     """

@@ -37,10 +37,7 @@ OFFLINE = f"Without a network: put {ARCHIVE} (or {FOLDER}/, unpacked) into a fol
 
 
 def open_cifar10(progress: Progress | None = None) -> LabelledImages:
-    """CIFAR-10: 60,000 colour photographs of 32x32 pixels in 10 classes; a download of 162 MiB.
-
-    The archive or its unpacked folder is read from $EDGECNN_DATA or the cache; if neither has it, the archive is downloaded.
-    """
+    """CIFAR-10: 60,000 colour photographs of 32x32 pixels in 10 classes; a download of 162 MiB."""
     home, cache = data_home(), cache_home()
     for folder in (home, cache):
         for path in (folder / ARCHIVE, folder / FOLDER, folder) if folder else ():

@@ -39,23 +39,15 @@ MAY_SEE_TEST = ("verify", "stress")
 
 
 class Dataset:
-    """Labelled images, listed, hashed and divided; `open_dataset` makes one.
+    """Labelled images, listed, hashed and divided; `open_dataset` makes one. See `LabelledImages` for what a source gives.
 
     Attributes:
-        title: what cards and reports call the data.
-        shape: native (height, width, channels), channels 1 or 3.
-        mirror: whether classes survive a left-right flip.
-        own: whether the images are a user's, not a named dataset's.
         sizes: images in each split, as listed: before duplicates are kept out.
         hashes, fingerprint: SHA-256 of labels and content hashes, of each split and of all.
         duplicates: images kept out of their split; filled by loading "train".
         conflicts: images that are in more than one class; all of them are used.
-        skipped: files among the images that are not read as images.
-        faults: what is wrong with the folders.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
         given: the splits that the source itself has; only "train" if it leaves the choice to edgecnn.
-        items: the listed images by split, for who looks at the files and trains on none of them.
-        read: returns an item's encoded bytes, or its uint8 pixels; it raises ImageError.
         known: what a run or a bundle recorded of its images: only these are in the splits.
     """
 
@@ -180,22 +172,13 @@ class Dataset:
         progress: Progress | None = None,
         other_resize: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> dict[str, Split]:
-        """Decode splits at the model's size.
+        """Decode splits at the model's size, and keep them for the next call of the same size.
 
-        Exact duplicates of the resized pixels across splits are kept out of training, and out of validation if they are in test. To detect
-        them, the splits that come before in PRECEDENCE are decoded too. What is decoded is kept for the next call of the same size. Images
-        that are damaged are left out and recorded, if they are at most MOST_UNREADABLE of all, and with "train" never all of a class's
-        training images or of a split.
+        Duplicates of the resized pixels are left in the first split of PRECEDENCE only, so that the splits before are decoded too. Damaged
+        images are left out and recorded, up to MOST_UNREADABLE of all. `stage` must be in MAY_SEE_TEST for "test", else SplitError.
+        `other_resize` is another program's, from uint8 (rows, columns, channels).
 
-        Args:
-            requested: of "train", "validation" and "test".
-            stage: the stage that loads; only those of MAY_SEE_TEST may have "test", else SplitError.
-            other_resize: how another program brings an image, uint8 (rows, columns, channels), to that size; by default edgecnn's way.
-
-        Raises:
-            OutputError: if they are many, and there is no space for their file (`edgecnn.data.arrays`).
-            DatasetError: if too many images cannot be read, one changed since they were listed or is too large to decode, or a class has
-                no training image left.
+        OutputError without space for many images; DatasetError if many are unreadable, one changed or is too large, or a class has none.
         """
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]
@@ -221,10 +204,9 @@ class Dataset:
     def pictures(
         self, split: str, sources: Sequence[str], *, channels: int, least: tuple[int, int], stage: str
     ) -> Iterator[np.ndarray]:
-        """Yield images of a split as they are before the resize, one at a time: uint8 arrays, shape (rows, columns, channels).
+        """Yield a loaded split's `sources` before the resize: uint8 (rows, columns, channels), at least twice `least` if they have that.
 
-        `sources` says which ones, in this order: those of a loaded `Split`. Each keeps twice `least` (height, width), if it has that.
-        Errors as `load`, and ImageError if an image has changed since it was loaded.
+        Errors as `load`, and ImageError if an image has changed since.
         """
         self._permit((split,), stage)
         items = {item.source: item for item in self.items[split]}
@@ -256,10 +238,7 @@ class Dataset:
         return room
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
-        """Note what cannot be read, or raise DatasetError if it is not to be left out.
-
-        The whole dataset is judged if all of it is decoded, which training does: later stages leave out the same images.
-        """
+        """Note what cannot be read, or raise DatasetError: judged by the whole dataset if all of it is decoded, as training does."""
         total = sum(self.sizes.values()) + len(self._unlisted)
         if decoder.lost:
             raise unreadable([*decoder.lost, *decoder.damaged], total, self.name, PASSING)

@@ -19,10 +19,7 @@ from edgecnn.run_info import Duplicate, Unreadable
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Decoded images, sorted by content hash.
-
-    `images` is uint8, shape (n, height, width, channels); `classes` is int64, shape (n,); `sources` names each image.
-    """
+    """Decoded images by content hash: uint8 (n, height, width, channels), classes int64 (n,), and each image's source."""
 
     images: np.ndarray
     classes: np.ndarray
@@ -32,11 +29,7 @@ class Split:
 def picture(
     item: Item, read: Callable[[Item], bytes | np.ndarray], channels: int, least: tuple[int, int] = (0, 0)
 ) -> Image.Image:
-    """Return an item as an upright image before the resize.
-
-    `read` returns its encoded bytes, or its uint8 pixels. `least` (height, width) is what it keeps at least twice: see `images.decode`.
-    ImageError if it cannot be read, or has changed since it was listed.
-    """
+    """Return an item as an upright image before the resize, at least twice `least`; ImageError if it cannot be read, or has changed."""
     data = read(item)
     if isinstance(data, np.ndarray):
         return to_mode(as_image(data), channels)
@@ -54,8 +47,7 @@ def require_listed(item: Item, data: bytes) -> None:
 class Decoder:
     """Decodes one split after the other to `shape`, (height, width, channels).
 
-    `damaged` are items whose content is not a whole image, wherever they are decoded; `lost` those that another time or machine may be able
-    to read: gone, changed, or too large for the memory; `duplicates` those whose pixels are in a split before.
+    `damaged` items are so everywhere; `lost` ones may be read at another time or on another machine.
     """
 
     read: Callable[[Item], bytes | np.ndarray]

@@ -6,10 +6,7 @@ from edgecnn.data.items import LabelledImages, Progress, array_items
 
 
 def open_digits(progress: Progress | None = None) -> LabelledImages:
-    """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download.
-
-    Values 0..16 become round(value * 255 / 16). The source has no test split, so one is made.
-    """
+    """Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn; no download."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -37,9 +37,8 @@ class Remote:
 
 
 def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> None:
-    """Download a file so that `target` holds the whole, checked file or nothing; missing folders are made.
+    """Download a file so that `target` holds the whole, checked file or nothing. A broken-off transfer continues from `target` + ".part".
 
-    Data go to `target` + ".part", which stays when the transfer breaks off: the next attempt, or the next command, continues from there.
     DownloadError if that fails ATTEMPTS times or the file is not the expected one, OutputError if it cannot be written.
     """
     part = target.with_name(f"{target.name}.part")

@@ -1,7 +1,4 @@
-"""Fashion-MNIST from its four IDX files, packed or not. Source: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747).
-
-IDX: a big-endian magic number (0, 0, 8 for unsigned bytes, the number of dimensions), the dimensions as 32-bit integers, the bytes.
-"""
+"""Fashion-MNIST from its four IDX files, packed or not. Source: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747)."""
 
 import functools
 import gzip
@@ -43,11 +40,7 @@ OFFLINE = (
 
 
 def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
-    """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels in 10 classes; a download of 30 MiB.
-
-    The files are read from $EDGECNN_DATA, its fashion-mnist folder, /usr/share/datasets/fashion-mnist or the cache; if none has them,
-    they are downloaded.
-    """
+    """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels in 10 classes; a download of 30 MiB."""
     home = data_home()
     cache = cache_home() / "fashion-mnist"
     for folder in (*((home, home / "fashion-mnist") if home else ()), SYSTEM):

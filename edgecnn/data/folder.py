@@ -28,11 +28,7 @@ DEPTH = 8
 def open_folder(
     path: Path, progress: Progress | None = None, lenient: bool = False, may_be_empty: Sequence[str] = ()
 ) -> LabelledImages:
-    """List and hash a folder or a zip file of images, whose layouts are those of `edgecnn.data.tree`; the headers of a sample are decoded.
-
-    `lenient` only leaves out and notes the folders that are at fault; `may_be_empty` are classes that are left out if they have no images.
-    DatasetError if a folder is at fault, there are fewer than two classes, or too many images cannot be read.
-    """
+    """List and hash a folder or zip of images; DatasetError if one is at fault, which `lenient` and `may_be_empty` only leave out."""
     read_handle: Callable[[Any], bytes]
     if path.is_dir():
         root, read_handle, name = list_folder(path), images.read_file, path.resolve().name or "images"

@@ -29,11 +29,7 @@ MOST_UNREADABLE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One labelled image.
-
-    `split` is "train" if the source leaves the choice to edgecnn. `hash` is the SHA-256 of the encoded file, or of the raw uint8 pixels
-    if there is no file. `handle` is what the source needs to read the image.
-    """
+    """One labelled image: `hash` is the SHA-256 of its file or raw pixels, `handle` what the source needs to read it."""
 
     split: str
     label: int
@@ -48,11 +44,10 @@ def held(item: Item) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """A source, listed and hashed.
+    """A source, listed and hashed, of native `shape`.
 
-    `shape` is the native (height, width, channels). `mirror` says that classes survive a left-right flip, `own` that the images are a
-    user's. `read` returns an item's encoded bytes, or its uint8 pixels of shape (height, width, channels); it raises ImageError.
-    `skipped` names the files that are not images, `unreadable` the images whose bytes cannot be read, `faults` what is wrong with folders.
+    `mirror` says that classes survive a left-right flip, `own` that the images are a user's. `read` returns an item's encoded bytes, or its
+    uint8 pixels (height, width, channels); it raises ImageError. `faults` is what is wrong with folders.
     """
 
     name: str

@@ -99,10 +99,7 @@ OPERATIONS: Mapping[str, Callable[[Image.Image, Draws], Image.Image]] = {
 
 
 def mix_corruptions(images: np.ndarray, random: Draws) -> np.ndarray:
-    """Change a SHARE of images by a chain of 1 to DEPTH operations, and mix each with itself as it was, by an even random weight.
-
-    Args:
-        images: uint8, shape (n, height, width, 1 or 3); not changed.
+    """Change a SHARE of uint8 images (n, height, width, 1 or 3) by 1 to DEPTH operations, mixed with the original by a random weight.
 
     Source: Hendrycks et al. 2020, "AugMix" (arXiv:1912.02781), without its second and third chain and its consistency loss.
     """

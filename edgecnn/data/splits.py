@@ -14,11 +14,9 @@ SPLITS = ("train", "validation", "test")
 
 
 def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, ...]]:
-    """Give each image its split, and sort each split by content hash.
+    """Give each image its split by u = int(hash[:16], 16) / 2**64, so that a new image moves no other, and sort each split by content hash.
 
-    An image's split depends only on its content, so that a new image moves no other: u = int(hash[:16], 16) / 2**64;
-    u < test_fraction is test, u < test_fraction + validation_fraction is validation, the rest is training. Only items with split "train"
-    are divided: a split that the source has does not change.
+    u < test_fraction is test, u < test_fraction + validation_fraction validation, the rest training. The source's own splits do not change.
     """
     items = tuple(items)
     given = {item.split for item in items}

@@ -1,8 +1,4 @@
-"""The layouts that a folder or a zip of images may have.
-
-DIR/<class>/* or DIR/{train,val,test}/<class>/*, possibly below enclosing folders; val may be called valid or validation. The folders in
-a class folder count for the class. The tree has no hidden entries and no __MACOSX: its maker leaves them out.
-"""
+"""The layouts of a folder or zip of images: DIR/<class>/* or DIR/{train,val,test}/<class>/*, possibly below enclosing folders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -65,11 +61,7 @@ def hidden(name: str) -> bool:
 
 
 def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], list[Fault]]:
-    """List the images of a tree by its layout.
-
-    Returns the images (split "train" if the layout has no splits), the paths of files that are not images, and what is wrong with the
-    layout: the images without the folders that are at fault. DatasetError if there are fewer than two classes.
-    """
+    """List a tree's images, the files that are none, and what is wrong with the layout. DatasetError for fewer than two classes."""
     prefix = ""
     while len(root.folders) == 1 and not root.images:
         (name, inner), *_ = root.folders.items()

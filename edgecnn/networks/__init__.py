@@ -27,12 +27,7 @@ NETWORKS = {
 
 
 def network_module(name: str) -> Any:
-    """Import the module of a network; for a user's own, FILE.py:FUNCTION, execute the file and return its function.
-
-    Raises:
-        UnknownNameError: naming the nearest network.
-        NetworkError: as `own.load_function` does.
-    """
+    """Import the module of a network, or a user's own FILE.py:FUNCTION, which is executed. UnknownNameError or NetworkError."""
     own = own_network(name)
     if own:
         return load_function(own)
@@ -54,12 +49,8 @@ def build_network(
 ) -> "keras.Model":
     """Build a network of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed, with new random weights.
 
-    Returns:
-        A tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes).
-
-    Raises:
-        UnknownNameError: if there is no such network.
-        NetworkError: for an unknown option, a wrong value or too small an input; and as `own.build_own` does.
+    Returns a tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes). UnknownNameError, or
+    NetworkError for an unknown option, a wrong value or too small an input.
     """
     options = options or {}
     own = own_network(name)

@@ -1,7 +1,4 @@
-"""What the residual networks are made of: convolutions with BatchNorm, residual blocks and a stem that suits the input's size.
-
-Every BatchNorm follows its convolution directly, so that quantization can fold it.
-"""
+"""Convolutions, residual blocks and a stem that suits the input's size. BatchNorm follows its convolution, so that it can be folded."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +12,7 @@ STEM_SIDE = 32  # rows or columns to which the stem reduces an input, about: the
 
 
 def halvings(height: int, width: int) -> int:
-    """Return how often a stem halves an input, so that a network costs about the same for every input: until the shorter side is near 32.
-
-    0 below 46 rows or columns (28 and 32 keep theirs), 1 to 90, 2 to 181 (96 becomes 24), 3 to 362 (224 becomes 28), and so on.
-    """
+    """Return how often a stem halves an input, until the shorter side is near 32: 0 below 46, 1 to 90, 2 to 181, 3 to 362."""
     return max(0, round(math.log2(min(height, width) / STEM_SIDE)))
 
 
@@ -39,10 +33,7 @@ def depthwise(x, filters: int, strides: int = 1):
 
 
 def residual(x, filters: int, strides: int = 1):
-    """Add two 3x3 convolutions to their input, which a 1x1 convolution projects where the shapes differ.
-
-    Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with projection shortcuts.
-    """
+    """Add two 3x3 convolutions to their input, projected where the shapes differ. Source: He et al. 2015 (arXiv:1512.03385)."""
     layers = keras.layers
     branch = convolution(convolution(x, filters, strides=strides), filters, relu=False)
     if strides > 1 or x.shape[-1] != filters:

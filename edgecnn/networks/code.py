@@ -1,7 +1,4 @@
-"""Python code in Keras files: refused before Keras reads them, since it would execute it.
-
-Keras 3's own refusal ("safe mode") covers neither HDF5 files nor all of Keras 2's.
-"""
+"""Python code in Keras files, refused before Keras executes it: its own "safe mode" covers neither HDF5 nor all of Keras 2."""
 
 import io
 import json
@@ -22,13 +19,9 @@ CALLING = ("function", "numpy_function", "py_function", "load_library", "load_op
 
 
 def refuse_code(file: Path | bytes, name: str) -> None:
-    """Check that a Keras file, .keras or HDF5, or its content, is data.
+    """Check that a .keras or HDF5 file is data: no Lambda, foreign package or function that touches files.
 
-    It has no Lambda, no part of a package but Keras itself, and no function that touches files. What is neither of the two formats holds
-    nothing that Keras would read.
-
-    Raises:
-        NetworkError: if it holds code; the message begins with `name` and names the layer.
+    NetworkError, which begins with `name` and names the layer, if it holds code.
     """
     for part in _parts(json.loads(_config(file) or "null")):
         if found := _code(part):

@@ -40,10 +40,7 @@ def _convolve(x, filters: int, name: str, *, kernel: int = 1, strides: int = 1, 
 
 
 def _block(inputs, filters: int, kernel: int, strides: int, expansion: int, name: str):
-    """Widen by a 1x1 convolution, filter each channel, narrow by another, and add the input where the shapes agree.
-
-    Source: Sandler et al. 2018, "MobileNetV2" (arXiv:1801.04381).
-    """
+    """Widen, filter each channel, narrow, and add the input where the shapes agree. Source: Sandler et al. 2018 (arXiv:1801.04381)."""
     x = _convolve(inputs, inputs.shape[-1] * expansion, f"{name}_expand") if expansion > 1 else inputs
     depthwise = keras.layers.DepthwiseConv2D(
         kernel, strides, "same", use_bias=False, depthwise_initializer="he_normal", name=f"{name}_depthwise"

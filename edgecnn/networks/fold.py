@@ -12,13 +12,9 @@ LEAST_REACH = 1e-4
 
 
 def folded(model: "keras.Model") -> "keras.Model":
-    """Return a model with the same answers at inference and fewer passes over its activations.
+    """Return a model, new if anything is to do, with each BatchNorm folded into the convolution before it: the same but for rounding.
 
-    A convolution and the BatchNorm that alone reads it become one convolution: kernel * g and (bias - mean) * g + beta, where
-    g = gamma / sqrt(variance + epsilon) for each output channel. Sums differ by rounding in their last bits. The model is not changed,
-    and returned itself if there is nothing to fold.
-
-    Source: Jacob et al. 2017, equation 14 (arXiv:1712.05877).
+    kernel * g and (bias - mean) * g + beta, g = gamma / sqrt(variance + epsilon). Source: Jacob et al. 2017, arXiv:1712.05877, equation 14.
     """
     norms = dict(_foldable_norms(model))
     if not norms:
@@ -45,9 +41,8 @@ def folded(model: "keras.Model") -> "keras.Model":
 def fitting_biases(model: "keras.Model") -> "keras.Model":
     """Return a model with nearly the same answers, each of whose biases fits the int32 of an int8 file.
 
-    Training leaves constant channels, with a bias and weights of nearly nothing. In the file's unit of a bias, the input's scale times the
-    weights', it exceeds int32. TensorFlow 2.21's converter cuts it off there, and sums that start from it overflow to the other sign. Here
-    the BatchNorm enlarges a channel's weights to LEAST_REACH of its bias. The model is not changed; it is returned if nothing is to do.
+    TensorFlow 2.21's converter cuts off the bias of a constant channel, whose weights are nearly nothing, and its sums overflow. Here the
+    BatchNorm enlarges a channel's weights to LEAST_REACH of its bias.
     """
     gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for layer, before in _foldable_norms(model):
@@ -72,9 +67,8 @@ def fitting_biases(model: "keras.Model") -> "keras.Model":
 def even_depthwise(model: "keras.Model") -> "keras.Model":
     """Return a model with the same answers, in which the channels of each depthwise kernel reach equally far: to 1.
 
-    The BatchNorm behind a kernel takes over each channel's factor. tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel by one
-    range for all channels (its axis for channels has size 1); of an even kernel that range suits each of them, and the file gets a scale
-    for each channel, since the converter folds the BatchNorm into it. Delete this when the toolkit quantizes along the channels.
+    tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel by one range for all channels, which so suits each of them. Delete
+    this when the toolkit quantizes along the channels.
     """
     pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
     if not pairs:

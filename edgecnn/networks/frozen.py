@@ -20,10 +20,7 @@ class FloatModel(Protocol):
 
 
 class FrozenModel(tf.Module):
-    """A graph without variables, a tf.compat.v1.GraphDef, from its node INPUT to its node OUTPUT.
-
-    `input_shape` is (None, height, width, channels), `output_shape` (None, num_classes).
-    """
+    """A tf.compat.v1.GraphDef without variables, from its node INPUT to its node OUTPUT; shapes begin with None."""
 
     def __init__(self, graph_def: Any) -> None:
         super().__init__()

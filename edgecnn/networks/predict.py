@@ -17,11 +17,7 @@ Numbers = float | tuple[float, ...]
 
 
 def real_input(images, scale: Numbers, zero_point: Numbers):
-    """Convert a uint8 tensor (batch, height, width, channels) to the network's real input, as `edgecnn.pixels.to_real` does for arrays.
-
-    Returns:
-        float32 tensor, same shape: scale * (pixel - 128 - zero_point), of one number each, or one for each channel.
-    """
+    """Convert uint8 (batch, height, width, channels) to float32 scale * (pixel - 128 - zero_point), as `edgecnn.pixels.to_real` does."""
     return (tf.cast(images, tf.float32) - (128 + np.asarray(zero_point, np.float32))) * np.asarray(scale, np.float32)
 
 

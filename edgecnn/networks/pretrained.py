@@ -1,8 +1,4 @@
-"""Weights that a network starts from, trained on ImageNet: where they come from, and how they get into a Keras model.
-
-A source is an installed package that holds one file of weights. It is found without importing the package, its SHA-256 is checked before
-a byte of it is interpreted, and nothing that it names is executed.
-"""
+"""ImageNet's weights, in a file of an installed package: its SHA-256 is checked first, and nothing that it names is executed."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -24,9 +20,8 @@ if TYPE_CHECKING:
 class Source:
     """Pretrained weights, and the file of an installed package that holds them, for networks whose names begin with `prefix`.
 
-    Fine-tuning leaves the layers before `first_tuned` as they are: they see edges and colours, which photos have in common, and on their
-    large maps a step would cost half as much again. The networks `tuned_whole` are few of the layers that were trained together, so that
-    all of them have to learn, at twice the rate and for twice as long.
+    Fine-tuning leaves the layers before `first_tuned` as they are. The networks `tuned_whole` are few of the layers that were trained
+    together: all of them have to learn, at twice the rate and for twice as long.
     """
 
     title: str
@@ -96,10 +91,7 @@ def read_weights(source: Source) -> Mapping[str, np.ndarray]:
 
 
 def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
-    """Give EfficientNet-Lite0, whole or cut, the weights of `read_weights`: all but the dense layer's.
-
-    A model of one channel answers to a grey image as that of three does to the same grey in each.
-    """
+    """Give EfficientNet-Lite0 the weights of `read_weights`, all but the dense layer's; one channel answers as three of the same grey."""
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             name = layer.name.removesuffix("_norm")

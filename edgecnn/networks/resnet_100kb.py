@@ -5,11 +5,7 @@ from edgecnn.networks.keras import keras
 
 
 def resnet_100kb(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-    """Build a stem of 16 filters, then residual blocks of 16, 32 and 46, ending in logits.
-
-    A convolution brings the map to the filters of the second and the third before max pooling halves it: one that strides would cost a
-    quarter of the MACs, and sees less.
-    """
+    """Build a stem of 16 filters, then residual blocks of 16, 32 and 46, ending in logits. Max pooling sees more than strides."""
     inputs = keras.Input((height, width, channels))
     x = residual(stem(inputs, 16), 16)
     for filters in (32, 46):

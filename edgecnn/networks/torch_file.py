@@ -41,14 +41,7 @@ class Tensor:
 
 
 def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
-    """Read the state dictionary in a file's bytes, which messages call `where`.
-
-    Returns:
-        Arrays by name, in PyTorch's layout: a convolution's kernel is (filters, channels, height, width), a dense one's (outputs, inputs).
-
-    Raises:
-        NetworkError: if the file is not such a file, or names anything but tensors.
-    """
+    """Read the state dictionary in a file's bytes: arrays by name, in PyTorch's layout; NetworkError if it is or names anything else."""
     stream = io.BytesIO(data)
     try:
         if (_plain(stream), _plain(stream)) != (MAGIC, PROTOCOL):

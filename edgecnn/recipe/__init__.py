@@ -1,8 +1,4 @@
-"""Recipes: everything that decides a model, as data.
-
-A recipe is a TOML file whose tables are the dataclasses of `recipe.py`. Defaults are overridden by the recipe, and the recipe by the
-command line.
-"""
+"""Recipes: everything that decides a model, as TOML whose tables are the dataclasses of `recipe.py`."""
 
 from edgecnn.recipe.former import known
 from edgecnn.recipe.nested import merge, nest

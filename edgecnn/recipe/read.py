@@ -28,10 +28,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Make a checked Recipe from nested tables, which messages say are of `where`; missing keys take their defaults.
-
-    Raises RecipeError for an unknown key (naming the nearest), one of an earlier version (naming today's form), or a wrong value.
-    """
+    """Make a checked Recipe from nested tables, which messages say are of `where`; RecipeError for an unknown key or a wrong value."""
     refuse_former(tables, where)
     recipe = build(Recipe, with_source_defaults(tables), RecipeError, where)
     if source_kind(recipe.data.source)[0] == "frigate" and recipe.data.region != WHOLE:
@@ -57,10 +54,7 @@ def source_kind(source: str) -> tuple[str, str]:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is taken as a string, and none as None: left open.
-
-    Raises RecipeError for a setting without `=`, with an empty key, or of values nested too deeply.
-    """
+    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is a string, `none` is None. Else RecipeError."""
     items = []
     for setting in settings:
         name, separator, text = setting.partition("=")

@@ -39,10 +39,9 @@ class Result(NamedTuple):
 
 
 class Classifier:
-    """A bundle's model, ready to classify. `about` says which bundle, model and engine are used, and why.
+    """A bundle's model, ready to classify; `about` says which one, and why. Threads may share it.
 
-    Threads may share a Classifier: it keeps no state between images. Inference runs in parallel on ONNX Runtime; LiteRT and tflite-runtime
-    have one interpreter, which a lock protects. Do not fork while a thread classifies: start other processes with `spawn`.
+    Do not fork while a thread classifies: start other processes with `spawn`.
     """
 
     def __init__(
@@ -76,18 +75,12 @@ class Classifier:
         region: Region | None = None,
         strangers: bool | None = None,
     ) -> "Classifier":
-        """Load a bundle and open one of its models.
+        """Load a bundle and open one of its models: `find_bundle` and `choose_model` of `edgecnn.runtime.default` say which.
 
-        Args:
-            path: an .edgecnn file, or one that was found, and why; by default what `edgecnn.runtime.default.find_bundle` finds.
-            engine, provider, precision: as in `edgecnn.runtime.default.choose_model`.
-            num_threads: threads for one inference; 1 by default.
-            region: (x, y, width, height) of the part that is classified, as fractions of the upright image; the bundle's own by default.
-            strangers: whether the decision may be "stranger", if the bundle can make it; by default as the bundle says.
+        `region` is (x, y, width, height) of the part that is classified, as fractions of the upright image. `strangers` is whether the
+        decision may be "stranger", if the bundle can make it. By default both are as the bundle says.
 
-        Raises:
-            BundleError: if there is no bundle, or the bundle is damaged.
-            ValueError, UnknownNameError, EngineError, ProviderError: if the request cannot be met.
+        BundleError if there is no bundle or it is damaged; ValueError, UnknownNameError, EngineError or ProviderError for a wrong request.
         """
         if region is not None and not is_region(region):
             raise ValueError(f"region must be {EXPECTED}; received {region!r}")
@@ -125,15 +118,10 @@ class Classifier:
     ) -> Result:
         """Classify one image, of any size: it is fitted to the model's input.
 
-        Args:
-            image: see `Picture`.
-            top_k, threshold, margin: as in `edgecnn.runtime.decision.decide`; the threshold is the bundle's own by default.
-            fit: one of `edgecnn.pixels.FITS`; the bundle's own by default.
-            rotation: one of `edgecnn.pixels.ROTATIONS`, for a camera that is not mounted upright.
+        `top_k`, `threshold` and `margin` are as in `decide`; `fit` is of FITS, `rotation` of ROTATIONS. The threshold and fit are the
+        bundle's by default.
 
-        Raises:
-            ImageError: if the image cannot be decoded, the array has a wrong shape or dtype, or the Pillow image has mode "I" or "F".
-            TypeError, ValueError: for what is not a `Picture`, an unknown fit or rotation, or a number out of range.
+        ImageError if the image cannot be decoded or has a wrong shape, dtype or mode; TypeError or ValueError for other wrong arguments.
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()
@@ -150,10 +138,7 @@ class Classifier:
         fit: str | None = None,
         rotation: int = 0,
     ) -> list[Result]:
-        """Classify images, BATCH at a time: the same answers as one by one, and with ONNX Runtime sooner.
-
-        A result's `latency_ms["infer"]` is its batch's time divided by its images. An ImageError begins with the image's index.
-        """
+        """Classify images, BATCH at a time; `latency_ms["infer"]` is an image's share, and an ImageError begins with the image's index."""
         results: list[Result] = []
         remaining = iter(images)
         while batch := list(islice(remaining, BATCH)):

@@ -26,10 +26,7 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, none if the scores are not numbers; and the decision: a label, ABSTAIN or STRANGER.
-
-    `lead` is by how much the best score exceeds the second, in [0, 1]; a single class leads by its own score.
-    """
+    """The best classes, best first, and the decision: a label, ABSTAIN or STRANGER; `lead` is by how much the best exceeds the second."""
 
     top: tuple[Score, ...]
     decision: str
@@ -60,12 +57,8 @@ def decide(
 ) -> Decision:
     """Rank the classes and take the best one, or none; ValueError if a number is out of range.
 
-    Args:
-        scores: float32, shape (num_classes,).
-        top_k: how many classes to return, at least 1; of equal scores the lower index comes first.
-        threshold: the lowest accepted score of the best class, in [0, 1].
-        margin: the smallest accepted lead of the best score over the second, in [0, 1].
-        stranger: whether the image shows none of the classes; it comes before the other reasons.
+    `scores` is float32 (num_classes,); of equal ones the lower index comes first. `threshold` is the lowest score of an accepted class, and
+    `margin` its smallest lead, in [0, 1]. `stranger`, that the image shows none of the classes, comes first.
     """
     if top_k < 1 or not 0 <= threshold <= 1 or not 0 <= margin <= 1:
         raise ValueError(
@@ -90,10 +83,9 @@ def decide(
 
 
 class Smoother:
-    """Turns the decisions on single frames into a state that does not flicker.
+    """Turns the decisions on single frames into a state that does not flicker; None until enough frames have been seen.
 
-    `state` is None until enough frames have been seen. A decision becomes the state after `frames` frames in a row with it; by majority,
-    once more than half of the last `frames` frames had it.
+    A decision becomes the state after `frames` in a row; by majority, once more than half of the last `frames` had it.
     """
 
     def __init__(self, frames: int = 1, majority: bool = False) -> None:
@@ -104,11 +96,7 @@ class Smoother:
 
     @staticmethod
     def parse(text: str) -> "Smoother":
-        """Read "3" (three in a row) or "majority:5" (most of the last five).
-
-        Raises:
-            ValueError: for anything else, or a number that is not in 1 to 1000.
-        """
+        """Read "3" (three in a row) or "majority:5" (most of the last five), 1 to 1000; ValueError for anything else."""
         number = text.removeprefix("majority:")
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
             raise ValueError(f"received {text!r}, expected a number of frames from 1 to 1000, such as 3 or majority:5")

@@ -25,13 +25,9 @@ class BundleChoice(NamedTuple):
 
 
 def find_bundle(path: Path | None = None) -> BundleChoice:
-    """Find the bundle to use.
+    """Find the requested bundle; else that of this user's last run, runs/latest; else the installed one; else the one that ships.
 
-    The requested one; else that of the last run (`runs/latest` below the working directory, if it is this user's own); else the installed
-    one (`edgecnn/model.edgecnn` in $XDG_DATA_HOME or ~/.local/share); else the one that ships with edgecnn.
-
-    Raises:
-        BundleError: if there is none, or the last run has none: another model would answer with other classes.
+    BundleError if there is none, or the last run has none: another model would answer with other classes.
     """
     if path is not None:
         return BundleChoice(path, REQUESTED)
@@ -70,15 +66,9 @@ class ModelChoice(NamedTuple):
 def choose_model(
     manifest: Manifest, *, engine: str | None = None, provider: str | None = None, precision: str | None = None
 ) -> ModelChoice:
-    """Choose an engine and a model of a bundle.
+    """Choose the requested engine, or the first installed one that can, and its model of the requested precision, or the default one.
 
-    The requested engine, else the first installed one that has a model here and offers the provider; then the model of its format that
-    has the requested precision, else the manifest's default for the format.
-
-    Raises:
-        UnknownNameError: for an engine or a precision that does not exist.
-        EngineError: if no installed engine has such a model.
-        ProviderError: if the engine, or any engine, does not offer the provider.
+    UnknownNameError for an engine or precision that does not exist, EngineError or ProviderError if nothing installed can.
     """
     if precision is not None and precision not in PRECISIONS:
         raise UnknownNameError(f"no precision {precision!r}. {nearest(precision, PRECISIONS)}")

@@ -21,10 +21,9 @@ MEMORY_BYTES = 2 << 30
 
 
 def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
-    """Call a function in a fork of this process and return what it returned; its standard output goes to standard error.
+    """Call a function in a fork of this process, which must not have opened an engine, and return its result; its output goes to stderr.
 
-    `work` opens an engine, so this process must not have opened one. After `limit_s` seconds the process ends itself, even if this one is
-    gone. EngineError, about `what` and its `victim`, if it crashed, hung, ran out of MEMORY_BYTES or ended without a result.
+    EngineError, about `what` and its `victim`, if it crashed, took more than `limit_s`, ran out of MEMORY_BYTES or ended without a result.
     """
     import multiprocessing  # here, since `signal_words` alone does not need it, and it is slow to import
 

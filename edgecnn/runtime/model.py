@@ -26,10 +26,9 @@ class Model:
     """An opened model that reads pixels."""
 
     def __init__(self, engine: Engine, contract: InputContract, num_classes: int | None = None) -> None:
-        """Check that a model reads what the contract says: int8 (codes), uint8 (pixels) or float32 (real values).
+        """Check that a model reads what the contract says: int8 (codes), uint8 (pixels) or float32 (real values); else EngineError.
 
-        `num_classes` is how many labels there are; None takes as many as the model has outputs. EngineError if the input has another shape,
-        type, scale or zero point, or the output is not one value a class.
+        `num_classes` None takes as many as the model has outputs, of which each must be one value a class.
         """
         self.engine = engine
         self.contract = contract

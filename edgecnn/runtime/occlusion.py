@@ -24,9 +24,8 @@ POSITIONS = 13
 class Occlusion:
     """What a model answers for an image, also if the classifier would abstain, and how much of that each pixel carries.
 
-    `pixels` are what the model read: uint8, shape (height, width, channels). `map` is by how much the answer's logit falls, on average,
-    under the patches that cover a pixel, float32 (height, width); negative where it rises. `box` is (left, top, right, bottom) of the patch
-    under which it falls most, by `decrease`, as fractions of the width and height.
+    `map` is how much the logit falls under the patches that cover a pixel, float32 (height, width); negative where it rises. `box` is
+    (left, top, right, bottom) of the patch with the largest `decrease`, as fractions.
     """
 
     pixels: np.ndarray
@@ -39,10 +38,9 @@ class Occlusion:
 
 
 def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperature: float = 1.0) -> Occlusion:
-    """Cover an image with a patch, place by place, and measure how the logit of the answer falls.
+    """Cover an image with a mid-grey patch, place by place, and average logit(image) - logit(patched) over the patches on each pixel.
 
-    map(pixel) = mean of logit(image) - logit(image under the patch) over the patches that cover the pixel. The patch is mid-grey, pixel
-    PAD. The model runs at most POSITIONS x POSITIONS times, a row of patches at a time. ImageError if the logits are not numbers.
+    The model runs at most POSITIONS x POSITIONS times, a row of patches at a time. ImageError if the logits are not numbers.
     """
     logits = model.logits(pixels[np.newaxis])[0]
     if not np.isfinite(logits).all():

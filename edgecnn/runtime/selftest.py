@@ -70,10 +70,9 @@ class Report(NamedTuple):
 
 
 def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
-    """Run every model of a bundle over the golden images, on every installed engine that runs its format.
+    """Run every model of a bundle over the golden images, on every installed engine that runs its format, or those of `engines`.
 
-    `engines` must be installed; by default, all that are installed. `apart` opens each model in a separate process, and decodes the golden
-    photos in one: what crashes or hangs there, or takes more than LIMIT_S, TOTAL_S or `edgecnn.runtime.isolated.MEMORY_BYTES`, has failed.
+    `apart` opens each model, and decodes the photos, in a separate process: what crashes there, or exceeds the limits, has failed.
     """
     for name in engines or ():
         known_engine(name)
@@ -99,10 +98,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
 
 def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
-    """Decode and resize the golden photos and compare the results with the expected bytes; empty if the bundle has no photos.
-
-    An image that is decoded to different bytes proves nothing about the resize, which is not checked for it.
-    """
+    """Decode and resize the golden photos to compare; an image that is decoded to other bytes proves nothing about the resize."""
     contract = bundle.manifest.input
     least = whole_size(contract.height, contract.width, contract.region)
     wrong: dict[str, list[str]] = {"decode": [], "resize": []}

@@ -20,10 +20,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.ndarray:
-    """Return the mean cosine similarity of each image to the `neighbours` known ones that are most like it, float32 (n,).
-
-    `features` are float32 (n, length), `known` the same of known images, from `unit_rows`.
-    """
+    """Return each image's mean cosine similarity to the `neighbours` most similar of the known rows (`unit_rows`), float32 (n,)."""
     similar = unit_rows(features) @ known.T
     similar.partition(similar.shape[1] - neighbours, axis=1)
     nearest: np.ndarray = similar[:, similar.shape[1] - neighbours :].mean(axis=1)
@@ -48,10 +45,9 @@ class Strangers:
         self._spread = max(float(np.median(self._similarities) - self._least), 1e-6)
 
     def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Return how like the known images each image is: float64 (n,), at most 0: the sum of the logarithms of both p-values.
+        """Return how like the known images each image is, float64 (n,), at most 0: the sum of the logarithms of both p-values.
 
-        As no p-value says how far an image is from all validation images, what its similarity lacks of their smallest is taken off, in
-        units of what that lacks of their median. `scores` are the largest softmax scores, at the bundle's temperature.
+        What similarity lacks of the smallest validation image's is taken off, in units of what that lacks of their median.
         """
         similar = similarity(features, self._known, self.limit.neighbours)
         both = p_values(scores, self._scores) * p_values(similar, self._similarities)

@@ -33,10 +33,7 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
 
 
 def interleave(names: Sequence[str], repeats: int, block: int) -> Iterator[tuple[str, range]]:
-    """Yield what to call next and the numbers of its calls, in blocks: every name once in each round, in a new random order each time.
-
-    Blocks let caches and threads settle; random orders keep a name from always following the same one.
-    """
+    """Yield names and their calls' numbers, in blocks that let caches settle, each once a round and in random order."""
     drawn = random.Random(0)
     for start in range(0, repeats, block):
         order = list(names)

@@ -1,7 +1,4 @@
-"""The setting that `edgecnn benchmark --tune` chose for a bundle on this machine, kept between commands in one JSON file.
-
-An entry, by the bundle's SHA-256, counts only on the hardware and with the engine version that it was measured with.
-"""
+"""The setting of `edgecnn benchmark --tune`, by bundle SHA-256, in one JSON file; it counts on its hardware and engine version only."""
 
 import dataclasses
 import json

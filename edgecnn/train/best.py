@@ -40,10 +40,9 @@ class Int8(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """How a model answers n images: counts, and mean divergences in nats.
+    """How a model answers n images: counts, and mean divergences in nats; `within` is the divergence within the int8 model's range.
 
-    Images that it has `right`, on which it `agreed` with the float model, that the float model alone (`lost`) or this one alone (`gained`)
-    has right; the `divergence` of the softmax from the float model's, and the same of logits `within` the range of the int8 model's.
+    The float model alone has the `lost` right, this one alone the `gained`.
     """
 
     n: int
@@ -73,10 +72,7 @@ class Score:
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
 
     def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
-        """Return by how much this model leads another, negative if it is behind, and in which figure; (0, None) in a tie.
-
-        Accuracy decides if it differs by more than chance, else the first of the figures that differs.
-        """
+        """Return by how much this model leads another, negative if it is behind, and in which figure; (0, None) in a tie."""
         leads = {
             "agreement": self.agreed - other.agreed,
             "accuracy": self.right - other.right,
@@ -102,10 +98,7 @@ def score_variable() -> Any:
 def score(
     logits: np.ndarray, reference: np.ndarray, classes: np.ndarray, ends: tuple[float, float] = (-inf, inf)
 ) -> Score:
-    """Score a model's logits, shape (n, num_classes), against the float model's, the reference, of the same shape.
-
-    The true classes have the shape (n,); `ends` are those of the range by which the model's logits are quantized, for `Score.within`.
-    """
+    """Score logits (n, num_classes) against the float model's, and the true classes (n,); `ends` are the range for `Score.within`."""
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
     return Score(

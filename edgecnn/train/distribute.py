@@ -28,8 +28,7 @@ from edgecnn.workers import Workers
 def open_strategy(workers: Workers | None) -> Any:
     """Return how to distribute: over the workers, else over this machine's GPUs if it has several, else None.
 
-    Workers come together when it is first called, which has to be before a network is built. It waits for all of them, and raises
-    ClusterError if they do not come.
+    It comes before a network is built and waits for all workers; ClusterError if they do not come.
     """
     if workers:
         with cluster_errors(workers):
@@ -92,10 +91,7 @@ def local(strategy: Any, variable: Any) -> Any:
 def stepper(
     strategy: Any, update: Callable[[Any, Any], tuple[Any, Any]], before: Callable[[Any], Any]
 ) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
-    """Return a training step that calls `before` with the learning rate, then `update` on each replica's slice of images and classes.
-
-    An update returns the slice's share of the mean loss and its count of right answers.
-    """
+    """Return a step that calls `before` with the rate, then `update` on each replica's slice, for a share of the loss and right answers."""
 
     @tf.function(reduce_retracing=True)
     def train_step(images, classes, learning_rate):
@@ -142,10 +138,7 @@ def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
 def from_first(
     strategy: Any, workers: Workers, phase: Phase, checkpoint: Checkpoint | None
 ) -> tuple[Checkpoint | None, bool]:
-    """Return the checkpoint from which all workers go on, worker 0's if any, and whether the phase is done.
-
-    Other workers get only one of this phase, without history. Raises ClusterError if a worker is lost.
-    """
+    """Return the checkpoint of worker 0 for all to go on from, and whether the phase is done; ClusterError if a worker is lost."""
     likes = [np.asarray(variable.numpy()) for variable in phase.variables]
     state = np.zeros(2 + sum(like.size for like in likes))  # float64 holds float32 and counts exactly
     if checkpoint and checkpoint.phase == phase.name:

@@ -22,10 +22,7 @@ WARM_UP = 2  # steps that do not count: the first ones trace the graph
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """A phase's epochs, steps an epoch, median seconds a step, images/s, and seconds of an epoch and of the phase, without validation.
-
-    "float, remembered" is the part of the float phase that uses the remembered answers of a teacher.
-    """
+    """A phase's cost, without validation; "float, remembered" is the part that uses the remembered answers of a teacher."""
 
     phase: str
     epochs: int

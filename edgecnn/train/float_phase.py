@@ -22,10 +22,7 @@ MOMENTUM = 0.9
 
 
 def build_optimizer(recipe: TrainRecipe) -> "keras.optimizers.Optimizer":
-    """Return the recipe's optimizer: Adam, or SGD with Nesterov momentum 0.9.
-
-    Weight decay is decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101) and leaves biases and BatchNorm alone.
-    """
+    """Return Adam, or SGD with Nesterov momentum 0.9. Decoupled weight decay (arXiv:1711.05101) leaves biases and BatchNorm alone."""
     decay = recipe.weight_decay or None
     if recipe.optimizer == "adam":
         optimizer = keras.optimizers.Adam(recipe.learning_rate, weight_decay=decay)
@@ -58,8 +55,7 @@ def right_answers(logits: Any, classes: Any) -> Any:
 def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
     """Return the function from (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
-    With a teacher, its share of the loss is the cross-entropy between both networks' softmaxes at temperature T, times T squared
-    (Hinton et al. 2015, arXiv:1503.02531).
+    A teacher's share is the cross-entropy of softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
 
     def loss(classes, logits, taught):
@@ -86,16 +82,8 @@ def float_phase(
 ) -> tuple["keras.Model", Phase]:
     """Build the network for inputs of a shape (height, width, channels), and its float phase.
 
-    Args:
-        recipe: the whole recipe; its seed draws the weights.
-        shape, num_classes: of the input, (height, width, channels), and of the logits.
-        validation: uint8 images (n, height, width, channels) and their classes (n,).
-        teacher: `Teacher.logits` of the network to learn from.
-        strategy: from `distribute.open_strategy`.
-
-    Returns:
-        The model that is validated and kept, and the phase. The model is the one that is trained, but with a strategy, when it gets that
-        one's weights as it is validated, and with the schedule "averaged", when it holds their average.
+    Returns the model that is validated and kept, and the phase: the model that is trained, but with a strategy, or the schedule "averaged",
+    when it gets its weights as it is validated.
     """
     keras.utils.set_random_seed(recipe.seed)
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)

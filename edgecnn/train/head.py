@@ -34,11 +34,9 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> None:
 def fit_head(
     model: "keras.Model", recipe: Recipe, images: np.ndarray, classes: np.ndarray, progress: Progress | None = None
 ) -> None:
-    """Fit a network's last dense layer, if it ends in one, to the features before it, by logistic regression.
+    """Fit a network's last dense layer, if it ends in one, to the features before it, by logistic regression on uint8 images of each class.
 
-    One scale serves all features. Scaled each by its own spread, one that hardly varies among few photos would get a weight so large that
-    int8, with one scale for the layer, would have no codes left for the others. The images are uint8 (n, height, width, channels), each
-    class has one or more.
+    One scale serves all features: a scale each would give one that hardly varies a weight too large for int8.
     """
     head = model.layers[-1]
     if type(head) is not keras.layers.Dense:

@@ -49,9 +49,8 @@ History = tuple[dict[str, Any], ...]
 class Batches:
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
-    A last batch that would be smaller is left out, unless it is the only one. With `photo`, a (height, width), images change as photos do
-    and come out at that size, else by `shift`. With `alternating`, the images that are mirrored in one epoch are not in the next, and the
-    others are (Jordan 2024, arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
+    A last, smaller batch is left out, unless it is the only one. `photo` (height, width) changes images as photos do. `alternating` mirrors
+    in turn (Jordan 2024, arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
     """
 
     images: np.ndarray
@@ -104,11 +103,10 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of training.
+    """One phase of training: `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
 
-    `step(images, classes, learning_rate)` trains on a batch and returns its mean loss and the count of right answers; `variables`
-    is all that a resume needs; `learning_rate` maps the share of the phase done, in [0, 1), to the rate. `examine(epoch)`, from 1, returns
-    the figures of EXAMINED or nothing. Who gives the model trained weights calls `take_start()`. The phase ends with `finish()`.
+    `variables` is all that a resume needs; `learning_rate` maps the share done, in [0, 1), to the rate. `examine(epoch)`,
+    from 1, returns figures of EXAMINED. Who gives the model trained weights calls `take_start()`; the phase ends with `finish()`.
     """
 
     name: str
@@ -125,17 +123,10 @@ class Phase:
 def run_phase(
     phase: Phase, batches: Batches, run: Run | None, history: History, resumed: Checkpoint | None, report: Report
 ) -> History:
-    """Train a phase to its end, from the run's last checkpoint if that is one of this phase.
+    """Train a phase to its end, from the run's last checkpoint if that is one of this phase; return a history row for each epoch.
 
-    After each epoch the run, if there is one, gets the checkpoint, `history.csv` and TensorBoard's events, so that an interruption costs at
-    most the epoch it falls into. Progress is reported about four times a second.
-
-    Returns:
-        The history so far and one row for each epoch trained.
-
-    Raises:
-        TrainingError: if the loss is not a number; the last checkpoint stays.
-        RunError: if the checkpoint is not of this phase's network.
+    After each epoch the run gets the checkpoint, `history.csv` and TensorBoard's events. TrainingError if the loss is not a number: the
+    last checkpoint stays; RunError if the checkpoint is not of this phase's network.
     """
     first = 0
     if resumed and resumed.phase == phase.name:

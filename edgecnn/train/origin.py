@@ -47,11 +47,8 @@ class Start:
 def open_start(recipe: Recipe, run: Run | None) -> Start | None:
     """Return the trained weights that a settled recipe starts from: a run's, or the network's own of ImageNet; None for random ones.
 
-    A run's are read from this run's copy, which is made unless it exists; without a run, from where they are.
-
-    Raises:
-        RunError: if there is no copy and no such trained run, or its images are read in other ways than this network's.
-        ModuleNotFoundError, NetworkError: as `pretrained.read_weights` does.
+    A run's are copied into this run. RunError if there are none or their images were read otherwise; ModuleNotFoundError or NetworkError
+    as `pretrained.read_weights`.
     """
     if not starts_trained(recipe):
         return None

@@ -52,11 +52,7 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the fake-quantized student, the `phase` that trains it, and its `best` epoch.
-
-    The teacher is the float model; the reference its logits of the validation images, float32 (n, num_classes). Without `int8` the student
-    itself answers instead of its int8 file.
-    """
+    """The quantization-aware phase of a run: the student, the `phase`, its `best` epoch, and the float model's `reference` logits."""
 
     def __init__(
         self,
@@ -137,10 +133,7 @@ class Qat:
 
 
 def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
-    """Return the function from uint8 images, a tensor (n, height, width, channels), to their mean loss and the student's logits.
-
-    The loss is that of Hinton et al. 2015, equation 2 (arXiv:1503.02531), at TEMPERATURE T, times T squared.
-    """
+    """Return a function from uint8 images to their loss (Hinton et al. 2015, arXiv:1503.02531, times T²) and the student's logits."""
 
     def loss(images):
         inputs = real_input(images, recipe.input_scale, recipe.input_zero_point)

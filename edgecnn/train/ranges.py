@@ -48,10 +48,7 @@ def calibration_images(batches: Batches) -> Iterator[np.ndarray]:
 
 
 def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the activations' ranges from training images, without changing a weight: the first batch's, the others averaged in.
-
-    No trace stays of what the toolkit starts from: after a ReLU the lower end is 0, hence the zero point -128.
-    """
+    """Set the activations' ranges from training images, the first batch's, the others averaged in; after a ReLU the lower end is 0."""
     for index, images in enumerate(calibration_images(batches)):
         if index < 2:
             # the decay is that of the trace: one for the first batch, one for the others
@@ -91,11 +88,7 @@ def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
 
 
 def narrow(logits: np.ndarray) -> tuple[float, float]:
-    """Choose the range by which logits are quantized: the narrowest whose scores stay those of the logits, nearly.
-
-    The whole range spends codes on logits that decide nothing: the lowest have scores of nought, the highest have scores of one. The
-    narrowest has 0 in it; its scores depart from the true ones by at most SCORE_ERROR, and no more answers change than by the whole range.
-    """
+    """Choose the narrowest range of logits, with 0 in it, whose scores depart by at most SCORE_ERROR, and not more answers than by all."""
     scores, answers = tf.nn.softmax(logits).numpy(), np.argmax(logits, axis=1)
 
     def departure(low: float, high: float) -> tuple[float, int]:

@@ -41,10 +41,7 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
 
 
 def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression to features (n, features) of one scale, about 1, and classes, int (n,), each there.
-
-    The seed is of the folds that choose how strongly it is regularised. Returns weights (features, classes) and bias (classes,).
-    """
+    """Fit a multinomial logistic regression to features (n, features), about 1, and classes (n,); return weights and bias."""
     fitted = regression(choose_strength(features, classes, seed)).fit(features, classes)
     weights, bias = fitted.coef_.T, fitted.intercept_
     if weights.shape[1] == 1:  # of two classes scikit-learn gives the second's log-odds

@@ -37,12 +37,9 @@ class Kernel(NamedTuple):
 
 
 def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero_point: int, seed: int) -> None:
-    """Replace the kernels of a fake-quantized model by ones of which every weight is a code's; its ranges stay as they are.
+    """Replace the kernels of a calibrated student by ones of which every weight is a code's; its ranges stay as they are.
 
-    Convolutions over all channels and dense layers are rounded. A depthwise convolution is left alone: each of its outputs reads a few
-    weights, among which there is little to make up. So is what reads more than INPUTS at once.
-
-    The student is calibrated; the images are uint8 (n, height, width, channels). The seed draws IMAGES of them, and places of outputs.
+    Depthwise convolutions, with little to make up, and what reads more than INPUTS are left alone. The seed draws IMAGES and places.
     """
     random = np.random.default_rng([seed, *b"rounding"])
     chosen = random.permutation(len(images))[:IMAGES]
@@ -80,10 +77,7 @@ def find_kernels(student: "keras.Model") -> list[Kernel]:
 
 
 def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:
-    """Return what a layer multiplies its kernel with, float64 (rows, height * width * channels of the kernel), of a batch of inputs.
-
-    Of a convolution's output, random places are drawn, at most so many for each image.
-    """
+    """Return what a layer multiplies its kernel with, float64 (rows, height * width * channels), at random places of its output."""
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
     sides = list(zip(inputs.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
@@ -104,16 +98,10 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
 
 
 def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """Choose the codes of a matrix by which inputs are multiplied, so that the products stay.
+    """Choose the codes of a matrix (inputs, outputs), as float64 of -127 to 127, so that its products with the inputs stay.
 
-    Args:
-        matrix: shape (inputs, outputs).
-        step: what a code is worth, for each output (outputs,) or for all ().
-        hessian: of the squared error, up to a factor: the sum of x x^T over the inputs, shape (inputs, inputs).
-
-    Returns:
-        Whole numbers of -127 to 127, float64, same shape as the matrix. Weights at the end of the range stay there, so that a range
-        taken from the rounded kernel is the kernel's.
+    `step` is what a code is worth, (outputs,) or (); `hessian` is the sum of x x^T over the inputs (inputs, inputs), up to a factor.
+    Weights at the end of the range stay there, so that a range taken from the rounded kernel is the kernel's.
     """
     diagonal = np.diag(hessian)
     permutation = np.argsort(-diagonal, kind="stable")  # the inputs that weigh most have most weights after them

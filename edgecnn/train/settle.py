@@ -68,8 +68,8 @@ def starts_trained(recipe: Recipe) -> bool:
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return a recipe that leaves nothing open: every key that it leaves out is filled by what suits the images.
 
-    A settled recipe is returned unchanged. Named datasets have the article's network, and its ten epochs in batches of 128, unless they
-    start from trained weights. Raises RecipeError if strangers are to be recognised, and a class is called as that decision is.
+    Named datasets have the article's network, ten epochs and batches of 128, unless they start from trained weights. RecipeError if a class
+    is called as the decision on strangers.
     """
     network = recipe.network
     if network.name is None:

@@ -26,11 +26,7 @@ class Teacher:
 
 
 def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
-    """Load the float model of the run that `teacher.run` names; None without a teacher.
-
-    It answers in the precision in which the recipe trains, if edgecnn trained it. Raises RunError if there is no such run, it was not
-    trained, or its input's shape or labels are not those of the network that is to learn.
-    """
+    """Load the float model of the run that `teacher.run` names; None without a teacher. RunError if it is not there or does not fit."""
     if not recipe.teacher:
         return None
     run = open_run(Path(recipe.teacher.run))
@@ -57,10 +53,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
 
 
 def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
-    """Return a teacher that remembers its answers to batches of a size, the first of which repeats after so many steps.
-
-    The answers are kept on one device and in no checkpoint: after a resume the teacher gives the same ones once more.
-    """
+    """Return a teacher that remembers its answers to batches, the first of which repeats after `steps`: on one device, in no checkpoint."""
     answers = tf.Variable(tf.zeros((steps, size, num_classes)), trainable=False)
     known = tf.Variable(tf.zeros(steps, tf.bool), trainable=False)
 

@@ -59,24 +59,15 @@ def train(
     int8: Int8 | None = None,
     workers: Workers | None = None,
 ) -> RunInfo:
-    """Train a run to its end, from its checkpoint if it has one.
+    """Train a run to its end, from its checkpoint if it has one, to the weights of an uninterrupted one.
 
-    Writes `run.json` and the list of images first, then a checkpoint and the history after each epoch, `float.h5` after the float phase,
-    and `qat.h5` last: the best epoch of the quantization-aware phase, by the rule of `edgecnn.train.best`. Operations are deterministic and
-    every epoch has its own seed: a resumed run ends with the weights of an uninterrupted one.
+    Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and `qat.h5` last: the best epoch
+    by the rule of `edgecnn.train.best`. `run` is None for a worker that is not the first, which writes nothing and returns after the float
+    phase; without `int8` the fake-quantized model answers. `workers` share the float phase; `announce` was
+    called before TensorFlow was imported.
 
-    Args:
-        recipe: the resolved recipe.
-        dataset: the images; only its train and validation splits are used.
-        run: the run folder; None for a worker that is not the first, which writes nothing and returns after the float phase.
-        report, data_progress: called with progress, and while images are decoded.
-        int8: answers as int8 files do; without it the fake-quantized model answers, and post-training quantization is not measured.
-        workers: the machines that share the float phase; `announce` was called before TensorFlow was imported.
-
-    Raises:
-        NetworkError, TrainingError, DatasetError, OutputError, ClusterError: as the parts do.
-        RecipeError: if several machines are to start from a trained network.
-        RunError: if the teacher is not the one with which the run began, or there is no trained network to start from.
+    RecipeError if several machines are to start from a trained network, RunError if the teacher is not the first one or there is no trained
+    network, and NetworkError, TrainingError, DatasetError, OutputError, ClusterError as the parts do.
     """
     training = Training(recipe, dataset, run, report, data_progress, workers)
     info = training.info
@@ -203,10 +194,7 @@ class Training:
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the (rows, columns) of the images that the float phase's batches are made of, for an input (height, width, channels).
-
-    Parts are cut out of photos, which are therefore LARGER: the parts are then as sharp as what the network sees later.
-    """
+    """Return the (rows, columns) of the float phase's images for an input; photos, out of which parts are cut, are LARGER."""
     height, width, _ = shape
     return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
 
@@ -230,11 +218,7 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, si
 
 
 def qat_batches(recipe: Recipe, batches: Batches, images: np.ndarray) -> Batches:
-    """Return the quantization-aware phase's batches: like the float phase's, but neither covered, nor repeated, nor changed as photos.
-
-    The images are the same ones at the input's size. The phase teaches a network to answer as it did, for which images as a camera gives
-    them serve best. Corruptions stay mixed in: the int8 model has to answer as the float one under these too.
-    """
+    """Return the quantization-aware phase's batches: at the input's size, neither covered, repeated nor changed as photos."""
     return dataclasses.replace(batches, images=images, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=None)
 
 

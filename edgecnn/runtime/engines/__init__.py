@@ -28,10 +28,7 @@ class Tensor(NamedTuple):
 
 
 class Engine(Protocol):
-    """A model opened by an inference engine.
-
-    `provider` is what computes, read back from the engine: "XNNPACK", "built-in kernels", "reference kernels", "cpu", "cuda".
-    """
+    """A model opened by an inference engine; `provider` is what computes, read back from it, such as "XNNPACK" or "cpu"."""
 
     name: str
     version: str
@@ -167,18 +164,10 @@ def opening(engine: str) -> Iterator[Callable[[], str]]:
 def open_engine(
     name: str | None, model: bytes, format_: str, *, num_threads: int = 1, provider: str | None = None
 ) -> Engine:
-    """Open a TFLite or ONNX model.
+    """Open a "tflite" or "onnx" model on the engine of a name, or the first installed one that runs the format.
 
-    Args:
-        name: one of ENGINES, or None for the first installed one that runs the format.
-        format_: "tflite" or "onnx".
-        num_threads: threads for one inference, at least 1.
-        provider: one of PROVIDERS; None for the engine's default.
-
-    Raises:
-        UnknownNameError: if there is no such engine.
-        EngineError: if it is not installed, does not run the format, or refuses the model.
-        ProviderError: if the requested provider is not available.
+    UnknownNameError if there is no such engine, EngineError if it is not installed, does not run the format, or refuses the model,
+    ProviderError if the provider is not available.
     """
     if num_threads < 1:
         raise EngineError(f"threads must be at least 1, received {num_threads}")

@@ -11,10 +11,7 @@ from edgecnn.runtime.engines import Tensor, joined, opening, refusal, split_outp
 
 
 class TFLiteEngine:
-    """A TFLite model in an `Interpreter`, one image at a time. A subclass gives `name` and `version`, and imports its interpreter.
-
-    An interpreter refuses to run while another thread is in one of its calls, so a lock is held from writing the input to copying outputs.
-    """
+    """A TFLite model in an `Interpreter`, one image at a time, locked from input to outputs. A subclass gives `name` and `version`."""
 
     name: str
     version: str
