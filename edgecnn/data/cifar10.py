@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edgecnn.data.download import Remote, fetch
+from edgecnn.data.download import fetch
 from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
@@ -43,7 +43,7 @@ def open_cifar10(progress: Progress | None = None) -> LabelledImages:
         for path in (folder / ARCHIVE, folder / FOLDER, folder) if folder else ():
             if is_cifar10(path):
                 return read_cifar10(path, progress)
-    fetch(Remote(url=URL, check=_check_archive, offline=OFFLINE), cache / ARCHIVE, progress)
+    fetch(URL, cache / ARCHIVE, progress, check=_check_archive, offline=OFFLINE)
     return read_cifar10(cache / ARCHIVE, progress)
 
 

@@ -7,7 +7,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.data.items import Meter, Progress
@@ -27,18 +26,12 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 """HTTP status codes that a later attempt may not get."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remote:
-    """A file to download. `check` raises DatasetError if another file is at a path; `offline` says what to do without a network."""
-
-    url: str
-    check: Callable[[Path], object]
-    offline: str
-
-
-def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> None:
+def fetch(
+    url: str, target: Path, progress: Progress | None = None, *, check: Callable[[Path], object], offline: str
+) -> None:
     """Download a file so that `target` holds the whole, checked file or nothing. A broken-off transfer continues from `target` + ".part".
 
+    `check` raises DatasetError for another file than the expected one; `offline` says what to do without a network.
     DownloadError if that fails ATTEMPTS times or the file is not the expected one, OutputError if it cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -46,23 +39,23 @@ def fetch(remote: Remote, target: Path, progress: Progress | None = None) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _transfer(remote.url, part, progress)
+            _transfer(url, part, progress)
             break
         except EdgeCNNError:
             raise
         except (OSError, http.client.HTTPException) as error:
             passing = not isinstance(error, urllib.error.HTTPError) or error.code in PASSING
             if attempt == ATTEMPTS or not passing:
-                raise DownloadError(f"cannot download {remote.url}: {_reason(error)}.\n{remote.offline}") from None
+                raise DownloadError(f"cannot download {url}: {_reason(error)}.\n{offline}") from None
         time.sleep(PAUSE_S * 2 ** (attempt - 1))
     try:
-        remote.check(part)
+        check(part)
     except DatasetError as error:
         with _writing(part):
             part.unlink()
         raise DownloadError(
-            f"{remote.url} did not send the expected file; what it sent was deleted: {error}\n"
-            f"Run the same command to try again. {remote.offline}"
+            f"{url} did not send the expected file; what it sent was deleted: {error}\n"
+            f"Run the same command to try again. {offline}"
         ) from None
     with _writing(target):
         with part.open("rb+") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.data.download import Remote, fetch
+from edgecnn.data.download import fetch
 from edgecnn.data.items import Item, LabelledImages, Meter, Progress, array_items
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.errors import DatasetError
@@ -48,8 +48,8 @@ def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
             return read_fashion_mnist(folder, progress)
     for name in FILES:
         if not (cache / f"{name}.gz").is_file():
-            remote = Remote(url=f"{URL}{name}.gz", check=functools.partial(_check, name=name), offline=OFFLINE)
-            fetch(remote, cache / f"{name}.gz", progress)
+            check = functools.partial(_check, name=name)
+            fetch(f"{URL}{name}.gz", cache / f"{name}.gz", progress, check=check, offline=OFFLINE)
     return read_fashion_mnist(cache, progress)
 
 

@@ -1,13 +1,14 @@
 """Downloads: resumed, retried, checked; or failed with a message that helps."""
 
 import errno
+import functools
 import re
 from pathlib import Path
 
 import pytest
 
 from edgecnn.data import download
-from edgecnn.data.download import Remote, fetch
+from edgecnn.data.download import fetch
 from edgecnn.errors import DatasetError, DownloadError, OutputError
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -29,13 +30,15 @@ def remote(server):
         if path.read_bytes() != DATA:
             raise DatasetError(f"{path} is something else")
 
-    return Remote(url=f"{server.url}file.bin", check=check, offline="Offline: put file.bin into a folder.")
+    return functools.partial(
+        fetch, f"{server.url}file.bin", check=check, offline="Offline: put file.bin into a folder."
+    )
 
 
 def test_a_download_is_whole_and_shows_progress(server, remote, tmp_path, monkeypatch):
     monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 0.0)
     calls = []
-    fetch(remote, tmp_path / "new" / "file.bin", lambda *call: calls.append(call))
+    remote(tmp_path / "new" / "file.bin", lambda *call: calls.append(call))
     assert (tmp_path / "new" / "file.bin").read_bytes() == DATA
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.bin"]
     assert calls[0] == ("downloading file.bin", 0, len(DATA))
@@ -48,13 +51,13 @@ def test_progress_is_not_called_more_than_ten_times_a_second(remote, tmp_path, m
     monkeypatch.setattr(download, "BLOCK_BYTES", 64)
     monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 3600.0)
     calls = []
-    fetch(remote, tmp_path / "file.bin", lambda *call: calls.append(call))
+    remote(tmp_path / "file.bin", lambda *call: calls.append(call))
     assert [call[1] for call in calls] == [0, len(DATA)]
 
 
 def test_a_cut_connection_is_resumed_where_it_stopped(server, remote, tmp_path, pauses):
     server.cuts = [300_000, 200_000]
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert [wish for _, wish in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
     assert pauses == [1.0, 2.0]
@@ -62,27 +65,27 @@ def test_a_cut_connection_is_resumed_where_it_stopped(server, remote, tmp_path, 
 
 def test_a_part_file_of_an_earlier_command_is_resumed(server, remote, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert server.asked == [("file.bin", "bytes=1000-")]
 
 
 def test_a_whole_part_file_needs_no_more_bytes(server, remote, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(DATA)
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
 
 
 def test_a_server_without_ranges_starts_over(server, remote, tmp_path):
     server.ranges = False
     (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
 
 
 def test_a_passing_server_error_is_retried(server, remote, tmp_path, pauses):
     server.statuses = [503, 500]
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert pauses == [1.0, 2.0]
 
@@ -90,7 +93,7 @@ def test_a_passing_server_error_is_retried(server, remote, tmp_path, pauses):
 def test_a_missing_file_is_not_retried(server, remote, tmp_path, pauses):
     del server.files["file.bin"]
     with pytest.raises(DownloadError, match=r"cannot download http.*/file.bin: HTTP 404 Not Found.\nOffline: put"):
-        fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
     assert len(server.asked) == 1 and pauses == []
     assert list(tmp_path.iterdir()) == []
 
@@ -98,16 +101,16 @@ def test_a_missing_file_is_not_retried(server, remote, tmp_path, pauses):
 def test_attempts_end_and_the_part_stays_for_the_next_command(server, remote, tmp_path):
     server.cuts = [1000] * download.ATTEMPTS
     with pytest.raises(DownloadError, match=r"the connection closed after 4,000 of 1,048,576 bytes.\nOffline: put"):
-        fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin.part"]
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert server.asked[-1] == ("file.bin", "bytes=4000-")
 
 
 def test_wrong_bytes_are_deleted(server, remote, tmp_path):
     server.files["file.bin"] = DATA[:-1] + b"!"
     with pytest.raises(DownloadError, match="did not send the expected file; what it sent was deleted") as failure:
-        fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
     assert failure.value.exit_code == 9
     assert list(tmp_path.iterdir()) == []
 
@@ -115,22 +118,22 @@ def test_wrong_bytes_are_deleted(server, remote, tmp_path):
 def test_a_wrong_part_is_deleted_so_that_the_next_command_succeeds(remote, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
     with pytest.raises(DownloadError):
-        fetch(remote, tmp_path / "file.bin")
-    fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
 
 
 def test_a_part_longer_than_the_file_is_deleted(remote, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(DATA + b"more")
     with pytest.raises(DownloadError):
-        fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_server_is_a_download_error_with_reason_and_advice(server, remote, tmp_path, pauses):
-    closed = Remote(url="http://127.0.0.1:9/file.bin", check=remote.check, offline=remote.offline)
+    closed = functools.partial(fetch, "http://127.0.0.1:9/file.bin", **remote.keywords)
     with pytest.raises(DownloadError) as failure:
-        fetch(closed, tmp_path / "file.bin")
+        closed(tmp_path / "file.bin")
     assert str(failure.value) == (
         "cannot download http://127.0.0.1:9/file.bin: Connection refused.\nOffline: put file.bin into a folder."
     )
@@ -139,10 +142,10 @@ def test_no_server_is_a_download_error_with_reason_and_advice(server, remote, tm
 
 def test_a_full_disk_is_an_output_error_and_the_download_goes_on_later(server, remote, tmp_path, file_limit):
     with file_limit(500_000), pytest.raises(OutputError, match=re.escape(f"{tmp_path}/file.bin.part: File too large")):
-        fetch(remote, tmp_path / "file.bin")
+        remote(tmp_path / "file.bin")
     assert len(server.asked) == 1  # a full disk is not retried
     assert (tmp_path / "file.bin.part").stat().st_size == 500_000
-    fetch(remote, tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert server.asked[-1] == ("file.bin", "bytes=500000-")
 
@@ -150,6 +153,6 @@ def test_a_full_disk_is_an_output_error_and_the_download_goes_on_later(server, r
 def test_a_folder_that_cannot_be_made_is_an_output_error(server, remote, tmp_path):
     (tmp_path / "taken").write_bytes(b"a file")
     with pytest.raises(OutputError, match="Not a directory") as failure:
-        fetch(remote, tmp_path / "taken" / "deeper" / "file.bin")
+        remote(tmp_path / "taken" / "deeper" / "file.bin")
     assert failure.value.__cause__.errno == errno.ENOTDIR
     assert server.asked == []
