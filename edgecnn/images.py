@@ -65,12 +65,10 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     """Decode an encoded image to grey (1 channel) or RGB (3), upright by its EXIF: a Pillow image of mode "L" or "RGB".
 
     Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least`, the (height, width) that the
-    whole image will be resized to (`edgecnn.region.whole_size`), is decoded at a half, a quarter or an eighth of its size by the decoder
-    itself, which averages as the resize would; it keeps at least twice as much. Zeros reduce nothing.
+    whole image will be resized to, is decoded at a half, a quarter or an eighth of its size, at least twice `least`; zeros reduce nothing.
 
-    Raises:
-        ImageError: if the bytes are not a complete image of a known format.
-        ImageTooLargeError: for more than MAX_PIXELS, MAX_SIDE or MAX_SCANS, or more memory than `require_memory` allows.
+    ImageError if the bytes are not a complete image of a known format, ImageTooLargeError for more than MAX_PIXELS, MAX_SIDE, MAX_SCANS
+    or the memory.
     """
     with _opened(data) as image:
         full = image.size

@@ -24,7 +24,7 @@ def rooms(
 ) -> list[np.ndarray]:
     """Return a uint8 array (count, height, width, channels) of no content for each count; OutputError if their file cannot be made.
 
-    They are in memory if all together take at most SHARE of it, else in a temporary file that ends with the process.
+    In memory if all together take at most SHARE of what is available, else in a temporary file that ends with the process.
     """
     (height, width, channels), count = shape, sum(counts)
     size, available = count * math.prod(shape), available_bytes()

@@ -178,7 +178,7 @@ class Dataset:
         images are left out and recorded, up to MOST_UNREADABLE of all. `stage` must be in MAY_SEE_TEST for "test", else SplitError.
         `other_resize` is another program's, from uint8 (rows, columns, channels).
 
-        OutputError without space for many images; DatasetError if many are unreadable, one changed or is too large, or a class has none.
+        OutputError without space for many images; DatasetError if too many are unreadable, one changed or is too large, a class has none.
         """
         self._permit(requested, stage)
         needed = PRECEDENCE[: max(map(PRECEDENCE.index, requested), default=-1) + 1]

@@ -28,7 +28,7 @@ DEPTH = 8
 def open_folder(
     path: Path, progress: Progress | None = None, lenient: bool = False, may_be_empty: Sequence[str] = ()
 ) -> LabelledImages:
-    """List and hash a folder or zip of images; DatasetError if one is at fault, which `lenient` and `may_be_empty` only leave out."""
+    """List and hash a folder or zip of images; DatasetError if a folder is at fault, which `lenient` and `may_be_empty` only leave out."""
     read_handle: Callable[[Any], bytes]
     if path.is_dir():
         root, read_handle, name = list_folder(path), images.read_file, path.resolve().name or "images"

@@ -13,9 +13,8 @@ from the first fifth."""
 def averaging(step: Callable[..., Any], means: Sequence[tuple[Any, Any]], steps: Any) -> Callable[..., Any]:
     """Return a training step that takes the new weights into their averages as well.
 
-    At a constant rate the weights wander about a minimum; their average is closer to it than a falling rate brings them (Izmailov et al.
-    2018, arXiv:1803.05407). Weighing late steps more (Shamir and Zhang 2013, arXiv:1212.1824, section 4) needs neither the length of the
-    phase nor a step to begin at. The means are pairs of variables, the average and what it is of; `steps` counts the steps, from 1.
+    The means are pairs of variables, the average and what it is of; `steps` counts the steps, from 1. Source: Izmailov et al. 2018
+    (arXiv:1803.05407); of the weights by step, Shamir and Zhang 2013 (arXiv:1212.1824), section 4.
     """
 
     @tf.function

@@ -88,7 +88,7 @@ def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
 
 
 def narrow(logits: np.ndarray) -> tuple[float, float]:
-    """Choose the narrowest range of logits, with 0 in it, whose scores depart by at most SCORE_ERROR, and not more answers than by all."""
+    """Choose the narrowest range of logits, with 0 in it, whose scores differ by at most SCORE_ERROR, and no more answers than by all."""
     scores, answers = tf.nn.softmax(logits).numpy(), np.argmax(logits, axis=1)
 
     def departure(low: float, high: float) -> tuple[float, int]:

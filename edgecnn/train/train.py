@@ -66,8 +66,8 @@ def train(
     phase; without `int8` the fake-quantized model answers. `workers` share the float phase; `announce` was
     called before TensorFlow was imported.
 
-    RecipeError if several machines are to start from a trained network, RunError if the teacher is not the first one or there is no trained
-    network, and NetworkError, TrainingError, DatasetError, OutputError, ClusterError as the parts do.
+    RecipeError if several machines are to start from a trained network, RunError if the teacher is not the one with which
+    the run began or there is no trained network, and NetworkError, TrainingError, DatasetError, OutputError, ClusterError as the parts do.
     """
     training = Training(recipe, dataset, run, report, data_progress, workers)
     info = training.info
