@@ -123,7 +123,7 @@ class Run:
         return f"edgecnn train --resume --out {self.path}" if stage == "train" else f"edgecnn {stage} {self.path}"
 
     def write_info(self, info: RunInfo) -> None:
-        write_atomic(self.file(INFO), canonical_json(to_json(info)))
+        write_json(self.file(INFO), info)
 
     def make_latest(self) -> None:
         """Point `runs/latest`, below the working folder, at this run, wherever that is."""
@@ -150,6 +150,10 @@ def without_folders(recipe: Recipe) -> Recipe:
         init=dataclasses.replace(recipe.init, source=recipe.init.source and last(recipe.init.source)),
         teacher=recipe.teacher and dataclasses.replace(recipe.teacher, run=last(recipe.teacher.run)),
     )
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, canonical_json(to_json(value)))
 
 
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:

@@ -62,8 +62,8 @@ def last_run() -> bool:
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.emulate.bundles import bundle_on_boards
-    from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
+    from edgecnn.runs import write_json
     from edgecnn.runtime.default import find_bundle
     from edgecnn.tables import to_json
     from edgecnn.verify.gate import require_boards
@@ -73,7 +73,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     with ProgressReporter() as reporter:
         report = bundle_on_boards(choice.path, boards, data, reporter.note, reporter.working)
     if out:
-        write_atomic(out, canonical_json(to_json(report)))
+        write_json(out, report)
     if json:
         emit_json(to_json(report))
     else:

@@ -68,9 +68,8 @@ def compare(
             reporter=reporter,
         )
     if out:
-        from edgecnn.files import canonical_json, write_atomic
-        from edgecnn.tables import to_json
+        from edgecnn.runs import write_json
 
-        write_atomic(out, canonical_json(to_json(report)))
+        write_json(out, report)
     show_report(report, json)
     require_parity(report)

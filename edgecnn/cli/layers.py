@@ -24,15 +24,14 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     note(f"run {opened.path}")
     with ProgressReporter() as reporter:
         from edgecnn.data import open_run_dataset
-        from edgecnn.files import canonical_json, write_atomic
         from edgecnn.report.table import text_table
-        from edgecnn.runs import LAYERS
+        from edgecnn.runs import LAYERS, write_json
         from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
         dataset = open_run_dataset(opened, progress=reporter.working, note=reporter.note)
         result = layer_errors(opened, dataset, reporter.working)
-    write_atomic(opened.file(LAYERS), canonical_json(to_json(result)))
+    write_json(opened.file(LAYERS), result)
     if json:
         emit_json(to_json(result))
         return

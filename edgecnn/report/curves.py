@@ -9,12 +9,10 @@ from edgecnn.runs import CURVES, Run
 
 def write_curves(run: Run) -> None:
     """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from edgecnn.report.plots import empty
 
     rows = list(enumerate(epochs(run), 1))
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty(9, 4)
     loss, accuracy = figure.subplots(1, 2)
     float_epochs = sum(row.phase != "qat" for _, row in rows)
     for phase, colour in (("float", "C0"), ("qat", "C1")):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecnn.files import canonical_json, write_atomic
+from edgecnn.files import write_atomic
 from edgecnn.labels import printable
 from edgecnn.modes import as_image
 from edgecnn.report.collect import run_figures
@@ -19,9 +19,8 @@ from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.summary import page_warnings
 from edgecnn.report.table import against_float
-from edgecnn.runs import PAGE, Run
+from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.stress.remedies import remedy_text
-from edgecnn.tables import to_json
 from edgecnn.verify.parity_report import Comparison, ModelFigures
 from edgecnn.verify.predictions import read_predictions
 
@@ -172,7 +171,7 @@ def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
 def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = None) -> None:
     """Write a page, its figures as JSON next to it, and if requested its plots as RUN-PLOT.png into a folder."""
     write_atomic(path, render(shown).encode())
-    write_atomic(path.with_suffix(".json"), canonical_json(to_json(page_figures(shown))))
+    write_json(path.with_suffix(".json"), page_figures(shown))
     if png_folder:
         for number, item in enumerate(shown):
             prefix = f"{number + 1}-" if len(shown) > 1 else ""

@@ -14,11 +14,10 @@ from edgecnn.data.balanced import balanced
 from edgecnn.data.recorded import require_split
 from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
 from edgecnn.export import export_path
-from edgecnn.files import canonical_json, sha256, write_atomic
-from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run
+from edgecnn.files import sha256, write_atomic
+from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.model import Model
-from edgecnn.tables import to_json
 from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import npy
 from edgecnn.verify.strangers import stored_strangers
@@ -59,7 +58,7 @@ class Choosing:
             return stored
         logits, _, classes = self.validation
         chosen = replace(fit_confidence(logits, classes, target_error), **self.made)
-        write_atomic(self.run.file(CONFIDENCE), canonical_json(to_json(chosen)))
+        write_json(self.run.file(CONFIDENCE), chosen)
         return chosen
 
     def strangers(self, temperature: float) -> ChosenStrangers | None:
@@ -88,7 +87,7 @@ class Choosing:
             **self.made,
         )
         write_atomic(run.file(KNOWN), known)
-        write_atomic(run.file(STRANGERS), canonical_json(to_json(chosen)))
+        write_json(run.file(STRANGERS), chosen)
         return chosen
 
     def same(self, stored: ChosenConfidence | ChosenStrangers) -> bool:

@@ -12,10 +12,8 @@ from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers, Progress, export_answers, load_test, timed
 from edgecnn.export import EXPORTS, alternative, export_path
-from edgecnn.files import canonical_json, write_atomic
-from edgecnn.runs import PARITY, Run
+from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.stages.choose import Choosing
-from edgecnn.tables import to_json
 from edgecnn.verify.confidence import tested_confidence
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
@@ -106,7 +104,7 @@ def verify(
     )
     int8 = next((item for item in candidates if item.precision == "int8"), None)
     write_predictions(run, test, models, int8, (shipped, confidence.temperature))
-    write_atomic(run.file(PARITY), canonical_json(to_json(report)))
+    write_json(run.file(PARITY), report)
     return report
 
 
