@@ -29,11 +29,7 @@ class ChosenConfidence:
 
 
 def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> ChosenConfidence:
-    """Choose a temperature and, for a target error in (0, 1), a threshold; logits float32 (n, num_classes), classes int (n,).
-
-    Raises:
-        ThresholdError: if no threshold keeps the target.
-    """
+    """Choose a temperature and, for a target error in (0, 1), a threshold, else ThresholdError; logits float32 (n, num_classes)."""
     right = np.argmax(logits, axis=1) == classes
     not_fitted = None
     if len(classes) < FEWEST:

@@ -62,12 +62,10 @@ def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given"
 USUAL = tuple(PixelRange(name=name, scale=scale, zero_point=zero) for name, (scale, zero) in INPUT_RANGES.items())
 
 IMAGENET = per_channel((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "imagenet")
-"""What torchvision's models read."""
 
 RANGES = tuple(item.name for item in (*USUAL, IMAGENET))
 
 Given = str | tuple[float, int] | PixelRange
-"""A name of RANGES, "auto", a scale and a zero point, or a range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +86,11 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """The share of the images with a right answer."""
         return float(np.mean(self.right))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Images to try ranges on, and what to call them."""
-
     images: np.ndarray
     classes: np.ndarray
     name: str
@@ -167,7 +162,6 @@ def find_range(
 
 
 def stated_range(given: Given) -> PixelRange | None:
-    """Return the range that is given; None for "auto"."""
     if isinstance(given, PixelRange):
         return given
     known = next((item for item in (*USUAL, IMAGENET) if given in (item.name, item.numbers)), None)
@@ -177,7 +171,6 @@ def stated_range(given: Given) -> PixelRange | None:
 
 
 def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
-    """Judge a model's outputs, logits or scores (n, num_classes), by the true classes (n,)."""
     scores = values if is_scores(values, 0.0) else softmax(values)
     right = np.argmax(values, axis=1) == classes
     return Trial(range=given, right=right, loss=nll(np.log(np.clip(scores, 1e-7, 1)), classes))
@@ -229,5 +222,4 @@ def spelled(given: PixelRange) -> str:
 
 
 def line(model: str, given: InputRange) -> str:
-    """Return in words which range a model is given, and why."""
     return f"{model} reads pixels as {spelled(given)} ({given.name}), {given.text}"

@@ -160,10 +160,7 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
 
 
 def leave_at_once(code: int) -> None:
-    """End the process: freeing what it holds, object by object, would be a twentieth of a short command. Its files are closed by then.
-
-    What libraries registered to run at exit still runs: TensorFlow's autograph then deletes its temporary files.
-    """
+    """End the process without freeing objects, a twentieth of a short command; exit handlers run, such as TensorFlow's."""
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # `main` has reported what standard output could not take
         sys.stdout.flush()
@@ -172,7 +169,6 @@ def leave_at_once(code: int) -> None:
 
 
 def console_script() -> None:
-    """Run `main` in a process of its own."""
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         # numpy's OpenBLAS would start a thread a core, which was seen to cost a short command 35 to 50 ms; nothing here calls it.
         # Not in os.environ: a command that this one runs must see what its user set.

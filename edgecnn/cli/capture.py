@@ -99,7 +99,6 @@ def capture(
 
 
 def show(shot: "Shot", json: bool) -> None:
-    """Print a picture's path, or a note on why it was skipped; with `json` one line with both."""
     if json:
         measured = {"sharpness": shot.sharpness, "change": shot.change}
         rounded = {name: None if value is None else round(value, 2) for name, value in measured.items()}

@@ -47,7 +47,6 @@ def show_json(classifier: "Classifier", outcome: Outcome["Result"]) -> None:
 
 
 def show_text(outcome: Outcome["Result"]) -> None:
-    """Print an outcome for people: the source, then the classes with their scores, or the decision where that is no label."""
     source, result = printable(outcome.source), outcome.result
     if result is None:
         note(f"{source}: {outcome.error}")

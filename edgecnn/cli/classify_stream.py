@@ -114,7 +114,6 @@ def show_json(classifier: "Classifier", due: Seldom, item: Item | None) -> None:
 
 
 def show_text(due: Seldom, item: Item | None) -> None:
-    """Print a change of the state as a line on standard output, any other event as a note."""
     if item is None or isinstance(item, FrameResult):
         check_reader(due)
     elif isinstance(item, StateChangedEvent):

@@ -19,11 +19,7 @@ def note(text: str) -> None:
 
 
 def emit_line(text: str) -> None:
-    """Print one line on standard output: whole, whatever interrupts it.
-
-    `print` writes the text and the newline apart when standard output is unbuffered, and a signal may come between. Here the whole line is
-    one write of bytes; what a pipe does not accept at once stays in the buffer and is written before anything else.
-    """
+    """Print one line in one write of bytes, unlike `print`: a signal may come between the text and its newline."""
     sys.stdout.flush()
     out = _buffered(sys.stdout)
     out.write(f"{text}\n".encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
@@ -35,7 +31,6 @@ def emit_json(value: Any) -> None:
 
 
 def terminal_width() -> int | None:
-    """Return how many columns the terminal has that standard output goes to; None where it goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

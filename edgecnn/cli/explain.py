@@ -99,7 +99,6 @@ def picture_path(source: str, folder: Path, force: bool, given: set[Path]) -> Pa
 
 
 def show(region: Region, json: bool, outcome: "Outcome[tuple[Path, Occlusion]]") -> None:
-    """Write an image's picture and print its line; of one that could not be explained, a note or its JSON line."""
     from edgecnn.device.explain import picture
     from edgecnn.files import write_atomic
 
@@ -128,7 +127,6 @@ def text_line(source: str, found: "Occlusion", path: Path, region: Region) -> st
 
 
 def json_line(source: str, found: "Occlusion", path: Path, region: Region) -> str:
-    """Return the JSON line of an image: as in the text, and the map, rounded, as rows of columns."""
     from edgecnn.device.explain import in_words
 
     line = {

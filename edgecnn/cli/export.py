@@ -134,7 +134,6 @@ def export_for(run: Path | None, program: str, out: Path | None, force: bool, js
 
 
 def one_precision(**flags: bool) -> str:
-    """Return the precision whose flag was given, int8 without one."""
     chosen = [name for name, given in flags.items() if given]
     if len(chosen) > 1:
         raise typer.BadParameter(f"--{' and --'.join(chosen)} exclude each other: give one.")

@@ -14,11 +14,7 @@ from edgecnn.tables import fields_of
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command for typer whose parameters that are settings are replaced by their flags, in place.
-
-    A parameter of a group's type stands for all its settings, one of type `Annotated[KIND, GROUP]` for that of its name. The command gets
-    what was typed, checked.
-    """
+    """Return a command for typer with flags for each parameter of a group's type (all) or `Annotated[KIND, GROUP]` (its own)."""
     kept = []
     settings: dict[str, Any] = {}
     for item in inspect.signature(command).parameters.values():

@@ -7,7 +7,6 @@ from edgecnn.cli.console import emit_json
 
 
 def show_keys(as_json: bool) -> None:
-    """Print every recipe key with its type, default, limits and meaning, as text or as a JSON array of objects."""
     from edgecnn.recipe.keys import keys
 
     items = keys()

@@ -56,7 +56,6 @@ def make_publisher(settings: "MqttSettings", classifier: "Classifier") -> "Publi
 
 
 def forget_device(options: "Mqtt") -> None:
-    """Remove a device from Home Assistant and from the broker; MqttError if the broker cannot be reached, or refuses."""
     from edgecnn.device.mqtt.publisher import forget
 
     settings = read_settings(options)

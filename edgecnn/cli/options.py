@@ -37,7 +37,6 @@ def option_name(parameter: str) -> str:
 
 
 def check_choice(option: str, value: object, choices: Collection[object]) -> None:
-    """Refuse a value that is not None and not one of the choices, with a usage error, which names them."""
     if value is not None and value not in choices:
         raise typer.BadParameter(f"received {value!r}, expected {', '.join(map(str, choices))}.", param_hint=option)
 

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
 
 def show_report(report: "Report", json: bool) -> None:
-    """Print a parity report, as a JSON document if requested."""
     if json:
         from edgecnn.tables import to_json
 
@@ -20,7 +19,6 @@ def show_report(report: "Report", json: bool) -> None:
 
 
 def print_report(report: "Report") -> None:
-    """Print a parity report: the models, the comparisons, the first flipped images, the engines and the boards."""
     from edgecnn.report import table
     from edgecnn.verify.gate import gate_line
 
@@ -45,7 +43,6 @@ def print_report(report: "Report") -> None:
 
 
 def note_warnings(report: "Report") -> None:
-    """Print a parity report's warnings on standard error."""
     from edgecnn.report.table import warning_lines
 
     for line in warning_lines(report):

@@ -25,15 +25,10 @@ FLAG_KEYS = {
     "input_scale": "network.input_scale",
     "input_zero_point": "network.input_zero_point",
 }
-"""Options that are short for a recipe key."""
 
 
 def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
-    """Lay the command line over the recipe file over the defaults. Raises RecipeError as `build_recipe` does.
-
-    The settings are KEY=VALUE of each --set, the flags those of FLAG_KEYS, None if not given. Paths to the data, a teacher or a network of
-    one's own become absolute, so that the run can be used from another folder.
-    """
+    """Lay flags (FLAG_KEYS, None if not given) and --set over the recipe file over the defaults, with absolute paths; RecipeError."""
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.recipe.former import refuse_former
     from edgecnn.runs import start_from
@@ -83,6 +78,14 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     if data.source not in DATASETS and where and source.exists():
         data = dataclasses.replace(data, source=f"{kind}:{source.resolve()}" if kind else str(source.resolve()))
     return dataclasses.replace(recipe, network=network, teacher=teacher, data=data)
+
+
+def training_flags(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of `resolve` of the parameters that `train` and `run` share."""
+    names = ("data", "network", "epochs", "qat_epochs", "batch_size", "learning_rate", "seed")
+    init, robust = given["init"] and str(given["init"]), given["robust"] or None
+    flags = {"region": seen_region(given["region"]), **input_size(given["size"]), "init": init, "robust": robust}
+    return flags | {name: given[name] for name in names}
 
 
 def seen_region(text: str | None) -> list[float] | None:

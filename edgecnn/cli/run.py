@@ -8,7 +8,7 @@ import typer
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json, option
-from edgecnn.cli.recipes import input_size, resolve, seen_region
+from edgecnn.cli.recipes import resolve, training_flags
 
 
 def run(
@@ -41,21 +41,7 @@ def run(
     Example:
       edgecnn run models/digits/recipe.toml
     """
-    resolved = resolve(
-        recipe,
-        setting,
-        data=data,
-        region=seen_region(region),
-        network=network,
-        **input_size(size),
-        init=None if init is None else str(init),
-        epochs=epochs,
-        qat_epochs=qat_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        robust=robust or None,
-    )
+    resolved = resolve(recipe, setting, **training_flags(locals()))
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 

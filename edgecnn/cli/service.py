@@ -103,7 +103,6 @@ def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
 
 
 def run(path: Path, root: Path) -> None:
-    """Run the service until it is stopped; a new process takes over when another release is in use."""
     from edgecnn.device.service.config import take
     from edgecnn.device.service.run import CHANGED, Surroundings, serve
     from edgecnn.device.slots.store import Store

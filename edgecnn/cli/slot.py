@@ -97,7 +97,6 @@ def note_change(store: "Store", slots: "Slots", before: str | None) -> None:
 
 
 def show(store: "Store", slots: "Slots", json: bool) -> None:
-    """Print all releases, those in use or to come back first."""
     from edgecnn.device.slots.about import in_words
     from edgecnn.device.slots.record import NO_RELEASE
 
@@ -117,7 +116,6 @@ def show(store: "Store", slots: "Slots", json: bool) -> None:
 
 
 def described(slots: "Slots", release: str) -> str:
-    """Return a release for people: its name, serial number, state and hash."""
     about = slots.releases[release]
     serial = f" serial {about.serial}" if about.serial else ""
     return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")

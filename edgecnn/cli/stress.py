@@ -134,7 +134,6 @@ def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
 
 
 def keep_report(report: "StressReport", subject: "Subject", settings: "Settings", out: Path | None) -> list[str]:
-    """Write a report where it belongs, and return lines that say where."""
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.plots import png, stress_plot
     from edgecnn.runs import STRESS

@@ -9,7 +9,7 @@ import typer
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
 from edgecnn.cli.options import Json, option
-from edgecnn.cli.recipes import input_size, resolve, seen_region
+from edgecnn.cli.recipes import resolve, training_flags
 
 if TYPE_CHECKING:
     from edgecnn.run_info import RunInfo
@@ -90,19 +90,7 @@ def train(
         show_keys(json)
         return
     cluster = join_cluster(workers, worker)
-    flags = {
-        "data": data,
-        "region": seen_region(region),
-        "network": network,
-        **input_size(size),
-        "init": None if init is None else str(init),
-        "epochs": epochs,
-        "qat_epochs": qat_epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "robust": robust or None,
-    }
+    flags = training_flags(locals())
     if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
@@ -152,7 +140,6 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 
 def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
-    """Return the int8 model's validation accuracy, and how it was quantized; of a worker without a run, that its part is done."""
     if run is None or info.int8 is None:
         return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"

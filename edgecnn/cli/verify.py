@@ -100,7 +100,6 @@ def verify(
 
 
 def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
-    """Open a run and its data, verify it with the options of `edgecnn.stages.verify.verify`, and write its page."""
     from edgecnn.data import open_run_dataset
     from edgecnn.report.page import write_run_page
     from edgecnn.runs import open_run

@@ -110,7 +110,6 @@ class View:
         return (f"\x1b[{self._drawn_lines}A" if self._drawn_lines else "") + "\r" + CLEAR_BELOW
 
     def _fitted(self, text: str) -> str:
-        """Return a text that cannot move the cursor and fits a line."""
         columns, _ = self._size()
         return "".join(char if char.isprintable() else "?" for char in text)[: max(1, columns - 1)]
 

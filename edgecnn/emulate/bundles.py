@@ -49,10 +49,7 @@ def run_on_boards(
 def bundle_on_boards(
     path: Path, boards: OnBoards, data: str | None, note: Callable[[str], None], progress: Progress
 ) -> BoardsReport:
-    """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images.
-
-    `data` is a dataset's name, a folder or zip; DatasetError if it has not those images. By default they are where the recipe has them.
-    """
+    """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images."""
     find_qemu()
     bundle = read_bundle(path)
     try:
@@ -92,10 +89,7 @@ def test_images(
 def recorded_data(
     bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
 ) -> Dataset:
-    """Open the data that a bundle was made from, in its recipe's place or another; no image is decoded yet.
-
-    DatasetError if the images of the split are not there or have changed, or the bundle does not say which they were.
-    """
+    """Open the data that a bundle was made from, in its recipe's place or another; DatasetError if the split's are gone or changed."""
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
     hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from edgecnn.errors import EmulatorError
 
 Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total); total 0 means unknown."""
 
 SUITE = re.compile(
     "(?:bullseye|bookworm|trixie|forky|duke|(?:|old|oldold)stable|testing|sid|unstable)(-updates|-security|)"
@@ -48,16 +47,12 @@ class Package(NamedTuple):
 def fetch(
     packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
-    """Return the .deb files of packages and what they depend on, from the cache or Debian's archive.
-
-    EmulatorError if the host has no apt or no sources of Debian, or the archive has no such package.
-    """
+    """Return the .deb files of packages and what they depend on, from the cache or Debian's archive; else EmulatorError."""
     with private_apt(release, cache, progress) as apt:
         return apt.download(apt.resolve(packages), progress)
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
-    """Unpack packages as dpkg does on a machine, without running their scripts."""
     for name in ("bin", "lib", "sbin"):  # before any package: since Debian 12 they are below usr/
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
@@ -131,7 +126,6 @@ class Apt:
         self.archives = folder / "archives"
 
     def prepare(self, progress: Progress) -> None:
-        """Make the folder, and download the lists of packages if they are not fresh."""
         for path in ("archives/partial", "lists/partial", "sources"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()

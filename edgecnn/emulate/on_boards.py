@@ -34,7 +34,6 @@ SEED = 0
 
 ALL = "all"
 SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
-"""The packages of a board whose versions are reported, as well as Python's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +78,10 @@ class Answer(NamedTuple):
 def verify_on_boards(
     bundle: Bundle, split: Split | None, boards: OnBoards, progress: Progress, packages: Sequence[Path] = ()
 ) -> list[BoardRow]:
-    """Run a bundle on emulated boards: its self-test, then the int8 model on test images.
+    """Run a bundle on emulated boards: its self-test, then the int8 model on test images; return a row for each board and engine.
 
-    Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run.
-
-    Args:
-        split: the test images; None for the bundle's golden images, whose classes nobody knows.
-        packages: folders of Python packages that stand before those of the wheels, to try another build of one.
-
-    Returns:
-        A row for each board and engine.
+    Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run. Without a
+    `split` the golden images are run, whose classes nobody knows. `packages` are folders of Python packages that stand before the wheels'.
 
     Raises:
         EmulatorError: if QEMU is missing or a board's files cannot be had.
@@ -135,7 +128,6 @@ def drawn(split: Split, count: int) -> Split:
 
 
 def cases(target: Target, boards: OnBoards, manifest: Manifest) -> list[Case]:
-    """Return what is to be emulated for a target: one case for each of its engines."""
     if target.emulator is None:
         raise EmulatorError(f"{target.name} cannot be emulated: it has no [emulator] table.")
     release = boards.release or target.emulator.release
@@ -236,7 +228,6 @@ def board_row(
 
 
 def differences(outputs: np.ndarray | None, expected: np.ndarray | None, sample: Split | None) -> dict[str, Any]:
-    """Return how raw outputs, shape (n, num_classes), differ from this machine's, as fields of BoardRow."""
     if outputs is None or expected is None:
         unknown = ("accuracy", "accuracy_here", "agreement", "rows_that_differ", "largest_difference")
         return {"images": 0, **dict.fromkeys(unknown)}

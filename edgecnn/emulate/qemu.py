@@ -16,7 +16,6 @@ from edgecnn.runtime.child import Finished
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 LIMIT_S = 3600
-"""An emulated process that takes longer is considered to hang."""
 
 MEANINGS: dict[int, str] = {
     signal.SIGILL: "illegal instruction",
@@ -26,7 +25,6 @@ MEANINGS: dict[int, str] = {
 
 
 def find_qemu() -> str:
-    """Return the path of QEMU's user-mode emulator; EmulatorError if it is not installed."""
     if path := next(filter(None, map(shutil.which, NAMES)), None):
         return path
     raise EmulatorError(

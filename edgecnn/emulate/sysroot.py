@@ -20,7 +20,6 @@ FORMAT = 1
 
 MADE = "made.json"
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
-"""Debian's packages for the runtime; what they depend on comes with them."""
 
 LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
 """Packages that those depend on only to be installed."""
@@ -36,7 +35,6 @@ class System(NamedTuple):
     versions: Mapping[str, str]
 
     def machine(self, cpu: str, paths: Sequence[Path] = ()) -> Machine:
-        """Return the system on a processor; further folders of packages come first."""
         return Machine(cpu=cpu, root=self.root, python=self.python, paths=(*paths, self.site))
 
 
@@ -52,11 +50,7 @@ def make_system(
     packages: Sequence[str] = (),
     home: Path | None = None,
 ) -> System:
-    """Make a release's files with an engine, and further Debian packages, in `home` (`boards_home()`), unless they are there.
-
-    Raises:
-        EmulatorError: if Debian's packages or the wheels cannot be downloaded; nothing half-made is left.
-    """
+    """Make a release's files with an engine and Debian packages in `home`, unless there; EmulatorError leaves nothing half-made."""
     home = home or boards_home()
     root = make_root(release, progress, packages, home)
     site = make_site(release, engine, root, progress, home)
@@ -65,7 +59,6 @@ def make_system(
 
 
 def make_root(release: str, progress: debian.Progress, packages: Sequence[str], home: Path) -> Path:
-    """Make a release's root folder: Debian's Python and further packages, unpacked. Errors: as of `make_system`."""
     python = RELEASES[release]
     names = sorted({name.format(python=python) for name in PACKAGES} | set(packages))
 
@@ -144,7 +137,6 @@ def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress
 
 
 def host_python(python: str) -> str | None:
-    """Return this machine's Python of a version ("3.13"), None if it has none that runs."""
     if python == ".".join(map(str, sys.version_info[:2])):
         return sys.executable
     if path := shutil.which(f"python{python}"):

@@ -22,17 +22,13 @@ ENGINES = {
     "tflite_runtime": ("tflite-runtime", "==2.14.0"),
     "onnxruntime": ("onnxruntime", ">=1.22"),
 }
-"""The package of each, and the versions that edgecnn runs with."""
 
 ONLY = {"tflite_runtime": ("3.11",)}
-"""Engines with wheels for some of the boards' Pythons only."""
 
 NUMPY_1 = {"tflite_runtime": "<2"}
-"""Engines that do not work with numpy 2."""
 
 
 def package_name(engine: str) -> str:
-    """Return an engine's package as `install` names it."""
     return ENGINES[engine][0].replace("-", "_")
 
 
@@ -44,7 +40,6 @@ class Requirements(NamedTuple):
 
 
 def engines_on(python: str) -> list[str]:
-    """Return the engines that have wheels for a board's Python, such as "3.13"."""
     return [engine for engine in ENGINES if python in ONLY.get(engine, (python,))]
 
 
@@ -97,7 +92,6 @@ def install(
 
 
 def pip() -> list[str]:
-    """Return the command that runs this machine's pip; EmulatorError if it has none."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if path := shutil.which("pip3") or shutil.which("pip"):

@@ -57,7 +57,6 @@ class Answers:
 
 
 def input_contract(run: Run) -> InputContract:
-    """Return the input contract of a run's models."""
     size = run.info.input
     return contract_of(run.recipe, (size.height, size.width, size.channels))
 

@@ -74,10 +74,7 @@ def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: in
 
 
 def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
-    """Return what a threshold is worth on images: `scores` are their largest, float32 (n,), `right` whether the answer is the true class.
-
-    An image is answered where `runtime.decision.decide` answers: score >= threshold.
-    """
+    """Return what a threshold is worth on images: `scores` their largest, float32 (n,), `right` whether each answer is true."""
     answered = scores.astype(np.float64) >= threshold
     count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
     return Selective(

@@ -16,7 +16,6 @@ USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "
 """What `edgecnn run` exports, as (format, precision)."""
 
 EXPORTS = (*USUAL, ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
-"""All that can be exported, as (format, precision)."""
 
 ALTERNATIVES = (("tflite", "int8-ptq"), ("tflite", "int8-qat"))
 """int8 by the method that does not ship, quantized after training or quantization-aware: see `alternative`. It is verified, and neither
@@ -85,10 +84,6 @@ def convert(
     progress: "Progress | None" = None,
 ) -> bytes:
     """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", all else from the float one.
-
-    Args:
-        precision: with `format_` one of EXPORTS or ALTERNATIVES.
-        dataset: the run's data, if they are open; used where activation ranges must be set.
 
     Raises:
         ExportError: if there is no such export, the converter fails, or a quantized file holds a float tensor within.

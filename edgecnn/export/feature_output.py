@@ -12,15 +12,10 @@ if TYPE_CHECKING:
     import onnx
 
 TYPES = ("INT8", "UINT8", "FLOAT32")
-"""Types of features that are given out: those of which a bundle has golden ones."""
 
 
 def with_features(data: bytes) -> bytes:
-    """Let a TFLite file of one output (batch, num_classes) give out (batch, length) FEATURES as well; int16 features are not given out.
-
-    Raises:
-        ExportError: if the last layer is not dense.
-    """
+    """Let a TFLite file of logits give (batch, length) FEATURES as well, not int16; ExportError if its last layer is not dense."""
     graph = read(data)
     made_by = {tensor.index: operator for operator in graph.operators for tensor in operator.outputs}
     operator = made_by.get(graph.outputs[0].index)
@@ -43,11 +38,7 @@ def with_features(data: bytes) -> bytes:
 
 
 def add_features(graph: "onnx.GraphProto", batch: str) -> None:
-    """Let a float ONNX graph, which is changed, give out (batch, length) FEATURES as well; `batch` names its batch dimension.
-
-    Raises:
-        ExportError: if the last layer is not dense.
-    """
+    """Let a float ONNX graph, which is changed, give (batch, length) FEATURES too; ExportError if its last layer is not dense."""
     import onnx
 
     made_by = {name: node for node in graph.node for name in node.output}

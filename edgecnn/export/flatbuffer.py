@@ -54,7 +54,6 @@ class Graph:
 
 
 def read(data: bytes) -> Graph:
-    """Read the main graph of a TFLite file."""
     schema, model = load_schema(), unpacked(data)
     graph = model.subgraphs[0]
     op_names, type_names = _names(schema.BuiltinOperator), _names(schema.TensorType)
@@ -85,7 +84,6 @@ def read(data: bytes) -> Graph:
 
 
 def load_schema() -> ModuleType:
-    """Return TensorFlow's classes of the TFLite schema."""
     importlib.import_module("edgecnn.networks.keras")  # imports TensorFlow without its notes on standard error
     return importlib.import_module("tensorflow.lite.python.schema_py_generated")
 

@@ -22,10 +22,8 @@ LOAD_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError),
     tf.errors.OpError,
 )
-"""What Keras and TensorFlow raise for a file that they cannot read, among them custom layers that they do not know."""
 
 SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
-"""Operators that leave every value as it is."""
 
 
 class SourceModel(NamedTuple):

@@ -20,11 +20,7 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def float32(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to a float32 ONNX file with a dynamic batch, which may give out `features` as well.
-
-    Raises:
-        ExportError: if tf2onnx fails, or the file is not valid.
-    """
+    """Convert a float model to a float32 ONNX file with a dynamic batch; ExportError if tf2onnx fails or the file is not valid."""
     with quiet_stderr():
         return _checked(_float32(model, features))
 

@@ -93,13 +93,11 @@ def padding(options: Any, x: Tensor, out: Tensor, kernel: Sequence[int]) -> list
 
 
 def entry(operator: Operator) -> Tensor:
-    """Return an operator's first input."""
     assert operator.inputs[0] is not None
     return operator.inputs[0]
 
 
 def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
-    """Return an input that must be a constant, and its values."""
     tensor = operator.inputs[position] if position < len(operator.inputs) else None
     if tensor is None or tensor.data is None:
         where = f"{operator.name} {operator.outputs[0].name!r}"
@@ -157,7 +155,6 @@ def convolution(builder: Builder, operator: Operator) -> None:
 
 
 def channels_repeated(builder: Builder, x: Tensor) -> str:
-    """Return the name of an activation's codes, its channels repeated until there are FOLD."""
     code = builder.code(x)
     whole, rest = divmod(FOLD, x.shape[3])
     codes = [code] * whole
@@ -180,7 +177,6 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
 
 
 def pooling(builder: Builder, operator: Operator) -> None:
-    """MAX_POOL_2D and AVERAGE_POOL_2D, neither of which counts the padding."""
     x, out, options = entry(operator), operator.outputs[0], operator.options
     window: dict[str, Any] = {
         "kernel_shape": [options.filterHeight, options.filterWidth],
@@ -201,7 +197,6 @@ def pooling(builder: Builder, operator: Operator) -> None:
 
 
 def mean(builder: Builder, operator: Operator) -> None:
-    """MEAN over height and width: global average pooling."""
     x, out = entry(operator), operator.outputs[0]
     over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
     if len(x.shape) != 4 or over != [1, 2]:
@@ -217,14 +212,12 @@ def mean(builder: Builder, operator: Operator) -> None:
 
 
 def arithmetic(builder: Builder, operator: Operator) -> None:
-    """ADD, SUB and MUL, of two activations or of one and a constant."""
     out = operator.outputs[0]
     real = [builder.real(tensor, len(out.shape)) for tensor in operator.inputs if tensor is not None]
     builder.quantize(builder.add(operator.name.title(), real), out, operator.options.fusedActivationFunction)
 
 
 def function(builder: Builder, operator: Operator) -> None:
-    """LOGISTIC, TANH and SOFTMAX."""
     x, out = entry(operator), operator.outputs[0]
     attributes = {}
     if operator.name == "SOFTMAX":
@@ -254,7 +247,6 @@ def reshaping(builder: Builder, operator: Operator) -> None:
 
 
 def concatenation(builder: Builder, operator: Operator) -> None:
-    """CONCATENATION, along any axis but the batch."""
     out, options = operator.outputs[0], operator.options
     axis = options.axis % len(out.shape)
     if axis == 0 or any(tensor is None for tensor in operator.inputs):

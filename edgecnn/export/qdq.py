@@ -19,11 +19,9 @@ OFFSETS = {"INT8": 128, "UINT8": 0}
 """What is added to an activation's codes to make them uint8, by the TFLite file's type."""
 
 ACTIVATIONS: dict[int, tuple[float | None, float | None]] = {0: (None, None), 1: (0, None), 2: (-1, 1), 3: (0, 6)}
-"""Smallest and largest real value of the schema's fused activations: none, ReLU, ReLU -1 to 1, ReLU6."""
 
 
 def zero_point(tensor: Tensor) -> int:
-    """Return an activation's zero point as uint8."""
     return int(tensor.zero_point[0]) + OFFSETS[tensor.type]
 
 
@@ -31,7 +29,6 @@ class Builder:
     """The ONNX graph while it is built: `codes` names the uint8 value of each TFLite tensor."""
 
     def __init__(self, source: Graph) -> None:
-        """Start at the input."""
         shapes = [[tensor.shape for tensor in tensors] for tensors in (source.inputs, source.outputs)]
         if [[len(shape) for shape in side] for side in shapes] not in ([[4], [2]], [[4], [2, 2]]):
             raise ExportError(f"the TFLite file maps {shapes[0]} to {shapes[1]}, expected one image to one vector")
@@ -46,7 +43,6 @@ class Builder:
         self._flat = {self._entry.index: INPUT}
 
     def add(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Append a node of one output and return the output's name."""
         import onnx
 
         self._count += 1
@@ -139,10 +135,7 @@ class Builder:
         self.store(self.add("QuantizeLinear", [real, *self.parameters(tensor)]), tensor, activation)
 
     def store(self, code: str, tensor: Tensor, activation: int = 0) -> None:
-        """Let a TFLite tensor be these codes, after the fused activation: at most a Clip.
-
-        Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized.
-        """
+        """Let a tensor be these codes, after the fused activation (kernel_util.cc, CalculateActivationRangeQuantized)."""
         if activation not in ACTIVATIONS:
             known = ", ".join(map(str, ACTIVATIONS))
             raise ExportError(f"{tensor.name!r} has TFLite's fused activation {activation}, expected one of {known}")
@@ -161,11 +154,9 @@ class Builder:
         return self.add("Transpose", [self.code(tensor)], perm=TO_NHWC)
 
     def reshape(self, code: str, shape: Sequence[int]) -> str:
-        """Reshape all dimensions but the batch."""
         return self.add("Reshape", [code, self.constant([0, *shape], np.int64)])
 
     def finish(self) -> None:
-        """Name the outputs, each behind a QuantizeLinear of its scale."""
         for tensor, title in zip(self._outputs, (OUTPUT, FEATURES), strict=False):
             code, parameters = self.codes[tensor.index], self.parameters(tensor)
             last = next(node for node in self.nodes if code in node.output)

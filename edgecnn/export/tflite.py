@@ -26,11 +26,7 @@ class RepresentativeDataset(NamedTuple):
     zero_point: int
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        """Yield the images as real inputs, one at a time.
-
-        The converter spans an input by what it sees: two corners of the first image are made black and white, so that it sees every pixel
-        value.
-        """
+        """Yield real inputs one at a time; two corners of the first are black and white, so that the converter sees every pixel value."""
         for index, image in enumerate(self.images):
             if index == 0:
                 image = image.copy()
@@ -131,10 +127,7 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
-    """Return (operator, name) of each float tensor of a TFLite file, its ends left out if `io` is float32.
-
-    The operator makes the tensor, or reads it where none does.
-    """
+    """Return (operator that makes or reads it, name) of each float tensor of a TFLite file, without its ends if `io` is float32."""
     graph = read(data)
     ends = {tensor.index for tensor in (*graph.inputs, *graph.outputs)} if io == "float32" else set()
     touched_by: dict[int, str] = {}

@@ -20,7 +20,6 @@ METADATA = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
 PARSER = "1.0.0"
 IMAGE_PROPERTIES, RGB, NORMALIZATION, TENSOR_AXIS_LABELS = 2, 1, 1, 2
-"""Members of the schema's unions and enumerations."""
 
 
 def with_metadata(data: bytes, *, name: str, labels: Sequence[str], mean: float, std: float) -> bytes:
@@ -42,7 +41,6 @@ def with_metadata(data: bytes, *, name: str, labels: Sequence[str], mean: float,
 
 
 def metadata(name: str, mean: float, std: float) -> bytes:
-    """Return the metadata of an image classifier as a flatbuffer."""
     builder = flatbuffers.Builder(512)
     properties = _table(builder, 2, numbers={0: RGB})  # ImageProperties: color_space
     content = _table(builder, 3, {1: properties}, {0: IMAGE_PROPERTIES})  # Content: content_properties

@@ -25,12 +25,10 @@ STRETCH = "stretch"
 
 
 def program_path(run: Run, program: str) -> Path:
-    """Return the folder in which a run keeps its files for a program."""
     return run.file(program)
 
 
 def programs_of(run: Run) -> list[str]:
-    """Return the programs that a run has files for."""
     return [program for program in PROGRAMS if (program_path(run, program) / MODEL).exists()]
 
 
@@ -62,13 +60,9 @@ def check_program(run: Run, program: str) -> None:
 
 
 def program_files(run: Run, program: str) -> dict[str, bytes]:
-    """Make a program's files from a run's int8 TFLite file: bytes by name.
+    """Make a program's files from a run's int8 TFLite file: bytes by name; RunError without that.
 
     MODEL reads uint8 RGB pixels and gives a uint8 softmax of scale 1/256 and zero point 0; for Frigate LABELMAP has one label a line.
-
-    Raises:
-        RunError: if there is no such export.
-        ExportError: as `check_program` does.
     """
     check_program(run, program)
     data = run.read(export_path(run, "tflite", "int8").name, "export", "--format tflite --int8")
@@ -94,10 +88,6 @@ def export_program(
     """Write a program's files, each atomically; the int8 TFLite file that they are made from first, where the run has none.
 
     They go to `out`, if it is given, and in any case to the run, since verification reads that.
-
-    Raises:
-        OutputExistsError: if one exists and `force` is false.
-        ExportError, RunError, OutputError: as the parts do.
     """
     folder = out or program_path(run, program)
     for name in (MODEL, LABELMAP) if program == FRIGATE else (MODEL,):

@@ -40,7 +40,6 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
 
 
 def origin_lines(info: RunInfo) -> list[str]:
-    """Return lines on where a model comes from: its training, or the file that it was imported from."""
     sizes, used, imported = info.data.split_sizes, info.data.used, info.imported
     if imported:
         drawn = info.representative_dataset.drawn if info.representative_dataset else None
@@ -115,7 +114,6 @@ def stress_section(run: Run) -> list[str]:
 
 
 def confidence_line(confidence: ChosenConfidence) -> str:
-    """Return a line on a bundle's temperature and threshold, measured on validation images."""
     figures, choice = confidence.validation, confidence.choice
     before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
     text = (

@@ -30,7 +30,6 @@ def int8_name(report: Report) -> str | None:
 
 
 def verdict(report: Report | None) -> str:
-    """Return a report's verdict in a sentence."""
     if report is None:
         return "Not verified: whether the exports answer as the float model does is not known."
     name = int8_name(report) or report.models[-1].name

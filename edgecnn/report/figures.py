@@ -17,7 +17,6 @@ CONFUSED = 20
 """Pairs of classes that are confused most, at most."""
 
 COVERAGE = tuple(index / 50 for index in range(50))
-"""The thresholds of the coverage curve, 0.00 to 0.98."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,6 @@ class Shown:
 
 
 def shown_run(run: Run) -> Shown:
-    """Return a run's figures, and the pictures of its galleries; RunError if it or its parity report cannot be read."""
     predictions = read_predictions(run)
     pictures = predictions.pictures.items() if predictions else ()
     return Shown(
@@ -55,7 +54,6 @@ def data_address(pixels: np.ndarray) -> str:
 
 
 def page_figures(shown: Sequence[Shown]) -> PageFigures:
-    """Return what a page of runs shows, for its JSON."""
     runs = tuple(item.figures for item in shown)
     return PageFigures(schema="edgecnn.report/1", warnings=page_warnings(runs), runs=runs)
 
@@ -100,7 +98,6 @@ def templates(*packages: str) -> "Environment":
 
 
 def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
-    """Return a run's int8 export as the report has it, and its comparison with the float model; None for each without one."""
     if figures.parity is None or figures.int8 is None:
         return {"int8": None, "compared": None}
     (model,) = (item for item in figures.parity.models if item.name == figures.int8)
@@ -116,7 +113,6 @@ def stress_texts(figures: RunFigures) -> dict[str, str]:
 
 
 def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:
-    """Return plots as the template shows them: a sentence, and SVG whose identifiers begin with the prefix."""
     from markupsafe import Markup
 
     return {
@@ -125,7 +121,6 @@ def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str,
 
 
 def data(value: float | int, text: str) -> "Markup":
-    """Return a figure of the page's JSON as an element that has its value."""
     from markupsafe import Markup
 
     return Markup('<data value="{}">{}</data>').format(value, text)

@@ -101,7 +101,6 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def png(figure: "Figure") -> bytes:
-    """Return a plot as PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
@@ -142,7 +141,6 @@ def one_plot(draw: Callable[["Axes", Any], None], shown: Any) -> "Figure":
 
 
 def bars(names: Sequence[str], values: Sequence[float], colour: str | Sequence[str], label: str) -> "Figure":
-    """Return a figure of a horizontal bar for each name, the first at the top."""
     figure, axes = new_figure(WIDTH, 1.0 + 0.24 * len(values))
     axes.barh(range(len(values)), values, color=colour, height=0.7)
     axes.set_yticks(range(len(values)), list(map(short, names)))
@@ -184,7 +182,6 @@ def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
 
 
 def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
-    """Return the drop by class of a run's int8 export against the float model; empty where it is not known."""
     if figures.parity is None or figures.int8 is None:
         return ()
     return against_float(figures.parity)[figures.int8].per_class

@@ -33,7 +33,6 @@ def stressed_row(item: Stressed) -> tuple[str, ...]:
 
 
 def images_line(report: StressReport) -> str:
-    """Return which images were corrupted, how, and how often the test split was met."""
     data = report.data
     count = f"{data.images:,}" if data.images == data.of else f"{data.images:,} of {data.of:,}"
     size = (

@@ -12,7 +12,6 @@ WIDE = 0.1
 """Width of an accuracy's 95 % interval, as a fraction, from which the images are called too few."""
 
 WEAKEST = 3
-"""Classes that are named as the weakest, at most."""
 
 
 def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
@@ -45,7 +44,6 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
 
 
 def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
-    """Return which classes are right least often, of those with mistakes, and which the images do not show."""
     shown, right = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
     for true, answer, images in matrix.cells:
         shown[true] += images

@@ -14,7 +14,6 @@ HEADINGS = (
 
 
 def images_line(data: Data) -> str:
-    """Return in words which images were compared, and of how many."""
     count = f"{data.test_images:,}"
     if data.split == "all":
         return f"{data.title}, all {count} images"
@@ -25,12 +24,10 @@ def images_line(data: Data) -> str:
 
 
 def range_lines(report: Report) -> list[str]:
-    """Return a line for each of two models on the input range it was given; none for a run."""
     return [f"{item.model} reads {formula(item)} ({item.name}), {item.text}" for item in report.input_ranges]
 
 
 def formula(given: ModelRange) -> str:
-    """Return what a model reads for a pixel."""
     text = f"{given.scale:.6g} * (pixel - 128 - {given.zero_point})"
     if given.mean is None or given.std is None:
         return text
@@ -66,7 +63,6 @@ def parity_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def conversion_lines(report: Report) -> list[str]:
-    """Return a line for each int8 export on how it differs from the fake-quantized model."""
     accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [
         f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most {item.largest_lsb} LSB "
@@ -77,7 +73,6 @@ def conversion_lines(report: Report) -> list[str]:
 
 
 def warning_lines(report: Report) -> list[str]:
-    """Return a report's warnings as lines for people."""
     return [f"WARNING: {warning}" for warning in warnings_of(report)]
 
 
@@ -143,7 +138,6 @@ def int8_lines(report: Report) -> list[str]:
 
 
 def reason(choice: Int8Choice) -> str:
-    """Return in words which figure of the validation images decided between the two methods."""
     one, two = choice.validation.qat, choice.validation.ptq
     if choice.method == "ptq":
         one, two = two, one
@@ -213,7 +207,6 @@ def score_lines(report: Report) -> list[str]:
 
 
 def stranger_lines(report: Report) -> list[str]:
-    """Return a line on what the decision "stranger" does on the test split; none where the model does not make it."""
     tested = report.strangers
     if tested is None:
         return []
@@ -238,7 +231,6 @@ EPOCH_CHOSEN = (
 
 
 def flip_lines(report: Report) -> list[str]:
-    """Return, for each gated comparison with flipped images, how many and the first three."""
     lines = []
     for item in report.comparisons:
         if item.kind not in ("conversion", "alternative") and item.flips:
@@ -266,7 +258,6 @@ BOARD_HEADINGS = (
 
 
 def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
-    """Return emulated boards as rows of text under BOARD_HEADINGS; a dash where something is not known."""
     rows: list[tuple[str, ...]] = []
     for item in boards:
         ran = item.largest_difference is not None
@@ -324,6 +315,5 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows under headings as a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)

@@ -27,19 +27,14 @@ from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes")
 ORIGIN_KEYS = ("imported", "network", "init", "int8")
-"""What a bundle's provenance takes from `run.json`, where that has it."""
 
 
 def bundle_path(run: Run) -> Path:
-    """Return where a run's bundle goes by default."""
     return run.file(f"{run.name}.edgecnn")
 
 
 def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
-    """Return the model that a format's engines take unless another is named: of those that passed the gate and are carried.
-
-    TFLite's int8 where there is one, since it is what the boards run fastest; of the ONNX files the one that was faster.
-    """
+    """Return what a format's engines take by default, of what passed: TFLite's int8, which boards run fastest; of ONNX the faster."""
     failed = {item.candidate for item in report.comparisons if not item.passed}
     passed = [
         (model.precision != "int8" if format_ == "tflite" else model.ms_per_image, model.precision)
@@ -80,10 +75,7 @@ def bundle_stage(
 ) -> tuple[Path, str]:
     """Write a verified run's bundle: models, manifest, labels, recipe, parity report and golden vectors. Return its path and SHA-256.
 
-    Args:
-        out: the file; `RUN/NAME.edgecnn` by default.
-        only: precisions of the models that it carries, such as "int8"; all that were verified by default.
-        serial: the bundle's serial number, by which a device recognises an older one; 0 for a bundle without one.
+    `only` are the precisions that it carries; all that were verified by default.
 
     Raises:
         RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.

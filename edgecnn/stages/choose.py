@@ -47,12 +47,7 @@ class Choosing:
         """What a choice is made with: the file in a bundle, its SHA-256, and that of the validation split."""
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
-        """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`.
-
-        Raises:
-            ThresholdError: if no threshold keeps the target.
-            RunError: if the data have changed since the run began.
-        """
+        """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`; else ThresholdError."""
         stored = stored_confidence(self.run)
         if stored and self.same(stored) and target_error == (stored.choice and stored.choice.target_error):
             return stored
@@ -91,17 +86,14 @@ class Choosing:
         return chosen
 
     def same(self, stored: ChosenConfidence | ChosenStrangers) -> bool:
-        """Return whether a stored choice was made with the same."""
         return self.made.items() <= vars(stored).items()
 
     @cached_property
     def model(self) -> Model:
-        """The export, on the engine that a device would use."""
         return device_model(self.bytes, self.format, input_contract(self.run))
 
     @cached_property
     def features(self) -> bool:
-        """Whether strangers are to be recognised, and the export gives features."""
         return bool(self.run.recipe.stranger.rate) and self.model.engine.features is not None
 
     @cached_property

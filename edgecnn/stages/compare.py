@@ -38,12 +38,8 @@ def compare_models(
 ) -> Report:
     """Compare two models on the same images, each with its own input type and size: one comparison, of kind "models".
 
-    Args:
-        reference, candidate: files as of `open_model_file`.
-        data: a dataset's name, a folder or a zip of images, its classes in the order of the models' outputs.
-        split: "test", or "all" of the images.
-        stated: which real value both read for a pixel, and what their outputs are called. A file's own quantization turns the value
-            into codes. "auto" chooses for each model, on validation and training images: see `find_range`.
+    The files are as of `open_model_file`; the data's classes are in the order of the models' outputs. A file's own quantization turns the
+    stated value of a pixel into codes; "auto" chooses for each model, on validation and training images: see `find_range`.
 
     Raises:
         EngineError: if a file cannot be opened.
@@ -98,7 +94,6 @@ def compare_models(
 
 
 def doubts(reference: Answers, classes: np.ndarray, count: int) -> tuple[str, ...]:
-    """Return what makes a reference's answers to images of so many classes doubtful, in words."""
     accuracy = float(np.mean(np.argmax(reference.values, axis=1) == classes))
     floor = 1 / count + FAR_BELOW * (1 - 1 / count)
     if accuracy >= floor:
@@ -111,7 +106,6 @@ def doubts(reference: Answers, classes: np.ndarray, count: int) -> tuple[str, ..
 
 
 def names(reference: Path, candidate: Path) -> tuple[str, str]:
-    """Return what two files are called: by name, by path where the names are equal."""
     if reference.name != candidate.name:
         return reference.name, candidate.name
     if reference != candidate:

@@ -36,15 +36,11 @@ def import_stage(
 ) -> Run:
     """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
 
-    Args:
-        recipe: says where the images are.
-        images: how many calibrate the int8 and int16x8 exports.
-        stated: how the model reads pixels and what its outputs are called. A range with a mean and a deviation of each channel becomes a
-        part of the model, which then reads -1 to 1.
+    `images` calibrate the int8 and int16x8 exports. A range with a mean and a deviation of each channel becomes a part of the model, which
+    then reads -1 to 1.
 
     Raises:
         ExportError: if the model cannot be read, its outputs are not as many as the labels, or it ends in a softmax that cannot be removed.
-        OutputExistsError, OutputError, DatasetError: as the parts do.
     """
     reporter.note(f"reading {path}")
     model, what, softmax_cut = read_model(path)

@@ -53,12 +53,10 @@ class Stages:
 
 
 def hashes(paths: Sequence[Path]) -> dict[str, str | None]:
-    """Return the SHA-256 of each file by name, None for one that is missing."""
     return {path.name: sha256_file(path) if path.is_file() else None for path in paths}
 
 
 def stressed(run: Run) -> dict[str, str | None]:
-    """Return the SHA-256 of a run's stress reports, as `hashes`."""
     return hashes([run.file(runs.STRESS.format(split=split)) for split in SPLITS])
 
 
@@ -74,10 +72,9 @@ def run_recipe(
 ) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
-    A stage is skipped when its inputs have not changed; training that was interrupted goes on. Limits and target as of `Gate` and `verify`.
+    A stage is skipped when its inputs have not changed; training that was interrupted goes on.
 
     Raises:
-        OutputExistsError: if the folder holds another run and `force` is false.
         RunError: if another process trains there.
         ParityError: if the gate does not pass; the report is written all the same.
         ThresholdError: if no threshold keeps the target error.
@@ -114,7 +111,6 @@ def run_recipe(
 
 
 def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:
-    """Do the stage of each usual export, and of int8 by the method that does not ship; return the files."""
     run, other = stages.run, alternative(stages.run)
     pairs = (*USUAL, other) if other else USUAL
     features = bool(run.recipe.stranger.rate)

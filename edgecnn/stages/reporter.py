@@ -7,8 +7,6 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """What the stages report while they work."""
-
     def note(self, text: str) -> None:
         """A line of text, such as the stage that begins."""
 
@@ -20,8 +18,6 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A Reporter that says nothing."""
-
     def note(self, text: str) -> None: ...
     def training(self, progress: "TrainProgress") -> None: ...
     def working(self, what: str, done: int, total: int) -> None: ...

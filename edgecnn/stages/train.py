@@ -21,7 +21,6 @@ from edgecnn.workers import Workers
 
 
 def network_name(recipe: Recipe) -> str:
-    """Return what people call a recipe's network."""
     own = own_network(recipe.network.name)
     return own.label if own else recipe.network.name
 
@@ -79,7 +78,6 @@ def run_name(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def require_same_images(run: Run, dataset: Dataset) -> None:
-    """Raise RunError if a run began with other images."""
     for split in dataset.sizes if run.file("run.json").exists() else ():
         require_split(run, dataset, split)
 
@@ -87,7 +85,6 @@ def require_same_images(run: Run, dataset: Dataset) -> None:
 def train_run(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, cluster: Workers | None
 ) -> RunInfo:
-    """Say what is trained, train it, and say how to continue if Ctrl-C ends it."""
     where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
     reporter.note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
     try:
@@ -100,12 +97,7 @@ def train_run(
 
 
 def check_network(recipe: Recipe, dataset: Dataset) -> None:
-    """Check a user's own network before a run begins: that it can be built, and quantized unless that comes after training.
-
-    Raises:
-        NetworkError: saying what is wrong with it, or naming the layers that cannot be quantized.
-        ExportError: if strangers are to be recognised, and it does not end in a dense layer.
-    """
+    """Raise NetworkError or ExportError before a run begins for an own network that cannot be built, quantized or give features."""
     own, network = own_network(recipe.network.name), recipe.network
     if own is None:
         return

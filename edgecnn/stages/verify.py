@@ -48,12 +48,7 @@ def verify(
     is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing. Files for other
     programs are judged by what such a program does with them. Temperature, threshold and the strangers' limit are chosen on validation
     images by the first of EXPORTS that there is, before the test split is loaded. `predictions.npz` keeps each model's answer to each
-    image.
-
-    Args:
-        target_error: largest error among answered images, in (0, 1), which chooses the threshold; None for no threshold.
-        matrix: which engines are compared with each other; None for none.
-        boards: emulated boards that the exports are run on.
+    image. `target_error` is the largest among answered images, in (0, 1).
 
     Raises:
         RunError: if nothing was exported, or the validation or test split has changed.
@@ -119,10 +114,7 @@ def existing_exports(run: Run) -> list[tuple[str, str]]:
 def answered(
     run: Run, exports: Sequence[tuple[str, str]], programs: Sequence[Answers], test: Split, progress: Progress
 ) -> tuple[list[Answers], list[Answers], list[Answers]]:
-    """Run the exports over the test images, and time them together with the files for other programs.
-
-    Return the answers of `exports`, those of int8 by the method that does not ship, and these and the programs' together.
-    """
+    """Run and time the exports over the test images; return their answers, the alternatives', and these and the programs'."""
     other = alternative(run)
     measured = [*exports, other] if other and export_path(run, *other).exists() else list(exports)
     ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]

@@ -10,7 +10,6 @@ from edgecnn.verify.parity_report import Confidence
 
 
 def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.ndarray) -> Confidence:
-    """Return what a chosen temperature and threshold are worth on the test split, by the answers of the model they were chosen with."""
     figures = score_figures(answers.values, classes, chosen.temperature, chosen.threshold)
     made = {name: getattr(chosen, name) for name in ("temperature", "not_fitted", "choice")}
     return Confidence(**vars(figures), **made, model=answers.name)

@@ -25,7 +25,6 @@ REMEDIES: dict[Kind, str] = {
     "them, or accept more with --max-drop.",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
 }
-"""What to do about a comparison that failed, by its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +41,12 @@ class Gate:
     accept_conversion: bool = False
 
     def judge(self, figures: ComparisonFigures) -> Comparison:
-        """Return a comparison: its figures, the limit, which figures are beyond it, and whether it passes."""
         failed = self.failed(figures)
         accepted = bool(failed) and figures.kind == "conversion" and self.accept_conversion
         limit, passed = self.limit(figures.kind), accepted or not failed
         return Comparison(**vars(figures), limit=limit, failed=failed, accepted=accepted, passed=passed)
 
     def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
-        """Return the names of a comparison's figures that are beyond their limits; none of kind "alternative", which does not ship."""
         if comparison.kind == "alternative":
             return ()
         if comparison.kind == "conversion":
@@ -65,7 +62,6 @@ class Gate:
         return tuple(figure for figure, failed in beyond.items() if failed)
 
     def limit(self, kind: Kind) -> str:
-        """Return what comparisons of a kind are held to, in words."""
         if kind == "alternative":
             return "none, does not ship"
         if kind == "conversion":
@@ -76,7 +72,6 @@ class Gate:
 
 
 def measured(comparison: Comparison, figure: Figure) -> str:
-    """Return in words what a comparison measured of a figure."""
     if figure == "drop":
         return f"drops {comparison.drop:.2f} points"
     if figure == "drop_interval":
@@ -90,7 +85,6 @@ def measured(comparison: Comparison, figure: Figure) -> str:
 
 
 def gate_line(report: Report) -> str:
-    """Return in words what a report's gate is, whether it passed, and what its images cannot exclude."""
     line = f"Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}."
     return " ".join([line, *not_excluded(report)])
 

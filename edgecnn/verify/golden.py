@@ -65,17 +65,13 @@ def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
 
 
 def npy(array: np.ndarray) -> bytes:
-    """Return an array as the bytes of an .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
 def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:
-    """Draw golden images, uint8 (COUNT, height, width, channels): blotches of every size, from flat to noise, that reach black and white.
-
-    They are drawn, not taken from the data, so that a bundle carries nobody's photographs.
-    """
+    """Draw uint8 (COUNT, height, width, channels), flat to noise, from black to white: a bundle carries nobody's photographs."""
     random = np.random.default_rng(seed)
     size = (contract.width, contract.height)
     images = np.empty((COUNT, contract.height, contract.width, contract.channels), np.uint8)

@@ -35,7 +35,6 @@ HINTS = {
     "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
     "saturated range": "values are cut off at the range's end: calibrate longer, on images of every kind",
 }
-"""What usually fixes a layer, by its cause; the first that applies is given."""
 
 
 class Pair(NamedTuple):
@@ -109,10 +108,7 @@ class Noise:
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
     """Measure how far each layer of a run's int8 TFLite file is from the float model, on the first IMAGES validation images.
 
-    The noise at a layer is what all layers up to it made together. Layers are matched by the names that the converter keeps of Keras's.
-
-    Raises:
-        RunError: if there is no int8 TFLite export, or the model was imported.
+    The noise at a layer is what all layers up to it made together. RunError without such an export, or if the model was imported.
     """
     if run.imported:
         raise RunError(f"{run.path} holds an imported model, which has no Keras layers to compare with.")
@@ -202,11 +198,9 @@ def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.n
 
 
 def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
-    """Match a TFLite graph's operators with a Keras model's layers by name; return the pairs in running order, and tensors without a layer.
-
-    The converter names a tensor by the operations fused into it, as "net/quant_conv2d/Relu;net/…"; the last in the Keras model counts, then
-    the BatchNorm and activation behind it that were fused without being named. A shape that differs is no match.
-    """
+    """Match a graph's operators with a model's layers; return the pairs in running order, and tensors without a layer."""
+    # The converter names a tensor by what it fused, "net/quant_conv2d/Relu;net/…": the last in the Keras model counts, then the BatchNorm
+    # and activation behind it that were fused without being named. A shape that differs is no match.
     order = {layer.name: number for number, layer in enumerate(model.layers)}
     pairs: list[Pair] = []
     unmatched: list[str] = []

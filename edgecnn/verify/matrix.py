@@ -101,7 +101,6 @@ def find_python(python: Path) -> Path:
 
 
 def run_in_environment(run: Run, export: Answers, python: Path, split: Split, progress: Progress) -> Answers:
-    """Run an int8 TFLite export over images by tflite-runtime, which has its own environment as it needs numpy 1."""
     progress("tflite_runtime", 0, len(split.images))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

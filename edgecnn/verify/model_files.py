@@ -47,7 +47,6 @@ class ModelFile:
         return self.run(np.clip(codes, limits.min, limits.max).astype(dtype))
 
     def values(self, pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-        """Return logits or scores for pixels, float32: `outputs`, dequantized."""
         return self.dequantize(self.outputs(pixels, scale, zero_point))
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:

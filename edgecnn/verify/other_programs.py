@@ -14,7 +14,6 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.verify.parity_report import Comparison, Kind
 
 PRECISION = "int8-softmax"
-"""How the report tells these files from the run's own int8 file, which they hold."""
 
 FRACTIONS = 32
 """Steps between two pixels that OpenCV's fixed-point interpolation knows (INTER_TAB_SIZE)."""
@@ -41,10 +40,7 @@ def check_programs(run: Run) -> list[str]:
 
 
 def frigate_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a uint8 RGB image as Frigate does: cv2.resize by its default, bilinear, without antialiasing.
-
-    Source: Frigate, frigate/data_processing/real_time/custom_classification.py.
-    """
+    """Resize as Frigate: cv2.resize's default (frigate/data_processing/real_time/custom_classification.py)."""
     import cv2
 
     resized: np.ndarray = cv2.resize(image, (width, height))

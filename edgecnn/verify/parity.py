@@ -47,10 +47,7 @@ def run_comparisons(
     others: Sequence[Answers],
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return a run's comparisons, by `hold`: each model with the float one, and each int8 export with the fake-quantized one, if any.
-
-    `others` are answers of int8 by the method that does not ship.
-    """
+    """Return a run's comparisons, by `hold`; `others` are answers of int8 by the method that does not ship."""
     comparisons = [hold("quantization", float_, fake) for fake in fakes]
     for candidate in candidates:
         comparisons.append(hold("quantization", float_, candidate))

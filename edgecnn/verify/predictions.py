@@ -16,10 +16,8 @@ from edgecnn.runtime.decision import softmax
 
 TRUE, SOURCES, TEMPERED = "true", "sources", "tempered"
 ANSWER, SCORE, PICTURE = "answer/", "score/", "picture/"
-"""Names of the arrays in the file; a model's begin with one of the first two, an image's with the last."""
 
 GALLERY = 24
-"""Pictures of each gallery, at most."""
 
 PICTURE_SIDE = 96
 """Pixels of a picture's longer side, at most."""
@@ -51,7 +49,6 @@ def gallery(
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Return an image, uint8 (height, width, channels), at no more than PICTURE_SIDE pixels a side."""
     if max(pixels.shape[:2]) <= PICTURE_SIDE:
         return pixels
     picture = as_image(pixels)

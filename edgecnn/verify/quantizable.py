@@ -33,8 +33,6 @@ def refused_layers(model: "keras.Model") -> dict[str, str]:
             refused[layer.name] = f"{type(layer).__name__} with activation {activation}"
 
     class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
-        """Takes every layer, and notes those that the toolkit's own would not."""
-
         def supports(self, layer) -> bool:
             if not super().supports(layer):
                 refused.setdefault(layer.name, type(layer).__name__)

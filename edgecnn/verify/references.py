@@ -43,7 +43,6 @@ def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray,
 
 
 def compute(run: Run, name: str, data: bytes, images: np.ndarray, progress: Progress) -> dict[str, Any]:
-    """Run a Keras model over images, and time it."""
     from edgecnn.networks.keras import tf
     from edgecnn.networks.predict import model_from_bytes, predictor
 

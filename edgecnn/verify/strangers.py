@@ -17,7 +17,6 @@ from edgecnn.verify.parity_report import StrangerFigures
 def tested_strangers(
     run: Run, chosen: ChosenStrangers, name: str, format_: str, precision: str, test: Split, progress: Progress
 ) -> StrangerFigures:
-    """Return what a run's choice does on the test split; `name` is what the report calls the export that it was chosen with."""
     refused = wrong = 0
     if chosen.limit:
         data = export_path(run, format_, precision).read_bytes()
