@@ -18,7 +18,7 @@ EXTRAS = {
 
 PURPOSES = {
     "train": "For training, exporting and verifying",
-    "backbones": "For a network that starts from ImageNet (to start from nothing: --network resnet_100kb)",
+    "backbones": "For a network that starts from ImageNet (to train from scratch: --network resnet_100kb)",
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
     "mqtt": "For MQTT and Home Assistant",
 }

@@ -25,7 +25,7 @@ PHOTO_SIDE = 64  # rows or columns from which images are augmented as photos: a 
 
 SMALL_IMAGES = 48
 MANY_SMALL_IMAGES = 5_000
-"""Of images of at most SMALL_IMAGES rows and columns, so many teach a network from nothing more than ImageNet's weights do, at a
+"""Of images of at most SMALL_IMAGES rows and columns, so many teach a network from scratch more than ImageNet's weights do, at a
 fraction of the device's time."""
 
 FROM_NOTHING = "resnet_100kb"  # the network for these
@@ -46,7 +46,7 @@ ROBUST_EPOCHS = 1.25
 """Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later."""
 
 SMOOTHING, FEW_SMOOTHING = 0.05, 0.1
-"""Label smoothing, and from ImageNet with fewer than FEW_A_CLASS training photos a class, which are soon known by heart."""
+"""Label smoothing, and from ImageNet with fewer than FEW_A_CLASS training photos a class, which are soon overfitted."""
 
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
@@ -151,7 +151,7 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
         why = {
             WHOLE: f"it starts from ImageNet, whole, which suits {count:,} photos of {len(dataset.labels)} classes",
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
-            FROM_NOTHING: f"{count:,} images of {size} pixels are enough to start from nothing",
+            FROM_NOTHING: f"{count:,} images of {size} pixels are enough to train from scratch",
             PLAIN: "the default for named datasets",
         }[network.name]
         lines.append(f"network: {network.name}: {why}; network.name changes it")

@@ -76,7 +76,7 @@ def test_many_small_images_start_from_nothing(photos, monkeypatch):
     monkeypatch.setattr("edgecnn.train.settle.MANY_SMALL_IMAGES", 50)
     recipe, lines = settled(photos(40, (32, 32)))
     assert (recipe.network.name, recipe.network.height) == ("resnet_100kb", 32)
-    assert "enough to start from nothing" in lines[0]
+    assert "enough to train from scratch" in lines[0]
 
 
 def test_a_named_dataset_keeps_the_articles_network():

@@ -86,7 +86,7 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     if requested not in onnxruntime.get_available_providers():
         raise ProviderError(
             f"{ABOUT} has no {requested} (it has {', '.join(onnxruntime.get_available_providers())}). "
-            "Install it: pip install onnxruntime-gpu, in place of onnxruntime"
+            "Install it: pip install onnxruntime-gpu, instead of onnxruntime"
         )
     if has_external_data(model):
         raise EngineError(
