@@ -9,12 +9,9 @@ Photos are drawn, a network is trained on them, exported, verified and bundled, 
     folder     `edgecnn classify DIR --provider …`: images/s of the whole process, and how busy the GPU was
     matrix     `edgecnn verify --matrix`: agreement of this device with every other engine
 
-It fails where a session or TensorFlow works on the CPU without a word, where engines disagree, or where it takes over eight minutes. Two
-packages share the name `onnxruntime`, so the one for the CPU goes first:
+It fails if a session or TensorFlow works on the CPU without a word, if engines disagree, or if it takes over eight minutes. docs/engines.md
+says what to install.
 
-    pip install -c constraints.txt -e '.[train,backbones]' && pip install 'tensorflow[and-cuda]'
-    pip uninstall -y onnxruntime && pip install -e '.[gpu]' 'onnxruntime-gpu[cuda,cudnn]'
-    export LD_LIBRARY_PATH=$(python -c "import glob, nvidia; print(':'.join(glob.glob(nvidia.__path__[0] + '/*/lib')))")
     python tools/bench/gpu.py
     python tools/bench/gpu.py --provider cpu --network resnet_25kb --side 32 --photos 200 --out /tmp/cpu.json    # without a GPU
 """

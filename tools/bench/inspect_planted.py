@@ -1,8 +1,8 @@
 """What `edgecnn inspect` finds of what was planted in photos, and what it names that is not so.
 
 A copy of the photos gets, by a fixed seed: a test split of a fifth of each class; 50 duplicates in training, 25 of them with the same
-pixels and 25 compressed anew, cut or mirrored; 20 test photos in training as well; 10 damaged files; 50 photos in a wrong class. All files
-get new names. Pairs that the photos bring themselves are in inspect_near.txt, listed by hand.
+pixels and 25 compressed anew, cut or mirrored; 20 test photos in training as well; 10 damaged files; 50 photos in a wrong class. Pairs that
+the photos bring themselves are in inspect_near.txt, listed by hand.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/inspect_planted.py
 """

@@ -3,13 +3,9 @@
 Nothing is measured here: accuracies, agreement and intervals are those of each bundle's own parity report, on the test split of its
 data; the minutes are those on its card. MACs are counted from the network. One table and one plot for each data set.
 
-    float, PTQ, QAT   top-1 accuracy on the test split: float, and TFLite's int8 quantized after training and quantization-aware
-    int8              which of the two ships, how far it is below float (percentage points, with the paired 95 % interval) and how
-                      many of the float model's answers it gives
-    p worse           one-sided exact McNemar test of QAT being worse than PTQ: small where it is
+"p worse" is McNemar's one-sided exact test of QAT being worse than PTQ.
 
-    python tools/bench/ladder.py
-    python tools/bench/ladder.py models/cifar10-resnet8 models/cifar10-resnet_25kb --out /tmp/ladder.json
+    python tools/bench/ladder.py [models/cifar10-resnet8 …]
 """
 
 import io

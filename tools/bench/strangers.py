@@ -3,10 +3,8 @@
 For each class left out, a network is trained by edgecnn's defaults on four fifths of the others' photos and quantized after training; the
 last fifth are the known photos, and all of the left-out class are the strangers. With --per-class K, K photos of each other class are drawn
 for training and validation, and all others are the known photos. Figures are of the int8 TFLite file and the decision `stranger` at its
-own limit: AUROC, the share of pairs of a known photo and a stranger in which the known one is more familiar, and the shares refused.
-About a hundred photos set a limit, so that chance decides much of what it refuses. Therefore the photos that no network was trained on,
-validation and known together, are divided at random again, into as many that set the limit and as many that are judged by it, and the
-means over all divisions are stated as well. Far strangers are scikit-learn's digits, enlarged, and noise.
+own limit: AUROC, and the shares refused. About a hundred photos set a limit, so that chance decides much: the photos that no network was
+trained on are divided at random again, and the means over all divisions are stated too. Far strangers are enlarged digits, and noise.
 
     python tools/bench/strangers.py --data <trash-photos.zip>
     … --network auto --per-class 50 --out tools/bench/results/strangers_few.json

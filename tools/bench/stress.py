@@ -1,8 +1,7 @@
 """The stress test of shipped models, and of networks trained on photos without and with --robust.
 
-For each draw the photos are divided anew: one stratified fold of five is the test split. `edgecnn run` trains both recipes in a folder
-of runs and skips what is done already, so the bench can be interrupted and started again. Validation images choose and the test split
-confirms: both are measured for the runs, the test split for the shipped models.
+For each draw one stratified fold of five is the test split. `edgecnn run` skips what is done already, so the bench can be interrupted.
+Validation images choose and the test split confirms: both are measured for the runs, the test split for the shipped models.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/stress.py --data <trash-photos.zip> --runs /tmp/stress
 """
