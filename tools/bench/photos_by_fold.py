@@ -6,8 +6,6 @@ are of train, and all of test are tested. Figures are of the int8 TFLite file an
     python tools/bench/photos_by_fold.py --data <trash-photos.zip> --networks auto resnet_100kb --seeds 1 2 3
     … --per-class 50 20 --seeds 1 2 3
     … --data <cifar10-jpeg.zip> --every 2 --per-class 10 20 50 --networks auto resnet8 --out few_images.json
-
-A bench that was interrupted goes on where it ended.
 """
 
 import itertools

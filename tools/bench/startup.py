@@ -1,8 +1,6 @@
 """Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
 
-Both run in the same interpreter, interleaved, after warm-up rounds; the figures are medians of wall time and of the largest resident
-memory. The script imports numpy, Pillow and LiteRT, opens the model, decodes, resizes, invokes and prints, and checks nothing. Bytecode
-is cached for both, as after any installation.
+Both run in the same interpreter, interleaved, after warm-up rounds, with cached bytecode; the figures are medians. The script checks nothing.
 
     python tools/bench/startup.py --python venv/bin/python --n 31
 """

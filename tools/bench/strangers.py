@@ -8,8 +8,6 @@ trained on are divided at random again, and the means over all divisions are sta
 
     python tools/bench/strangers.py --data <trash-photos.zip>
     … --network auto --per-class 50 --out tools/bench/results/strangers_few.json
-
-A bench that was interrupted goes on where it ended.
 """
 
 import argparse
