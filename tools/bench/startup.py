@@ -1,6 +1,6 @@
 """Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
 
-Both run in the same interpreter, interleaved, after warm-up rounds, with cached bytecode; the figures are medians. The script checks nothing.
+Both run in the same interpreter, interleaved, after warm-up rounds, with cached bytecode; figures are medians. The script checks nothing.
 
     python tools/bench/startup.py --python venv/bin/python --n 31
 """
