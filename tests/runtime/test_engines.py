@@ -133,7 +133,7 @@ class TestLiteRT:
         """In a new process, since LiteRT says only once that it made a delegate: in the middle of a progress bar, where there is one."""
         code = (
             "from edgecnn import files; from edgecnn.runtime import Classifier; files.stderr_is_ours = True\n"
-            "print(Classifier.load(engine='litert').about)"
+            "print(Classifier.load('models/digits/digits.edgecnn', engine='litert').about)"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
         assert "XNNPACK" in result.stdout and result.stderr == ""
