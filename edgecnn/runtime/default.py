@@ -32,15 +32,17 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     if path is not None:
         return BundleChoice(path, REQUESTED)
     others = ""
-    if os.path.lexists(LATEST) and not is_own(LATEST):
-        others = f"; {LATEST} belongs to another user"
-    elif os.path.lexists(LATEST):
-        of_run = max(LATEST.glob("*.edgecnn"), key=lambda file: (file.stat().st_mtime_ns, file.name), default=None)
-        if of_run is None:
+    if os.path.lexists(LATEST):
+        own = is_own(LATEST)
+        bundles = LATEST.glob("*.edgecnn") if own else ()
+        of_run = max(bundles, key=lambda file: (file.stat().st_mtime_ns, file.name), default=None)
+        if of_run is not None and is_own(of_run):
+            return BundleChoice(of_run, OF_RUN)
+        if own and of_run is None:
             run = LATEST.resolve() if LATEST.is_symlink() else LATEST
             why = f"has no bundle. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
             raise BundleError(f"the last run, {run}, {why}. Name another with --model.")
-        return BundleChoice(of_run, OF_RUN)
+        others = f"; {LATEST} belongs to another user"
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     installed = Path(data, "edgecnn", "model.edgecnn")
     if installed.is_file():

@@ -60,6 +60,12 @@ def test_the_last_run_of_somebody_else_is_passed_over(empty, monkeypatch):
     assert find_bundle().reason == f"{SHIPS}; runs/latest belongs to another user"
 
 
+def test_a_bundle_that_somebody_else_put_into_the_last_run_is_passed_over(empty, monkeypatch):
+    bundle = touch(empty / "runs" / "latest" / "b.edgecnn")
+    monkeypatch.setattr("edgecnn.runtime.default.is_own", lambda path: path.name != bundle.name)
+    assert find_bundle().reason == f"{SHIPS}; runs/latest belongs to another user"
+
+
 def test_home_folder(empty, monkeypatch):
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(empty))
