@@ -60,7 +60,7 @@ def event_text(event: events.Event) -> str:
             return f"mqtt conflict: {event.broker}: {event.message}"
         case events.ReleaseEvent():
             why = f": {event.reason}" if event.reason else ""
-            return f"release {(event.release or 'that ships')[:12]} ({event.name}) is {event.state}{why}"
+            return f"release {event.release[:12]} ({event.name}) is {event.state}{why}"
         case events.ProblemEvent():
             return f"{event.about}: {event.message}"
         case events.EndedEvent():

@@ -1,7 +1,7 @@
 """Labelled images: named datasets, and any folder or zip of images."""
 
-import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +75,7 @@ def open_dataset(
             f"{nearest(recipe.source, DATASETS)}"
         )
     if kind:
-        module, _, function = PREFIXES[kind].partition(":")
-        listed = getattr(importlib.import_module(module), function)(path, progress, not for_training)
+        listed = pkgutil.resolve_name(PREFIXES[kind])(path, progress, not for_training)
     elif is_cifar10(path):
         listed = read_cifar10(path, progress)
     elif is_fashion_mnist(path):

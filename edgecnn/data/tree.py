@@ -61,7 +61,7 @@ def hidden(name: str) -> bool:
 
 
 def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], list[Fault]]:
-    """List a tree's images, the files that are none, and what is wrong with the layout. DatasetError for fewer than two classes."""
+    """List a tree's images, the files that are not images, and what is wrong with the layout. DatasetError for fewer than two classes."""
     prefix = ""
     while len(root.folders) == 1 and not root.images:
         (name, inner), *_ = root.folders.items()

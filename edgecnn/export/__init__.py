@@ -39,7 +39,7 @@ class Exported:
 
 
 def io_type(format_: str, precision: str, io: str | None = None) -> str:
-    """Return the type of an export's input and output: the requested one, or the only one. Raises ExportError if there is none such."""
+    """Return the type of an export's input and output: the requested one, or the only one. ExportError if the export has no such type."""
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")

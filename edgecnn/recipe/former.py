@@ -29,7 +29,7 @@ RENAMED: Mapping[tuple[str, Any], Any] = {
 
 
 def known(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's tables, of any version, as recipes have them today; keys that are none today are left out."""
+    """Return a recipe's tables, of any version, as recipes have them today; keys that recipes no longer have are left out."""
     kept = []
     for former, value in _items(tables):
         name = MOVED.get(former, former)

@@ -78,7 +78,7 @@ def run_name(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def require_same_images(run: Run, dataset: Dataset) -> None:
-    for split in dataset.sizes if run.file("run.json").exists() else ():
+    for split in dataset.sizes if run.file(INFO).exists() else ():
         require_split(run, dataset, split)
 
 

@@ -27,7 +27,7 @@ from edgecnn.stress.subject import Subject
 from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
 from edgecnn.versions import library_versions, processor
 
-SMALL_SIDE = 48  # images of at most so many rows and columns are corrupted by the strengths for small images
+SMALL_SIDE = 48  # images of at most this many rows and columns are corrupted by the strengths for small images
 
 PHOTO_SIDE = 256
 """Shorter side, in pixels, to which larger photos are reduced before they are corrupted, as for ImageNet-C. Its blurs are so many pixels

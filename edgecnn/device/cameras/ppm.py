@@ -22,7 +22,7 @@ class PpmSplitter:
         self._filled = 0
 
     def feed(self, chunk: bytes) -> list[np.ndarray]:
-        """Take the next bytes and return the images that they complete, uint8 (height, width, 3); CameraLost if they are none."""
+        """Take the next bytes and return the images that they complete, uint8 (height, width, 3); CameraLost for bytes that are not PPM."""
         images = []
         rest = memoryview(chunk)
         while rest:
