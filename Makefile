@@ -88,7 +88,7 @@ $(VENV)/.dev: $(VENV)/.train
 	touch $@
 
 $(VENV)/.release: $(VENV)/.dev
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[release]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[publish]'
 	touch $@
 
 device-venvs: $(if $(PYTHON_311),$(DEVICE_311)/.done $(TFLITE)/.done) $(if $(PYTHON_313),$(DEVICE_313)/.done)
