@@ -140,6 +140,14 @@ class StressError(EdgeCNNError, exit_code=33):
     """A model whose accuracy under corruptions is below the pass line."""
 
 
+class UpdateError(EdgeCNNError, RuntimeError, exit_code=34):
+    """A board's update that was refused or did not come through; the model in use stays in use."""
+
+
+class ReleaseError(EdgeCNNError, RuntimeError, exit_code=35):
+    """A change of a repository of releases that cannot be made: its keys, its folder, the bundle, or another change at the same time."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: "Did you mean 'digits'? Known: cifar10, digits.", or only the list."""
     import difflib  # here, since only an error needs it

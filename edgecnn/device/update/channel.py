@@ -1,0 +1,207 @@
+"""The releases of a channel, as signed metadata lists them, and which of them a board should have.
+
+Workstation and board share this module, so that a wave is the same on both. It imports no TUF: a target is anything with TUF's attributes.
+"""
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgecnn.bundle.canonical import MAX_BYTES
+from edgecnn.bundle.manifest import NAME_CHARACTERS
+from edgecnn.errors import UpdateError
+from edgecnn.files import sha256
+from edgecnn.labels import unsafe
+from edgecnn.tables import build, key, shown
+
+CUSTOM = "edgecnn"
+"""The key of a target's `custom` that holds its Terms."""
+
+CHANNEL = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
+BOARD_ID = re.compile("[0-9a-f]{32}")
+SHA256 = re.compile("[0-9a-f]{64}")
+
+MAX_NUMBER = 2**53
+MAX_NAME = 120
+"""Longest name of a bundle in a release: a file's name also holds its hash and its serial number."""
+
+MAX_HASHES = 1000
+MAX_PILOTS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowOlder:
+    """The signed permission to go back to the bundle `to` from any of `instead_of`, which have larger serial numbers."""
+
+    to: str
+    instead_of: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a release says of itself, signed. `number` counts a channel's releases; `serial` is the bundle's own number."""
+
+    number: int = key(low=1, high=MAX_NUMBER)
+    serial: int = key(low=1, high=MAX_NUMBER)
+    share: int = key(low=0, high=100)
+    pilots: tuple[str, ...] = key((), left_out=True)
+    stopped: bool = key(False, left_out=True)
+    allow_older: AllowOlder | None = key(None, left_out=True)
+    accepted: str = key("", left_out=True)
+    """Why the bundle was released although its gate had failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A release: a signed target and its terms."""
+
+    path: str
+    sha256: str
+    length: int
+    terms: Terms
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.path.rpartition("/")[2].rpartition("-")[0]
+
+    def may_follow(self, serial: int, digest: str) -> bool:
+        """Return whether a board may take this release after one with a serial number and a SHA-256.
+
+        The serial number must be larger, unless it is the same bundle or the signed terms allow to go back from that one.
+        """
+        allowed = self.terms.allow_older
+        return self.terms.serial > serial or digest in (self.sha256, *(allowed.instead_of if allowed else ()))
+
+
+class Target(Protocol):
+    """What `tuf.api.metadata.TargetFile` has."""
+
+    length: int
+    hashes: dict[str, str]
+
+    @property
+    def custom(self) -> Any: ...
+
+
+def check_channel(channel: str) -> str:
+    """Return a channel's name; UpdateError if it is not valid."""
+    if not CHANNEL.fullmatch(channel):
+        raise UpdateError(
+            f"a channel is named by lower-case letters, digits, _ and -, at most 64; received {shown(channel)}"
+        )
+    return channel
+
+
+def is_board_id(text: str) -> bool:
+    return BOARD_ID.fullmatch(text) is not None
+
+
+def target_path(channel: str, name: str, serial: int) -> str:
+    """Return the path of a release's target; UpdateError if no target can have it."""
+    check_channel(channel)
+    if not 0 < len(name) <= MAX_NAME or name[0] == "." or not NAME_CHARACTERS.issuperset(name):
+        raise UpdateError(
+            f"a release is named by letters, digits, ., _ and -, at most {MAX_NAME}, and begins with no dot; received {shown(name)}"
+        )
+    return f"{channel}/{name}-{serial}.edgecnn"
+
+
+def entries_of(targets: Mapping[str, Target], channel: str) -> tuple[Entry, ...]:
+    """Return a channel's releases in the order of their numbers.
+
+    Args:
+        targets: `Targets.targets` of verified metadata: TUF's TargetFile by path. Those of other channels are not looked at.
+        channel: the channel's name.
+
+    Raises:
+        UpdateError: if one of the channel's targets is not what `edgecnn release` writes. The message names the target.
+    """
+    check_channel(channel)
+    prefix = f"{channel}/"
+    entries = [_entry(path, target) for path, target in targets.items() if path.startswith(prefix)]
+    entries.sort(key=lambda entry: entry.terms.number)
+    for one, other in itertools.pairwise(entries):
+        if one.terms.number == other.terms.number:
+            raise UpdateError(f"{shown(one.path)} and {shown(other.path)} have the same number, {one.terms.number}")
+    return tuple(entries)
+
+
+def choose(entries: Iterable[Entry], board_id: str, bad: Collection[str], current: str | None) -> Entry | None:
+    """Return the release that a board should have, which may be the one in use; None if there is none for it.
+
+    It is the newest that is not stopped, whose wave or pilots include the board, and that is not bad there. A board never goes back to one
+    that is older than the release in use: going back is a newer release of the older bundle.
+
+    Args:
+        entries: the channel's releases.
+        board_id: the board's random id.
+        bad: SHA-256 of bundles that failed on this board.
+        current: SHA-256 of the bundle in use.
+    """
+    chosen = None
+    for entry in sorted(entries, key=lambda entry: entry.terms.number):
+        if entry.sha256 == current or (entry.sha256 not in bad and is_for(entry, board_id)):
+            chosen = entry
+    return chosen
+
+
+def is_for(entry: Entry, board_id: str) -> bool:
+    """Return whether a release is offered to a board: not stopped, and to its wave or to it as a pilot."""
+    terms = entry.terms
+    return not terms.stopped and (board_id in terms.pilots or in_wave(board_id, entry.sha256, terms.share))
+
+
+def in_wave(board_id: str, digest: str, share: int) -> bool:
+    """Return whether a board is in the wave of a target: SHA-256 of "ID:TARGET", as a number, mod 100, is below the share in percent.
+
+    A board in a wave is in every larger one of the same target. Each target has waves of its own.
+    """
+    return int(sha256(f"{board_id}:{digest}".encode()), 16) % 100 < share
+
+
+def _entry(path: str, target: Target) -> Entry:
+    """Return a target's release, each value checked: whoever signs the metadata may be someone who stole the key."""
+    where = f"the release {shown(path)}"
+    custom = target.custom
+    if not isinstance(custom, Mapping) or CUSTOM not in custom:
+        raise UpdateError(f"{where} has no terms: its custom must hold {CUSTOM!r}, received {shown(custom)}")
+    terms = build(Terms, custom[CUSTOM], UpdateError, where, exact=True)
+    digest, allowed = target.hashes.get("sha256"), terms.allow_older
+    channel, _, file = path.partition("/")
+    name = file.removesuffix(f"-{terms.serial}.edgecnn")
+    for right, expected, received in (
+        (_is_path(channel, name, path, terms.serial), f"its path must be CHANNEL/NAME-{terms.serial}.edgecnn", path),
+        (type(digest) is str and SHA256.fullmatch(digest), "its hashes must hold a SHA-256", target.hashes),
+        (
+            type(target.length) is int and 0 < target.length <= MAX_BYTES,
+            f"its length must be from 1 to {MAX_BYTES:,}",
+            target.length,
+        ),
+        (_each(BOARD_ID, terms.pilots, MAX_PILOTS), f"pilots must be at most {MAX_PILOTS:,} board ids", terms.pilots),
+        (len(terms.accepted) <= 1000, "accepted must have at most 1,000 characters", terms.accepted),
+        (not any(map(unsafe, terms.accepted)), "accepted must hold no control characters", terms.accepted),
+        (allowed is None or allowed.to == digest, "allow_older.to must be its own SHA-256", allowed and allowed.to),
+        (
+            allowed is None or (allowed.instead_of and _each(SHA256, allowed.instead_of, MAX_HASHES)),
+            f"allow_older.instead_of must be 1 to {MAX_HASHES:,} SHA-256",
+            allowed and allowed.instead_of,
+        ),
+    ):
+        if not right:
+            raise UpdateError(f"{where}: {expected}, received {shown(received)}")
+    return Entry(path=path, sha256=str(digest), length=target.length, terms=terms)
+
+
+def _is_path(channel: str, name: str, path: str, serial: int) -> bool:
+    try:
+        return target_path(channel, name, serial) == path
+    except UpdateError:
+        return False
+
+
+def _each(pattern: re.Pattern[str], texts: Collection[str], most: int) -> bool:
+    """Return whether texts are few enough, all different, and each of a pattern."""
+    return len(texts) <= most and len(set(texts)) == len(texts) and all(map(pattern.fullmatch, texts))
