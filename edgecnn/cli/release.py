@@ -1,0 +1,222 @@
+"""`edgecnn release`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.options import Json, check_choice, note_if_shared, option
+from edgecnn.errors import ReleaseError, first_line
+from edgecnn.labels import printable
+
+if TYPE_CHECKING:
+    from edgecnn.device.update.channel import Entry
+    from edgecnn.release.repository import Repository
+
+ACTIONS = {
+    "init": "[DIR]",
+    "add": "BUNDLE",
+    "share": "CHANNEL PERCENT",
+    "stop": "CHANNEL",
+    "refresh": "[targets|root]",
+    "rotate": "KEY...",
+    "status": "",
+}
+REPOSITORY = Path("releases")
+
+
+def release(
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="init, add, share, stop, refresh, rotate or status; required")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DIR|BUNDLE|CHANNEL|KEY]...",
+            help="For init a new folder, for add a bundle, for share a channel and the percentage, for stop a channel, for refresh what to "
+            "sign again, for rotate which keys: online, targets, root-1 and so on.",
+            show_default="none",
+        ),
+    ] = None,
+    repo: Annotated[Path, option("The folder of the repository.", True, None, metavar="DIR")] = REPOSITORY,
+    keys: Annotated[
+        list[Path] | None,
+        option(
+            "A folder with keys; new ones go to the first. May be repeated.",
+            "DIR-keys, next to DIR",
+            None,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    to: Annotated[str, option("The channel.", "none", "With add", metavar="CHANNEL")] = "",
+    share: Annotated[
+        int | None, option("Percentage of the boards that get it.", "none", "With add", metavar="N", min=0, max=100)
+    ] = None,
+    pilot: Annotated[
+        list[str] | None,
+        option(
+            "The id of a board that gets it whatever the share is. May be repeated.",
+            "none",
+            "With add and share",
+            metavar="ID",
+        ),
+    ] = None,
+    accept_gate: Annotated[
+        str, option("Why it is released although its gate failed; goes on record.", "none", "With add", metavar="WHY")
+    ] = "",
+    allow_older_from: Annotated[
+        list[str] | None,
+        option(
+            "A release to go back from to this bundle: the first digits of its SHA-256. May be repeated.",
+            "none",
+            "With add",
+            metavar="SHA256",
+        ),
+    ] = None,
+    root_keys: Annotated[int, option("How many root keys.", True, "With init", metavar="N", min=1, max=9)] = 3,
+    root_threshold: Annotated[
+        int, option("How many of them must sign.", True, "With init", metavar="N", min=1, max=9)
+    ] = 2,
+    json: Json = False,
+) -> None:
+    """Release bundles to boards that fetch them by themselves.
+
+    A repository is a folder of signed files: copy it to any web server, bucket or stick. init makes it and its keys, add releases a bundle
+    to a share of a channel's boards, share widens it, and stop ends it. refresh signs again before the metadata expires, within 30 days,
+    and rotate replaces keys that were lost or stolen. status shows all of it.
+
+    Root and targets keys have a passphrase, which EDGECNN_RELEASE_PASSPHRASE_FILE may give as a file.
+
+    \b
+    Examples:
+      edgecnn release init
+      edgecnn release add photos.edgecnn --to door --share 5
+      edgecnn release share door 100
+      edgecnn release stop door
+      edgecnn release refresh
+      edgecnn release rotate online
+      edgecnn release status
+    """
+    check_choice("ACTION", action, ACTIONS)
+    given = names or []
+    check_names(action, given)
+    if (action == "add") != bool(to) or (action == "add") != (share is not None):
+        raise typer.BadParameter("add needs --to and --share; no other action takes them.", param_hint="--to")
+    if action != "add" and (accept_gate or allow_older_from):
+        raise typer.BadParameter("goes with add.", param_hint="--accept-gate" if accept_gate else "--allow-older-from")
+    if pilot and action not in ("add", "share"):
+        raise typer.BadParameter("goes with add and share.", param_hint="--pilot")
+    from edgecnn.release import operations
+    from edgecnn.release.keys import Keys, default_folder
+    from edgecnn.release.repository import Repository
+
+    folder = Path(given[0]) if action == "init" and given else repo
+    repository, held = Repository(folder), Keys(keys or [default_folder(folder)], ask_passphrase)
+    if action == "init":
+        operations.init(folder, held, root_keys=root_keys, threshold=root_threshold)
+        note(f"keys: {held.own}. Keep the root keys offline, each in another place, and a copy of each.")
+        note(f"trust root, for each board: {repository.metadata / '1.root.json'}")
+    elif action == "add":
+        from edgecnn.bundle.read import read_bundle
+
+        offer = operations.Offer(
+            channel=to,
+            share=share or 0,
+            pilots=pilot or (),
+            accepted=accept_gate,
+            instead_of=allow_older_from or (),
+        )
+        show_entry(repository, operations.add(repository, held, read_bundle(Path(given[0])), offer))
+    elif action == "share":
+        show_entry(repository, operations.change(repository, held, given[0], share=int(given[1]), pilots=pilot or ()))
+    elif action == "stop":
+        show_entry(repository, operations.change(repository, held, given[0], stop=True))
+    elif action == "refresh":
+        operations.refresh(repository, held, *given)
+    elif action == "rotate":
+        operations.rotate(repository, held, given)
+        note("copy the repository to its server; the replaced key files, which end in .revoked, sign nothing any more")
+    show(repository, json)
+
+
+def check_names(action: str, names: list[str]) -> None:
+    """Refuse arguments that do not fit the action, as a usage error."""
+    least, most = {
+        "init": (0, 1),
+        "add": (1, 1),
+        "share": (2, 2),
+        "stop": (1, 1),
+        "refresh": (0, 1),
+        "rotate": (1, 20),
+        "status": (0, 0),
+    }[action]
+    hint = "[DIR|BUNDLE|CHANNEL|KEY]..."
+    if not least <= len(names) <= most:
+        expected = f"expected {ACTIONS[action]}" if most else "takes no more arguments"
+        raise typer.BadParameter(f"{action}: {expected}; received {' '.join(names) or 'none'}.", param_hint=hint)
+    if action == "share" and not (names[1].isascii() and names[1].isdecimal() and int(names[1]) <= 100):
+        raise typer.BadParameter(f"received {names[1]!r}, expected a whole number from 0 to 100.", param_hint=hint)
+    if action == "refresh" and names:
+        check_choice(hint, names[0], ("targets", "root"))
+
+
+def ask_passphrase(name: str, new: bool) -> str:
+    """Return the passphrase of EDGECNN_RELEASE_PASSPHRASE_FILE, else ask for it on the terminal, for a new one twice."""
+    from edgecnn.release.keys import PASSPHRASE_FILE
+
+    if file := os.environ.get(PASSPHRASE_FILE):
+        note_if_shared(Path(file))
+        try:
+            return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeError) as error:
+            raise ReleaseError(f"cannot read the passphrase of {PASSPHRASE_FILE}: {first_line(error)}") from None
+    if not sys.stdin.isatty():
+        raise ReleaseError(
+            f"the key {name} has a passphrase, and there is no terminal to ask for it. Name a file with it in {PASSPHRASE_FILE}."
+        )
+    what = "New passphrase for root and targets keys" if new else f"Passphrase of the key {name}"
+    return str(typer.prompt(what, hide_input=True, confirmation_prompt=new, err=True))
+
+
+def show_entry(repository: "Repository", entry: "Entry") -> None:
+    """Say what boards get now, and what it costs them."""
+    from edgecnn.release.repository import metadata_sizes
+
+    terms = entry.terms
+    metadata = sum(metadata_sizes(repository.folder, repository.read()).values())
+    pilots = f" and {len(terms.pilots)} pilots" if terms.pilots else ""
+    state = "stopped" if terms.stopped else f"for {terms.share} % of the boards{pilots}"
+    note(
+        f"{entry.path}: release {terms.number}, {state}; {entry.length:,} bytes and {metadata:,} of metadata for each board"
+    )
+
+
+def show(repository: "Repository", json: bool) -> None:
+    from edgecnn.release.status import status
+
+    table = status(repository)
+    if json:
+        emit_json(table)
+        return
+    for role, about in table["roles"].items():
+        print(printable(f"{role:10} until {about['expires'][:10]}, {about['threshold']} of {', '.join(about['keys'])}"))
+    for channel, releases in table["channels"].items():
+        for entry in reversed(releases):
+            print(f"{channel:10} {describe(entry)}")
+    for problem in table["problems"]:
+        note(f"problem: {problem}")
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """Return a release as a line: its number, name and hash, to whom it is offered, and what is on record."""
+    share = "stopped" if entry["stopped"] else f"{entry['share']} %"
+    more = [f"{len(entry['pilots'])} pilots"] if entry["pilots"] else []
+    if entry["allow_older"]:
+        more.append(f"goes back from {', '.join(digest[:12] for digest in entry['allow_older']['instead_of'])}")
+    if entry["accepted"]:
+        more.append(f"gate failed, accepted: {entry['accepted']}")
+    text = f"{entry['number']:3}  {share:>7}  {entry['name']}-{entry['serial']}  {entry['sha256'][:12]}  {entry['length']:,} bytes"
+    return printable("; ".join([text, *more]))

@@ -1,0 +1,189 @@
+"""The keys that sign releases: files of Ed25519 in folders that only their owner reads."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sync_folder, write_atomic
+
+ONLINE, TARGETS = "online", "targets"
+NAME = "edgecnn_name"
+"""The field of a key in root metadata that says what its file is called: a lost file has to be told from the others."""
+
+ANCHOR = "root.json"
+"""The file of a key folder with the newest root metadata that was seen there: what a repository has to follow from."""
+
+PASSPHRASE_FILE = "EDGECNN_RELEASE_PASSPHRASE_FILE"
+MIN_PASSPHRASE = 8
+
+FRESH, REVOKED = ".new", ".revoked"
+"""Endings of a key file that is not yet the one in use, and of one that no longer is."""
+
+
+@dataclass
+class Keys:
+    """Folders with key files, the first of which gets new ones.
+
+    `ask` returns a passphrase, given the key's name and whether it is a new one.
+    """
+
+    folders: Sequence[Path]
+    ask: Callable[[str, bool], str]
+    _known: list[bytes] = field(default_factory=list, repr=False)
+    _new: bytes = field(default=b"", repr=False)
+    _made: dict[str, CryptoSigner] = field(default_factory=dict, repr=False)
+
+    @property
+    def own(self) -> Path:
+        return self.folders[0]
+
+    def anchor(self) -> bytes:
+        """Return the root metadata that the keys belong to; ReleaseError if no folder has any."""
+        for folder in self.folders:
+            try:
+                return (folder / ANCHOR).read_bytes()
+            except OSError:
+                continue
+        raise ReleaseError(
+            f"no {ANCHOR} in {self.searched}, so that nothing says which root the keys belong to. Name their folder with --keys, or copy "
+            f"{ANCHOR} there from where the keys were made."
+        )
+
+    def create(self, name: str, *, fresh: bool = False) -> CryptoSigner:
+        """Make a key and write its file, for `fresh` next to the one in use. All but the online key get the passphrase."""
+        path = self.own / f"{name}.pem{FRESH if fresh else ''}"
+        if path.exists() and not fresh:
+            raise ReleaseError(f"{path} exists. A key is not replaced: name another folder with --keys.")
+        private = Ed25519PrivateKey.generate()
+        protection: KeySerializationEncryption = NoEncryption()
+        if name != ONLINE:
+            protection = BestAvailableEncryption(self._new_passphrase(name))
+        write_atomic(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection), mode=0o600)
+        sync_folder(self.own)
+        signer = _signer(private, name)
+        self._made[signer.public_key.keyid] = signer
+        return signer
+
+    def signer(self, key: Key) -> CryptoSigner:
+        """Return the signer of a key that root metadata names; ReleaseError if its file is missing or the passphrase is wrong."""
+        signer = self.find(key)
+        if signer is None:
+            name = name_of(key)
+            raise ReleaseError(
+                f"there is no {name}.pem in {self.searched} that the repository trusts. Name the folder that has it with --keys, which may "
+                f"be given several times; if it is lost: edgecnn release rotate {name}"
+            )
+        return signer
+
+    def find(self, key: Key) -> CryptoSigner | None:
+        """Return the signer of a key, None if no file has it; ReleaseError for a wrong passphrase."""
+        if key.keyid in self._made:  # the file before it may be one whose passphrase was forgotten
+            return self._made[key.keyid]
+        name = name_of(key)
+        names = (f"{name}.pem{ending}" for ending in ("", FRESH))
+        for path in [path for file in names for folder in self.folders if (path := folder / file).exists()]:
+            signer = _signer(self._load(path, name), name)
+            if signer.public_key.keyid == key.keyid:
+                return signer
+        return None
+
+    def replace(self, name: str, key: Key) -> None:
+        """Give the file of a key that was made `fresh` the name of the one before it, which signs nothing more and gets another ending.
+
+        Does nothing if it has its name already.
+        """
+        fresh = self.own / f"{name}.pem{FRESH}"
+        if not fresh.exists() or _signer(self._load(fresh, name), name).public_key.keyid != key.keyid:
+            return
+        for folder in self.folders:
+            used = folder / f"{name}.pem"
+            if used.exists():
+                os.replace(used, folder / f"{name}.pem{REVOKED}")
+        os.replace(fresh, self.own / f"{name}.pem")
+        sync_folder(self.own)
+
+    def _new_passphrase(self, name: str) -> bytes:
+        """Return the passphrase for new keys, which is asked for once; ReleaseError if it is too short."""
+        if not self._new:
+            text = self.ask(name, True)
+            if len(text) < MIN_PASSPHRASE:
+                raise ReleaseError(f"a passphrase has at least {MIN_PASSPHRASE} characters; received {len(text)}.")
+            self._new = text.encode()
+            self._known.append(self._new)
+        return self._new
+
+    def _load(self, path: Path, name: str) -> Ed25519PrivateKey:
+        """Read a key, by a passphrase that has opened another one if it can."""
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ReleaseError(f"other users may use the key {path}. Change that: chmod 600 {path}")
+        data = path.read_bytes()
+        protected = b"ENCRYPTED" in data
+        for secret in [*self._known, None] if protected else [b""]:
+            given = self.ask(name, False).encode() if secret is None else secret
+            try:
+                private = load_pem_private_key(data, given or None)
+            except (TypeError, ValueError):
+                continue
+            if not isinstance(private, Ed25519PrivateKey):
+                raise ReleaseError(f"{path} is not an Ed25519 key, which is what edgecnn release makes.")
+            if protected and given not in self._known:
+                self._known.append(given)
+            return private
+        why = "the passphrase is wrong, or the file is damaged" if protected else "the file is damaged"
+        raise ReleaseError(f"cannot read the key {path}: {why}.")
+
+    @property
+    def searched(self) -> str:
+        """The folders, for messages."""
+        return " or ".join(map(str, self.folders))
+
+
+def default_folder(repository: Path) -> Path:
+    """Return the folder of a repository's keys: DIR-keys next to DIR."""
+    folder = repository.resolve()
+    return folder.with_name(f"{folder.name}-keys")
+
+
+def refuse_inside(folders: Sequence[Path], repository: Path) -> None:
+    """Raise ReleaseError if a folder of keys is in the repository, which everybody may read, or the other way round."""
+    public = repository.resolve()
+    for folder in folders:
+        if folder.resolve().is_relative_to(public) or public.is_relative_to(folder.resolve()):
+            raise ReleaseError(
+                f"the keys' folder {folder} and the repository {repository} are one inside the other. What is in the repository goes to "
+                "the web server; name another folder with --keys."
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for keys that only its owner may use; ReleaseError if it holds something or belongs to others as well."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ReleaseError(f"the keys' folder {folder} is not empty. Name another with --keys.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def name_of(key: Key) -> str:
+    """Return what a key in root metadata is called; what somebody else's root says there is not used as a path."""
+    name = str(key.unrecognized_fields.get(NAME, ""))
+    return name if name.replace("-", "").isalnum() and name.isascii() else key.keyid[:12]
+
+
+def _signer(private: Ed25519PrivateKey, name: str) -> CryptoSigner:
+    public = SSlibKey.from_crypto(private.public_key())
+    public.unrecognized_fields[NAME] = name
+    return CryptoSigner(private, public)

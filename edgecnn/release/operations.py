@@ -1,0 +1,273 @@
+"""What `edgecnn release` does to a repository. Each function checks all that it needs before it writes."""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.device.update.channel import (
+    CUSTOM,
+    MAX_NAME,
+    AllowOlder,
+    Entry,
+    Terms,
+    entries_of,
+    is_board_id,
+    target_path,
+)
+from edgecnn.errors import ReleaseError, UpdateError, nearest
+from edgecnn.labels import unsafe
+from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, refuse_inside
+from edgecnn.release.repository import ONLINE_ROLES, Repository, State
+from edgecnn.tables import to_json
+
+ROOT = "root"
+ROOT_KEY = re.compile("root-[1-9][0-9]?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """How a bundle is released. `accepted` is why, although its gate failed; `instead_of` the releases that boards may go back from."""
+
+    channel: str
+    share: int
+    pilots: Sequence[str] = ()
+    accepted: str = ""
+    instead_of: Sequence[str] = ()
+
+
+def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) -> None:
+    """Make keys and an empty repository; ReleaseError if there is one, or the keys would be in it."""
+    if not 1 <= threshold <= root_keys <= 9:
+        raise ReleaseError(
+            f"{threshold} of {root_keys} root keys cannot sign: from 1 to all of them must, and at most 9 there are."
+        )
+    refuse_inside(keys.folders, folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ReleaseError(f"{folder} is not empty. A new repository gets a folder of its own.")
+    make_folder(keys.own)
+    root = Root(roles=None, consistent_snapshot=True)
+    for role, names in (("root", [f"root-{number + 1}" for number in range(root_keys)]), (TARGETS, [TARGETS])):
+        for name in names:
+            root.add_key(keys.create(name).public_key, role)
+    online = keys.create(ONLINE).public_key
+    for role in ONLINE_ROLES:
+        root.add_key(online, role)
+    root.roles["root"].threshold = threshold
+    folder.mkdir(parents=True, exist_ok=True)
+    repository = Repository(folder)
+    with repository.locked():
+        metadata = Metadata(root)
+        repository.write_root(metadata, keys, previous=None)
+        state = State((metadata,), Metadata(Targets()), Metadata(Snapshot()), Metadata(Timestamp()))
+        for part in (state.targets, state.snapshot, state.timestamp):
+            part.signed.version = 0  # the first write makes it 1
+        repository.write(state, keys, targets=True)
+
+
+def add(repository: Repository, keys: Keys, bundle: Bundle, offer: Offer) -> Entry:
+    """Release a bundle; ReleaseError, before anything is written, for one that may not be."""
+    gate = why_not_passed(bundle)
+    accepted = offer.accepted if gate else ""
+    if gate and not accepted:
+        raise ReleaseError(f'{bundle.path}: {gate}. To release it all the same, on record: --accept-gate "WHY"')
+    if any(map(unsafe, accepted)):
+        raise ReleaseError("--accept-gate must hold no control characters.")
+    with _changing(repository, keys) as state:
+        entries = _channel(state, offer.channel)
+        path, allowed = _place(bundle, offer, entries)
+        terms = Terms(
+            number=1 + max((entry.terms.number for entry in entries), default=0),
+            serial=bundle.manifest.serial,
+            share=_share(offer.share),
+            pilots=_pilots(offer.pilots),
+            allow_older=allowed,
+            accepted=accepted,
+        )
+        entry = Entry(path=path, sha256=bundle.sha256, length=len(bundle.data), terms=terms)
+        _put(state, entry)
+        repository.write_target(path, entry.sha256, bundle.data)
+        repository.write(state, keys, targets=True)
+    return entry
+
+
+def change(
+    repository: Repository,
+    keys: Keys,
+    channel: str,
+    *,
+    share: int | None = None,
+    pilots: Sequence[str] = (),
+    stop: bool = False,
+) -> Entry:
+    """Change the newest release of a channel that is not stopped: its share and pilots, or stop it. ReleaseError if there is none."""
+    with _changing(repository, keys) as state:
+        offered = [entry for entry in _channel(state, channel) if not entry.terms.stopped]
+        if not offered:
+            raise ReleaseError(f"the channel {channel} has no release that is not stopped. See: edgecnn release status")
+        terms = offered[-1].terms
+        terms = replace(
+            terms,
+            share=terms.share if share is None else _share(share),
+            pilots=tuple(dict.fromkeys((*terms.pilots, *_pilots(pilots)))),
+            stopped=stop,
+        )
+        entry = replace(offered[-1], terms=terms)
+        _put(state, entry)
+        repository.write(state, keys, targets=True)
+    return entry
+
+
+def refresh(repository: Repository, keys: Keys, what: str = ONLINE) -> None:
+    """Sign again, so that it expires later: what the online key signs, the targets as well, or the root by its own keys."""
+    with _changing(repository, keys) as state:
+        if what == "root":
+            _next_root(repository, keys, state)
+        else:
+            repository.write(state, keys, targets=what == TARGETS)
+
+
+def rotate(repository: Repository, keys: Keys, names: Collection[str]) -> None:
+    """Replace keys, lost or stolen ones: `online`, `targets`, `root-1` and so on. Enough root keys must be there.
+
+    A new online or targets key takes two versions of the root: the first trusts the old key and the new one, then all is signed by the new
+    one, and the second trusts only that. So a board accepts the repository whenever this is interrupted. Boards that see the last version
+    forget what only the old online key has signed.
+    """
+    with _changing(repository, keys) as state:
+        root = state.root
+        roles = {
+            name: [ROOT] if ROOT_KEY.fullmatch(name) else [TARGETS] if name == TARGETS else list(ONLINE_ROLES)
+            for name in names
+        }
+        known = {name_of(root.keys[keyid]): keyid for role in root.roles.values() for keyid in role.keyids}
+        if unknown := [name for name in names if name not in known]:
+            raise ReleaseError(f"there is no key {unknown[0]}. {nearest(unknown[0], known)}")
+        for name in names:
+            keys.replace(name, root.keys[known[name]])  # where an earlier command was interrupted
+
+        def trust_new(new: Root) -> None:
+            for name in names:
+                key = keys.create(name, fresh=True).public_key
+                for role in roles[name]:
+                    if role == ROOT:
+                        new.revoke_key(known[name], role)
+                    new.add_key(key, role)
+
+        def forget_old(new: Root) -> None:
+            for role in {role for name in names for role in roles[name] if role != ROOT}:
+                for keyid in new.roles[role].keyids[:-1]:
+                    new.revoke_key(keyid, role)
+
+        state = _next_root(repository, keys, state, trust_new)
+        if any(role != ROOT for name in names for role in roles[name]):
+            repository.write(state, keys, targets=TARGETS in names)
+            state = _next_root(repository, keys, state, forget_old)
+        newest = {name_of(state.root.keys[keyid]): keyid for role in state.root.roles.values() for keyid in role.keyids}
+        for name in names:
+            keys.replace(name, state.root.keys[newest[name]])
+
+
+def why_not_passed(bundle: Bundle) -> str:
+    """Return why a bundle's gate has not passed, as its parity report says; "" if it has."""
+    try:
+        report = json.loads(bundle.files["parity.json"])
+        passed = report["passed"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return "it holds no parity report that says that its gate passed"
+    return "" if passed is True else "its gate failed, as its parity report says"
+
+
+@contextlib.contextmanager
+def _changing(repository: Repository, keys: Keys) -> Iterator[State]:
+    """Lock a repository and read it; what a release may not be becomes a ReleaseError."""
+    refuse_inside(keys.folders, repository.folder)
+    with repository.locked():
+        try:
+            yield repository.read(keys.anchor())
+        except UpdateError as error:
+            raise ReleaseError(f"{error}.") from None
+
+
+def _channel(state: State, channel: str) -> tuple[Entry, ...]:
+    return entries_of(state.targets.signed.targets, channel)
+
+
+def _put(state: State, entry: Entry) -> None:
+    """Put a release into the targets, read as a board reads it: what a board would refuse is not signed."""
+    custom = {"custom": {CUSTOM: to_json(entry.terms)}}
+    state.targets.signed.targets[entry.path] = TargetFile(entry.length, {"sha256": entry.sha256}, entry.path, custom)
+    if entry not in _channel(state, entry.path.partition("/")[0]):
+        raise ReleaseError(f"{entry.path} is not read back as it was written")
+
+
+def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str, AllowOlder | None]:
+    """Return a new release's path, and from which releases a board may go back to it; ReleaseError if its serial number is not allowed."""
+    serial = bundle.manifest.serial
+    highest = max((entry.terms.serial for entry in entries), default=0)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.manifest.name).strip("-.")[:MAX_NAME] or "bundle"
+    path = target_path(offer.channel, name, serial)
+    if serial == 0:
+        raise ReleaseError(
+            f"{bundle.path} has no serial number, so that a board could not tell it from an older one. Bundle it again: "
+            f"edgecnn bundle --serial {highest + 1}"
+        )
+    if not offer.instead_of:
+        if serial <= highest:
+            raise ReleaseError(
+                f"{bundle.path} has the serial number {serial}, and {offer.channel} has had {highest}. Bundle it again: edgecnn bundle "
+                f"--serial {highest + 1}. To go back to an older bundle, name those to go back from: --allow-older-from SHA256"
+            )
+        return path, None
+    sources = [_named(text, entries) for text in offer.instead_of]
+    for source in sources:
+        if source.terms.serial <= serial:
+            raise ReleaseError(
+                f"{source.sha256[:12]} has the serial number {source.terms.serial}, not above the bundle's, {serial}: a board goes from it "
+                "to the bundle without --allow-older-from."
+            )
+    if any(entry.path == path and entry.sha256 != bundle.sha256 for entry in entries):
+        raise ReleaseError(
+            f"{path} was released with another content than {bundle.path}. Going back takes the same file."
+        )
+    return path, AllowOlder(to=bundle.sha256, instead_of=tuple(dict.fromkeys(source.sha256 for source in sources)))
+
+
+def _named(text: str, entries: Sequence[Entry]) -> Entry:
+    found = [entry for entry in entries if text and entry.sha256.startswith(text.lower())]
+    if len(found) != 1:
+        known = ", ".join(entry.sha256[:12] for entry in entries)
+        what = "several releases begin" if found else "no release of the channel begins"
+        raise ReleaseError(f"{what} with {text}. Those here: {known or 'none'}.")
+    return found[0]
+
+
+def _share(share: int) -> int:
+    if not 0 <= share <= 100:
+        raise ReleaseError(f"a share is from 0 to 100 percent of the boards, received {share}.")
+    return share
+
+
+def _pilots(pilots: Sequence[str]) -> tuple[str, ...]:
+    for pilot in pilots:
+        if not is_board_id(pilot):
+            raise ReleaseError(
+                f"{pilot!r} is not the id of a board, 32 hexadecimal digits, which this shows there: edgecnn update status"
+            )
+    return tuple(dict.fromkeys(pilots))
+
+
+def _next_root(
+    repository: Repository, keys: Keys, state: State, change: Callable[[Root], None] = lambda root: None
+) -> State:
+    """Write the next version of the root metadata, changed; return the state with it."""
+    metadata = Metadata[Root].from_dict(state.roots[-1].to_dict())
+    metadata.signed.version += 1
+    change(metadata.signed)
+    repository.write_root(metadata, keys, previous=state.root)
+    return replace(state, roots=(*state.roots, metadata))

@@ -1,0 +1,237 @@
+"""The folder of signed metadata: read with every signature checked, and written so that boards accept it after each single write."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sync_folder, write_atomic
+from edgecnn.release.keys import ANCHOR, Keys, name_of
+
+DATE = "edgecnn_date"
+"""The field of timestamp.json with the time at which it was signed: no board that has seen it takes an earlier time for the present."""
+
+DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
+"""For how long metadata is valid after it was signed."""
+
+ONLINE_ROLES = ("snapshot", "timestamp")
+
+T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
+
+
+@dataclass(frozen=True)
+class State:
+    """The metadata of a repository, all of it verified; `roots` has each version that is in the folder, the newest last."""
+
+    roots: tuple[Metadata[Root], ...]
+    targets: Metadata[Targets]
+    snapshot: Metadata[Snapshot]
+    timestamp: Metadata[Timestamp]
+
+    @property
+    def root(self) -> Root:
+        return self.roots[-1].signed
+
+
+class Repository:
+    """A repository's folder, and what is written to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metadata = folder / "metadata"
+
+    def target_file(self, path: str, sha256: str) -> Path:
+        """Return where the file of a target is, whose name begins with its hash."""
+        channel, _, name = path.partition("/")
+        return self.folder / "targets" / channel / f"{sha256}.{name}"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the repository meanwhile, else ReleaseError. A lock ends with its process."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise self._foreign(error.strerror) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ReleaseError(f"another edgecnn release is changing {self.folder}. Wait until it ends.") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self, anchor: bytes | None = None) -> State:
+        """Read the metadata, and check that each was signed by the keys of the root, and that this follows from `anchor`, a root as well.
+
+        ReleaseError if it is not so. That metadata has expired is no error here.
+        """
+        roots = self._roots(anchor)
+        root = roots[-1].signed
+        timestamp = self._signed(Timestamp, "timestamp.json", root)
+        snapshot = self._signed(Snapshot, f"{timestamp.signed.snapshot_meta.version}.snapshot.json", root)
+        version = snapshot.signed.meta["targets.json"].version
+        return State(roots, self._signed(Targets, f"{version}.targets.json", root), snapshot, timestamp)
+
+    def write_root(self, root: Metadata[Root], keys: Keys, *, previous: Root | None) -> None:
+        """Sign and write a version of the root metadata, by enough keys of its own and of the version before it."""
+        root.signed.expires = expiry("root")
+        root.signatures.clear()
+        for signing in (root.signed, previous or root.signed):
+            self._sign_by_threshold(root, signing, keys)
+        data = self._put(f"{root.signed.version}.root.json", root)
+        sync_folder(self.metadata)
+        write_atomic(keys.own / ANCHOR, data)
+
+    def write(self, state: State, keys: Keys, *, targets: bool) -> None:
+        """Sign and write the next snapshot and timestamp, and for `targets` these as well. timestamp.json is the last that is written."""
+        now, root = self._now(state), state.root
+        online = _only_signer(root, "timestamp", keys)
+        if targets:
+            self._advance(state.targets, "targets", _only_signer(root, "targets", keys))
+            self._put(f"{state.targets.signed.version}.targets.json", state.targets)
+        state.snapshot.signed.meta = {"targets.json": MetaFile(state.targets.signed.version)}
+        self._advance(state.snapshot, "snapshot", online)
+        self._put(f"{state.snapshot.signed.version}.snapshot.json", state.snapshot)
+        sync_folder(self.metadata)
+        state.timestamp.signed.snapshot_meta = MetaFile(state.snapshot.signed.version)
+        state.timestamp.signed.unrecognized_fields[DATE] = now.isoformat().replace("+00:00", "Z")
+        self._advance(state.timestamp, "timestamp", online)
+        self._put("timestamp.json", state.timestamp)
+        sync_folder(self.metadata)
+
+    def write_target(self, path: str, sha256: str, data: bytes) -> None:
+        file = self.target_file(path, sha256)
+        write_atomic(file, data)
+        for folder in (file.parent, file.parent.parent, self.folder):
+            sync_folder(folder)
+
+    def _roots(self, anchor: bytes | None) -> tuple[Metadata[Root], ...]:
+        versions = sorted(
+            int(number)
+            for name in self._names()
+            if name.endswith(".root.json") and (number := name.partition(".")[0]).isdecimal()
+        )
+        if not versions or versions != list(range(versions[0], versions[0] + len(versions))):
+            raise self._foreign("its root metadata is not there, or versions of it are missing")
+        roots = [self._read(Root, f"{version}.root.json") for version in versions]
+        for file, before, after in zip(versions, (roots[0], *roots), roots, strict=False):
+            try:
+                for root in (before, after):
+                    root.signed.verify_delegate(Root.type, after.signed_bytes, after.signatures)
+            except RepositoryError as error:
+                raise self._foreign(f"{file}.root.json is not signed by enough keys ({error})") from None
+            if after.signed.version != file:
+                raise self._foreign(f"{file}.root.json has the version {after.signed.version}")
+        if anchor is not None:
+            known = Metadata[Root].from_bytes(anchor)
+            if known.signed.version < versions[0] or known.signed not in (root.signed for root in roots):
+                raise ReleaseError(
+                    f"the root metadata in {self.folder} does not follow from that of the keys ({ANCHOR}, version {known.signed.version}): "
+                    "it is an older copy, or another repository. Nothing was signed."
+                )
+        return tuple(roots)
+
+    def _signed(self, kind: type[T], name: str, root: Root) -> Metadata[T]:
+        metadata = self._read(kind, name)
+        try:
+            root.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
+        except RepositoryError as error:
+            raise ReleaseError(
+                f"{self.metadata / name} is not what the repository's keys have signed: {error}."
+            ) from None
+        return metadata
+
+    def _read(self, kind: type[T], name: str) -> Metadata[T]:
+        try:
+            metadata = Metadata[T].from_bytes((self.metadata / name).read_bytes())
+        except (OSError, DeserializationError) as error:
+            raise self._foreign(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        if not isinstance(metadata.signed, kind):
+            raise self._foreign(f"{name} holds other metadata")
+        return metadata
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.metadata)
+        except OSError as error:
+            raise self._foreign(error.strerror) from None
+
+    def _foreign(self, why: object) -> ReleaseError:
+        return ReleaseError(
+            f"{self.folder} is not a repository of releases, or is damaged: {why}. Name its folder with --repo; a new one is made by: "
+            "edgecnn release init DIR"
+        )
+
+    def _now(self, state: State) -> datetime:
+        """Return the time; ReleaseError if it is before the one that the last signature has, or the root metadata has expired."""
+        now, last = utc_now(), state.timestamp.signed.unrecognized_fields.get(DATE)
+        if last is not None and now < datetime.fromisoformat(str(last)):
+            raise ReleaseError(
+                f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but the repository was last signed at {last}. Set the clock."
+            )
+        if state.root.is_expired(now):
+            raise ReleaseError(
+                f"the root metadata expired on {state.root.expires:%Y-%m-%d}, so that no board takes anything. "
+                "First, with the root keys: edgecnn release refresh root"
+            )
+        return now
+
+    def _advance(self, metadata: Metadata, role: str, signer: Any) -> None:
+        metadata.signed.version += 1
+        metadata.signed.expires = expiry(role)
+        metadata.sign(signer)
+
+    def _sign_by_threshold(self, metadata: Metadata[Root], signing: Root, keys: Keys) -> None:
+        """Sign by as many root keys as needed, of those whose files are here; ReleaseError if there are not enough."""
+        role = signing.roles["root"]
+        lacking = role.threshold - len(metadata.signatures.keys() & set(role.keyids))
+        for key in [signing.keys[keyid] for keyid in role.keyids if keyid not in metadata.signatures]:
+            if lacking > 0 and (signer := keys.find(key)):
+                metadata.sign(signer, append=True)
+                lacking -= 1
+        if lacking > 0:
+            names = ", ".join(f"{name_of(signing.keys[keyid])}.pem" for keyid in role.keyids)
+            raise ReleaseError(
+                f"{role.threshold} of the keys {names} must sign, and {role.threshold - lacking} of them are in {keys.searched}. Name the "
+                "folders that have them with --keys, which may be given several times."
+            )
+
+    def _put(self, name: str, metadata: Metadata) -> bytes:
+        data = metadata.to_bytes(JSONSerializer(compact=True, validate=True))
+        write_atomic(self.metadata / name, data)
+        return data
+
+
+def expiry(role: str) -> datetime:
+    return utc_now() + timedelta(days=DAYS[role])
+
+
+def utc_now() -> datetime:
+    """Return the time in whole seconds, as TUF writes it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def metadata_sizes(folder: Path, state: State) -> Mapping[str, int]:
+    """Return the bytes of the metadata files that a board downloads after a change, by role."""
+    names = {
+        "timestamp": "timestamp.json",
+        "snapshot": f"{state.snapshot.signed.version}.snapshot.json",
+        "targets": f"{state.targets.signed.version}.targets.json",
+    }
+    return {role: (folder / "metadata" / name).stat().st_size for role, name in names.items()}
+
+
+def _only_signer(root: Root, role: str, keys: Keys) -> Any:
+    """Return the signer of a role's newest key: while a key is replaced there are two."""
+    return keys.signer(root.keys[root.roles[role].keyids[-1]])
