@@ -11,6 +11,8 @@ from edgecnn.device.stream import settings
 
 STREAM_OPTIONS = flag_names(settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt)
 
+HTTP_OPTIONS = flag_names(settings.Http)[1:]
+
 MQTT_OPTIONS = (*flag_names(settings.Mqtt)[1:], "mqtt_forget")
 
 
@@ -57,6 +59,7 @@ def classify(
             rich_help_panel=settings.Mqtt.heading,
         ),
     ] = False,
+    http: settings.Http,
 ) -> None:
     """Classify images, or what a camera sees.
 
@@ -89,27 +92,42 @@ def classify(
             raise typer.BadParameter("removes a device and classifies nothing.", param_hint="--mqtt-forget")
         forget_device(mqtt)
         return
+    if http.address is None:
+        refuse_options(context, HTTP_OPTIONS, "needs --http [HOST:]PORT.")
     check_choice("--provider", engine.provider, PROVIDERS)
     streams = [text for text in source or () if is_stream(text)]
     if camera or streams:
         if len(source or ()) + camera > 1:
             raise typer.BadParameter("give one stream, or --camera, and nothing else.", param_hint="SOURCE")
-    elif not source:
+    elif not source and http.address is None:
         raise typer.BadParameter(
             "name an image, a folder, a glob or a stream, - to read paths from standard input, or give --camera.",
             param_hint="SOURCE",
         )
     else:
         refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
+        if source:
+            refuse_options(context, ("http",), "is for streams and --camera, or without a source, not for files.")
 
     load = functools.partial(load_classifier, model, **vars(engine), **vars(seen))
     if camera or streams:
         from edgecnn.cli.classify_stream import classify_stream
 
         chosen = settings.Settings(
-            camera=frames, pace=pace, decision=decision, model=seen, state=state, reaction=reaction, mqtt=mqtt
+            camera=frames,
+            pace=pace,
+            decision=decision,
+            model=seen,
+            state=state,
+            reaction=reaction,
+            mqtt=mqtt,
+            http=http,
         )
         classify_stream(streams[0] if streams else None, chosen, load, json)
+    elif not source:
+        from edgecnn.cli.http import serve_api
+
+        serve_api(settings.Settings(decision=decision, http=http), load)
     else:
         from edgecnn.cli.classify_files import classify_files
 

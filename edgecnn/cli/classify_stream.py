@@ -27,7 +27,9 @@ Sink = Callable[[Item | None], None]
 """Prints results and events. It is called with None at least every `loop.TICK_S` while nothing comes."""
 
 
-def classify_stream(source: str | None, settings: "Settings", load: Callable[[], "Classifier"], json: bool) -> None:
+def classify_stream(
+    source: str | None, settings: "Settings", load: "functools.partial[Classifier]", json: bool
+) -> None:
     """Classify a stream, or what a camera sees if `source` is None, until it ends, its time is over or a signal comes (Stopped)."""
     consumers: list[Consumer] = []
     chosen = settings.reaction
@@ -40,6 +42,11 @@ def classify_stream(source: str | None, settings: "Settings", load: Callable[[],
         from edgecnn.device.stream.onchange import OnChange
 
         consumers.append(checked("--on-change", OnChange, chosen.on_change))
+    door = None
+    if settings.http.address is not None:
+        from edgecnn.cli.http import listen
+
+        door = listen(settings.http)
     broker = None
     if settings.mqtt.address is not None:
         from edgecnn.cli.mqtt import make_publisher, read_settings
@@ -51,6 +58,10 @@ def classify_stream(source: str | None, settings: "Settings", load: Callable[[],
         consumers = [*make_keepers(settings, classifier, ends), *consumers]
         if broker:
             consumers.append(make_publisher(broker, classifier))
+        if door:
+            from edgecnn.cli.http import make_live
+
+            consumers.append(make_live(door, settings, classifier, load))
         stream = open_stream(source, classifier, settings, consumers=consumers)
         with make_sink(json, classifier) as show, stopping_output(), stream:
             try:

@@ -15,6 +15,7 @@ EXTRAS = {
     "frigate": ("cv2",),
     "mqtt": ("paho",),
     "release": ("tuf", "cryptography"),
+    "http": ("starlette", "uvicorn", "prometheus_client"),
 }  # fmt: skip
 
 PURPOSES = {
@@ -23,6 +24,7 @@ PURPOSES = {
     "frigate": "For judging the files for Frigate and MediaPipe as those programs use them",
     "mqtt": "For MQTT and Home Assistant",
     "release": "For signing releases",
+    "http": "For the page, the API and the metrics",
 }
 
 

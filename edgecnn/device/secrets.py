@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
-MQTT, CAMERA = "EDGECNN_MQTT_", "EDGECNN_CAMERA_"
-"""How the variables begin that hold them, which end in USER and PASSWORD."""
+MQTT, CAMERA, HTTP = "EDGECNN_MQTT_", "EDGECNN_CAMERA_", "EDGECNN_HTTP_"
+"""How the variables begin that hold them, which end in USER and PASSWORD, or in TOKEN."""
 
 HIDDEN = "***"
 
@@ -24,7 +24,7 @@ def masked(text: str) -> str:
 
 def environment() -> dict[str, str]:
     """Return the environment for another program: without users and passwords."""
-    return {name: value for name, value in os.environ.items() if not name.startswith((MQTT, CAMERA))}
+    return {name: value for name, value in os.environ.items() if not name.startswith((MQTT, CAMERA, HTTP))}
 
 
 def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]:

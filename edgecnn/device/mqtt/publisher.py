@@ -31,7 +31,7 @@ from edgecnn.device.stream.events import (
     Seldom,
     StateChangedEvent,
 )
-from edgecnn.device.stream.loop import Item
+from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.pictures import as_jpeg
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Mqtt
@@ -66,7 +66,7 @@ def client_id(name: str) -> str:
     return f"{f'edgecnn-{name}'[: LONGEST_ID - len(token) - 1]}-{token}"
 
 
-class Publisher:
+class Publisher(Consumer):
     """A Consumer that publishes the state and Home Assistant's description. Only `finish` waits for the network."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from edgecnn.device.service.notify import notify
 from edgecnn.device.slots.record import GOOD
 from edgecnn.device.stream.events import Event, ProblemEvent, ReleaseEvent, Seldom, StateChangedEvent
-from edgecnn.device.stream.loop import Item
+from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.results import FrameResult
 
 FEED_EVERY_S = 1.0
@@ -14,8 +14,8 @@ FEED_EVERY_S = 1.0
 AGAIN_S = 60.0  # seconds until a release that could not be recorded as good, since the disk was full, is recorded again
 
 
-class Judge:
-    """Counts the fresh frames of a release until it is good, and feeds the watchdog with each. A Consumer of the stream."""
+class Judge(Consumer):
+    """Counts the fresh frames of a release until it is good, and feeds the watchdog with each."""
 
     def __init__(
         self,
@@ -48,10 +48,4 @@ class Judge:
             self._left = 0
             what = {"release": self._release, "name": self._name, "state": GOOD}
             return [ReleaseEvent(ts=item.ts, source=item.source, **what, reason=None)]
-        return ()
-
-    def poll(self) -> Iterable[Event]:
-        return ()
-
-    def finish(self, wait_s: float) -> Iterable[Event]:
         return ()

@@ -14,27 +14,31 @@ SHOWN = 5
 
 
 class About(NamedTuple):
-    """What a bundle says of itself. The accuracy is that of the model that this device runs, on `images` test images."""
+    """What a bundle says of itself. The accuracy and its 95 % interval are of the model that this device runs, on `images` test images."""
 
     labels: tuple[str, ...]
     accuracy: float | None
     images: int
     fit: str
     region: Region
+    interval: tuple[float, float] | None = None
 
 
 def about(bundle: Bundle) -> About:
     """Return what a bundle says of itself. Its parity report is taken for what it is: text from outside."""
     manifest = bundle.manifest
     accuracy: float | None = None
+    interval: tuple[float, float] | None = None
     images = 0
     with contextlib.suppress(EngineError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         digest = manifest.files[choose_model(manifest).model.file]
         report = json.loads(bundle.files["parity.json"])
-        found = [float(model["accuracy"]) for model in report["models"] if model["sha256"] == digest]
-        if found and 0 <= found[0] <= 1:
-            accuracy, images = found[0], int(report["data"]["test_images"])
-    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region)
+        found = [model for model in report["models"] if model["sha256"] == digest]
+        if found and 0 <= float(found[0]["accuracy"]) <= 1:
+            accuracy, images = float(found[0]["accuracy"]), int(report["data"]["test_images"])
+            low, high = map(float, found[0]["accuracy_interval"])
+            interval = (low, high) if 0 <= low <= high <= 1 else None
+    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval)
 
 
 def difference(new: About, old: About) -> str:

@@ -53,6 +53,10 @@ class Consumer(Protocol):
     def take(self, item: Item) -> Iterable[Event]:
         """Receive an item of the stream, not the events of other consumers."""
 
+    def hear(self, event: Event) -> None:
+        """Receive an event that a consumer reported."""
+        return
+
     def poll(self) -> Iterable[Event]:
         """Do what is due; called after each item, and at least every TICK_S."""
         return ()
@@ -157,9 +161,10 @@ class Stream:
                 return str(stop.value)
             yield item
             for consumer in self._consumers:
-                if item is not None:
-                    yield from consumer.take(item)
-                yield from consumer.poll()
+                for event in (*(consumer.take(item) if item is not None else ()), *consumer.poll()):
+                    yield event
+                    for other in self._consumers:
+                        other.hear(event)
 
     def _loop(self) -> Generator[Item | None, None, str]:
         start = due = self._clock()

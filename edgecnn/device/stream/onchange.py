@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 
 from edgecnn.device.secrets import environment
 from edgecnn.device.stream.events import CommandFailedEvent, Event, StateChangedEvent
-from edgecnn.device.stream.loop import Item
+from edgecnn.device.stream.loop import Consumer, Item
 
 LIMIT_S = 60.0
 
 GRACE_S = 0.1
 
 
-class OnChange:
+class OnChange(Consumer):
     """A user's command, run without a shell for each change of the state; while one runs, only the newest change is kept."""
 
     def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -246,6 +246,31 @@ class Mqtt(Group):
     prefix: str = option("homeassistant", "Home Assistant's discovery prefix.", flag="mqtt_prefix", metavar="TOPIC")
 
 
+class Http(Group):
+    """Where a page and an API are served, and for whom."""
+
+    heading: ClassVar = "Page and API"
+    address: str | None = option(
+        None, "Serve a page, an API and metrics by HTTP on this port, to this machine unless HOST is named; without a source the API only.",
+        "serve a page, an API and metrics by HTTP here, as --http of edgecnn classify; empty for nowhere",
+        flag="http", metavar="[HOST:]PORT", shown="none",
+    )  # fmt: skip
+    token_file: Path | None = option(
+        None, "A file with the token that clients have to send; needed if other machines can reach the server.",
+        "a file with the token that clients have to send; empty for EDGECNN_HTTP_TOKEN of the environment",
+        flag="http_token_file", metavar="FILE", shown="EDGECNN_HTTP_TOKEN of the environment",
+    )  # fmt: skip
+    open: bool = option(
+        False, "Let other machines in without a token: all who reach the port see what the camera sees.",
+        "whether other machines may come in without a token", flag="http_open",
+    )  # fmt: skip
+    hosts: str | None = option(
+        None, "Further names by which clients call the server, separated by commas, such as a proxy's.",
+        "further names by which clients call the server, separated by commas; empty for none",
+        flag="http_hosts", metavar="NAMES", shown="this machine's name, also with .local",
+    )  # fmt: skip
+
+
 class Settings(Group):
     """All settings of a stream, by group."""
 
@@ -256,6 +281,7 @@ class Settings(Group):
     state: State = State()
     reaction: Reaction = Reaction()
     mqtt: Mqtt = Mqtt()
+    http: Http = Http()
 
 
 def typed_name(entry: Field) -> str:

@@ -22,7 +22,7 @@ from edgecnn.device.stream.events import (
 from edgecnn.device.stream.feed import Feed
 from edgecnn.device.stream.keep import UncertainFrames
 from edgecnn.device.stream.lines import error_line, file_line
-from edgecnn.device.stream.loop import MANY_DAMAGED, Stream
+from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream.settings import Camera, Pace, Reaction
 from edgecnn.errors import CameraError, ImageError, OutputError
@@ -323,7 +323,7 @@ def test_a_result_has_the_frame_and_the_lead(loop, fake):
     assert result.image is frame and result.lead == pytest.approx(0.5)
 
 
-class Consumer:
+class Reporter(Consumer):
     """Keeps what it is given, and reports an event each time."""
 
     def __init__(self):
@@ -346,7 +346,7 @@ class Consumer:
 
 
 def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake):
-    one, other = Consumer(), Consumer()
+    one, other = Reporter(), Reporter()
     sink = loop(fake.Source(b"cat 0.9", None), parts={"consumers": (one, other)})
     said = [line.message if isinstance(line, CommandFailedEvent) else line for line in sink.lines]
     kinds = [line if isinstance(line, str) else getattr(line, "kind", "result") for line in said]
@@ -361,12 +361,12 @@ def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake)
 
 
 def test_consumers_are_finished_at_once_when_the_loop_is_left(fake):
-    consumer = Consumer()
+    consumer = Reporter()
     feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)))
     with Stream(feed, classify, Pace(), Smoother(), consumers=[consumer]) as stream:
         next(iter(stream))
     assert consumer.waits == [0.0]
-    missing = Consumer()
+    missing = Reporter()
     feed = Feed(fake.Opener(CameraError("no camera found")))
     with (
         Stream(feed, classify, Pace(), Smoother(), consumers=[missing]) as stream,

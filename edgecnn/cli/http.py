@@ -1,0 +1,56 @@
+"""The HTTP options of `edgecnn classify`: where the page and the API are, and who serves them."""
+
+import functools
+from typing import TYPE_CHECKING
+
+from edgecnn.cli.console import note
+from edgecnn.cli.options import checked, note_if_shared
+from edgecnn.device.http.door import Door, open_door
+
+if TYPE_CHECKING:
+    from edgecnn.device.http.live import Live
+    from edgecnn.device.stream.settings import Http, Settings
+    from edgecnn.runtime.classifier import Classifier
+
+
+def listen(options: "Http") -> Door:
+    """Open the port, and say where the page is; a usage error for options that are not valid, MissingExtraError without the packages."""
+    require_packages()
+    if options.token_file is not None:
+        note_if_shared(options.token_file)
+    door = checked("--http", open_door, options)
+    note(f"page: {door.url}")
+    if door.is_wide_open:
+        note("warning: everybody who can reach this port sees what the camera sees (--http-open)")
+    return door
+
+
+def require_packages() -> None:
+    """Raise ModuleNotFoundError if a package of the server is missing; nothing of it is imported here."""
+    import importlib.util
+
+    for name in ("starlette", "uvicorn", "prometheus_client"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def make_live(
+    door: Door, settings: "Settings", classifier: "Classifier", load: "functools.partial[Classifier]"
+) -> "Live":
+    from edgecnn.device.http.live import Live
+    from edgecnn.device.http.opening import make_opening
+
+    opening = make_opening(door, settings, classifier, load.keywords, camera=True)
+    return Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)
+
+
+def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> None:
+    """Serve without a camera until a signal comes (Stopped)."""
+    import asyncio
+
+    from edgecnn.device.http.opening import make_opening
+    from edgecnn.device.http.serve import serve
+
+    door = listen(settings.http)
+    classifier = load()
+    asyncio.run(serve(make_opening(door, settings, classifier, load.keywords, camera=False), door.listener))

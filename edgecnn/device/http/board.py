@@ -1,0 +1,168 @@
+"""All that the server knows of the board and its camera, changed by the messages of the camera loop only."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any
+
+from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, Opening, Picture
+
+SCHEMA = "edgecnn.state/1"
+
+HOUR_S = 3600.0
+
+SAME_S = 1.0  # changes of the state within this time are one in the strip of the last hour
+
+FRESH_S = 10.0  # a frame that was classified so long ago is not fresh
+
+LINES = 1000  # that wait for a reader before it counts as too slow
+
+UNSURES = 12
+
+
+class Board:
+    """What /v1/state, the page and the metrics show. Each listener is called with every message's kind."""
+
+    def __init__(self, opening: Opening, clock: Callable[[], float] = time.time) -> None:
+        self.opening = opening
+        self.model = opening.model
+        self.ready = False
+        self.camera = "opening" if opening.camera else "none"
+        self.camera_since: float | None = None
+        self.camera_message: str | None = None
+        self.source: str | None = None
+        self.frame: dict[str, Any] | None = None
+        self.result: dict[str, Any] | None = None
+        self.state: str | None = None
+        self.since: float | None = None
+        self.reason: str | None = None
+        self.frames = sum(opening.decisions.values())
+        self.dropped = self.damaged = self.reconnects = 0
+        self.decisions: Counter[str] = Counter(opening.decisions)
+        self.hour: deque[tuple[float, str | None]] = deque(maxlen=int(HOUR_S))
+        self.unsure: deque[dict[str, Any]] = deque(maxlen=UNSURES)
+        self.machine: dict[str, Any] = {"temperature_c": None, "throttled": [], "memory_mib": None, "uptime_s": None}
+        self.drift: Callable[[], dict[str, Any] | None] = lambda: None
+        self.on_picture: Callable[[Picture], object] = bool
+        self.on_result: list[Callable[[dict[str, Any], dict[str, int]], object]] = []
+        self._clock = clock
+        self._readers: set[asyncio.Queue[str | None]] = set()
+        for line in opening.replay:
+            self._event(json.loads(line))
+
+    def receive(self, message: bytes) -> None:
+        """Take a message of the camera loop, as `edgecnn.device.http.link` has them."""
+        kind, rest = message[:1], message[1:]
+        if kind == RESULT:
+            head, _, line = rest.partition(b"\n")
+            size, late = json.loads(head)
+            self._result(json.loads(line), size, late)
+            self._publish(line.decode())
+        elif kind == EVENT:
+            self._event(json.loads(rest))
+            self._publish(rest.decode())
+        elif kind == PICTURE:
+            self.on_picture(Picture.parse(rest))
+        elif kind == UNSURE:
+            self.unsure.appendleft(json.loads(rest))
+
+    def is_ready(self) -> bool:
+        """Tell whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
+        if self.camera == "none":
+            return self.ready
+        return self.camera == "open" and self.frame is not None and self._clock() - self.frame["ts"] < FRESH_S
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of /v1/state."""
+        now = self._clock()
+        top = self.result["top"] if self.result else []
+        return {
+            "schema": SCHEMA, "time": now, "source": self.source, "camera": self.camera, "camera_since": self.camera_since,
+            "camera_message": self.camera_message, "frame": self.frame, "state": self.state, "since": self.since, "reason": self.reason,
+            "top": [{"label": item["label"], "score": item["score"]} for item in top],
+            "region": self.opening.region, "hour": self._hour(now),
+            "counts": {
+                "frames": self.frames, "dropped": self.dropped, "damaged": self.damaged, "reconnects": self.reconnects,
+                "decisions": dict(self.decisions),
+            },
+            "model": self.model, "board": self.machine, "unsure": list(self.unsure), "drift": self.drift(),
+        }  # fmt: skip
+
+    async def lines(self) -> AsyncIterator[str | None]:
+        """Yield each line from now on, None after 15 s without one; end if the reader is LINES behind."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue(LINES)
+        self._readers.add(queue)
+        try:
+            while queue in self._readers:
+                line = None
+                with contextlib.suppress(TimeoutError):
+                    line = await asyncio.wait_for(queue.get(), 15.0)
+                yield line
+        finally:
+            self._readers.discard(queue)
+
+    def _publish(self, line: str) -> None:
+        for queue in [queue for queue in self._readers if queue.full()]:
+            self._readers.discard(queue)
+        for queue in self._readers:
+            queue.put_nowait(line)
+
+    def _result(self, line: dict[str, Any], size: list[int], late: dict[str, int]) -> None:
+        self.result = line
+        self.source = line["source"]
+        self.decisions.update(late)
+        self.frames += sum(late.values())
+        self.dropped = line["dropped"]
+        width, height = size
+        ms = line["latency_ms"]["infer"]
+        self.frame = {
+            "seq": line["seq"],
+            "ts": seconds(line["ts"]),
+            "width": width,
+            "height": height,
+            "inference_ms": ms,
+        }
+        for listener in self.on_result:
+            listener(line, late)
+
+    def _event(self, line: dict[str, Any]) -> None:
+        ts = seconds(line["ts"])
+        match line["event"]:
+            case "camera_opened" | "camera_back":
+                self._camera("open", ts, line["about"])
+                self.reconnects += line["event"] == "camera_back"
+            case "camera_lost":
+                self._camera("lost", ts, line["message"])
+            case "frame_damaged":
+                self.damaged += line["count"]
+            case "state_changed":
+                self.state, self.since, self.reason = line["state"], ts, line["reason"]
+                self._changed(ts, line["state"])
+        self.source = line["source"] or self.source
+
+    def _camera(self, state: str, ts: float, message: str) -> None:
+        self.camera, self.camera_since, self.camera_message = state, ts, message
+
+    def _changed(self, ts: float, state: str | None) -> None:
+        if self.hour and ts - self.hour[-1][0] < SAME_S:
+            ts = self.hour.pop()[0]
+        if not self.hour or self.hour[-1][1] != state:
+            self.hour.append((ts, state))
+
+    def _hour(self, now: float) -> list[tuple[float, str | None]]:
+        """Return the changes of the last hour; the first is the state of an hour ago, if there was one."""
+        while len(self.hour) > 1 and self.hour[1][0] <= now - HOUR_S:
+            self.hour.popleft()
+        changes = list(self.hour)
+        if changes and changes[0][0] < now - HOUR_S:
+            changes[0] = (now - HOUR_S, changes[0][1])
+        return changes
+
+
+def seconds(text: str) -> float:
+    """Return a time of RFC 3339 as seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()

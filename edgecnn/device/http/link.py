@@ -1,0 +1,117 @@
+"""What the camera loop and the server say to each other: datagrams that never wait, and the newest frame in shared memory."""
+
+import json
+import mmap
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESULT, EVENT, PICTURE, UNSURE = b"r", b"e", b"p", b"u"
+"""How a message to the server begins: a result's header and line, an event's line, where a picture lies, a frame that was kept."""
+
+LOOK, AWAY = b"look", b"away"
+"""Messages of the server: somebody looks at the pictures, or nobody does."""
+
+MOST_BYTES = 1 << 20  # of one message; the kernel's own limit is lower
+
+STAMP = struct.Struct("=Q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What the server is given when it starts, as JSON on its standard input: nothing of it is visible to other users.
+
+    `model` is what /v1/state says of it, `classifier` and `decision` are the arguments of `Classifier.load` and `classify`,
+    `unsure` is the folder of unsure frames, `token` None if none is required.
+    """
+
+    port: int
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    camera: bool = True
+    rotation: int = 0
+    region: tuple[float, ...] | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    classifier: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    unsure: str | None = None
+    decisions: dict[str, int] = field(default_factory=dict)
+    replay: tuple[str, ...] = ()
+
+
+class Picture(NamedTuple):
+    """Where a frame lies in the shared memory: an encoded image's bytes, or uint8 RGB of `shape` (height, width)."""
+
+    stamp: int
+    offset: int
+    size: int
+    shape: tuple[int, int] | None
+    ts: float
+    seq: int
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Picture":
+        stamp, offset, size, shape, ts, seq = json.loads(text)
+        return cls(stamp, offset, size, None if shape is None else (shape[0], shape[1]), ts, seq)
+
+
+def send(to: socket.socket, message: bytes) -> bool:
+    """Send a message if there is room for it now; False if not, or if nobody reads any more."""
+    try:
+        to.send(message)
+    except OSError:  # full, closed, or longer than the kernel takes
+        return False
+    return True
+
+
+class Shared:
+    """Memory of two frames that two processes see, each written in turn; it grows with the frames."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._map: mmap.mmap | None = None
+        self._room = 0
+        self._count = 0
+
+    @classmethod
+    def create(cls) -> "Shared":
+        return cls(os.memfd_create("edgecnn-frame"))
+
+    def write(self, image: bytes | np.ndarray, ts: float, seq: int) -> Picture:
+        """Copy a frame to where the last one but one was."""
+        size = len(image) if isinstance(image, bytes) else image.size
+        if self._map is None or size > self._room:
+            self._room = size + size // 2
+            os.ftruncate(self.file, 2 * (self._room + STAMP.size))
+            self._map = mmap.mmap(self.file, 0)
+        self._count += 1
+        offset = self._count % 2 * (self._room + STAMP.size)
+        start = offset + STAMP.size
+        STAMP.pack_into(self._map, offset, 0)
+        if isinstance(image, bytes):
+            self._map[start : start + size] = image
+        else:
+            np.frombuffer(self._map, np.uint8, size, start).reshape(image.shape)[:] = image
+        STAMP.pack_into(self._map, offset, self._count)
+        shape = None if isinstance(image, bytes) else (image.shape[0], image.shape[1])
+        return Picture(self._count, offset, size, shape, ts, seq)
+
+    def read(self, picture: Picture) -> bytes | np.ndarray | None:
+        """Return a copy of a frame; None if a newer one has taken its place."""
+        start, end = picture.offset + STAMP.size, picture.offset + STAMP.size + picture.size
+        if self._map is None or end > len(self._map):
+            if os.fstat(self.file).st_size < end:
+                return None
+            self._map = mmap.mmap(self.file, 0, prot=mmap.PROT_READ)
+        data = self._map[start:end]
+        if STAMP.unpack_from(self._map, picture.offset)[0] != picture.stamp:
+            return None
+        return data if picture.shape is None else np.frombuffer(data, np.uint8).reshape(*picture.shape, 3)
+
+
+def dumps(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,177 @@
+"""From the camera loop to the server: a Consumer that starts it, keeps it running, and reports results, events and pictures to it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from edgecnn.device.http.link import EVENT, LOOK, MOST_BYTES, PICTURE, RESULT, Opening, Shared, dumps, send
+from edgecnn.device.secrets import environment
+from edgecnn.device.stream.events import CameraBackEvent, CameraOpenedEvent, Event, ProblemEvent
+from edgecnn.device.stream.loop import Consumer, Item
+from edgecnn.device.stream.results import FrameResult, event_line, result_line
+from edgecnn.errors import ImageError
+
+PICTURES_PER_S = (
+    10.0  # most pictures that viewers get: more would cost the camera loop copies, and the board its processor
+)
+
+PREVIEW_SIDE = 1280  # of pixels that are shared: of a frame twice as large, every second row and column is
+
+REPLAYED = 1000  # events that a server that is started again hears of
+
+WAITING = 256  # events that wait for a server that does not read
+
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+STEADY_S = 60.0  # a server that ran for as long is started again at once
+
+END_S = 2.0
+
+
+class Live(Consumer):
+    """Runs the server in a process of its own, and sends it what the stream gives. Nothing here waits for it."""
+
+    def __init__(self, opening: Opening, listener: socket.socket, model: tuple[str, str], region: Any) -> None:
+        """Start the server, which listens on `listener`; `model` and `region` are as in `result_line`."""
+        self._opening = opening
+        self._listener = listener
+        self._model, self._region = model, region
+        self._shared = Shared.create()
+        self._decisions: Counter[str] = Counter()
+        self._late: Counter[str] = Counter()
+        self._replay: deque[str] = deque(maxlen=REPLAYED)
+        self._waiting: deque[bytes] = deque(maxlen=WAITING)
+        self._newest: tuple[str, tuple[int, int]] | None = None
+        self._frame: FrameResult | None = None
+        self._size: tuple[int, int] | None = None
+        self._looking = False
+        self._shown_at = 0.0
+        self._source = ""
+        self._failures = 0
+        self._due = 0.0
+        self._start()
+
+    def take(self, item: Item) -> Iterable[Event]:
+        self._source = item.source
+        if isinstance(item, FrameResult):
+            self._frame = item
+            self._decisions[item.decision] += 1
+            self._late[item.decision] += 1
+            self._newest = result_line(item, self._model, self._region), self._size_of(item.image)
+            self._flush()
+            self._show()
+        else:
+            self.hear(item)
+        return ()
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, CameraOpenedEvent | CameraBackEvent):
+            self._size = None
+        line = event_line(event)
+        self._replay.append(line)
+        self._waiting.append(EVENT + line.encode())
+        self._flush()
+
+    def poll(self) -> Iterable[Event]:
+        """Send what waits, hear whether somebody looks, and start a server that has ended again."""
+        with contextlib.suppress(OSError):
+            while message := self._link.recv(MOST_BYTES):
+                self._looking = message == LOOK
+                self._shown_at = 0.0
+                self._show()
+        self._flush()
+        return self._revive()
+
+    def finish(self, wait_s: float) -> Iterable[Event]:
+        """End the server: it ends by itself when the link is closed."""
+        self._link.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(min(wait_s, END_S))
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._listener.close()
+        return ()
+
+    def _start(self) -> None:
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._link.setblocking(False)
+        self._looking = False
+        self._waiting.clear()
+        opening = asdict(self._opening) | {"decisions": dict(self._decisions), "replay": tuple(self._replay)}
+        files = (theirs.fileno(), self._listener.fileno(), self._shared.file)
+        command = [sys.executable, "-m", "edgecnn.device.http", *map(str, files)]
+        with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:
+            text.write(dumps(opening))
+            text.seek(0)
+            self._process = subprocess.Popen(
+                command, stdin=text, stdout=subprocess.DEVNULL, env=environment(), pass_fds=files
+            )
+        self._started = time.monotonic()
+
+    def _revive(self) -> Iterable[Event]:
+        if self._process.poll() is None:
+            return ()
+        now = time.monotonic()
+        if not self._due:
+            self._failures = 0 if now - self._started > STEADY_S else self._failures + 1
+            again = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+            self._due = now + again
+            code = self._process.returncode
+            how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
+            message = f"the server of the page has ended ({how}); it is started again in {again:g} s"
+            return [ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
+        if now >= self._due:
+            self._due = 0.0
+            self._link.close()
+            self._start()
+        return ()
+
+    def _flush(self) -> None:
+        """Send the events that wait, then the newest result; what is refused waits, and a newer result takes its place."""
+        while self._waiting:
+            if not send(self._link, self._waiting[0]):
+                return
+            self._waiting.popleft()
+        if self._newest is not None:
+            line, size = self._newest
+            head = dumps([size, self._late])
+            if send(self._link, b"%b%b\n%b" % (RESULT, head, line.encode())):
+                self._newest = None
+                self._late.clear()
+
+    def _show(self) -> None:
+        """Share the newest frame, if somebody looks and the last one is old enough."""
+        now = time.monotonic()
+        if not self._looking or self._frame is None or now - self._shown_at < 1 / PICTURES_PER_S:
+            return
+        self._shown_at = now
+        result, self._frame = self._frame, None
+        image = result.image
+        if isinstance(image, np.ndarray) and (step := max(image.shape) // PREVIEW_SIDE) > 1:
+            image = image[::step, ::step]
+        send(self._link, PICTURE + dumps(self._shared.write(image, result.ts, result.seq)))
+
+    def _size_of(self, image: bytes | np.ndarray) -> tuple[int, int]:
+        """Return the upright (width, height) of a frame. Those of an encoded one are read with a camera's first."""
+        if self._size is None:
+            if isinstance(image, bytes):
+                from edgecnn.images import probe
+
+                try:
+                    height, width, _ = probe(image)
+                except ImageError:
+                    return 0, 0
+            else:
+                height, width = image.shape[:2]
+            self._size = (height, width) if self._opening.rotation in (90, 270) else (width, height)
+        return self._size

@@ -1,0 +1,13 @@
+"""What the routes share."""
+
+from typing import NamedTuple
+
+from edgecnn.device.http.board import Board
+from edgecnn.device.http.viewers import Viewers
+
+
+class Site(NamedTuple):
+    """What a module of routes is given: its function `routes` takes it and returns a list of them."""
+
+    board: Board
+    viewers: Viewers

@@ -1,0 +1,96 @@
+"""The real command with --http in a process of its own, and what a client asks it."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+
+class Serving:
+    """A running `edgecnn classify … --http 0`: `url` is where it serves, `lines` its standard output so far, `notes` its standard error."""
+
+    def __init__(self, *arguments, cwd, environment=None):
+        command = [sys.executable, "-m", "edgecnn", "classify", *arguments]
+        if "--http" not in arguments:
+            command += ["--http", "0"]
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.lines, self.notes = [], []
+        for stream, kept in ((self.process.stdout, self.lines), (self.process.stderr, self.notes)):
+            threading.Thread(target=lambda stream=stream, kept=kept: kept.extend(stream), daemon=True).start()
+        self.url = self.until(self._url).rstrip("/")
+
+    def _url(self):
+        assert self.process.poll() is None, self.notes
+        return next((match[1] for note in list(self.notes) if (match := re.match(r"page: (http\S+)", note))), None)
+
+    @property
+    def port(self):
+        return int(self.url.rpartition(":")[2])
+
+    def until(self, condition, seconds=20.0):
+        """Return the first true value of `condition`."""
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < end, (condition, self.notes)
+            time.sleep(0.02)
+        return value
+
+    def ask(self, path, data=None, **headers):
+        """Return (status, headers, body) of a request."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, data, names)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    def state(self, **headers):
+        return json.loads(self.ask("/v1/state", **headers)[2])
+
+    def ready(self):
+        self.until(lambda: self.ask("/readyz")[0] == 200)
+        return self
+
+    def close(self):
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def bundle(root):
+    return root / "models/cifar10-resnet8/cifar10-resnet8.edgecnn"
+
+
+@pytest.fixture(scope="session")
+def photo(bundle, tmp_path_factory):
+    from edgecnn.bundle.read import read_bundle
+
+    path = tmp_path_factory.mktemp("photo") / "camera.jpg"
+    path.write_bytes(read_bundle(bundle).files["golden/encoded/camera.jpg"])
+    return Path(path)
+
+
+@pytest.fixture
+def serve(bundle, tmp_path):
+    """Return a function that starts `edgecnn classify` with arguments and --http 0, of the bundle that ships, and waits for its port."""
+    started = []
+
+    def start(*arguments, **more):
+        started.append(Serving(*arguments, "--model", str(bundle), cwd=tmp_path, **more))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        if serving.process.poll() is None:
+            serving.process.kill()
+        serving.process.wait()
