@@ -60,7 +60,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
         ".recipe.toml", ".network.py", ".run.json", ".checkpoint.npz", ".history.csv", ".float.h5", ".qat.h5", ".curves.png",
         ".stages.json", ".model-int8.tflite", ".model-int8-ptq.tflite", ".model-float32.tflite", ".model-int8.onnx", ".model-float32.onnx",
         ".parity.json", ".confidence.json", ".run.edgecnn", ".card.md", ".run.tfevents", ".predictions.npz", ".report.json",
-        ".report.html",
+        ".report.html", ".validation.json",
     }  # fmt: skip
     logits = {name for name in failed if name.startswith(".logits-")}
     assert len(logits) == 2, "of the float and the fake-quantized model"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.validation import VALIDATION, ValidationScores
 from edgecnn.bundle.write import write_bundle
 from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.calibrate.strangers import ChosenStrangers
@@ -65,6 +66,14 @@ def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
     return chosen
 
 
+def counted_with(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bool:
+    """Return whether a run's validation scores were counted with these choices: a run that an older edgecnn verified has none."""
+    limit = strangers.limit if strangers else None
+    stored = run.stored(VALIDATION, ValidationScores)
+    expected = (confidence.model_sha256, confidence.temperature, confidence.threshold, limit.limit if limit else None)
+    return stored is not None and expected == (stored.model_sha256, stored.temperature, stored.threshold, stored.limit)
+
+
 def bundle_stage(
     run: Run,
     out: Path | None = None,
@@ -99,6 +108,8 @@ def bundle_stage(
     if limit:
         limit = replace(limit, decide=bool(run.recipe.stranger.decide))
         files[limit.known] = run.file(KNOWN).read_bytes()
+    if counted_with(run, confidence, strangers):
+        files[VALIDATION] = run.file(VALIDATION).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)
     carried = {model.precision for model in entries}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.bundle.validation import BOUNDS, VALIDATION, ValidationScores, counted
 from edgecnn.calibrate.confidence import ChosenConfidence, fit_confidence
 from edgecnn.calibrate.input_range import Labelled
 from edgecnn.calibrate.strangers import ChosenStrangers, fit_limit, known_codes, least_count
@@ -18,9 +19,10 @@ from edgecnn.files import sha256, write_atomic
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.model import Model
+from edgecnn.runtime.stranger import Strangers
 from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import npy
-from edgecnn.verify.strangers import stored_strangers
+from edgecnn.verify.strangers import known_features, stored_strangers
 
 KNOWN_IMAGES = 1_000
 """Training images that are known, at most, the same number of each class: each is compared with every image that is classified."""
@@ -85,7 +87,37 @@ class Choosing:
         write_json(run.file(STRANGERS), chosen)
         return chosen
 
-    def same(self, stored: ChosenConfidence | ChosenStrangers) -> bool:
+    def scores(self, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> None:
+        """Count the best scores of the validation images, and what a device decides of them, and write `validation.json`."""
+        run, limit = self.run, strangers.limit if strangers else None
+        threshold, temperature = confidence.threshold, confidence.temperature
+        asked: dict[str, Any] = {
+            "threshold": threshold,
+            "temperature": temperature,
+            "limit": limit.limit if limit else None,
+        }
+        stored = run.stored(VALIDATION, ValidationScores)
+        if stored and self.same(stored) and asked.items() <= vars(stored).items():
+            return
+        logits, features, _ = self.validation
+        scores = softmax(logits / np.float32(temperature)).max(axis=1)
+        refused = np.zeros(len(scores), bool)
+        if limit:
+            refused = Strangers(limit, known_features(run)).refused(scores, features)
+        below = scores.astype(np.float64) < threshold
+        found = ValidationScores(
+            images=len(scores),
+            bounds=BOUNDS,
+            counts=counted(scores),
+            below=int(np.sum(below & ~refused)),
+            strangers=int(np.sum(refused)),
+            strangers_below=int(np.sum(below & refused)),
+            **asked,
+            **self.made,
+        )
+        write_json(run.file(VALIDATION), found)
+
+    def same(self, stored: ChosenConfidence | ChosenStrangers | ValidationScores) -> bool:
         return self.made.items() <= vars(stored).items()
 
     @cached_property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn import runs
+from edgecnn.bundle.validation import VALIDATION
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
@@ -100,6 +101,7 @@ def run_recipe(
     inputs = {
         "confidence": sha256_file(run.file(runs.CONFIDENCE)),
         "strangers": hashes([run.file(runs.STRANGERS)]),
+        "validation": hashes([run.file(VALIDATION)]),
         "exports": exports,
         "parity": sha256_file(run.file(runs.PARITY)),
         "recipe": stored_recipe(run),
@@ -157,7 +159,7 @@ def do_verify(
             "gate": vars(gate),
             "versions": library_versions(),
         },
-        [run.file(name) for name in (runs.PARITY, runs.CONFIDENCE, runs.PREDICTIONS, *extra)],
+        [run.file(name) for name in (runs.PARITY, runs.CONFIDENCE, VALIDATION, runs.PREDICTIONS, *extra)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
     stages.do(

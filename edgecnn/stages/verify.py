@@ -67,6 +67,7 @@ def verify(
     choosing = Choosing(run, dataset, exports[0], progress)
     confidence = choosing.confidence(target_error)
     strangers = choosing.strangers(confidence.temperature)
+    choosing.scores(confidence, strangers)
 
     test = load_test(run, dataset, progress)
     float_, *fakes = references(run, dataset, test, progress)

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.validation import read_validation
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, sha256_file
@@ -112,6 +113,7 @@ def test_the_bundle_holds_all_that_it_promises(finished_run):
     assert bundle.manifest.defaults["tflite"] == "models/int8.tflite"
     assert json.loads(bundle.files["parity.json"]) == json.loads(finished_run.read(PARITY, "verify"))
     assert bundle.manifest.provenance["recipe"]["data"]["source"] == "digits"
+    assert read_validation(bundle.files).images == 206, "of the validation split"
     assert selftest(bundle).passed
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.validation import VALIDATION, counted, read_validation
 from edgecnn.bundle.write import write_bundle
 from edgecnn.calibrate.strangers import VALUES, fit_limit, known_codes
 from edgecnn.data import open_dataset
-from edgecnn.errors import RunError, SelftestError
+from edgecnn.errors import BundleError, RunError, SelftestError
 from edgecnn.export import export, export_path, tflite
 from edgecnn.export.feature_output import with_features
 from edgecnn.interop.programs import MEDIAPIPE, program_files
@@ -30,6 +31,7 @@ from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.train import train_stage
 from edgecnn.stages.verify import verify
+from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.strangers import stored_strangers
@@ -195,6 +197,38 @@ def test_the_device_refuses_what_is_none_of_the_classes(run, tmp_path, edgecnn, 
         assert line["decision"] in expected
     answers = [Classifier.load(bundle, precision=name).classify(known).decision for name in ("int8", "float32")]
     assert answers[0] == answers[1]
+
+
+def test_the_bundle_counts_validation_images_as_a_device_decides_them(own, tmp_path):
+    dataset, confidence, strangers = open_dataset(own.recipe.data), stored_confidence(own), stored_strangers(own)
+    confidence = dataclasses.replace(confidence, threshold=0.9)
+    Choosing(own, dataset, ("tflite", "int8"), print_nothing).scores(confidence, strangers)
+    stated = read_validation({VALIDATION: own.file(VALIDATION).read_bytes()})
+    images = dataset.load(("validation",), **vars(own.info.input), stage="choose")["validation"].images
+    path, _ = bundle_stage(own, force=True)
+    manifest = read_bundle(path).manifest
+    assert (stated.images, stated.limit, stated.model) == (len(images), manifest.stranger.limit, "models/int8.tflite")
+    for recognised in (True, False):
+        classifier = Classifier.load(path, strangers=recognised)
+        results = [classifier.classify(image, threshold=0.9) for image in images]
+        assert counted(np.array([result.top[0].score for result in results])) == stated.counts
+        shares = tuple(
+            float(np.mean([result.decision == name for result in results])) for name in ("abstain", "stranger")
+        )
+        assert shares == pytest.approx(stated.shares(0.9, recognised)) and sum(shares) > 0
+    assert stated.shares(0.8, True)[0] is None, "another threshold than the one that they were counted at"
+
+
+def test_a_bundle_states_the_scores_of_its_own_choices_only(own, edgecnn):
+    path, _ = bundle_stage(own, force=True)
+    assert read_validation(read_bundle(path).files) is not None
+    table = json.loads(own.file(VALIDATION).read_text())
+    own.file(VALIDATION).write_text(json.dumps({**table, "temperature": table["temperature"] + 1}))
+    path, _ = bundle_stage(own, force=True)
+    assert read_validation(read_bundle(path).files) is None
+    for damage in ({"images": 3}, {"bounds": [0.5]}, {"schema": "edgecnn.validation/2"}):
+        with pytest.raises(BundleError, match=VALIDATION):
+            read_validation({VALIDATION: json.dumps({**table, **damage}).encode()})
 
 
 def test_a_file_for_another_program_has_no_second_output(run):
