@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import pytest
 
-from edgecnn.tables import build, key, leaves, to_json
+from edgecnn.tables import Struct, build, key, leaves, to_json
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lens:
+class Lens(Struct):
     focal_mm: float = key(low=1)
     name: str = "plain"
 
@@ -110,3 +109,16 @@ def test_what_is_left_out_is_not_written_and_need_not_be_there():
 
 def test_leaves_are_dotted():
     assert [name for name, _ in leaves(Camera)][:4] == ["pixels", "colour", "lens.focal_mm", "lens.name"]
+
+
+def test_a_struct_is_a_frozen_dataclass():
+    lens = Lens(name="wide", focal_mm=24)
+    assert repr(lens) == "Lens(focal_mm=24, name='wide')"
+    assert lens == replace(Lens(focal_mm=35, name="wide"), focal_mm=24) != Lens(focal_mm=24)
+    assert {lens: 1}[Lens(focal_mm=24, name="wide")]
+    with pytest.raises(FrozenInstanceError):
+        lens.name = "long"
+    with pytest.raises(TypeError, match="Lens needs the field 'focal_mm'"):
+        Lens()
+    with pytest.raises(TypeError, match=r"Lens has no field 'focal'\. Did you mean 'focal_mm'"):
+        Lens(focal=24)

@@ -3,14 +3,14 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.labels import STRANGER, unsafe, why_not_a_label
 from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region
-from edgecnn.tables import build, key, shown, to_json
+from edgecnn.tables import Struct, build, key, shown, to_json
 
 SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
@@ -33,8 +33,7 @@ MAX_LSB = 8
 """Largest tolerance of a model that answers in codes. Kernels were seen three codes apart."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputContract:
+class InputContract(Struct):
     """How an image gets into `shape` (height, width, channels); a pixel's real value is scale * (pixel - 128 - zero_point)."""
 
     height: int = key(low=1, high=MAX_SIDE)
@@ -46,8 +45,7 @@ class InputContract:
     region: Region = key(WHOLE, valid=is_region, expected=EXPECTED, left_out=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
+class ModelEntry(Struct):
     """One model file; it gives the golden outputs, and features if it has any, within `tolerance`: output codes (LSB) or logits."""
 
     file: str
@@ -68,8 +66,7 @@ def _rises(values: tuple[float, ...]) -> bool:
 ASCENDING = "two or more numbers, none smaller than the one before"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StrangerLimit:
+class StrangerLimit(Struct):
     """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
 
     `known` is a file of training images' features, int8 (images, length). `scores` and `similarities` are ascending values of validation
@@ -86,8 +83,7 @@ class StrangerLimit:
     decide: bool = key(False, left_out=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoldenImage:
+class GoldenImage(Struct):
     """An encoded image, and the SHA-256 of the bytes that it must be decoded to (upright, in the input's channels) and resized to."""
 
     file: str
@@ -95,8 +91,7 @@ class GoldenImage:
     resized_sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(Struct):
     """What a bundle says about itself. Logits are divided by `temperature` before softmax; serial 0 is no number.
 
     `defaults` maps a format to its model file; `files` maps every other entry to its SHA-256, and is filled when the bundle is written.

@@ -159,6 +159,11 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
     leave(code)
 
 
+main.__code__ = main.__code__.replace(co_stacksize=20_000)
+"""Python keeps the frames of calls in chunks of 16 KiB, and maps and unmaps one at each call that begins where a chunk ends, such as a
+loop's in numpy's import: 5 ms. A first frame as large as this gets one chunk of 256 KiB, with room for all others."""
+
+
 def leave_at_once(code: int) -> None:
     """End the process without freeing objects, a twentieth of a short command; exit handlers run, such as TensorFlow's."""
     atexit._run_exitfuncs()

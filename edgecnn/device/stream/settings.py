@@ -5,13 +5,13 @@ the arguments of `open_stream` are made from these dataclasses. This module load
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, FrozenInstanceError, dataclass, field
+from dataclasses import Field, field
 from pathlib import Path
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 from edgecnn.errors import nearest
 from edgecnn.region import FITS, ROTATIONS, Region, read_region
-from edgecnn.tables import fields_of, key
+from edgecnn.tables import Struct, fields_of, key
 
 LARGEST = 16384
 
@@ -42,26 +42,8 @@ def read_smooth(text: str) -> str:
     return text
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-class Group:
-    """A frozen dataclass of keyword-only fields with defaults; `dataclass` compiling each class anew took 2 ms of each start."""
-
-    def __init_subclass__(cls) -> None:
-        dataclass(init=False, repr=False, eq=False)(cls)
-
-    def __init__(self, **values: Any) -> None:
-        kind: type = type(self)
-        fields = fields_of(kind)
-        for name in values:
-            if name not in fields:
-                raise TypeError(f"{kind.__name__} has no setting {name!r}. {nearest(name, fields)}")
-        self.__dict__.update({name: entry.default for name, entry in fields.items()} | values)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise FrozenInstanceError(f"cannot assign to field {name!r}")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+class Group(Struct):
+    """Settings that belong together, each with a default."""
 
 
 class Camera(Group):

@@ -61,7 +61,7 @@ def test_fields_are_arguments_and_a_wrong_name_gets_the_nearest():
     for wrong in ({"smoth": "3"}, {"save_cap": 1.0}):
         with pytest.raises(TypeError, match=r"unknown setting '(smoth|save_cap)' of a stream"):
             open_stream("synthetic:", **wrong)
-    with pytest.raises(TypeError, match=r"Decision has no setting 'margn'\. Did you mean 'margin'"):
+    with pytest.raises(TypeError, match=r"Decision has no field 'margn'\. Did you mean 'margin'"):
         Decision(margn=0.2)
     with pytest.raises(AttributeError):
         made.decision.margin = 0.3
