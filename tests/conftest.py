@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import resource
@@ -312,6 +313,53 @@ def onnx_model(
         helper.set_model_props(model, {"edgecnn.quantization": text})
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    """Write a bundle of 2 kB: its model has no meaning, and whoever only reads the bundle does not notice. `passed` is its gate's."""
+    from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
+    from edgecnn.bundle.write import write_bundle
+
+    def npy(array):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        return buffer.getvalue()
+
+    def make_bundle(name, serial=0, format_="tflite", passed=None):
+        model = f"models/int8.{format_}"
+        entry = ModelEntry(
+            file=model,
+            format=format_,
+            precision="int8",
+            golden="golden/int8.npy",
+            tolerance=1.0,
+            tolerance_unit="LSB",
+            tolerance_reason="rounding",
+            golden_engine="none 0.0 (none)",
+        )
+        manifest = Manifest(
+            name=name,
+            title=name,
+            labels=("cat", "dog"),
+            input=InputContract(height=4, width=5, channels=3, fit="crop", scale=1 / 128, zero_point=0),
+            models=(entry,),
+            defaults={format_: model},
+            serial=serial,
+            provenance={},
+        )
+        files = {
+            "golden/inputs.npy": npy(np.zeros((2, 4, 5, 3), np.uint8)),
+            "golden/int8.npy": npy(np.zeros((2, 2), np.int8)),
+            model: name.encode() * 20,
+        }
+        if passed is not None:
+            files["parity.json"] = json.dumps({"passed": passed}).encode()
+        path = tmp_path / f"{name}.edgecnn"
+        write_bundle(path, manifest, files, force=True)
+        return path
+
+    return make_bundle
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,7 +188,7 @@ def show_entry(repository: "Repository", entry: "Entry") -> None:
 
     terms = entry.terms
     metadata = sum(metadata_sizes(repository.folder, repository.read()).values())
-    pilots = f" and {len(terms.pilots)} pilots" if terms.pilots else ""
+    pilots = f" and {count(terms.pilots)}" if terms.pilots else ""
     state = "stopped" if terms.stopped else f"for {terms.share} % of the boards{pilots}"
     note(
         f"{entry.path}: release {terms.number}, {state}; {entry.length:,} bytes and {metadata:,} of metadata for each board"
@@ -213,10 +214,14 @@ def show(repository: "Repository", json: bool) -> None:
 def describe(entry: dict[str, Any]) -> str:
     """Return a release as a line: its number, name and hash, to whom it is offered, and what is on record."""
     share = "stopped" if entry["stopped"] else f"{entry['share']} %"
-    more = [f"{len(entry['pilots'])} pilots"] if entry["pilots"] else []
+    more = [count(entry["pilots"])] if entry["pilots"] else []
     if entry["allow_older"]:
         more.append(f"goes back from {', '.join(digest[:12] for digest in entry['allow_older']['instead_of'])}")
     if entry["accepted"]:
         more.append(f"gate failed, accepted: {entry['accepted']}")
     text = f"{entry['number']:3}  {share:>7}  {entry['name']}-{entry['serial']}  {entry['sha256'][:12]}  {entry['length']:,} bytes"
     return printable("; ".join([text, *more]))
+
+
+def count(pilots: Sized) -> str:
+    return f"{len(pilots)} pilot{'s' * (len(pilots) != 1)}"

@@ -1,6 +1,7 @@
 """What `edgecnn release` does to a repository. Each function checks all that it needs before it writes."""
 
 import contextlib
+import copy
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,6 +26,9 @@ from edgecnn.labels import unsafe
 from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, refuse_inside
 from edgecnn.release.repository import ONLINE_ROLES, Repository, State
 from edgecnn.tables import to_json
+
+KEPT = 100
+"""Most releases of a channel that stay, unless more of them are not for all boards: each takes a board some 300 bytes."""
 
 ROOT = "root"
 ROOT_KEY = re.compile("root-[1-9][0-9]?")
@@ -90,9 +94,14 @@ def add(repository: Repository, keys: Keys, bundle: Bundle, offer: Offer) -> Ent
             accepted=accepted,
         )
         entry = Entry(path=path, sha256=bundle.sha256, length=len(bundle.data), terms=terms)
+        old = _superseded([*(other for other in entries if other.path != path), entry])
+        for other in old:
+            del state.targets.signed.targets[other.path]
         _put(state, entry)
         repository.write_target(path, entry.sha256, bundle.data)
         repository.write(state, keys, targets=True)
+        for other in old:
+            repository.target_file(other.path, other.sha256).unlink(missing_ok=True)
     return entry
 
 
@@ -206,6 +215,14 @@ def _put(state: State, entry: Entry) -> None:
         raise ReleaseError(f"{entry.path} is not read back as it was written")
 
 
+def _superseded(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the releases that are left out: beyond the newest KEPT, and older than one that all boards may have."""
+    full = max(
+        (entry.terms.number for entry in entries if entry.terms.share == 100 and not entry.terms.stopped), default=0
+    )
+    return [entry for entry in entries[:-KEPT] if entry.terms.number < full]
+
+
 def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str, AllowOlder | None]:
     """Return a new release's path, and from which releases a board may go back to it; ReleaseError if its serial number is not allowed."""
     serial = bundle.manifest.serial
@@ -266,7 +283,7 @@ def _next_root(
     repository: Repository, keys: Keys, state: State, change: Callable[[Root], None] = lambda root: None
 ) -> State:
     """Write the next version of the root metadata, changed; return the state with it."""
-    metadata = Metadata[Root].from_dict(state.roots[-1].to_dict())
+    metadata = copy.deepcopy(state.roots[-1])
     metadata.signed.version += 1
     change(metadata.signed)
     repository.write_root(metadata, keys, previous=state.root)

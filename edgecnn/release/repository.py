@@ -14,6 +14,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
+from edgecnn.device.update.channel import MAX_METADATA
 from edgecnn.errors import ReleaseError
 from edgecnn.files import sync_folder, write_atomic
 from edgecnn.release.keys import ANCHOR, Keys, name_of
@@ -84,10 +85,10 @@ class Repository:
         return State(roots, self._signed(Targets, f"{version}.targets.json", root), snapshot, timestamp)
 
     def write_root(self, root: Metadata[Root], keys: Keys, *, previous: Root | None) -> None:
-        """Sign and write a version of the root metadata, by enough keys of its own and of the version before it."""
+        """Sign and write a version of the root metadata, by enough keys of the version before it and of its own."""
         root.signed.expires = expiry("root")
         root.signatures.clear()
-        for signing in (root.signed, previous or root.signed):
+        for signing in (previous or root.signed, root.signed):
             self._sign_by_threshold(root, signing, keys)
         data = self._put(f"{root.signed.version}.root.json", root)
         sync_folder(self.metadata)
@@ -209,6 +210,11 @@ class Repository:
 
     def _put(self, name: str, metadata: Metadata) -> bytes:
         data = metadata.to_bytes(JSONSerializer(compact=True, validate=True))
+        most = MAX_METADATA[metadata.signed.type]
+        if len(data) > most:
+            raise ReleaseError(
+                f"{name} would have {len(data):,} bytes, and a board takes at most {most:,}. Name fewer pilots."
+            )
         write_atomic(self.metadata / name, data)
         return data
 

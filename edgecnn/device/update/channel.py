@@ -27,6 +27,9 @@ MAX_NUMBER = 2**53
 MAX_NAME = 120
 """Longest name of a bundle in a release: a file's name also holds its hash and its serial number."""
 
+MAX_METADATA = {"root": 1 << 17, "timestamp": 1 << 14, "snapshot": 1 << 17, "targets": 1 << 20}
+"""Most bytes of metadata by role. What python-tuf allows, 5 MB, takes a board more than 100 MB of memory if an enemy has made it."""
+
 MAX_HASHES = 1000
 MAX_PILOTS = 1000
 

@@ -1,0 +1,87 @@
+"""`edgecnn release`, from the first key to a release that goes back, as scripts and people give the commands."""
+
+import json
+
+import pytest
+
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sha256_file
+
+pytest.importorskip("tuf", reason="releases need the extra release")
+
+
+@pytest.fixture
+def release(edgecnn, tmp_path, monkeypatch):
+    secret = tmp_path / "passphrase"
+    secret.write_text("correct horse battery\n")
+    secret.chmod(0o600)
+    monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(secret))
+    return lambda *arguments: edgecnn("release", *arguments)
+
+
+def test_from_the_first_key_to_going_back(release, make_bundle):
+    made = release("init", "--json")
+    assert made.code == 0 and json.loads(made.out)["schema"] == "edgecnn.release/1"
+    assert made.err.splitlines()[-1] == "trust root, for each board: releases/metadata/1.root.json"
+    one, two = (make_bundle(name, serial, passed=True) for name, serial in (("cats", 1), ("dogs", 2)))
+    added = release("add", one, "--to", "door", "--share", 5, "--pilot", "a" * 32)
+    size = one.stat().st_size
+    assert added.err.startswith(
+        f"door/cats-1.edgecnn: release 1, for 5 % of the boards and 1 pilot; {size:,} bytes and "
+    )
+    assert (
+        added.out.splitlines()[-1]
+        == f"door         1      5 %  cats-1  {sha256_file(one)[:12]}  {size:,} bytes; 1 pilot"
+    )
+    assert "    100 %  cats-1" in release("share", "door", 100).out
+    release("add", two, "--to", "door", "--share", 100)
+    assert "  stopped  dogs-2" in release("stop", "door").out
+    back = release("add", one, "--to", "door", "--share", 100, "--allow-older-from", sha256_file(two)[:8], "--json")
+    table = json.loads(back.out)
+    assert [entry["number"] for entry in table["channels"]["door"]] == [2, 3]
+    assert table["channels"]["door"][1]["allow_older"] == {"to": sha256_file(one), "instead_of": [sha256_file(two)]}
+    assert release("refresh").code == release("rotate", "online").code == 0
+    shown = release("status")
+    assert shown.err == "" and shown.out.splitlines()[0].startswith("root       until 20")
+    assert "goes back from" in shown.out
+
+
+def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
+    release("init")
+    bundle = make_bundle("cats", 1, passed=False)
+    refused = release("add", bundle, "--to", "door", "--share", 5)
+    assert refused.code == ReleaseError.exit_code == 35
+    assert refused.err.rstrip().endswith('To release it all the same, on record: --accept-gate "WHY"')
+    assert (
+        "gate failed, accepted: one class"
+        in release("add", bundle, "--to", "door", "--share", 5, "--accept-gate", "one class").out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ad",), "expected init, add, share"),
+        (("add",), "add: expected BUNDLE; received none"),
+        (("add", "x.edgecnn"), "add needs --to and --share"),
+        (("share", "door"), "share: expected CHANNEL PERCENT"),
+        (("share", "door", "all"), "received 'all', expected a whole number from 0 to 100"),
+        (("share", "door", "101"), "expected a whole number from 0 to 100"),
+        (("stop", "door", "--accept-gate", "x"), "goes with add"),
+        (("refresh", "snapshot"), "expected targets, root"),
+        (("rotate",), "rotate: expected KEY..."),
+        (("status", "door"), "takes no more arguments"),
+        (("stop", "door", "--pilot", "x"), "goes with add and share"),
+    ],
+)
+def test_a_typing_error_is_a_usage_error(release, arguments, message):
+    result = release(*arguments)
+    assert result.code == 2 and message in " ".join(result.err.split()), result.err
+
+
+def test_without_a_terminal_the_passphrase_has_to_be_in_a_file(release, monkeypatch, tmp_path):
+    monkeypatch.delenv("EDGECNN_RELEASE_PASSPHRASE_FILE")
+    refused = release("init")
+    assert refused.code == 35 and "Name a file with it in EDGECNN_RELEASE_PASSPHRASE_FILE" in refused.err
+    monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(tmp_path / "nowhere"))
+    assert "cannot read the passphrase of EDGECNN_RELEASE_PASSPHRASE_FILE" in release("init", "other").err

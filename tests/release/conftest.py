@@ -1,0 +1,113 @@
+"""A repository with keys of its own, bundles for it, and a board that knows only its first root: python-tuf's own Updater."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+tuf = pytest.importorskip("tuf", reason="releases need the extra release")
+
+from tuf.api.exceptions import DownloadHTTPError  # noqa: E402
+from tuf.ngclient import FetcherInterface, Updater  # noqa: E402
+
+from edgecnn.release import keys as keys_module  # noqa: E402
+from edgecnn.release import operations  # noqa: E402
+from edgecnn.release.keys import Keys  # noqa: E402
+from edgecnn.release.repository import Repository  # noqa: E402
+
+PASSPHRASE = "correct horse battery"
+
+
+class Folder(FetcherInterface):
+    """Gives the Updater a folder's files."""
+
+    def __init__(self):
+        self.asked = []
+
+    def _fetch(self, url):
+        self.asked.append(url)
+        try:
+            yield Path(url).read_bytes()
+        except FileNotFoundError:
+            raise DownloadHTTPError(f"no {url}", 404) from None
+
+
+class TufBoard:
+    """A board as far as TUF goes: it keeps what it has verified, and begins with a root."""
+
+    def __init__(self, folder, root):
+        self.folder, self.root = folder, root
+        folder.mkdir()
+
+    def check(self, repository):
+        """Verify a repository, download all of its targets, and return their paths."""
+        self.fetcher = Folder()
+        updater = Updater(
+            str(self.folder),
+            f"{repository}/metadata/",
+            str(self.folder),
+            f"{repository}/targets/",
+            self.fetcher,
+            bootstrap=self.root,
+        )
+        updater.refresh()
+        targets = updater._trusted_set.targets.targets
+        for path in targets:
+            updater.download_target(updater.get_targetinfo(path))
+        return sorted(targets)
+
+
+@pytest.fixture
+def held(tmp_path):
+    """Return keys whose passphrase nobody types."""
+
+    def held(*folders, ask=lambda name, new: PASSPHRASE):
+        return Keys([Path(folder) for folder in folders] or [tmp_path / "releases-keys"], ask)
+
+    return held
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Keys without a passphrase, and no fsync: they take most of the time of a test that signs often. Goes before `repository`."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr(keys_module, "BestAvailableEncryption", lambda passphrase: keys_module.NoEncryption())
+
+
+@pytest.fixture
+def repository(tmp_path, held):
+    operations.init(tmp_path / "releases", held())
+    return Repository(tmp_path / "releases")
+
+
+@pytest.fixture
+def add(repository, held, make_bundle):
+    """Release a small bundle with a serial number to the channel door."""
+    from edgecnn.bundle.read import read_bundle
+
+    def add(serial, share=100, *, name="photos", passed=True, keys=None, **more):
+        made = make_bundle(name, serial, passed=passed)
+        bundle = made.rename(made.with_name(f"{name}{serial}.edgecnn"))
+        offer = operations.Offer(channel="door", share=share, **more)
+        return operations.add(repository, keys or held(), read_bundle(bundle), offer)
+
+    return add
+
+
+@pytest.fixture
+def board(tmp_path, repository):
+    """Return a new board, which has the first root."""
+    boards = []
+
+    def board():
+        boards.append(TufBoard(tmp_path / f"board{len(boards)}", (repository.metadata / "1.root.json").read_bytes()))
+        return boards[-1]
+
+    return board
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Return a copy of a folder, as an enemy or a backup has it."""
+    count = iter(range(100))
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / f"copy{next(count)}"))

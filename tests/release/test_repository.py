@@ -1,0 +1,355 @@
+"""What the workstation writes is what TUF's own client accepts, after each single write; and what may not be signed is not."""
+
+import os
+import stat
+from datetime import timedelta
+
+import pytest
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Targets
+
+from edgecnn.device.update.channel import entries_of
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sha256_file
+from edgecnn.release import keys as keys_module
+from edgecnn.release import operations
+from edgecnn.release import repository as repository_module
+from edgecnn.release.keys import Keys
+from edgecnn.release.repository import Repository, utc_now
+from edgecnn.release.status import status
+
+
+def terms(repository):
+    """Return the channel's releases as a board reads them: (number, serial, share, stopped)."""
+    entries = entries_of(repository.read().targets.signed.targets, "door")
+    return [(entry.terms.number, entry.terms.serial, entry.terms.share, entry.terms.stopped) for entry in entries]
+
+
+def test_a_new_repository_has_keys_that_only_their_owner_reads_and_two_of_three_root_keys_must_sign(
+    repository, tmp_path
+):
+    keys = tmp_path / "releases-keys"
+    assert {path.name for path in keys.glob("*.pem")} == {
+        f"{name}.pem" for name in ("root-1", "root-2", "root-3", "targets", "online")
+    }
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
+    protected = {path.name for path in keys.glob("*.pem") if b"ENCRYPTED" in path.read_bytes()}
+    assert protected == {"root-1.pem", "root-2.pem", "root-3.pem", "targets.pem"}
+    state = repository.read()
+    assert state.root.roles["root"].threshold == 2 and len(state.root.roles["root"].keyids) == 3
+    assert not any(b"PRIVATE" in path.read_bytes() for path in repository.folder.rglob("*") if path.is_file())
+
+
+def test_a_board_gets_what_was_released_byte_for_byte(repository, add, board, held):
+    entry = add(1, 5)
+    door = board()
+    assert door.check(repository.folder) == ["door/photos-1.edgecnn"]
+    assert sha256_file(door.folder / "door%2Fphotos-1.edgecnn") == entry.sha256
+    operations.change(repository, held(), "door", share=100, pilots=["a" * 32])
+    add(2)
+    operations.change(repository, held(), "door", stop=True)
+    assert terms(repository) == [(1, 1, 100, False), (2, 2, 100, True)]
+    door.check(repository.folder)
+    quiet = board()
+    quiet.check(repository.folder)
+    quiet.check(repository.folder)
+    assert [url.rpartition("/")[2] for url in quiet.fetcher.asked[:2]] == ["2.root.json", "timestamp.json"]
+    assert not any("metadata" in url for url in quiet.fetcher.asked[2:])
+
+
+def test_going_back_is_a_newer_release_that_names_both_hashes(repository, add, held):
+    old, new = add(1), add(2)
+    with pytest.raises(ReleaseError, match="To go back to an older bundle, name those to go back from"):
+        add(1)
+    with pytest.raises(ReleaseError, match="no release of the channel begins with ffff"):
+        add(1, instead_of=["ffff"])
+    back = add(1, 40, instead_of=[new.sha256[:8]])
+    assert terms(repository) == [(2, 2, 100, False), (3, 1, 40, False)]
+    assert back.sha256 == old.sha256 and back.may_follow(2, new.sha256)
+    with pytest.raises(ReleaseError, match="a board goes from it to the bundle without"):
+        add(3, instead_of=[new.sha256])
+    with pytest.raises(ReleaseError, match="has had 2"):
+        add(2)
+    assert add(3).terms.number == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"serial": 0}, "has no serial number.*edgecnn bundle --serial 1"),
+        ({"serial": 1, "passed": False}, "its gate failed.*--accept-gate"),
+        ({"serial": 1, "passed": None}, "holds no parity report that says that its gate passed"),
+        ({"serial": 1, "passed": "yes"}, "its gate failed"),
+        ({"serial": 1, "passed": False, "accepted": "a\x1b[2J"}, "no control characters"),
+        ({"serial": 1, "pilots": ["board-7"]}, "'board-7' is not the id of a board"),
+        ({"serial": 1, "pilots": [f"{number:032x}" for number in range(1001)]}, "at most 1,000 board ids"),
+        ({"serial": 1, "share": 101}, "a share is from 0 to 100"),
+    ],
+)
+def test_a_bundle_that_may_not_be_released_changes_nothing(repository, add, arguments, message):
+    before = {path: path.read_bytes() for path in repository.folder.rglob("*") if path.is_file()}
+    with pytest.raises(ReleaseError, match=message):
+        add(**arguments)
+    assert {path: path.read_bytes() for path in repository.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_failed_gate_is_released_on_record_and_a_passed_one_without(repository, add):
+    assert add(1, passed=False, accepted="two classes moved").terms.accepted == "two classes moved"
+    assert add(2, accepted="not needed").terms.accepted == ""
+    assert status(repository)["channels"]["door"][0]["accepted"] == "two classes moved"
+
+
+def test_a_name_that_no_path_may_have_is_spelled_otherwise(add):
+    assert add(1, name="Türen & Tore").path == "door/T-ren-Tore-1.edgecnn"
+
+
+def test_old_releases_leave_and_those_that_a_board_may_still_get_stay(repository, add, board, monkeypatch):
+    monkeypatch.setattr(operations, "KEPT", 2)
+    first = add(1)
+    add(2, 50)
+    add(3, 5)
+    assert [number for number, *_ in terms(repository)] == [1, 2, 3]
+    add(4)
+    assert [number for number, *_ in terms(repository)] == [3, 4]
+    assert not repository.target_file(first.path, first.sha256).exists()
+    board().check(repository.folder)
+
+
+class Cut(Exception):
+    """The power is cut."""
+
+
+CHANGES = {
+    "add": lambda repository, keys, add: add(2, keys=keys),
+    "share": lambda repository, keys, add: operations.change(repository, keys, "door", share=50),
+    "refresh": lambda repository, keys, add: operations.refresh(repository, keys),
+    "refresh root": lambda repository, keys, add: operations.refresh(repository, keys, "root"),
+    "rotate online": lambda repository, keys, add: operations.rotate(repository, keys, ["online"]),
+    "rotate targets": lambda repository, keys, add: operations.rotate(repository, keys, ["targets"]),
+    "rotate root": lambda repository, keys, add: operations.rotate(repository, keys, ["root-2"]),
+    "rotate all": lambda repository, keys, add: operations.rotate(repository, keys, ["root-1", "targets", "online"]),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ("add", "rotate all") else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
+)
+def test_after_a_cut_at_any_write_boards_accept_the_repository_and_the_command_can_be_given_again(
+    name, quick, repository, add, board, held, monkeypatch
+):
+    """Each write is atomic: what counts is what is there between two of them."""
+    add(1)
+    known, change = board(), CHANGES[name]
+    known.check(repository.folder)
+    writes = {module: module.write_atomic for module in (repository_module, keys_module)}
+    for nth in range(100):
+        left = nth
+
+        def cut(real, *arguments, **more):
+            nonlocal left
+            if left == 0:
+                raise Cut
+            left -= 1
+            return real(*arguments, **more)
+
+        with monkeypatch.context() as patch:
+            for module, real in writes.items():
+                patch.setattr(module, "write_atomic", lambda *a, real=real, **more: cut(real, *a, **more))
+            patch.setattr(keys_module.os, "replace", lambda *a, real=os.replace: cut(real, *a))
+            try:
+                change(repository, held(), add)
+                break
+            except Cut:
+                pass
+        assert "door/photos-1.edgecnn" in known.check(repository.folder), nth
+        assert "door/photos-1.edgecnn" in board().check(repository.folder), nth
+        operations.refresh(repository, held())  # the online key of before or the new one, whichever is trusted
+        known.check(repository.folder)
+    assert nth >= 2, "nothing was cut"
+    known.check(repository.folder)
+    board().check(repository.folder)
+    operations.refresh(repository, held(), "targets")
+    operations.refresh(repository, held(), "root")
+    board().check(repository.folder)
+
+
+def test_one_writer_at_a_time(repository, held):
+    with repository.locked(), pytest.raises(ReleaseError, match="another edgecnn release is changing"):
+        operations.refresh(Repository(repository.folder), held())
+    operations.refresh(repository, held())
+
+
+def test_what_somebody_put_into_the_repository_is_not_signed(repository, add, held, copy):
+    """The folder may come back from a server: an online key must not make what is in it valid."""
+    add(1)
+    targets = repository.metadata / "2.targets.json"
+    forged = Metadata[Targets].from_bytes(targets.read_bytes())
+    forged.signed.targets["door/photos-1.edgecnn"].hashes["sha256"] = "0" * 64
+    saved = targets.read_bytes()
+    targets.write_bytes(forged.to_bytes())
+    with pytest.raises(ReleaseError, match=r"2\.targets\.json is not what the repository's keys have signed"):
+        operations.refresh(repository, held())
+    targets.write_bytes(saved)
+    operations.refresh(repository, held())
+    older = copy(repository.folder)
+    operations.refresh(repository, held(), "root")
+    with pytest.raises(ReleaseError, match=r"it is an older copy, or another repository\. Nothing was signed"):
+        operations.refresh(Repository(older), held())
+    other = older.with_name("other")
+    operations.init(other, held(older.with_name("other-keys")))
+    with pytest.raises(ReleaseError, match="another repository"):
+        operations.refresh(Repository(other), held())
+
+
+def test_keys_do_not_go_into_the_repository_nor_the_repository_among_keys(tmp_path, held):
+    folder = tmp_path / "public"
+    for repository, keys in ((folder, folder / "keys"), (folder, folder), (folder / "releases", folder)):
+        with pytest.raises(ReleaseError, match="one inside the other"):
+            operations.init(repository, held(keys))
+    assert not folder.exists()
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ReleaseError, match="one inside the other"):
+        operations.init(folder, held(tmp_path / "link" / "keys"))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(ReleaseError, match="is not empty"):
+        operations.init(folder, held(tmp_path / "used"))
+    with pytest.raises(ReleaseError, match="is not empty"):
+        operations.init(tmp_path / "used", held(tmp_path / "fresh"))
+
+
+def test_what_lacks_is_named(repository, add, held, tmp_path):
+    keys = tmp_path / "releases-keys"
+    with pytest.raises(ReleaseError, match=r"cannot read the key .*targets\.pem: the passphrase is wrong"):
+        add(1, keys=held(ask=lambda name, new: "wrong passphrase"))
+    (keys / "targets.pem").chmod(0o644)
+    with pytest.raises(ReleaseError, match=r"other users may use the key .*chmod 600"):
+        add(1)
+    (keys / "targets.pem").rename(tmp_path / "targets.pem")
+    with pytest.raises(ReleaseError, match=r"no targets\.pem in .*if it is lost: edgecnn release rotate targets"):
+        add(1)
+    (keys / "root-2.pem").unlink()
+    (keys / "root-3.pem").unlink()
+    with pytest.raises(
+        ReleaseError, match=r"2 of the keys root-1\.pem, root-2\.pem, root-3\.pem must sign, and 1 of them are in"
+    ):
+        operations.refresh(repository, held(), "root")
+    (keys / "online.pem").write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(ReleaseError, match=r"online\.pem: the file is damaged"):
+        operations.refresh(repository, held())
+    with pytest.raises(ReleaseError, match=r"no root\.json in"):
+        operations.refresh(repository, held(tmp_path / "empty"))
+    for folder in (tmp_path / "nowhere", keys):
+        with pytest.raises(ReleaseError, match="is not a repository of releases, or is damaged"):
+            status(Repository(folder))
+    with pytest.raises(ReleaseError, match="at least 8 characters"):
+        operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: "short"))
+
+
+def test_the_time_is_looked_at(repository, add, held, monkeypatch):
+    add(1)
+    now = utc_now()
+    assert status(repository)["problems"] == []
+
+    def at(days):
+        monkeypatch.setattr(repository_module, "utc_now", lambda: now + timedelta(days=days))
+        monkeypatch.setattr("edgecnn.release.status.utc_now", lambda: now + timedelta(days=days))
+
+    at(-1)
+    with pytest.raises(ReleaseError, match=r"this machine's clock says .* Set the clock"):
+        operations.refresh(repository, held())
+    at(25)
+    assert {text.split()[0] for text in status(repository)["problems"]} == {"timestamp", "snapshot"}
+    at(31)
+    assert any(text.startswith("timestamp expired on") for text in status(repository)["problems"])
+    operations.refresh(repository, held())
+    assert status(repository)["problems"] == []
+    at(3 * 365 + 1)
+    assert any(text.startswith("root expired on") for text in status(repository)["problems"])
+    with pytest.raises(ReleaseError, match=r"the root metadata expired on .*: edgecnn release refresh root"):
+        operations.refresh(repository, held())
+    operations.refresh(repository, held(), "root")
+    operations.refresh(repository, held(), "targets")
+    assert status(repository)["problems"] == []
+
+
+def test_a_lost_or_damaged_bundle_is_reported(repository, add):
+    entry = add(1)
+    file = repository.target_file(entry.path, entry.sha256)
+    file.write_bytes(b"damaged")
+    assert status(repository)["problems"] == [f"{file} is missing or damaged: put the bundle there again"]
+
+
+def test_a_board_that_a_stolen_online_key_deceived_accepts_the_repository_after_it_was_rotated(
+    repository, add, board, held, copy, tmp_path
+):
+    """Fast forward: the thief signs a version that no honest one will ever be above."""
+    add(1)
+    deceived, stolen = board(), copy(tmp_path / "releases-keys")
+    deceived.check(repository.folder)
+    hostile = Repository(copy(repository.folder))
+    state, thief = hostile.read(), held(stolen)
+    state.timestamp.signed.version = state.snapshot.signed.version = 2**40
+    hostile.write(state, thief, targets=False)
+    deceived.check(hostile.folder)
+    operations.refresh(repository, held())
+    with pytest.raises(exceptions.BadVersionNumberError):
+        deceived.check(repository.folder)
+    operations.rotate(repository, held(), ["online"])
+    assert deceived.check(repository.folder) == ["door/photos-1.edgecnn"]
+    with pytest.raises(exceptions.UnsignedMetadataError):
+        deceived.check(hostile.folder)
+    with pytest.raises(exceptions.RepositoryError):
+        board().check(hostile_with_roots_of(repository, hostile))
+
+
+def hostile_with_roots_of(repository, hostile):
+    """Return the thief's folder with the newest roots, which a mirror may add but not leave out for ever."""
+    for path in repository.metadata.glob("*.root.json"):
+        (hostile.metadata / path.name).write_bytes(path.read_bytes())
+    return hostile.folder
+
+
+@pytest.mark.parametrize("lost", ["root-1", "root-2", "targets", "online"])
+def test_a_lost_key_is_replaced_by_the_others(repository, add, board, held, tmp_path, lost):
+    add(1)
+    early = board()
+    early.check(repository.folder)
+    (tmp_path / "releases-keys" / f"{lost}.pem").unlink()
+    operations.rotate(repository, held(), [lost])
+    assert (tmp_path / "releases-keys" / f"{lost}.pem").exists()
+    add(2)
+    operations.refresh(repository, held(), "root")
+    assert (
+        early.check(repository.folder)
+        == board().check(repository.folder)
+        == ["door/photos-1.edgecnn", "door/photos-2.edgecnn"]
+    )
+    assert status(repository)["roles"]["root"]["threshold"] == 2
+
+
+def test_a_forgotten_passphrase_is_a_lost_key(repository, add, board, held, tmp_path):
+    keys = tmp_path / "releases-keys"
+    other = Keys([tmp_path / "other"], lambda name, new: "nobody knows this one")
+    (tmp_path / "other").mkdir()
+    other.create("targets")
+    (tmp_path / "other" / "targets.pem").replace(keys / "targets.pem")
+    operations.rotate(repository, held(), ["targets"])
+    add(1)
+    board().check(repository.folder)
+
+
+def test_root_keys_that_are_elsewhere_come_from_several_folders(repository, held, tmp_path):
+    keys = tmp_path / "releases-keys"
+    sticks = [tmp_path / "stick1", tmp_path / "stick2"]
+    for stick, name in zip(sticks, ("root-1.pem", "root-3.pem"), strict=True):
+        stick.mkdir()
+        (keys / name).rename(stick / name)
+    (keys / "root-2.pem").unlink()
+    with pytest.raises(ReleaseError, match="must sign, and 0 of them are in"):
+        operations.rotate(repository, held(), ["root-2"])
+    operations.rotate(repository, held(keys, *sticks), ["root-2"])
+    with pytest.raises(ReleaseError, match=r"there is no key root-4\. .*Known: online, root-1"):
+        operations.rotate(repository, held(keys, *sticks), ["root-4"])
