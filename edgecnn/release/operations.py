@@ -13,12 +13,13 @@ from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Time
 from edgecnn.bundle.read import Bundle
 from edgecnn.device.update.channel import (
     CUSTOM,
-    MAX_NAME,
+    SHA256,
     AllowOlder,
     Entry,
     Terms,
     entries_of,
     is_board_id,
+    plain_name,
     target_path,
 )
 from edgecnn.errors import ReleaseError, UpdateError, nearest
@@ -227,8 +228,7 @@ def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str,
     """Return a new release's path, and from which releases a board may go back to it; ReleaseError if its serial number is not allowed."""
     serial = bundle.manifest.serial
     highest = max((entry.terms.serial for entry in entries), default=0)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.manifest.name).strip("-.")[:MAX_NAME] or "bundle"
-    path = target_path(offer.channel, name, serial)
+    path = target_path(offer.channel, plain_name(bundle.manifest.name), serial)
     if serial == 0:
         raise ReleaseError(
             f"{bundle.path} has no serial number, so that a board could not tell it from an older one. Bundle it again: "
@@ -241,27 +241,35 @@ def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str,
                 f"--serial {highest + 1}. To go back to an older bundle, name those to go back from: --allow-older-from SHA256"
             )
         return path, None
-    sources = [_named(text, entries) for text in offer.instead_of]
-    for source in sources:
-        if source.terms.serial <= serial:
-            raise ReleaseError(
-                f"{source.sha256[:12]} has the serial number {source.terms.serial}, not above the bundle's, {serial}: a board goes from it "
-                "to the bundle without --allow-older-from."
-            )
+    sources = [_source(text, entries, serial) for text in offer.instead_of]
     if any(entry.path == path and entry.sha256 != bundle.sha256 for entry in entries):
         raise ReleaseError(
             f"{path} was released with another content than {bundle.path}. Going back takes the same file."
         )
-    return path, AllowOlder(to=bundle.sha256, instead_of=tuple(dict.fromkeys(source.sha256 for source in sources)))
+    return path, AllowOlder(to=bundle.sha256, instead_of=tuple(dict.fromkeys(sources)))
 
 
-def _named(text: str, entries: Sequence[Entry]) -> Entry:
-    found = [entry for entry in entries if text and entry.sha256.startswith(text.lower())]
+def _source(text: str, entries: Sequence[Entry], serial: int) -> str:
+    """Return the SHA-256 of a release to go back from, given its first digits.
+
+    One that the channel does not have needs all of them: a thief who had the keys may have released it to boards.
+    """
+    digest = text.lower()
+    found = [entry for entry in entries if text and entry.sha256.startswith(digest)]
+    if not found and SHA256.fullmatch(digest):
+        return digest
     if len(found) != 1:
         known = ", ".join(entry.sha256[:12] for entry in entries)
         what = "several releases begin" if found else "no release of the channel begins"
-        raise ReleaseError(f"{what} with {text}. Those here: {known or 'none'}.")
-    return found[0]
+        raise ReleaseError(
+            f"{what} with {text}. Those here: {known or 'none'}. One that is not here takes all 64 digits."
+        )
+    if found[0].terms.serial <= serial:
+        raise ReleaseError(
+            f"{found[0].sha256[:12]} has the serial number {found[0].terms.serial}, not above the bundle's, {serial}: a board goes from it "
+            "to the bundle without --allow-older-from."
+        )
+    return found[0].sha256
 
 
 def _share(share: int) -> int:

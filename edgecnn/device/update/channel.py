@@ -102,6 +102,12 @@ def is_board_id(text: str) -> bool:
     return BOARD_ID.fullmatch(text) is not None
 
 
+def plain_name(name: str) -> str:
+    """Return a bundle's name as a release has it: what a path may not hold becomes a hyphen."""
+    plain = "".join(character if character in NAME_CHARACTERS else "-" for character in name)
+    return plain.strip("-.")[:MAX_NAME] or "bundle"
+
+
 def target_path(channel: str, name: str, serial: int) -> str:
     """Return the path of a release's target; UpdateError if no target can have it."""
     check_channel(channel)
