@@ -18,6 +18,7 @@ from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 
 if TYPE_CHECKING:
+    from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.settings import Settings
     from edgecnn.runtime.classifier import Classifier
 
@@ -55,13 +56,14 @@ def classify_stream(
     secret("--camera-password-file", CAMERA, settings.camera.password_file)
     with Ends() as ends:
         classifier = load()
-        consumers = [*make_keepers(settings, classifier, ends), *consumers]
+        keepers = make_keepers(settings, classifier, ends)
+        consumers = [*keepers, *consumers]
         if broker:
             consumers.append(make_publisher(broker, classifier))
         if door:
             from edgecnn.cli.http import make_live
 
-            consumers.append(make_live(door, settings, classifier, load))
+            consumers.append(make_live(door, settings, classifier, load, keepers))
         stream = open_stream(source, classifier, settings, consumers=consumers)
         with make_sink(json, classifier) as show, stopping_output(), stream:
             try:
@@ -89,18 +91,20 @@ def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
         yield functools.partial(show_text, Seldom(READER_EVERY_S))
 
 
-def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> list[Consumer]:
+def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
     chosen, rotation = settings.reaction, settings.camera.rotation
-    keepers: list[Consumer] = []
+    if not (chosen.save_uncertain or chosen.explain):
+        return []
+    from edgecnn.device.stream.keep import UncertainFrames
+
+    keepers: list[UncertainFrames] = []
     if chosen.save_uncertain:
-        from edgecnn.device.stream.keep import UncertainFrames
         from edgecnn.device.stream.pictures import encode
 
         write = functools.partial(encode, rotation=rotation)
         keepers.append(UncertainFrames(chosen.save_uncertain, chosen, write, ends.interruptible))
     if chosen.explain:
         from edgecnn.device.explain import frame_pictures
-        from edgecnn.device.stream.keep import UncertainFrames
 
         explained = frame_pictures(classifier, settings.decision.fit)
         keepers.append(

@@ -1,6 +1,7 @@
 """The HTTP options of `edgecnn classify`: where the page and the API are, and who serves them."""
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgecnn.cli.console import note
@@ -9,6 +10,7 @@ from edgecnn.device.http.door import Door, open_door
 
 if TYPE_CHECKING:
     from edgecnn.device.http.live import Live
+    from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.settings import Http, Settings
     from edgecnn.runtime.classifier import Classifier
 
@@ -35,13 +37,24 @@ def require_packages() -> None:
 
 
 def make_live(
-    door: Door, settings: "Settings", classifier: "Classifier", load: "functools.partial[Classifier]"
+    door: Door,
+    settings: "Settings",
+    classifier: "Classifier",
+    load: "functools.partial[Classifier]",
+    keepers: "Sequence[UncertainFrames]",
 ) -> "Live":
+    """Start the server of a stream; the first of `keepers` keeps unsure frames, if the settings name a folder for them."""
+    from edgecnn.device.http.link import UNSURES
     from edgecnn.device.http.live import Live
     from edgecnn.device.http.opening import make_opening
 
-    opening = make_opening(door, settings, classifier, load.keywords, camera=True)
-    return Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)
+    keeper = keepers[0] if settings.reaction.save_uncertain else None
+    kept = keeper.newest(UNSURES) if keeper else ()
+    opening = make_opening(door, settings, classifier, load.keywords, kept=kept)
+    live = Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)
+    if keeper:
+        keeper.on_kept = live.kept
+    return live
 
 
 def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> None:
@@ -49,8 +62,9 @@ def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> No
     import asyncio
 
     from edgecnn.device.http.opening import make_opening
-    from edgecnn.device.http.serve import serve
+    from edgecnn.device.http.serve import serve_api as serve_without_camera
 
     door = listen(settings.http)
     classifier = load()
-    asyncio.run(serve(make_opening(door, settings, classifier, load.keywords, camera=False), door.listener))
+    opening = make_opening(door, settings, classifier, load.keywords, camera=False)
+    asyncio.run(serve_without_camera(opening, door.listener, classifier))

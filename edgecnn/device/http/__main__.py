@@ -8,7 +8,7 @@ import socket
 import sys
 
 from edgecnn.device.http.link import Opening, Shared
-from edgecnn.device.http.serve import serve
+from edgecnn.device.http.serve import serve_camera
 
 NICE = 10  # the camera loop comes first
 
@@ -20,7 +20,7 @@ def main() -> None:
     opening = Opening(**json.load(sys.stdin.buffer))
     to_loop = socket.socket(fileno=link)
     to_loop.setblocking(False)
-    asyncio.run(serve(opening, socket.socket(fileno=listener), to_loop, Shared(frames)))
+    asyncio.run(serve_camera(opening, socket.socket(fileno=listener), to_loop, Shared(frames)))
 
 
 if __name__ == "__main__":

@@ -31,10 +31,15 @@ def parse_listen(text: str) -> Listen:
 
 def is_local(host: str) -> bool:
     """Tell whether only this machine reaches a host's number, or "localhost"."""
+    return ipaddress.ip_address(host).is_loopback if is_number(host) else host == "localhost"
+
+
+def is_number(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return False
+    return True
 
 
 def bind(listen: Listen) -> socket.socket:

@@ -1,16 +1,25 @@
-"""What programs ask the board: its state, its events, its picture."""
+"""What programs ask the board: its state, its events, its pictures, and what it makes of an image of theirs."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from edgecnn.device.http.answers import refusal
 from edgecnn.device.http.site import Site
+from edgecnn.device.stream.lines import file_line
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Classifier
 
 BOUNDARY = "edgecnn-frame"
 
 PICTURE_S = 2.0
+
+POSTED = "http"  # the source of an image that a client sent
 
 
 def routes(site: Site) -> list[Route]:
@@ -25,25 +34,37 @@ def routes(site: Site) -> list[Route]:
             async for line in board.lines():
                 yield ":\n\n" if line is None else f"data: {line}\n\n"
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return streaming(request, lines(), "text/event-stream")
 
     async def frame(request: Request) -> Response:
-        jpeg = await viewers.newest(PICTURE_S)
+        jpeg = await viewers.newest(PICTURE_S) if board.camera != "none" else None
         if jpeg is None:
-            why = "there is no camera" if board.camera == "none" else f"no picture came within {PICTURE_S:g} s"
-            return JSONResponse({"error": f"{why}."}, 404 if board.camera == "none" else 503)
+            return no_camera() if board.camera == "none" else refusal(503, f"no picture came within {PICTURE_S:g} s.")
         return Response(jpeg, media_type="image/jpeg")
 
     async def stream(request: Request) -> Response:
         if board.camera == "none":
-            return JSONResponse({"error": "there is no camera."}, 404)
+            return no_camera()
 
         async def parts() -> AsyncIterator[bytes]:
             async for jpeg in viewers.stream():
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + b"\r\n"
 
-        return StreamingResponse(parts(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+        return streaming(request, parts(), f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+
+    async def unsure(request: Request) -> Response:
+        data = await asyncio.to_thread(board.unsure_picture, request.path_params["name"])
+        return refusal(404, "no such picture.") if data is None else Response(data, media_type="image/jpeg")
+
+    async def classify(request: Request) -> Response:
+        data = await request.body()
+
+        def work(classifier: "Classifier") -> str:
+            result = classifier.classify(data, **board.opening.decision)
+            return file_line(POSTED, result, (classifier.name, classifier.model_sha256), classifier.region)
+
+        return Response(await site.inference.run(work) + "\n", media_type="application/json")
 
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -57,6 +78,19 @@ def routes(site: Site) -> list[Route]:
         Route("/v1/events", events),
         Route("/v1/frame.jpg", frame),
         Route("/v1/stream.mjpeg", stream),
+        Route("/v1/unsure/{name:path}", unsure),
+        Route("/v1/classify", classify, methods=["POST"]),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
     ]
+
+
+def no_camera() -> Response:
+    return refusal(404, "there is no camera: edgecnn serves the API only.")
+
+
+def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
+    """Return an answer without an end; to HEAD, its headers only."""
+    if request.method == "HEAD":
+        return Response(media_type=media_type)
+    return StreamingResponse(content, media_type=media_type)

@@ -1,12 +1,18 @@
-"""The application: all routes in one list."""
+"""The application: all routes in one list, and what surrounds them."""
 
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgecnn.device.http import api
+from edgecnn.device.http.answers import failed, refusal
+from edgecnn.device.http.inference import Busy
+from edgecnn.device.http.limits import Guard, check_shape
 from edgecnn.device.http.site import Site
+from edgecnn.errors import EdgeCNNError
 
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -20,10 +26,35 @@ HEADERS = (
 def make_app(site: Site) -> ASGIApp:
     routes = [
         *api.routes(site),
+        *site.gate.routes(),
         Route("/", lambda request: PlainTextResponse("edgecnn\n")),  # page.routes(site)
         # metrics.routes(site), kserve.routes(site), openapi.routes(site)
     ]
-    return Headers(Starlette(routes=routes))
+    app = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: on_http, EdgeCNNError: on_error, Busy: on_busy, ClientDisconnect: on_gone},
+    )
+    app.router.redirect_slashes = False
+    gate = site.gate
+    return Headers(Guard(app, (check_shape, gate.check_host, gate.check_origin, gate.check_token)))
+
+
+def on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refusal(error.status_code, f"{error.detail}.", **dict(error.headers or {}))
+
+
+def on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgeCNNError)
+    return failed(error)
+
+
+def on_busy(request: Request, error: Exception) -> Response:
+    return refusal(503, "too many images wait already.", "Busy", retry_after="1")
+
+
+def on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
 
 
 class Headers:

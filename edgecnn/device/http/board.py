@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
-from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, Opening, Picture
+from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, UNSURES, Opening, Picture
+from edgecnn.errors import ImageError
 
 SCHEMA = "edgecnn.state/1"
 
@@ -20,8 +22,6 @@ SAME_S = 1.0  # changes of the state within this time are one in the strip of th
 FRESH_S = 10.0  # a frame that was classified so long ago is not fresh
 
 LINES = 1000  # that wait for a reader before it counts as too slow
-
-UNSURES = 12
 
 
 class Board:
@@ -44,7 +44,7 @@ class Board:
         self.dropped = self.damaged = self.reconnects = 0
         self.decisions: Counter[str] = Counter(opening.decisions)
         self.hour: deque[tuple[float, str | None]] = deque(maxlen=int(HOUR_S))
-        self.unsure: deque[dict[str, Any]] = deque(maxlen=UNSURES)
+        self.unsure: deque[dict[str, Any]] = deque(reversed(opening.kept), UNSURES)
         self.machine: dict[str, Any] = {"temperature_c": None, "throttled": [], "memory_mib": None, "uptime_s": None}
         self.drift: Callable[[], dict[str, Any] | None] = lambda: None
         self.on_picture: Callable[[Picture], object] = bool
@@ -91,6 +91,18 @@ class Board:
             },
             "model": self.model, "board": self.machine, "unsure": list(self.unsure), "drift": self.drift(),
         }  # fmt: skip
+
+    def unsure_picture(self, name: str) -> bytes | None:
+        """Return the JPEG of an unsure frame that is listed; None if it is not, or is gone."""
+        from edgecnn.device.stream.pictures import as_jpeg
+        from edgecnn.images import read_file
+
+        if self.opening.unsure is None or all(item["name"] != name for item in self.unsure):
+            return None
+        try:
+            return as_jpeg(read_file(os.path.join(self.opening.unsure, name)))
+        except ImageError:
+            return None
 
     async def lines(self) -> AsyncIterator[str | None]:
         """Yield each line from now on, None after 15 s without one; end if the reader is LINES behind."""

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecnn.device.http.address import bind, is_local, parse_listen
+from edgecnn.device.http.address import bind, is_local, is_number, parse_listen
 from edgecnn.device.secrets import HTTP
 from edgecnn.device.stream.settings import Http
 
@@ -27,7 +27,10 @@ class Door(NamedTuple):
 
     @property
     def url(self) -> str:
+        """Where the page is, for people."""
         host, port = self.address
+        if host in ("0.0.0.0", "::"):
+            host = socket.gethostname()
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     @property
@@ -44,7 +47,8 @@ def open_door(options: Http) -> Door:
             f"other machines can reach {listen.shown}, so clients need a token: name its file with --http-token-file, "
             "or let everybody in with --http-open"
         )
-    hosts = tuple(name.strip().lower() for name in (options.hosts or "").split(",") if name.strip())
+    named = f"{options.hosts or ''},{listen.host}".lower().split(",")
+    hosts = tuple(name.strip() for name in named if name.strip() and not is_number(name.strip()))
     return Door(bind(listen), token, hosts)
 
 

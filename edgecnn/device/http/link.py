@@ -16,6 +16,9 @@ RESULT, EVENT, PICTURE, UNSURE = b"r", b"e", b"p", b"u"
 LOOK, AWAY = b"look", b"away"
 """Messages of the server: somebody looks at the pictures, or nobody does."""
 
+UNSURES = 12
+"""The newest unsure frames that the page shows."""
+
 MOST_BYTES = 1 << 20  # of one message; the kernel's own limit is lower
 
 STAMP = struct.Struct("=Q")
@@ -26,7 +29,8 @@ class Opening:
     """What the server is given when it starts, as JSON on its standard input: nothing of it is visible to other users.
 
     `model` is what /v1/state says of it, `classifier` and `decision` are the arguments of `Classifier.load` and `classify`,
-    `unsure` is the folder of unsure frames, `token` None if none is required.
+    `unsure` is the folder of unsure frames, `kept` says which it has, oldest first; `decisions` and `replay`, the lines of events, are what
+    an earlier server heard of. `token` None if none is required.
     """
 
     port: int
@@ -39,6 +43,7 @@ class Opening:
     classifier: dict[str, Any] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
     unsure: str | None = None
+    kept: tuple[dict[str, Any], ...] = ()
     decisions: dict[str, int] = field(default_factory=dict)
     replay: tuple[str, ...] = ()
 

@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.device.http.link import EVENT, LOOK, MOST_BYTES, PICTURE, RESULT, Opening, Shared, dumps, send
+from edgecnn.device.http.link import (
+    EVENT,
+    LOOK,
+    MOST_BYTES,
+    PICTURE,
+    RESULT,
+    UNSURE,
+    UNSURES,
+    Opening,
+    Shared,
+    dumps,
+    send,
+)
 from edgecnn.device.secrets import environment
 from edgecnn.device.stream.events import CameraBackEvent, CameraOpenedEvent, Event, ProblemEvent
 from edgecnn.device.stream.loop import Consumer, Item
@@ -49,6 +61,7 @@ class Live(Consumer):
         self._decisions: Counter[str] = Counter()
         self._late: Counter[str] = Counter()
         self._replay: deque[str] = deque(maxlen=REPLAYED)
+        self._kept: deque[dict[str, Any]] = deque(opening.kept, UNSURES)
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._newest: tuple[str, tuple[int, int]] | None = None
         self._frame: FrameResult | None = None
@@ -81,6 +94,15 @@ class Live(Consumer):
         self._waiting.append(EVENT + line.encode())
         self._flush()
 
+    def kept(self, name: str, result: FrameResult) -> None:
+        """Hear of an unsure frame that was kept as `name` below its folder."""
+        best = result.top[0] if result.top else None
+        known = {"guess": best and best.label, "reason": result.reason, "score": best and round(best.score, 6)}
+        entry = {"name": name, "ts": result.ts, **known}
+        self._kept.append(entry)
+        self._waiting.append(UNSURE + dumps(entry))
+        self._flush()
+
     def poll(self) -> Iterable[Event]:
         """Send what waits, hear whether somebody looks, and start a server that has ended again."""
         with contextlib.suppress(OSError):
@@ -107,7 +129,8 @@ class Live(Consumer):
         self._link.setblocking(False)
         self._looking = False
         self._waiting.clear()
-        opening = asdict(self._opening) | {"decisions": dict(self._decisions), "replay": tuple(self._replay)}
+        heard = {"decisions": self._decisions, "replay": tuple(self._replay), "kept": tuple(self._kept)}
+        opening = asdict(self._opening) | heard
         files = (theirs.fileno(), self._listener.fileno(), self._shared.file)
         command = [sys.executable, "-m", "edgecnn.device.http", *map(str, files)]
         with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:

@@ -1,6 +1,7 @@
 """What the server is given when it starts, made of the settings and of the classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.device.http.door import Door
@@ -12,12 +13,23 @@ from edgecnn.region import WHOLE
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
+STAMP = "%Y%m%dT%H%M%S.%fZ"  # as `edgecnn.device.stream.pictures.stamp` writes it
+
 
 def make_opening(
-    door: Door, settings: Settings, classifier: "Classifier", choice: Mapping[str, Any], *, camera: bool
+    door: Door,
+    settings: Settings,
+    classifier: "Classifier",
+    choice: Mapping[str, Any],
+    *,
+    camera: bool = True,
+    kept: Sequence[str] = (),
 ) -> Opening:
-    """Put together what the server needs; `choice` has the arguments of `Classifier.load`, but its path."""
-    kept = settings.reaction.save_uncertain
+    """Put together what the server needs.
+
+    `choice` has the arguments of `Classifier.load`, but its path; `kept` the unsure frames that an earlier run kept, oldest first.
+    """
+    folder = settings.reaction.save_uncertain
     return Opening(
         port=door.address[1],
         token=door.token,
@@ -28,8 +40,16 @@ def make_opening(
         model=model_facts(classifier),
         classifier={"path": str(classifier.bundle.path), **choice},
         decision=vars(settings.decision),
-        unsure=None if kept is None else str(kept.absolute()),
+        unsure=None if folder is None else str(folder.absolute()),
+        kept=tuple(described(name) for name in kept),
     )
+
+
+def described(name: str) -> dict[str, Any]:
+    """Return what an unsure frame's file name says of it."""
+    guess, _, file = name.partition("/")
+    time = datetime.strptime(file.partition("-")[0], STAMP).replace(tzinfo=UTC)
+    return {"name": name, "ts": time.timestamp(), "guess": guess, "reason": None, "score": None}
 
 
 def model_facts(classifier: "Classifier") -> dict[str, Any]:

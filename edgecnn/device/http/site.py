@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+from edgecnn.device.http.auth import Gate
 from edgecnn.device.http.board import Board
+from edgecnn.device.http.inference import Inference
 from edgecnn.device.http.viewers import Viewers
 
 
@@ -11,3 +13,5 @@ class Site(NamedTuple):
 
     board: Board
     viewers: Viewers
+    inference: Inference
+    gate: Gate

@@ -59,6 +59,8 @@ class UncertainFrames(Consumer):
         self._wall = wall
         self._last = -math.inf
         self._stale = 0
+        self.on_kept: Callable[[str, FrameResult], object] = lambda name, result: None
+        """Is called with each file's path below the folder."""
         self._files: deque[tuple[str, int]] = deque(self._read_index())
         self._bytes = sum(size for _, size in self._files)
 
@@ -97,6 +99,11 @@ class UncertainFrames(Consumer):
         self._bytes += len(data)
         with output_errors(self._folder / INDEX), (self._folder / INDEX).open("a", encoding="utf-8") as index:
             index.write(f"{len(data)} {name}\n")
+        self.on_kept(name, result)
+
+    def newest(self, count: int) -> list[str]:
+        """Return the newest files' paths below the folder, oldest first."""
+        return [name for name, _ in self._files][-count:]
 
     def _make_room(self, size: int) -> None:
         while self._files and self._bytes + size > self._cap_bytes:

@@ -26,15 +26,12 @@ class Serving:
         self.lines, self.notes = [], []
         for stream, kept in ((self.process.stdout, self.lines), (self.process.stderr, self.notes)):
             threading.Thread(target=lambda stream=stream, kept=kept: kept.extend(stream), daemon=True).start()
-        self.url = self.until(self._url).rstrip("/")
+        self.port = int(self.until(self._url).rstrip("/").rpartition(":")[2])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def _url(self):
         assert self.process.poll() is None, self.notes
         return next((match[1] for note in list(self.notes) if (match := re.match(r"page: (http\S+)", note))), None)
-
-    @property
-    def port(self):
-        return int(self.url.rpartition(":")[2])
 
     def until(self, condition, seconds=20.0):
         """Return the first true value of `condition`."""
@@ -58,8 +55,18 @@ class Serving:
         return json.loads(self.ask("/v1/state", **headers)[2])
 
     def ready(self):
-        self.until(lambda: self.ask("/readyz")[0] == 200)
+        self.until(self.is_ready)
         return self
+
+    def is_ready(self):
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:  # a server that has just died
+            return False
+
+    def children(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
+            return [int(child) for child in file.read().split()]
 
     def close(self):
         self.process.terminate()
@@ -80,13 +87,13 @@ def photo(bundle, tmp_path_factory):
     return Path(path)
 
 
-@pytest.fixture
-def serve(bundle, tmp_path):
+@pytest.fixture(scope="module")
+def serve(bundle, tmp_path_factory):
     """Return a function that starts `edgecnn classify` with arguments and --http 0, of the bundle that ships, and waits for its port."""
     started = []
 
     def start(*arguments, **more):
-        started.append(Serving(*arguments, "--model", str(bundle), cwd=tmp_path, **more))
+        started.append(Serving(*arguments, "--model", str(bundle), cwd=tmp_path_factory.mktemp("served"), **more))
         return started[-1]
 
     yield start

@@ -11,11 +11,6 @@ from PIL import Image
 CAMERA = "synthetic:64x48?fps=30&pattern=noise"
 
 
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return [int(child) for child in file.read().split()]
-
-
 def test_the_state_the_lines_and_the_picture_of_a_camera(serve):
     serving = serve(CAMERA, "--json", "--rotate", "90").ready()
     state = serving.state()
@@ -43,28 +38,21 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(serve):
 def test_a_server_that_dies_comes_back_and_the_camera_loop_goes_on(serve):
     serving = serve(CAMERA, "--json").ready()
     before = serving.state()
-    os.kill(children(serving.process.pid)[0], signal.SIGKILL)
+    os.kill(serving.children()[0], signal.SIGKILL)
     problem = json.loads(serving.until(lambda: next((line for line in serving.lines if '"problem"' in line), None)))
     assert problem["about"] == "http" and "signal 9" in problem["message"]
 
-    def back():
-        try:
-            return serving.ask("/readyz")[0] == 200
-        except OSError:
-            return False
-
-    serving.until(back)
+    lines = len(serving.lines)
+    serving.ready()
+    assert len(serving.lines) > lines + 10, "frames are classified meanwhile"
     after = serving.state()
     assert after["camera_since"] == before["camera_since"] and after["counts"]["frames"] > before["counts"]["frames"]
-    frames = [line for line in serving.lines if '"seq"' in line and '"top"' in line]
-    assert json.loads(frames[-1])["dropped"] == 0
     assert serving.close() == 143
-    assert not children(os.getpid()) or serving.process.pid not in children(os.getpid())
 
 
 def test_the_server_ends_with_the_camera_loop(serve):
     serving = serve(CAMERA).ready()
-    (server,) = children(serving.process.pid)
+    (server,) = serving.children()
     serving.process.kill()
     serving.process.wait()
 
