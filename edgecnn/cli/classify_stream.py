@@ -63,7 +63,7 @@ def classify_stream(
         if door:
             from edgecnn.cli.http import make_live
 
-            consumers.append(make_live(door, settings, classifier, load, keepers))
+            consumers.append(make_live(door, settings, classifier, load.keywords, keepers))
         stream = open_stream(source, classifier, settings, consumers=consumers)
         with make_sink(json, classifier) as show, stopping_output(), stream:
             try:

@@ -1,8 +1,8 @@
 """The HTTP options of `edgecnn classify`: where the page and the API are, and who serves them."""
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.cli.console import note
 from edgecnn.cli.options import checked, note_if_shared
@@ -40,17 +40,21 @@ def make_live(
     door: Door,
     settings: "Settings",
     classifier: "Classifier",
-    load: "functools.partial[Classifier]",
-    keepers: "Sequence[UncertainFrames]",
+    choice: Mapping[str, Any],
+    keepers: "Sequence[UncertainFrames]" = (),
 ) -> "Live":
-    """Start the server of a stream; the first of `keepers` keeps unsure frames, if the settings name a folder for them."""
+    """Start the server of a stream.
+
+    `choice` has the arguments that loaded the classifier, but its path; the first of `keepers` keeps unsure frames, if the settings name
+    a folder for them.
+    """
     from edgecnn.device.http.link import UNSURES
     from edgecnn.device.http.live import Live
     from edgecnn.device.http.opening import make_opening
 
     keeper = keepers[0] if settings.reaction.save_uncertain else None
     kept = keeper.newest(UNSURES) if keeper else ()
-    opening = make_opening(door, settings, classifier, load.keywords, kept=kept)
+    opening = make_opening(door, settings, classifier, choice, kept=kept)
     live = Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)
     if keeper:
         keeper.on_kept = live.kept

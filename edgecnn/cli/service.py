@@ -117,9 +117,24 @@ def run(path: Path, root: Path) -> None:
         )
         if taken.problem:
             around.problem("configuration", taken.problem)
+        if not fit_network(config, around):
+            return
         outcome = serve(Store(root), config, around)
     if outcome == CHANGED:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def fit_network(config: "Config", around: "Surroundings") -> bool:
+    """Close the network unless the options need it; False if an earlier process closed it, which only a new start undoes."""
+    from edgecnn.device.service import network
+
+    if config.needs_network:
+        if network.is_closed():
+            around.problem("network", "the options need it now; the service ends, for systemd to start it again.")
+            return False
+    elif why := network.close_network():
+        around.problem("network", f"it stays open: {why}.")
+    return True
 
 
 def print_item(item: "Item") -> None:
@@ -132,7 +147,27 @@ def print_item(item: "Item") -> None:
 
 
 def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
-    """Make what publishes the state, if the options name a broker. Options that do not fit are a problem, not the end."""
+    """Make what publishes the state, if the options name a broker or a port. Options that do not fit are a problem, not the end."""
+    return [*brokers(config, classifier, around), *pages(config, classifier, around)]
+
+
+def pages(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
+    settings = config.settings
+    if settings.http.address is None:
+        return []
+    from edgecnn.cli.http import listen, make_live
+
+    try:
+        return [make_live(listen(settings.http), settings, classifier, {"strangers": config.strangers})]
+    except typer.BadParameter as error:
+        around.problem("configuration", f"no page: {error.message}")
+    except ModuleNotFoundError as error:
+        packages = "python3-starlette python3-uvicorn python3-prometheus-client"
+        around.problem("configuration", f"no page: {error}. Install it: apt install {packages}, or edgecnn[http]")
+    return []
+
+
+def brokers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
     settings = config.settings
     if settings.mqtt.address is None:
         return []

@@ -5,7 +5,8 @@ from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgecnn.device.cameras import is_stream
+from edgecnn.device.cameras import SCHEMES, is_stream
+from edgecnn.device.http.address import parse_listen
 from edgecnn.device.mqtt.address import parse_address
 from edgecnn.device.secrets import masked
 from edgecnn.device.slots import disk as disks
@@ -13,6 +14,7 @@ from edgecnn.device.stream.settings import (
     LARGEST,
     Camera,
     Decision,
+    Http,
     Model,
     Mqtt,
     Pace,
@@ -40,7 +42,7 @@ KEYS: list[tuple[str, Any, Any]] = [
     ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
     *keys_of(Camera, Pace, Decision, Model, State),
     ("good_after", int, key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)),
-    *keys_of(Mqtt),
+    *keys_of(Mqtt, Http),
 ]
 """The service's options. A text is empty for none."""
 
@@ -55,6 +57,11 @@ class Config(Keys):
         camera = replace(made.camera, size=(self.width, self.height), retry_for_s=float("inf"))
         return replace(made, camera=camera)
 
+    @property
+    def needs_network(self) -> bool:
+        """Whether the camera, the broker or the page is reached by a network. A program that gives frames may need one."""
+        return bool(self.mqtt or self.http or self.source.lower().startswith((*SCHEMES, "ffmpeg:", "exec:")))
+
 
 def parse(text: str, where: str) -> Config:
     """Read options as TOML; ServiceError, which names the place and `where`, for what is not valid."""
@@ -65,7 +72,7 @@ def parse(text: str, where: str) -> Config:
     except RecursionError:
         raise ServiceError(f"{where} is nested too deeply.") from None
     config = build(Config, table, ServiceError, where)
-    for name, check in (("smooth", read_smooth), ("mqtt", parse_address)):
+    for name, check in (("smooth", read_smooth), ("mqtt", parse_address), ("http", parse_listen)):
         try:
             if value := getattr(config, name):
                 check(value)

@@ -34,11 +34,27 @@ def test_options():
         ('source = "rstp:"', r"here: source 'rstp:' is not a camera or a stream"),
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
         ('mqtt = "http://broker"', r"here: mqtt: .*is not an address of MQTT"),
+        ('http = "http://board"', r"here: http: .*expected PORT or HOST:PORT"),
     ],
 )
 def test_a_typing_error_is_named(text, message):
     with pytest.raises(ServiceError, match=message):
         parse(text, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("", False),
+        ('source = "/dev/video0"', False),
+        ('source = "rtsp://door.local/1"', True),
+        ('source = "exec:ffmpeg"', True),
+        ('mqtt = "mqtt://broker/door"', True),
+        ('http = "8080"', True),
+    ],
+)
+def test_what_needs_a_network(text, needed):
+    assert parse(text, "here").needs_network is needed
 
 
 def test_options_that_are_not_valid_leave_the_last_that_were(tmp_path):
