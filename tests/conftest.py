@@ -154,6 +154,60 @@ def spawn():
             stream.close()
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven by selenium; a test that uses it is marked `needs("chromium", "chromedriver")`."""
+    pytest.importorskip("selenium", reason="selenium is in the dev extra")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver.set_script_timeout(300)  # axe reads every element, and a table of 1,000 classes has thousands
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def looks(browser):
+    """Give the browser a phone's and a desk's width, each in light and in dark; yield (width, theme) of each."""
+
+    def each():
+        for width, height in ((390, 844), (1280, 900)):
+            for theme in ("light", "dark"):
+                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                media = [{"name": "prefers-color-scheme", "value": theme}]
+                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+                yield width, theme
+
+    return each
+
+
+@pytest.fixture
+def serious(browser):
+    """Return what axe-core finds serious or critical in the page that is open."""
+    package = pytest.importorskip("axe_core_python", reason="axe-core-python is in the dev extra")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def find():
+        browser.execute_script(axe)
+        found = browser.execute_async_script(
+            "const done = arguments[0]; axe.run().then(done, error => done({error: String(error)}))"
+        )
+        return [
+            (item["id"], item["impact"], item["nodes"][0]["html"][:200])
+            for item in found["violations"]
+            if item["impact"] in ("serious", "critical")
+        ]
+
+    return find
+
+
 @pytest.fixture(autouse=True)
 def own_state(no_state, tmp_path_factory, monkeypatch):
     """What one test tunes or bundles is not looked at in another."""

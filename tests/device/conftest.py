@@ -1,4 +1,4 @@
-"""Folders of images, a classifier that is none, machines that are only files, and streams that are none."""
+"""Folders of images, a classifier that is none, machines that are only files, streams that are none, and pictures of digits."""
 
 import itertools
 import tempfile
@@ -180,3 +180,16 @@ class Recorder:
 def fake():
     """The classes FakeSource, Opener and Recorder, as attributes."""
     return type("Fakes", (), {"Source": FakeSource, "Opener": Opener, "Recorder": Recorder})
+
+
+@pytest.fixture(scope="session")
+def digits(root):
+    """A picture of each class of the digits model, by label."""
+    from edgecnn.bundle.read import read_bundle
+
+    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    outputs = bundle.golden_outputs(bundle.manifest.models[0])
+    pixels = bundle.golden_inputs()[:, :, :, 0]
+    return {
+        bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
+    }

@@ -1,8 +1,6 @@
 """The report page in Chromium: no error, no request, no overflow, readable by keyboard and screen reader, in light and dark."""
 
 import json
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -11,34 +9,6 @@ from edgecnn.report.collect import bundle_figures
 from edgecnn.report.page import Shown, shown_run, write_page
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
-
-SIZES = ((390, 844), (1280, 900))
-THEMES = ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium", reason="selenium is in the dev extra")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    assert selenium
-    driver.set_script_timeout(300)  # axe reads every element, and a table of 1,000 classes has thousands
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def axe():
-    package = pytest.importorskip("axe_core_python", reason="axe-core-python is in the dev extra")
-    with open(os.path.join(os.path.dirname(package.__file__), "axe.min.js"), encoding="utf-8") as file:
-        return file.read()
 
 
 @pytest.fixture
@@ -102,40 +72,27 @@ def inspection_page(folder):
     ],
     indirect=True,
 )
-def test_the_page(browser, axe, page):
-    for width, height in SIZES:
-        for theme in THEMES:
-            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            media = [{"name": "prefers-color-scheme", "value": theme}]
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-            browser.get_log("browser"), browser.get_log("performance")
-            browser.get(page.as_uri())
-            requests = [
-                message["params"]["request"]["url"]
-                for entry in browser.get_log("performance")
-                if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
-            ]
-            assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
-            assert browser.get_log("browser") == []
-            overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-            assert overflow <= 0, f"{overflow} px wider than {width}"
-            browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
-            if width < 500:
-                cut = "return [...document.querySelectorAll('.wide, h1')].filter(item => item.scrollWidth > item.clientWidth)"
-                assert browser.execute_script(f"{cut}.map(item => item.textContent.slice(0, 200))") == []
-            if (width < 500) == (theme == "dark"):
-                continue  # axe takes seconds: the narrow page in light and the wide one in dark have every colour and every layout
-            browser.execute_script(axe)
-            found = browser.execute_async_script(
-                "const done = arguments[0]; axe.run().then(done, error => done({error: String(error)}))"
+def test_the_page(browser, looks, serious, page):
+    for width, theme in looks():
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(page.as_uri())
+        requests = [
+            message["params"]["request"]["url"]
+            for entry in browser.get_log("performance")
+            if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
+        ]
+        assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
+        assert browser.get_log("browser") == []
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{overflow} px wider than {width}"
+        browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
+        if width < 500:
+            cut = (
+                "return [...document.querySelectorAll('.wide, h1')].filter(item => item.scrollWidth > item.clientWidth)"
             )
-            serious = [
-                (item["id"], item["impact"], item["nodes"][0]["html"][:200])
-                for item in found["violations"]
-                if item["impact"] in ("serious", "critical")
-            ]
-            assert serious == [], (width, theme)
+            assert browser.execute_script(f"{cut}.map(item => item.textContent.slice(0, 200))") == []
+        if (width < 500) == (theme == "light"):  # axe takes seconds, and these two have every colour and every layout
+            assert serious() == [], (width, theme)
 
 
 @pytest.mark.parametrize("page", ["finished"], indirect=True)

@@ -3,11 +3,10 @@
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgecnn.device.http import api
+from edgecnn.device.http import api, page
 from edgecnn.device.http.answers import failed, refusal
 from edgecnn.device.http.inference import Busy
 from edgecnn.device.http.limits import Guard, check_shape
@@ -27,7 +26,7 @@ def make_app(site: Site) -> ASGIApp:
     routes = [
         *api.routes(site),
         *site.gate.routes(),
-        Route("/", lambda request: PlainTextResponse("edgecnn\n")),  # page.routes(site)
+        *page.routes(site),
         # metrics.routes(site), kserve.routes(site), openapi.routes(site)
     ]
     app = Starlette(

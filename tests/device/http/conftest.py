@@ -93,7 +93,8 @@ def serve(bundle, tmp_path_factory):
     started = []
 
     def start(*arguments, **more):
-        started.append(Serving(*arguments, "--model", str(bundle), cwd=tmp_path_factory.mktemp("served"), **more))
+        model = () if "--model" in arguments else ("--model", str(bundle))
+        started.append(Serving(*arguments, *model, cwd=tmp_path_factory.mktemp("served"), **more))
         return started[-1]
 
     yield start

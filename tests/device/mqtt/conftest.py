@@ -368,21 +368,6 @@ class Device:
         return wait_for(lambda: self.events(kind)[count - 1 :], kind)[0]
 
 
-@pytest.fixture(scope="session")
-def digits(root):
-    """A picture of each class of the digits model, by label."""
-    from PIL import Image
-
-    from edgecnn.bundle.read import read_bundle
-
-    bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
-    outputs = bundle.golden_outputs(bundle.manifest.models[0])
-    pixels = bundle.golden_inputs()[:, :, :, 0]
-    return {
-        bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
-    }
-
-
 @pytest.fixture
 def device(root, tmp_path, spawn, digits):
     """Start one: `device("mqtt://localhost:1883/door", "--mqtt-picture", EDGECNN_MQTT_USER="ann")`."""

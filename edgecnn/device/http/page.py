@@ -1,0 +1,39 @@
+"""The live page: one document for `/` and `/login`. Nothing runs or loads but what is in it, and what its own server gives."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgecnn.device.http.site import Site
+
+
+def routes(site: Site) -> list[Route]:
+    """Return the page's routes. The file is read once; what it shows, its script asks the other routes for."""
+    body = Path(__file__).with_name("page.html").read_bytes()
+    headers = {"Content-Security-Policy": policy(body)}
+
+    async def page(request: Request) -> Response:
+        return Response(body, media_type="text/html", headers=headers)
+
+    return [Route(path, page, methods=["GET"]) for path in ("/", "/login")]
+
+
+def policy(document: bytes) -> str:
+    """Return a document's Content-Security-Policy: its own style and script by their hashes, and its own server, nothing else."""
+    style, script = (
+        _hash(re.search(b"<%b>(.*?)</%b>" % (tag, tag), document, re.DOTALL)) for tag in (b"style", b"script")
+    )
+    return (
+        f"default-src 'none'; style-src {style}; script-src {script}; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    )
+
+
+def _hash(part: re.Match[bytes] | None) -> str:
+    assert part is not None, "the document has a style and a script"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(part[1]).digest()).decode()}'"
