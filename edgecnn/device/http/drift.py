@@ -1,0 +1,305 @@
+"""How far a camera's scores are from those of validation images, and from those of a week that the board's owner has accepted.
+
+Counts by hour are kept in a small file. Validation images are shown next to them without an alarm: a scene that stays all day, and another
+mix of classes, differ from them without a fault. The alarm compares a day, and seven, with the accepted week: `Week`.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.bundle.validation import BINS, BOUNDS, ValidationScores, bin_of
+from edgecnn.files import write_atomic
+from edgecnn.labels import ABSTAIN, STRANGER
+
+SCHEMA = "edgecnn.drift/1"
+
+HOUR_S, DAY = 3600, 24  # seconds; hours
+
+WEEK = 7  # days that are accepted
+
+LEAST_FRAMES = 60  # of an hour that counts
+
+LEAST_HOURS = 6  # of a day that counts as one of the week
+
+COVERED = 0.75  # share of the hours that the week had, without which a day or seven are not compared
+
+MOST_HOURS = 20 * DAY  # that are kept while there is no week
+
+GROUPS = 64  # classes are told apart up to this number; of more, some share a group
+
+SET_CLOCK_S = 1.7e9  # an earlier time is that of a board whose clock is not set
+
+FALSE_ALARMS = 0.05
+"""Share of months (30 days) without a change in which the alarm goes off, at most; `tools/bench/drift.py` measures it."""
+
+LIMIT = 7.021
+"""Student's t with WEEK - 1 degrees of freedom that is exceeded with a probability of FALSE_ALARMS / 30 days / 2 spans / 2 figures."""
+
+SPANS = (1, WEEK)
+
+PRIOR = 2 / DAY
+"""Days with which a class that the week hardly had takes the mean of all."""
+
+LEAST_SPREAD = (0.05, 0.002)
+"""Smallest standard deviation of a day: bins of the score, share of strangers. A week of one scene has less, and any other scene more."""
+
+TEXT = "the scores are not those of the week that you accepted"
+
+
+@dataclass
+class Hour:
+    """An hour's frames: `counts` by the bin of the best score; `groups` has frames, the sum of their bins, and strangers by best class."""
+
+    hour: int
+    frames: int = 0
+    abstain: int = 0
+    stranger: int = 0
+    counts: list[int] = field(default_factory=lambda: [0] * BINS)
+    groups: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, score: float, label: int, decision: str) -> None:
+        number = bin_of(score)
+        self.frames += 1
+        self.counts[number] += 1
+        self.abstain += decision == ABSTAIN
+        self.stranger += decision == STRANGER
+        group = self.groups.setdefault(label % GROUPS, [0, 0, 0])
+        group[0] += 1
+        group[1] += number
+        group[2] += decision == STRANGER
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> "Hour":
+        groups = {int(group): [int(number) for number in sums] for group, sums in table["groups"].items()}
+        numbers = {name: int(table[name]) for name in ("hour", "frames", "abstain", "stranger")}
+        hour = cls(**numbers, counts=[int(count) for count in table["counts"]], groups=groups)
+        if len(hour.counts) != BINS or not all(len(sums) == 3 and 0 <= key < GROUPS for key, sums in groups.items()):
+            raise ValueError("an hour has other counts")
+        return hour
+
+
+def shares_of(hours: Iterable[Hour]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each hour's share of frames by group, (hours, GROUPS), and their bins and strangers, (hours, GROUPS, 2), per frame."""
+    sums = np.zeros((len(hours := list(hours)), GROUPS, 3))
+    for number, hour in enumerate(hours):
+        for group, values in hour.groups.items():
+            sums[number, group] = values
+    sums /= np.maximum(sums[:, :, 0].sum(axis=1), 1)[:, np.newaxis, np.newaxis]
+    return sums[:, :, 0], sums[:, :, 1:]
+
+
+class Week:
+    """Tells whether hours have the scores of a week of days.
+
+    What is compared is a frame's figure less the mean of its best class in the week, so that another mix of classes changes little; the
+    mean over a day, since pictures stay, nights are dark and days differ. A day of the week is held against the other six in the same way:
+    these seven numbers give the spread of a day that is no drift, whatever makes days differ, and with it t = mean / (spread *
+    sqrt(1/7 + 1/days)) has about Student's distribution with 6 degrees of freedom. Permuting hours would take a day's for independent.
+
+    Source: the prediction interval of a further observation, Student 1908; each day left out once, Stone 1974.
+    """
+
+    def __init__(self, shares: np.ndarray, values: np.ndarray) -> None:
+        """Take each day's means of `shares_of`: (WEEK, GROUPS) and (WEEK, GROUPS, 2)."""
+        self._means = self._of(shares.sum(axis=0), values.sum(axis=0))
+        left = [
+            self._less(
+                shares[day], values[day], self._of(*(np.delete(part, day, 0).sum(axis=0) for part in (shares, values)))
+            )
+            for day in range(WEEK)
+        ]
+        spread = np.sqrt((WEEK - 1) / WEEK * np.mean(np.square(left), axis=0))
+        self._spread = np.maximum(spread, LEAST_SPREAD)
+
+    def t(self, shares: np.ndarray, values: np.ndarray, days: int) -> np.ndarray:
+        """Return t of the score and of strangers, (2,), for the mean of hours that are `days` days."""
+        less = self._less(shares.mean(axis=0), values.mean(axis=0), self._means)
+        return less / (self._spread * math.sqrt(1 / WEEK + 1 / days))
+
+    @staticmethod
+    def _of(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return the mean figures of each group, (GROUPS, 2)."""
+        mean = values.sum(axis=0) / shares.sum()
+        means: np.ndarray = (values + PRIOR * mean) / (shares + PRIOR)[:, np.newaxis]
+        return means
+
+    @staticmethod
+    def _less(shares: np.ndarray, values: np.ndarray, means: np.ndarray) -> np.ndarray:
+        less: np.ndarray = values.sum(axis=0) - shares @ means
+        return less
+
+
+class Drift:
+    """Counts what a camera's frames score, and says whether that is still so.
+
+    `key` names what scores depend on, such as the model: counts of another one begin anew. `file` keeps them; None for nowhere.
+    """
+
+    def __init__(
+        self, labels: Iterable[str], key: str, file: Path | None = None, validation: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """Take up the counts of `file`; a damaged one is as none. `validation` is what `shown_validation` returns."""
+        self.file, self.validation = file, validation
+        self._labels = {label: number for number, label in enumerate(labels)}
+        self._key, self._clock = key, clock
+        self.hours: list[Hour] = []
+        self.week: list[list[Hour]] = []
+        self.accepted: float | None = None
+        self.alarm: dict[str, Any] | None = None
+        self._compared: Week | None = None
+        if file is not None and file.exists():
+            self._read(file)
+
+    def take(self, line: Mapping[str, Any], ts: float) -> None:
+        """Count a frame's result, as `--json` prints it, at a time in seconds since the epoch."""
+        hour = int(ts // HOUR_S)
+        if ts < SET_CLOCK_S or not line["top"]:
+            return
+        while self.hours and self.hours[-1].hour > hour:  # the clock was set back
+            self.hours.pop()
+        if not self.hours or hour > self.hours[-1].hour:
+            self._begin(hour)
+        best = line["top"][0]
+        self.hours[-1].add(best["score"], self._labels[best["label"]], line["decision"])
+
+    def accept(self) -> None:
+        """Accept the first week, or if one was accepted before, the last, as how the scores are meant to be; ValueError without it."""
+        days = self._days()
+        if len(days) < WEEK:
+            raise ValueError(
+                f"a week can be accepted after {WEEK} days of {LEAST_HOURS} hours or more; there are {len(days)} so far"
+            )
+        self.week, self.accepted, self.alarm = days, self._clock(), None
+        self._compare()
+
+    def _days(self) -> list[list[Hour]]:
+        """Return the days, WEEK at most, that could be accepted now: the first ones, or after those the last ones."""
+        if self.week and self.accepted is None:
+            return self.week
+        last = self.week[-1][-1].hour if self.week else -1
+        later = [hour for hour in self.hours[:-1] if hour.hour > last]
+        return days_of(later, self.hours[-1].hour)[-WEEK:] if later else []
+
+    def document(self) -> dict[str, Any]:
+        """Return the object `drift` of /v1/state."""
+        since = int(self._clock() // HOUR_S) - DAY
+        return {
+            "bins": [0.0, *BOUNDS, 1.0],
+            "today": figures([hour for hour in self.hours if hour.hour >= since]),
+            "validation": self.validation,
+            "accepted": figures([hour for day in self.week for hour in day]) if self.accepted is not None else None,
+            "accepted_at": self.accepted,
+            "days": len(days := self._days()),
+            "can_accept": len(days) == WEEK,
+            "alarm": self.alarm,
+            "false_alarms_per_month": FALSE_ALARMS,
+        }  # fmt: skip
+
+    def save(self) -> None:
+        """Write the counts to the file, atomically."""
+        if self.file is not None:
+            write_atomic(self.file, self.dumped())
+
+    def dumped(self) -> str:
+        """Return what the file holds."""
+        kept: dict[str, Any] = {"schema": SCHEMA, "key": self._key, "accepted": self.accepted, "alarm": self.alarm}
+        kept |= {
+            "week": [[vars(hour) for hour in day] for day in self.week],
+            "hours": [vars(hour) for hour in self.hours],
+        }
+        return json.dumps(kept, separators=(",", ":"))
+
+    def _read(self, file: Path) -> None:
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if (kept["schema"], kept["key"]) != (SCHEMA, self._key):
+                return
+            week = [[Hour.parse(table) for table in day] for day in kept["week"]]
+            hours = [Hour.parse(table) for table in kept["hours"]]
+            accepted, alarm = kept["accepted"], kept["alarm"]
+            if len(week) not in (0, WEEK) or not all(week):
+                return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return
+        self.week, self.hours, self.accepted, self.alarm = week, hours, accepted, alarm
+        self._compare()
+
+    def _begin(self, hour: int) -> None:
+        """Close the last hour, and begin another."""
+        if self.hours and self.hours[-1].frames < LEAST_FRAMES:
+            self.hours.pop()
+        if not self.week and len(days := days_of(self.hours, hour)) >= WEEK:
+            self.week = days[:WEEK]
+        self._judge(hour)
+        oldest = hour - WEEK * DAY if self.week else hour - MOST_HOURS
+        self.hours = [*(item for item in self.hours if item.hour >= oldest), Hour(hour)]
+
+    def _compare(self) -> None:
+        if self.accepted is not None:
+            days = [[part.mean(axis=0) for part in shares_of(day)] for day in self.week]
+            self._compared = Week(*(np.stack(part) for part in zip(*days, strict=True)))
+
+    def _judge(self, now: int) -> None:
+        """Compare the last day, and the last seven, with the accepted week."""
+        if self._compared is None:
+            return
+        last, per_day, found = self.week[-1][-1].hour, sum(map(len, self.week)) / WEEK, None
+        for days in SPANS:
+            hours = [hour for hour in self.hours if hour.hour > max(last, now - 1 - days * DAY)]
+            if len(hours) >= COVERED * days * per_day:
+                t = self._compared.t(*shares_of(hours), days)
+                if np.abs(t).max() > LIMIT:
+                    found = found or said(t, days)
+        if found is None:
+            self.alarm = None
+        else:
+            self.alarm = {"since": self.alarm["since"] if self.alarm else now * HOUR_S, "message": f"{TEXT}: {found}"}
+
+
+def said(t: np.ndarray, days: int) -> str:
+    """Return in words what is beyond LIMIT."""
+    over = "over the last 24 hours" if days == 1 else f"over the last {days} days"
+    words = (("lower", "higher"), ("fewer frames are strangers", "more frames are strangers"))
+    number = int(np.abs(t).argmax())
+    word = words[number][int(t[number] > 0)]
+    return f"{over} {'they are ' if number == 0 else ''}{word}"
+
+
+def days_of(hours: list[Hour], now: int) -> list[list[Hour]]:
+    """Return the days of 24 hours, from the first hour on, that have LEAST_HOURS and have ended by the hour `now`."""
+    days: dict[int, list[Hour]] = {}
+    for hour in hours:
+        days.setdefault((hour.hour - hours[0].hour) // DAY, []).append(hour)
+    return [
+        day for number, day in days.items() if len(day) >= LEAST_HOURS and hours[0].hour + (number + 1) * DAY <= now
+    ]
+
+
+def figures(hours: list[Hour]) -> dict[str, Any] | None:
+    """Return the frames of hours as /v1/state has them; None without any."""
+    frames = sum(hour.frames for hour in hours)
+    if not frames:
+        return None
+    counts = np.sum([hour.counts for hour in hours], axis=0)
+    abstain, stranger = (sum(getattr(hour, name) for hour in hours) / frames for name in (ABSTAIN, STRANGER))
+    return shown(frames, counts.tolist(), abstain, stranger, hours[0].hour * HOUR_S)
+
+
+def shown(n: int, counts: Iterable[int], abstain: float | None, stranger: float, since: int | None) -> dict[str, Any]:
+    histogram = [count / n for count in counts]
+    return {"n": n, "histogram": histogram, "abstain": abstain, "stranger": stranger, "since": since}
+
+
+def shown_validation(scores: ValidationScores | None, threshold: float, strangers: bool) -> dict[str, Any] | None:
+    """Return a bundle's validation images as /v1/state has them; `threshold` and `strangers` are how the device decides."""
+    if scores is None:
+        return None
+    return shown(scores.images, scores.counts, *scores.shares(threshold, strangers), None)

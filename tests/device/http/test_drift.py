@@ -1,0 +1,94 @@
+"""Counts of a camera's scores, the accepted week, and the alarm; `tools/bench/drift.py` measures its rates."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from edgecnn.bundle.validation import BOUNDS
+from edgecnn.device.http.drift import DAY, FALSE_ALARMS, LIMIT, SPANS, TEXT, WEEK, Drift
+
+LABELS = ("cat", "dog", "owl")
+START = 1_800_000_000 // 3600 * 3600
+
+
+class House:
+    """A camera's hours: 80 frames each, of scenes that a class's usual scores are drawn for; the mix of classes is each day's own."""
+
+    def __init__(self, drift, seed=1):
+        self.drift, self.random, self.hour = drift, np.random.default_rng(seed), 0
+        self.mix = None
+
+    def pass_(self, hours, darker=0.0, strangers=0.0):
+        for _ in range(hours):
+            if self.hour % DAY == 0:
+                self.mix = self.random.dirichlet([1.0] * 3)
+            for scene in range(20):
+                label = int(self.random.choice(3, p=self.mix))
+                score = float(np.clip(self.random.beta(8, 1 + label) - darker, 0.34, 1))
+                decision = "stranger" if self.random.random() < strangers else LABELS[label]
+                line = {"top": [{"label": LABELS[label], "score": score}], "decision": decision}
+                for frame in range(4):
+                    self.drift.take(line, START + self.hour * 3600 + scene * 60 + frame)
+            self.hour += 1
+        return self.drift
+
+
+def test_limit_is_students():
+    assert pytest.approx(student.isf(FALSE_ALARMS / 30 / len(SPANS) / 2 / 2, WEEK - 1), abs=1e-3) == LIMIT
+
+
+def test_a_week_is_accepted_and_another_score_is_an_alarm_that_outlives_a_restart(tmp_path):
+    file = tmp_path / "state" / "drift.json"
+    make = lambda key="model": Drift(LABELS, key, file, clock=lambda: START + house.hour * 3600)  # noqa: E731
+    house = House(Drift(LABELS, "model", file, clock=lambda: START + house.hour * 3600))
+    house.pass_(6 * DAY + 5)
+    with pytest.raises(ValueError, match="after 7 days of 6 hours or more; there are 6 so far"):
+        house.drift.accept()
+    house.pass_(3 * DAY).save()
+    house.drift = make()
+    assert house.drift.document()["can_accept"] and house.drift.document()["accepted"] is None
+    house.drift.accept()
+    state = house.drift.document()
+    assert state["accepted"]["n"] == WEEK * DAY * 80 and sum(state["accepted"]["histogram"]) == pytest.approx(1)
+    assert len(state["bins"]) == len(state["today"]["histogram"]) + 1 == len(BOUNDS) + 2
+    assert state["today"]["n"] == 24 * 80 and not state["can_accept"]
+
+    house.pass_(10 * DAY)
+    assert house.drift.document()["alarm"] is None, "days with another mix of classes are no drift"
+    house.pass_(DAY, darker=0.3).save()
+    alarm = make().document()["alarm"]
+    assert alarm["message"] == f"{TEXT}: over the last 24 hours they are lower"
+    assert START + 19 * DAY * 3600 < alarm["since"] < START + (house.hour + 1) * 3600
+    assert len(file.read_bytes()) < 200_000
+    house.pass_(9 * DAY, darker=0.3)
+    assert house.drift.document()["alarm"]["since"] == alarm["since"], "it is still the same"
+    house.drift.accept()
+    house.pass_(3 * DAY, darker=0.3)
+    assert house.drift.document()["alarm"] is None, "the last week was accepted instead"
+    house.pass_(DAY, darker=0.3, strangers=0.3)
+    assert house.drift.document()["alarm"]["message"].endswith("more frames are strangers")
+    assert make("another model").document()["accepted"] is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b'{"schema":"edgecnn.drift/1","key":"model","week":[[]],"hours":[],"accepted":1,"alarm":null}'],
+)
+def test_a_damaged_file_is_as_none(tmp_path, damage):
+    (tmp_path / "drift.json").write_bytes(damage)
+    drift = Drift(LABELS, "model", tmp_path / "drift.json")
+    assert drift.document()["today"] is None and not drift.document()["can_accept"]
+    House(drift).pass_(1).save()
+    assert json.loads((tmp_path / "drift.json").read_text())["hours"][0]["frames"] == 80
+
+
+def test_a_clock_that_was_wrong_does_not_stop_the_counting(tmp_path):
+    drift = Drift(LABELS, "model", clock=lambda: START + 3600)
+    line = {"top": [{"label": "owl", "score": 0.5}], "decision": "owl"}
+    for ts in (0.0, START + 1e6, START):
+        for _ in range(100):
+            drift.take(line, ts)
+    drift.take({"top": [], "decision": "abstain"}, START)
+    assert drift.document()["today"]["n"] == 100
