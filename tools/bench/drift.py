@@ -68,6 +68,9 @@ def main() -> None:
     made.add_argument("--model", type=Path, default=ROOT / "models/cifar10-resnet8/cifar10-resnet8.edgecnn")
     made.add_argument("--left-out", default="frog", help="a class; default: %(default)s")
     made.add_argument(
+        "--without", type=Path, help="the bundle of a network that was trained without it; else one is trained"
+    )
+    made.add_argument(
         "--epochs", type=int, default=6, help="of the network that is trained without it; default: %(default)s"
     )
     made.add_argument("--streams", type=int, default=200, help="of each kind; default: %(default)s")
