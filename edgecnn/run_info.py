@@ -1,11 +1,10 @@
 """What a run's `run.json` holds, as frozen dataclasses; `edgecnn.tables` reads and writes them, `edgecnn.runs` knows where."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from edgecnn.schema import Count, Fraction, NonNegative, Positive, described
-from edgecnn.tables import key
+from edgecnn.tables import Struct, key
 
 Asked = Literal["auto", "qat", "ptq"]
 Method = Literal["qat", "ptq"]
@@ -13,8 +12,7 @@ Rounding = Literal["nearest", "gptq"]
 Decisive = Literal["agreement", "accuracy", "divergence"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Duplicate:
+class Duplicate(Struct):
     """An image kept out of `split`, because its pixels at the model's size are those of `of_source` in `of_split`."""
 
     source: str
@@ -23,8 +21,7 @@ class Duplicate:
     of_split: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conflict:
+class Conflict(Struct):
     """A file whose content also has another label: one of the two labels is wrong."""
 
     source: str
@@ -33,8 +30,7 @@ class Conflict:
     other_label: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
+class Unreadable(Struct):
     """An image that is left out because it cannot be read, and why; `split` is None where not even its bytes could be read."""
 
     source: str
@@ -42,8 +38,7 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataInfo:
+class DataInfo(Struct):
     """A run's data: enough to detect whether they have changed.
 
     `split_sizes` and `split_hashes` are before duplicates and undecodable images are kept out; `used` is after.
@@ -62,8 +57,7 @@ class DataInfo:
     unreadable: tuple[Unreadable, ...] = key((), left_out=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputSize:
+class InputSize(Struct):
     """The network's input, in pixels and channels."""
 
     height: int
@@ -71,16 +65,14 @@ class InputSize:
     channels: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnFile:
+class OwnFile(Struct):
     """A user's own network: its file and function, and the SHA-256 of the file."""
 
     file: str
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartedFrom:
+class StartedFrom(Struct):
     """The run that training started from, or the title of pretrained weights and their licence; the SHA-256 of the file."""
 
     run: str
@@ -88,16 +80,14 @@ class StartedFrom:
     licence: str | None = key(None, left_out=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaughtBy:
+class TaughtBy(Struct):
     """The run whose network was the teacher, and the SHA-256 of its float model."""
 
     name: str
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportedFrom:
+class ImportedFrom(Struct):
     """The file that a model was imported from, its format, whether a softmax was cut off its end, and the range of pixels that it reads."""
 
     file: str
@@ -106,8 +96,7 @@ class ImportedFrom:
     range: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RepresentativeInfo:
+class RepresentativeInfo(Struct):
     """The representative dataset: how many images, by which seed; and, once drawn, of which split, how many it has, and their SHA-256."""
 
     images: int
@@ -117,8 +106,7 @@ class RepresentativeInfo:
     sha256: str | None = key(None, left_out=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validated:
+class Validated(Struct):
     """A model on validation images, compared with the float model."""
 
     accuracy: Fraction
@@ -132,8 +120,7 @@ class Validated:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
+class Validation(Struct):
     """What the int8 method and its epoch were chosen by."""
 
     n: Positive
@@ -149,8 +136,7 @@ class Validation:
     ptq: Validated | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Int8Method:
+class Int8Method(Struct):
     """How the int8 models were made, and by which figures that was chosen."""
 
     asked: Asked = described("The recipe's qat.method.")
@@ -173,8 +159,7 @@ class Int8Method:
     validation: Validation = described("What was chosen by.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunInfo:
+class RunInfo(Struct):
     """What held when a run began, and, once it is trained, how that went. The keys after `versions` are only written where they are set.
 
     `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction.

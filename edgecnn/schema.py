@@ -1,13 +1,12 @@
 """What the fields of a JSON document mean and are limited to, for its schema; `edgecnn.tables` checks their types, not these limits."""
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from typing import Annotated, Any
 
-from edgecnn.tables import key
+from edgecnn.tables import Struct, key
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Struct):
     """What a value is limited to, under JSON Schema's own keys; for `Annotated`."""
 
     minimum: float | None = None

@@ -2,16 +2,15 @@
 
 import json
 import os
-from dataclasses import dataclass
 
 from edgecnn.errors import ClusterError
+from edgecnn.tables import Struct
 
 TF_CONFIG = "TF_CONFIG"
 """The environment variable in which TensorFlow looks for its cluster when it starts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workers:
+class Workers(Struct):
     """All workers' addresses, HOST:PORT each, and which of them this process is. Worker 0 keeps the run."""
 
     addresses: tuple[str, ...]

@@ -2,28 +2,25 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
-from edgecnn.tables import build, key
+from edgecnn.tables import Struct, build, key
 
 ARCHITECTURES = ("aarch64", "x86_64")
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
 """Debian's releases that boards run, 12 and 13 by their code names, and the Python of each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Emulator:
+class Emulator(Struct):
     """How QEMU emulates the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it."""
 
     cpu: str
     release: str = key("trixie", choices=tuple(RELEASES))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(Struct):
     """A board. `arch` is what `uname -m` says; `memory_mib` is 0 if it differs from one machine to another."""
 
     name: str

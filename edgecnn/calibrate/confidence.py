@@ -1,17 +1,15 @@
 """The temperature and the threshold that a bundle states, chosen from the answers to validation images."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from edgecnn.calibrate.temperature import FEWEST, fit_temperature
 from edgecnn.calibrate.threshold import Choice, choose_threshold
 from edgecnn.evaluate.scores import ScoreFigures, score_figures
 from edgecnn.runtime.decision import softmax
+from edgecnn.tables import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChosenConfidence:
+class ChosenConfidence(Struct):
     """A temperature and a threshold, and what they are worth on the validation images that they were chosen on: `confidence.json`.
 
     `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among them, so that the data set none; None where

@@ -1,7 +1,6 @@
 """The input range of any model: which real value it reads for a pixel, tried on labelled images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
 from edgecnn.schema import Limits, described
+from edgecnn.tables import Struct
 
 AUTO = "auto"
 RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
@@ -23,8 +23,7 @@ CLOSE = 0.05
 """Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PixelRange:
+class PixelRange(Struct):
     """Which real value a model reads for a pixel."""
 
     name: RangeName
@@ -45,7 +44,6 @@ class PixelRange:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class InputRange(PixelRange):
     """The range that a model is given, and why."""
 
@@ -68,16 +66,14 @@ RANGES = tuple(item.name for item in (*USUAL, IMAGENET))
 Given = str | tuple[float, int] | PixelRange
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stated:
+class Stated(Struct):
     """What the user says of models that edgecnn did not train; without labels these are the classes in alphabetical order."""
 
     input_range: Given = AUTO
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(Struct):
     """A model's answers under one input range: which are right, and their mean negative log-likelihood in nats."""
 
     range: PixelRange
@@ -89,8 +85,7 @@ class Trial:
         return float(np.mean(self.right))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labelled(Struct):
     images: np.ndarray
     classes: np.ndarray
     name: str

@@ -1,11 +1,10 @@
 """The limit below which an image is a stranger: set by the features of known images, and by the answers to validation images."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.runtime.stranger import similarity, unit_rows
+from edgecnn.tables import Struct
 
 KNOWN_FILE = "stranger/known.npy"
 
@@ -15,8 +14,7 @@ VALUES = 256
 """Values of validation images that a bundle keeps, at most: quantiles stand for more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChosenStrangers:
+class ChosenStrangers(Struct):
     """How a run's models recognise strangers: `strangers.json`; `known.npy` next to it has the features.
 
     `not_fitted` says why there is no `limit`: too few validation images for the rate. `model` is the file in a bundle by which it was

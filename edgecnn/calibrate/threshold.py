@@ -1,6 +1,6 @@
 """The threshold below which a classifier abstains: chosen on validation images; the test split only reports what it is worth."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import ceil, log
 
 import numpy as np
@@ -14,7 +14,6 @@ THRESHOLDS = tuple(index / 100 for index in range(100))
 """The thresholds tried, 0.00 to 0.99. The grid is fixed before the data are seen: the correction counts all of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Choice(Selective):
     """A threshold, what it is worth on the images it was chosen on, and what that proves of its error."""
 

@@ -15,10 +15,10 @@ from edgecnn.modes import as_array, as_image, to_mode
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.run_info import Duplicate, Unreadable
+from edgecnn.tables import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
+class Split(Struct):
     """Decoded images by content hash: uint8 (n, height, width, channels), classes int64 (n,), and each image's source."""
 
     images: np.ndarray

@@ -12,6 +12,7 @@ from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
 from edgecnn.labels import printable
 from edgecnn.run_info import Unreadable
+from edgecnn.tables import Struct
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
@@ -42,8 +43,7 @@ def held(item: Item) -> np.ndarray:
     return item.handle
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabelledImages(Struct):
     """A source, listed and hashed, of native `shape`.
 
     `mirror` says that classes survive a left-right flip, `own` that the images are a user's. `read` returns an item's encoded bytes, or its

@@ -3,17 +3,16 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.data.items import Item
 from edgecnn.data.splits import SPLITS, order, split_hash
+from edgecnn.tables import Struct
 
 Divided = dict[str, tuple[Item, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
+class Known(Struct):
     """What is recorded of the images: each split's hash and size, and each file by (split, class, SHA-256), if a list was kept."""
 
     labels: tuple[str, ...]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from edgecnn.errors import DatasetError
 from edgecnn.images import SUFFIXES, left_out
 from edgecnn.labels import why_not_a_label
+from edgecnn.tables import Struct
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "validation"), "test": "test"}
@@ -41,8 +42,7 @@ class Fault(NamedTuple):
         return f"{self.text.rstrip('.')}.\n{self.advice}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageFile:
+class ImageFile(Struct):
     """One image file. `path` is relative, with slashes."""
 
     split: str

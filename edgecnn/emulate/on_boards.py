@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from edgecnn.evaluate.answers import Progress, in_chunks
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
+from edgecnn.tables import Struct
 from edgecnn.verify.parity_report import BoardFigure, BoardRow
 
 SAMPLE = 1000
@@ -36,8 +36,7 @@ ALL = "all"
 SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_runtime")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OnBoards:
+class OnBoards(Struct):
     """What is to run on which boards.
 
     `engines` may be ALL, every one with wheels for the board's Python and a model; by default engine and release are each target's own.

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.child import Finished
+from edgecnn.tables import Struct
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 LIMIT_S = 3600
@@ -32,8 +32,7 @@ def find_qemu() -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Struct):
     """A processor, by QEMU's name for it, its system's files, its Python ("3.13"), and the folders where that looks for packages."""
 
     cpu: str

@@ -1,19 +1,17 @@
 """What scores are worth: likelihood, calibration error, and the share that a threshold answers."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from edgecnn.runtime.decision import softmax
 from edgecnn.schema import Count, Fraction, Positive, described
+from edgecnn.tables import Struct
 
 BINS = 15
 SUM_TOLERANCE = 1e-3
 """How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selective:
+class Selective(Struct):
     """What a threshold is worth on n images.
 
     Those with a score of at least `threshold` are answered, the classifier abstains on the others.
@@ -27,7 +25,6 @@ class Selective:
     error: Fraction | None = described("Among answered images: errors / answered; null where nothing is answered.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreFigures(Selective):
     """What a temperature and a threshold are worth on images."""
 

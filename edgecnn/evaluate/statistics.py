@@ -4,12 +4,13 @@ An answer is the first largest logit or score. Of the images on which only one o
 right (lost), c those of the candidate (gained): drop = 100 (b - c) / n percentage points.
 """
 
-from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from edgecnn.tables import Struct
 
 BISECTIONS = 60
 """Halvings of an interval at most 2 wide: the rest is smaller than a float's step at 1e-2."""
@@ -22,8 +23,7 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Accuracies:
+class Accuracies(Struct):
     """A candidate's answers and a reference's on n images: fractions, `drop` in points, b as `lost` and c as `gained`."""
 
     n: int

@@ -1,13 +1,13 @@
 """Export: a run's models as TFLite and ONNX files, one file per format."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import DatasetError, DownloadError, ExportError, RunError
 from edgecnn.files import refuse_existing, sha256, write_atomic
 from edgecnn.runs import QAT_MODEL, Run
+from edgecnn.tables import Struct
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset, Progress
@@ -26,8 +26,7 @@ IOS = ("int8", "uint8", "float32")
 such a file holds the same model as the usual one, and is neither verified nor bundled."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
+class Exported(Struct):
     """A file that was exported: `size_bytes` long, `sha256` of its content; `io` is the type of its input and output."""
 
     path: Path

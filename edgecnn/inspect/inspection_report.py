@@ -5,10 +5,10 @@ Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Positive, described
+from edgecnn.tables import Struct
 
 Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -22,8 +22,7 @@ By = Literal["content", "hash", "features"]
 Cosine = Annotated[float, Limits(minimum=-1, maximum=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Photo:
+class Photo(Struct):
     """An image of the data."""
 
     source: str = described("Its path within the data, or NAME[INDEX] of an array.")
@@ -33,7 +32,6 @@ class Photo:
     label: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Copy(Photo):
     """An image of a group."""
 
@@ -44,8 +42,7 @@ class Copy(Photo):
     keep: bool = described("Whether a cleaned copy of the data keeps it.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
+class Group(Struct):
     """Images that show the same."""
 
     copies: tuple[Copy, ...]
@@ -57,8 +54,7 @@ class Group:
     mirrored: bool = described("Whether left and right are exchanged in some.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lost:
+class Lost(Struct):
     """An image that cannot be read."""
 
     source: str
@@ -66,7 +62,6 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class WrongLabel(Photo):
     """An image whose label is likely wrong."""
 
@@ -75,7 +70,6 @@ class WrongLabel(Photo):
     suggested_score: Fraction
 
 
-@dataclass(frozen=True, kw_only=True)
 class Odd(Photo):
     """An image unlike the others."""
 
@@ -85,8 +79,7 @@ class Odd(Photo):
     usual: float = described("The median of all images.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassFigures:
+class ClassFigures(Struct):
     """A class."""
 
     label: str
@@ -94,8 +87,7 @@ class ClassFigures:
     distinct: Count = described("Images left if each group is one.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SizeFigures:
+class SizeFigures(Struct):
     """Images of one size and mode."""
 
     width: Positive
@@ -104,8 +96,7 @@ class SizeFigures:
     images: Positive
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Struct):
     """What is wrong, in a sentence, and what to do about it."""
 
     kind: Kind
@@ -115,8 +106,7 @@ class Finding:
     advice: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Struct):
     """How the images were compared."""
 
     features: str | None = described("The network whose features were used; null for hashes alone.")
@@ -129,8 +119,7 @@ class Method:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
+class Inspection(Struct):
     """All that `edgecnn inspect` says of labelled images."""
 
     schema: Literal["edgecnn.inspect/1"]
@@ -158,16 +147,14 @@ class Inspection:
     seconds: NonNegative
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(Struct):
     """An image that a cleaned copy does not have, and why."""
 
     source: str
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cleaned:
+class Cleaned(Struct):
     """`left-out.json` of a cleaned copy."""
 
     schema: Literal["edgecnn.left-out/1"]

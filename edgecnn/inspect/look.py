@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from edgecnn.errors import ImageError
 from edgecnn.files import sha256
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
+from edgecnn.tables import Struct
 
 KIND = "look-1"  # the name under which looks are cached; it changes with what is computed
 
@@ -34,8 +34,7 @@ LOOK = np.dtype([
 difference of neighbouring pixels and `spread` the standard deviation, both in grey levels."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Looks:
+class Looks(Struct):
     """All items that can be read, their looks as an array of LOOK, and the others with the reasons."""
 
     items: tuple[Item, ...]

@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,13 +21,13 @@ from edgecnn.inspect.alignment import (
     sized,
 )
 from edgecnn.inspect.features import SIDE, Body, unit
+from edgecnn.tables import Struct
 
 KEPT_PICTURES = 512
 """Decoded pictures that are kept for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Struct):
     """From where on two pictures count as the same; `Search.calibrate` tightens those that other pictures of the set would pass.
 
     `frame`: most difference of two whole pictures, in units of what compression may change (`frame_difference`).

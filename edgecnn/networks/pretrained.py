@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,13 @@ import numpy as np
 from edgecnn.errors import NetworkError
 from edgecnn.files import sha256
 from edgecnn.networks.torch_file import read_state
+from edgecnn.tables import Struct
 
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Struct):
     """Pretrained weights, and the file of an installed package that holds them, for networks whose names begin with `prefix`.
 
     Fine-tuning leaves the layers before `first_tuned` as they are. The networks `tuned_whole` are few of the layers that were trained

@@ -1,11 +1,11 @@
 """The dataclasses of a recipe: a field's metadata holds its meaning and its limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region
-from edgecnn.tables import key
+from edgecnn.tables import Struct, key
 
 INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -128)}
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
@@ -28,8 +28,7 @@ def left_open(meaning: str, formerly: Any, **limits: Any) -> Any:
     return key(None, meaning, left_out=True, formerly=formerly, **limits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRecipe:
+class DataRecipe(Struct):
     """Where the images come from and how they are divided."""
 
     source: str = key(
@@ -54,8 +53,7 @@ class DataRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkRecipe:
+class NetworkRecipe(Struct):
     """Which network, for which input."""
 
     name: str = left_open("A network's name, or FILE.py:FUNCTION for one of your own; else the images choose.", "auto")
@@ -81,8 +79,7 @@ class NetworkRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class InitRecipe:
+class InitRecipe(Struct):
     """A trained network to start from, for few images: its body is kept, and its head is fitted to the images anew."""
 
     source: str | None = left_open(
@@ -90,8 +87,7 @@ class InitRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
+class TrainRecipe(Struct):
     """The float phase."""
 
     epochs: int = left_open("Epochs of the float phase; else by the number of images.", 0, low=1, high=10_000)
@@ -137,8 +133,7 @@ class TrainRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherRecipe:
+class TeacherRecipe(Struct):
     """A trained network to learn from in the float phase, in addition to the labels."""
 
     run: str = key(meaning="Run folder of the trained network.", formerly="")
@@ -152,8 +147,7 @@ class TeacherRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class QatRecipe:
+class QatRecipe(Struct):
     """The quantization-aware phase."""
 
     epochs: int = left_open(
@@ -181,8 +175,7 @@ class QatRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StrangerRecipe:
+class StrangerRecipe(Struct):
     """The decision that an image shows none of the classes."""
 
     rate: float = left_open(
@@ -196,8 +189,7 @@ class StrangerRecipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Struct):
     """A whole recipe."""
 
     name: str | None = left_open("Names the run folder and the bundle; else DATA-NETWORK.", "")

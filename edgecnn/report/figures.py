@@ -1,7 +1,6 @@
 """What the report shows of a run, as frozen dataclasses: `report.json` is their JSON, and the page shows nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from edgecnn.evaluate.scores import BINS, bins_of
 from edgecnn.report.history import Epoch
 from edgecnn.stress.stress_report import StressReport
+from edgecnn.tables import Struct
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
@@ -19,8 +19,7 @@ CONFUSED = 20
 COVERAGE = tuple(index / 50 for index in range(50))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
+class Missing(Struct):
     """A part of the report that the run has no figures for."""
 
     part: str
@@ -28,8 +27,7 @@ class Missing:
     command: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Confused:
+class Confused(Struct):
     """How many images of class `true` were answered with class `answer`."""
 
     true: str
@@ -37,8 +35,7 @@ class Confused:
     images: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Confusion:
+class Confusion(Struct):
     """One model's confusion matrix: (true class, answered class, images) for each cell that is not empty, and the largest mistakes."""
 
     model: str
@@ -46,8 +43,7 @@ class Confusion:
     most_confused: tuple[Confused, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bin:
+class Bin(Struct):
     """The images whose best score is in (low, high]: how many, their mean score and their accuracy."""
 
     low: float
@@ -57,8 +53,7 @@ class Bin:
     accuracy: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reliability:
+class Reliability(Struct):
     """How often scores are right: one model's bins, those without an image left out. `temperature` is what its logits were divided by."""
 
     model: str
@@ -66,8 +61,7 @@ class Reliability:
     bins: tuple[Bin, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Coverage:
+class Coverage(Struct):
     """What a threshold is worth: the share of images that are answered, and the errors among them, None where none is."""
 
     threshold: float
@@ -75,8 +69,7 @@ class Coverage:
     error: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answered:
+class Answered(Struct):
     """A test image with both models' answers and scores. `index` is its place in the test split."""
 
     index: int
@@ -88,8 +81,7 @@ class Answered:
     int8_score: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(Struct):
     """What the model is and what it was made of."""
 
     network: str
@@ -105,8 +97,7 @@ class Origin:
     recipe: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerFigures:
+class AnswerFigures(Struct):
     """What `Predictions` show."""
 
     confusion: tuple[Confusion, ...]
@@ -123,7 +114,6 @@ NO_ANSWERS = AnswerFigures(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFigures(AnswerFigures):
     """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
 
@@ -146,8 +136,7 @@ class RunFigures(AnswerFigures):
     missing: tuple[Missing, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageFigures:
+class PageFigures(Struct):
     """The report: one run, or several next to each other, and what to know before comparing them."""
 
     schema: Literal["edgecnn.report/1"]

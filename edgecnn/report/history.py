@@ -2,15 +2,14 @@
 
 import csv
 import io
-from dataclasses import dataclass
 
 from edgecnn.runs import HISTORY, Run
+from edgecnn.tables import Struct
 
 NUMBERS = ("loss", "accuracy", "validation_accuracy", "learning_rate", "int8_accuracy", "int8_agreement")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
+class Epoch(Struct):
     """An epoch of training; accuracies are fractions, None where they were not measured."""
 
     phase: str

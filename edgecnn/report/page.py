@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from edgecnn.report.summary import page_warnings
 from edgecnn.report.table import against_float
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.stress.remedies import remedy_text
+from edgecnn.tables import Struct
 from edgecnn.verify.parity_report import Comparison, ModelFigures
 from edgecnn.verify.predictions import read_predictions
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
+class Shown(Struct):
     """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split."""
 
     figures: RunFigures

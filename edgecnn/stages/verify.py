@@ -1,7 +1,7 @@
 """The stage that proves a run's exports: choose on validation images, then judge on test images, and write the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from edgecnn.evaluate.answers import Answers, Progress, export_answers, load_tes
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.stages.choose import Choosing
+from edgecnn.tables import Struct
 from edgecnn.verify.confidence import tested_confidence
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
@@ -25,8 +26,7 @@ from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.strangers import tested_strangers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Matrix(Struct):
     """Every engine that can run the int8 models against every other; `tflite_python` is the Python of one with tflite-runtime."""
 
     tflite_python: Path | None = None

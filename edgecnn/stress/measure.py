@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from edgecnn.stress.stress_report import (
 )
 from edgecnn.stress.subject import Subject
 from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
+from edgecnn.tables import Struct
 from edgecnn.versions import library_versions, processor
 
 SMALL_SIDE = 48  # images of at most this many rows and columns are corrupted by the strengths for small images
@@ -38,8 +39,7 @@ CHUNK = 50  # images that are corrupted in all ways before the next ones
 SAVE_S = 5.0  # least seconds between two writes of what was counted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Struct):
     """What is measured: the corruptions, the most images, the corruptions' seed, the pass line, a fraction, and where to keep counts."""
 
     names: tuple[str, ...] = tuple(CORRUPTIONS)

@@ -6,14 +6,13 @@ Frozen dataclasses; `stress-SPLIT.json` is `tables.to_json` of a `StressReport`,
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from edgecnn.errors import RunError
 from edgecnn.runs import STRESS, Run
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.stress.corruptions import SizeClass
-from edgecnn.tables import build
+from edgecnn.tables import Struct, build
 
 Interval = tuple[Fraction, Fraction]
 StressSplit = Literal["validation", "test"]
@@ -23,8 +22,7 @@ SPLITS: tuple[StressSplit, ...] = ("test", "validation")
 Remedy = Literal["train.robust", "train.augment", "train.cutout", "colour order", "more images"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StressData:
+class StressData(Struct):
     """The images."""
 
     name: str
@@ -35,8 +33,7 @@ class StressData:
     sha256: Sha256 = described("Of the split: over the sorted (label, content hash) of its images.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StressedModel:
+class StressedModel(Struct):
     """A model that was measured."""
 
     name: Annotated[str, Limits(enum=("float", "int8"))]
@@ -44,16 +41,14 @@ class StressedModel:
     sha256: Sha256 = described("Of its file.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measured(Struct):
     """Accuracy on n images."""
 
     accuracy: Fraction
     interval: Interval = described("Wilson's 95 % interval.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
+class Condition(Struct):
     """The images, or one corruption of them at one strength."""
 
     strength: Count = described("1 to 5; 0 without a corruption.")
@@ -64,8 +59,7 @@ class Condition:
     agreement_interval: Interval | None = described("Wilson's 95 % interval.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stressed:
+class Stressed(Struct):
     """A corruption: the means over its strengths, and each of them."""
 
     corruption: str
@@ -77,8 +71,7 @@ class Stressed:
     strengths: Annotated[tuple[Condition, ...], Limits(minItems=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mean:
+class Mean(Struct):
     """The mean corrupted accuracy: the mean of the corruptions' means, so that each corruption counts once."""
 
     accuracy: Fraction
@@ -87,8 +80,7 @@ class Mean:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StressReport:
+class StressReport(Struct):
     """The stress report: accuracy and agreement of float and int8 under each corruption at each strength."""
 
     schema: Literal["edgecnn.stress/1"]

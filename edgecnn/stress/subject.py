@@ -1,7 +1,6 @@
 """What is put under stress: a run or a bundle, its models opened, and the images of a split."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.stress.stress_report import StressedModel, StressSplit
+from edgecnn.tables import Struct
 
 INT8_FORMATS = ("tflite", "onnx")  # formats of the int8 file that is measured, the first that there is
 
@@ -32,8 +32,7 @@ class Opened(NamedTuple):
     call: Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(Struct):
     """A run, or a bundle, for which `run` is None, under stress."""
 
     name: str

@@ -3,19 +3,19 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.tables import Struct
 
 ARRAYS = ("right", "agree", "shares")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
+class Tally(Struct):
     """Counts over the first `done` images; frozen, so that Ctrl-C never meets half of a count.
 
     Right answers, int64 (models, conditions), images on which all models agree, int64 (conditions,), and each image's own mean corrupted
@@ -50,8 +50,7 @@ def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
     return np.array([1 / (len(corruptions) * names.count(name)) if name else 0.0 for name in names])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Store:
+class Store(Struct):
     folder: Path
     key: Mapping[str, Any]
 

@@ -12,14 +12,13 @@ import numpy as np
 from edgecnn.errors import RunError
 from edgecnn.files import write_atomic
 from edgecnn.runs import CHECKPOINT, Run
-from edgecnn.tables import build
+from edgecnn.tables import Struct, build
 
 EXAMINED = ("int8_accuracy", "int8_agreement")
 """What a phase may measure after an epoch in addition to `validation_accuracy`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HistoryRow:
+class HistoryRow(Struct):
     """An epoch of the history: accuracies are fractions, `seconds` those of its steps."""
 
     phase: Literal["float", "qat"]
@@ -49,8 +48,7 @@ class State:
     history: tuple[HistoryRow, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct):
     """State after a finished epoch. `arrays` are the phase's variables: the model's, the optimizer's, and averages if there are any."""
 
     phase: str

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,14 @@ from edgecnn.data.robust import mix_corruptions
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
+from edgecnn.tables import Struct
 from edgecnn.train.checkpoint import EXAMINED, HISTORY_COLUMNS, Checkpoint, damaged, save_checkpoint
 from edgecnn.train.scalars import ScalarLog
 
 PROGRESS_SECONDS = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainProgress:
+class TrainProgress(Struct):
     """Where training stands. Accuracies are fractions; those of validation images are set when the epoch is finished, if measured."""
 
     phase: str
@@ -45,8 +44,7 @@ Report = Callable[[TrainProgress], None]
 History = tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batches:
+class Batches(Struct):
     """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
 
     A last, smaller batch is left out, unless it is the only one. `photo` (height, width) changes images as photos do. `alternating` mirrors
@@ -101,8 +99,7 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(Struct):
     """One phase of training: `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
 
     `variables` is all that a resume needs; `learning_rate` maps the share done, in [0, 1), to the rate. `examine(epoch)`,

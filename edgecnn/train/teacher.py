@@ -1,7 +1,7 @@
 """A trained network that another one learns from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from edgecnn.networks.predict import model_from_bytes, real_input
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import TaughtBy
 from edgecnn.runs import open_run
+from edgecnn.tables import Struct
 from edgecnn.train.float_phase import build_at
 from edgecnn.train.origin import local_recipe
 
 
-@dataclass(frozen=True, kw_only=True)
-class Teacher:
+class Teacher(Struct):
     """`logits` maps a step's uint8 images, and the count of steps before it, to float32 logits (n, num_classes) in a graph; `described`
     goes into `run.json`."""
 

@@ -1,9 +1,9 @@
 """The gate: which figures of a comparison are held to which limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edgecnn.errors import EmulatorError, ParityError
+from edgecnn.tables import Struct
 from edgecnn.verify.parity_report import BoardRow, Comparison, ComparisonFigures, Figure, Kind, Report
 
 MAX_DROP = 1.0
@@ -27,8 +27,7 @@ REMEDIES: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
+class Gate(Struct):
     """What a candidate may lose against its reference: `max_drop` in points, `min_agreement` as a share, None for no limit.
 
     With `confident` the upper end of the drop's 95 % interval must be within it too, and no model may be at chance level. With

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runs import FLOAT_MODEL, Run
+from edgecnn.tables import Struct
 
 IMAGES = 200
 """Validation images used, at most: a layer's noise is an average over all its values, which soon settles."""
@@ -45,8 +45,7 @@ class Pair(NamedTuple):
     tensor: Any
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerError:
+class LayerError(Struct):
     """How far a layer is from the float model.
 
     `sqnr_db` is signal to quantization noise in dB, `saturated` the share of values at the end of the range, `channel_ratio` the largest
@@ -61,8 +60,7 @@ class LayerError:
     hint: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerErrors:
+class LayerErrors(Struct):
     """The layers, worst first, on so many images; `unmatched` are names of tensors without a Keras layer."""
 
     images: int

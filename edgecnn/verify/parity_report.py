@@ -4,7 +4,6 @@ Frozen dataclasses; `parity.json` is `tables.to_json` of a `Report`, and its sch
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from edgecnn.calibrate.input_range import InputRange
@@ -12,6 +11,7 @@ from edgecnn.calibrate.threshold import Choice
 from edgecnn.evaluate.scores import ScoreFigures
 from edgecnn.run_info import Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
+from edgecnn.tables import Struct
 
 Kind = Literal["quantization", "conversion", "alternative", "models", "program"]
 SplitName = Annotated[str, Limits(enum=("test", "all"))]
@@ -31,8 +31,7 @@ def older(meaning: str, default: Any = None, *, left_out: bool = False) -> Any:
     return described(f"{meaning} absent from older reports.", default=default, left_out=left_out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Struct):
     """The images that were compared."""
 
     name: str
@@ -50,15 +49,13 @@ class Data:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelRange(InputRange):
     """The range that one of two models was given."""
 
     model: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chance:
+class Chance(Struct):
     """The accuracy of always answering the most frequent class."""
 
     label: str
@@ -66,8 +63,7 @@ class Chance:
     not_better: tuple[str, ...] = described("Names of the models whose accuracy_interval does not lie wholly above it.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFigures:
+class ModelFigures(Struct):
     """One model on the images."""
 
     name: Name = described(
@@ -84,8 +80,7 @@ class ModelFigures:
     ms_per_image: NonNegative = described("Median milliseconds of a call with one image; see timing.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairedFigures:
+class PairedFigures(Struct):
     """A candidate compared with a reference, image by image."""
 
     reference: str
@@ -103,8 +98,7 @@ class PairedFigures:
     agreement: Fraction = described("Share of the images with the same top-1 answer.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassDrop:
+class ClassDrop(Struct):
     """A class's drop."""
 
     label: str
@@ -112,16 +106,14 @@ class ClassDrop:
     drop: Points | None = described("null without images.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfidenceDrift:
+class ConfidenceDrift(Struct):
     """Mean and 95th percentile over the images."""
 
     mean: Fraction
     p95: Fraction
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledFlip:
+class LabelledFlip(Struct):
     """An image with two answers."""
 
     source: str
@@ -130,7 +122,6 @@ class LabelledFlip:
     candidate: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ComparisonFigures(PairedFigures):
     """All that is measured of a candidate and a reference."""
 
@@ -156,7 +147,6 @@ class ComparisonFigures(PairedFigures):
     flips: tuple[LabelledFlip, ...] = described("Every image with two answers, by label.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Comparison(ComparisonFigures):
     """A candidate compared with a reference, and held to the limit of its kind."""
 
@@ -166,8 +156,7 @@ class Comparison(ComparisonFigures):
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixCell:
+class MatrixCell(Struct):
     """An engine compared with another."""
 
     name: str
@@ -175,8 +164,7 @@ class MatrixCell:
     largest_lsb: Count | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixRow:
+class MatrixRow(Struct):
     """The int8 model on one engine."""
 
     name: str = described("The engine, its version and provider.")
@@ -185,8 +173,7 @@ class MatrixRow:
     note: str = described("Why it did not run, else empty.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoardRow:
+class BoardRow(Struct):
     """A model on an emulated board."""
 
     target: str
@@ -212,14 +199,12 @@ class BoardRow:
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class QatAgainstPtq(PairedFigures):
     """Quantization-aware training compared with post-training quantization, which is the reference, on the test split."""
 
     mcnemar_p_worse: Fraction = described("McNemar's exact test, one-sided: small where the candidate is worse.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Int8Choice(Int8Method):
     """How the int8 models were made."""
 
@@ -229,7 +214,6 @@ class Int8Choice(Int8Method):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Confidence(ScoreFigures):
     """What the temperature and the threshold, chosen on validation images, are worth on the test split."""
 
@@ -242,8 +226,7 @@ class Confidence(ScoreFigures):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StrangerFigures:
+class StrangerFigures(Struct):
     """What the decision "stranger" does on the test split if it is made; all images show the model's classes."""
 
     model: str = described("The export that its limit was chosen with, whose answers these are.")
@@ -258,8 +241,7 @@ class StrangerFigures:
     decide: bool = older("Whether a device makes the decision unless it says otherwise;", False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Struct):
     """The parity report: models on the same images, and the comparisons that the gate is held to."""
 
     schema: Literal["edgecnn.parity/1"]
@@ -295,8 +277,7 @@ class Report:
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoardsData:
+class BoardsData(Struct):
     """The test split of which a bundle's boards ran a sample."""
 
     name: str
@@ -305,8 +286,7 @@ class BoardsData:
     test_sha256: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoardsReport:
+class BoardsReport(Struct):
     """A bundle on emulated boards, without its run."""
 
     schema: Literal["edgecnn.boards/1"]

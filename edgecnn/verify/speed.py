@@ -1,7 +1,6 @@
 """Which of a run's exports is faster here: int8 or float32, timed right after an export."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from edgecnn.errors import EngineError
@@ -10,6 +9,7 @@ from edgecnn.export import export_path
 from edgecnn.runs import Run
 from edgecnn.runtime.timing import measure_interleaved
 from edgecnn.schema import described
+from edgecnn.tables import Struct
 from edgecnn.verify.golden import golden_images
 from edgecnn.versions import processor
 
@@ -18,8 +18,7 @@ WARM_UP = 20
 REPEATS = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportTime:
+class ExportTime(Struct):
     """Wall time of `n` calls with one image, in milliseconds: the median and the 90th percentile."""
 
     p50_ms: float
@@ -27,8 +26,7 @@ class ExportTime:
     n: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(Struct):
     """int8 and float32 timed, and `text`, which says it in words; the only field where nothing was timed, to say why."""
 
     text: str
