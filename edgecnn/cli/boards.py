@@ -65,7 +65,6 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
     from edgecnn.runs import write_json
     from edgecnn.runtime.default import find_bundle
-    from edgecnn.tables import to_json
     from edgecnn.verify.gate import require_boards
 
     choice = find_bundle(model)
@@ -75,7 +74,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     if out:
         write_json(out, report)
     if json:
-        emit_json(to_json(report))
+        emit_json(report)
     else:
         images = f"a sample of {report.data.title}'s test split" if report.data else "golden images"
         print(f"{report.bundle}, {images}")

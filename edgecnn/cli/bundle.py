@@ -47,7 +47,6 @@ def bundle(
     note(f"run {opened.path}")
     from edgecnn.cli.parity import note_warnings
     from edgecnn.stages.bundle import bundle_stage, verified_confidence
-    from edgecnn.tables import to_json
     from edgecnn.verify.parity import parity_report
 
     path, digest = bundle_stage(opened, out, only=only or (), serial=serial, force=force)
@@ -58,7 +57,7 @@ def bundle(
     note_warnings(report)
     size = path.stat().st_size
     if json:
-        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": to_json(confidence)})
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
     else:
         from edgecnn.report.card import confidence_line
 

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, check_choice, option
 
 
+@with_flags
 def compare(
     reference: Annotated[
         Path,
@@ -22,15 +24,11 @@ def compare(
     ],
     data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
     split: Annotated[str, typer.Option(metavar="test|all", help="Which images to compare on.")] = "test",
-    input_range: shared.InputRange = None,
-    input_scale: shared.InputScale = None,
-    input_zero_point: shared.InputZeroPoint = None,
-    input_mean: shared.InputMean = None,
-    input_std: shared.InputStd = None,
-    labels: shared.Labels = None,
-    max_drop: shared.MaxDrop = 1.0,
-    confident: shared.Confident = False,
-    min_agreement: shared.MinAgreement = None,
+    *,
+    foreign: shared.Foreign,
+    max_drop: Annotated[float, shared.Limits],
+    confident: Annotated[bool, shared.Limits],
+    min_agreement: Annotated[float | None, shared.Limits],
     out: Annotated[Path | None, option("Write the JSON report to this file.", "none", metavar="FILE")] = None,
     json: Json = False,
 ) -> None:
@@ -46,12 +44,7 @@ def compare(
       edgecnn compare torch.onnx int8.onnx --data photos/ --input-range imagenet --labels classes.txt
     """
     check_choice("--split", split, ("test", "all"))
-    from edgecnn.calibrate.input_range import Stated
-
-    stated = Stated(
-        input_range=shared.stated_range(input_range, input_scale, input_zero_point, input_mean, input_std),
-        labels=shared.stated_labels(labels),
-    )
+    stated = shared.stated(foreign)
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stages.compare import compare_models

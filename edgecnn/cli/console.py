@@ -7,6 +7,7 @@ import sys
 from typing import Any, BinaryIO, TextIO
 
 from edgecnn.labels import printable_lines, utf8
+from edgecnn.tables import to_json
 
 LINE_BYTES = 1 << 20
 """Longest line that is one write: with 10,000 classes a result takes 600 kB."""
@@ -27,7 +28,8 @@ def emit_line(text: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    emit_line(utf8(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True), r"\\"))
+    """Print a dataclass, or what `edgecnn.tables.to_json` takes within one, as an indented JSON document."""
+    emit_line(utf8(json.dumps(to_json(value), ensure_ascii=False, indent=2, sort_keys=True), r"\\"))
 
 
 def terminal_width() -> int | None:

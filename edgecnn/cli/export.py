@@ -96,7 +96,6 @@ def export(
     from edgecnn.export import export_alternative, export_path
     from edgecnn.files import refuse_existing
     from edgecnn.runs import open_run
-    from edgecnn.tables import to_json
     from edgecnn.verify.speed import time_exports
 
     with ProgressReporter() as reporter:
@@ -109,7 +108,7 @@ def export(
             export_alternative(opened, reporter.note, reporter.working)
         timing = time_exports(opened, format_)
     if json:
-        emit_json({**vars(result), "path": str(result.path), "timing": to_json(timing)})
+        emit_json({**vars(result), "path": str(result.path), "timing": timing})
     else:
         print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
         print(timing.text)

@@ -1,18 +1,40 @@
 """`edgecnn import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
-from edgecnn.cli.recipes import resolve, seen_region
+from edgecnn.cli.recipes import resolve, said
+from edgecnn.device.stream.settings import Group
+from edgecnn.device.stream.settings import option as setting
+from edgecnn.tables import to_json
 
-CALIBRATION = "Calibration"
+
+class Calibration(Group):
+    """How its int8 files are calibrated."""
+
+    heading: ClassVar = "Calibration"
+    calibrate_images: int | None = setting(
+        None, "How many training images to calibrate with.", shown="500", metavar="N", low=1
+    )
+    region: list[float] | None = setting(
+        None,
+        "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
+        shown="the whole image",
+        metavar="X,Y,W,H",
+        typed=None,
+        read=shared.read_seen,
+        keys=("data.region",),
+    )
+    seed: int | None = setting(None, "Seed that draws the calibration images.", shown="1", low=0, keys=("seed",))
 
 
+@with_flags
 def import_(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="The model: a .keras or .h5 file, or the folder of a SavedModel.")
@@ -22,28 +44,12 @@ def import_(
         typer.Option(
             metavar="DATA",
             help="The model's images: a dataset's name, or a folder or zip.",
-            rich_help_panel=CALIBRATION,
+            rich_help_panel=Calibration.heading,
         ),
     ],
-    calibrate_images: Annotated[
-        int | None, option("How many training images to calibrate with.", "500", CALIBRATION, metavar="N", min=1)
-    ] = None,
-    region: Annotated[
-        str | None,
-        option(
-            "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
-            "the whole image",
-            CALIBRATION,
-            metavar="X,Y,W,H",
-        ),
-    ] = None,
-    seed: Annotated[int | None, option("Seed that draws the calibration images.", "1", CALIBRATION, min=0)] = None,
-    input_range: shared.InputRange = None,
-    input_scale: shared.InputScale = None,
-    input_zero_point: shared.InputZeroPoint = None,
-    input_mean: shared.InputMean = None,
-    input_std: shared.InputStd = None,
-    labels: shared.Labels = None,
+    *,
+    calibration: Calibration,
+    foreign: shared.Foreign,
     out: Annotated[Path | None, option("The run folder to write.", "runs/MODEL")] = None,
     force: shared.Force = False,
     json: Json = False,
@@ -64,19 +70,14 @@ def import_(
     """
     from edgecnn.recipe import INPUT_RANGES
 
-    given = shared.stated_range(input_range, input_scale, input_zero_point, input_mean, input_std)
-    scale, zero_point = given if isinstance(given, tuple) else (None, None)
-    recipe = resolve(
-        None,
-        None,
-        data=calibrate,
-        region=seen_region(region),
-        seed=seed,
-        input_range=given if isinstance(given, str) and given in INPUT_RANGES else None,
-        input_scale=scale,
-        input_zero_point=zero_point,
-    )
-    from edgecnn.calibrate.input_range import Stated
+    stated = shared.stated(foreign)
+    keys = {"data.source": calibrate, **said(calibration)}
+    match stated.input_range:
+        case (scale, zero_point):
+            keys |= {"network.input_scale": scale, "network.input_zero_point": zero_point}
+        case str(name) if name in INPUT_RANGES:
+            keys["network.input_range"] = name
+    recipe = resolve(None, None, keys)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stages.import_ import import_stage
 
@@ -86,14 +87,12 @@ def import_(
             recipe,
             out,
             reporter,
-            images=calibrate_images,
-            stated=Stated(input_range=given, labels=shared.stated_labels(labels)),
+            images=calibration.calibrate_images,
+            stated=stated,
             force=force,
         )
     info = run.info
     if json:
-        from edgecnn.tables import to_json
-
         emit_json({"run": str(run.path), **to_json(info)})
         return
     size, imported = info.input, info.imported

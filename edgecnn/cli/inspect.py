@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json
-from edgecnn.cli.workstation_options import Force, option
+from edgecnn.cli.options import Json, option
+from edgecnn.cli.workstation_options import Force
 
 if TYPE_CHECKING:
     from edgecnn.inspect.inspection_report import Inspection
@@ -84,7 +84,6 @@ def inspect(
     from edgecnn.inspect.page import write_inspection
     from edgecnn.labels import printable
     from edgecnn.recipe import DataRecipe
-    from edgecnn.tables import to_json
 
     if out:
         refuse_existing(out, force)
@@ -102,7 +101,7 @@ def inspect(
         page = write_inspection(report, dataset, out or free_folder(dataset.name, force))
         cleaned = write_cleaned(report, dataset, fix, kinds, reporter.working) if fix else None
     if json:
-        emit_json(to_json(report))
+        emit_json(report)
     else:
         print_report(report)
     tell = note if json else emit_line

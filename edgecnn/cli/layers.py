@@ -26,14 +26,13 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
         from edgecnn.data import open_run_dataset
         from edgecnn.report.table import text_table
         from edgecnn.runs import LAYERS, write_json
-        from edgecnn.tables import to_json
         from edgecnn.verify.layers import layer_errors
 
         dataset = open_run_dataset(opened, progress=reporter.working, note=reporter.note)
         result = layer_errors(opened, dataset, reporter.working)
     write_json(opened.file(LAYERS), result)
     if json:
-        emit_json(to_json(result))
+        emit_json(result)
         return
     print(f"signal to quantization noise on {result.images:,} validation images, worst first")
     rows = [

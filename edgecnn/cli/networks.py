@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json
-from edgecnn.cli.workstation_options import option
+from edgecnn.cli.options import Json, option
 
 if TYPE_CHECKING:
     from edgecnn.networks.describe import NetworkCost

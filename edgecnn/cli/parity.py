@@ -10,9 +10,7 @@ if TYPE_CHECKING:
 
 def show_report(report: "Report", json: bool) -> None:
     if json:
-        from edgecnn.tables import to_json
-
-        emit_json(to_json(report))
+        emit_json(report)
         note_warnings(report)
     else:
         print_report(report)

@@ -2,33 +2,19 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecnn.tables import fields_of
+
 if TYPE_CHECKING:
+    from edgecnn.device.stream.settings import Group
     from edgecnn.recipe import Recipe
 
-FLAG_KEYS = {
-    "data": "data.source",
-    "region": "data.region",
-    "network": "network.name",
-    "init": "init.source",
-    "epochs": "train.epochs",
-    "qat_epochs": "qat.epochs",
-    "batch_size": "train.batch_size",
-    "learning_rate": "train.learning_rate",
-    "seed": "seed",
-    "robust": "train.robust",
-    "width": "network.width",
-    "height": "network.height",
-    "input_range": "network.input_range",
-    "input_scale": "network.input_scale",
-    "input_zero_point": "network.input_zero_point",
-}
 
-
-def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "Recipe":
-    """Lay flags (FLAG_KEYS, None if not given) and --set over the recipe file over the defaults, with absolute paths; RecipeError."""
+def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str, Any]) -> "Recipe":
+    """Lay what is given, by dotted keys, and --set over the recipe file over the defaults, with absolute paths; RecipeError."""
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.recipe.former import refuse_former
     from edgecnn.runs import start_from
@@ -36,8 +22,7 @@ def resolve(recipe: Path | None, settings: list[str] | None, **flags: Any) -> "R
     if recipe:
         refuse_images(recipe)
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
-    given = nest((FLAG_KEYS[name], value) for name, value in flags.items() if value is not None)
-    tables, where = merge(tables, given), str(recipe) if recipe else "the command line"
+    tables, where = merge(tables, nest(given.items())), str(recipe) if recipe else "the command line"
     refuse_former(tables, where)
     return absolute(build_recipe(start_from(with_source_defaults(tables)), where), recipe)
 
@@ -80,35 +65,13 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     return dataclasses.replace(recipe, network=network, teacher=teacher, data=data)
 
 
-def training_flags(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags of `resolve` of the parameters that `train` and `run` share."""
-    names = ("data", "network", "epochs", "qat_epochs", "batch_size", "learning_rate", "seed")
-    init, robust = given["init"] and str(given["init"]), given["robust"] or None
-    flags = {"region": seen_region(given["region"]), **input_size(given["size"]), "init": init, "robust": robust}
-    return flags | {name: given[name] for name in names}
-
-
-def seen_region(text: str | None) -> list[float] | None:
-    """Read --region as the flag of `resolve`; None without it. Raises typer.BadParameter for what is not a region within the image."""
-    if text is None:
-        return None
-    from edgecnn.cli.options import checked
-    from edgecnn.region import read_region
-
-    return list(checked("--region", read_region, text))
-
-
-def input_size(text: str | None) -> dict[str, int | None]:
-    """Read --size, WIDTHxHEIGHT or the side of a square, as the flags of `resolve`, None without it; else raise typer.BadParameter."""
-    if text is None:
-        return {"width": None, "height": None}
-    import typer
-
-    from edgecnn.device.stream.settings import read_size
-
-    try:
-        width, height = read_size(text if "x" in text.lower() else f"{text}x{text}")
-    except ValueError:
-        expected = "WIDTHxHEIGHT or one number, such as 160x120 or 128"
-        raise typer.BadParameter(f"received {text!r}, expected {expected}.", param_hint="--size") from None
-    return {"width": width, "height": height}
+def said(*groups: "Group") -> dict[str, Any]:
+    """Return what groups of settings say of a recipe, by its keys."""
+    values: dict[str, Any] = {}
+    for group in groups:
+        kind: type = type(group)
+        for name, entry in fields_of(kind).items():
+            if (value := getattr(group, name)) != entry.default:
+                parts = value if isinstance(value, tuple) else (value,)
+                values |= dict(zip(entry.metadata.get("keys", ()), parts, strict=False))
+    return values

@@ -45,7 +45,6 @@ def report(
     if out:
         refuse_existing(out, force)
     from edgecnn.report.page import page_figures, write_page
-    from edgecnn.tables import to_json
 
     shown, pages = zip(*map(show, paths), strict=True)
     for warning in page_figures(shown).warnings:
@@ -53,7 +52,7 @@ def report(
     page = out or pages[0]
     write_page(shown, page, png)
     if json:
-        emit_json(to_json(page_figures(shown)))
+        emit_json(page_figures(shown))
         note(f"report: {page}")
     else:
         emit_line(str(page))

@@ -7,28 +7,21 @@ import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json, note
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
-from edgecnn.cli.recipes import resolve, training_flags
+from edgecnn.cli.recipes import resolve, said
 
 
+@with_flags
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
-    data: shared.Data = None,
-    region: shared.RegionText = None,
-    network: shared.Network = None,
-    size: shared.Size = None,
-    init: shared.Init = None,
-    epochs: shared.Epochs = None,
-    qat_epochs: shared.QatEpochs = None,
-    batch_size: shared.BatchSize = None,
-    learning_rate: shared.LearningRate = None,
-    seed: shared.Seed = None,
-    robust: shared.Robust = False,
-    setting: shared.Setting = None,
+    *,
+    data: shared.Data,
+    training: shared.Training,
     out: Annotated[Path | None, option("The run folder to write.", "runs/NAME, as in the recipe")] = None,
-    max_drop: shared.MaxDrop = 1.0,
-    target_error: shared.TargetError = None,
-    accept_conversion: shared.AcceptConversion = False,
+    max_drop: Annotated[float, shared.Limits],
+    target_error: Annotated[float | None, shared.Scores],
+    accept_conversion: Annotated[bool, shared.Limits],
     force: shared.Force = False,
     json: Json = False,
 ) -> None:
@@ -41,7 +34,7 @@ def run(
     Example:
       edgecnn run models/digits/recipe.toml
     """
-    resolved = resolve(recipe, setting, **training_flags(locals()))
+    resolved = resolve(recipe, training.settings, said(data, training))
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 
@@ -67,11 +60,9 @@ def run(
     from edgecnn.cli.parity import note_warnings, print_report
 
     if json:
-        from edgecnn.tables import to_json
-
         note_warnings(report)
         paths = {"run": finished.path, "bundle": bundle_path(finished), "report": finished.file(PAGE)}
-        emit_json({**{name: str(path) for name, path in paths.items()}, "parity": to_json(report)})
+        emit_json({**{name: str(path) for name, path in paths.items()}, "parity": report})
     else:
         print_report(report)
         print(f"report: {finished.file(PAGE)}")

@@ -89,13 +89,12 @@ def service(
 def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
     from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
-    from edgecnn.tables import to_json
 
     slots = Store(root).read()
     release = slots.current
     about = slots.releases[release] if release else None
     if json:
-        emit_json({"systemd": state, "release": release, "about": to_json(about)})
+        emit_json({"systemd": state, "release": release, "about": about})
         return
     print("service {ActiveState} ({SubState}), {UnitFileState}, restarts {NRestarts}".format_map(state))
     print(f"status  {printable(state['StatusText']) or '-'}")

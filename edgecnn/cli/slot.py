@@ -8,6 +8,7 @@ import typer
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.options import Json, Root, check_choice, option
 from edgecnn.labels import printable
+from edgecnn.tables import to_json
 
 if TYPE_CHECKING:
     from edgecnn.device.slots.record import Slots
@@ -123,7 +124,6 @@ def described(slots: "Slots", release: str) -> str:
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
     """Return the record as a JSON document, with what each release says of itself if its bundle is whole."""
-    from edgecnn.tables import to_json
 
     document = {"current": slots.current, **to_json(slots)}
     for release, entry in document["releases"].items():

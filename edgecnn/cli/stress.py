@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.console import emit_json, note, terminal_width
-from edgecnn.cli.options import Json, check_choice
-from edgecnn.cli.workstation_options import GATE, option
+from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.cli.workstation_options import GATE
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
@@ -102,9 +102,7 @@ def stress(
             raise
     places = keep_report(report, subject, settings, out)
     if json:
-        from edgecnn.tables import to_json
-
-        emit_json(to_json(report))
+        emit_json(report)
     else:
         print_report(report, subject)
     for place in places:

@@ -12,11 +12,10 @@ def targets(json: Json = False) -> None:
       edgecnn targets --json
     """
     from edgecnn.boards.targets import list_targets
-    from edgecnn.tables import to_json
 
     known = list_targets()
     if json:
-        emit_json({target.name: to_json(target) for target in known})
+        emit_json({target.name: target for target in known})
         return
     for target in known:
         memory = f"{target.memory_mib:,} MiB" if target.memory_mib else "-"

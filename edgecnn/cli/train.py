@@ -8,8 +8,10 @@ import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
-from edgecnn.cli.recipes import resolve, training_flags
+from edgecnn.cli.recipes import resolve, said
+from edgecnn.tables import to_json
 
 if TYPE_CHECKING:
     from edgecnn.run_info import RunInfo
@@ -20,20 +22,12 @@ CLUSTER = "Several machines"
 INSTEAD = "Instead of training"
 
 
+@with_flags
 def train(
     recipe: shared.RecipeArgument = None,
-    data: shared.Data = None,
-    region: shared.RegionText = None,
-    network: shared.Network = None,
-    size: shared.Size = None,
-    init: shared.Init = None,
-    epochs: shared.Epochs = None,
-    qat_epochs: shared.QatEpochs = None,
-    batch_size: shared.BatchSize = None,
-    learning_rate: shared.LearningRate = None,
-    seed: shared.Seed = None,
-    robust: shared.Robust = False,
-    setting: shared.Setting = None,
+    *,
+    data: shared.Data,
+    training: shared.Training,
     out: Annotated[Path | None, option("The run folder to write.", "runs/DATA-NETWORK")] = None,
     resume: Annotated[
         bool, option("Continue the run at --out, or else the last one.", "off", None, "--resume")
@@ -90,15 +84,15 @@ def train(
         show_keys(json)
         return
     cluster = join_cluster(workers, worker)
-    flags = training_flags(locals())
-    if resume and (recipe or setting or force or dry_run or any(value is not None for value in flags.values())):
+    given = said(data, training)
+    if resume and (recipe or training.settings or force or dry_run or given):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run
     from edgecnn.stages.train import network_name, open_images, require_same_images, run_name, settled, train_run
 
     run = open_run(out) if resume else None
-    resolved = run.recipe if run else resolve(recipe, setting, **flags)
+    resolved = run.recipe if run else resolve(recipe, training.settings, given)
     with ProgressReporter() as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
@@ -119,8 +113,6 @@ def train(
             require_same_images(run, dataset)
         info = train_run(resolved, dataset, run, reporter, cluster)
     if json:
-        from edgecnn.tables import to_json
-
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
         print(result_text(run, info, cluster))

@@ -1,5 +1,6 @@
 """`edgecnn verify`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.boards import BOARDS, BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
 from edgecnn.cli.console import note
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
 
 if TYPE_CHECKING:
@@ -16,13 +18,12 @@ if TYPE_CHECKING:
 ENGINES = "Other engines"
 
 
+@with_flags
 def verify(
     run: shared.RunArgument = None,
-    max_drop: shared.MaxDrop = 1.0,
-    confident: shared.Confident = False,
-    min_agreement: shared.MinAgreement = None,
-    accept_conversion: shared.AcceptConversion = False,
-    target_error: shared.TargetError = None,
+    *,
+    limits: shared.Limits,
+    target_error: Annotated[float | None, shared.Scores],
     matrix: Annotated[
         bool, option("Also compare every engine that can run the int8 models.", "off", ENGINES, "--matrix")
     ] = False,
@@ -65,8 +66,8 @@ def verify(
     if not on and (model or engines or release):
         raise typer.BadParameter("--engines, --release and --model go with --on.")
     if boards and (model or (run is None and not last_run())):
-        limits = (min_agreement, target_error)
-        if run or matrix or tflite_python or confident or accept_conversion or limits != (None, None):
+        of_run = replace(limits, max_drop=shared.Limits.max_drop)
+        if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None:
             raise typer.BadParameter(
                 "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion and --target-error go with a run, "
                 "--model with a bundle."
@@ -84,12 +85,7 @@ def verify(
         report, page = verify_run(
             run,
             reporter.working,
-            gate=Gate(
-                max_drop=max_drop,
-                confident=confident,
-                min_agreement=min_agreement,
-                accept_conversion=accept_conversion,
-            ),
+            gate=Gate(**vars(limits)),
             target_error=target_error,
             matrix=Matrix(tflite_python=tflite_python) if matrix or tflite_python else None,
             boards=boards,

@@ -8,9 +8,10 @@ import pytest
 
 import edgecnn.cli as edgecnn_cli
 from edgecnn.cli import COMMANDS
-from edgecnn.cli.recipes import FLAG_KEYS
+from edgecnn.cli.workstation_options import Data, Training
 from edgecnn.recipe.keys import keys
 from edgecnn.runtime.engines import ENGINES, PROVIDERS
+from edgecnn.tables import fields_of
 
 HEAVY = (
     "tensorflow",
@@ -80,13 +81,16 @@ CHOSEN = {"network", "init", "epochs", "qat_epochs", "batch_size", "learning_rat
 
 def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
     defaults = {key.name: key.default for key in keys()}
-    options = {name: key for name, key in FLAG_KEYS.items() if name not in ("width", "height", "region", "input_scale")}
+    entries = [*fields_of(Data).values(), *fields_of(Training).values()]
+    options = {
+        entry.name: entry.metadata["keys"][0]
+        for entry in entries
+        if "keys" in entry.metadata and entry.name not in ("size", "region")
+    }
     checked = set()
     for command in ("train", "run", "import"):
         for typed, row in rows_of(edgecnn(command, "--help").out).items():
             name = typed.split()[0].removeprefix("--").replace("-", "_")
-            if command == "import" and name in ("input_range", "input_zero_point"):
-                continue  # there "auto" comes before the recipe
             if name in options:
                 checked.add(name)
                 default = "off" if defaults[options[name]] is False else defaults[options[name]]
@@ -94,7 +98,7 @@ def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
                     assert re.search(r"\[default: (?!None)", row), row
                 else:
                     assert f"[default: {'none' if default in ('', None) else default}" in row, row
-    assert checked == set(options) - {"input_range", "input_zero_point"}
+    assert checked == set(options)
 
 
 def test_the_list_has_whole_sentences(edgecnn):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from edgecnn.cli.recipes import input_size, resolve
+from edgecnn.cli.recipes import resolve, said
+from edgecnn.cli.workstation_options import Data, read_sides
 from edgecnn.recipe.keys import keys
 
 
@@ -21,14 +22,14 @@ def test_keys_lists_every_recipe_key(edgecnn):
 
 @pytest.mark.parametrize(("text", "width", "height"), [("128", 128, 128), ("160x96", 160, 96), ("160X96", 160, 96)])
 def test_size_is_width_by_height(text, width, height):
-    network = resolve(None, None, **input_size(text)).network
+    network = resolve(None, None, said(Data(size=read_sides(text)))).network
     assert (network.width, network.height) == (width, height)
 
 
 def test_size_comes_before_the_recipe(tmp_path):
     (tmp_path / "r.toml").write_text("[network]\nwidth = 32\nheight = 32\n")
-    assert resolve(tmp_path / "r.toml", None, **input_size("48")).network.height == 48
-    assert resolve(tmp_path / "r.toml", None, **input_size(None)).network.height == 32
+    assert resolve(tmp_path / "r.toml", None, said(Data(size=(48, 48)))).network.height == 48
+    assert resolve(tmp_path / "r.toml", None, {}).network.height == 32
 
 
 @pytest.mark.parametrize("text", ["", "x", "12y", "0", "-3", "12x", "1x2x3", "1.5"])

@@ -107,13 +107,13 @@ def test_a_recipe_overrides_what_is_frigates(media):
 
 
 def test_a_run_to_start_from_does_not_change_frigates_input(media, finished_run):
-    network = resolve(None, None, data=f"frigate:{media}", init=str(finished_run.path)).network
+    network = resolve(None, None, {"data.source": f"frigate:{media}", "init.source": str(finished_run.path)}).network
     assert (network.name, network.height, network.width, network.channels) == ("article", 224, 224, 3)
 
 
 def test_a_path_is_kept_whole_in_a_run_and_left_out_of_a_bundle(media, monkeypatch):
     monkeypatch.chdir(media.parent)
-    recipe = resolve(None, None, data="frigate:media/frigate/clips/door")
+    recipe = resolve(None, None, {"data.source": "frigate:media/frigate/clips/door"})
     assert recipe.data.source == f"frigate:{media.resolve()}/frigate/clips/door"
     assert without_folders(recipe).data.source == "frigate:door"
 
