@@ -90,8 +90,7 @@ def litert_wheel(architecture: str, folder: Path) -> Path:
     """Download LiteRT's wheel for an architecture and return its path."""
     command = [*wheels.pip(), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(folder), "--implementation", "cp", "--python-version", PYTHON[0]]
-    for platform in wheels.platforms(RELEASE):
-        command += ["--platform", platform.replace("aarch64", MACHINES[architecture])]
+    command += [f"--platform={tag}" for tag in wheels.platform_of(RELEASE, MACHINES[architecture]).tags]
     (requirement,) = wheels.requirements("litert", PYTHON[0]).alone
     subprocess.run([*command, requirement], check=True)
     return next(folder.glob("ai_edge_litert-*.whl"))

@@ -81,7 +81,7 @@ def make_site(release: str, engine: str, root: Path, progress: debian.Progress, 
     requirements = wheels.requirements(engine, RELEASES[release])
 
     def make(folder: Path) -> dict[str, Any]:
-        versions = wheels.install(requirements, release, folder, progress)
+        versions = wheels.install(requirements, wheels.platform_of(release), folder, progress)
         compile_all(folder, root, RELEASES[release], progress)
         return {"versions": versions}
 

@@ -6,7 +6,9 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from edgecnn.boards.targets import RELEASES
@@ -14,9 +16,12 @@ from edgecnn.emulate.debian import Progress
 from edgecnn.errors import EmulatorError
 
 GLIBC = {"bookworm": 36, "trixie": 41}
-"""The minor version of each release's GNU C library: wheels name it in their tags, from 2.17 on."""
+"""The minor version of each release's GNU C library."""
 
 BASE = {"numpy": ">=1.23.2", "Pillow": ">=10.1", "typer": ">=0.15,<0.29"}
+UPDATE = {"tuf": ">=5.1"}
+"""What `edgecnn update` needs in addition."""
+
 ENGINES = {
     "litert": ("ai-edge-litert", ">=2.0.2"),
     "tflite_runtime": ("tflite-runtime", "==2.14.0"),
@@ -39,18 +44,43 @@ class Requirements(NamedTuple):
     alone: tuple[str, ...]
 
 
+class Platform(NamedTuple):
+    """What wheels are for: a Python ("3.13"), the GNU C library's minor version, and a processor as `uname -m` names it."""
+
+    python: str
+    glibc: int
+    machine: str = "aarch64"
+
+    def __str__(self) -> str:
+        return f"Python {self.python} on {self.machine}"
+
+    @property
+    def tags(self) -> list[str]:
+        """The wheel tags of the platform: pip takes only those that it is given, so the older ones, from glibc 2.17 on, are listed too."""
+        names = ("2014", *(f"_2_{minor}" for minor in range(17, self.glibc + 1)))
+        return [f"manylinux{name}_{self.machine}" for name in names]
+
+
+def platform_of(release: str, machine: str = "aarch64") -> Platform:
+    return Platform(RELEASES[release], GLIBC[release], machine)
+
+
 def engines_on(python: str) -> list[str]:
     return [engine for engine in ENGINES if python in ONLY.get(engine, (python,))]
 
 
-def requirements(engine: str, python: str) -> Requirements:
-    """Return what a board with an engine and a Python ("3.13") needs, in this machine's versions; EmulatorError if there is no wheel."""
+def requirements(engine: str, python: str, more: Mapping[str, str] = MappingProxyType({})) -> Requirements:
+    """Return what a board with an engine and a Python ("3.13") needs, and `more` like BASE, in this machine's versions.
+
+    Raises:
+        EmulatorError: if the engine has no wheel for that Python.
+    """
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
         raise EmulatorError(f"{engine} has no wheel for Python {python}. Choose another engine, or Debian {releases}.")
     needs = tuple(
         _requirement(name, versions, NUMPY_1.get(engine, "") if name == "numpy" else "")
-        for name, versions in BASE.items()
+        for name, versions in {**BASE, **more}.items()
     )
     return Requirements(needs, (_requirement(*ENGINES[engine]),))
 
@@ -64,29 +94,24 @@ def _requirement(name: str, versions: str, limit: str = "") -> str:
     return name + ",".join(filter(None, limits))
 
 
-def platforms(release: str) -> list[str]:
-    """Return the wheel tags of a release's platform: pip takes only the tags that it is given, so the older ones are listed too."""
-    return ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC[release] + 1))]
-
-
 def install(
-    packages: Requirements, release: str, folder: Path, progress: Progress = lambda what, done, total: None
+    packages: Requirements, platform: Platform, folder: Path, progress: Progress = lambda what, done, total: None
 ) -> dict[str, str]:
     """Install wheels for a board into a folder, without running their code; return the versions, by name with "_" for "-"."""
-    python = RELEASES[release]
+    python = platform.python
     shared = [
         *pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-warn-conflicts",
         "--target", str(folder), "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
     ]  # fmt: skip
     shared += [f"--abi={abi}" for abi in (f"cp{python.replace('.', '')}", "abi3", "none")]
-    shared += [f"--platform={platform}" for platform in platforms(release)]
+    shared += [f"--platform={tag}" for tag in platform.tags]
     for names, options in ((packages.needs, []), (packages.alone, ["--no-deps"])):
-        progress(f"wheels for Python {python} on aarch64", 0, 0)
+        progress(f"wheels for {platform}", 0, 0)
         done = subprocess.run([*shared, *options, *names], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr.strip()]
             raise EmulatorError(
-                f"pip cannot download {', '.join(names)} for Python {python} on aarch64: {lines[-1].removeprefix('ERROR: ')}"
+                f"pip cannot download {', '.join(names)} for {platform}: {lines[-1].removeprefix('ERROR: ')}"
             )
     return dict(path.stem.split("-", 1) for path in sorted(folder.glob("*.dist-info")))
 

@@ -82,7 +82,7 @@ def test_a_system_is_debians_python_and_wheels(tmp_path, monkeypatch):
         asked.append((packages, release))
         return [tmp_path / "tzdata_2026_all.deb", tmp_path / "libpython3.13-minimal_1%3a3.13.5-2_arm64.deb"]
 
-    def install(wanted, release, folder, progress):
+    def install(wanted, platform, folder, progress):
         (folder / "engine.py").write_text("answer = 42\n")
         return {"numpy": "2.0"}
 

@@ -12,10 +12,10 @@ from edgecnn.runtime.engines import ENGINES
 
 
 def test_every_tag_up_to_the_releases_own_library():
-    tags = wheels.platforms("bookworm")
+    tags = wheels.platform_of("bookworm").tags
     assert tags[0] == "manylinux2014_aarch64" and tags[1] == "manylinux_2_17_aarch64"
     assert tags[-1] == "manylinux_2_36_aarch64" and len(tags) == 21
-    assert wheels.platforms("trixie")[-1] == "manylinux_2_41_aarch64"
+    assert wheels.platform_of("trixie", "x86_64").tags[-1] == "manylinux_2_41_x86_64"
 
 
 def test_versions_are_this_machines_or_the_newest_before_with_a_wheel():
@@ -66,7 +66,9 @@ def test_pip_is_asked_for_the_boards_wheels(program, tmp_path, monkeypatch):
     monkeypatch.setattr(wheels, "pip", lambda: [str(fake)])
     (tmp_path / "site" / "ai_edge_litert-2.3.0.dist-info").mkdir(parents=True)
     wanted = wheels.Requirements(("numpy==2.0",), ("ai-edge-litert==2.3.0",))
-    assert wheels.install(wanted, "trixie", tmp_path / "site") == {wheels.package_name("litert"): "2.3.0"}
+    assert wheels.install(wanted, wheels.platform_of("trixie"), tmp_path / "site") == {
+        wheels.package_name("litert"): "2.3.0"
+    }
     first, second = log.read_text().splitlines()
     for text in ("--only-binary=:all:", "--python-version 3.13", "--abi=cp313", "--platform=manylinux_2_27_aarch64"):
         assert text in first and text in second
@@ -77,7 +79,7 @@ def test_pips_reason_is_given(program, tmp_path, monkeypatch):
     fake = program("pip", "echo 'WARNING: w' >&2; echo 'ERROR: No matching distribution found for x==1' >&2; exit 1")
     monkeypatch.setattr(wheels, "pip", lambda: [str(fake)])
     with pytest.raises(EmulatorError, match=r"x==1 for Python 3\.13 on aarch64: No matching distribution found"):
-        wheels.install(wheels.Requirements(("x==1",), ()), "trixie", tmp_path)
+        wheels.install(wheels.Requirements(("x==1",), ()), wheels.platform_of("trixie"), tmp_path)
 
 
 def test_a_machine_without_pip_is_told_how_to_get_it(tmp_path, monkeypatch):
