@@ -81,8 +81,9 @@ class Repository:
         root = roots[-1].signed
         timestamp = self._signed(Timestamp, "timestamp.json", root)
         snapshot = self._signed(Snapshot, f"{timestamp.signed.snapshot_meta.version}.snapshot.json", root)
-        version = snapshot.signed.meta["targets.json"].version
-        return State(roots, self._signed(Targets, f"{version}.targets.json", root), snapshot, timestamp)
+        named = snapshot.signed.meta["targets.json"]
+        targets = self._signed(Targets, f"{named.version}.targets.json", root, named)
+        return State(roots, targets, snapshot, timestamp)
 
     def write_root(self, root: Metadata[Root], keys: Keys, *, previous: Root | None) -> None:
         """Sign and write a version of the root metadata, by enough keys of the version before it and of its own."""
@@ -100,8 +101,10 @@ class Repository:
         online = _only_signer(root, "timestamp", keys)
         if targets:
             self._advance(state.targets, "targets", _only_signer(root, "targets", keys))
-            self._put(f"{state.targets.signed.version}.targets.json", state.targets)
-        state.snapshot.signed.meta = {"targets.json": MetaFile(state.targets.signed.version)}
+            version = state.targets.signed.version
+            data = self._put(f"{version}.targets.json", state.targets)
+            # with its hash: a thief of the targets key, but not of the online key, could else put another file of this version there
+            state.snapshot.signed.meta = {"targets.json": MetaFile.from_data(version, data, ["sha256"])}
         self._advance(state.snapshot, "snapshot", online)
         self._put(f"{state.snapshot.signed.version}.snapshot.json", state.snapshot)
         sync_folder(self.metadata)
@@ -143,9 +146,11 @@ class Repository:
                 )
         return tuple(roots)
 
-    def _signed(self, kind: type[T], name: str, root: Root) -> Metadata[T]:
+    def _signed(self, kind: type[T], name: str, root: Root, named: MetaFile | None = None) -> Metadata[T]:
         metadata = self._read(kind, name)
         try:
+            if named:
+                named.verify_length_and_hashes((self.metadata / name).read_bytes())
             root.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
         except RepositoryError as error:
             raise ReleaseError(

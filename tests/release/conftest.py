@@ -58,6 +58,11 @@ class TufBoard:
 
 
 @pytest.fixture
+def tuf_board():
+    return TufBoard
+
+
+@pytest.fixture
 def held(tmp_path):
     """Return keys whose passphrase nobody types."""
 

@@ -56,6 +56,7 @@ def test_a_board_gets_what_was_released_byte_for_byte(repository, add, board, he
     quiet.check(repository.folder)
     assert [url.rpartition("/")[2] for url in quiet.fetcher.asked[:2]] == ["2.root.json", "timestamp.json"]
     assert not any("metadata" in url for url in quiet.fetcher.asked[2:])
+    assert (repository.metadata / "timestamp.json").stat().st_size < 450
 
 
 def test_going_back_is_a_newer_release_that_names_both_hashes(repository, add, held):
@@ -306,6 +307,24 @@ def test_a_board_that_a_stolen_online_key_deceived_accepts_the_repository_after_
         deceived.check(hostile.folder)
     with pytest.raises(exceptions.RepositoryError):
         board().check(hostile_with_roots_of(repository, hostile))
+
+
+def test_a_stolen_targets_key_alone_reaches_no_board_and_is_not_signed_along(
+    repository, add, board, held, copy, tmp_path
+):
+    """The thief writes to the server: another file with the version that the snapshot names, rightly signed."""
+    add(1)
+    hostile = Repository(copy(repository.folder))
+    state = hostile.read()
+    state.targets.signed.targets["door/photos-1.edgecnn"].unrecognized_fields["custom"]["edgecnn"]["share"] = 99
+    state.targets.sign(
+        held(copy(tmp_path / "releases-keys")).signer(state.root.keys[state.root.roles["targets"].keyids[0]])
+    )
+    (hostile.metadata / "2.targets.json").write_bytes(state.targets.to_bytes())
+    with pytest.raises(exceptions.RepositoryError):
+        board().check(hostile.folder)
+    with pytest.raises(ReleaseError, match=r"2\.targets\.json is not what the repository's keys have signed"):
+        operations.refresh(hostile, held())
 
 
 def hostile_with_roots_of(repository, hostile):
