@@ -57,6 +57,7 @@ Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {size}
 Depends: {depends}
+Recommends: python3-prometheus-client, python3-starlette, python3-uvicorn
 Suggests: ffmpeg, python3-paho-mqtt, rpicam-apps-lite
 Section: science
 Priority: optional

@@ -7,6 +7,7 @@ from edgecnn.device.doctor import machine
 from edgecnn.device.doctor.cameras import cameras
 from edgecnn.device.doctor.engines import bundle, engines, versions
 from edgecnn.device.doctor.finding import SEVERITIES, Finding
+from edgecnn.device.doctor.page import page
 from edgecnn.device.system import System
 from edgecnn.errors import DoctorError
 
@@ -24,6 +25,7 @@ CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
     "bundle": bundle,
     "engines": engines,
     "cameras": cameras,
+    "page": page,
 }
 
 

@@ -29,7 +29,10 @@ RIGHT = {
     "machine": "aarch64",
     "bits": 64,
     "libc": ("glibc", "2.36"),
-    "packages": {"numpy": "2.4.6", "ai-edge-litert": "2.3.0", "typer": "0.28.0"},
+    "packages": {
+        **{"numpy": "2.4.6", "ai-edge-litert": "2.3.0", "typer": "0.28.0"},
+        **{"starlette": "1.10.0", "uvicorn": "0.54.0", "prometheus-client": "0.26.0"},
+    },
     "environ": {"HOME": "/home/pi"},
     "cwd": "/home/pi",
 }
@@ -353,3 +356,14 @@ def test_it_needs_neither_numpy_nor_an_engine_in_its_own_process(root):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_page_of_the_service_needs_its_packages(pi):
+    (text,) = found(pi(), "page", "ok")
+    assert text.strip() == "starlette 1.10.0, uvicorn 0.54.0, prometheus-client 0.26.0 for the page"
+    some = {"starlette": "0.46.1"}
+    (text,) = found(pi(packages=some), "page", "note")
+    assert "no uvicorn, prometheus-client" in text and "apt install python3-uvicorn python3-prometheus-client" in text
+    assert found(pi({"etc/edgecnn/service.toml": "http = "}, packages=some), "page", "note")
+    (text,) = found(pi({"etc/edgecnn/service.toml": 'http = "8080"'}, packages=some), "page", "warning")
+    assert "/etc/edgecnn/service.toml names a page, and edgecnn cannot serve it" in text

@@ -1,0 +1,31 @@
+"""A check of what the page and the API need."""
+
+import tomllib
+from collections.abc import Iterator
+
+from edgecnn.device.doctor.finding import Finding
+from edgecnn.device.system import System
+
+PACKAGES = ("starlette", "uvicorn", "prometheus-client")
+OPTIONS = "/etc/edgecnn/service.toml"
+
+
+def page(system: System) -> Iterator[Finding]:
+    """Are the packages there with which --http, or `http` in the service's options, serves a page?"""
+    missing = [name for name in PACKAGES if name not in system.packages]
+    if not missing:
+        yield Finding("ok", f"{', '.join(f'{name} {system.packages[name]}' for name in PACKAGES)} for the page")
+        return
+    try:
+        asked = bool(tomllib.loads(system.read(OPTIONS)).get("http"))
+    except tomllib.TOMLDecodeError:
+        asked = False
+    debian = " ".join(f"python3-{name}" for name in missing)
+    yield Finding(
+        "warning" if asked else "note",
+        f"no {', '.join(missing)}",
+        f"{OPTIONS} names a page, and edgecnn cannot serve it"
+        if asked
+        else "edgecnn needs it to serve a page, an API and metrics",
+        f"sudo apt install {debian}, or pip install 'edgecnn[http]'",
+    )
