@@ -1,6 +1,8 @@
 """How much a client may take: of a request's size, of memory for bodies, of connections, and of time."""
 
 import asyncio
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -80,6 +82,8 @@ class Guard:
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+DROP = struct.pack("ii", 1, 0)
+
 
 class Guarded(H11Protocol):
     """A connection that `sweep` ends: of a request that does not arrive in time, of a client that does not read, above the limits."""
@@ -127,6 +131,8 @@ class Guarded(H11Protocol):
         if self.transport.is_closing() and self._blocked is None:
             self._blocked = now  # what was written before its end has to leave
         if self._blocked is not None and now - self._blocked > SLOW_S:
+            # the kernel drops what it still holds for who does not read it, up to some megabytes
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP)
             self.transport.abort()
         elif self._due is not None and now > self._due:
             if self.conn.our_state is h11.IDLE:
