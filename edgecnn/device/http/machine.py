@@ -1,4 +1,4 @@
-"""How the board is: temperature, throttling, memory, time since its start."""
+"""How the board is: temperature, throttling, memory, and how long it has been at work."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,8 @@ EVERY_S = 5.0
 
 
 def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
-    """Return `board` of /v1/state; `memory_mib` is what these processes hold in memory."""
+    """Return `board` of /v1/state: `memory_mib` is what these processes hold in memory, `uptime_s` how long the last of them has run."""
     bits = throttled(system)
-    uptime = system.read("/proc/uptime").partition(" ")[0]
     pages = 0
     for process in processes:
         with contextlib.suppress(ValueError, IndexError):
@@ -24,8 +23,17 @@ def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
         "temperature_c": temperature(system),
         "throttled": throttle_words(bits)[0] if bits else [],
         "memory_mib": round(pages * resource.getpagesize() / 2**20, 1) if pages else None,
-        "uptime_s": float(uptime) if uptime else None,
+        "uptime_s": age_s(system, processes[-1]),
     }
+
+
+def age_s(system: System, process: int) -> float | None:
+    """Return how long a process has run (proc_pid_stat(5), field 22), in seconds."""
+    try:
+        ticks = int(system.read(f"/proc/{process}/stat").rpartition(")")[2].split()[19])
+        return float(system.read("/proc/uptime").split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except (ValueError, IndexError):
+        return None
 
 
 async def watch(machine: dict[str, Any], with_parent: bool) -> None:

@@ -1,0 +1,282 @@
+"""The live page in Chromium: it follows a real camera loop, says what is wrong, and lets nothing of a label run."""
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+import signal
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("starlette", reason="the page needs the http extra")
+
+TOKEN = "correct-horse-battery-staple"
+REGION = (0.25, 0.2, 0.5, 0.6)
+HOSTILE = "<img src=x onerror=hacked=1>/../%2e\u05e9" + "W" * 180
+
+chromium = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
+
+CAMERA = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+while not (folder / "unplugged").exists():
+    sys.stdout.buffer.write((folder / "now.jpg").read_bytes())
+    sys.stdout.buffer.flush()
+    time.sleep(0.05)
+"""
+
+
+class Camera:
+    """A camera that shows a digit in the middle of a grey wall, and can be unplugged."""
+
+    def __init__(self, folder, digits):
+        self.folder, self.digits = folder, digits
+        program = folder / "camera.py"
+        program.write_text(CAMERA)
+        self.source = f"exec:{shlex.join([sys.executable, str(program), str(folder)])}"
+        self.show("2")
+
+    def show(self, label):
+        from PIL import Image
+
+        picture = Image.new("RGB", (320, 200), (120, 125, 118))
+        picture.paste(self.digits[label].resize((160, 120)), (80, 40))
+        picture.save(self.folder / "next.jpg", quality=90)
+        (self.folder / "next.jpg").rename(self.folder / "now.jpg")
+
+    def unplug(self, out=True):
+        (self.folder / "unplugged").touch() if out else (self.folder / "unplugged").unlink()
+
+
+@pytest.fixture
+def camera(tmp_path, digits):
+    return Camera(tmp_path, digits)
+
+
+@pytest.fixture
+def board(root, serve, camera):
+    """Start `edgecnn classify` with the camera and the digits model: `board("--http", "8080", model=path)`."""
+
+    def start(*arguments, model=root / "models/digits/digits.edgecnn"):
+        region = ",".join(map(str, REGION))
+        started.append(serve(camera.source, "--region", region, "--smooth", "2", "--model", str(model), *arguments))
+        return started[-1]
+
+    started = []
+    yield start
+    for serving in started:
+        serving.process.kill()
+
+
+class Page:
+    """What a reader of the page sees."""
+
+    def __init__(self, browser):
+        self.browser = browser
+
+    def __getitem__(self, name):
+        """The text of an element that is shown, None of one that is not."""
+        script = (
+            "const item = document.getElementById(arguments[0]); return item?.checkVisibility() ? item.innerText : null"
+        )
+        return self.browser.execute_script(script, name)
+
+    def until(self, name, pattern, seconds=20.0):
+        """Wait until an element's text matches, and return how long it took."""
+        start = time.monotonic()
+        while not re.search(pattern, self[name] or ""):
+            took = time.monotonic() - start
+            assert took < seconds, f"{name} is {self[name]!r} after {took:.1f} s, not {pattern}; {self['notices']}"
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    @property
+    def picture(self):
+        """What the picture shows now, as (width, mean brightness of its middle); what is loaded says nothing of what is drawn."""
+        return self.browser.execute_script("""
+            const from = document.getElementById("picture"), to = document.createElement("canvas");
+            if (!from.naturalWidth) return null;
+            Object.assign(to, {width: 1, height: 1});
+            to.getContext("2d").drawImage(from, 90, 45, 140, 110, 0, 0, 1, 1);
+            return [from.naturalWidth, ...to.getContext("2d").getImageData(0, 0, 1, 1).data];
+        """)
+
+    def until_picture(self, differs_from=None):
+        end = time.monotonic() + 20
+        while (shown := self.picture) is None or shown == differs_from:
+            assert time.monotonic() < end, f"the picture is {shown}"
+            time.sleep(0.05)
+        return shown
+
+
+@pytest.fixture
+def page(browser):
+    yield Page(browser)
+    browser.get("about:blank")  # or it would ask the next test's board
+    browser.delete_all_cookies()
+
+
+@chromium
+def test_the_page_at_each_size_in_light_and_dark(board, browser, looks, serious, page, camera, tmp_path):
+    serving = board("--save-uncertain", "unsure", "--threshold", "0.9999999").ready()
+    serving.until(lambda: serving.state()["unsure"])
+    for width, theme in looks():
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(serving.url)
+        page.until("state", "abstain")
+        page.until_picture()
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = {item["params"]["request"]["url"] for item in messages if item["method"] == "Network.requestWillBeSent"}
+        assert {url for url in asked if not url.startswith(("data:", serving.url + "/"))} == set()
+        assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{overflow} px wider than {width}"
+        if (width < 500) == (theme == "light"):  # axe takes seconds, and these two have every colour and every layout
+            browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
+            assert serious() == [], (width, theme)
+    assert page["why"] == "The best score is below the threshold." and "of 385 test images" in page["proof"]
+    assert re.search(r"digits[\s\S]*SHA-256\s+[0-9a-f\s]{64}", page["model"])
+    assert "The best score is below the threshold." in page["unsure"] and "abstain" in page["legend"]
+    assert browser.execute_script("return document.getElementById('strip').ariaLabel").startswith("The last hour: abst")
+    assert (
+        browser.execute_script("return document.querySelectorAll('img:not([alt]), [onclick], [style*=script]').length")
+        == 0
+    )
+    box = (
+        "const [inner, outer] = ['region', 'frame'].map(name => document.getElementById(name).getBoundingClientRect());"
+    )
+    place = f"{box} return [(inner.x - outer.x) / outer.width, (inner.y - outer.y) / outer.height, inner.width / outer.width]"
+    assert browser.execute_script(place) == pytest.approx(REGION[:3], abs=0.01)
+
+
+@chromium
+def test_it_follows_the_camera_and_comes_back_after_each_loss(board, browser, page, camera):
+    serving = board().ready()
+    browser.get(serving.url)
+    page.until("state", "^2$")
+    before = page.until_picture()
+    for label in ("1", "9", "2"):
+        camera.show(label)
+        assert page.until("state", f"^{label}$") < 1
+        before = page.until_picture(differs_from=before)
+    assert page["link"] == "connected" and page["say"] == "State: 2." and "2" in browser.title
+
+    camera.unplug()
+    page.until("notices", "The camera is lost since")
+    assert page["state"] == "no state" and page["veil"] == "The camera is lost"
+    camera.unplug(False)
+    page.until("state", "^2$")
+    page.until_picture()
+    assert page["notices"] == ""
+
+    serving.process.send_signal(signal.SIGSTOP)
+    try:
+        page.until("notices", "The picture is old|No connection")
+    finally:
+        serving.process.send_signal(signal.SIGCONT)
+    page.until("state", "^2$")
+
+    serving.process.send_signal(signal.SIGKILL)
+    page.until("notices", "No connection to the board since")
+    assert page["link"] == "no connection" and page["veil"] == "No connection to the board"
+    camera.show("9")
+    board("--http", str(serving.port)).ready()
+    page.until("state", "^9$")
+    page.until("notices", "edgecnn was started again")
+    before = page.until_picture()
+    camera.show("1")
+    assert page.until("state", "^1$") < 1, "the EventSource is back"
+    page.until_picture(differs_from=before)
+
+
+@chromium
+def test_the_picture_is_taken_only_while_somebody_can_see_it(board, browser, page):
+    serving = board().ready()
+    browser.get(serving.url)
+    page.until_picture()
+    browser.execute_script("""
+        const note = () => seen.push([document.hidden, document.getElementById("picture").hasAttribute("src")]);
+        window.seen = [];
+        document.addEventListener("visibilitychange", note);
+    """)
+    shown = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.close()
+    browser.switch_to.window(shown)
+    serving.until(lambda: browser.execute_script("return seen") == [[True, False], [False, True]])
+    page.until_picture()
+
+
+@chromium
+def test_the_token_is_asked_for_once(board, browser, page, serious, tmp_path):
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    (tmp_path / "token").chmod(0o600)
+    serving = board("--http-token-file", str(tmp_path / "token"))
+    serving.until(lambda: serving.ask("/readyz", Authorization=f"Bearer {TOKEN}")[0] == 200)
+    browser.get(serving.url)
+    page.until("login", "This board asks for its token")
+    field = browser.find_element("id", "token")
+    field.send_keys("a guess\n")
+    page.until("wrong", "This token is not the board's")
+    assert serious() == []
+    field.clear()
+    field.send_keys(TOKEN + "\n")
+    page.until("state", "^2$")
+    page.until_picture()
+    assert TOKEN not in browser.current_url and browser.execute_script("return document.cookie") == ""
+    cookie, *others = browser.get_cookies()
+    assert not others and cookie["httpOnly"] and cookie["sameSite"] == "Strict" and TOKEN not in cookie["value"]
+    assert TOKEN not in "".join(serving.notes + serving.lines)
+
+
+@chromium
+def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camera, looks, tmp_path):
+    from edgecnn.bundle.canonical import pack
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.files import sha256
+
+    bundle = read_bundle(root / "models/digits/digits.edgecnn")
+    labels = tuple(HOSTILE if label == "2" else label for label in bundle.manifest.labels)
+    files = {name: sha256(content) for name, content in bundle.files.items()}
+    forged = tmp_path / "forged.edgecnn"
+    forged.write_bytes(pack(dataclasses.replace(bundle.manifest, labels=labels, files=files), bundle.files))
+    serving = board("--save-uncertain", "unsure", "--save-margin", "1", model=forged).ready()
+    serving.until(lambda: serving.state()["unsure"])
+    for width, _ in itertools.islice(looks(), 0, None, 3):
+        browser.get(serving.url)
+        page.until("state", "W" * 100)
+        page.until("unsure", "onerror")
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{overflow} px wider than {width}"
+    assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+    loaded = "return [...document.querySelectorAll('#unsure img')].map(item => item.naturalWidth)"
+    browser.execute_script("document.querySelector('#unsure img').scrollIntoView()")
+    serving.until(lambda: browser.execute_script(loaded)[0] == 320)
+    browser.execute_script("""
+        const script = document.createElement("script"), policy = trustedTypes.createPolicy("test", {createScript: text => text});
+        script.textContent = policy.createScript("window.hacked = 2");
+        document.body.append(script);
+    """)
+    assert browser.execute_script("return window.hacked") is None, "the policy lets no other script run"
+    markup = "try { document.body.innerHTML = '<p>'; return 'taken' } catch { return 'refused' }"
+    assert browser.execute_script(markup) == "refused"
+
+
+@chromium
+def test_without_a_camera_an_image_can_be_tried(serve, browser, page, serious, digits, root, tmp_path):
+    serving = serve("--model", str(root / "models/digits/digits.edgecnn"))
+    browser.get(serving.url)
+    page.until("try", "Classify an image")
+    assert page["lead"] is None and page["hour"] is None
+    digits["7"].save(tmp_path / "seven.png")
+    browser.find_element("id", "file").send_keys(str(tmp_path / "seven.png"))
+    page.until("answer", "^7$")
+    assert re.match(r"7\s+\d\d", page["answer-top"])
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    browser.find_element("id", "file").send_keys(str(tmp_path / "broken.png"))
+    page.until("answer-why", "image")
+    assert page["answer"] == "no answer" and serious() == []

@@ -1,0 +1,201 @@
+"""Take the pictures of the live page in docs/assets: a drawn water meter, whose last digit the digits model reads.
+
+The page, the server, the camera loop and the model are those that ship; the camera is a program that writes pictures of the meter, and the
+changes of the hour before are made up. It needs Chromium and its driver, as the tests of the page do.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import random
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+ROOT = Path(__file__).parent.parent
+BUNDLE = ROOT / "models" / "digits" / "digits.edgecnn"
+SIZE = (1280, 720)
+WHEEL = (100, 130)
+WHEELS = [(330 + 126 * place, 290) for place in range(5)]
+REGION = (WHEELS[-1][0] / SIZE[0], WHEELS[-1][1] / SIZE[1], WHEEL[0] / SIZE[0], WHEEL[1] / SIZE[1])
+TURN_S = 9.0
+SETTLED = (
+    "return document.getElementById('picture').naturalWidth > 0 && document.getElementById('state').className === ''"
+)
+VIEWS = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
+
+
+@functools.cache
+def meter() -> Image.Image:
+    """Return a wall with a pipe and a meter, without its wheels."""
+    width, height = SIZE
+    rows = np.linspace(0, 1, height)[:, np.newaxis, np.newaxis]
+    wall = (
+        np.array([176, 172, 160]) - 70 * rows * [1, 1, 0.95] + np.random.default_rng(0).normal(0, 3, (height, width, 1))
+    )
+    picture = Image.fromarray(np.clip(wall, 0, 255).astype(np.uint8))
+    shadow = Image.new("L", SIZE)
+    ImageDraw.Draw(shadow).rounded_rectangle((230, 130, 1070, 640), 90, fill=150)
+    picture.paste((30, 28, 25), mask=shadow.filter(ImageFilter.GaussianBlur(28)))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 500, width, 590), fill=(134, 92, 60))
+    pen.rectangle((0, 500, width, 516), fill=(171, 124, 84))
+    pen.rounded_rectangle((210, 100, 1050, 620), 90, fill=(214, 217, 219), outline=(120, 126, 130), width=6)
+    pen.rounded_rectangle((244, 134, 1016, 586), 66, fill=(237, 239, 240))
+    pen.text((306, 190), "WATER  ·  Q3 4.0  ·  0417-22", fill=(70, 80, 90), font_size=34)
+    pen.text((306, 490), "litres", fill=(70, 80, 90), font_size=40)
+    pen.rounded_rectangle((306, 266, 974, 444), 18, fill=(40, 44, 48))
+    return picture
+
+
+def draw(seconds: float, faces: list[Image.Image]) -> bytes:
+    """Return a JPEG of the meter after some time: its last wheel turns to the next digit every TURN_S, slowly."""
+    picture = meter().copy()
+    step, part = divmod(seconds / TURN_S, 1)
+    rolled = round(max(0.0, (part - 0.8) / 0.2) * WHEEL[1])
+    for place, corner in enumerate(WHEELS):
+        last = place == len(WHEELS) - 1
+        wheel = Image.new("L", (WHEEL[0], 2 * WHEEL[1]))
+        for row in range(2):
+            wheel.paste(faces[(int(step) + row if last else 3 * place + row) % 10], (0, row * WHEEL[1]))
+        top = rolled if last else 0
+        picture.paste(wheel.crop((0, top, WHEEL[0], top + WHEEL[1])), corner)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def wheel_faces() -> list[Image.Image]:
+    """Return the ten digits as a wheel shows them: the second of each in scikit-learn's handwritten ones."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    return [
+        Image.fromarray(pixels[np.flatnonzero(labels == digit)[1]]).resize(WHEEL, Image.Resampling.BICUBIC)
+        for digit in range(10)
+    ]
+
+
+def show() -> NoReturn:
+    """Be the camera: write pictures of the meter until nobody reads them."""
+    faces, start = wheel_faces(), time.monotonic()
+    while True:
+        sys.stdout.buffer.write(draw(time.monotonic() - start, faces))
+        sys.stdout.buffer.flush()
+        time.sleep(0.2)
+
+
+def hour_before(labels: list[str], source: str):
+    """Return the changes of a made-up hour: a wheel that moves on now and then, and is unsure in between."""
+    from edgecnn.device.stream.events import StateChangedEvent
+
+    chance, events = random.Random(4), []
+    ts, place = time.time() - 3600, 0
+    while ts < time.time() - 60:
+        for state, lasts in (
+            (labels[place % len(labels)], chance.uniform(150, 700)),
+            ("abstain", chance.uniform(8, 50)),
+        ):
+            reason = "below_threshold" if state == "abstain" else None
+            events.append(
+                StateChangedEvent(ts=ts, source=source, state=state, previous=None, score=0.9, reason=reason, seq=None)
+            )
+            ts += lasts
+        place += 1
+    return [event for event in events if event.ts < time.time() - 30]
+
+
+def photograph(url: str, out: Path) -> None:
+    """Open the page and write a picture of all of it for each of VIEWS."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--lang=en-GB",
+    ):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        for name, (width, height, theme) in VIEWS.items():
+            media = [{"name": "prefers-color-scheme", "value": theme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+            browser.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en-GB"})
+            for whole in (False, True):
+                tall = browser.execute_script("return document.body.offsetHeight") if whole else height
+                size = {"width": width, "height": tall, "deviceScaleFactor": 1, "mobile": width < 500}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                if not whole:
+                    browser.get(url)
+                WebDriverWait(browser, 30, 0.1).until(lambda driver: driver.execute_script(SETTLED))
+                time.sleep(1.5)
+            path = out / f"live-{name}.png"
+            browser.save_screenshot(str(path))
+            Image.open(path).quantize(255, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+                path, optimize=True
+            )
+    finally:
+        browser.quit()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets")
+    parser.add_argument("--camera", action="store_true", help="be the camera, for this program itself")
+    arguments = parser.parse_args()
+    if arguments.camera:
+        show()
+    from edgecnn.cli.classify_stream import make_keepers
+    from edgecnn.cli.http import listen, make_live
+    from edgecnn.cli.options import load_classifier
+    from edgecnn.device.stream.ends import Ends
+    from edgecnn.device.stream.loop import open_stream
+    from edgecnn.device.stream.settings import Decision, Engine, Http, Model, Reaction, Settings, State
+
+    out = arguments.out.absolute()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Ends() as ends:
+        settings = Settings(
+            http=Http(address="0"), state=State(smooth="3"), decision=Decision(threshold=0.9),
+            reaction=Reaction(save_uncertain=Path(folder, "unsure")),
+        )  # fmt: skip
+        seen = Model(region=REGION)
+        load = functools.partial(load_classifier, BUNDLE, **vars(Engine()), **vars(seen))
+        door, classifier = listen(settings.http), load()
+        keepers = make_keepers(settings, classifier, ends)
+        live = make_live(door, settings, classifier, load, keepers)
+        camera = Path(folder, "camera-in-the-cellar")
+        camera.write_text(
+            f"#!/bin/sh\nexec {shlex.join([sys.executable, str(Path(__file__).resolve()), '--camera'])}\n"
+        )
+        camera.chmod(0o755)
+        source = f"exec:./{camera.name}"
+        for event in hour_before(list(classifier.labels), source):
+            live.hear(event)
+        with open_stream(source, classifier, settings, consumers=[*keepers, live]) as stream:
+            loop = threading.Thread(target=lambda: [None for _ in stream.ticks()])
+            loop.start()
+            time.sleep(4 * TURN_S)  # until there are unsure pictures
+            photograph(door.url, out)
+            stream.close()
+            loop.join()
+
+
+if __name__ == "__main__":
+    main()
