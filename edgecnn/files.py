@@ -162,6 +162,13 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "edgecnn")
 
 
+def state_home() -> Path:
+    """Return the folder for what a program keeps: systemd's for a service, else edgecnn/ in $XDG_STATE_HOME or ~/.local/state."""
+    of_service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(of_service or os.path.join(state, "edgecnn"))
+
+
 def tuned_file() -> str:
     """Return the path of the settings of `edgecnn.runtime.tuned`: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")

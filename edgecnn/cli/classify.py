@@ -9,7 +9,9 @@ from edgecnn.cli.flags import flag_names, with_flags
 from edgecnn.cli.options import Model, check_choice, load_classifier, option_name
 from edgecnn.device.stream import settings
 
-STREAM_OPTIONS = flag_names(settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt)
+STREAM_OPTIONS = flag_names(
+    settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt, settings.Metrics
+)
 
 HTTP_OPTIONS = flag_names(settings.Http)[1:]
 
@@ -60,6 +62,7 @@ def classify(
         ),
     ] = False,
     http: settings.Http,
+    metrics: settings.Metrics,
 ) -> None:
     """Classify images, or what a camera sees.
 
@@ -122,6 +125,7 @@ def classify(
             reaction=reaction,
             mqtt=mqtt,
             http=http,
+            metrics=metrics,
         )
         classify_stream(streams[0] if streams else None, chosen, load, json)
     elif not source:

@@ -63,7 +63,11 @@ def classify_stream(
         if door:
             from edgecnn.cli.http import make_live
 
-            consumers.append(make_live(door, settings, classifier, load.keywords, keepers))
+            consumers.append(make_live(door, settings, classifier, load.keywords, source, keepers))
+        elif settings.metrics.file is not None:
+            from edgecnn.cli.http import make_metrics_file
+
+            consumers.append(make_metrics_file(settings, classifier, source))
         stream = open_stream(source, classifier, settings, consumers=consumers)
         with make_sink(json, classifier) as show, stopping_output(), stream:
             try:

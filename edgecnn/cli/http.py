@@ -10,6 +10,7 @@ from edgecnn.device.http.door import Door, open_door
 
 if TYPE_CHECKING:
     from edgecnn.device.http.live import Live
+    from edgecnn.device.http.textfile import MetricsFile
     from edgecnn.device.stream.keep import UncertainFrames
     from edgecnn.device.stream.settings import Http, Settings
     from edgecnn.runtime.classifier import Classifier
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def listen(options: "Http") -> Door:
     """Open the port, and say where the page is; a usage error for options that are not valid, MissingExtraError without the packages."""
-    require_packages()
+    require_packages("starlette", "uvicorn", "prometheus_client")
     if options.token_file is not None:
         note_if_shared(options.token_file)
     door = checked("--http", open_door, options)
@@ -27,11 +28,11 @@ def listen(options: "Http") -> Door:
     return door
 
 
-def require_packages() -> None:
+def require_packages(*names: str) -> None:
     """Raise ModuleNotFoundError if a package of the server is missing; nothing of it is imported here."""
     import importlib.util
 
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in names:
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -41,6 +42,7 @@ def make_live(
     settings: "Settings",
     classifier: "Classifier",
     choice: Mapping[str, Any],
+    source: str | None,
     keepers: "Sequence[UncertainFrames]" = (),
 ) -> "Live":
     """Start the server of a stream.
@@ -54,11 +56,21 @@ def make_live(
 
     keeper = keepers[0] if settings.reaction.save_uncertain else None
     kept = keeper.newest(UNSURES) if keeper else ()
-    opening = make_opening(door, settings, classifier, choice, kept=kept)
+    opening = make_opening(door, settings, classifier, choice, camera=source or "", kept=kept)
     live = Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)
     if keeper:
         keeper.on_kept = live.kept
     return live
+
+
+def make_metrics_file(settings: "Settings", classifier: "Classifier", source: str | None) -> "MetricsFile":
+    """Return what writes --metrics-file of a stream that is not served; MissingExtraError without the package."""
+    require_packages("prometheus_client")
+    from edgecnn.device.http.opening import make_opening
+    from edgecnn.device.http.textfile import MetricsFile
+
+    opening = make_opening(None, settings, classifier, {}, camera=source or "")
+    return MetricsFile(opening, (classifier.name, classifier.model_sha256), classifier.region)
 
 
 def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> None:
@@ -70,5 +82,5 @@ def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> No
 
     door = listen(settings.http)
     classifier = load()
-    opening = make_opening(door, settings, classifier, load.keywords, camera=False)
+    opening = make_opening(door, settings, classifier, load.keywords)
     asyncio.run(serve_without_camera(opening, door.listener, classifier))

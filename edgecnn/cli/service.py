@@ -151,18 +151,22 @@ def publishers(config: "Config", classifier: "Classifier", around: "Surroundings
 
 
 def pages(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
-    settings = config.settings
-    if settings.http.address is None:
+    settings, source = config.settings, config.source
+    if settings.http.address is None and settings.metrics.file is None:
         return []
-    from edgecnn.cli.http import listen, make_live
+    from edgecnn.cli.http import listen, make_live, make_metrics_file
 
     try:
-        return [make_live(listen(settings.http), settings, classifier, {"strangers": config.strangers})]
+        if settings.http.address is None:
+            return [make_metrics_file(settings, classifier, source)]
+        return [make_live(listen(settings.http), settings, classifier, {"strangers": config.strangers}, source)]
     except typer.BadParameter as error:
         around.problem("configuration", f"no page: {error.message}")
     except ModuleNotFoundError as error:
         packages = "python3-starlette python3-uvicorn python3-prometheus-client"
-        around.problem("configuration", f"no page: {error}. Install it: apt install {packages}, or edgecnn[http]")
+        around.problem(
+            "configuration", f"no page and no metrics: {error}. Install it: apt install {packages}, or edgecnn[http]"
+        )
     return []
 
 

@@ -66,6 +66,21 @@ def routes(site: Site) -> list[Route]:
 
         return Response(await site.inference.run(work) + "\n", media_type="application/json")
 
+    async def accept(request: Request) -> Response:
+        drift = site.upkeep.drift
+        if drift is None:
+            return no_camera()
+        try:
+            drift.accept()
+        except ValueError as error:
+            return refusal(409, f"{error}.")
+        await asyncio.to_thread(site.upkeep.write, site.upkeep.due(end=True))
+        return JSONResponse(drift.document())
+
+    async def metrics(request: Request) -> Response:
+        content, media_type = site.upkeep.metrics.encoded(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": media_type})
+
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
@@ -80,6 +95,8 @@ def routes(site: Site) -> list[Route]:
         Route("/v1/stream.mjpeg", stream),
         Route("/v1/unsure/{name:path}", unsure),
         Route("/v1/classify", classify, methods=["POST"]),
+        Route("/v1/drift/accept", accept, methods=["POST"]),
+        Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
     ]

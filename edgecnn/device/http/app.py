@@ -27,7 +27,7 @@ def make_app(site: Site) -> ASGIApp:
         *api.routes(site),
         *site.gate.routes(),
         *page.routes(site),
-        # metrics.routes(site), kserve.routes(site), openapi.routes(site)
+        # kserve.routes(site), openapi.routes(site)
     ]
     app = Starlette(
         routes=routes,

@@ -5,6 +5,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ class Opening:
 
     `model` is what /v1/state says of it, `classifier` and `decision` are the arguments of `Classifier.load` and `classify`,
     `unsure` is the folder of unsure frames, `kept` says which it has, oldest first; `decisions` and `replay`, the lines of events, are what
-    an earlier server heard of. `token` None if none is required.
+    an earlier server heard of. `token` None if none is required. `drift` has the key, the file and the validation images' scores of a
+    `Drift`; `metrics_file` is where metrics for node_exporter go; `started` is when the camera loop did.
     """
 
     port: int
@@ -44,6 +46,9 @@ class Opening:
     decision: dict[str, Any] = field(default_factory=dict)
     unsure: str | None = None
     kept: tuple[dict[str, Any], ...] = ()
+    drift: dict[str, Any] | None = None
+    metrics_file: str | None = None
+    started: float = field(default_factory=time.time)
     decisions: dict[str, int] = field(default_factory=dict)
     replay: tuple[str, ...] = ()
 

@@ -46,7 +46,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 STEADY_S = 60.0  # a server that ran for as long is started again at once
 
-END_S = 2.0
+LEAST_END_S, END_S = 0.5, 2.0  # for the server to write its files; the first also after an interruption
 
 
 class Live(Consumer):
@@ -117,7 +117,7 @@ class Live(Consumer):
         """End the server: it ends by itself when the link is closed."""
         self._link.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(min(wait_s, END_S))
+            self._process.wait(max(LEAST_END_S, min(wait_s, END_S)))
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from edgecnn.bundle.validation import read_validation
 from edgecnn.device.http.door import Door
+from edgecnn.device.http.drift import shown_validation
 from edgecnn.device.http.link import Opening
 from edgecnn.device.slots.about import about
 from edgecnn.device.stream.settings import Settings
+from edgecnn.files import canonical_json, sha256, state_home
 from edgecnn.region import WHOLE
 
 if TYPE_CHECKING:
@@ -17,24 +20,25 @@ STAMP = "%Y%m%dT%H%M%S.%fZ"  # as `edgecnn.device.stream.pictures.stamp` writes 
 
 
 def make_opening(
-    door: Door,
+    door: Door | None,
     settings: Settings,
     classifier: "Classifier",
     choice: Mapping[str, Any],
     *,
-    camera: bool = True,
+    camera: str | None = None,
     kept: Sequence[str] = (),
 ) -> Opening:
     """Put together what the server needs.
 
-    `choice` has the arguments of `Classifier.load`, but its path; `kept` the unsure frames that an earlier run kept, oldest first.
+    `choice` has the arguments of `Classifier.load`, but its path; `camera` is the stream's address, "" for the first camera that works and
+    None without a stream; `kept` are the unsure frames that an earlier run kept, oldest first.
     """
-    folder = settings.reaction.save_uncertain
+    folder, metrics_file = settings.reaction.save_uncertain, settings.metrics.file
     return Opening(
-        port=door.address[1],
-        token=door.token,
-        hosts=door.hosts,
-        camera=camera,
+        port=door.address[1] if door else 0,
+        token=door.token if door else None,
+        hosts=door.hosts if door else (),
+        camera=camera is not None,
         rotation=settings.camera.rotation,
         region=None if classifier.region == WHOLE else tuple(classifier.region),
         model=model_facts(classifier),
@@ -42,7 +46,21 @@ def make_opening(
         decision=vars(settings.decision),
         unsure=None if folder is None else str(folder.absolute()),
         kept=tuple(described(name) for name in kept),
+        drift=None if camera is None else drift_facts(classifier, settings, camera),
+        metrics_file=None if metrics_file is None else str(metrics_file.absolute()),
     )
+
+
+def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> dict[str, Any]:
+    """Return what a camera's counts are compared with, where they are kept, and what makes them those of another model or picture."""
+    strangers, decision = classifier.strangers is not None, settings.decision
+    threshold = classifier.threshold if decision.threshold is None else decision.threshold
+    made = [classifier.model_sha256, classifier.region, settings.camera.rotation, decision.fit, strangers]
+    return {
+        "key": sha256(canonical_json(made).encode()),
+        "file": str(state_home() / "drift" / f"{sha256(camera.encode())[:16]}.json"),
+        "validation": shown_validation(read_validation(classifier.bundle.files), threshold, strangers),
+    }
 
 
 def described(name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from edgecnn.device.http.limits import HEADER_BYTES, KEEP_ALIVE_S, Guarded, swee
 from edgecnn.device.http.link import AWAY, LOOK, MOST_BYTES, Opening, Shared, send
 from edgecnn.device.http.machine import watch
 from edgecnn.device.http.site import Site
+from edgecnn.device.http.upkeep import Upkeep, keep, say
 from edgecnn.device.http.viewers import Viewers
 from edgecnn.device.stream.ends import SIGNALS, Stopped
 
@@ -41,7 +42,7 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
     """Serve what the camera loop sends by `link`, until it closes that."""
     viewers = Viewers(shared, lambda looking: send(link, LOOK if looking else AWAY), opening.rotation)
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
-    site = Site(Board(opening), viewers, Inference(functools.partial(load, **choice)), gate_of(opening))
+    site = make_site(opening, viewers, Inference(functools.partial(load, **choice)))
     site.board.on_picture = viewers.picture
     server = make_server(site)
     asyncio.get_running_loop().add_reader(link, receive, link, site.board, server)
@@ -50,7 +51,7 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
 
 async def serve_api(opening: Opening, listener: socket.socket, classifier: "Classifier") -> None:
     """Serve without a camera, until a signal comes, which is raised as Stopped."""
-    site = Site(Board(opening), Viewers(None, bool), Inference(lambda: classifier), gate_of(opening))
+    site = make_site(opening, Viewers(None, bool), Inference(lambda: classifier))
     site.board.ready = True
     server = make_server(site)
     signals: list[int] = []
@@ -65,8 +66,9 @@ async def serve_api(opening: Opening, listener: socket.socket, classifier: "Clas
     raise Stopped(signals[0])
 
 
-def gate_of(opening: Opening) -> Gate:
-    return Gate(opening.token, opening.hosts, opening.port)
+def make_site(opening: Opening, viewers: Viewers, inference: Inference) -> Site:
+    board, gate = Board(opening), Gate(opening.token, opening.hosts, opening.port)
+    return Site(board, viewers, inference, gate, Upkeep(board, opening))
 
 
 def make_server(site: Site) -> Server:
@@ -82,12 +84,14 @@ async def run(server: Server, listener: socket.socket, site: Site, *, with_paren
     beside = [
         asyncio.create_task(sweep(server.server_state.connections)),
         asyncio.create_task(watch(site.board.machine, with_parent)),
+        asyncio.create_task(keep(site.upkeep)),
     ]
     try:
         await server.serve(sockets=[listener])
     finally:
         for task in beside:
             task.cancel()
+        say(site.upkeep.write(site.upkeep.due(end=True)))
 
 
 def receive(link: socket.socket, board: Board, server: Server) -> None:

@@ -15,6 +15,7 @@ from edgecnn.device.stream.settings import (
     Camera,
     Decision,
     Http,
+    Metrics,
     Model,
     Mqtt,
     Pace,
@@ -42,7 +43,7 @@ KEYS: list[tuple[str, Any, Any]] = [
     ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
     *keys_of(Camera, Pace, Decision, Model, State),
     ("good_after", int, key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)),
-    *keys_of(Mqtt, Http),
+    *keys_of(Mqtt, Http, Metrics),
 ]
 """The service's options. A text is empty for none."""
 

@@ -253,6 +253,17 @@ class Http(Group):
     )  # fmt: skip
 
 
+class Metrics(Group):
+    """Where metrics are written to, next to those that are served."""
+
+    heading: ClassVar = Http.heading
+    file: Path | None = option(
+        None, "Write the metrics of a stream to this file every 15 s, for Prometheus's node_exporter; its name ends in .prom.",
+        "a file for node_exporter to which metrics are written every 15 s; empty for none",
+        flag="metrics_file", metavar="FILE", shown="none",
+    )  # fmt: skip
+
+
 class Settings(Group):
     """All settings of a stream, by group."""
 
@@ -264,6 +275,7 @@ class Settings(Group):
     reaction: Reaction = Reaction()
     mqtt: Mqtt = Mqtt()
     http: Http = Http()
+    metrics: Metrics = Metrics()
 
 
 def typed_name(entry: Field) -> str:
