@@ -3,12 +3,17 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from edgecnn.device.http.board import Board
+from edgecnn.device.http.drift import shown_validation
+from edgecnn.device.http.link import RESULT, Opening
+from edgecnn.device.http.upkeep import Upkeep
+from edgecnn.device.stream.results import rfc3339
 
 CAMERA = "synthetic:64x48?fps=30&pattern=noise"
 
@@ -53,9 +58,6 @@ def test_the_metrics_are_those_of_the_state(serve, tmp_path):
     assert b"# EOF" in serving.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")[2]
     serving.until((tmp_path / "edgecnn.prom").exists)
     assert set(families((tmp_path / "edgecnn.prom").read_text())) >= set(families(text))
-    if shutil.which("promtool"):
-        checked = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True)
-        assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
     status, _, refused = serving.ask("/v1/drift/accept", b"")
     assert status == 409 and "after 7 days" in json.loads(refused)["error"]
@@ -83,3 +85,77 @@ def test_a_file_that_cannot_be_written_is_said_and_the_camera_goes_on(edgecnn, b
     lines = [json.loads(line) for line in result.out.splitlines()]
     (problem,) = [line for line in lines if line.get("event") == "problem"]
     assert problem["about"] == "metrics" and "cannot write" in problem["message"] and lines[-1]["frames"] > 10
+
+
+@pytest.fixture
+def whole():
+    """The metrics of a board of which all is known."""
+    labels = ["cat", "dog"]
+    facts = {"name": "m", "serial": 3, "sha256": "0" * 64, "engine": "litert 2", "precision": "int8", "accuracy": 0.9}
+    drift = {"key": "k", "file": "/nowhere", "validation": shown_validation(None, 0.0, True)}
+    opening = Opening(port=0, model={**facts, "labels": labels}, drift=drift)
+    board = Board(opening)
+    upkeep = Upkeep(board, opening)
+    board.machine.update(temperature_c=61.5, throttled=["under-voltage"], memory_mib=100.0)
+    top = [{"label": "cat", "score": 0.995}, {"label": "dog", "score": 0.005}]
+    line = {
+        "ts": rfc3339(time.time()), "age_ms": 20.0, "seq": 1, "source": "camera", "top": top, "decision": "stranger",
+        "latency_ms": {"infer": 2.5}, "dropped": 7,
+    }  # fmt: skip
+    board.receive(
+        RESULT + json.dumps([[64, 48], {"cat": 2, "stranger": 1}]).encode() + b"\n" + json.dumps(line).encode()
+    )
+    return upkeep.metrics.text().decode()
+
+
+def test_numbers_are_in_the_units_of_prometheus(whole):
+    assert value(whole, "edgecnn_temperature_celsius") == 61.5
+    assert value(whole, "edgecnn_resident_memory_bytes") == 100 * 2**20
+    assert value(whole, "edgecnn_throttled", reason="under-voltage") == 1
+    assert value(whole, "edgecnn_throttled", reason="throttled") == 0
+    assert (
+        value(whole, "edgecnn_decisions_total", decision="stranger") == 1 and value(whole, "edgecnn_frames_total") == 3
+    )
+    assert value(whole, "edgecnn_frames_dropped_total") == 7
+    assert (
+        value(whole, "edgecnn_inference_seconds_sum") == 0.0025
+        and value(whole, "edgecnn_frame_age_seconds_sum") == 0.02
+    )
+    assert value(whole, "edgecnn_inference_seconds_bucket", le="0.0025") == 1, "a bound is part of its bucket"
+    assert (
+        value(whole, "edgecnn_best_score_bucket", le="0.99")
+        == 0
+        == value(whole, "edgecnn_drift_score_ratio", bound="0.99")
+    )
+    assert (
+        value(whole, "edgecnn_best_score_bucket", le="0.995")
+        == 1
+        == value(whole, "edgecnn_drift_score_ratio", bound="0.995")
+    )
+    assert value(whole, "edgecnn_drift_decision_ratio", of="today", decision="stranger") == 1
+
+
+@pytest.mark.needs("promtool", package="prometheus")
+def test_promtool_accepts_metrics_alerts_and_the_queries_of_the_dashboard(whole, root, tmp_path):
+    def promtool(*arguments, text=""):
+        done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert promtool("check", "metrics", text=whole) == ""
+    alerts = root / "docs" / "monitoring" / "alerts.yml"
+    assert "5 rules" in promtool("check", "rules", "--lint-fatal", str(alerts))
+    cases = (root / "tests" / "device" / "http" / "alerts.yml").read_text()
+    (tmp_path / "test.yml").write_text(cases.replace("ALERTS", json.dumps(str(alerts))))
+    promtool("test", "rules", str(tmp_path / "test.yml"))
+
+    dashboard = json.loads((root / "docs" / "monitoring" / "grafana.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [note["expr"] for note in dashboard["annotations"]["list"]]
+    queries = [query.replace("$__rate_interval", "5m").replace("$board", ".*") for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "queries.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(queries)} rules" in promtool("check", "rules", str(tmp_path / "queries.yml"))
+    samples = {sample.name for family in families(whole).values() for sample in family.samples}
+    asked = set(re.findall(r"edgecnn_\w+", alerts.read_text() + " ".join(queries)))
+    assert len(queries) > 15 and asked <= samples, "what is asked for is there"
