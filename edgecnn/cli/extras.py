@@ -16,6 +16,7 @@ EXTRAS = {
     "mqtt": ("paho",),
     "release": ("tuf", "cryptography"),
     "http": ("starlette", "uvicorn", "prometheus_client"),
+    "update": ("tuf", "urllib3"),
 }  # fmt: skip
 
 PURPOSES = {
@@ -25,13 +26,14 @@ PURPOSES = {
     "mqtt": "For MQTT and Home Assistant",
     "release": "For signing releases",
     "http": "For the page, the API and the metrics",
+    "update": "For releases (with the Debian package: apt install python3-tuf)",
 }
 
 
-def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return the error for a missing module of one of EXTRAS; None for any other module, whose absence is a bug."""
+def missing_extra(error: ModuleNotFoundError, first: str = "") -> MissingExtraError | None:
+    """Return the error for a missing module of one of EXTRAS, `first` before others; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
-    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    extra = next((name for name in (first, *EXTRAS) if module in EXTRAS.get(name, ())), None)
     if extra is None:
         return None
     return MissingExtraError(

@@ -1,0 +1,117 @@
+"""`edgecnn update`."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.console import emit_json
+from edgecnn.cli.extras import missing_extra
+from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.errors import OutputError
+from edgecnn.labels import printable
+
+if TYPE_CHECKING:
+    from edgecnn.device.update.run import Outcome
+
+ACTIONS = {"status": ""}
+
+
+def update(
+    action: Annotated[
+        str | None, typer.Argument(metavar="[ACTION]", help="status, or nothing", show_default="none")
+    ] = None,
+    source: Annotated[
+        str | None,
+        option(
+            "Where releases are: an address, https://…, or a folder, such as one on a stick.",
+            "that of /etc/edgecnn/update.toml",
+            None,
+            "--from",
+            metavar="URL|FOLDER",
+        ),
+    ] = None,
+    channel: Annotated[
+        str | None, option("Which of them are for this board.", "that of /etc/edgecnn/update.toml", metavar="NAME")
+    ] = None,
+    root: Annotated[
+        Path | None, option("The root of trust: whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE")
+    ] = None,
+    prefix: Annotated[
+        Path, option("The folder that this board's files are in, such as DIR/etc/edgecnn.", True, metavar="DIR")
+    ] = Path("/"),
+    json: Json = False,
+) -> None:
+    """Fetch this board's next release, verify it, and put it in use.
+
+    The server need not be trusted: a release counts if the keys of the root of trust have signed it, if it is not older than what this
+    board has had, and if the metadata have not expired. The new model is then pending, as after edgecnn slot add --activate, and goes
+    back by itself if it does not prove itself. Whatever fails, the model in use stays in use.
+
+    status shows the last check: when it was, why it failed if it did, and which release is in use.
+
+    \b
+    Examples:
+      edgecnn update
+      edgecnn update --from /media/stick/releases --channel door
+      edgecnn update status
+    """
+    if action is not None:
+        check_choice("ACTION", action, ACTIONS)
+    from edgecnn.device.update import status
+    from edgecnn.device.update.board import CONFIG, Board, read_options
+
+    board = Board(prefix=prefix)
+    if action is None:
+        options = read_options(board.path(CONFIG), source or "", channel or "")
+        try:
+            from edgecnn.device.update.run import update
+        except ModuleNotFoundError as error:
+            lacking = missing_extra(error, "update")
+            with contextlib.suppress(OutputError):
+                status.write(board, options, "", str(lacking or error))
+            raise lacking or error from None
+        outcome = update(board, options, root)
+        if not json:
+            print(described(outcome))
+            return
+    found = status.read(board)
+    if json:
+        emit_json(found)
+    elif found is None:
+        print("this board has not checked for a release yet: edgecnn update")
+    else:
+        for line in lines_of(found):
+            print(printable(line))
+
+
+def described(outcome: "Outcome") -> str:
+    entry = outcome.entry
+    release = (
+        f"{entry.sha256[:12]} {entry.name} serial {entry.terms.serial}, release {entry.terms.number}" if entry else ""
+    )
+    return f"in use: {release}" if outcome.installed else f"{outcome.note}{f': {release}' if release else ''}"
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    release, in_use = found["release"], found["in_use"]
+    return [
+        f"from     {found['from']}, channel {found['channel']}, board {found['board']}",
+        f"checked  {found['last_check']}: {found['reason'] or 'good'}",
+        f"good     {found['last_good'] or 'never'}",
+        "release  "
+        + (
+            "{sha256:.12} {name} serial {serial}, release {number}".format_map(release)
+            if release
+            else "none for this board"
+        ),
+        "in use   "
+        + (
+            "{sha256:.12} {name} serial {serial} {state}".format_map(in_use)
+            if in_use
+            else "none, or only root can read it"
+        ),
+        *(["clock    behind: the date is taken from the newest signed metadata"] if found["clock"] == "behind" else []),
+        *(f"bad      {name[:12]}: {why}" for name, why in found["bad"].items()),
+    ]

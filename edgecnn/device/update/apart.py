@@ -1,0 +1,70 @@
+"""The fetching half in a process of its own: as a user without rights if possible, and ended if it takes too long."""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from edgecnn.device.secrets import environment
+from edgecnn.errors import UpdateError
+from edgecnn.files import output_errors
+from edgecnn.labels import printable
+
+USER = "edgecnn-update"
+FETCH_S = 3600.0  # a fetch that takes longer is ended; what it has of a bundle stays
+MAX_ANSWER_BYTES = 1 << 16
+
+
+def prepare(spool: Path) -> tuple[dict[str, Any], str]:
+    """Make the spool folder; return what `fetch_apart` takes for a process without rights, or {}, and who then fetches. OutputError."""
+    rights: dict[str, Any] = {}
+    who = f"user {os.geteuid()}"
+    with output_errors(spool):
+        if os.geteuid() == 0:
+            who = "root"
+            with contextlib.suppress(KeyError):
+                entry = pwd.getpwnam(USER)
+                rights, who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}, USER
+                if spool.exists() and spool.stat().st_uid != entry.pw_uid:  # from before there was this user
+                    shutil.rmtree(spool)
+        spool.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if rights:
+            os.chown(spool, rights["user"], rights["group"])
+    return rights, who
+
+
+def fetch_apart(request: str, rights: dict[str, Any]) -> None:
+    """Run `fetch` on a request as JSON in another process. UpdateError if it fails, with its reason, or takes longer than FETCH_S."""
+    command = [sys.executable, "-P", "-m", "edgecnn.device.update.fetch"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    try:
+        begun = subprocess.Popen(command, **pipes, **rights, cwd="/", env=environment(), umask=0o022)
+    except OSError as error:
+        hint = f"The user {USER} must be able to run it: install edgecnn outside of /root and /home, such as in /opt/edgecnn."
+        raise UpdateError(f"cannot run {sys.executable}: {error.strerror}. {hint}") from None
+    with begun as process:
+        late = threading.Timer(FETCH_S, process.kill)
+        late.start()
+        try:
+            assert process.stdin and process.stdout
+            with contextlib.suppress(BrokenPipeError):  # what it says, or does not say, tells why
+                process.stdin.write(request.encode())
+                process.stdin.close()
+            answer = process.stdout.read(MAX_ANSWER_BYTES)
+        finally:
+            process.kill()
+            late.cancel()
+    last = (answer.decode(errors="replace").splitlines() or ["nothing"])[-1]
+    try:
+        reason = json.loads(last)["reason"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        spent = f"it said {printable(last)}, and may have been ended after {FETCH_S / 60:.0f} minutes"
+        raise UpdateError(f"the fetch ended without an answer: {spent}.") from None
+    if reason:
+        raise UpdateError(printable(str(reason)))

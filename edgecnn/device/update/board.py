@@ -1,0 +1,163 @@
+"""The board that is updated: where its files are, its options, its id and its clocks."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecnn.device.slots import ROOT
+from edgecnn.device.slots.disk import Disk, replace
+from edgecnn.device.update import TRUST
+from edgecnn.device.update.channel import check_channel, is_board_id
+from edgecnn.errors import UpdateError
+from edgecnn.files import canonical_json, output_errors, sha256
+from edgecnn.tables import shown
+
+if TYPE_CHECKING:
+    from edgecnn.device.slots.store import Store
+
+SPOOL = Path("/var/lib/edgecnn-update")
+CONFIG, ROOT_FILE = Path("/etc/edgecnn/update.toml"), Path("/etc/edgecnn/root.json")
+BOARD = "board.json"
+MAX_FILE_BYTES = 1 << 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where releases come from, an address or a folder, and which of them are this board's."""
+
+    source: str = ""
+    channel: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        return self.source.startswith(("http://", "https://"))
+
+
+class Ticks(NamedTuple):
+    """Seconds since this boot, which a wrong clock does not change, and the boot's id."""
+
+    boot: str
+    up: int
+
+
+def ticks() -> Ticks:
+    return Ticks(read_text(Path("/proc/sys/kernel/random/boot_id")), int(time.clock_gettime(time.CLOCK_BOOTTIME)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board's files below `prefix`, how they are written, and its clocks: a test has others of each."""
+
+    prefix: Path = Path("/")
+    disk: Callable[[Path], Disk] = Disk
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC).replace(microsecond=0)
+    ticks: Callable[[], Ticks] = ticks
+
+    def path(self, absolute: Path) -> Path:
+        return self.prefix / absolute.relative_to("/")
+
+    @property
+    def trust(self) -> Path:
+        return self.path(TRUST)
+
+    @property
+    def spool(self) -> Path:
+        return self.path(SPOOL)
+
+    def slots(self) -> "Store":
+        from edgecnn.device.slots.store import Store  # here, since the half that fetches can do without numpy
+
+        folder = self.path(ROOT)
+        return Store(folder, self.disk(folder))
+
+    def write(self, name: str, value: object) -> None:
+        """Replace a file of `trust` by a value as JSON, so that a power cut leaves the old or the new; OutputError."""
+        path = self.trust / name
+        with output_errors(path):
+            replace(self.disk(self.trust), path, canonical_json(value).encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Path]:
+        """Hold the lock of `trust`, and lend an empty folder in it for what need not last. UpdateError if another process holds it."""
+        try:
+            self.trust.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = os.open(self.trust, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:
+            raise UpdateError("only root may update this board. Run it again with sudo.") from None
+        except OSError as error:
+            raise UpdateError(f"cannot write {self.trust}: {error.strerror}.") from None
+        scratch = self.trust / "scratch"
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                running = "another update of this board is running."
+                raise UpdateError(f"{running} Run this one again when it has ended.") from None
+            with output_errors(scratch):
+                if scratch.exists():  # of an update that was killed
+                    shutil.rmtree(scratch)
+                scratch.mkdir(mode=0o700)
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+    def identity(self) -> str:
+        """Return this board's random id, and make one if there is none yet or it was copied here with the card of another machine."""
+        machine = read_text(self.path(Path("/etc/machine-id")))
+        stamp = sha256(f"edgecnn:{machine}".encode())  # the machine's id is not to be shown
+        try:
+            held = json.loads(read_text(self.trust / BOARD) or "{}")
+            if is_board_id(held["id"]) and held["machine"] in (stamp, *([held["machine"]] if not machine else [])):
+                return held["id"]
+        except (ValueError, KeyError, TypeError):
+            pass
+        made = uuid.uuid4().hex
+        self.write(BOARD, {"id": made, "machine": stamp})
+        return made
+
+
+def read_options(path: Path, source: str = "", channel: str = "") -> Options:
+    """Return the options of a file, each replaced by the given one if that is not empty; UpdateError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        table = {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UpdateError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UpdateError(f"{path} is not TOML: {error}.") from None
+    for name, value in table.items():
+        if name not in ("from", "channel"):
+            raise UpdateError(f"{path}: unknown key {shown(name)}. Known: channel, from.")
+        if type(value) is not str:
+            raise UpdateError(f"{path}: {name} must be a string, received {shown(value)}.")
+    options = Options(source=source or table.get("from", ""), channel=channel or table.get("channel", ""))
+    for name, value in (("from", options.source), ("channel", options.channel)):
+        if not value:
+            raise UpdateError(f'no {name} is given. Write {name} = "…" to {path}, or add --{name}.')
+    check_channel(options.channel)
+    if not options.is_url and not Path(options.source).is_dir():
+        raise UpdateError(f"from must be an address, https://…, or a folder; received {shown(options.source)}.")
+    return options
+
+
+def read_text(path: Path) -> str:
+    """Return a small text file without the blanks around it; "" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,140 @@
+"""python-tuf's Updater for one check: 5.1 of Debian 13 and 7, with the board's own idea of the time, over what the board has verified."""
+
+import inspect
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, Targets, Timestamp
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from edgecnn.device.update.channel import Entry, entries_of
+from edgecnn.device.update.trust import Held
+from edgecnn.errors import UpdateError, first_line
+from edgecnn.files import output_errors
+
+LIMITS: dict[str, Any] = {
+    "root_max_length": 1 << 17,
+    "timestamp_max_length": 1 << 14,
+    "snapshot_max_length": 1 << 17,
+    "targets_max_length": 1 << 20,
+}
+"""Longest metadata in bytes. What python-tuf allows, 5 MB, takes more than 100 MB of memory if an enemy has made it."""
+
+DATE = "edgecnn_date"  # of a timestamp: when it was signed
+
+
+class Client:
+    """Metadata of a board, brought up to date from a repository, and its targets. `held` is what was verified so far, whatever failed."""
+
+    def __init__(self, held: Held, fetcher: FetcherInterface, base: str, folder: Path) -> None:
+        self.held = held
+        self._fetcher, self._base, self._folder = fetcher, base, folder
+        self._updater: Updater
+
+    def refresh(self, clock: datetime, age_s: int) -> datetime:
+        """Verify what is new, and return the time as it was taken to be. UpdateError.
+
+        Args:
+            clock: the board's clock, which may be wrong.
+            age_s: seconds since the held timestamp was verified, at least.
+        """
+        try:
+            before = self.held.root
+            with output_errors(self._folder):
+                try:
+                    return self._refresh(clock, age_s)
+                except exceptions.ExpiredMetadataError:
+                    if self.held.root == before:
+                        raise
+                    # the new root may have other keys, with which a timestamp and the date in it, however late, count no more
+                    return self._refresh(clock, age_s)
+        except (exceptions.RepositoryError, exceptions.DownloadError) as error:
+            raise UpdateError(in_words(error, clock)) from error
+
+    def _refresh(self, clock: datetime, age_s: int) -> datetime:
+        date = dated(self.held)
+        now = max(clock, date + timedelta(seconds=age_s)) if date else clock
+        folder = self._folder / "metadata"
+        folder.mkdir(exist_ok=True)
+        for path, data in zip(_paths(folder), self.held, strict=True):
+            path.unlink(missing_ok=True)
+            if data:
+                path.write_bytes(data)
+        # 7 requires the root as an argument, 5.1 reads it from its folder
+        named = "bootstrap" in inspect.signature(Updater).parameters
+        root: dict[str, Any] = {"bootstrap": self.held.root} if named else {}
+        self._updater = Updater(
+            str(folder),
+            f"{self._base}/metadata/",
+            str(self._folder),
+            f"{self._base}/targets/",
+            self._fetcher,
+            UpdaterConfig(**LIMITS),
+            **root,
+        )
+        # python-tuf takes no clock: until its Updater has one, this is where it keeps the time
+        self._updater._trusted_set.reference_time = now
+        try:
+            self._updater.refresh()
+        finally:
+            self.held = Held(*(path.read_bytes() if path.exists() else b"" for path in _paths(folder)))
+        # the new timestamp may be later than the clock: nothing may have expired by then
+        date = dated(self.held)
+        if date and date > now:
+            for role, data in zip(Held._fields, self.held, strict=True):
+                if Metadata.from_bytes(data).signed.is_expired(date):
+                    raise exceptions.ExpiredMetadataError(f"{role}.json is expired")
+            now = date
+        return now
+
+    def entries(self, channel: str) -> tuple[Entry, ...]:
+        """Return a channel's releases, after `refresh`; UpdateError if one of them is not valid."""
+        return entries_of(Metadata[Targets].from_bytes(self.held.targets).signed.targets, channel)
+
+    def download(self, entry: Entry, path: Path) -> None:
+        """Bring a release's bundle to a path, unless it is there, whole; its folder is made. UpdateError."""
+        try:
+            target = self._updater.get_targetinfo(entry.path)
+            if target is None:
+                raise UpdateError(f"the repository has no {entry.path}")
+            with output_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if self._updater.find_cached_target(target, str(path)) is None:
+                    self._updater.download_target(target, str(path))
+        except (exceptions.RepositoryError, exceptions.DownloadError) as error:
+            raise UpdateError(f"{entry.path}: {in_words(error)}") from error
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [folder / f"{role}.json" for role in Held._fields]
+
+
+def dated(held: Held) -> datetime | None:
+    """Return when the held timestamp was signed, if it names that and the held root's keys have signed it."""
+    try:
+        root, timestamp = (Metadata.from_bytes(data) for data in (held.root, held.timestamp))
+        if not isinstance(root.signed, Root) or not isinstance(timestamp.signed, Timestamp):
+            return None
+        root.signed.verify_delegate(Timestamp.type, timestamp.signed_bytes, timestamp.signatures)
+        date = datetime.fromisoformat(timestamp.signed.unrecognized_fields[DATE])
+        return date.astimezone(UTC).replace(microsecond=0)
+    except (exceptions.RepositoryError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def in_words(error: Exception, clock: datetime | None = None) -> str:
+    """Return why TUF refused something, as a sentence without its full stop."""
+    text = first_line(error)
+    clocked = f"; this board's clock says {clock:%F %R} UTC" if clock else ""
+    for kind, words in (
+        (exceptions.ExpiredMetadataError, f"the metadata have expired{clocked}"),
+        (exceptions.BadVersionNumberError, "the metadata are older than those that this board has verified"),
+        (exceptions.UnsignedMetadataError, "the metadata lack signatures of the right keys"),
+        (exceptions.LengthOrHashMismatchError, "a file is not the one that was signed"),
+        (exceptions.RepositoryError, "the metadata are not valid"),
+    ):
+        if isinstance(error, kind):
+            return f"{words}: {text}"
+    return text

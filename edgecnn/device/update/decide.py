@@ -1,0 +1,59 @@
+"""What a board does about the releases of its channel. The half that fetches and the half that verifies ask this."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edgecnn.device.update.channel import Entry, choose
+from edgecnn.device.update.trust import Mark
+from edgecnn.errors import UpdateError
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a board knows of itself: its id, the SHA-256 of the bundle in use and of those that are bad, and its channel's mark."""
+
+    board: str
+    current: str | None = None
+    bad: tuple[str, ...] = ()
+    mark: Mark | None = None
+
+
+class Decision(NamedTuple):
+    """The release that the channel has for a board, whether to put it in use, the channel's mark if not, and why not."""
+
+    entry: Entry | None
+    install: bool
+    mark: Mark | None
+    note: str
+
+
+def decide(entries: Iterable[Entry], state: State) -> Decision:
+    """Return what to do. Only a release with a higher number than the mark is put in use, and each number once.
+
+    UpdateError if the channel's release is older than the mark's and is not signed as a way back from that.
+    """
+    entry, mark = choose(entries, state.board, state.bad, state.current), state.mark
+    if entry is None:
+        return Decision(None, False, mark, "the channel has no release for this board")
+    # a number is tried once; what the mark names comes back only if the slots are empty
+    lost = mark is not None and state.current is None and entry.sha256 == mark.sha256
+    newer = mark is None or entry.terms.number > mark.number
+    follows = mark is None or entry.may_follow(mark.serial, mark.sha256)
+    if entry.sha256 == state.current:
+        return Decision(entry, False, Mark.of(entry) if newer and follows else mark, "up to date")
+    if mark and not newer and not lost:
+        tried = f"this board has had release {mark.number}, which went bad or was taken back by hand"
+        return Decision(entry, False, mark, f"{tried}; the channel's release for it is {entry.terms.number}")
+    if mark and not follows:
+        raise UpdateError(
+            f"release {entry.terms.number} ({entry.name}) has the serial number {entry.terms.serial}, "
+            f"and this board has had {mark.serial}. To go back, release it with --allow-older-from."
+        )
+    return Decision(entry, True, mark, "")
+
+
+def remembered(known: Collection[str], states: dict[str, bool]) -> tuple[str, ...]:
+    """Return which bundles are bad: those of `states` (is it bad), and the known ones that it does not have."""
+    bad = {item for item, is_bad in states.items() if is_bad}
+    return tuple(sorted(bad | {item for item in known if item not in states}))

@@ -1,0 +1,107 @@
+"""The half of an update that talks to the server. It may run as a user without rights: root's half verifies what it leaves once more.
+
+`run` starts it in a process of its own, whose standard input has the request and whose standard output the answer, as JSON.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgecnn.device.update.channel import Entry
+from edgecnn.device.update.client import Client
+from edgecnn.device.update.decide import State, decide
+from edgecnn.device.update.fetchers import HttpFetcher
+from edgecnn.device.update.trust import Held
+from edgecnn.errors import EdgeCNNError, UpdateError
+from edgecnn.files import output_errors, write_atomic
+from edgecnn.tables import build
+
+REPOSITORY = "repository"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to fetch, where to, and what root trusts: the fetching half keeps nothing but parts of files."""
+
+    spool: str
+    source: str
+    channel: str
+    state: State
+    root: str
+    timestamp: str
+    snapshot: str
+    targets: str
+    age_s: int
+
+    @property
+    def held(self) -> Held:
+        return Held(*(getattr(self, role).encode() for role in Held._fields))
+
+
+def fetch(request: Request) -> None:
+    """Leave in the spool folder a repository of what is new, with the bundle that this board should have next. UpdateError, OutputError."""
+    spool = Path(request.spool)
+    repository, parts, scratch = spool / REPOSITORY, spool / "parts", spool / "scratch"
+    metadata, targets = repository / "metadata", repository / "targets"
+    with output_errors(spool), _locked(spool):
+        for folder in (metadata, scratch):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for folder in (metadata, targets, parts, scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        fetcher = HttpFetcher(request.source, scratch, metadata, parts)
+        client = Client(request.held, fetcher, request.source.rstrip("/"), scratch)
+        client.refresh(datetime.now(UTC), request.age_s)
+        for role, data in zip(Held._fields[1:], client.held[1:], strict=True):
+            version = "" if role == "timestamp" else f"{json.loads(data)['signed']['version']}."
+            write_atomic(metadata / f"{version}{role}.json", data)
+        decision = decide(client.entries(request.channel), request.state)
+        entry = decision.entry if decision.install else None
+        path = targets / target_file(entry) if entry else None
+        for old in (*targets.glob("*/*"), *parts.iterdir()):
+            if path is None or old.name != path.name:
+                old.unlink()
+        if entry and path:
+            client.download(entry, path)
+        shutil.rmtree(scratch)
+
+
+def target_file(entry: Entry) -> str:
+    """Return where a release's bundle is below targets/ in a repository."""
+    channel, _, file = entry.path.partition("/")
+    return f"{channel}/{entry.sha256}.{file}"
+
+
+@contextlib.contextmanager
+def _locked(spool: Path) -> Iterator[None]:
+    """Hold the lock of the spool folder: a fetch may have outlived the update that began it."""
+    descriptor = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UpdateError("an earlier fetch has not ended yet.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main() -> None:
+    answer: dict[str, Any] = {"reason": ""}
+    try:
+        fetch(build(Request, json.load(sys.stdin), UpdateError, "request"))
+    except EdgeCNNError as error:
+        answer["reason"] = str(error)
+    print(f"\n{json.dumps(answer)}")  # the last line, whatever a library has said before
+
+
+if __name__ == "__main__":
+    main()

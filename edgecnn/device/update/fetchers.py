@@ -1,0 +1,170 @@
+"""Where python-tuf's Updater gets its files: a folder that someone else may write to, or a server."""
+
+import contextlib
+import os
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    LengthOrHashMismatchError,
+    SlowRetrievalError,
+)
+from tuf.ngclient import FetcherInterface
+
+from edgecnn import __version__
+from edgecnn.device.slots.disk import Disk
+from edgecnn.errors import SlotError, first_line
+from edgecnn.files import write_atomic
+
+MAX_METADATA_BYTES = 1 << 20
+"""Longest metadata, whatever length other metadata names: whoever holds the online key signs that, and it is read into memory."""
+
+CHUNK_BYTES = 1 << 16
+TIMEOUT_S = 30.0  # to connect, and between two pieces
+SLOWEST_BYTES_PER_S = 1000  # a file that comes slower is given up
+
+
+class Fetcher(FetcherInterface):
+    """A FetcherInterface whose files in the making are in a folder of ours: /tmp is often memory."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        return super().download_bytes(url, min(max_length, MAX_METADATA_BYTES))
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            self._fill(file, url, max_length)
+            yield file
+
+    def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
+        """Bring a file to its end, whatever it holds of it already, and return its length; never more than `max_length` are written."""
+        for chunk in self._chunks(file, url, max_length):
+            if file.tell() + len(chunk) > max_length:
+                raise DownloadLengthMismatchError(
+                    f"{_last(url)} has more than the {max_length:,} bytes that it may have"
+                )
+            file.write(chunk)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return length
+
+    @abstractmethod
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        """Yield what follows what the file holds; a file of which nothing can follow is emptied first. DownloadError."""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:  # of the interface: all goes by way of download_file
+        raise NotImplementedError
+
+
+class FolderFetcher(Fetcher):
+    """Files of a folder, addressed by their paths. A link or a special file in it is refused, and no file is read beyond its limit."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        super().__init__(scratch)
+        self._disk = Disk(folder)
+
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        try:
+            with self._disk.open(Path(url)) as source:
+                while chunk := source.read(min(CHUNK_BYTES, max_length + 1)):
+                    yield chunk
+        except FileNotFoundError:
+            raise DownloadHTTPError(f"there is no {url}", 404) from None
+        except (OSError, SlotError) as error:
+            raise DownloadError(f"cannot read {url}: {getattr(error, 'strerror', None) or error}") from None
+
+
+class HttpFetcher(Fetcher):
+    """Files of a server. Those of new roots stay in `roots`. The beginning of a target stays in `parts`, and the next try goes on there."""
+
+    def __init__(self, address: str, scratch: Path, roots: Path, parts: Path) -> None:
+        super().__init__(scratch)
+        self._roots, self._parts = roots, parts
+        url = urlsplit(address)
+        self._headers = urllib3.make_headers(user_agent=f"edgecnn/{__version__}")
+        if url.username is not None:
+            self._headers |= urllib3.make_headers(basic_auth=f"{unquote(url.username)}:{unquote(url.password or '')}")
+        proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+        retries = urllib3.Retry(2, redirect=3, backoff_factor=0.5, raise_on_redirect=True)
+        settings: dict[str, Any] = {"retries": retries, "timeout": urllib3.Timeout(TIMEOUT_S), "maxsize": 1}
+        self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        data = super().download_bytes(url, max_length)
+        if url.endswith(".root.json"):
+            write_atomic(self._roots / _last(url), data)
+        return data
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        if url.endswith(".json"):
+            with super().download_file(url, max_length) as file:
+                yield file
+            return
+        part = self._parts / _last(url)
+        with part.open("a+b") as file:
+            length = self._fill(file, url, max_length)
+            if length < max_length:
+                raise DownloadError(_ended(url, length))
+            try:
+                yield file
+            except LengthOrHashMismatchError:
+                part.unlink()  # whoever sent a wrong byte: the next try begins anew
+                raise
+        part.unlink()
+
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        held = file.seek(0, os.SEEK_END)
+        if held >= max_length:
+            return
+        deadline = time.monotonic() + TIMEOUT_S + max_length / SLOWEST_BYTES_PER_S
+        headers = {**self._headers, "Range": f"bytes={held}-"} if held else self._headers
+        response = None
+        try:
+            response = self._pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
+            begins = response.headers.get("Content-Range", "").startswith(f"bytes {held}-")
+            goes_on = held and response.status == 206 and begins
+            if held and not goes_on:
+                file.truncate(file.seek(0))
+            if not goes_on and response.status != 200:
+                response.read1(
+                    CHUNK_BYTES, decode_content=False
+                )  # of a short answer this is all, so that the connection stays
+                raise DownloadHTTPError(f"the server answers {response.status} for {_last(url)}", response.status)
+            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
+                yield chunk
+                if time.monotonic() > deadline:
+                    slow = f"{_last(url)} comes slower than {SLOWEST_BYTES_PER_S:,} bytes per second"
+                    raise SlowRetrievalError(slow)
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib3.exceptions.ProtocolError):
+                raise DownloadError(_ended(url, file.tell())) from None
+            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # which is a TimeoutError too
+            if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
+                raise SlowRetrievalError(f"the server did not answer for {TIMEOUT_S:.0f} s") from None
+            raise DownloadError(f"{_last(url)}: {first_line(reason)}") from None
+        finally:
+            if response is not None:
+                response.close()  # unless all of it was read, when its connection went back to the pool
+
+
+def _last(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _ended(url: str, length: int) -> str:
+    return f"the connection ended after {length:,} bytes of {_last(url)}"

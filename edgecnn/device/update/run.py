@@ -1,0 +1,141 @@
+"""An update of this board: fetch as a user without rights, verify as root, put in use, and say what came of it."""
+
+import contextlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecnn.device.slots.record import BAD
+from edgecnn.device.slots.store import Store
+from edgecnn.device.update import apart, status
+from edgecnn.device.update import trust as trusts
+from edgecnn.device.update.board import ROOT_FILE, Board, Options
+from edgecnn.device.update.channel import Entry
+from edgecnn.device.update.client import Client, dated
+from edgecnn.device.update.decide import State, decide, remembered
+from edgecnn.device.update.fetch import REPOSITORY, Request, target_file
+from edgecnn.device.update.fetchers import FolderFetcher
+from edgecnn.errors import OutputError, UpdateError
+from edgecnn.files import sha256
+from edgecnn.labels import printable
+from edgecnn.tables import to_json
+
+KEPT = 2  # releases in the slots before one is added
+MAX_ROOT_BYTES = 1 << 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a check: the release of the channel for this board, whether it was put in use now, and a sentence."""
+
+    entry: Entry | None
+    installed: bool
+    note: str
+    user: str
+    """Who fetched; empty if nothing was."""
+
+
+def update(board: Board, options: Options, root_file: Path | None = None) -> Outcome:
+    """Check for a release, put it in use if there is one for this board, and write what came of it to status.json.
+
+    Args:
+        board: the board.
+        options: where releases come from.
+        root_file: the trust root, signed; /etc/edgecnn/root.json by default.
+
+    Raises:
+        UpdateError: if the repository cannot be reached or is refused. SlotError, BundleError, EngineError, OutputError: if its
+            bundle cannot be put in use. The model in use stays in use.
+    """
+    with board.locked() as scratch:
+        identity = ""
+        try:
+            identity = board.identity()
+            outcome, good = _check(board, options, root_file or board.path(ROOT_FILE), identity, scratch)
+        except Exception as error:
+            with contextlib.suppress(OutputError):  # a full disk, say: the error itself counts
+                status.write(board, options, identity, str(error) or type(error).__name__)
+            raise
+        status.write(board, options, identity, good)
+        return outcome
+
+
+def _check(
+    board: Board, options: Options, root_file: Path, identity: str, scratch: Path
+) -> tuple[Outcome, status.Good]:
+    root = _read_root(root_file)
+    before = trusts.read(board, sha256(root), root)
+    store = board.slots()
+    slots = store.read()
+    states = {name: release.state == BAD for name, release in slots.releases.items()}
+    trust = replace(before, bad=remembered(before.bad, states))
+    state = State(board=identity, current=slots.current, bad=trust.bad, mark=trust.marks.get(options.channel))
+    ticks, clock = board.ticks(), board.clock()
+    user = ""
+    folder = Path(options.source)
+    if options.is_url:
+        user = _fetch(board, options, state, trust, trust.age(ticks))
+        folder = board.spool / REPOSITORY
+    client = Client(trust.held, FolderFetcher(folder, scratch), str(folder), scratch)
+    date = dated(trust.held)
+    try:
+        now = client.refresh(clock, trust.age(ticks))
+    finally:  # also what was verified before something was refused
+        behind = date is not None and clock < date
+        trust = trusts.keep(board, before, trust.holding(client.held, ticks, count=behind))
+    behind = clock < now
+    decision = decide(client.entries(options.channel), state)
+    mark = decision.mark
+    if decision.install and decision.entry:
+        path = scratch / target_file(decision.entry)
+        client.download(decision.entry, path)
+        _install(store, path, decision.entry)
+        mark = trusts.Mark.of(decision.entry)
+    if mark:
+        trusts.keep(board, trust, replace(trust, marks={**trust.marks, options.channel: mark}))
+    outcome = Outcome(entry=decision.entry, installed=decision.install, note=decision.note, user=user)
+    return outcome, status.Good(entry=decision.entry, now=now, behind=behind)
+
+
+def _install(store: Store, path: Path, entry: Entry) -> None:
+    store.prune(KEPT)
+    release, slots = store.add(path)
+    about, terms = slots.releases[release], entry.terms
+    if (about.name, about.serial) != (entry.name, terms.serial):
+        raise UpdateError(
+            f"{entry.path} holds {printable(about.name)} with the serial number {about.serial}, not what its metadata say."
+        )
+    store.activate(release, older=terms.allow_older is not None, others=True)
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_ROOT_BYTES + 1)
+            data.decode()
+    except FileNotFoundError:
+        raise UpdateError(
+            f"there is no {path}, the root of trust. Copy it there from the releases' folder, or name one: --root."
+        ) from None
+    except OSError as error:
+        raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UpdateError(f"{path} is not a root of trust: it is not UTF-8.") from None
+    if len(data) > MAX_ROOT_BYTES:
+        raise UpdateError(f"{path} is not a root of trust: it has more than {MAX_ROOT_BYTES:,} bytes.")
+    return data
+
+
+def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, age_s: int) -> str:
+    """Fetch from a server, and return which user did. UpdateError, OutputError."""
+    rights, user = apart.prepare(board.spool)
+    request = Request(
+        spool=str(board.spool),
+        source=options.source,
+        channel=options.channel,
+        state=state,
+        age_s=age_s,
+        **{role: data.decode() for role, data in trust.held._asdict().items()},
+    )
+    apart.fetch_apart(json.dumps(to_json(request)), rights)
+    return user

@@ -1,0 +1,108 @@
+"""What a board trusts, in one file: verified metadata, and the highest release that each channel has brought here.
+
+python-tuf writes its files without fsync, so that a power cut can leave them empty, after which it takes an older repository. This file is
+replaced by one rename, after fsync: metadata and marks are those of before a change or of after it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from edgecnn.device.update.board import Board, Ticks
+from edgecnn.device.update.channel import MAX_NUMBER, SHA256, Entry
+from edgecnn.errors import UpdateError
+from edgecnn.tables import build, key, to_json
+
+FILE = "trusted.json"
+SCHEMA = "edgecnn.trust/1"
+MAX_BYTES = 1 << 23
+
+
+class Held(NamedTuple):
+    """Metadata as they were signed; empty for none."""
+
+    root: bytes
+    timestamp: bytes = b""
+    snapshot: bytes = b""
+    targets: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The highest release of a channel that was in use here."""
+
+    number: int = key(low=1, high=MAX_NUMBER)
+    serial: int = key(low=1, high=MAX_NUMBER)
+    sha256: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> "Mark":
+        return cls(number=entry.terms.number, serial=entry.terms.serial, sha256=entry.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """`anchor` is the SHA-256 of the trust root that it began with; `passed` the seconds since the timestamp was verified, at least."""
+
+    schema: str = key(SCHEMA, choices=(SCHEMA,))
+    anchor: str
+    root: str
+    timestamp: str = ""
+    snapshot: str = ""
+    targets: str = ""
+    boot: str = ""
+    up: int = 0
+    passed: int = key(0, low=0)
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    bad: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> Held:
+        return Held(*(getattr(self, role).encode() for role in Held._fields))
+
+    def age(self, now: Ticks) -> int:
+        """Return the seconds that have passed since the timestamp was verified, at least: those while the board was off are not known."""
+        return self.passed + (max(0, now.up - self.up) if now.boot == self.boot else 0)
+
+    def holding(self, held: Held, now: Ticks, *, count: bool) -> "Trust":
+        """Return it with metadata; the count of seconds begins anew with a new timestamp, and goes on if `count`."""
+        clocks: dict[str, Any] = {"boot": now.boot, "up": now.up, "passed": self.age(now)} if count else {}
+        if held.timestamp != self.held.timestamp:
+            clocks = {"boot": now.boot, "up": now.up, "passed": 0}
+        texts: dict[str, Any] = {role: data.decode() for role, data in held._asdict().items()}
+        return dataclasses.replace(self, **texts, **clocks)
+
+
+def read(board: Board, anchor: str, root: bytes) -> Trust:
+    """Return what the board trusts; with another trust root than before, that root with the metadata and marks of before. UpdateError."""
+    path = board.trust / FILE
+    try:
+        with board.disk(board.trust).open(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return Trust(anchor=anchor, root=root.decode())
+    except OSError as error:
+        raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
+
+    def damaged(what: object) -> UpdateError:
+        return UpdateError(f"{path} is damaged: {what}. Remove it, and the board trusts its root file anew.")
+
+    if len(data) > MAX_BYTES:
+        raise damaged(f"it has more than {MAX_BYTES:,} bytes")
+    try:
+        table = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(error) from None
+    trust = build(Trust, table, UpdateError, f"{path} is damaged")
+    if not all(SHA256.fullmatch(mark.sha256) for mark in trust.marks.values()):
+        raise damaged("a mark is not a SHA-256")
+    return trust if trust.anchor == anchor else dataclasses.replace(trust, anchor=anchor, root=root.decode())
+
+
+def keep(board: Board, before: Trust | None, after: Trust) -> Trust:
+    """Write what the board trusts, if it has changed, so that it outlives a power cut; OutputError."""
+    if after != before:
+        board.write(FILE, to_json(after))
+    return after

@@ -1,0 +1,313 @@
+"""Updates of a board from a folder and from a server: what arrives, what stays, and what the last check says."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.device.update import apart, last_check, status
+from edgecnn.device.update.channel import in_wave
+from edgecnn.errors import EdgeCNNError, OutputError, UpdateError
+from edgecnn.runtime.engines import is_installed
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
+
+def prove(board):
+    """Let the release in use prove itself, as the service does."""
+    choose(board.store)
+    approve(board.store, board.current)
+
+
+def fail(board):
+    """Let the release in use go bad, as the service does."""
+    condemn(board.store, board.current, "the self-test failed")
+
+
+def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, bundles, serve):
+    server = serve(repository.folder)
+    first = repository.add(bundles[1], 1)
+    outcome = board.update(server.address)
+    assert outcome.installed and board.current == first and board.store.read().pending
+    found = status.read(board.board)
+    assert found["reason"] is None and found["age_s"] is not None and found["in_use"]["serial"] == 1
+    assert found["release"] == {"name": "photos1", "serial": 1, "number": 1, "sha256": first}
+    server.requests.clear()
+    assert board.update(server.address).note == "up to date"
+    assert [path for path, _ in server.requests] == ["/metadata/2.root.json", "/metadata/timestamp.json"]
+    second = repository.add(bundles[2], 2)
+    board.update(server.address)
+    assert board.current == second
+    assert not list(board.board.trust.glob("scratch*")) and not list(board.board.spool.glob("parts/*"))
+
+
+def test_a_download_goes_on_where_it_was_cut(repository, board, make_bundle, serve):
+    server = serve(repository.folder)
+    digest = repository.add(make_bundle("photos", 1), 1)
+
+    def tried(left):
+        server.requests.clear()
+        server.left = left
+        with pytest.raises(UpdateError) as refused:
+            board.update(server.address)
+        server.left = None
+        return str(refused.value)
+
+    metadata = sum(path.stat().st_size for path in repository.folder.glob("metadata/*") if "1.root" not in path.name)
+    metadata -= sum(
+        (repository.folder / "metadata" / name).stat().st_size for name in ("1.targets.json", "1.snapshot.json")
+    )
+    assert "the connection ended after 700 bytes" in tried(metadata + 700)
+    assert "the connection ended after 1,000 bytes" in tried(metadata + 300)
+    assert server.requests[-1] == (
+        f"/targets/{repository.stored(digest).relative_to(repository.folder / 'targets')}",
+        "bytes=700-",
+    )
+    board.update(server.address)
+    assert board.current == digest and server.requests[-1][1] == "bytes=1000-"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_beginning_with_a_wrong_byte_is_thrown_away(repository, board, bundles, serve, ranges):
+    server = serve(repository.folder)
+    server.ranges = ranges
+    digest = repository.add(bundles[1], 1)
+    part = board.board.spool / "parts" / repository.stored(digest).name
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"wrong" * 100)
+    if ranges:
+        with pytest.raises(UpdateError, match="a file is not the one that was signed"):
+            board.update(server.address)
+        assert board.current is None and not part.exists()
+    board.update(server.address)
+    assert board.current == digest
+
+
+def test_what_went_bad_is_not_tried_again_nor_what_was_taken_back(repository, board, bundles):
+    old = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    prove(board)
+    repository.add(bundles[2], 2)
+    board.update(repository.folder)
+    fail(board)
+    assert board.current == old
+    assert "went bad or was taken back" in board.update(repository.folder).note or board.current == old
+    assert status.read(board.board)["bad"]
+    board.store.prune(2)  # the slots forget it; the board does not
+    repository.add(bundles[2], 2)  # again, with a number of its own
+    board.update(repository.folder)
+    assert board.current == old
+    newest = repository.add(bundles[3], 3)
+    board.update(repository.folder)
+    assert board.current == newest
+    prove(board)
+    from edgecnn.device.slots.record import rolled_back
+
+    board.store.change(rolled_back)  # someone at the board
+    assert "taken back by hand" in board.update(repository.folder).note
+    assert board.current == old
+
+
+def test_only_a_signed_way_back_from_this_release_goes_back(repository, board, bundles):
+    old = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    new = repository.add(bundles[2], 2)
+    board.update(repository.folder)
+    repository.add(bundles[1], 1)
+    with pytest.raises(UpdateError, match="has the serial number 1, and this board has had 2"):
+        board.update(repository.folder)
+    repository.add(bundles[1], 1, allow_older={"to": old, "instead_of": ["f" * 64]})
+    with pytest.raises(UpdateError, match="this board has had 2"):
+        board.update(repository.folder)
+    assert board.current == new and last_check(board.board.trust)["reason"]
+    repository.add(bundles[1], 1, allow_older={"to": old, "instead_of": [new]})
+    assert board.update(repository.folder).installed
+    assert board.current == old
+    repository.add(bundles[2], 2)
+    assert board.update(repository.folder).installed, "the mark was lowered"
+
+
+def test_waves_and_pilots(repository, make_board, bundles):
+    old = repository.add(bundles[1], 1)
+    boards = [make_board(f"board{number}") for number in range(6)]
+    for board in boards:
+        board.update(repository.folder)
+    ids = [board.board.identity() for board in boards]
+    new = repository.add(bundles[2], 2, share=40, pilots=[ids[0]])
+    for board, name in zip(boards, ids, strict=True):
+        board.update(repository.folder)
+        assert (board.current == new) == (in_wave(name, new, 40) or name == ids[0])
+    assert {board.current for board in boards} <= {old, new}
+    assert boards[0].current == new
+
+
+def test_a_card_that_was_copied_gets_an_id_of_its_own(board):
+    with board.board.locked():
+        first = board.board.identity()
+        assert board.board.identity() == first and len(first) == 32
+        (board.board.prefix / "etc/machine-id").write_text("another\n")
+        second = board.board.identity()
+        assert second != first
+        (board.board.prefix / "etc/machine-id").unlink()
+        assert board.board.identity() == second
+        assert "another" not in (board.board.trust / "board.json").read_text()
+
+
+def test_whatever_fails_the_model_stays_and_the_reason_is_kept(repository, board, bundles, serve, tmp_path):
+    digest = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    good = last_check(board.board.trust)["last_good"]
+    server = serve(repository.folder)
+    server.shutdown()
+    server.server_close()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for source, reason in (
+        (server.address, "root.json: .*refused"),
+        (empty, "there is no .*timestamp.json"),
+    ):
+        with pytest.raises(UpdateError, match=reason):
+            board.update(source)
+        found = last_check(board.board.trust)
+        assert found["reason"] and found["last_good"] == good and found["release"]["sha256"] == digest
+        assert board.current == digest
+    shutil.copy(repository.folder / "metadata/timestamp.json", board.board.prefix / "etc/edgecnn/root.json")
+    with pytest.raises(UpdateError, match="not valid"):
+        board.update(repository.folder)
+    (board.board.prefix / "etc/edgecnn/root.json").unlink()
+    with pytest.raises(UpdateError, match="the root of trust"):
+        board.update(repository.folder)
+    assert board.current == digest
+
+
+def test_a_full_disk(repository, board, make_bundle, file_limit):
+    old = repository.add(make_bundle("small", 1), 1)
+    board.update(repository.folder)
+    repository.add(make_bundle("large" * 20, 2), 2)
+    size = (board.board.trust / "trusted.json").stat().st_size
+    failed = 0
+    for limit in range(0, 2 * size, 500):
+        with file_limit(limit):
+            try:
+                board.update(repository.folder)
+                break
+            except (OutputError, UpdateError):
+                failed += 1
+        assert board.current == old and board.store.whole(old)
+    assert failed > 3 and board.current != old
+    board.update(repository.folder)
+
+
+def planted(path, kind):
+    """Put something at a path that is no file of ours."""
+    if path.exists():
+        path.unlink()
+    if kind == "link":
+        path.symlink_to("/etc/shadow")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket or device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # zeros without end
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "socket or device", "huge file"])
+@pytest.mark.parametrize("name", ["timestamp.json", "3.targets.json", "2.root.json", "bundle"])
+def test_nothing_that_is_planted_in_the_folder_is_used(repository, board, bundles, kind, name):
+    old = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    new = repository.add(bundles[2], 2)
+    planted(repository.stored(new) if name == "bundle" else repository.folder / "metadata" / name, kind)
+    with pytest.raises(EdgeCNNError) as refused:
+        board.update(repository.folder)
+    assert board.current == old and str(refused.value)
+    assert sum(path.stat().st_blocks for path in board.board.prefix.rglob("*")) < 1000
+
+
+def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
+    repository.add(bundles[1], 1)
+    (repository.folder / "metadata").rename(tmp_path / "elsewhere")
+    (repository.folder / "metadata").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UpdateError, match="is a link"):
+        board.update(repository.folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up rights")
+def test_who_fetches_has_no_rights(repository, make_bundle, serve, monkeypatch, make_board):
+    monkeypatch.setattr(apart, "USER", "nobody")
+    # a Python that this user can run, with the modules of this one
+    monkeypatch.setattr(sys, "executable", f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
+    if not Path(sys.executable).exists():
+        pytest.skip("Debian has no such Python here")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path.startswith(str(ROOT))))
+    server = serve(repository.folder)
+    digest = repository.add(make_bundle("photos", 1), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        board = make_board(Path(folder) / "board")
+        assert board.update(server.address).user == "nobody" and board.current == digest
+        owners = {path.lstat().st_uid for path in (board.board.spool, *board.board.spool.rglob("*"))}
+        assert owners == {65534} and {path.stat().st_uid for path in board.board.trust.rglob("*")} == {0}
+        # what that user plants is neither followed nor written into by root
+        repository.add(make_bundle("next", 2), 2)
+        victim = Path(folder) / "victim"
+        victim.write_text("of root")
+        shutil.rmtree(board.board.spool / "repository")
+        (board.board.spool / "repository").symlink_to(victim)
+        with pytest.raises(EdgeCNNError):
+            board.update(server.address)
+        assert board.current == digest and victim.read_text() == "of root"
+
+
+def test_a_damaged_record_of_trust_is_not_taken_for_none(repository, board, bundles):
+    repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    path = board.board.trust / "trusted.json"
+    whole = path.read_text()
+    for content in (
+        "",
+        whole[:100],
+        "[" * 100_000,
+        json.dumps({**json.loads(whole), "marks": {"door": {"number": 0}}}),
+    ):
+        path.write_text(content)
+        with pytest.raises(UpdateError, match="is damaged"):
+            board.update(repository.folder)
+    path.write_text(whole)
+    board.update(repository.folder)
+
+
+def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
+    repository.add(bundles[1], 1)
+    repository.add(bundles[2], 2)
+    board.update(repository.folder)
+    from edgecnn.device.update.trust import read
+
+    repository.publish("root", "targets", "snapshot", "timestamp")
+    shutil.copy(repository.folder / "metadata/2.root.json", board.board.prefix / "etc/edgecnn/root.json")
+    board.update(repository.folder)
+    root = (board.board.prefix / "etc/edgecnn/root.json").read_bytes()
+    from edgecnn.files import sha256
+
+    trust = read(board.board, sha256(root), root)
+    assert trust.root.encode() == root and trust.marks["door"].serial == 2
+
+
+def test_two_updates_at_a_time(repository, board):
+    with board.board.locked(), pytest.raises(UpdateError, match="another update of this board is running"):
+        board.update(repository.folder)
