@@ -196,6 +196,8 @@ def digits(root):
     return {
         bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
     }
+
+
 def npy(array):
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
