@@ -5,7 +5,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -26,7 +26,7 @@ from edgecnn.errors import ReleaseError, UpdateError, nearest
 from edgecnn.labels import unsafe
 from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, refuse_inside
 from edgecnn.release.repository import ONLINE_ROLES, Repository, State
-from edgecnn.tables import to_json
+from edgecnn.tables import Struct, to_json
 
 KEPT = 100
 """Most releases of a channel that stay, unless more of them are not for all boards: each takes a board some 300 bytes."""
@@ -35,8 +35,7 @@ ROOT = "root"
 ROOT_KEY = re.compile("root-[1-9][0-9]?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Offer:
+class Offer(Struct):
     """How a bundle is released. `accepted` is why, although its gate failed; `instead_of` the releases that boards may go back from."""
 
     channel: str

@@ -6,7 +6,6 @@ Workstation and board share this module, so that a wave is the same on both. It 
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgecnn.bundle.canonical import MAX_BYTES
@@ -14,7 +13,7 @@ from edgecnn.bundle.manifest import NAME_CHARACTERS
 from edgecnn.errors import UpdateError
 from edgecnn.files import sha256
 from edgecnn.labels import unsafe
-from edgecnn.tables import build, key, shown
+from edgecnn.tables import Struct, build, key, shown
 
 CUSTOM = "edgecnn"
 """The key of a target's `custom` that holds its Terms."""
@@ -34,16 +33,14 @@ MAX_HASHES = 1000
 MAX_PILOTS = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class AllowOlder:
+class AllowOlder(Struct):
     """The signed permission to go back to the bundle `to` from any of `instead_of`, which have larger serial numbers."""
 
     to: str
     instead_of: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
+class Terms(Struct):
     """What a release says of itself, signed. `number` counts a channel's releases; `serial` is the bundle's own number."""
 
     number: int = key(low=1, high=MAX_NUMBER)
@@ -56,8 +53,7 @@ class Terms:
     """Why the bundle was released although its gate had failed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Struct):
     """A release: a signed target and its terms."""
 
     path: str
