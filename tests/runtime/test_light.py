@@ -75,6 +75,7 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
         "cli.classify_stream",
         "cli.mqtt",
         "device.mqtt",
+        "device.http",
         "cli.help",
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
@@ -100,6 +101,19 @@ def test_a_stream_imports_nothing_of_mqtt_unless_it_has_a_broker(modules, root):
     assert code == 0 and "edgecnn.cli.classify_stream" in loaded
     assert not loaded & (HEAVY | {"paho", "ssl"})
     assert not [name for name in loaded if "mqtt" in name]
+
+
+SERVER = {"starlette", "uvicorn", "prometheus_client", "h11", "anyio", "asyncio", "http"}
+
+
+def test_a_stream_imports_nothing_of_a_server_unless_it_has_one_and_then_in_another_process(modules, root):
+    stream = ("classify", "synthetic:8x8?frames=20", "--model", root / "models" / "digits" / "digits.edgecnn")
+    code, loaded = modules(*stream)
+    assert code == 0 and not loaded & SERVER
+    assert not [name for name in loaded if ".http" in name]
+    pytest.importorskip("uvicorn", reason="serving needs the http extra")
+    code, loaded = modules(*stream, "--http", "0")
+    assert code == 0 and "edgecnn.device.http.live" in loaded and not loaded & SERVER
 
 
 def test_targets_imports_neither_engine_nor_numpy(modules):

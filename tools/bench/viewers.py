@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def run(fps: int, seconds: float, looked_at: bool, folder: Path, frame: Path, ph
         until(lambda: lines.read_bytes().count(b"\n") > 2)
         served = {}
         time.sleep(WARM_UP_S)
-        start, memory = lines.stat().st_size, []
+        start, memory = time.time(), []
         if looked_at:
             port = int(notes.read_text().partition("page: http://127.0.0.1:")[2].partition("/")[0])
             command = [sys.executable, __file__, "clients", str(port), str(photo), str(seconds)]
@@ -123,15 +124,15 @@ def run(fps: int, seconds: float, looked_at: bool, folder: Path, frame: Path, ph
                 memory.append(resident_mib(loop.pid))
                 time.sleep(1.0)
             served = json.loads(asking.communicate()[0])
+            start = served.pop("start")
         else:
             time.sleep(seconds)
-        with lines.open("rb") as file:
-            file.seek(start)
-            counted = [json.loads(line) for line in file.read().splitlines()[1:-1]]
+        end = time.time()
     finally:
         loop.send_signal(signal.SIGTERM)
         loop.wait(30)
-    results = [line for line in counted if "top" in line]
+    every = [json.loads(line) for line in lines.read_bytes().splitlines()]
+    results = [line for line in every if "top" in line and start <= seconds_of(line["ts"]) <= end]
     ages = sorted(line["age_ms"] for line in results)
     figures: dict[str, Any] = {
         "p50_ms": statistics.median(ages),
@@ -144,6 +145,10 @@ def run(fps: int, seconds: float, looked_at: bool, folder: Path, frame: Path, ph
         quarter = max(1, len(memory) // 4)
         figures["mib"] = {"second quarter": top(memory[quarter : 2 * quarter]), "last quarter": top(memory[-quarter:])}
     return figures
+
+
+def seconds_of(ts: str) -> float:
+    return datetime.fromisoformat(ts).timestamp()
 
 
 def top(values: list[float]) -> float:
@@ -172,13 +177,14 @@ def until(condition: Any) -> None:
 
 async def clients(port: int, photo: Path, seconds: float) -> dict[str, float]:
     """Look and post for so many seconds, each post by a connection of its own; return what was served."""
-    end = time.monotonic() + seconds
+    start, end = time.time(), time.monotonic() + seconds
     data = photo.read_bytes()
     looked = await asyncio.gather(
         *(view(port, end) for _ in range(VIEWERS)), *(post(port, data, end) for _ in range(POSTERS))
     )
     frames, posted = looked[:VIEWERS], [took for each in looked[VIEWERS:] for took in each]
     return {
+        "start": start,
         "frames_per_viewer_s": statistics.median(len(each) for each in frames) / seconds,
         "posts_s": len(posted) / seconds,
         "post_ms": statistics.median(posted) * 1000,
