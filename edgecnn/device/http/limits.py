@@ -106,7 +106,8 @@ class Guarded(H11Protocol):
             return
         try:
             super().data_received(data)
-        except h11.LocalProtocolError:  # what arrives after an answer that has begun is not HTTP
+        except (h11.LocalProtocolError, ValueError):
+            # what arrives after an answer that has begun is not HTTP; a length of thousands of digits, which h11 0.14 does not check
             self.transport.abort()
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._due = None
