@@ -6,7 +6,7 @@
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
-# make test-home-assistant   the MQTT side with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
+# make test-home-assistant   MQTT, the API and the camera's picture with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
 # make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
 # make test-service   on QEMU: an arm64 board with Debian's systemd (the package from apt install to purge, power cuts); it takes minutes
 
@@ -55,7 +55,7 @@ test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
 
 test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
-	$(BIN)/python -m pytest -m slow tests/device/mqtt
+	$(BIN)/python -m pytest -m slow tests/device/mqtt tests/device/http/test_home_assistant.py
 
 test-emulated: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "emulated and not slow" tests/emulated tests/emulate/test_emulated.py --durations=5
@@ -114,10 +114,11 @@ $(MEDIAPIPE)/.done:
 	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
 	touch $@
 
-# what Home Assistant would install when its MQTT integration is set up
+# what Home Assistant would install when its integrations MQTT, generic camera and REST are set up
 $(HOME_ASSISTANT)/.done:
 	"$(or $(PYTHON_313),$(error Home Assistant needs Python 3.13.2 or later, with venv))" -m venv $(HOME_ASSISTANT)
-	$(HOME_ASSISTANT)/bin/python $(PIP) homeassistant==2026.2.3 paho-mqtt==2.1.0 janus hassil numpy
+	$(HOME_ASSISTANT)/bin/python $(PIP) homeassistant==2026.2.3 paho-mqtt==2.1.0 janus hassil numpy \
+		av==16.0.1 Pillow==12.0.0 PyTurboJPEG==1.8.0 jsonpath==0.82.2 xmltodict==1.0.2 webrtc-models==0.3.0
 	touch $@
 
 clean:

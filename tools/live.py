@@ -175,17 +175,16 @@ def main() -> None:
             http=Http(address="0"), state=State(smooth="3"), decision=Decision(threshold=0.9),
             reaction=Reaction(save_uncertain=Path(folder, "unsure")),
         )  # fmt: skip
-        seen = Model(region=REGION)
-        load = functools.partial(load_classifier, BUNDLE, **vars(Engine()), **vars(seen))
-        door, classifier = listen(settings.http), load()
+        choice = {**vars(Engine()), **vars(Model(region=REGION))}
+        door, classifier = listen(settings.http), load_classifier(BUNDLE, **choice)
         keepers = make_keepers(settings, classifier, ends)
+        live = make_live(door, settings, classifier, choice, keepers)
         camera = Path(folder, "camera-in-the-cellar")
         camera.write_text(
             f"#!/bin/sh\nexec {shlex.join([sys.executable, str(Path(__file__).resolve()), '--camera'])}\n"
         )
         camera.chmod(0o755)
         source = f"exec:./{camera.name}"
-        live = make_live(door, settings, classifier, load.keywords, source, keepers)
         for event in hour_before(list(classifier.labels), source):
             live.hear(event)
         with open_stream(source, classifier, settings, consumers=[*keepers, live]) as stream:

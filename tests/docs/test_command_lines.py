@@ -30,7 +30,7 @@ REPOSITORY = "writes into the repository, or is what runs these tests"
 NOT_RUN = {
     r"pip install .*": INSTALL,
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
-    r"python tools/(readme|ship|terminal)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
+    r"python tools/(readme|ship|terminal|live)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
     r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",

@@ -171,7 +171,7 @@ def test_it_follows_the_camera_and_comes_back_after_each_loss(board, browser, pa
     camera.unplug(False)
     page.until("state", "^2$")
     page.until_picture()
-    assert page["notices"] == ""
+    page.until("notices", "^$")
 
     serving.process.send_signal(signal.SIGSTOP)
     try:

@@ -65,8 +65,10 @@ def home(spawn, tmp_path, eventually):
         log = folder / "states"
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with log.open("w") as out, (folder / "errors").open("w") as errors:
-            program = Path(__file__).with_name("home_assistant.py")
-            process = spawn([PYTHON, program, folder, str(port)], stdout=out, stderr=errors, env=environment)
+            program = Path(__file__).parents[1] / "home_assistant.py"
+            process = spawn(
+                [PYTHON, program, folder, json.dumps({"mqtt": port})], stdout=out, stderr=errors, env=environment
+            )
         started = Home(process, log, eventually)
         for _ in range(6):  # two busy cores take a minute
             try:
