@@ -6,7 +6,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgecnn.device.http import api, page
+from edgecnn.device.http import api, kserve, page
 from edgecnn.device.http.answers import failed, refusal
 from edgecnn.device.http.inference import Busy
 from edgecnn.device.http.limits import Guard, check_shape
@@ -27,7 +27,7 @@ def make_app(site: Site) -> ASGIApp:
         *api.routes(site),
         *site.gate.routes(),
         *page.routes(site),
-        # kserve.routes(site), openapi.routes(site)
+        *kserve.routes(site),
     ]
     app = Starlette(
         routes=routes,

@@ -78,6 +78,7 @@ def model_facts(classifier: "Classifier") -> dict[str, Any]:
     entry = next(model for model in bundle.manifest.models if model.file == files[classifier.model_sha256])
     return {
         "name": classifier.name, "serial": bundle.manifest.serial, "sha256": bundle.sha256, "model_sha256": classifier.model_sha256,
-        "labels": list(classifier.labels), "engine": f"{engine.name} {engine.version}", "precision": entry.precision,
+        "labels": list(classifier.labels), "shape": [int(side) for side in engine.input.shape[1:]],
+        "engine": f"{engine.name} {engine.version}", "precision": entry.precision,
         "accuracy": known.accuracy, "interval": known.interval, "images": known.images,
     }  # fmt: skip
