@@ -4,9 +4,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgecnn.device.http import api, kserve, page
+from edgecnn.device.http import api, kserve, openapi, page
 from edgecnn.device.http.answers import failed, refusal
 from edgecnn.device.http.inference import Busy
 from edgecnn.device.http.limits import Guard, check_shape
@@ -22,15 +23,19 @@ HEADERS = (
 )
 
 
-def make_app(site: Site) -> ASGIApp:
-    routes = [
+def all_routes(site: Site) -> list[Route]:
+    return [
         *api.routes(site),
         *site.gate.routes(),
         *page.routes(site),
         *kserve.routes(site),
+        *openapi.routes(site),
     ]
+
+
+def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=routes,
+        routes=all_routes(site),
         exception_handlers={HTTPException: on_http, EdgeCNNError: on_error, Busy: on_busy, ClientDisconnect: on_gone},
     )
     app.router.redirect_slashes = False

@@ -1,0 +1,217 @@
+"""The description of the API for programs, OpenAPI 3.1, at /openapi.json. A test holds it to the routes and to what they answer."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgecnn import __version__
+from edgecnn.device.http.auth import PUBLIC
+from edgecnn.device.http.kserve import HEADER
+from edgecnn.device.http.site import Site
+
+Schema = dict[str, Any]
+
+JSON, TEXT, JPEG, BYTES = "application/json", "text/plain", "image/jpeg", "application/octet-stream"
+
+TEXT_FIELD: Schema = {"type": "string"}
+TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+NUMBER: Schema = {"type": "number"}
+SECONDS: Schema = {"type": "number", "description": "Seconds since the epoch."}
+OR_NULL: Schema = {"type": ["number", "null"]}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+TRUTH: Schema = {"type": "boolean"}
+
+
+def of(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def or_null(schema: Schema) -> Schema:
+    return {"oneOf": [schema, {"type": "null"}]}
+
+
+def array(items: Schema, **limits: Any) -> Schema:
+    return {"type": "array", "items": items, **limits}
+
+
+def table(optional: tuple[str, ...] = (), **fields: Schema) -> Schema:
+    """Return the schema of an object that has these fields and no others."""
+    required = [name for name in fields if name not in optional]
+    return {"type": "object", "required": required, "additionalProperties": False, "properties": fields}
+
+
+SCORE = table(("index",), label=TEXT_FIELD, index=COUNT, score=SHARE)
+REGION = array(SHARE, minItems=4, maxItems=4)
+TENSOR = table(
+    ("data", "parameters"), name=TEXT_FIELD, datatype=TEXT_FIELD, shape=array(COUNT), data={"type": "array"},
+    parameters={"type": "object"},
+)  # fmt: skip
+
+SCHEMAS: dict[str, Schema] = {
+    "Error": table(error=TEXT_FIELD, code=TEXT_FIELD),
+    "Result": table(
+        ("region",), schema={"const": "edgecnn.result/1"}, source=TEXT_FIELD, top=array(SCORE), decision=TEXT_FIELD, reason=TEXT_OR_NULL,
+        latency_ms=table(decode=NUMBER, preprocess=NUMBER, infer=NUMBER), model=TEXT_FIELD, model_sha256=TEXT_FIELD, region=REGION,
+    ),
+    "Scores": table(n=COUNT, histogram=array(SHARE), abstain=OR_NULL, stranger=OR_NULL, since=or_null(SECONDS)),
+    "Drift": table(
+        bins=array(SHARE) | {"description": "Edges of the histograms' bins; a bin has its upper edge."},
+        today=or_null(of("Scores")), validation=or_null(of("Scores")), accepted=or_null(of("Scores")), accepted_at=or_null(SECONDS),
+        days={**COUNT, "description": "Days of the week that can be accepted once there are seven."}, can_accept=TRUTH,
+        alarm=or_null(table(since=SECONDS, message=TEXT_FIELD)), false_alarms_per_month=SHARE,
+    ),
+    "State": table(
+        schema={"const": "edgecnn.state/1"}, time=SECONDS, source=TEXT_OR_NULL, camera={"enum": ["open", "lost", "opening", "none"]},
+        camera_since=or_null(SECONDS), camera_message=TEXT_OR_NULL,
+        frame=or_null(table(seq=COUNT, ts=SECONDS, width=COUNT, height=COUNT, inference_ms=NUMBER)),
+        state=TEXT_OR_NULL | {"description": "A label, abstain, stranger, or null before enough frames were seen."},
+        since=or_null(SECONDS), reason=TEXT_OR_NULL, top=array(SCORE), region=or_null(REGION),
+        hour=array({"type": "array", "prefixItems": [SECONDS, TEXT_OR_NULL], "items": False})
+        | {"description": "Changes of the state in the last hour; the first is the state of an hour ago."},
+        counts=table(
+            frames=COUNT, dropped=COUNT, damaged=COUNT, reconnects=COUNT,
+            decisions={"type": "object", "additionalProperties": COUNT},
+        ),
+        model=table(
+            name=TEXT_FIELD, serial=COUNT, sha256=TEXT_FIELD, model_sha256=TEXT_FIELD, labels=array(TEXT_FIELD), shape=array(COUNT),
+            engine=TEXT_FIELD, precision=TEXT_FIELD, accuracy=OR_NULL, interval=or_null(array(SHARE, minItems=2, maxItems=2)),
+            images={"type": ["integer", "null"]},
+        ),
+        board=table(temperature_c=OR_NULL, throttled=array(TEXT_FIELD), memory_mib=OR_NULL, uptime_s=OR_NULL),
+        unsure=array(table(name=TEXT_FIELD, ts=SECONDS, guess=TEXT_OR_NULL, reason=TEXT_OR_NULL, score=OR_NULL)),
+        drift=or_null(of("Drift")),
+    ),
+    "Live": table(live=TRUTH),
+    "Ready": table(ready=TRUTH),
+    "Server": table(name=TEXT_FIELD, version=TEXT_FIELD, extensions=array(TEXT_FIELD)),
+    "ModelReady": table(name=TEXT_FIELD, ready=TRUTH),
+    "Metadata": table(
+        name=TEXT_FIELD, versions=array(TEXT_FIELD), platform=TEXT_FIELD, inputs=array(TENSOR), outputs=array(TENSOR)
+    ),
+    "InferRequest": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": TEXT_FIELD, "inputs": array(TENSOR, minItems=1, maxItems=1), "outputs": {"type": "array"},
+            "parameters": {"type": "object"},
+        },
+    },
+    "InferAnswer": table(("id",), id=TEXT_FIELD, model_name=TEXT_FIELD, model_version=TEXT_FIELD, outputs=array(TENSOR)),
+}  # fmt: skip
+
+
+def answers(media: str, schema: Schema | None = None, about: str = "As requested.", **others: str) -> Schema:
+    """Return the answers of an operation: 200 with a body of this type, and refusals by their status, as `s404`."""
+    body = {media: {"schema": schema} if schema else {}}
+    refused = {"content": {JSON: {"schema": of("Error")}}}
+    more = {status.removeprefix("s"): {"description": text, **refused} for status, text in others.items()}
+    return {"200": {"description": about, "content": body}, **more, "default": {"description": "Refused.", **refused}}
+
+
+NO_CAMERA = "There is no camera."
+BINARY = f"Tensors as bytes after the JSON, whose length is in {HEADER}."
+
+PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
+    "/": {"get": ("The page.", answers("text/html"))},
+    "/login": {
+        "get": ("The page, which asks for the token.", answers("text/html")),
+        "post": (
+            "Give the token once, for a cookie.",
+            {"303": {"description": "The cookie."}, **answers(JSON, s401="The token is wrong.", s413="Too long.")},
+        ),
+    },
+    "/v1/state": {"get": ("All that is known of the board and its camera.", answers(JSON, of("State")))},
+    "/v1/events": {
+        "get": (
+            "Server-sent events: data is a line of `edgecnn classify --json`, described by result.schema.json.",
+            answers("text/event-stream", TEXT_FIELD),
+        )
+    },
+    "/v1/frame.jpg": {"get": ("The newest picture.", answers(JPEG, s404=NO_CAMERA, s503="No picture came."))},
+    "/v1/stream.mjpeg": {"get": ("Pictures, each as it comes.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))},
+    "/v1/unsure/{name}": {"get": ("An unsure picture of /v1/state.", answers(JPEG, s404="No such picture."))},
+    "/v1/classify": {
+        "post": (
+            "Classify the bytes of an image.",
+            answers(JSON, of("Result"), s400="Not an image.", s413="Too large.", s503="Too many wait."),
+        )
+    },
+    "/v1/drift/accept": {
+        "post": (
+            "Accept the first week, or the last, as how the scores are meant to be.",
+            answers(JSON, of("Drift"), s404=NO_CAMERA, s409="There are no seven days yet."),
+        )
+    },
+    "/metrics": {"get": ("Metrics for Prometheus.", answers(TEXT, TEXT_FIELD))},
+    "/healthz": {"get": ("Whether the server answers.", answers(TEXT, TEXT_FIELD))},
+    "/readyz": {
+        "get": (
+            "Whether a model is loaded and, with a camera, frames come.",
+            answers(TEXT, TEXT_FIELD) | {"503": {"description": "Not ready.", "content": {TEXT: {}}}},
+        )
+    },
+    "/openapi.json": {"get": ("This document.", answers(JSON, {"type": "object"}))},
+    "/v2": {"get": ("The server, by KServe's protocol.", answers(JSON, of("Server")))},
+    "/v2/health/live": {"get": ("Whether the server answers.", answers(JSON, of("Live")))},
+    "/v2/health/ready": {"get": ("Whether a model is loaded.", answers(JSON, of("Ready")))},
+}
+
+for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+    unknown = "There is only one model."
+    infer = answers(JSON, of("InferAnswer"), s400="Not as expected.", s404=unknown, s503="Too many wait.")
+    infer["200"]["content"][BYTES] = {"schema": {"description": BINARY}}
+    PATHS[base] = {"get": ("The model's tensors.", answers(JSON, of("Metadata"), s404=unknown))}
+    PATHS[f"{base}/ready"] = {"get": ("Whether the model is loaded.", answers(JSON, of("ModelReady"), s404=unknown))}
+    PATHS[f"{base}/infer"] = {"post": ("Scores of an image that is resized already.", infer)}
+
+BODIES: dict[str, Schema] = {
+    "/v1/classify": {JPEG: {}, "image/png": {}, BYTES: {}},
+    "/login": {"application/x-www-form-urlencoded": {"schema": table(token=TEXT_FIELD)}},
+    **{
+        path: {JSON: {"schema": of("InferRequest")}, BYTES: {"schema": {"description": BINARY}}}
+        for path in PATHS
+        if path.endswith("/infer")
+    },
+}
+
+
+def operation(path: str, method: str, about: str, responses: Schema) -> Schema:
+    """Return an operation with the parameters that its path has."""
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    found: Schema = {"operationId": f"{method} {path}", "summary": about, "responses": responses}
+    if names:
+        found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT_FIELD} for name in names]
+    if path in BODIES and method == "post":
+        found["requestBody"] = {"required": True, "content": BODIES[path]}
+    if path in PUBLIC:
+        found["security"] = []
+    return found
+
+
+def document(*, token: bool) -> Schema:
+    """Return the document of a server that needs a token, or none."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The token as the password, with any user."},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "edgecnn", "version": __version__, "summary": "What a camera shows, and what an image is."},
+        "servers": [{"url": "."}],
+        "security": [{name: []} for name in schemes] if token else [],
+        "paths": {
+            path: {method: operation(path, method, *described) for method, described in methods.items()}
+            for path, methods in PATHS.items()
+        },
+        "components": {"schemas": SCHEMAS, "securitySchemes": schemes},
+    }
+
+
+def routes(site: Site) -> list[Route]:
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document(token=site.board.opening.token is not None))
+
+    return [Route("/openapi.json", openapi)]

@@ -1,0 +1,110 @@
+"""The description of the API: it has the routes that there are, and they answer what it says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from edgecnn.device.http.app import all_routes
+from edgecnn.device.http.link import Opening
+from edgecnn.device.http.openapi import SCHEMAS, document
+from edgecnn.device.http.serve import make_site
+from edgecnn.device.http.viewers import Viewers
+
+CAMERA = "synthetic:64x48?fps=30&pattern=noise"
+TOKEN = "a-token-of-some-length"
+
+ENDLESS = {("/v1/events", "get"), ("/v1/stream.mjpeg", "get")}
+
+
+def test_it_has_each_route_and_no_other():
+    facts = {
+        "name": "m",
+        "serial": 0,
+        "sha256": "",
+        "engine": "",
+        "precision": "",
+        "accuracy": None,
+        "labels": ["a", "b"],
+    }
+    site = make_site(Opening(port=80, token=TOKEN, model={**facts, "shape": [2, 2, 3]}), Viewers(None, bool), None)
+    routes = {
+        (route.path.replace(":path", ""), method.lower()) for route in all_routes(site) for method in route.methods
+    }
+    described = document(token=True)
+    operations = {(path, method) for path, methods in described["paths"].items() for method in methods}
+    assert operations == {(path, method) for path, method in routes if method != "head"}
+    names = [found["operationId"] for methods in described["paths"].values() for found in methods.values()]
+    assert len(names) == len(set(names))
+    used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
+    assert used == set(SCHEMAS)
+    for schema in SCHEMAS.values():
+        Draft202012Validator.check_schema(schema)
+
+
+class Described:
+    """A server, and what its /openapi.json says."""
+
+    def __init__(self, serving):
+        self.serving = serving
+        status, _, body = serving.ask("/openapi.json", Authorization=f"Bearer {TOKEN}")
+        assert status == 200
+        self.document = json.loads(body)
+        self.left = {(path, method) for path, methods in self.document["paths"].items() for method in methods}
+
+    def ask(self, path, data=None, as_path=None, **headers):
+        """Ask, and hold the answer to the description; return its status."""
+        described, method = as_path or path, "get" if data is None else "post"
+        self.left.discard((described, method))
+        operation = self.document["paths"][described][method]
+        token = {} if operation.get("security") == [] else {"Authorization": f"Bearer {TOKEN}"}
+        status, heads, body = self.serving.ask(path, data, **token, **headers)
+        answers = operation["responses"]
+        content = answers.get(str(status), answers["default"])["content"]
+        media = heads["content-type"].partition(";")[0]
+        assert media in content, (path, status, media)
+        if media == "application/json":
+            schema = {**content[media]["schema"], "components": self.document["components"]}
+            Draft202012Validator(schema).validate(json.loads(body))
+        return status
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("token") / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    return path
+
+
+def test_what_is_answered_is_as_described(serve, token_file, photo, schema_of):
+    of = Described(serve(CAMERA, "--json", "--http-token-file", str(token_file), "--save-uncertain", "unsure").ready())
+    for path, method in sorted(of.left - ENDLESS):
+        if method == "get" and "{" not in path:
+            assert of.ask(path) == 200, path
+    data = photo.read_bytes()
+    assert of.ask("/v1/classify", data) == 200 and of.ask("/v1/classify", b"GIF") == 400
+    _, _, line = of.serving.ask("/v1/classify", data, Authorization=f"Bearer {TOKEN}")
+    Draft202012Validator(schema_of("result")).validate(json.loads(line))
+    assert of.ask("/v1/drift/accept", b"") == 409
+    unsure = of.serving.until(lambda: of.serving.state(Authorization=f"Bearer {TOKEN}")["unsure"])[0]["name"]
+    assert of.ask(f"/v1/unsure/{unsure}", as_path="/v1/unsure/{name}") == 200
+    assert of.ask("/v1/unsure/none.jpg", as_path="/v1/unsure/{name}") == 404
+    image = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": np.zeros(3072, int).tolist()}
+    for base, values in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "/versions/1")):
+        for name, status in (("cifar10-resnet8", 200), ("other", 404)):
+            path = f"/v2/models/{name}{values}"
+            assert of.ask(path, as_path=base) == of.ask(f"{path}/ready", as_path=f"{base}/ready") == status
+            body = json.dumps({"id": "1", "inputs": [image]}).encode()
+            assert of.ask(f"{path}/infer", body, as_path=f"{base}/infer") == status
+    assert of.ask("/login", b"token=wrong") == 401
+    assert of.left == ENDLESS
+
+
+def test_without_a_camera_too(serve):
+    of = Described(serve())
+    assert of.document["security"] == []
+    assert of.ask("/v1/state") == of.ask("/metrics") == 200 and of.ask("/v1/frame.jpg") == 404
+    assert of.ask("/v1/drift/accept", b"") == 404
