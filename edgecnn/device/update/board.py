@@ -10,6 +10,7 @@ import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from dataclasses import replace as with_
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +91,11 @@ class Board:
     def locked(self) -> Iterator[Path]:
         """Hold the lock of `trust`, and lend an empty folder in it for what need not last. UpdateError if another process holds it."""
         try:
-            self.trust.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not self.trust.is_dir():
+                self.trust.parent.mkdir(parents=True, exist_ok=True)
+                disk = self.disk(self.trust)
+                disk.make_folder(self.trust)
+                disk.sync(self.trust.parent)
             descriptor = os.open(self.trust, os.O_RDONLY | os.O_DIRECTORY)
         except PermissionError:
             raise UpdateError("only root may update this board. Run it again with sudo.") from None
@@ -151,7 +156,7 @@ def read_options(path: Path, source: str = "", channel: str = "") -> Options:
     check_channel(options.channel)
     if not options.is_url and not Path(options.source).is_dir():
         raise UpdateError(f"from must be an address, https://…, or a folder; received {shown(options.source)}.")
-    return options
+    return options if options.is_url else with_(options, source=os.path.abspath(options.source))
 
 
 def read_text(path: Path) -> str:
