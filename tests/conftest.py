@@ -380,7 +380,7 @@ def make_bundle(tmp_path):
         np.save(buffer, array, allow_pickle=False)
         return buffer.getvalue()
 
-    def make_bundle(name, serial=0, format_="tflite", passed=None):
+    def make_bundle(name, serial=0, format_="tflite", passed=None, labels=("cat", "dog")):
         model = f"models/int8.{format_}"
         entry = ModelEntry(
             file=model,
@@ -395,7 +395,7 @@ def make_bundle(tmp_path):
         manifest = Manifest(
             name=name,
             title=name,
-            labels=("cat", "dog"),
+            labels=labels,
             input=InputContract(height=4, width=5, channels=3, fit="crop", scale=1 / 128, zero_point=0),
             models=(entry,),
             defaults={format_: model},

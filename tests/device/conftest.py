@@ -1,6 +1,5 @@
 """Folders of images, a classifier that is none, machines that are only files, streams that are none, and pictures of digits."""
 
-import io
 import itertools
 import tempfile
 import threading
@@ -13,8 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
-from edgecnn.bundle.write import write_bundle
 from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.system import Space, System
@@ -196,47 +193,3 @@ def digits(root):
     return {
         bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
     }
-
-
-def npy(array):
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def make_bundle(tmp_path):
-    """Write a bundle of 2 kB: its model has no meaning, and whoever only reads the bundle does not notice."""
-
-    def make_bundle(name, serial=0, format_="tflite", labels=("cat", "dog"), folder=tmp_path):
-        model = f"models/int8.{format_}"
-        entry = ModelEntry(
-            file=model,
-            format=format_,
-            precision="int8",
-            golden="golden/int8.npy",
-            tolerance=1.0,
-            tolerance_unit="LSB",
-            tolerance_reason="rounding",
-            golden_engine="none 0.0 (none)",
-        )
-        manifest = Manifest(
-            name=name,
-            title=name,
-            labels=labels,
-            input=InputContract(height=4, width=5, channels=3, fit="crop", scale=1 / 128, zero_point=0),
-            models=(entry,),
-            defaults={format_: model},
-            serial=serial,
-            provenance={},
-        )
-        files = {
-            "golden/inputs.npy": npy(np.zeros((2, 4, 5, 3), np.uint8)),
-            "golden/int8.npy": npy(np.zeros((2, 2), np.int8)),
-            model: name.encode() * 20,
-        }
-        path = folder / f"{name}.edgecnn"
-        write_bundle(path, manifest, files, force=True)
-        return path
-
-    return make_bundle

@@ -1,6 +1,7 @@
 """The board that is updated: where its files are, its options, its id and its clocks."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -9,8 +10,6 @@ import time
 import tomllib
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from dataclasses import replace as with_
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +20,7 @@ from edgecnn.device.update import TRUST
 from edgecnn.device.update.channel import check_channel, is_board_id
 from edgecnn.errors import UpdateError
 from edgecnn.files import canonical_json, output_errors, sha256
-from edgecnn.tables import shown
+from edgecnn.tables import Struct, shown
 
 if TYPE_CHECKING:
     from edgecnn.device.slots.store import Store
@@ -32,8 +31,7 @@ BOARD = "board.json"
 MAX_FILE_BYTES = 1 << 17
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct):
     """Where releases come from, an address or a folder, and which of them are this board's."""
 
     source: str = ""
@@ -55,8 +53,7 @@ def ticks() -> Ticks:
     return Ticks(read_text(Path("/proc/sys/kernel/random/boot_id")), int(time.clock_gettime(time.CLOCK_BOOTTIME)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
+class Board(Struct):
     """A board's files below `prefix`, how they are written, and its clocks: a test has others of each."""
 
     prefix: Path = Path("/")
@@ -156,7 +153,7 @@ def read_options(path: Path, source: str = "", channel: str = "") -> Options:
     check_channel(options.channel)
     if not options.is_url and not Path(options.source).is_dir():
         raise UpdateError(f"from must be an address, https://…, or a folder; received {shown(options.source)}.")
-    return options if options.is_url else with_(options, source=os.path.abspath(options.source))
+    return options if options.is_url else dataclasses.replace(options, source=os.path.abspath(options.source))
 
 
 def read_text(path: Path) -> str:

@@ -9,18 +9,10 @@ from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edgecnn.device.update.channel import Entry, entries_of
+from edgecnn.device.update.channel import MAX_METADATA, Entry, entries_of
 from edgecnn.device.update.trust import Held
 from edgecnn.errors import UpdateError, first_line
 from edgecnn.files import output_errors
-
-LIMITS: dict[str, Any] = {
-    "root_max_length": 1 << 17,
-    "timestamp_max_length": 1 << 14,
-    "snapshot_max_length": 1 << 17,
-    "targets_max_length": 1 << 20,
-}
-"""Longest metadata in bytes. What python-tuf allows, 5 MB, takes more than 100 MB of memory if an enemy has made it."""
 
 DATE = "edgecnn_date"  # of a timestamp: when it was signed
 
@@ -65,13 +57,14 @@ class Client:
         # 7 requires the root as an argument, 5.1 reads it from its folder
         named = "bootstrap" in inspect.signature(Updater).parameters
         root: dict[str, Any] = {"bootstrap": self.held.root} if named else {}
+        limits: dict[str, Any] = {f"{role}_max_length": most for role, most in MAX_METADATA.items()}
         self._updater = Updater(
             str(folder),
             f"{self._base}/metadata/",
             str(self._folder),
             f"{self._base}/targets/",
             self._fetcher,
-            UpdaterConfig(**LIMITS),
+            UpdaterConfig(**limits),
             **root,
         )
         # python-tuf takes no clock: until its Updater has one, this is where it keeps the time

@@ -1,16 +1,15 @@
 """What a board does about the releases of its channel. The half that fetches and the half that verifies ask this."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgecnn.device.update.channel import Entry, choose
 from edgecnn.device.update.trust import Mark
 from edgecnn.errors import UpdateError
+from edgecnn.tables import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
+class State(Struct):
     """What a board knows of itself: its id, the SHA-256 of the bundle in use and of those that are bad, and its channel's mark."""
 
     board: str
@@ -29,7 +28,7 @@ class Decision(NamedTuple):
 
 
 def decide(entries: Iterable[Entry], state: State) -> Decision:
-    """Return what to do. Only a release with a higher number than the mark is put in use, and each number once.
+    """Return what to do. Only a release with a higher number than the mark is put in use, or a signed way back from that, and each once.
 
     UpdateError if the channel's release is older than the mark's and is not signed as a way back from that.
     """
@@ -38,7 +37,9 @@ def decide(entries: Iterable[Entry], state: State) -> Decision:
         return Decision(None, False, mark, "the channel has no release for this board")
     # a number is tried once; what the mark names comes back only if the slots are empty
     lost = mark is not None and state.current is None and entry.sha256 == mark.sha256
-    newer = mark is None or entry.terms.number > mark.number
+    # nobody but a thief has used up the numbers, and a way back from what he made names that
+    allowed = entry.terms.allow_older.instead_of if entry.terms.allow_older else ()
+    newer = mark is None or entry.terms.number > mark.number or (mark.sha256 in allowed and mark.sha256 != entry.sha256)
     follows = mark is None or entry.may_follow(mark.serial, mark.sha256)
     if entry.sha256 == state.current:
         return Decision(entry, False, Mark.of(entry) if newer and follows else mark, "up to date")

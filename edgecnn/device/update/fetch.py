@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from edgecnn.device.update.fetchers import HttpFetcher
 from edgecnn.device.update.trust import Held
 from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.files import output_errors, write_atomic
-from edgecnn.tables import build
+from edgecnn.tables import Struct, build
 
 REPOSITORY = "repository"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Struct):
     """What to fetch, where to, and what root trusts: the fetching half keeps nothing but parts of files."""
 
     spool: str

@@ -23,10 +23,11 @@ from tuf.ngclient import FetcherInterface
 
 from edgecnn import __version__
 from edgecnn.device.slots.disk import Disk
+from edgecnn.device.update.channel import MAX_METADATA
 from edgecnn.errors import SlotError, first_line
 from edgecnn.files import write_atomic
 
-MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_BYTES = max(MAX_METADATA.values())
 """Longest metadata, whatever length other metadata names: whoever holds the online key signs that, and it is read into memory."""
 
 CHUNK_BYTES = 1 << 16

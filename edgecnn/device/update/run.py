@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.device.slots.record import BAD
@@ -10,7 +10,7 @@ from edgecnn.device.slots.store import Store
 from edgecnn.device.update import apart, status
 from edgecnn.device.update import trust as trusts
 from edgecnn.device.update.board import ROOT_FILE, Board, Options
-from edgecnn.device.update.channel import Entry
+from edgecnn.device.update.channel import Entry, plain_name
 from edgecnn.device.update.client import Client, dated
 from edgecnn.device.update.decide import State, decide, remembered
 from edgecnn.device.update.fetch import REPOSITORY, Request, target_file
@@ -18,14 +18,13 @@ from edgecnn.device.update.fetchers import FolderFetcher
 from edgecnn.errors import OutputError, UpdateError
 from edgecnn.files import sha256
 from edgecnn.labels import printable
-from edgecnn.tables import to_json
+from edgecnn.tables import Struct, to_json
 
 KEPT = 2  # releases in the slots before one is added
 MAX_ROOT_BYTES = 1 << 17
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Struct):
     """What came of a check: the release of the channel for this board, whether it was put in use now, and a sentence."""
 
     entry: Entry | None
@@ -101,7 +100,7 @@ def _install(store: Store, path: Path, entry: Entry) -> None:
     store.prune(KEPT)
     release, slots = store.add(path)
     about, terms = slots.releases[release], entry.terms
-    if (about.name, about.serial) != (entry.name, terms.serial):
+    if (plain_name(about.name), about.serial) != (entry.name, terms.serial):
         raise UpdateError(
             f"{entry.path} holds {printable(about.name)} with the serial number {about.serial}, not what its metadata say."
         )

@@ -1,6 +1,5 @@
 """The last check of a board, kept in status.json: what it came to, and how long ago one was good. It needs nothing of TUF."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,11 +9,10 @@ from edgecnn.device.update import SCHEMA, STATUS, last_check
 from edgecnn.device.update.board import Board, Options
 from edgecnn.device.update.channel import Entry
 from edgecnn.errors import SlotError
-from edgecnn.tables import to_json
+from edgecnn.tables import Struct, to_json
 
 
-@dataclass(frozen=True, kw_only=True)
-class Good:
+class Good(Struct):
     """A check that found nothing wrong: the channel's release for this board, and when it was; `behind` if the clock was."""
 
     entry: Entry | None

@@ -7,13 +7,13 @@ replaced by one rename, after fsync: metadata and marks are those of before a ch
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from edgecnn.device.update.board import Board, Ticks
 from edgecnn.device.update.channel import MAX_NUMBER, SHA256, Entry
 from edgecnn.errors import UpdateError
-from edgecnn.tables import build, key, to_json
+from edgecnn.tables import Struct, build, key, to_json
 
 FILE = "trusted.json"
 SCHEMA = "edgecnn.trust/1"
@@ -29,8 +29,7 @@ class Held(NamedTuple):
     targets: bytes = b""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
+class Mark(Struct):
     """The highest release of a channel that was in use here."""
 
     number: int = key(low=1, high=MAX_NUMBER)
@@ -42,8 +41,7 @@ class Mark:
         return cls(number=entry.terms.number, serial=entry.terms.serial, sha256=entry.sha256)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trust:
+class Trust(Struct):
     """`anchor` is the SHA-256 of the trust root that it began with; `passed` the seconds since the timestamp was verified, at least."""
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))

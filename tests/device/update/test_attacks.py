@@ -51,8 +51,7 @@ class Attack:
 
     def own_bundle(self):
         """Return a bundle of the attacker's, with the name and the serial number of the second."""
-        (self.folder / "own").mkdir()
-        return self.make_bundle("photos2", 2, labels=("cat", "dig"), folder=self.folder / "own")
+        return self.make_bundle("photos2", 2, labels=("cat", "dig"))
 
 
 @pytest.fixture
@@ -206,7 +205,7 @@ ATTACKS = {
     mix_and_match: ("older than those", [(TrustedMetadataSet, "_check_final_snapshot", nothing)]),
     arbitrary_file: ("not the one that was signed", [(TargetFile, "verify_length_and_hashes", nothing)]),
     wrong_keys: ("lack signatures", [(_DelegatorMixin, "verify_delegate", nothing)]),
-    endless_metadata: ("more than the 16,384 bytes", [(client, "LIMITS", {"timestamp_max_length": 1 << 30})]),
+    endless_metadata: ("more than the 16,384 bytes", [(client, "MAX_METADATA", {"timestamp": 1 << 30})]),
     endless_metadata_by_a_stolen_online_key: (
         "more than the 1,048,576 bytes",
         [(fetchers, "MAX_METADATA_BYTES", 1 << 30)],

@@ -135,6 +135,24 @@ def test_only_a_signed_way_back_from_this_release_goes_back(repository, board, b
     assert board.update(repository.folder).installed, "the mark was lowered"
 
 
+def test_a_way_back_from_what_a_thief_of_the_keys_has_made(repository, board, bundles):
+    repository.number = 2**53 - 1
+    thief = repository.add(bundles[3], 3)
+    board.update(repository.folder)
+    assert board.current == thief
+    repository.signed["targets"].targets.clear()
+    repository.number = 0
+    good = repository.add(bundles[1], 1, allow_older={"to": "f" * 64, "instead_of": [thief]})
+    with pytest.raises(UpdateError, match="must be its own SHA-256"):
+        board.update(repository.folder)
+    repository.add(bundles[1], 1, allow_older={"to": good, "instead_of": [thief]})
+    board.update(repository.folder)
+    assert board.current == good
+    newer = repository.add(bundles[2], 2)
+    board.update(repository.folder)
+    assert board.current == newer
+
+
 def test_waves_and_pilots(repository, make_board, bundles):
     old = repository.add(bundles[1], 1)
     boards = [make_board(f"board{number}") for number in range(6)]
