@@ -58,6 +58,10 @@ class Struct:
             else:
                 raise TypeError(f"{kind.__name__} needs the field {name!r}")
             self.__dict__[name] = value
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the values of a new struct, as of a dataclass."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")

@@ -14,6 +14,10 @@ class Lens(Struct):
     focal_mm: float = key(low=1)
     name: str = "plain"
 
+    def __post_init__(self):
+        if self.focal_mm == 13:
+            raise ValueError("no lens has that")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
@@ -122,3 +126,5 @@ def test_a_struct_is_a_frozen_dataclass():
         Lens()
     with pytest.raises(TypeError, match=r"Lens has no field 'focal'\. Did you mean 'focal_mm'"):
         Lens(focal=24)
+    with pytest.raises(ValueError, match="no lens has that"):
+        replace(lens, focal_mm=13)
