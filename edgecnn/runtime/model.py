@@ -100,6 +100,7 @@ def dequantized(codes: np.ndarray, scale: np.float32, zero_point: np.float32) ->
     """Return the real values of codes, float32: scale * (code - zero_point); floats are real values already."""
     if codes.dtype == np.float32:
         return codes
-    values: np.ndarray = np.subtract(codes, zero_point, dtype=np.float32)
+    values = codes.astype(np.float32)  # faster than subtracting with a dtype
+    values -= zero_point
     values *= scale
     return values
