@@ -178,13 +178,13 @@ def main() -> None:
         choice = {**vars(Engine()), **vars(Model(region=REGION))}
         door, classifier = listen(settings.http), load_classifier(BUNDLE, **choice)
         keepers = make_keepers(settings, classifier, ends)
-        live = make_live(door, settings, classifier, choice, keepers)
         camera = Path(folder, "camera-in-the-cellar")
         camera.write_text(
             f"#!/bin/sh\nexec {shlex.join([sys.executable, str(Path(__file__).resolve()), '--camera'])}\n"
         )
         camera.chmod(0o755)
         source = f"exec:./{camera.name}"
+        live = make_live(door, settings, classifier, choice, source, keepers)
         for event in hour_before(list(classifier.labels), source):
             live.hear(event)
         with open_stream(source, classifier, settings, consumers=[*keepers, live]) as stream:
