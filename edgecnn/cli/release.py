@@ -130,7 +130,12 @@ def release(
             accepted=accept_gate,
             instead_of=allow_older_from or (),
         )
-        show_entry(repository, operations.add(repository, held, read_bundle(Path(given[0])), offer))
+        entry = operations.add(repository, held, read_bundle(Path(given[0])), offer)
+        show_entry(repository, entry)
+        for other in operations.left_behind(repository, entry):
+            note(
+                f"boards that have {other.path} keep it: add --allow-older-from {other.sha256[:12]} to bring them back"
+            )
     elif action == "share":
         show_entry(repository, operations.change(repository, held, given[0], share=int(given[1]), pilots=pilot or ()))
     elif action == "stop":

@@ -28,7 +28,8 @@ ANCHOR = "root.json"
 """The file of a key folder with the newest root metadata that was seen there: what a repository has to follow from."""
 
 PASSPHRASE_FILE = "EDGECNN_RELEASE_PASSPHRASE_FILE"
-MIN_PASSPHRASE = 8
+MIN_PASSPHRASE = 16
+"""Fewest characters: who has a file can try a million a second, since PKCS#8 as cryptography writes it takes 2,048 rounds of PBKDF2."""
 
 FRESH, REVOKED = ".new", ".revoked"
 """Endings of a key file that is not yet the one in use, and of one that no longer is."""
@@ -121,7 +122,9 @@ class Keys:
         if not self._new:
             text = self.ask(name, True)
             if len(text) < MIN_PASSPHRASE:
-                raise ReleaseError(f"a passphrase has at least {MIN_PASSPHRASE} characters; received {len(text)}.")
+                raise ReleaseError(
+                    f"a passphrase has at least {MIN_PASSPHRASE} characters, such as five random words; received {len(text)}."
+                )
             self._new = text.encode()
             self._known.append(self._new)
         return self._new

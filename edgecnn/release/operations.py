@@ -49,7 +49,7 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
     """Make keys and an empty repository; ReleaseError if there is one, or the keys would be in it."""
     if not 1 <= threshold <= root_keys <= 9:
         raise ReleaseError(
-            f"{threshold} of {root_keys} root keys cannot sign: from 1 to all of them must, and at most 9 there are."
+            f"{threshold} of {root_keys} root keys cannot sign. At least one must, at most all of them, and at most 9 there are."
         )
     refuse_inside(keys.folders, folder)
     if folder.exists() and any(folder.iterdir()):
@@ -180,6 +180,12 @@ def rotate(repository: Repository, keys: Keys, names: Collection[str]) -> None:
         newest = {name_of(state.root.keys[keyid]): keyid for role in state.root.roles.values() for keyid in role.keyids}
         for name in names:
             keys.replace(name, state.root.keys[newest[name]])
+
+
+def left_behind(repository: Repository, entry: Entry) -> list[Entry]:
+    """Return the releases of a channel from which boards may not go back to an older one, since it does not name them."""
+    entries = _channel(repository.read(), entry.path.partition("/")[0])
+    return [other for other in entries if not entry.may_follow(other.terms.serial, other.sha256)]
 
 
 def why_not_passed(bundle: Bundle) -> str:

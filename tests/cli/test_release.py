@@ -40,6 +40,13 @@ def test_from_the_first_key_to_going_back(release, make_bundle):
     table = json.loads(back.out)
     assert [entry["number"] for entry in table["channels"]["door"]] == [2, 3]
     assert table["channels"]["door"][1]["allow_older"] == {"to": sha256_file(one), "instead_of": [sha256_file(two)]}
+    three = make_bundle("eels", 3, passed=True)
+    release("add", three, "--to", "door", "--share", 100)
+    half = release("add", two, "--to", "door", "--share", 100, "--allow-older-from", sha256_file(three)[:8])
+    assert "keep it" not in half.err
+    half = release("add", one, "--to", "door", "--share", 100, "--allow-older-from", sha256_file(three)[:8])
+    kept = f"boards that have door/dogs-2.edgecnn keep it: add --allow-older-from {sha256_file(two)[:12]} to bring them back"
+    assert half.err.splitlines()[-1] == kept
     assert release("refresh").code == release("rotate", "online").code == 0
     shown = release("status")
     assert shown.err == "" and shown.out.splitlines()[0].startswith("root       until 20")

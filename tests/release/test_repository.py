@@ -248,7 +248,7 @@ def test_what_lacks_is_named(repository, add, held, tmp_path):
     for folder in (tmp_path / "nowhere", keys):
         with pytest.raises(ReleaseError, match="is not a repository of releases, or is damaged"):
             status(Repository(folder))
-    with pytest.raises(ReleaseError, match="at least 8 characters"):
+    with pytest.raises(ReleaseError, match="at least 16 characters, such as five random words; received 5"):
         operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: "short"))
 
 
@@ -361,6 +361,36 @@ def test_a_forgotten_passphrase_is_a_lost_key(repository, add, board, held, tmp_
     operations.rotate(repository, held(), ["targets"])
     add(1)
     board().check(repository.folder)
+
+
+def test_either_of_two_root_keys_is_enough_if_init_says_so(tmp_path, held):
+    folder, keys = tmp_path / "two", tmp_path / "two-keys"
+    operations.init(folder, held(keys), root_keys=2, threshold=1)
+    (keys / "root-1.pem").unlink()
+    operations.rotate(Repository(folder), held(keys), ["root-1"])
+    (keys / "root-2.pem").unlink()
+    operations.refresh(Repository(folder), held(keys), "root")
+    assert status(Repository(folder))["roles"]["root"]["version"] == 3
+    with pytest.raises(ReleaseError, match="3 of 2 root keys cannot sign"):
+        operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=2, threshold=3)
+
+
+def test_the_nightly_refresh_needs_the_online_key_and_the_root_only(repository, add, board, held, tmp_path):
+    add(1)
+    online = tmp_path / "online"
+    online.mkdir()
+    for name in ("online.pem", "root.json"):
+        (tmp_path / "releases-keys" / name).rename(online / name)
+    version = repository.read().timestamp.signed.version
+
+    def ask(name, new):
+        raise AssertionError("nobody is there at night")
+
+    operations.refresh(repository, held(online, ask=ask))
+    assert repository.read().timestamp.signed.version == version + 1
+    board().check(repository.folder)
+    with pytest.raises(ReleaseError, match=r"no targets\.pem"):
+        operations.change(repository, held(online, ask=ask), "door", share=5)
 
 
 def test_root_keys_that_are_elsewhere_come_from_several_folders(repository, held, tmp_path):
