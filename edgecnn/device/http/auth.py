@@ -119,5 +119,6 @@ class Gate:
         response = RedirectResponse("/", 303)
         if self._token is not None:
             value = self._signed(str(int(time.time()) + COOKIE_S))
-            response.set_cookie(self._cookie, value, COOKIE_S, httponly=True, samesite="strict")
+            encrypted = request.headers.get("origin", "").startswith("https:")  # by a proxy
+            response.set_cookie(self._cookie, value, COOKIE_S, secure=encrypted, httponly=True, samesite="strict")
         return response

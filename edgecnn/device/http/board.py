@@ -21,6 +21,8 @@ SAME_S = 1.0  # changes of the state within this time are one in the strip of th
 
 FRESH_S = 10.0  # a frame that was classified so long ago is not fresh
 
+QUIET_S = 15.0
+
 LINES = 1000  # that wait for a reader before it counts as too slow
 
 
@@ -105,14 +107,15 @@ class Board:
             return None
 
     async def lines(self) -> AsyncIterator[str | None]:
-        """Yield each line from now on, None after 15 s without one; end if the reader is LINES behind."""
+        """Yield each line from now on, None after QUIET_S without one; end if the reader is LINES behind."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(LINES)
         self._readers.add(queue)
         try:
             while queue in self._readers:
                 line = None
                 with contextlib.suppress(TimeoutError):
-                    line = await asyncio.wait_for(queue.get(), 15.0)
+                    async with asyncio.timeout(QUIET_S):
+                        line = await queue.get()
                 yield line
         finally:
             self._readers.discard(queue)

@@ -27,7 +27,7 @@ from edgecnn.device.http.link import (
     send,
 )
 from edgecnn.device.secrets import environment
-from edgecnn.device.stream.events import CameraBackEvent, CameraOpenedEvent, Event, ProblemEvent
+from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, Event, ProblemEvent
 from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.results import FrameResult, event_line, result_line
 from edgecnn.errors import ImageError
@@ -62,6 +62,7 @@ class Live(Consumer):
         self._late: Counter[str] = Counter()
         self._replay: deque[str] = deque(maxlen=REPLAYED)
         self._kept: deque[dict[str, Any]] = deque(opening.kept, UNSURES)
+        self._camera: str | None = None
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._newest: tuple[str, tuple[int, int]] | None = None
         self._frame: FrameResult | None = None
@@ -91,6 +92,8 @@ class Live(Consumer):
             self._size = None
         line = event_line(event)
         self._replay.append(line)
+        if isinstance(event, CameraOpenedEvent | CameraBackEvent | CameraLostEvent):
+            self._camera = line
         self._waiting.append(EVENT + line.encode())
         self._flush()
 
@@ -128,11 +131,15 @@ class Live(Consumer):
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
         self._looking = False
-        self._waiting.clear()
-        heard = {"decisions": self._decisions, "replay": tuple(self._replay), "kept": tuple(self._kept)}
+        self._waiting.clear()  # and what else waits: the next server begins with all of it
+        self._late.clear()
+        self._newest = None
+        heard = {"decisions": self._decisions, "replay": self._heard(), "kept": tuple(self._kept)}
         opening = asdict(self._opening) | heard
         files = (theirs.fileno(), self._listener.fileno(), self._shared.file)
-        command = [sys.executable, "-m", "edgecnn.device.http", *map(str, files)]
+        # a folder that this process does not import from is none to import a server from
+        safe = [] if os.getcwd() in sys.path or "" in sys.path else ["-P"]
+        command = [sys.executable, *safe, "-m", "edgecnn.device.http", *map(str, files)]
         with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:
             text.write(dumps(opening))
             text.seek(0)
@@ -140,6 +147,11 @@ class Live(Consumer):
                 command, stdin=text, stdout=subprocess.DEVNULL, env=environment(), pass_fds=files
             )
         self._started = time.monotonic()
+
+    def _heard(self) -> tuple[str, ...]:
+        """Return the events that a server has to hear of: the camera's last one is never too old for that."""
+        first = () if self._camera is None or self._camera in self._replay else (self._camera,)
+        return (*first, *self._replay)
 
     def _revive(self) -> Iterable[Event]:
         if self._process.poll() is None:

@@ -49,7 +49,7 @@ def run(store, tmp_path):
 
 
 def until(condition):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not (value := condition()):
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -4,9 +4,26 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 import urllib.request
+from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
+
+from edgecnn.device.http.door import open_door
+from edgecnn.device.http.link import Opening
+from edgecnn.device.http.live import REPLAYED, Live
+from edgecnn.device.http.opening import model_facts
+from edgecnn.device.stream.events import CameraOpenedEvent, ProblemEvent
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.settings import Http
+from edgecnn.region import WHOLE
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.decision import Score
 
 CAMERA = "synthetic:64x48?fps=30&pattern=noise"
 
@@ -72,3 +89,62 @@ def test_without_a_source_there_is_no_camera(serve):
     assert state["camera"] == "none" and state["frame"] is None
     assert serving.ask("/v1/frame.jpg")[0] == 404
     assert serving.close() == 143
+
+
+def test_a_server_that_is_started_again_knows_the_camera_and_counts_nothing_twice(bundle):
+    door = open_door(Http(address="0"))
+    opening = Opening(port=door.address[1], model=model_facts(Classifier.load(bundle)))
+    live = Live(opening, door.listener, ("pets", "0" * 64), WHOLE)
+
+    def frames(count, decision):
+        for seq in range(count):
+            top = (Score(decision, 0, 0.9),)
+            result = FrameResult(
+                seq=seq, ts=time.time(), age_ms=1.0, source="door", image=np.zeros((4, 6, 3), np.uint8), top=top, decision=decision,
+                reason=None, lead=0.9, state=None, state_since=None, dropped=0,
+                latency_ms={"decode": 0.0, "preprocess": 0.0, "infer": 0.1},
+            )  # fmt: skip
+            live.take(result)
+            live.poll()
+
+    def board():
+        live.poll()
+        try:
+            with urllib.request.urlopen(f"{door.url}v1/state", timeout=5) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    def until(condition):
+        end = time.monotonic() + 30
+        while not ((state := board()) and condition(state)):
+            assert time.monotonic() < end, state
+            time.sleep(0.05)
+        return state
+
+    try:
+        live.hear(CameraOpenedEvent(ts=time.time(), source="door", about="a camera", live=True))
+        for _ in range(REPLAYED + 100):
+            live.hear(ProblemEvent(ts=time.time(), source="door", about="clock", message="it is late"))
+        frames(500, "cat")
+        assert until(lambda state: state["counts"]["frames"] == 500)["camera"] == "open"
+        live._process.send_signal(signal.SIGSTOP)
+        frames(3000, "dog")  # more than the link has room for
+        live._process.kill()
+        state = until(lambda state: state["counts"]["decisions"].get("dog"))
+        assert state["counts"]["decisions"] == {"cat": 500, "dog": 3000} and state["camera"] == "open"
+        frames(1, "cat")
+        state = until(lambda state: state["counts"]["frames"] == 3501)
+        assert state["counts"]["decisions"] == {"cat": 501, "dog": 3000}
+    finally:
+        assert list(live.finish(1.0)) == []
+
+
+def test_the_server_imports_nothing_from_the_folder_that_the_command_runs_in(bundle, tmp_path):
+    installed = Path(sys.executable).with_name("edgecnn")
+    if not installed.exists():
+        pytest.skip("edgecnn is not installed in this interpreter: make test installs it")
+    (tmp_path / "uvicorn.py").write_text("open('imported', 'w')\n")
+    command = [installed, "classify", "synthetic:8x8?fps=20&frames=60", "--http", "0", "--model", bundle]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "imported").exists()
