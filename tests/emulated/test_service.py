@@ -4,8 +4,11 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import socket
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,10 @@ height = 180
 max_fps = 2
 good_after = 5
 """
+PORT = 8080
+
+TOKEN = "correct-horse-battery-staple"
+
 FROZEN, MOVING = 100, 0
 """How many percent of its frames the camera drops."""
 
@@ -46,12 +53,15 @@ class Board:
 
     def __init__(self, image, disk):
         self.image, self.disk = image, disk
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
         self.boots, self.events = [], []
         self.changed = threading.Condition()
         self.power = contextlib.ExitStack()
 
     def on(self):
-        self.machine = self.power.enter_context(boot_debian(self.image, self.disk, limit_s=1200))
+        booted = boot_debian(self.image, self.disk, limit_s=1200, forward=(self.port, PORT))
+        self.machine = self.power.enter_context(booted)
         self.boots.append(self.machine.boot_s)
         self.events.clear()
         command = ["journalctl", "--unit=edgecnn", "--output=cat", "--boot", "--lines=all", "--follow"]
@@ -90,6 +100,23 @@ class Board:
 
     def classifying(self, after=0):
         return self.wait(lambda event: event["event"] == "state_changed" and event["state"], "state", after)
+
+    def filters(self):
+        """Return how many filters of system calls the service has."""
+        pid = self.run("systemctl", "show", "--property=MainPID", "--value", "edgecnn").out.strip()
+        (line,) = (
+            line for line in self.run("cat", f"/proc/{pid}/status").out.splitlines() if "Seccomp_filters" in line
+        )
+        return int(line.split()[1])
+
+    def ask(self, path, **headers):
+        """Return (status, body) of a request to the board's page, from outside."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
 
     def camera(self, dropped):
         self.run("v4l2-ctl", "-d", "/dev/video0", "-c", f"percentage_of_dropped_buffers={dropped}")
@@ -164,6 +191,31 @@ def test_a_new_bundle_becomes_good(service_board):
     assert service_board.events[opened]["source"] == "/dev/video0"
     service_board.classifying(opened)
     service_board.released("new", "good", pending)
+
+
+def test_its_page_is_reached_from_outside_and_its_network_is_closed_without_one(service_board):
+    closed = service_board.filters()
+    service_board.machine.put({"environment": f"EDGECNN_HTTP_TOKEN={TOKEN}\n".encode()}, "/etc/edgecnn")
+    service_board.run("chmod", "600", "/etc/edgecnn/environment")
+    for options, filters in ((f'{OPTIONS}http = "0.0.0.0:{PORT}"\n', closed - 1), (OPTIONS, closed)):
+        after = len(service_board.events)
+        service_board.machine.put({"service.toml": options.encode()}, "/etc/edgecnn")
+        service_board.run("systemctl", "restart", "edgecnn")
+        service_board.classifying(service_board.released("new", "good", after))
+        assert service_board.filters() == filters
+        if filters < closed:
+            assert service_board.ask("/v1/state")[0] == 401
+            token = {"authorization": f"Bearer {TOKEN}"}
+            state = json.loads(service_board.ask("/v1/state", **token)[1])
+            assert (state["camera"], state["model"]["name"]) == ("open", "new") and state["state"]
+            status, jpeg = service_board.ask("/v1/frame.jpg", **token)
+            assert status == 200 and jpeg.startswith(b"\xff\xd8")
+            status, page = service_board.ask("/", accept="text/html", **token)
+            assert status == 200 and b"<html" in page
+            service_board.run("systemd-analyze", "security", "--no-pager", "--threshold=15", "edgecnn.service")
+        else:
+            with pytest.raises(OSError):
+                service_board.ask("/healthz")
 
 
 def test_after_a_reboot_it_still_classifies(service_board):

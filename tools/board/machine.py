@@ -254,7 +254,13 @@ def boot(
 
 @contextlib.contextmanager
 def boot_debian(
-    image: DebianImage, disk: Path, *, cpu: str = "cortex-a72", memory_mib: int = 512, limit_s: int = 900
+    image: DebianImage,
+    disk: Path,
+    *,
+    cpu: str = "cortex-a72",
+    memory_mib: int = 512,
+    limit_s: int = 900,
+    forward: tuple[int, int] | None = None,
 ) -> Iterator[Machine]:
     """Boot a board with Debian's systemd and switch it off at the block's end, without its knowing: as if the power were cut.
 
@@ -263,6 +269,7 @@ def boot_debian(
         disk: its changes, from `debian_image.make_disk`; they stay there.
         cpu, memory_mib: as of `boot`.
         limit_s: seconds after which QEMU is killed, whatever becomes of this process.
+        forward: a free port of this machine, and the port of the board that is reached by it.
 
     Raises:
         EmulatorError: as `boot` does.
@@ -275,7 +282,7 @@ def boot_debian(
         (folder / "initramfs").write_bytes(make_debian_initramfs(image, key.with_suffix(".key.pub").read_bytes()))
         start = time.monotonic()
         command = functools.partial(
-            _debian_command, image, folder, disk=disk, cpu=cpu, memory_mib=memory_mib, limit_s=limit_s
+            _debian_command, image, folder, disk=disk, machine=(cpu, memory_mib), limit_s=limit_s, forward=forward
         )
         qemu, port = _start(folder, command)
         machine = Machine(folder, qemu, port)
@@ -334,14 +341,23 @@ def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subpro
     raise EmulatorError(f"QEMU found no free port for the board's ssh: {said.strip()[-300:]}")
 
 
-def _qemu(folder: Path, port: int | None, kernel: Path, append: str, cpu: str, memory_mib: int) -> list[str]:
+def _qemu(
+    folder: Path,
+    port: int | None,
+    kernel: Path,
+    append: str,
+    cpu: str,
+    memory_mib: int,
+    forward: tuple[int, int] | None = None,
+) -> list[str]:
     """Return what the commands of all boards share; with a port of this machine for the board's ssh, or without."""
-    forward = "" if port is None else f",hostfwd=tcp:127.0.0.1:{port}-:22"
+    reached = ([] if port is None else [(port, 22)]) + ([] if forward is None else [forward])
+    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in reached)
     return [
         *_tied(), QEMU, "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory_mib), "-accel", "tcg,thread=multi",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel), "-initrd", str(folder / "initramfs"), "-append", f"console=ttyAMA0 earlycon quiet panic=-1 {append}",
-        "-netdev", f"user,id=net,restrict=on{forward}",
+        "-netdev", f"user,id=net,restrict=on{forwards}",
         "-device", "virtio-net-pci,netdev=net,romfile=",
     ]  # fmt: skip
 
@@ -362,11 +378,18 @@ def _command(image: Image, folder: Path, port: int, *, cpu: str, memory_mib: int
 
 
 def _debian_command(
-    image: DebianImage, folder: Path, port: int, *, disk: Path, cpu: str, memory_mib: int, limit_s: int
+    image: DebianImage,
+    folder: Path,
+    port: int,
+    *,
+    disk: Path,
+    machine: tuple[str, int],
+    limit_s: int,
+    forward: tuple[int, int] | None,
 ) -> list[str]:
     append = "systemd.unit=multi-user.target systemd.show_status=false net.ifnames=0"
     return [
-        *_tied(), "timeout", "--signal=KILL", str(limit_s), *_qemu(folder, port, image.kernel, append, cpu, memory_mib),
+        *_tied(), "timeout", "--signal=KILL", str(limit_s), *_qemu(folder, port, image.kernel, append, *machine, forward),
         *_share("root", image.root), *_disk(disk),
     ]  # fmt: skip
 
