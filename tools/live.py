@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import io
+import os
 import random
 import shlex
 import shutil
@@ -171,6 +172,7 @@ def main() -> None:
 
     out = arguments.out.absolute()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Ends() as ends:
+        os.environ["XDG_STATE_HOME"] = folder  # where the counts of drift are kept
         settings = Settings(
             http=Http(address="0"), state=State(smooth="3"), decision=Decision(threshold=0.9),
             reaction=Reaction(save_uncertain=Path(folder, "unsure")),

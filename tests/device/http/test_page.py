@@ -199,15 +199,15 @@ def test_the_picture_is_taken_only_while_somebody_can_see_it(board, browser, pag
     browser.get(serving.url)
     page.until_picture()
     browser.execute_script("""
-        const note = () => seen.push([document.hidden, document.getElementById("picture").hasAttribute("src")]);
-        window.seen = [];
+        const note = () => noted.push([document.hidden, document.getElementById("picture").hasAttribute("src")]);
+        window.noted = [];
         document.addEventListener("visibilitychange", note);
     """)
     shown = browser.current_window_handle
     browser.switch_to.new_window("tab")
     browser.close()
     browser.switch_to.window(shown)
-    serving.until(lambda: browser.execute_script("return seen") == [[True, False], [False, True]])
+    serving.until(lambda: browser.execute_script("return noted") == [[True, False], [False, True]])
     page.until_picture()
 
 
