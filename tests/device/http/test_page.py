@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import json
+import random
 import re
 import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -264,6 +266,43 @@ def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camer
     assert browser.execute_script("return window.hacked") is None, "the policy lets no other script run"
     markup = "try { document.body.innerHTML = '<p>'; return 'taken' } catch { return 'refused' }"
     assert browser.execute_script(markup) == "refused"
+
+
+@chromium
+def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page, serious, camera):
+    from edgecnn.device.http.drift import Drift
+    from edgecnn.device.http.opening import drift_facts
+    from edgecnn.device.stream.settings import Settings
+    from edgecnn.runtime.classifier import Classifier
+
+    classifier = Classifier.load(root / "models/digits/digits.edgecnn", region=REGION)
+    facts = drift_facts(classifier, Settings(), camera.source)
+    drift = Drift(classifier.labels, facts["key"], Path(facts["file"]))
+    chance = random.Random(1)
+
+    def pass_(first, last, score):
+        for hour in range(first, last):
+            for frame in range(80):
+                line = {"top": [{"label": "2", "score": chance.gauss(score, 0.02)}], "decision": "2"}
+                drift.take(line, time.time() + 3600 * hour + frame)
+
+    pass_(-11 * 24, -2 * 24, 0.9)
+    drift.save()
+    serving = board().ready()
+    browser.get(serving.url)
+    page.until("accept", "Accept")
+    assert serious() == []
+    browser.find_element("id", "accept").click()
+    page.until("accepted", "^Accepted")
+    page.until("days", "^Compared with the week that you accepted on")
+    assert page["accept"] is None and page["week"] == "your week"
+    serving.close()
+
+    drift.accept()
+    pass_(-2 * 24, 0, 0.6)
+    drift.save()
+    browser.get(board().ready().url)
+    page.until("notices", "Drift: the scores are not those of the week that you accepted.*lower, since")
 
 
 @chromium
