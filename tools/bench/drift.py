@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from harness import ROOT, Row, about, edgecnn, finish, parser
+from harness import ROOT, Results, Row, about, edgecnn, finish, parser
 from PIL import Image
 
 from edgecnn.bundle.validation import BOUNDS
@@ -81,15 +81,16 @@ def main() -> None:
         whole = Classifier.load(arguments.model)
         nine = Classifier.load(without, strangers=True)
     cases = dict(scored_cases(whole, nine, images, names, arguments.left_out))
-    report = about(
+    context = about(
         "drift", data=arguments.data.name, model=whole.name, left_out=arguments.left_out, epochs=arguments.epochs,
         streams=arguments.streams, days=DAYS, stated=FALSE_ALARMS,
     )  # fmt: skip
-    rows = [
-        measured(name, kind, before, after, arguments.streams, seed)
-        for seed, (kind, (name, (before, after))) in enumerate((kind, case) for kind in KINDS for case in cases.items())
-    ]
-    finish(arguments.out.resolve(), report | {"results": rows}, HEADINGS, map(line, rows))
+    out = arguments.out.resolve()
+    results = Results(out, context)
+    for case in results.missing(images=cases, kind=KINDS):
+        seed = [list(cases).index(case["images"]), list(KINDS).index(case["kind"])]
+        results.add(**case, **measured(case["kind"], *cases[case["images"]], arguments.streams, seed))
+    finish(out, {**context, "results": results.rows}, HEADINGS, map(line, results.rows))
 
 
 HEADINGS = ("streams", "images", "n", "noticed", "median frames until then", "median hours", "by permuting hours")
@@ -103,13 +104,13 @@ def line(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def measured(name: str, kind: str, before: Scores, after: Scores | None, streams: int, seed: int) -> Row:
+def measured(kind: str, before: Scores, after: Scores | None, streams: int, seed: list[int]) -> Row:
     """Return in how many streams of a kind the alarm goes off, and after how many frames for half of them."""
     settings, delays, permuted = dict(KINDS[kind]), [], 0
     fps = settings.pop("fps", 5.0)
     start = (WEEK + CAUSE) * DAY
     for number in range(streams):
-        random = np.random.default_rng([seed, number])
+        random = np.random.default_rng([*seed, number])
         stream = drawn(before.true, random, fps, **settings)
         shares, values = by_hour(stream, before, after, start, random)
         hour = first_alarm(shares, values)
@@ -119,7 +120,7 @@ def measured(name: str, kind: str, before: Scores, after: Scores | None, streams
     half = sorted(delays + [np.inf] * (streams - len(delays)))[streams // 2]
     hours = None if after is None or half == np.inf else float(half)
     return {
-        "kind": kind, "images": name, "streams": streams, "noticed": len(delays) / streams, "median_hours": hours,
+        "streams": streams, "noticed": len(delays) / streams, "median_hours": hours,
         "median_frames": hours and round(hours * 3600 * fps), "permuting_hours": permuted / streams if after is None else None,
     }  # fmt: skip
 
@@ -147,7 +148,7 @@ def drawn(true: np.ndarray, random: np.random.Generator, fps: float, mix: float,
 def by_hour(
     stream: Stream, before: Scores, after: Scores | None, start: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `edgecnn.device.http.drift.shares_of` does of a stream's hours, which are scored as `after` from the hour `start` on."""
+    """Return what `edgecnn.device.http.drift.means_of` does of each hour of a stream; from `start` on it is scored as `after`."""
     figures = [part[stream.images] for part in before[:3]]
     if after is not None:
         late = stream.hours >= start
@@ -176,15 +177,14 @@ LEFT_OUT_SHARE = 0.2
 def first_alarm(shares: np.ndarray, values: np.ndarray) -> int | None:
     """Return the hour at which the alarm goes off first, as a board judges it at the end of each hour; None if it never does."""
     days = [part[: WEEK * DAY].reshape(WEEK, DAY, *part.shape[1:]).mean(axis=1) for part in (shares, values)]
-    week = Week(*days)
+    week, first = Week(*days), []
     sums = [np.concatenate([np.zeros((1, *part.shape[1:])), np.cumsum(part, axis=0)]) for part in (shares, values)]
-    for end in range((WEEK + 1) * DAY, len(shares) + 1):
-        for span in SPANS:
-            if (begin := end - span * DAY) >= WEEK * DAY:
-                shares_in, values_in = ((part[end] - part[begin])[np.newaxis] / (span * DAY) for part in sums)
-                if np.abs(week.t(shares_in, values_in, span)).max() > LIMIT:
-                    return end
-    return None
+    for span in SPANS:
+        end = np.arange((WEEK + span) * DAY, len(shares) + 1)
+        of_shares, of_values = ((part[end] - part[end - span * DAY]) / (span * DAY) for part in sums)
+        beyond = np.abs(week.t(of_shares, of_values, span)).max(axis=1) > LIMIT
+        first += end[beyond].tolist()[:1]
+    return min(first, default=None)
 
 
 def naive(level: np.ndarray, random: np.random.Generator) -> bool:

@@ -7,7 +7,7 @@ mix of classes, differ from them without a fault. The alarm compares a day, and 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,19 +80,23 @@ class Hour:
         groups = {int(group): [int(number) for number in sums] for group, sums in table["groups"].items()}
         numbers = {name: int(table[name]) for name in ("hour", "frames", "abstain", "stranger")}
         hour = cls(**numbers, counts=[int(count) for count in table["counts"]], groups=groups)
-        if len(hour.counts) != BINS or not all(len(sums) == 3 and 0 <= key < GROUPS for key, sums in groups.items()):
+        if (
+            hour.frames < 1
+            or len(hour.counts) != BINS
+            or not all(len(sums) == 3 and 0 <= key < GROUPS for key, sums in groups.items())
+        ):
             raise ValueError("an hour has other counts")
         return hour
 
 
-def shares_of(hours: Iterable[Hour]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each hour's share of frames by group, (hours, GROUPS), and their bins and strangers, (hours, GROUPS, 2), per frame."""
-    sums = np.zeros((len(hours := list(hours)), GROUPS, 3))
+def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of frames by group, (GROUPS,), and per frame their bins and strangers, (GROUPS, 2): each hour counts alike."""
+    sums = np.zeros((len(hours), GROUPS, 3))
     for number, hour in enumerate(hours):
         for group, values in hour.groups.items():
-            sums[number, group] = values
-    sums /= np.maximum(sums[:, :, 0].sum(axis=1), 1)[:, np.newaxis, np.newaxis]
-    return sums[:, :, 0], sums[:, :, 1:]
+            sums[number, group] = np.array(values) / hour.frames
+    mean = sums.mean(axis=0)
+    return mean[:, 0], mean[:, 1:]
 
 
 class Week:
@@ -107,7 +111,7 @@ class Week:
     """
 
     def __init__(self, shares: np.ndarray, values: np.ndarray) -> None:
-        """Take each day's means of `shares_of`: (WEEK, GROUPS) and (WEEK, GROUPS, 2)."""
+        """Take `means_of` each day: (WEEK, GROUPS) and (WEEK, GROUPS, 2)."""
         self._means = self._of(shares.sum(axis=0), values.sum(axis=0))
         left = [
             self._less(
@@ -119,9 +123,8 @@ class Week:
         self._spread = np.maximum(spread, LEAST_SPREAD)
 
     def t(self, shares: np.ndarray, values: np.ndarray, days: int) -> np.ndarray:
-        """Return t of the score and of strangers, (2,), for the mean of hours that are `days` days."""
-        less = self._less(shares.mean(axis=0), values.mean(axis=0), self._means)
-        return less / (self._spread * math.sqrt(1 / WEEK + 1 / days))
+        """Return t of the score and of strangers, (..., 2), for means of the hours of `days` days, (..., GROUPS) and (..., GROUPS, 2)."""
+        return self._less(shares, values, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
 
     @staticmethod
     def _of(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -132,7 +135,7 @@ class Week:
 
     @staticmethod
     def _less(shares: np.ndarray, values: np.ndarray, means: np.ndarray) -> np.ndarray:
-        less: np.ndarray = values.sum(axis=0) - shares @ means
+        less: np.ndarray = values.sum(axis=-2) - shares @ means
         return less
 
 
@@ -244,8 +247,7 @@ class Drift:
 
     def _compare(self) -> None:
         if self.accepted is not None:
-            days = [[part.mean(axis=0) for part in shares_of(day)] for day in self.week]
-            self._compared = Week(*(np.stack(part) for part in zip(*days, strict=True)))
+            self._compared = Week(*map(np.stack, zip(*map(means_of, self.week), strict=True)))
 
     def _judge(self, now: int) -> None:
         """Compare the last day, and the last seven, with the accepted week."""
@@ -255,7 +257,7 @@ class Drift:
         for days in SPANS:
             hours = [hour for hour in self.hours if hour.hour > max(last, now - 1 - days * DAY)]
             if len(hours) >= COVERED * days * per_day:
-                t = self._compared.t(*shares_of(hours), days)
+                t = self._compared.t(*means_of(hours), days)
                 if np.abs(t).max() > LIMIT:
                     found = found or said(t, days)
         if found is None:
