@@ -131,7 +131,7 @@ PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
         )
     },
     "/v1/frame.jpg": {"get": ("The newest picture.", answers(JPEG, s404=NO_CAMERA, s503="No picture came."))},
-    "/v1/stream.mjpeg": {"get": ("Pictures, each as it comes.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))},
+    "/v1/stream.mjpeg": {"get": ("Pictures, without an end.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))},
     "/v1/unsure/{name}": {"get": ("An unsure picture of /v1/state.", answers(JPEG, s404="No such picture."))},
     "/v1/classify": {
         "post": (
