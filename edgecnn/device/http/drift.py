@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from edgecnn.bundle.validation import BINS, BOUNDS, ValidationScores, bin_of
-from edgecnn.files import write_atomic
 from edgecnn.labels import ABSTAIN, STRANGER
 
 SCHEMA = "edgecnn.drift/1"
@@ -122,7 +121,7 @@ class Week:
         spread = np.sqrt((WEEK - 1) / WEEK * np.mean(np.square(left), axis=0))
         self._spread = np.maximum(spread, LEAST_SPREAD)
 
-    def t(self, shares: np.ndarray, values: np.ndarray, days: int) -> np.ndarray:
+    def t(self, shares: np.ndarray, values: np.ndarray, days: float) -> np.ndarray:
         """Return t of the score and of strangers, (..., 2), for means of the hours of `days` days, (..., GROUPS) and (..., GROUPS, 2)."""
         return self._less(shares, values, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
 
@@ -206,11 +205,6 @@ class Drift:
             "false_alarms_per_month": FALSE_ALARMS,
         }  # fmt: skip
 
-    def save(self) -> None:
-        """Write the counts to the file, atomically."""
-        if self.file is not None:
-            write_atomic(self.file, self.dumped())
-
     def dumped(self) -> str:
         """Return what the file holds."""
         kept: dict[str, Any] = {"schema": SCHEMA, "key": self._key, "accepted": self.accepted, "alarm": self.alarm}
@@ -256,8 +250,9 @@ class Drift:
         last, per_day, found = self.week[-1][-1].hour, sum(map(len, self.week)) / WEEK, None
         for days in SPANS:
             hours = [hour for hour in self.hours if hour.hour > max(last, now - 1 - days * DAY)]
-            if len(hours) >= COVERED * days * per_day:
-                t = self._compared.t(*means_of(hours), days)
+            covered = len(hours) / per_day
+            if covered >= COVERED * days:
+                t = self._compared.t(*means_of(hours), min(covered, days))
                 if np.abs(t).max() > LIMIT:
                     found = found or said(t, days)
         if found is None:

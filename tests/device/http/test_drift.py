@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from edgecnn.bundle.validation import BOUNDS
 from edgecnn.device.http.drift import DAY, FALSE_ALARMS, LIMIT, SPANS, TEXT, WEEK, Drift
+from edgecnn.files import write_atomic
 
 LABELS = ("cat", "dog", "owl")
 START = 1_800_000_000 // 3600 * 3600
@@ -32,7 +33,10 @@ class House:
                 for frame in range(4):
                     self.drift.take(line, START + self.hour * 3600 + scene * 60 + frame)
             self.hour += 1
-        return self.drift
+        return self
+
+    def save(self):
+        write_atomic(self.drift.file, self.drift.dumped())
 
 
 def test_limit_is_students():
