@@ -28,6 +28,9 @@ INPUT, OUTPUT = "image", "scores"
 HEADER = "inference-header-content-length"
 """Bytes of the JSON, of a request or an answer in which tensors' bytes follow it."""
 
+LEAST_JSON, BYTES_OF_ONE = 1 << 16, 8
+"""Bytes that the JSON of a request may have, and as many more for each value of a pixel."""
+
 EXTENSION = "binary_tensor_data"
 
 
@@ -67,17 +70,17 @@ def routes(site: Site) -> list[Route]:
         if "content-encoding" in request.headers:
             return refusal(415, "send the request without compression.")
         body, size = await request.body(), request.headers.get(HEADER)
-        try:
-            asked, pixels = parsed(body, size, tuple(board.model["shape"]))
+
+        def work(classifier: "Classifier") -> Response:
+            asked, pixels = parsed(body, size, tuple(model["shape"]))
             binary = wants_binary(asked)
+            scores = softmax(classifier.model.logits(pixels) / classifier.temperature)
+            return answer(asked, {"model_name": model["name"], "model_version": version}, scores, binary)
+
+        try:
+            return await site.inference.run(work)
         except Refused as error:
             return refusal(400, f"{error}.")
-
-        def work(classifier: "Classifier") -> np.ndarray:
-            return softmax(classifier.model.logits(pixels) / classifier.temperature)
-
-        scores = await site.inference.run(work)
-        return answer(asked, {"model_name": model["name"], "model_version": version}, scores, binary)
 
     found = [Route("/v2", server), Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -99,8 +102,11 @@ def described(board: Board) -> dict[str, Any]:
 def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
     """Return a request's JSON and its pixels, uint8 (1, *shape); `size` is the header HEADER. Refused for any other request."""
     length = len(body) if size is None else int(size) if size.isascii() and size.isdigit() else -1
+    count = int(np.prod(shape))
     if not 0 <= length <= len(body):
         raise Refused(f"{HEADER} must be the number of bytes of the JSON, received {shown(size)}")
+    if length > (most := LEAST_JSON + BYTES_OF_ONE * count):  # as objects it takes many times that
+        raise Refused(f"the JSON may have {most:,} bytes, received {length:,}")
     try:
         asked = json.loads(body[:length])
         (image,) = asked["inputs"]
@@ -113,7 +119,6 @@ def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[
         raise Refused("expected JSON with one input, which has a name, a datatype, a shape and data") from None
     if received != expected:
         raise Refused(f"expected the input {expected}, received {shown(received)}")
-    count = int(np.prod(shape))
     if following is None:
         pixels = numbers(listed)
     elif type(following) is int and following == len(body) - length == count:

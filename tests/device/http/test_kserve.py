@@ -94,7 +94,8 @@ def test_the_protocol_by_hand(infer, pixels):
     ("asked", "more", "expected"),
     [
         (b"{", b"", "expected JSON with one input"),
-        (b"[" * 100_000, b"", "expected JSON with one input"),
+        (b"[" * 80_000, b"", "expected JSON with one input"),
+        (b"[" * 100_000, b"", "the JSON may have 90,112 bytes, received 100,000"),
         ({"inputs": []}, b"", "expected JSON with one input"),
         ({"inputs": [3]}, b"", "expected JSON with one input"),
         (document() | {"parameters": 3}, b"", "expected JSON with one input"),
@@ -105,7 +106,7 @@ def test_the_protocol_by_hand(infer, pixels):
         (document(data=[256] * 3072), b"", "whole numbers from 0 to 255"),
         (document(data=[True] * 3072), b"", "whole numbers from 0 to 255"),
         (document(data=[[0], [0, 1]]), b"", "whole numbers from 0 to 255"),
-        (document(data=[10**30] * 3072), b"", "whole numbers from 0 to 255"),
+        (document(data=[10**30, *[0] * 3071]), b"", "whole numbers from 0 to 255"),
         (document(data=None), b"", "whole numbers from 0 to 255"),
         (document(parameters={"binary_data_size": 3072}), b"x" * 100, "expected 3,072 bytes after the JSON"),
         (document() | {"outputs": [{"name": "logits"}]}, b"", "the only output is 'scores'"),
