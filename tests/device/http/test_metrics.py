@@ -135,6 +135,12 @@ def test_numbers_are_in_the_units_of_prometheus(whole):
     assert value(whole, "edgecnn_drift_decision_ratio", of="today", decision="stranger") == 1
 
 
+def test_each_metric_is_documented(whole, root):
+    page = (root / "docs" / "prometheus.md").read_text()
+    names = [f"{name}_total" if family.type == "counter" else name for name, family in families(whole).items()]
+    assert len(names) > 20 and [name for name in names if not re.search(rf"`{name}[`{{]", page)] == []
+
+
 @pytest.mark.needs("promtool", package="prometheus")
 def test_promtool_accepts_metrics_alerts_and_the_queries_of_the_dashboard(whole, root, tmp_path):
     def promtool(*arguments, text=""):
