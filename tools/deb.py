@@ -21,7 +21,7 @@ from typing import Any
 
 from edgecnn import __version__
 from edgecnn.cli import COMMANDS
-from edgecnn.device.service.manage import PACKAGED, unit_text
+from edgecnn.device.service.manage import PACKAGED, UNITS, USERS, unit_text, users_text
 from edgecnn.emulate import wheels
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ Maintainer: {maintainer}
 Installed-Size: {size}
 Depends: {depends}
 Recommends: python3-prometheus-client, python3-starlette, python3-uvicorn
-Suggests: ffmpeg, python3-paho-mqtt, rpicam-apps-lite
+Suggests: ffmpeg, python3-paho-mqtt, python3-tuf, rpicam-apps-lite
 Section: science
 Priority: optional
 Description: image classifier for small boards, as a service
@@ -138,7 +138,8 @@ def files() -> dict[str, bytes]:
     return {
         "usr/bin/edgecnn": SCRIPT.encode(),
         str(MODULES / "edgecnn.pth"): f"/{PRIVATE}\n".encode(),
-        PACKAGED: unit_text(["/usr/bin/edgecnn"]).encode(),
+        **{f"{PACKAGED}/{name}": unit_text(["/usr/bin/edgecnn"], name).encode() for name in UNITS},
+        f"usr/lib/{USERS}": users_text().encode(),
         "usr/share/man/man1/edgecnn.1.gz": gzip.compress(man_page().encode(), 9, mtime=0),
         "usr/share/bash-completion/completions/edgecnn": completion().encode(),
         "usr/share/doc/edgecnn/changelog.gz": gzip.compress(changelog().encode(), 9, mtime=0),
@@ -206,7 +207,9 @@ def man_page() -> str:
         ".TP\n.I /etc/edgecnn/service.toml\nOptions of the service; without it they have their defaults.",
         ".TP\n.I /etc/edgecnn/environment\nEDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of a broker, "
         "EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of a camera, for the service.",
+        ".TP\n.I /etc/edgecnn/update.toml, /etc/edgecnn/root.json\nWhere releases come from, and the root of trust.",
         ".TP\n.I /var/lib/edgecnn\nReleases of models; the service waits for the first one.",
+        ".TP\n.I /var/lib/edgecnn\\-trust, /var/lib/edgecnn\\-update\nWhat updates trust, and what they have fetched.",
         ".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)",
     ]
     return "\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json
+from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.extras import missing_extra
 from edgecnn.cli.options import Json, check_choice, option
 from edgecnn.errors import OutputError
@@ -73,6 +73,8 @@ def update(
                 status.write(board, options, "", str(lacking or error))
             raise lacking or error from None
         outcome = update(board, options, root)
+        if outcome.user == "root":
+            note("root fetched the files: this machine has no user edgecnn-update")
         if not json:
             print(described(outcome))
             return

@@ -63,7 +63,11 @@ def test_it_holds_edgecnn_litert_and_what_debian_wants(unpacked, deb):
         "usr/lib/edgecnn/ai_edge_litert-2.3.0.dist-info/METADATA",
         "usr/lib/python3/dist-packages/edgecnn.pth",
         *(f"usr/lib/python3/dist-packages/edgecnn-{__version__}.dist-info/{name}" for name in ("METADATA", "WHEEL")),
-        "usr/lib/systemd/system/edgecnn.service",
+        *(
+            f"usr/lib/systemd/system/{name}"
+            for name in ("edgecnn.service", "edgecnn-update.service", "edgecnn-update.timer")
+        ),
+        "usr/lib/sysusers.d/edgecnn.conf",
         "usr/share/bash-completion/completions/edgecnn",
         "usr/share/doc/edgecnn/changelog.gz",
         "usr/share/doc/edgecnn/copyright",
@@ -127,8 +131,14 @@ def test_its_scripts_are_shell_and_purge_removes_all_that_the_service_made(unpac
         script = unpacked / "DEBIAN" / name
         assert os.access(script, os.X_OK)
         subprocess.run(["sh", "-n", script], check=True)
-    made = ("/etc/edgecnn", "/var/lib/edgecnn", "/var/lib/private/edgecnn")
-    assert all(folder in (unpacked / "DEBIAN/postrm").read_text() for folder in made)
+    made = (
+        "/etc/edgecnn",
+        "/var/lib/edgecnn",
+        "/var/lib/private/edgecnn",
+        "/var/lib/edgecnn-trust",
+        "/var/lib/edgecnn-update",
+    )
+    assert set(made) <= set((unpacked / "DEBIAN/postrm").read_text().split())
 
 
 @pytest.mark.needs("lintian")

@@ -47,7 +47,13 @@ class Board:
         self.decisions: Counter[str] = Counter(opening.decisions)
         self.hour: deque[tuple[float, str | None]] = deque(maxlen=int(HOUR_S))
         self.unsure: deque[dict[str, Any]] = deque(reversed(opening.kept), UNSURES)
-        self.machine: dict[str, Any] = {"temperature_c": None, "throttled": [], "memory_mib": None, "uptime_s": None}
+        self.machine: dict[str, Any] = {
+            "temperature_c": None,
+            "throttled": [],
+            "memory_mib": None,
+            "uptime_s": None,
+            "update": None,
+        }
         self.drift: Callable[[], dict[str, Any] | None] = lambda: None
         self.on_picture: Callable[[Picture], object] = bool
         self.on_result: list[Callable[[dict[str, Any], dict[str, int]], object]] = []

@@ -8,12 +8,13 @@ from typing import Any
 
 from edgecnn.device.sensors import temperature, throttle_words, throttled
 from edgecnn.device.system import System
+from edgecnn.device.update import last_check
 
 EVERY_S = 5.0
 
 
 def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
-    """Return `board` of /v1/state: `memory_mib` is what these processes hold in memory, `uptime_s` how long the last of them has run."""
+    """Return `board` of /v1/state: memory of these processes, how long the last of them has run, and the last check for a release."""
     bits = throttled(system)
     pages = 0
     for process in processes:
@@ -24,6 +25,7 @@ def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
         "throttled": throttle_words(bits)[0] if bits else [],
         "memory_mib": round(pages * resource.getpagesize() / 2**20, 1) if pages else None,
         "uptime_s": age_s(system, processes[-1]),
+        "update": last_check(),
     }
 
 

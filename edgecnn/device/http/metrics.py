@@ -3,6 +3,7 @@
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -108,6 +109,13 @@ class Metrics(Collector):
         for reason in BITS.values():
             throttled.add_metric([reason], float(reason in machine["throttled"]))
         yield throttled
+        if update := machine["update"]:
+            about = "Whether the last check for a release failed."
+            yield GaugeMetricFamily("edgecnn_update_failed", about, value=float(update["reason"] is not None))
+            if update["last_good"]:
+                about = "When the last good check for a release was, since the epoch."
+                good = datetime.fromisoformat(update["last_good"]).timestamp()
+                yield GaugeMetricFamily("edgecnn_update_last_good_timestamp_seconds", about, value=good)
 
     def _camera(self) -> Iterator[Metric]:
         board = self._board

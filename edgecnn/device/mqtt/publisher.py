@@ -35,6 +35,7 @@ from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.pictures import as_jpeg
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Mqtt
+from edgecnn.device.update import last_check
 from edgecnn.errors import ImageError, MqttError
 
 AGAIN_S = 600.0
@@ -236,7 +237,7 @@ class Publisher(Consumer):
                 self._picture = None
         if self._picture is not None:
             messages.append(("picture", self._picture))
-        messages += values(snapshot, self._names, self._options.binary, self._id)
+        messages += values(snapshot, self._names, self._options.binary, self._id, last_check())
         for last, payload in messages:
             if sent.get(last) != payload:
                 connection.publish(topic(self._settings.name, last), payload)

@@ -1,8 +1,9 @@
 """What is published: topics, payloads, and the names that a state has there."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgecnn.device.stream.results import rfc3339
 from edgecnn.labels import ABSTAIN, STRANGER
@@ -54,8 +55,13 @@ def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str
     return names
 
 
-def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client: str) -> list[tuple[str, str]]:
-    """Return (last level of the topic, payload) in the order of sending: the state after what an automation on its change may read."""
+def values(
+    snapshot: Snapshot, names: dict[str, str], binary: str | None, client: str, update: Mapping[str, Any] | None = None
+) -> list[tuple[str, str]]:
+    """Return (last level of the topic, payload) in the order of sending: the state after what an automation on its change may read.
+
+    `update` is the last check for a release, if this board has made one.
+    """
     state, score = snapshot.state, snapshot.score
     attributes = {
         "label": state if snapshot.reason is None else None,
@@ -63,6 +69,7 @@ def values(snapshot: Snapshot, names: dict[str, str], binary: str | None, client
         "since": None if snapshot.since is None else rfc3339(snapshot.since),
         "top": [{"label": item.label, "score": round(item.score, 6)} for item in snapshot.top[:MOST_CLASSES]],
         "client": client,
+        **({"update": {name: update[name] for name in ("reason", "last_good")}} if update else {}),
     }
     messages = [("attributes", json.dumps(attributes)), ("score", NO_VALUE if score is None else f"{score:.6f}")]
     if binary is not None:

@@ -14,16 +14,24 @@ from edgecnn.errors import ServiceError
 from edgecnn.files import output_errors, write_atomic
 from edgecnn.runtime.child import Finished
 
-UNIT = "edgecnn.service"
-OWN, PACKAGED = f"etc/systemd/system/{UNIT}", f"usr/lib/systemd/system/{UNIT}"
+UNIT, TIMER = "edgecnn.service", "edgecnn-update.timer"
+UNITS = (UNIT, "edgecnn-update.service", TIMER)
+"""All units; the timer's does nothing until a board has /etc/edgecnn/update.toml."""
+
+OWN, PACKAGED = "etc/systemd/system", "usr/lib/systemd/system"
+USERS = "sysusers.d/edgecnn.conf"
 
 HIDDEN = ("/home/", "/root/", "/run/user/")  # folders that the unit's ProtectHome hides from the service
 
 SHOWN = ("ActiveState", "SubState", "StatusText", "NRestarts", "UnitFileState", "Result")
 
 
-def unit_text(command: Sequence[str]) -> str:
-    return Path(__file__).with_name(UNIT).read_text(encoding="utf-8").replace("@EXECUTABLE@", " ".join(command))
+def unit_text(command: Sequence[str], name: str = UNIT) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").replace("@EXECUTABLE@", " ".join(command))
+
+
+def users_text() -> str:
+    return Path(__file__).with_name("edgecnn.sysusers").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +72,24 @@ def install(host: Host, options: Path | None = None) -> Path:
         raise ServiceError(f"there is no file {options}.")
     text = config.read(source)
     config.parse(text, str(source))
-    packaged = (host.root / PACKAGED).exists()
-    unit = host.root / (PACKAGED if packaged else OWN)
+    packaged = (host.root / PACKAGED / UNIT).exists()
+    unit = host.root / (PACKAGED if packaged else OWN) / UNIT
     if not packaged:
         if hidden := next((path for path in (host.python, host.package) if path.startswith(HIDDEN)), None):
             raise ServiceError(
                 f"{hidden} is in a folder that the service cannot see. Install edgecnn elsewhere, such as in a virtual environment "
                 "/opt/edgecnn, or take the Debian package."
             )
-        write_atomic(unit, unit_text([host.python, "-m", "edgecnn"]))
+        for name in UNITS:
+            write_atomic(unit.with_name(name), unit_text([host.python, "-m", "edgecnn"], name))
+        write_atomic(host.root / "etc" / USERS, users_text())
+        host.run(["systemd-sysusers", f"/etc/{USERS}"])  # where that is not, root fetches releases itself, and says so
     if options is not None:
         write_atomic(place, text)
     host.systemctl("daemon-reload")
     host.systemctl("enable", UNIT)
     host.systemctl("restart", "--no-block", UNIT)
+    host.systemctl("enable", "--now", TIMER)
     return unit
 
 
@@ -85,14 +97,15 @@ def remove(host: Host) -> None:
     """Stop the service and take its unit away. ServiceError if it is not installed, the Debian package owns it, or systemd refuses."""
     host.require_systemd()
     host.require_root()
-    if (host.root / PACKAGED).exists():
+    if (host.root / PACKAGED / UNIT).exists():
         raise ServiceError("the service is part of the Debian package. Remove that: apt remove edgecnn")
-    unit = host.root / OWN
-    if not unit.exists():
+    units = [path for name in UNITS if (path := host.root / OWN / name).exists()]
+    if not units:
         raise ServiceError("the service is not installed. Install it: edgecnn service install")
-    host.systemctl("disable", "--now", UNIT)
-    with output_errors(unit):
-        unit.unlink()
+    host.systemctl("disable", "--now", *(path.name for path in units if path.name in (UNIT, TIMER)))
+    for path in (*units, host.root / "etc" / USERS):
+        with output_errors(path):
+            path.unlink(missing_ok=True)
     host.systemctl("daemon-reload")
 
 

@@ -97,6 +97,7 @@ def whole():
     board = Board(opening)
     upkeep = Upkeep(board, opening)
     board.machine.update(temperature_c=61.5, throttled=["under-voltage"], memory_mib=100.0)
+    board.machine.update(update={"reason": "the server is gone", "last_good": "2026-11-28T00:00:00Z"})
     top = [{"label": "cat", "score": 0.995}, {"label": "dog", "score": 0.005}]
     line = {
         "ts": rfc3339(time.time()), "age_ms": 20.0, "seq": 1, "source": "camera", "top": top, "decision": "stranger",
@@ -111,6 +112,8 @@ def whole():
 def test_numbers_are_in_the_units_of_prometheus(whole):
     assert value(whole, "edgecnn_temperature_celsius") == 61.5
     assert value(whole, "edgecnn_resident_memory_bytes") == 100 * 2**20
+    assert value(whole, "edgecnn_update_failed") == 1
+    assert value(whole, "edgecnn_update_last_good_timestamp_seconds") == 1795824000
     assert value(whole, "edgecnn_throttled", reason="under-voltage") == 1
     assert value(whole, "edgecnn_throttled", reason="throttled") == 0
     assert (

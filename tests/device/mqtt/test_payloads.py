@@ -65,6 +65,12 @@ def test_stranger_is_a_state_only_where_it_is_told():
     assert state_names(["cat", "stranger"])["stranger"] == "stranger", "it may be a class elsewhere"
 
 
+def test_the_last_check_for_a_release_is_an_attribute():
+    check = {"schema": "edgecnn.update/1", "reason": "the server is gone", "last_good": None, "age_s": None}
+    sent = dict(values(Snapshot(camera=True), {}, None, "me", check))
+    assert json.loads(sent["attributes"])["update"] == {"reason": "the server is gone", "last_good": None}
+
+
 def test_attributes_are_few():
     top = tuple(Score("x" * 255, index, 0.001) for index in range(10_000))
     attributes = payloads(Snapshot(state="cat", top=top))["attributes"]
