@@ -15,7 +15,7 @@ EVERY_S = 5.0
 
 def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
     """Return `board` of /v1/state: memory of these processes, how long the last of them has run, and the last check for a release."""
-    bits = throttled(system)
+    bits, check = throttled(system), last_check()
     pages = 0
     for process in processes:
         with contextlib.suppress(ValueError, IndexError):
@@ -25,7 +25,7 @@ def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
         "throttled": throttle_words(bits)[0] if bits else [],
         "memory_mib": round(pages * resource.getpagesize() / 2**20, 1) if pages else None,
         "uptime_s": age_s(system, processes[-1]),
-        "update": last_check(),
+        "update": check and {name: check[name] for name in ("reason", "last_good", "age_s")},
     }
 
 

@@ -63,6 +63,8 @@ SCHEMAS: dict[str, Schema] = {
         days={**COUNT, "description": "Days of the week that can be accepted once there are seven."}, can_accept=TRUTH,
         alarm=or_null(table(since=SECONDS, message=TEXT_FIELD)), false_alarms_per_month=SHARE,
     ),
+    "Update": table(reason=TEXT_OR_NULL, last_good=TEXT_OR_NULL, age_s=OR_NULL)
+    | {"description": "The last check for a release: why it failed if it did, and when the last good one was."},
     "State": table(
         schema={"const": "edgecnn.state/1"}, time=SECONDS, source=TEXT_OR_NULL, camera={"enum": ["open", "lost", "opening", "none"]},
         camera_since=or_null(SECONDS), camera_message=TEXT_OR_NULL,
@@ -80,7 +82,7 @@ SCHEMAS: dict[str, Schema] = {
             engine=TEXT_FIELD, precision=TEXT_FIELD, accuracy=OR_NULL, interval=or_null(array(SHARE, minItems=2, maxItems=2)),
             images={"type": ["integer", "null"]},
         ),
-        board=table(temperature_c=OR_NULL, throttled=array(TEXT_FIELD), memory_mib=OR_NULL, uptime_s=OR_NULL),
+        board=table(temperature_c=OR_NULL, throttled=array(TEXT_FIELD), memory_mib=OR_NULL, uptime_s=OR_NULL, update=or_null(of("Update"))),
         unsure=array(table(name=TEXT_FIELD, ts=SECONDS, guess=TEXT_OR_NULL, reason=TEXT_OR_NULL, score=OR_NULL)),
         drift=or_null(of("Drift")),
     ),
