@@ -3,6 +3,7 @@
 # make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
 # make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
+# make test-ansible   the role in deploy/: linted, and run by Ansible, in a virtual environment of 90 MB
 # make docs   the documents as a site, in site/
 # make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
 # make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
@@ -22,6 +23,7 @@ DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
+ANSIBLE := .venv-ansible
 HOME_ASSISTANT := .venv-home-assistant
 # empty where there is no such Python that can make virtual environments: its tests are then skipped, with that reason
 PYTHON_311 := $(shell python3.11 -c '$(WHERE)' 2>/dev/null)
@@ -34,7 +36,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # its notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-mediapipe test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
+.PHONY: demo test test-slow test-tools test-mediapipe test-ansible test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -53,6 +55,9 @@ test-tools: $(VENV)/.dev device-venvs
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
+
+test-ansible: $(VENV)/.dev $(ANSIBLE)/.done
+	$(BIN)/python -m pytest tests/fleet/test_ansible.py
 
 test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt tests/device/http/test_home_assistant.py
@@ -112,6 +117,11 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 $(MEDIAPIPE)/.done:
 	"$(or $(PYTHON_311),$(error MediaPipe is tried on Python 3.11: install it, with venv))" -m venv $(MEDIAPIPE)
 	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
+	touch $@
+
+$(ANSIBLE)/.done: $(VENV)/.dev
+	$(BIN)/python -m venv $(ANSIBLE)
+	$(ANSIBLE)/bin/python $(PIP) ansible-core==2.19.14 ansible-lint==26.10.1
 	touch $@
 
 # what Home Assistant would install when its integrations MQTT, generic camera and REST are set up

@@ -1,6 +1,7 @@
 """Fixtures for all tests: one tiny real run, made once for all workers by the real pipeline, and the command line."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.util
 import io
@@ -308,6 +309,39 @@ def edgecnn(monkeypatch, capfd, tmp_path):
         return Finished(code if isinstance(code, int) else int(bool(code)), out, err)
 
     return call
+
+
+@pytest.fixture
+def ssh_config(tmp_path, monkeypatch):
+    """The file, yet to be written, that ssh reads as its user's configuration in this test and in what it starts."""
+    program = tmp_path / "programs" / "ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/ssh_config "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return tmp_path / "ssh_config"
+
+
+@pytest.fixture
+def release(edgecnn, tmp_path, monkeypatch):
+    """Release the bundle that ships under a name and a serial number, in the repository `releases`."""
+    pytest.importorskip("tuf", reason="releases need the release extra")
+    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.write import write_bundle
+    from edgecnn.runtime.default import shipped_bundle
+
+    (tmp_path / "passphrase").write_text("a long passphrase\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    assert edgecnn("release", "init", "releases").code == 0
+
+    def release(name, serial):
+        shipped, path = read_bundle(shipped_bundle()), tmp_path / f"{name}-{serial}"
+        write_bundle(path, dataclasses.replace(shipped.manifest, name=name, serial=serial), shipped.files)
+        done = edgecnn("release", "add", path, "--to", "door", "--share", 100, "--accept-gate", "a test")
+        assert done.code == 0, done.err
+
+    return release
 
 
 def onnx_model(

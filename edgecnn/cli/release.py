@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, check_choice, note_if_shared, option
-from edgecnn.errors import ReleaseError, first_line
+from edgecnn.cli.console import emit_json, note, terminal_width
+from edgecnn.cli.options import Json, check_choice, checked, note_if_shared, option
+from edgecnn.errors import PartialFailure, ReleaseError, first_line
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -81,13 +81,18 @@ def release(
     root_threshold: Annotated[
         int, option("How many of them must sign.", True, "With init", metavar="N", min=1, max=9)
     ] = 2,
+    hosts: Annotated[
+        Path | None,
+        option("Ask these boards by ssh instead, one a line.", "the repository's own", "With status", metavar="FILE"),
+    ] = None,
+    jobs: Annotated[int, option("Boards at a time.", True, "With status", metavar="N", min=1, max=256)] = 16,
     json: Json = False,
 ) -> None:
     """Release bundles to boards that fetch them by themselves.
 
     A repository is a folder of signed files: copy it to any web server, bucket or stick. init makes it and its keys, add releases a bundle
     to a share of a channel's boards, share widens it, and stop ends it. refresh signs again before the metadata expires, within 30 days,
-    and rotate replaces keys that were lost or stolen. status shows all of it.
+    and rotate replaces keys that were lost or stolen. status shows all of it, or with --hosts what boards say of their last check.
 
     Root and targets keys have a passphrase, which EDGECNN_RELEASE_PASSPHRASE_FILE may give as a file.
 
@@ -100,6 +105,7 @@ def release(
       edgecnn release refresh
       edgecnn release rotate online
       edgecnn release status
+      edgecnn release status --hosts boards.txt
     """
     check_choice("ACTION", action, ACTIONS)
     given = names or []
@@ -110,6 +116,11 @@ def release(
         raise typer.BadParameter("goes with add.", param_hint="--accept-gate" if accept_gate else "--allow-older-from")
     if pilot and action not in ("add", "share"):
         raise typer.BadParameter("goes with add and share.", param_hint="--pilot")
+    if hosts is not None:
+        if action != "status":
+            raise typer.BadParameter("goes with status.", param_hint="--hosts")
+        show_boards(hosts, jobs, json)
+        return
     from edgecnn.release import operations
     from edgecnn.release.keys import Keys, default_folder
     from edgecnn.release.repository import Repository
@@ -230,3 +241,23 @@ def describe(entry: dict[str, Any]) -> str:
 
 def count(pilots: Sized) -> str:
     return f"{len(pilots)} pilot{'s' * (len(pilots) != 1)}"
+
+
+def show_boards(file: Path, jobs: int, json: bool) -> None:
+    """Print what boards say of their updates. PartialFailure if some do not."""
+    from edgecnn.fleet.hosts import on_each, read_hosts
+    from edgecnn.fleet.ssh import Sessions
+    from edgecnn.fleet.status import HEADINGS, gather, row
+    from edgecnn.report.table import text_table
+    from edgecnn.tables import to_json
+
+    hosts = checked("--hosts", read_hosts, file)
+    with Sessions() as sessions:
+        found = {item.host: item for item in on_each(hosts, jobs, lambda host: gather(host, sessions), sessions.stop)}
+    boards = [found[host] for host in dict.fromkeys(hosts)]
+    if json:
+        emit_json(to_json(tuple(boards)))
+    else:
+        print(text_table(HEADINGS, [row(board) for board in boards], terminal_width()))
+    if silent := sum(board.status is None for board in boards):
+        raise PartialFailure(f"{silent} of {len(boards)} boards do not say what they have.")

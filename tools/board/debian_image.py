@@ -19,7 +19,7 @@ from edgecnn.emulate import debian, sysroot
 PACKAGES = (
     "apt", "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils", "diffutils", "dpkg",
     "dropbear-bin", "findutils", "grep", "init-system-helpers", "kmod", "libc-bin", "mount", "perl-base", "procps", "python3",
-    "python3-numpy", "python3-pil", "python3-prometheus-client", "python3-starlette", "python3-typer", "python3-uvicorn",
+    "python3-numpy", "python3-pil", "python3-prometheus-client", "python3-starlette", "python3-tuf", "python3-typer", "python3-uvicorn",
     "sed", "systemd", "systemd-sysv", "tar", "udev", "util-linux", "v4l-utils",
 )  # fmt: skip
 """With what they depend on, a Debian that boots, and what edgecnn's package depends on and recommends."""

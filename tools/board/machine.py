@@ -56,14 +56,14 @@ def lacking(needed: Mapping[str, str] = NEEDED) -> str:
 class Machine:
     """A booted board; use `boot` to get one.
 
-    `boot_s` is the seconds from the start of QEMU to the first command that could be run.
+    `boot_s` is the seconds from the start of QEMU to the first command that could be run, `port` where its ssh server is on this machine.
     """
 
     def __init__(self, folder: Path, qemu: subprocess.Popen[bytes], port: int) -> None:
         self.folder = folder
         self.boot_s = 0.0
         self._qemu = qemu
-        self._port = port
+        self.port = port
         self._master: subprocess.Popen[bytes] | None = None
         self._jobs = 0
 
@@ -190,7 +190,7 @@ class Machine:
     def _answers(self) -> bool:
         """Whether an ssh server says its first word."""
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=2) as link:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
                 return link.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -208,7 +208,7 @@ class Machine:
         }
         options_ = [f"-o{name}={value}" for name, value in options.items()]
         key = str(self.folder / "key")
-        return ["ssh", "-F", "none", *options_, *more, "-i", key, "-p", str(self._port), "root@127.0.0.1"]
+        return ["ssh", "-F", "none", *options_, *more, "-i", key, "-p", str(self.port), "root@127.0.0.1"]
 
     def _failure(self, text: str) -> EmulatorError:
         return EmulatorError(f"{text}. The console's last lines:\n{self.console() or '(nothing)'}")

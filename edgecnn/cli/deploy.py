@@ -1,0 +1,132 @@
+"""`edgecnn deploy`."""
+
+import functools
+import json as json_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_line, note
+from edgecnn.cli.options import checked, option
+from edgecnn.errors import PartialFailure
+from edgecnn.labels import printable
+
+if TYPE_CHECKING:
+    from edgecnn.fleet.deploy import Outcome
+
+SETUP = "What the boards get"
+
+Hosts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="HOST...", help="Boards, as ssh takes them: NAME, USER@NAME, ssh://USER@NAME:PORT.", show_default="none"
+    ),
+]
+HostsFile = Annotated[
+    Path | None, option("Boards, one a line; # begins a comment.", "none", None, "--hosts", metavar="FILE")
+]
+Jobs = Annotated[int, option("Boards at a time.", True, min=1, max=256, metavar="N")]
+
+
+def deploy(
+    hosts: Hosts = None,
+    repo: Annotated[Path, option("The folder of the repository.", True, SETUP, "--repo", metavar="DIR")] = Path(
+        "releases"
+    ),
+    channel: Annotated[
+        str | None, option("The channel of these boards.", "the only one of the repository", SETUP, metavar="NAME")
+    ] = None,
+    source: Annotated[
+        str,
+        option(
+            "Where the boards look for releases by themselves from now on.",
+            "only when you deploy",
+            SETUP,
+            "--from",
+            metavar="URL",
+        ),
+    ] = "",
+    options: Annotated[
+        Path | None, option("The service's options, in TOML.", "those of the board", SETUP, metavar="FILE")
+    ] = None,
+    deb: Annotated[
+        list[Path] | None,
+        option(
+            "Install this Debian package. Repeat it for another architecture.",
+            "a virtual environment, /opt/edgecnn",
+            SETUP,
+            metavar="FILE",
+        ),
+    ] = None,
+    hosts_file: HostsFile = None,
+    jobs: Jobs = 8,
+    json: Annotated[bool, option("Print a JSON line for each board.", "off", None, "--json")] = False,
+) -> None:
+    """Bring boards edgecnn and their newest release by ssh.
+
+    Each board gets what it lacks: edgecnn itself, the key that it trusts, its channel and options, the release. Then it runs edgecnn
+    update, which verifies the release and puts it in use. A second time nearly nothing is sent.
+
+    ssh is OpenSSH, with your configuration, keys, agent, known hosts and jump hosts. Log in by keys, as root or as a user whose sudo needs
+    no password. Boards need no package index: this machine downloads the wheels for each kind of board. A board that fails does not stop
+    the others; the exit code is then 22.
+
+    \b
+    Examples:
+      edgecnn deploy root@door.local
+      edgecnn deploy pi@door.local pi@gate.local --from https://models.example.org/
+      edgecnn deploy --hosts boards.txt --channel doors --options service.toml --jobs 20
+    """
+    from edgecnn.fleet.deploy import Offer, Plan, deploy
+    from edgecnn.fleet.hosts import check_host, on_each, read_hosts
+    from edgecnn.fleet.software import Package, Wheels
+    from edgecnn.fleet.ssh import Sessions
+    from edgecnn.tables import to_json
+
+    named = [checked("HOST", check_host, host) for host in hosts or ()]
+    named += checked("--hosts", read_hosts, hosts_file) if hosts_file else []
+    if not named:
+        raise typer.BadParameter("name a board, or a file of them with --hosts.", param_hint="HOST")
+    plan = Plan(
+        software=checked("--deb", Package, deb) if deb else Wheels(),
+        offer=Offer(repo, channel),
+        url=source,
+        options=None if options is None else read_options(options),
+    )
+    failed = total = 0
+    with Sessions() as sessions:
+        work = functools.partial(
+            deploy, plan=plan, sessions=sessions, progress=lambda host, what: note(f"{host}: {what}")
+        )
+        for outcome in on_each(named, jobs, work, sessions.stop):
+            total += 1
+            failed += bool(outcome.problem)
+            if outcome.problem:
+                note(f"{outcome.host}: failed: {outcome.problem}.")
+            if json:
+                emit_line(json_.dumps(to_json(outcome), sort_keys=True))
+            elif not outcome.problem:
+                emit_line(printable(described(outcome)))
+    if failed:
+        raise PartialFailure(f"{failed} of {total} boards failed, for the reasons above; the others are done.")
+
+
+def read_options(path: Path) -> bytes:
+    """Return the service's options, checked. ServiceError if they are not valid, or there is no such file."""
+    from edgecnn.device.service import config
+    from edgecnn.errors import ServiceError
+
+    if not path.exists():
+        raise ServiceError(f"there is no file {path}.")
+    text = config.read(path)
+    config.parse(text, str(path))
+    return text.encode()
+
+
+def described(outcome: "Outcome") -> str:
+    from edgecnn.fleet.status import in_use
+
+    done = [outcome.installed and f"installed {outcome.installed}", outcome.files and f"{outcome.files} files"]
+    what = ", ".join(map(str, filter(None, done))) or "nothing new"
+    return f"{outcome.host}  {in_use(outcome.status or {})}; {what}; sent {outcome.sent_bytes / 1000:,.1f} kB in {outcome.seconds:.1f} s"

@@ -1,0 +1,171 @@
+"""Bring boards edgecnn, what they trust and their options, and of a repository of releases what they lack; they update from that copy."""
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgecnn.device.update.channel import entries_of, is_for
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sha256, sha256_file
+from edgecnn.fleet.look import CONFIGURED, REPOSITORY, Look, look
+from edgecnn.fleet.software import Software, tar
+from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
+from edgecnn.fleet.status import read_status
+from edgecnn.release.repository import Repository
+
+ROOT, UPDATE, SERVICE = CONFIGURED
+
+PUT_FILES = """set -e
+umask 022
+fresh={repository}/.new
+rm -rf $fresh
+trap 'rm -rf '$fresh EXIT
+mkdir -p $fresh
+tar -x -o -C $fresh
+sync
+cd $fresh
+for part in etc .{repository}/targets .{repository}/metadata; do
+    find $part -type f 2>/dev/null | LC_ALL=C sort | while read -r file; do
+        mkdir -p "/${{file%/*}}"
+        mv "$file" "/$file"
+    done
+done
+"""
+"""The time stamp comes last: what it leads to is there when it is read."""
+
+RUN_UPDATE = """edgecnn update --from {repository} >&2
+code=$?
+edgecnn update status --json
+exit $code
+"""
+
+
+class File(NamedTuple):
+    """A file here, and its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+class Offer:
+    """What a repository has for the boards of a channel: the only one that it has, unless one is named. `trust` is the root's metadata.
+
+    ReleaseError if the folder is not a repository, a signature in it is not valid, or it has no such channel.
+    """
+
+    def __init__(self, folder: Path, channel: str | None = None) -> None:
+        repository = Repository(folder)
+        state = repository.read()
+        targets = state.targets.signed.targets
+        channels = sorted({path.partition("/")[0] for path in targets})
+        if channel not in channels and (channel is not None or len(channels) != 1):
+            problem = (
+                f"has no channel {channel}" if channel else f"has {len(channels)} channels: name one with --channel"
+            )
+            raise ReleaseError(f"{folder} {problem}. Known: {', '.join(channels) or 'none'}.")
+        self.channel = channel or channels[0]
+        names = [f"{root.signed.version}.root.json" for root in state.roots]
+        names += [f"{state.snapshot.signed.version}.snapshot.json", f"{state.targets.signed.version}.targets.json"]
+        metadata = [repository.metadata / name for name in (*names, "timestamp.json")]
+        self.trust = metadata[len(state.roots) - 1].read_bytes()
+        self._metadata = {f"{REPOSITORY}/metadata/{path.name}": File(path, sha256_file(path)) for path in metadata}
+        self._releases = {
+            entry: File(repository.target_file(entry.path, entry.sha256), entry.sha256)
+            for entry in entries_of(targets, self.channel)
+        }
+
+    def files(self, board_id: str) -> dict[str, File]:
+        """Return what a board's copy has, by path there: metadata, and the releases that it may choose. Without an id it is any board."""
+        files = dict(self._metadata)
+        for entry, file in reversed(self._releases.items()):
+            if is_for(entry, board_id) if board_id else not entry.terms.stopped:
+                files[f"{REPOSITORY}/targets/{self.channel}/{file.path.name}"] = file
+                if entry.terms.share == 100:  # no board takes an older one
+                    break
+        return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later ("" for their copy)."""
+
+    software: Software
+    offer: Offer
+    url: str = ""
+    options: bytes | None = None
+
+    @property
+    def configuration(self) -> dict[str, bytes]:
+        source = json.dumps(self.url or REPOSITORY)
+        text = f"from = {source}\nchannel = {json.dumps(self.offer.channel)}\n"
+        files = {ROOT: self.offer.trust, UPDATE: text.encode()}
+        return files if self.options is None else {**files, SERVICE: self.options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a board: `problem` says why it failed, "" if it did not; `status` is what its `edgecnn update status` says."""
+
+    host: str
+    problem: str = ""
+    installed: str = ""
+    files: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    seconds: float = 0.0
+    status: Mapping[str, Any] | None = None
+
+
+def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, str], object]) -> Outcome:
+    """Do all of a plan on one board, and return what became of it. `progress` receives the host and what is done there."""
+    started = time.monotonic()
+    made: dict[str, Any] = {}
+    board = None
+    try:
+        with sessions.connect(host) as board:
+            found = look(board)
+            progress(host, "connected")
+            made["installed"] = plan.software.install(board, found)
+            if made["installed"]:
+                progress(host, f"installed {made['installed']}")
+            made["files"] = bring(board, found, plan)
+            if found.systemd and made["installed"] and not found.package:
+                board.must("starting the service", "edgecnn service install >&2")
+            made["status"] = update(board)
+    except BoardError as error:
+        made["problem"] = str(error)
+    if board is not None:
+        made |= {"sent_bytes": board.sent, "received_bytes": board.received}
+    return Outcome(host=host, seconds=round(time.monotonic() - started, 3), **made)
+
+
+def bring(board: Board, found: Look, plan: Plan) -> int:
+    """Write the files that a board lacks, take away what of its copy of the repository is old, and return how many are new."""
+    files: dict[str, bytes | Path] = {
+        path: content for path, content in plan.configuration.items() if found.hashes.get(path) != sha256(content)
+    }
+    kept = plan.offer.files(found.board)
+    for path, source in kept.items():
+        if found.hashes.get(path) != source.sha256:
+            files[path] = source.path
+    old = [path for path in found.hashes if path.startswith(f"{REPOSITORY}/") and path not in kept]
+    script = f"rm -f {shlex.join(old)}\n" if old else ""
+    if files:
+        script = PUT_FILES.format(repository=REPOSITORY) + script
+    if script:
+        board.must("writing files", script, tar({path.lstrip("/"): content for path, content in files.items()}))
+    if found.systemd and SERVICE in files:
+        board.must("starting the service", "edgecnn service install >&2")
+    return len(files)
+
+
+def update(board: Board) -> dict[str, Any]:
+    """Run `edgecnn update` on a board from its copy, and return what it says of itself then. BoardError with its reason if it fails."""
+    done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
+    if done.code:
+        raise BoardError(f"edgecnn update failed: {last_line(done.err) or done.how}")
+    return read_status(done.out)

@@ -1,0 +1,67 @@
+"""What a board is and has, in one look: a script of the shell, whose lines are read here."""
+
+from dataclasses import dataclass, field
+
+from edgecnn.device.update import TRUST
+from edgecnn.fleet.ssh import Board, BoardError
+
+VERSIONS = "/opt/edgecnn-versions"
+"""Where virtual environments are; /opt/edgecnn is a link to the one in use."""
+
+LINK = "/opt/edgecnn"
+REPOSITORY = "/var/lib/edgecnn-deploy"
+"""A board's copy of a repository of releases, and the hash of the package that was installed."""
+
+CONFIGURED = tuple(f"/etc/edgecnn/{name}" for name in ("root.json", "update.toml", "service.toml"))
+
+SCRIPT = rf"""
+LC_ALL=C; export LC_ALL
+say() {{ printf '%s %s\n' "$1" "$2"; }}
+say machine "$(uname -m)"
+say bits "$(getconf LONG_BIT)"
+say libc "$(getconf GNU_LIBC_VERSION)"
+say python "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+say architecture "$(dpkg --print-architecture)"
+say package "$(dpkg-query -W -f '${{db:Status-Status}} ${{Version}}' edgecnn)"
+say packed "$(cat {REPOSITORY}/deb)"
+say link "$(readlink {LINK})"
+say wheels "$(cd {VERSIONS} && echo wheels-*)"
+[ -d {LINK} ] && [ ! -L {LINK} ] && say foreign yes
+[ -d /run/systemd/system ] && say systemd yes
+say board "$(sed -n 's/.*"id": "\([0-9a-f]*\)".*/\1/p' {TRUST}/board.json)"
+say hashes ''
+sha256sum {" ".join(CONFIGURED)}
+find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a board is and has. A text is "" for what it lacks; `board` is its id, `hashes` are SHA-256 of files by absolute path."""
+
+    machine: str = ""
+    bits: str = ""
+    libc: str = ""
+    python: str = ""
+    architecture: str = ""
+    package: str = ""
+    packed: str = ""
+    link: str = ""
+    wheels: str = ""
+    foreign: str = ""
+    systemd: str = ""
+    board: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def look(board: Board) -> Look:
+    """Look at a board, as root. BoardError if it is no Linux with a shell, or nobody may become root there."""
+    done = board.run(SCRIPT, limit_s=120)
+    known, separator, rest = done.out.partition("hashes \n")
+    values = dict(line.partition(" ")[::2] for line in known.splitlines())
+    if not separator or not values.keys() <= Look.__dataclass_fields__.keys():
+        raise BoardError(
+            f"it does not answer as a Linux machine does: {(done.err or done.out).strip()[:200] or 'no answer'}"
+        )
+    hashes = {path: digest for digest, _, path in (line.partition("  ") for line in rest.splitlines())}
+    return Look(**values, hashes=hashes)

@@ -1,0 +1,189 @@
+"""A board by ssh: OpenSSH's own program, with the user's configuration, keys, agent, known hosts and jump hosts."""
+
+import contextlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import BinaryIO
+
+from edgecnn.labels import printable
+from edgecnn.runtime.child import Finished
+
+CONNECT_S = 20
+OPEN_S = 90
+"""Seconds until a connection has to be open: with jump hosts, each of which has CONNECT_S."""
+
+OPTIONS = {
+    "BatchMode": "yes",
+    "ClearAllForwardings": "yes",
+    "ConnectTimeout": str(CONNECT_S),
+    "ControlPersist": "no",
+    "LogLevel": "ERROR",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "ServerAliveInterval": "15",
+}
+"""What differs from the user's configuration: nobody answers a prompt, and many boards are reached at once."""
+
+AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c "$1"; fi'
+
+UNREACHABLE = (
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED[\s\S]*?Offending \S+ key in (\S+):(\d+)",
+        "its host key is not the one in {0}, line {1}. If the board was installed anew, remove that line; if not, another machine "
+        "answers in its name",
+    ),
+    ("Host key verification failed", "this machine does not know its host key. Connect once by hand, and compare it: ssh {host}"),
+    ("Permission denied", "it lets none of your keys in. Try it by hand: ssh {host}"),
+    ("Could not resolve hostname", "no machine has this name"),
+    ("Connection refused", "it is on the network, and no ssh server answers there"),
+    (
+        "timed out|No route to host|Network is unreachable|Host is down",
+        "it does not answer: it is off, or not on this network",
+    ),
+    ("Control socket|ControlPath too long", "ssh cannot make its control socket: set TMPDIR to a folder with a short name"),
+)  # fmt: skip
+"""What ssh says, as regular expressions, and what that means to people."""
+
+FAILED = (
+    ("No space left on device", "its disk is full. Free some space there"),
+    ("Read-only file system", "its disk is read-only"),
+    ("sudo:.*password", "sudo needs a password there. Allow it without one (NOPASSWD), or connect as root"),
+    ("sudo: not found|sudo: command not found", "it has no sudo, and its user is not root. Connect as root"),
+    ("is not in the sudoers|not allowed to execute", "its user may not use sudo. Allow it, or connect as root"),
+    ("Could not get lock|Unable to acquire the dpkg", "another program is installing packages there. Try again later"),
+)  # fmt: skip
+
+
+class BoardError(Exception):
+    """A board that cannot be reached, or on which a step failed: in words, as the end of a sentence about the board."""
+
+
+class Sessions:
+    """Connections to boards from several threads, and the folder for their sockets; leaving the context ends all of them."""
+
+    def __init__(self) -> None:
+        self.program = shutil.which("ssh")
+        self._over = threading.Event()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._opened = 0
+
+    def __enter__(self) -> "Sessions":
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecnn-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._over.set()
+            for process in self._running:
+                with contextlib.suppress(OSError):
+                    process.kill()
+
+    def start(self, arguments: list[str], stdin: BinaryIO | int = DEVNULL) -> subprocess.Popen[bytes]:
+        """Start ssh. BoardError if it is not installed or all is over."""
+        with self._lock:
+            if self.program is None:
+                raise BoardError("this machine has no ssh: apt-get install openssh-client")
+            if self._over.is_set():
+                raise BoardError("stopped")
+            process = subprocess.Popen([self.program, *arguments], stdin=stdin, stdout=PIPE, stderr=PIPE)
+            self._running.add(process)
+            return process
+
+    def ended(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        with self._lock:
+            self._running.discard(process)
+
+    @contextlib.contextmanager
+    def connect(self, host: str) -> Iterator["Board"]:
+        """Open a connection that all commands of the block share. BoardError if it does not come up."""
+        with self._lock:
+            self._opened += 1
+            control = Path(self._folder.name) / str(self._opened)
+        options = [f"-o{name}={value}" for name, value in OPTIONS.items()]
+        master = self.start([*options, "-oControlMaster=yes", "-S", str(control), "-N", "--", host])
+        try:
+            deadline = time.monotonic() + OPEN_S
+            while not control.exists():
+                if master.poll() is not None:
+                    raise BoardError(unreachable(host, master.communicate()[1].decode(errors="replace")))
+                if time.monotonic() > deadline:
+                    raise BoardError(f"no connection within {OPEN_S} s")
+                time.sleep(0.02)
+            yield Board(host, self, [*options, "-oControlMaster=no", "-S", str(control)])
+        finally:
+            self.ended(master)
+
+
+class Board:
+    """A board with an open connection. `sent` and `received` count the bytes that its commands carried."""
+
+    def __init__(self, host: str, sessions: Sessions, options: list[str]) -> None:
+        self.host = host
+        self.sent = self.received = 0
+        self._sessions, self._options = sessions, options
+
+    def run(self, script: str, stdin: bytes | Path = b"", *, limit_s: float = 900) -> Finished:
+        """Run a script of the shell on the board, as root.
+
+        Args:
+            script: what sh reads.
+            stdin: bytes, or a file, that the script may read.
+            limit_s: seconds that it may take.
+
+        Raises:
+            BoardError: if the connection breaks, or the script fails for a reason that has words of its own, such as a full disk.
+        """
+        command = shlex.join(["sh", "-c", AS_ROOT, "sh", script])
+        self.sent += len(command) + (len(stdin) if isinstance(stdin, bytes) else stdin.stat().st_size)
+        with stdin.open("rb") if isinstance(stdin, Path) else contextlib.nullcontext(PIPE) as source:
+            process = self._sessions.start([*self._options, "--", self.host, command], source)
+            try:
+                out, err = process.communicate(stdin if isinstance(stdin, bytes) else None, limit_s)
+            except subprocess.TimeoutExpired:
+                raise BoardError(f"a step took longer than {limit_s:g} s") from None
+            finally:
+                self._sessions.ended(process)
+        self.received += len(out) + len(err)
+        said = err.decode(errors="replace")
+        if process.returncode in (255, -9):
+            raise BoardError("the connection broke")
+        if process.returncode and (meaning := first_meaning(FAILED, said)):
+            raise BoardError(meaning)
+        return Finished(process.returncode, out.decode(errors="replace"), said)
+
+    def must(self, what: str, script: str, stdin: bytes | Path = b"") -> str:
+        """Run a script as root and return what it printed; BoardError with `what` and its last words if it fails."""
+        done = self.run(script, stdin)
+        if done.code:
+            raise BoardError(f"{what} failed: {last_line(done.err or done.out) or done.how}")
+        return done.out
+
+
+def unreachable(host: str, said: str) -> str:
+    return first_meaning(UNREACHABLE, said, host=host) or f"ssh says: {last_line(said) or 'nothing'}"
+
+
+def first_meaning(meanings: tuple[tuple[str, str], ...], said: str, **words: str) -> str | None:
+    for pattern, meaning in meanings:
+        if match := re.search(pattern, said):
+            return printable(meaning.format(*match.groups(), **words))
+    return None
+
+
+def last_line(text: str) -> str:
+    return printable(next(iter(text.strip().splitlines()[::-1]), ""))[:300]

@@ -1,0 +1,82 @@
+"""What boards say of their updates, gathered by ssh."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgecnn.device.update import SCHEMA
+from edgecnn.errors import first_line
+from edgecnn.fleet.ssh import BoardError, Sessions, last_line
+
+HEADINGS = ("board", "channel", "in use", "last good check", "problem")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """A board's status, or why there is none: `problem` is "" if there is one."""
+
+    host: str
+    problem: str = ""
+    status: Mapping[str, Any] | None = None
+
+
+def gather(host: str, sessions: Sessions) -> Gathered:
+    """Ask a board for its status."""
+    try:
+        with sessions.connect(host) as board:
+            done = board.run("edgecnn update status --json", limit_s=120)
+            if done.code:
+                raise BoardError(f"edgecnn update status failed: {last_line(done.err) or done.how}")
+            return Gathered(host=host, status=read_status(done.out))
+    except BoardError as error:
+        return Gathered(host=host, problem=str(error))
+
+
+def read_status(text: str) -> dict[str, Any]:
+    """Return what `edgecnn update status --json` printed on a board. BoardError if it is not that."""
+    try:
+        status = json.loads(text)
+        if status is None:
+            raise BoardError("it has not looked for a release yet")
+        if status["schema"] != SCHEMA:
+            raise ValueError(f"schema {status['schema']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BoardError(
+            f"edgecnn update status there answers something else: {last_line(first_line(error))}"
+        ) from None
+    return status
+
+
+def in_use(status: Mapping[str, Any]) -> str:
+    """Return which release a board has in use, in words."""
+    slot = status.get("in_use")
+    if not isinstance(slot, Mapping):
+        return "no release"
+    return f"{slot.get('name')} serial {slot.get('serial')} {slot.get('state')}"
+
+
+def age(seconds: Any) -> str:
+    """Return how long ago something was, in words."""
+    if not isinstance(seconds, int | float):
+        return "never"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def row(found: Gathered) -> tuple[str, ...]:
+    """Return a board as a row under HEADINGS."""
+    if found.status is None:
+        return found.host, "-", "-", "-", found.problem
+    status = found.status
+    bad = status.get("bad") or {}
+    problems = [status.get("reason"), *(f"{name[:12]} is bad: {why}" for name, why in bad.items())]
+    return (
+        found.host,
+        str(status.get("channel")),
+        in_use(status),
+        age(status.get("age_s")),
+        "; ".join(filter(None, problems)) or "-",
+    )

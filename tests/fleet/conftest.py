@@ -1,0 +1,118 @@
+"""Boards with ssh servers of Debian's, each in namespaces of its own: its own root, disk, processes and host key."""
+
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+SSHD = """ListenAddress 127.0.0.1:{port}
+HostKey /etc/ssh/host
+AuthorizedKeysFile /etc/ssh/authorized_keys
+StrictModes no
+UsePAM no
+PidFile none
+"""
+HOST = """Host {name}
+    HostName 127.0.0.1
+    Port {port}
+    User {user}
+    IdentityFile {folder}/key
+    IdentitiesOnly yes
+    UserKnownHostsFile {folder}/known
+    ProxyCommand {python} {count} {folder}/{name}/bytes %h %p
+"""
+USERS = {"root": "", "pi": "pi ALL=(ALL) NOPASSWD: ALL\n", "guest": "guest ALL=(ALL) ALL\n"}
+"""Who may log in to a board, and what sudo lets them do."""
+
+
+class Boards:
+    """Boards in a folder. `config` is ssh's, which knows each by its name, and its host key."""
+
+    def __init__(self, folder, config, spawn):
+        self.folder, self.config, self._spawn = folder, config, spawn
+        self._processes, self.ports = {}, {}
+        self.keygen(folder / "key")
+
+    def keygen(self, path):
+        path.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True, input=b"y\n")
+
+    def make(self, name, user="root", size="300m"):
+        """Make a board, and switch it on."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.ports[name] = port = free.getsockname()[1]
+        folder = self.folder / name
+        (folder / "etc/ssh").mkdir(parents=True)
+        (folder / "etc/ssh/sshd_config").write_text(SSHD.format(port=port))
+        shutil.copy(self.folder / "key.pub", folder / "etc/ssh/authorized_keys")
+        (folder / "sudoers").write_text("root ALL=(ALL) ALL\n" + USERS[user])
+        host = HOST.format(
+            name=name, port=port, user=user, folder=self.folder, python=sys.executable, count=HERE / "count.py"
+        )
+        with self.config.open("a") as config:
+            config.write(host)
+        self.keygen(folder / "etc/ssh/host")
+        self.trust(name)
+        self.on(name, size)
+
+    def trust(self, name):
+        """Have ssh know a board's host key, and no other one of it."""
+        known, host = self.folder / "known", f"[127.0.0.1]:{self.ports[name]} "
+        lines = known.read_text().splitlines(True) if known.exists() else []
+        lines = [line for line in lines if not line.startswith(host)]
+        known.write_text("".join([*lines, host + (self.folder / name / "etc/ssh/host.pub").read_text()]))
+
+    def new_key(self, name):
+        """Give a board another host key; return what makes ssh know it."""
+        self.keygen(self.folder / name / "etc/ssh/host")
+        return functools.partial(self.trust, name)
+
+    def on(self, name, size="300m"):
+        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", HERE / "board.sh"]
+        with (self.folder / name / "log").open("ab") as log:
+            self._processes[name] = self._spawn([*command, self.folder / name, size], stderr=log, stdout=log)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self._processes[name].poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.ports[name])).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        pytest.fail(f"{name} did not come up: {(self.folder / name / 'log').read_text()}")
+
+    def off(self, name):
+        """Cut a board's power: its disk is in memory, and gone."""
+        os.killpg(self._processes[name].pid, signal.SIGKILL)
+        self._processes[name].wait()
+
+    def run(self, name, command):
+        """Run a command on a board and return what it printed."""
+        done = subprocess.run(["ssh", name, command], capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {command}: {done.stderr}"
+        return done.stdout
+
+    def counted(self, name):
+        """Return how many bytes have passed to and from a board since this was called last."""
+        path = self.folder / name / "bytes"
+        total = sum(map(int, path.read_text().split())) if path.exists() else 0
+        path.unlink(missing_ok=True)
+        return total
+
+
+@pytest.fixture
+def boards(tmp_path, spawn, ssh_config):
+    """Boards yet to be made, which ssh knows."""
+    if os.geteuid():
+        pytest.skip("only root can make the boards' namespaces")
+    (tmp_path / "boards").mkdir()
+    return Boards(tmp_path / "boards", ssh_config, spawn)

@@ -1,0 +1,115 @@
+"""`edgecnn deploy` to five ssh servers: the first time, again, and what fails on one of them while the others go on."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.needs("sshd", "sudo", "unshare", package="openssh-server sudo")
+
+MOST_BYTES = 10_000
+"""What a command may carry to and from a board that has everything."""
+
+HANDSHAKE_BYTES = 10_000
+"""What ssh itself needs for a connection; 7,500 were seen."""
+
+
+@pytest.fixture
+def deploy(edgecnn):
+    """Deploy to some boards, and return the exit code and what became of each."""
+
+    def deploy(*arguments):
+        done = edgecnn("deploy", *arguments, "--json")
+        return done.code, {line["host"]: line for line in map(json.loads, done.out.splitlines())}
+
+    return deploy
+
+
+@pytest.mark.slow
+def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp_path):
+    release("photos", 1)
+    boards.make("door")
+    boards.make("gate", user="pi")
+    boards.make("barn", size="60m")
+    boards.make("shed")
+    boards.make("yard")
+    boards.off("shed")
+    known = boards.new_key("shed")
+    boards.on("shed")
+    boards.off("yard")
+    names = ("door", "gate", "barn", "shed", "yard")
+
+    code, first = deploy(*names)
+    assert code == 22
+    assert {name: first[name]["problem"] for name in names} == {
+        "door": "",
+        "gate": "",
+        "barn": "its disk is full. Free some space there",
+        "shed": f"its host key is not the one in {boards.folder}/known, line 4. If the board was installed anew, remove that line; if not, "
+        "another machine answers in its name",
+        "yard": "it is on the network, and no ssh server answers there",
+    }  # fmt: skip
+    assert all(serial_in_use(first[name]) == 1 and first[name]["installed"] for name in ("door", "gate"))
+    assert boards.run("barn", "ls -A /opt/edgecnn-versions /var/tmp") == "/opt/edgecnn-versions:\n\n/var/tmp:\n"
+
+    for name in names:
+        boards.counted(name)
+    code, again = deploy("door", "gate")
+    assert code == 0
+    for name in ("door", "gate"):
+        payload = again[name]["sent_bytes"] + again[name]["received_bytes"]
+        assert (again[name]["installed"], again[name]["files"]) == ("", 0)
+        assert payload < MOST_BYTES and boards.counted(name) < payload + HANDSHAKE_BYTES
+
+    release("photos", 2)
+    known()
+    boards.on("yard")
+    boards.run("barn", "mount -o remount,size=300m /")
+    code, last = deploy(*names)
+    assert code == 0 and [serial_in_use(last[name]) for name in names] == [2] * 5
+    assert [last[name]["installed"] != "" for name in names] == [False, False, True, True, True]
+    copy = boards.run("door", "cd /var/lib/edgecnn-deploy; find . -type f").split()
+    assert len(copy) == 5 and [name[-17:] for name in copy if "targets/" in name] == [".photos-2.edgecnn"], (
+        "old files stay"
+    )
+
+    (tmp_path / "boards.txt").write_text("\n".join(names))
+    boards.off("yard")
+    asked = edgecnn("release", "status", "--hosts", "boards.txt")
+    assert asked.code == 22 and asked.out.count("photos serial 2 pending") == 4
+    assert asked.out.splitlines()[6].endswith("it is on the network, and no ssh server answers there")
+    gathered = json.loads(edgecnn("release", "status", "--hosts", "boards.txt", "--json").out)
+    assert [board["host"] for board in gathered] == list(names) and serial_in_use(gathered[0]) == 2
+
+
+def serial_in_use(outcome):
+    return outcome["status"]["in_use"]["serial"]
+
+
+def test_who_may_not_become_root_and_whose_key_nobody_knows(boards, release, deploy):
+    release("photos", 1)
+    boards.make("door", user="guest")
+    boards.make("gate")
+    (boards.folder / "known").write_text("")
+    boards.trust("door")
+    code, done = deploy("door", "gate", "elsewhere.invalid")
+    assert code == 22
+    assert {name: outcome["problem"] for name, outcome in done.items()} == {
+        "door": "sudo needs a password there. Allow it without one (NOPASSWD), or connect as root",
+        "gate": "this machine does not know its host key. Connect once by hand, and compare it: ssh gate",
+        "elsewhere.invalid": "no machine has this name",
+    }
+
+
+def test_a_repository_that_is_none_and_options_that_are_wrong_reach_no_board(edgecnn, release, tmp_path):
+    release("photos", 1)
+    (tmp_path / "service.toml").write_text("tresh = 1\n")
+    for arguments, said in (
+        (("--repo", tmp_path), "is not a repository of releases"),
+        (("--channel", "gate"), "releases has no channel gate. Known: door."),
+        (("--options", "service.toml"), "service.toml: unknown key tresh"),
+        (("--deb", "service.toml"), "service.toml is not a Debian package"),
+        (("-oProxyCommand=reboot",), "No such option"),
+        (("--", "-oProxyCommand=reboot"), "is not a host"),
+    ):
+        done = edgecnn("deploy", "door", *arguments)
+        assert done.code != 0 and said in " ".join(done.err.split()), done.err
