@@ -1,6 +1,7 @@
 """A board by ssh: OpenSSH's own program, with the user's configuration, keys, agent, known hosts and jump hosts."""
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -9,9 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import BinaryIO
+from typing import IO
 
 from edgecnn.labels import printable
 from edgecnn.runtime.child import Finished
@@ -31,6 +33,9 @@ OPTIONS = {
     "ServerAliveInterval": "15",
 }
 """What differs from the user's configuration: nobody answers a prompt, and many boards are reached at once."""
+
+MAX_ANSWER_BYTES = 1 << 20
+"""What is kept of a board's answer: somebody else may have taken it over."""
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c "$1"; fi'
 
@@ -91,7 +96,7 @@ class Sessions:
                 with contextlib.suppress(OSError):
                     process.kill()
 
-    def start(self, arguments: list[str], stdin: BinaryIO | int = DEVNULL) -> subprocess.Popen[bytes]:
+    def start(self, arguments: list[str], stdin: IO[bytes] | int = DEVNULL) -> subprocess.Popen[bytes]:
         """Start ssh. BoardError if it is not installed or all is over."""
         with self._lock:
             if self.program is None:
@@ -149,16 +154,25 @@ class Board:
             BoardError: if the connection breaks, or the script fails for a reason that has words of its own, such as a full disk.
         """
         command = shlex.join(["sh", "-c", AS_ROOT, "sh", script])
-        self.sent += len(command) + (len(stdin) if isinstance(stdin, bytes) else stdin.stat().st_size)
-        with stdin.open("rb") if isinstance(stdin, Path) else contextlib.nullcontext(PIPE) as source:
+        with stdin.open("rb") if isinstance(stdin, Path) else tempfile.TemporaryFile() as source:
+            if isinstance(stdin, bytes):
+                source.write(stdin)
+                source.seek(0)
+            self.sent += len(command) + os.fstat(source.fileno()).st_size
             process = self._sessions.start([*self._options, "--", self.host, command], source)
-            try:
-                out, err = process.communicate(stdin if isinstance(stdin, bytes) else None, limit_s)
-            except subprocess.TimeoutExpired:
-                raise BoardError(f"a step took longer than {limit_s:g} s") from None
-            finally:
-                self._sessions.ended(process)
+        late = threading.Timer(limit_s, process.kill)
+        late.start()
+        try:
+            out, err = answer_of(process)
+        finally:
+            finished = late.is_alive()
+            late.cancel()
+            self._sessions.ended(process)
         self.received += len(out) + len(err)
+        if not finished:
+            raise BoardError(f"a step took longer than {limit_s:g} s")
+        if max(len(out), len(err)) >= MAX_ANSWER_BYTES:
+            raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
         said = err.decode(errors="replace")
         if process.returncode in (255, -9):
             raise BoardError("the connection broke")
@@ -172,6 +186,20 @@ class Board:
         if done.code:
             raise BoardError(f"{what} failed: {last_line(done.err or done.out) or done.how}")
         return done.out
+
+
+def answer_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Return what a process writes to standard output and standard error; one that writes too much of the first is ended."""
+    assert process.stdout and process.stderr
+    with ThreadPoolExecutor(1) as other:
+        errors = other.submit(process.stderr.read, MAX_ANSWER_BYTES)
+        out = process.stdout.read(MAX_ANSWER_BYTES)
+        if len(out) >= MAX_ANSWER_BYTES:
+            process.kill()
+        err = errors.result()
+    if max(len(out), len(err)) < MAX_ANSWER_BYTES:
+        process.wait()
+    return out, err
 
 
 def unreachable(host: str, said: str) -> str:

@@ -1,6 +1,7 @@
 """`edgecnn deploy` to five ssh servers: the first time, again, and what fails on one of them while the others go on."""
 
 import json
+import shlex
 
 import pytest
 
@@ -98,6 +99,27 @@ def test_who_may_not_become_root_and_whose_key_nobody_knows(boards, release, dep
         "gate": "this machine does not know its host key. Connect once by hand, and compare it: ssh gate",
         "elsewhere.invalid": "no machine has this name",
     }
+
+
+def test_what_a_board_says_is_hostile(boards, edgecnn, tmp_path):
+    boards.make("door")
+    (tmp_path / "boards.txt").write_text("door\n")
+    slot = {"name": "\x1b[2J", "serial": 1, "state": "good"}
+    status = json.dumps({"schema": "edgecnn.update/1", "channel": "door", "in_use": slot, "age_s": 7200})
+    for program, code, said in (
+        ("yes", 22, "it answers with more than 1,048,576 bytes"),
+        ("echo null", 22, "it has not looked for a release yet"),
+        ("echo '[[[['", 22, "edgecnn update status there answers something else"),
+        ('echo \'{"schema": "edgecnn.update/9"}\'', 22, "answers something else: schema 'edgecnn.update/9'"),
+        ("echo broken >&2; exit 3", 22, "edgecnn update status failed: broken"),
+        (f"echo {shlex.quote(status)}", 0, "\\x1b[2J serial 1 good"),
+    ):
+        script = shlex.quote(f"#!/bin/sh\n{program}\n")
+        boards.run(
+            "door", f"mkdir -p /usr/local/bin; cd /usr/local/bin; printf %s {script} > edgecnn; chmod 755 edgecnn"
+        )
+        asked = edgecnn("release", "status", "--hosts", "boards.txt")
+        assert asked.code == code and said in asked.out and "\x1b" not in asked.out, asked.out
 
 
 def test_a_repository_that_is_none_and_options_that_are_wrong_reach_no_board(edgecnn, release, tmp_path):
