@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,8 +132,9 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
             made["installed"] = plan.software.install(board, found)
             if made["installed"]:
                 progress(host, f"installed {made['installed']}")
-            made["files"] = bring(board, found, plan)
-            if found.systemd and made["installed"] and not found.package:
+            brought = bring(board, found, plan)
+            made["files"] = len(brought)
+            if found.systemd and (made["installed"] or SERVICE in brought):
                 board.must("starting the service", "edgecnn service install >&2")
             made["status"] = update(board)
     except BoardError as error:
@@ -143,8 +144,8 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
     return Outcome(host=host, seconds=round(time.monotonic() - started, 3), **made)
 
 
-def bring(board: Board, found: Look, plan: Plan) -> int:
-    """Write the files that a board lacks, take away what of its copy of the repository is old, and return how many are new."""
+def bring(board: Board, found: Look, plan: Plan) -> Collection[str]:
+    """Write the files that a board lacks, take away what of its copy of the repository is old, and return the paths of the new ones."""
     files: dict[str, bytes | Path] = {
         path: content for path, content in plan.configuration.items() if found.hashes.get(path) != sha256(content)
     }
@@ -158,9 +159,7 @@ def bring(board: Board, found: Look, plan: Plan) -> int:
         script = PUT_FILES.format(repository=REPOSITORY) + script
     if script:
         board.must("writing files", script, tar({path.lstrip("/"): content for path, content in files.items()}))
-    if found.systemd and SERVICE in files:
-        board.must("starting the service", "edgecnn service install >&2")
-    return len(files)
+    return files.keys()
 
 
 def update(board: Board) -> dict[str, Any]:

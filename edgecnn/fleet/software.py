@@ -107,6 +107,8 @@ class Package:
         if path is None:
             has = look.architecture or "no Debian"
             raise BoardError(f"it is {has}, and --deb names a package for {', '.join(self._paths)}")
+        if look.link:
+            raise BoardError(f"it has a virtual environment, {LINK}. Remove that, or deploy without --deb")
         digest = self._digests[path]
         if look.package == f"installed {self._versions[path]}" and look.packed == digest:
             return ""
@@ -123,6 +125,8 @@ class Wheels:
 
     def install(self, board: Board, look: Look) -> str:
         platform = platform_of(look)
+        if look.package.startswith("installed"):
+            raise BoardError("it has the Debian package. Deploy that with --deb, or remove it: apt remove edgecnn")
         if look.foreign:
             raise BoardError(f"{LINK} there is not a link that deploy has made. Move it away")
         with self._lock:  # pip for one kind of board at a time, and once for each

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from edgecnn.runtime.default import shipped_bundle
 CHANNEL = "door"
 WAVES = (5, 25, 100)
 CHECKS_A_DAY = 24
+HEADINGS = ("check", "boards with it after that", "requests a board", "bytes a board", "CPU s a board")
 OPTIONS = 'source = "synthetic:32x32?frames=6"\ngood_after = 3\n'
 
 FAULT = """\
@@ -202,18 +203,32 @@ def main() -> None:
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as name:
         report = measure(Fleet(Path(name), arguments.boards, arguments.faulty))
-    rows = [
+    finish(arguments.out, report, HEADINGS, rows(report))
+    print(sentence(report))
+
+
+def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the phases of a report as rows under HEADINGS."""
+    return [
         (
             item["phase"],
-            f"{item['boards']}",
-            f"{item['seconds']:.0f}",
-            f"{item['requests_per_board']:.2f}",
+            f"{item['boards']} of {report['boards']}",
+            f"{item['requests_per_board']:.1f}",
             f"{item['bytes_per_board']:,.0f}",
+            f"{item['update_cpu_seconds']:.1f}",
         )
         for item in report["phases"]
     ]
-    finish(arguments.out, report, ("phase", "boards with it", "seconds", "requests a board", "bytes a board"), rows)
-    print(f"in use: {report['in_use']}; asked by release status --hosts in {report['status_seconds']:.0f} s")
+
+
+def sentence(report: Mapping[str, Any]) -> str:
+    """Return what else a report says, for people."""
+    in_use = ", ".join(f"{count} serial {text}" for text, count in sorted(report["in_use"].items(), reverse=True))
+    return (
+        f"In use at the end: {in_use}. A quiet day of {CHECKS_A_DAY} checks: {report['quiet_day_bytes_per_board']:,.0f} bytes a board. "
+        f"`release status --hosts` asked {report['boards']} boards in {report['status_seconds']:.0f} s. {report['machine']}, which other "
+        "programs used at the same time."
+    )
 
 
 def measure(fleet: Fleet) -> dict[str, Any]:
