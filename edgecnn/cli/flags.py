@@ -1,4 +1,4 @@
-"""Flags made from the settings of a stream: a command's parameter that is a group of settings becomes a flag for each of them."""
+"""Flags made from groups of settings: a command's parameter that is a group becomes a flag for each of its settings."""
 
 import dataclasses
 import functools
