@@ -72,10 +72,15 @@ class Struct:
         return f"{kind.__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
+        return type(self) is type(other) and _values(self) == _values(other)
 
     def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
+        return hash(_values(self))
+
+
+def _values(struct: Any) -> tuple[Any, ...]:
+    kind: type = type(struct)
+    return tuple(getattr(struct, name) for name in fields_of(kind))
 
 
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
