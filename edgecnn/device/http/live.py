@@ -66,6 +66,7 @@ class Live(Consumer):
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._newest: tuple[str, tuple[int, int]] | None = None
         self._frame: FrameResult | None = None
+        self._unseen = False
         self._size: tuple[int, int] | None = None
         self._looking = False
         self._shown_at = 0.0
@@ -77,7 +78,7 @@ class Live(Consumer):
     def take(self, item: Item) -> Iterable[Event]:
         self._source = item.source
         if isinstance(item, FrameResult):
-            self._frame = item
+            self._frame, self._unseen = item, True
             self._decisions[item.decision] += 1
             self._late[item.decision] += 1
             self._newest = result_line(item, self._model, self._region), self._size_of(item.image)
@@ -110,7 +111,7 @@ class Live(Consumer):
         """Send what waits, hear whether somebody looks, and start a server that has ended again."""
         with contextlib.suppress(OSError):
             while message := self._link.recv(MOST_BYTES):
-                self._looking = message == LOOK
+                self._looking = self._unseen = message == LOOK
                 self._shown_at = 0.0
                 self._show()
         self._flush()
@@ -185,12 +186,11 @@ class Live(Consumer):
                 self._late.clear()
 
     def _show(self) -> None:
-        """Share the newest frame, if somebody looks and the last one is old enough."""
-        now = time.monotonic()
-        if not self._looking or self._frame is None or now - self._shown_at < 1 / PICTURES_PER_S:
+        """Share the newest frame, if somebody looks who has not seen it, and the last one is old enough."""
+        now, result = time.monotonic(), self._frame
+        if not (self._looking and self._unseen) or result is None or now - self._shown_at < 1 / PICTURES_PER_S:
             return
-        self._shown_at = now
-        result, self._frame = self._frame, None
+        self._shown_at, self._unseen = now, False
         image = result.image
         if isinstance(image, np.ndarray) and (step := max(image.shape) // PREVIEW_SIDE) > 1:
             image = image[::step, ::step]

@@ -18,6 +18,7 @@ from edgecnn.device.http.door import open_door
 from edgecnn.device.http.link import Opening
 from edgecnn.device.http.live import REPLAYED, Live
 from edgecnn.device.http.opening import model_facts
+from edgecnn.device.http.viewers import LINGER_S
 from edgecnn.device.stream.events import CameraOpenedEvent, ProblemEvent
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Http
@@ -50,6 +51,13 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(serve):
     with urllib.request.urlopen(f"{serving.url}/v1/stream.mjpeg", timeout=10) as stream:
         parts = stream.read(20_000).split(b"--edgecnn-frame\r\n")
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
+
+
+def test_the_picture_of_a_slow_camera_is_there_for_who_comes_later_too(serve):
+    serving = serve("synthetic:64x48?fps=0.01", "--warm-up", "0").ready()
+    for wait_s in (0.0, LINGER_S + 0.5):  # by then nobody looks any more
+        time.sleep(wait_s)
+        assert serving.ask("/v1/frame.jpg")[0] == 200
 
 
 def test_a_server_that_dies_comes_back_and_the_camera_loop_goes_on(serve):
