@@ -273,6 +273,7 @@ def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page
     from edgecnn.device.http.drift import Drift
     from edgecnn.device.http.opening import drift_facts
     from edgecnn.device.stream.settings import Settings
+    from edgecnn.files import write_atomic
     from edgecnn.runtime.classifier import Classifier
 
     classifier = Classifier.load(root / "models/digits/digits.edgecnn", region=REGION)
@@ -287,7 +288,7 @@ def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page
                 drift.take(line, time.time() + 3600 * hour + frame)
 
     pass_(-11 * 24, -2 * 24, 0.9)
-    drift.save()
+    write_atomic(drift.file, drift.dumped())
     serving = board().ready()
     browser.get(serving.url)
     page.until("accept", "Accept")
@@ -300,7 +301,7 @@ def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page
 
     drift.accept()
     pass_(-2 * 24, 0, 0.6)
-    drift.save()
+    write_atomic(drift.file, drift.dumped())
     browser.get(board().ready().url)
     page.until("notices", "Drift: the scores are not those of the week that you accepted.*lower, since")
 
