@@ -81,7 +81,9 @@ def test_the_page_stays_when_another_release_is_put_in_use(run, store, bundle, t
 
 
 def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
-    process = run("")
+    """A file of metrics needs none."""
+    metrics = tmp_path / "board.prom"
+    process = run(f'metrics_file = "{metrics}"\n')
 
     def status():
         with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
@@ -89,6 +91,7 @@ def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
 
     until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
     assert status()["Seccomp"].strip() == "2"
+    assert "\nedgecnn_camera_up " in until(lambda: metrics.exists() and metrics.read_text())
     code = "import socket; from edgecnn.device.service import network; print(network.close_network()); socket.socketpair(); socket.socket()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "\n" and "Address family not supported" in done.stderr
