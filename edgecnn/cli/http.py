@@ -1,7 +1,7 @@
 """The HTTP options of `edgecnn classify`: where the page and the API are, and who serves them."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.cli.console import note
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
 
-def listen(options: "Http") -> Door:
+def listen(options: "Http", say: Callable[[str], object] = note, warn: Callable[[str], object] = note) -> Door:
     """Open the port, and say where the page is; a usage error for options that are not valid, MissingExtraError without the packages."""
     require_packages("starlette", "uvicorn", "prometheus_client")
     if options.token_file is not None:
         note_if_shared(options.token_file)
     door = checked("--http", open_door, options)
-    note(f"page: {door.url}")
+    say(f"page: {door.url}")
     if door.is_wide_open:
-        note("warning: everybody who can reach this port sees what the camera sees (--http-open)")
+        warn("warning: everybody who can reach this port sees what the camera sees (--http-open)")
     return door
 
 

@@ -127,11 +127,11 @@ def fit_network(config: "Config", around: "Surroundings") -> bool:
     """Close the network unless the options need it; False if an earlier process closed it, which only a new start undoes."""
     from edgecnn.device.service import network
 
-    if config.needs_network:
-        if network.is_closed():
-            around.problem("network", "the options need it now; the service ends, for systemd to start it again.")
-            return False
-    elif why := network.close_network():
+    closed = network.is_closed()
+    if config.needs_network and closed:
+        around.problem("network", "the options need it now; the service ends, for systemd to start it again.")
+        return False
+    if not (config.needs_network or closed) and (why := network.close_network()):
         around.problem("network", f"it stays open: {why}.")
     return True
 
@@ -159,7 +159,8 @@ def pages(config: "Config", classifier: "Classifier", around: "Surroundings") ->
     try:
         if settings.http.address is None:
             return [make_metrics_file(settings, classifier, source)]
-        return [make_live(listen(settings.http), settings, classifier, {"strangers": config.strangers}, source)]
+        door = listen(settings.http, say=bool, warn=lambda text: around.problem("configuration", text))
+        return [make_live(door, settings, classifier, {"strangers": config.strangers}, source)]
     except typer.BadParameter as error:
         around.problem("configuration", f"no page: {error.message}")
     except ModuleNotFoundError as error:

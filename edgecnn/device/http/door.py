@@ -44,8 +44,8 @@ def open_door(options: Http) -> Door:
     token = read_token(options.token_file)
     if not (token or options.open or is_local(listen.host)):
         raise ValueError(
-            f"other machines can reach {listen.shown}, so clients need a token: name its file with --http-token-file, "
-            "or let everybody in with --http-open"
+            f"other machines can reach {listen.shown}, so clients need a token: name its file with --http-token-file, put it into "
+            f"{HTTP}TOKEN, or let everybody in with --http-open"
         )
     named = f"{options.hosts or ''},{listen.host}".lower().split(",")
     hosts = tuple(name.strip() for name in named if name.strip() and not is_number(name.strip()))

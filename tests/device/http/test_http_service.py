@@ -80,6 +80,13 @@ def test_the_page_stays_when_another_release_is_put_in_use(run, store, bundle, t
     assert TOKEN not in (tmp_path / "lines").read_text()
 
 
+def test_a_page_for_everybody_is_a_problem_in_the_journal(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "TOKEN", "")
+    run('http = "0.0.0.0:0"\nhttp_open = true\n')
+    until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
+    assert "everybody who can reach this port" in (tmp_path / "lines").read_text()
+
+
 def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
     """A file of metrics needs none."""
     metrics = tmp_path / "board.prom"
@@ -101,5 +108,6 @@ def test_options_that_cannot_be_met_leave_the_camera_running(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run(f'http = "{taken.getsockname()[1]}"\n')
         until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
+    assert all(line.startswith("{") for line in (tmp_path / "lines").read_text().splitlines())
     problem = next(line for line in (tmp_path / "lines").read_text().splitlines() if '"problem"' in line)
     assert "no page: 127.0.0.1:" in problem and "Address already in use" in problem
