@@ -32,7 +32,8 @@ TURN_S = 9.0
 SETTLED = (
     "return document.getElementById('picture').naturalWidth > 0 && document.getElementById('state').className === ''"
 )
-VIEWS = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
+VIEWS = {"wide": (1280, 900, "light", True), "narrow": (390, 844, "dark", False)}
+"""Width, height and theme of each picture, and whether it shows the whole page instead of the first screen."""
 
 
 @functools.cache
@@ -117,7 +118,7 @@ def hour_before(labels: list[str], source: str):
 
 
 def photograph(url: str, out: Path) -> None:
-    """Open the page and write a picture of all of it for each of VIEWS."""
+    """Open the page and write the pictures of VIEWS."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -135,11 +136,11 @@ def photograph(url: str, out: Path) -> None:
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        for name, (width, height, theme) in VIEWS.items():
+        for name, (width, height, theme, all_of_it) in VIEWS.items():
             media = [{"name": "prefers-color-scheme", "value": theme}]
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
             browser.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en-GB"})
-            for whole in (False, True):
+            for whole in (False, True)[: 1 + all_of_it]:
                 tall = browser.execute_script("return document.body.offsetHeight") if whole else height
                 size = {"width": width, "height": tall, "deviceScaleFactor": 1, "mobile": width < 500}
                 browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
