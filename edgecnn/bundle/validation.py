@@ -3,13 +3,12 @@
 import bisect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgecnn.errors import BundleError
-from edgecnn.tables import build, key
+from edgecnn.tables import Struct, build, key
 
 VALIDATION = "validation.json"
 SCHEMA = "edgecnn.validation/1"
@@ -20,8 +19,7 @@ BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 
 BINS = len(BOUNDS) + 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValidationScores:
+class ValidationScores(Struct):
     """The best scores of validation images, counted, and what a device decides of them.
 
     `counts` has the images whose score is in (the bound before, the bound], for each of BOUNDS and 1. `below` are the images below
