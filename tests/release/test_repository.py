@@ -195,6 +195,12 @@ def test_what_somebody_put_into_the_repository_is_not_signed(repository, add, he
     with pytest.raises(ReleaseError, match=r"2\.targets\.json is not what the repository's keys have signed"):
         operations.refresh(repository, held())
     targets.write_bytes(saved)
+    stamp = repository.metadata / "timestamp.json"
+    saved = stamp.read_bytes()
+    stamp.write_bytes(saved.replace(b'"version":2}', b'"version":1}', 1))
+    with pytest.raises(ReleaseError, match=r"timestamp\.json is not what the repository's keys have signed"):
+        operations.refresh(repository, held())
+    stamp.write_bytes(saved)
     operations.refresh(repository, held())
     older = copy(repository.folder)
     operations.refresh(repository, held(), "root")
@@ -350,6 +356,20 @@ def test_a_lost_key_is_replaced_by_the_others(repository, add, board, held, tmp_
         == ["door/photos-1.edgecnn", "door/photos-2.edgecnn"]
     )
     assert status(repository)["roles"]["root"]["threshold"] == 2
+
+
+@pytest.mark.parametrize("names", [["root-1", "root-2"], ["root-3", "root-2"]])
+def test_two_stolen_root_keys_that_are_not_lost_are_replaced_at_once(repository, add, board, held, names):
+    """The new root needs the signatures of two former keys and of two new ones."""
+    add(1)
+    early = board()
+    early.check(repository.folder)
+    former = set(repository.read().root.roles["root"].keyids)
+    operations.rotate(repository, held(), names)
+    assert len(former & set(repository.read().root.roles["root"].keyids)) == 1
+    early.check(repository.folder)
+    operations.refresh(repository, held(), "root")
+    assert early.check(repository.folder) == board().check(repository.folder)
 
 
 def test_a_forgotten_passphrase_is_a_lost_key(repository, add, board, held, tmp_path):
