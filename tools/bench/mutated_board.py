@@ -29,7 +29,7 @@ from edgecnn.files import sha256
 
 SHOWN = 5  # of what went wrong
 MAX_BYTES = 1 << 21
-PASSPHRASE = b"of a bench"
+PASSPHRASE = b"five words of a bench"
 
 HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 99, 2**31, 2**63, 10**4000, 0.5, float("inf"), float("nan"), "", "a" * 100_000, "\ud800", "../../etc/passwd",
