@@ -9,7 +9,7 @@ import typer
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.extras import missing_extra
 from edgecnn.cli.options import Json, check_choice, option
-from edgecnn.errors import OutputError
+from edgecnn.errors import OutputError, UpdateError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def update(
             from edgecnn.device.update.run import update
         except ModuleNotFoundError as error:
             lacking = missing_extra(error, "update")
-            with contextlib.suppress(OutputError):
-                status.write(board, options, "", str(lacking or error))
+            with contextlib.suppress(OutputError, UpdateError), board.locked():
+                status.write(board, options, board.identity(), str(lacking or error))
             raise lacking or error from None
         outcome = update(board, options, root)
         if outcome.user == "root":

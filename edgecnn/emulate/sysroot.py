@@ -69,7 +69,7 @@ def make_root(release: str, progress: debian.Progress, packages: Sequence[str], 
             progress(f"unpack Debian {release}", number, len(debs))
             debian.unpack([deb], folder)
         progress(f"unpack Debian {release}", len(debs), len(debs))
-        compile_all(folder / "usr" / "lib" / f"python{python}", folder, python, progress)
+        compile_all(folder / "usr" / "lib", folder, python, progress)
         described = [deb.name.removesuffix(".deb").split("_") for deb in debs]
         return {"versions": {name: version.replace("%3a", ":") for name, version, _ in described}}
 

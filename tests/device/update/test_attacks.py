@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgecnn.device.update import apart, client, fetchers, trust
-from edgecnn.device.update.fetch import Request, fetch
+from edgecnn.device.update import apart, trust
 from edgecnn.errors import UpdateError
 from edgecnn.runtime.engines import is_installed
 from edgecnn.tables import build
@@ -22,6 +21,9 @@ tuf = pytest.importorskip("tuf", reason="updates need the update extra")
 from tuf.api._payload import TargetFile, _DelegatorMixin  # noqa: E402
 from tuf.api.metadata import MetaFile, Signed  # noqa: E402
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet  # noqa: E402
+
+from edgecnn.device.update import client, fetchers  # noqa: E402
+from edgecnn.device.update.fetch import Request, fetch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

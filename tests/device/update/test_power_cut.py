@@ -16,10 +16,12 @@ import pytest
 from edgecnn.device.slots.choose import approve, choose
 from edgecnn.device.slots.disk import Disk
 from edgecnn.device.update import apart
-from edgecnn.device.update.fetch import Request, fetch
 from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.runtime.engines import is_installed
 from edgecnn.tables import build
+
+pytest.importorskip("tuf", reason="updates need the update extra")
+from edgecnn.device.update.fetch import Request, fetch
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -329,3 +331,35 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
 def test_two_updates_at_a_time(repository, board):
     with board.board.locked(), pytest.raises(UpdateError, match="another update of this board is running"):
         board.update(repository.folder)
+
+
+WITHOUT = """
+import sys
+sys.modules["tuf"] = None  # as where the extra is not installed
+sys.argv[0] = "edgecnn"
+from edgecnn.cli import main
+main()
+"""
+
+
+def run_without(*arguments):
+    return subprocess.run([sys.executable, "-c", WITHOUT, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_it(tmp_path):
+    prefix = ("--prefix", tmp_path / "board")
+    refused = run_without("update", "--from", tmp_path, "--channel", "door", *prefix)
+    assert refused.returncode == 28 and "[update]" in refused.stderr and "apt install python3-tuf" in refused.stderr
+    found = run_without("update", "status", "--json", *prefix)
+    assert found.returncode == 0 and "needs tuf" in json.loads(found.stdout)["reason"]
+    code = "import sys, edgecnn.device.update.status, edgecnn.device.mqtt.publisher, edgecnn.device.service.run; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tuf", "securesystemslib", "urllib3"} & set(loaded) and "edgecnn.device.update.status" in loaded
+
+
+def test_what_an_update_needs_is_5_mb_at_most():
+    pytest.importorskip("tuf", reason="updates need the update extra")
+    files = [file for name in ("tuf", "securesystemslib", "urllib3") for file in metadata.files(name)]
+    assert 1e6 < sum(file.size or 0 for file in files if file.suffix != ".pyc") < 5e6
+    own = Path(apart.__file__).parent
+    assert sum(path.stat().st_size for path in own.glob("*.py")) < 100_000
