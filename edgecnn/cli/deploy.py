@@ -41,7 +41,7 @@ def deploy(
         str,
         option(
             "Where the boards look for releases by themselves from now on.",
-            "only when you deploy",
+            "as before, or only when you deploy",
             SETUP,
             "--from",
             metavar="URL",
@@ -59,6 +59,9 @@ def deploy(
             metavar="FILE",
         ),
     ] = None,
+    replace_root: Annotated[
+        bool, option("Let boards that trust another repository trust this one.", "off", SETUP, "--replace-root")
+    ] = False,
     hosts_file: HostsFile = None,
     jobs: Jobs = 8,
     json: Annotated[bool, option("Print a JSON line for each board.", "off", None, "--json")] = False,
@@ -93,6 +96,7 @@ def deploy(
         offer=Offer(repo, channel),
         url=source,
         options=None if options is None else read_options(options),
+        replace_root=replace_root,
     )
     failed = total = 0
     with Sessions() as sessions:

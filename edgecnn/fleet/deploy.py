@@ -15,6 +15,7 @@ from edgecnn.fleet.look import CONFIGURED, REPOSITORY, Look, look
 from edgecnn.fleet.software import Software, tar
 from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
 from edgecnn.fleet.status import read_status
+from edgecnn.release.keys import ANCHOR, default_folder
 from edgecnn.release.repository import Repository
 
 ROOT, UPDATE, SERVICE = CONFIGURED
@@ -52,14 +53,16 @@ class File(NamedTuple):
 
 
 class Offer:
-    """What a repository has for the boards of a channel: the only one that it has, unless one is named. `trust` is the root's metadata.
+    """What a repository has for the boards of a channel: the only one that it has, unless one is named. `roots` are those it has had.
 
-    ReleaseError if the folder is not a repository, a signature in it is not valid, or it has no such channel.
+    ReleaseError if the folder is not a repository, a signature in it is not valid, or it has no such channel; also if it does not follow
+    from the root that its keys have seen, where these are in their default folder.
     """
 
     def __init__(self, folder: Path, channel: str | None = None) -> None:
         repository = Repository(folder)
-        state = repository.read()
+        seen = default_folder(folder) / ANCHOR
+        state = repository.read(seen.read_bytes() if seen.is_file() else None)
         targets = state.targets.signed.targets
         channels = sorted({path.partition("/")[0] for path in targets})
         if channel not in channels and (channel is not None or len(channels) != 1):
@@ -71,7 +74,7 @@ class Offer:
         names = [f"{root.signed.version}.root.json" for root in state.roots]
         names += [f"{state.snapshot.signed.version}.snapshot.json", f"{state.targets.signed.version}.targets.json"]
         metadata = [repository.metadata / name for name in (*names, "timestamp.json")]
-        self.trust = metadata[len(state.roots) - 1].read_bytes()
+        self.roots = [path.read_bytes() for path in metadata[: len(state.roots)]]
         self._metadata = {f"{REPOSITORY}/metadata/{path.name}": File(path, sha256_file(path)) for path in metadata}
         self._releases = {
             entry: File(repository.target_file(entry.path, entry.sha256), entry.sha256)
@@ -91,19 +94,32 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later ("" for their copy)."""
+    """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later, "" to leave that."""
 
     software: Software
     offer: Offer
     url: str = ""
     options: bytes | None = None
+    replace_root: bool = False
 
-    @property
-    def configuration(self) -> dict[str, bytes]:
-        source = json.dumps(self.url or REPOSITORY)
+    def configuration(self, found: Look) -> dict[str, bytes]:
+        """Return what a board lacks of its options, by their paths there. Without a `url` it looks where it did, or in its copy.
+
+        A root that it trusts is not replaced, since new ones follow from it. BoardError if it is another repository's.
+        """
+        source = json.dumps(self.url) if self.url else found.source or json.dumps(REPOSITORY)
         text = f"from = {source}\nchannel = {json.dumps(self.offer.channel)}\n"
-        files = {ROOT: self.offer.trust, UPDATE: text.encode()}
-        return files if self.options is None else {**files, SERVICE: self.options}
+        files = {ROOT: self.offer.roots[-1], UPDATE: text.encode()}
+        if self.options is not None:
+            files[SERVICE] = self.options
+        trusted = found.hashes.get(ROOT, "")
+        if trusted in [sha256(root) for root in self.offer.roots]:
+            del files[ROOT]
+        elif trusted and not self.replace_root:
+            raise BoardError(
+                f"{ROOT} there is not of this repository. If it should trust this one from now on: --replace-root"
+            )
+        return {path: content for path, content in files.items() if found.hashes.get(path) != sha256(content)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +163,9 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
 def bring(board: Board, found: Look, plan: Plan) -> Collection[str]:
     """Write the files that a board lacks, take away what of its copy of the repository is old, and return the paths of the new ones."""
     files: dict[str, bytes | Path] = {
-        path: content for path, content in plan.configuration.items() if found.hashes.get(path) != sha256(content)
+        path: content
+        for path, content in plan.configuration(found).items()
+        if found.hashes.get(path) != sha256(content)
     }
     kept = plan.offer.files(found.board)
     for path, source in kept.items():

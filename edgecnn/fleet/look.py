@@ -29,6 +29,7 @@ say wheels "$(cd {VERSIONS} && echo wheels-*)"
 [ -d {LINK} ] && [ ! -L {LINK} ] && say foreign yes
 [ -d /run/systemd/system ] && say systemd yes
 say board "$(sed -n 's/.*"id": "\([0-9a-f]*\)".*/\1/p' {TRUST}/board.json)"
+say source "$(sed -n 's/^from *= *//p' {CONFIGURED[1]} | head -n 1)"
 say hashes ''
 sha256sum {" ".join(CONFIGURED)}
 find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
@@ -37,7 +38,10 @@ find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What a board is and has. A text is "" for what it lacks; `board` is its id, `hashes` are SHA-256 of files by absolute path."""
+    """What a board is and has. A text is "" for what it lacks.
+
+    `board` is its id, `source` what update.toml has after `from =`, `hashes` are SHA-256 of files by absolute path.
+    """
 
     machine: str = ""
     bits: str = ""
@@ -51,6 +55,7 @@ class Look:
     foreign: str = ""
     systemd: str = ""
     board: str = ""
+    source: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
 
 

@@ -5,6 +5,9 @@ import shlex
 
 import pytest
 
+from edgecnn.errors import ReleaseError
+from edgecnn.files import sha256
+
 pytestmark = pytest.mark.needs("sshd", "sudo", "unshare", package="openssh-server sudo")
 
 MOST_BYTES = 10_000
@@ -65,7 +68,9 @@ def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp
     known()
     boards.on("yard")
     boards.run("barn", "mount -o remount,size=300m /")
+    boards.run("door", "sed -i 's#^from = .*#from = \"https://models.example.org/\"#' /etc/edgecnn/update.toml")
     code, last = deploy(*names)
+    assert boards.run("door", "cat /etc/edgecnn/update.toml").startswith('from = "https://models.example.org/"\n')
     assert code == 0 and [serial_in_use(last[name]) for name in names] == [2] * 5
     assert [last[name]["installed"] != "" for name in names] == [False, False, True, True, True]
     copy = boards.run("door", "cd /var/lib/edgecnn-deploy; find . -type f").split()
@@ -120,6 +125,33 @@ def test_what_a_board_says_is_hostile(boards, edgecnn, tmp_path):
         )
         asked = edgecnn("release", "status", "--hosts", "boards.txt")
         assert asked.code == code and said in asked.out and "\x1b" not in asked.out, asked.out
+
+
+def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, tmp_path):
+    from edgecnn.fleet.deploy import ROOT, UPDATE, Offer, Plan
+    from edgecnn.fleet.look import Look
+    from edgecnn.fleet.software import Wheels
+    from edgecnn.fleet.ssh import BoardError
+
+    release("photos", 1)
+    first = tmp_path / "releases/metadata/1.root.json"
+    assert edgecnn("release", "rotate", "root-1").code == 0
+    plan = Plan(software=Wheels(), offer=Offer(tmp_path / "releases"))
+    newest = plan.configuration(Look())[ROOT]
+    assert newest != first.read_bytes() and newest == (tmp_path / "releases/metadata/2.root.json").read_bytes()
+    old = Look(hashes={ROOT: sha256(first.read_bytes())}, source='"https://models.example.org/"')
+    assert plan.configuration(old) == {UPDATE: b'from = "https://models.example.org/"\nchannel = "door"\n'}
+    other = Look(hashes={ROOT: sha256(b"another")})
+    with pytest.raises(BoardError, match=r"root\.json there is not of this repository\. .*--replace-root"):
+        plan.configuration(other)
+    assert Plan(**{**vars(plan), "replace_root": True}).configuration(other)[ROOT] == newest
+
+    # a server's folder that has been replaced by another repository
+    (tmp_path / "releases").rename(tmp_path / "ours")
+    assert edgecnn("release", "init", "theirs").code == 0
+    (tmp_path / "theirs").rename(tmp_path / "releases")
+    with pytest.raises(ReleaseError, match="does not follow from that of the keys"):
+        Offer(tmp_path / "releases")
 
 
 def test_a_repository_that_is_none_and_options_that_are_wrong_reach_no_board(edgecnn, release, tmp_path):

@@ -124,3 +124,15 @@ def test_the_bench_of_a_gpu_runs_whole_on_the_cpu(root, tmp_path, tiny_network, 
         and page.count("\n| float16 |") == 2
         and "onnxruntime-gpu 1.31.1" in page
     )
+
+
+@pytest.mark.slow
+def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_back(root, tmp_path, monkeypatch):
+    """The bench ends with an error if a board has another release than it should."""
+    pytest.importorskip("tuf", reason="releases need the release extra")
+    pytest.importorskip("ai_edge_litert", reason="its answers are made wrong on one board")
+    bench = load_bench(root, monkeypatch, "fleet")
+    report = bench.measure(bench.Fleet(tmp_path, 10, 1))
+    assert report["in_use"] == {"2 good": 9, "1 good": 1}
+    quiet = report["phases"][-1]
+    assert (quiet["phase"], quiet["requests_per_board"]) == ("quiet check", 2.0) and quiet["bytes_per_board"] < 2000

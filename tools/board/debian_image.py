@@ -33,6 +33,9 @@ GUEST = Path(__file__).parent / "guest"
 ALTERNATIVES = ("blas", "lapack")
 """Libraries that Debian's alternatives link: their packages' scripts, which are not run here, would make the links."""
 
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+"""What the script of ca-certificates would make, and python3-requests reads, which Debian's python3-tuf imports."""
+
 DROPBEAR = """[Unit]
 Description=The board's ssh
 DefaultDependencies=no
@@ -88,7 +91,7 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
     )
     root = sysroot.keep(
         home / f"debian-{RELEASE}",
-        {"release": RELEASE, "packages": PACKAGES, "alternatives": ALTERNATIVES},
+        {"release": RELEASE, "packages": PACKAGES, "alternatives": ALTERNATIVES, "certificates": CERTIFICATES},
         lambda fresh: make_root(fresh, home, progress),
     )
     return DebianImage(kernel=kernel / "vmlinuz", modules=kernel / "modules.cpio.gz", root=root)
@@ -106,6 +109,8 @@ def make_root(folder: Path, home: Path, progress: debian.Progress) -> dict[str, 
     for name in ALTERNATIVES:
         for library in sorted((folder / "usr/lib/aarch64-linux-gnu" / name).glob("*.so.3")):
             (folder / "usr/lib/aarch64-linux-gnu" / library.name).symlink_to(f"{name}/{library.name}")
+    texts = [path.read_text(encoding="ascii") for path in sorted((folder / "usr/share/ca-certificates").rglob("*.crt"))]
+    (folder / CERTIFICATES).write_text("".join(texts), encoding="ascii")
     for name in ("passwd", "group"):
         master = (folder / f"usr/share/base-passwd/{name}.master").read_text(encoding="utf-8")
         (folder / "etc" / name).write_text(master.replace("root:*:", "root:x:"), encoding="utf-8")
