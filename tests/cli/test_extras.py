@@ -44,6 +44,14 @@ def test_a_broker_without_the_extra_is_one_line(root):
     assert result.stderr.rstrip().endswith("[mqtt]'")
 
 
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
+def test_a_page_without_the_extra_is_one_line(root, module):
+    result = without(root, module, "classify", "synthetic:8x8?frames=1", "--http", "0")
+    assert result.returncode == MissingExtraError.exit_code and "Traceback" not in result.stderr
+    assert f"needs {module}, which the base installation leaves out. For the page" in result.stderr
+    assert result.stderr.rstrip().endswith("[http]'")
+
+
 @pytest.mark.parametrize("module", ["edgecnn.networks", pytest.param("edgecnn.report.table", marks=pytest.mark.slow)])
 def test_any_other_missing_module_keeps_its_traceback(root, module):
     result = without(root, module)
