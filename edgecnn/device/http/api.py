@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 BOUNDARY = "edgecnn-frame"
 
-PICTURE_S = 2.0
+PICTURE_S = 10.0  # a slow board imports Pillow with the first one
 
 POSTED = "http"  # the source of an image that a client sent
 
@@ -40,7 +41,8 @@ def routes(site: Site) -> list[Route]:
         jpeg = await viewers.newest(PICTURE_S) if board.camera != "none" else None
         if jpeg is None:
             return no_camera() if board.camera == "none" else refusal(503, f"no picture came within {PICTURE_S:g} s.")
-        return Response(jpeg, media_type="image/jpeg")
+        taken = formatdate(viewers.ts, usegmt=True)  # which is long ago if the camera is lost
+        return Response(jpeg, media_type="image/jpeg", headers={"last-modified": taken})
 
     async def stream(request: Request) -> Response:
         if board.camera == "none":

@@ -34,16 +34,17 @@ class Viewers:
 
     async def newest(self, wait_s: float) -> bytes | None:
         """Return a picture that came while somebody looked, the next one within `wait_s` if there is none; None without one."""
-        fresh = self._looking
-        self._until = time.monotonic() + LINGER_S
+        self._count += 1
         self._attend()
-        asyncio.get_running_loop().call_later(LINGER_S + 0.1, self._attend)
-        if fresh and self.jpeg is not None:
-            return self.jpeg
         try:
-            await asyncio.wait_for(self._fresh.wait(), wait_s)
+            if self.jpeg is None:
+                await asyncio.wait_for(self._fresh.wait(), wait_s)
         except TimeoutError:
             return None
+        finally:
+            self._count -= 1
+            self._until = time.monotonic() + LINGER_S
+            asyncio.get_running_loop().call_later(LINGER_S + 0.1, self._attend)
         return self.jpeg
 
     async def stream(self) -> AsyncIterator[bytes]:

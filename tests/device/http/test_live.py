@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(serve):
     status, headers, jpeg = serving.ask("/v1/frame.jpg")
     assert (status, headers["content-type"]) == (200, "image/jpeg") and headers["cache-control"] == "no-store"
     assert Image.open(io.BytesIO(jpeg)).size == (48, 64)
+    assert abs(parsedate_to_datetime(headers["last-modified"]).timestamp() - time.time()) < 20
     with urllib.request.urlopen(f"{serving.url}/v1/stream.mjpeg", timeout=10) as stream:
         parts = stream.read(20_000).split(b"--edgecnn-frame\r\n")
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
