@@ -32,6 +32,9 @@ CAUSE = 1
 
 PERMUTATIONS = 4000
 
+LEFT_OUT = (0.2, 0.5)
+"""Shares of the pictures that are of the class that was left out."""
+
 CONDITIONS = (("low-light", 3), ("low-light", 5), ("defocus", 3), ("defocus", 5))
 
 KINDS: Mapping[str, Mapping[str, float]] = {
@@ -51,6 +54,17 @@ class Scores(NamedTuple):
     best: np.ndarray
     stranger: np.ndarray
     true: np.ndarray
+
+
+class Case(NamedTuple):
+    """Scores of the images; `after` of the images as they are once something has changed, None if nothing does.
+
+    With a `share`, those of the class that was left out come last in `after`, and take the place of that share of the others.
+    """
+
+    before: Scores
+    after: Scores | None = None
+    share: float = 0.0
 
 
 class Stream(NamedTuple):
@@ -89,7 +103,7 @@ def main() -> None:
     results = Results(out, context)
     for case in results.missing(images=cases, kind=KINDS):
         seed = [list(cases).index(case["images"]), list(KINDS).index(case["kind"])]
-        results.add(**case, **measured(case["kind"], *cases[case["images"]], arguments.streams, seed))
+        results.add(**case, **measured(case["kind"], cases[case["images"]], arguments.streams, seed))
     finish(out, {**context, "results": results.rows}, HEADINGS, map(line, results.rows))
 
 
@@ -104,24 +118,24 @@ def line(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def measured(kind: str, before: Scores, after: Scores | None, streams: int, seed: list[int]) -> Row:
+def measured(kind: str, case: Case, streams: int, seed: list[int]) -> Row:
     """Return in how many streams of a kind the alarm goes off, and after how many frames for half of them."""
     settings, delays, permuted = dict(KINDS[kind]), [], 0
     fps = settings.pop("fps", 5.0)
     start = (WEEK + CAUSE) * DAY
     for number in range(streams):
         random = np.random.default_rng([*seed, number])
-        stream = drawn(before.true, random, fps, **settings)
-        shares, values = by_hour(stream, before, after, start, random)
-        hour = first_alarm(shares, values)
-        if hour is not None and (after is None or hour > start):
+        stream = drawn(case.before.true, random, fps, **settings)
+        hours = by_hour(stream, case, start, random)
+        hour = first_alarm(*hours)
+        if hour is not None and (case.after is None or hour > start):
             delays.append(hour - start)
-        permuted += after is None and naive(values[:, :, 0].sum(axis=1), random)
+        permuted += case.after is None and naive(hours[1].sum(axis=1), random)
     half = sorted(delays + [np.inf] * (streams - len(delays)))[streams // 2]
-    hours = None if after is None or half == np.inf else float(half)
+    median = None if case.after is None or half == np.inf else float(half)
     return {
-        "streams": streams, "noticed": len(delays) / streams, "median_hours": hours,
-        "median_frames": hours and round(hours * 3600 * fps), "permuting_hours": permuted / streams if after is None else None,
+        "streams": streams, "noticed": len(delays) / streams, "median_hours": median,
+        "median_frames": median and round(median * 3600 * fps), "permuting_hours": permuted / streams if case.after is None else None,
     }  # fmt: skip
 
 
@@ -146,44 +160,41 @@ def drawn(true: np.ndarray, random: np.random.Generator, fps: float, mix: float,
 
 
 def by_hour(
-    stream: Stream, before: Scores, after: Scores | None, start: int, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `edgecnn.device.http.drift.means_of` does of each hour of a stream; from `start` on it is scored as `after`."""
-    figures = [part[stream.images] for part in before[:3]]
-    if after is not None:
-        late = stream.hours >= start
-        images = stream.images
-        if len(after.true) != len(before.true):  # pictures of the class that was left out take the place of some
-            share, new = LEFT_OUT_SHARE, np.arange(len(before.true), len(after.true))
-            swapped = random.permutation(len(before.true))[: round(share * len(before.true))]
-            other = np.arange(len(before.true))
-            other[swapped] = random.choice(new, len(swapped))
+    stream: Stream, case: Case, start: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `edgecnn.device.http.drift.means_of` does of each hour of a stream, which changes from the hour `start` on."""
+    figures = [part[stream.images] for part in case.before[:3]]
+    if case.after is not None:
+        late, known, images = stream.hours >= start, len(case.before.true), stream.images
+        if case.share:  # pictures of the class that was left out take the place of some
+            other = np.arange(known)
+            swapped = random.permutation(known)[: round(case.share * known)]
+            other[swapped] = random.integers(known, len(case.after.true), len(swapped))
             images = other[images]
-        figures = [np.where(late, part[images], figure) for part, figure in zip(after[:3], figures, strict=True)]
+        figures = [np.where(late, part[images], figure) for part, figure in zip(case.after[:3], figures, strict=True)]
     bins, best, stranger = figures
     hours = (WEEK + DAYS) * DAY
     key = stream.hours * GROUPS + best
-    frames, level, strangers = (
+    frames, level = (
         np.bincount(key, weights, hours * GROUPS).reshape(hours, GROUPS)
-        for weights in (stream.frames, stream.frames * bins, stream.frames * stranger)
+        for weights in (stream.frames, stream.frames * bins)
     )
-    whole = frames.sum(axis=1)[:, np.newaxis]
-    return frames / whole, np.stack([level / whole, strangers / whole], axis=2)
+    whole = frames.sum(axis=1)
+    strangers = np.bincount(stream.hours, stream.frames * stranger, hours) / whole
+    return frames / whole[:, np.newaxis], level / whole[:, np.newaxis], strangers
 
 
-LEFT_OUT_SHARE = 0.2
-
-
-def first_alarm(shares: np.ndarray, values: np.ndarray) -> int | None:
+def first_alarm(*hours: np.ndarray) -> int | None:
     """Return the hour at which the alarm goes off first, as a board judges it at the end of each hour; None if it never does."""
-    days = [part[: WEEK * DAY].reshape(WEEK, DAY, *part.shape[1:]).mean(axis=1) for part in (shares, values)]
-    week, first = Week(*days), []
-    sums = [np.concatenate([np.zeros((1, *part.shape[1:])), np.cumsum(part, axis=0)]) for part in (shares, values)]
+    week, first = Week(*(part[: WEEK * DAY].reshape(WEEK, DAY, *part.shape[1:]).mean(axis=1) for part in hours)), []
+    sums = [np.concatenate([np.zeros((1, *part.shape[1:])), np.cumsum(part, axis=0)]) for part in hours]
     for span in SPANS:
-        end = np.arange((WEEK + span) * DAY, len(shares) + 1)
-        of_shares, of_values = ((part[end] - part[end - span * DAY]) / (span * DAY) for part in sums)
-        beyond = np.abs(week.t(of_shares, of_values, span)).max(axis=1) > LIMIT
-        first += end[beyond].tolist()[:1]
+        end = np.arange((WEEK + span) * DAY, len(hours[0]) + 1)
+        shares, levels = ((part[end] - part[end - span * DAY]) / (span * DAY) for part in sums[:2])
+        first += end[np.abs(week.t(shares, levels, span)) > LIMIT].tolist()[:1]
+    ends = np.arange(2 * WEEK * DAY, len(hours[0]) + 1, DAY)[:, np.newaxis] - np.arange(WEEK) * DAY
+    days = (sums[2][ends] - sums[2][ends - DAY]) / DAY
+    first += ends[week.has_more_strangers(days), 0].tolist()[:1]
     return min(first, default=None)
 
 
@@ -201,23 +212,24 @@ def naive(level: np.ndarray, random: np.random.Generator) -> bool:
 
 def scored_cases(
     whole: Classifier, nine: Classifier, images: np.ndarray, names: list[str], left_out: str
-) -> Iterator[tuple[str, tuple[Scores, Scores | None]]]:
-    """Yield each case with the scores before and, if something changes, after."""
+) -> Iterator[tuple[str, Case]]:
+    """Yield each case with its name."""
     labels = sorted(set(names))
     true = np.array([labels.index(name) for name in names])
     before = scored(whole, images, true)
-    yield "unchanged", (before, None)
+    yield "unchanged", Case(before)
     for name, strength in CONDITIONS:
         corruption = CORRUPTIONS[name]
         random = np.random.default_rng(1)
         value = corruption.values("small")[strength - 1]
         changed = np.stack([corruption.apply(image, value, random) for image in images])
-        yield f"{name} {strength}", (before, scored(whole, changed, true))
+        yield f"{name} {strength}", Case(before, scored(whole, changed, true))
     known = np.array(names) != left_out
-    yield "of nine classes, unchanged", (scored(nine, images[known], true[known]), None)
+    yield "of nine classes, unchanged", Case(scored(nine, images[known], true[known]))
     order = np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)])
     after = scored(nine, images[order], true[order])
-    yield f"{LEFT_OUT_SHARE:.0%} of a tenth class", (Scores._make(part[: known.sum()] for part in after), after)
+    for share in LEFT_OUT:
+        yield f"{share:.0%} of a tenth class", Case(Scores._make(part[: known.sum()] for part in after), after, share)
 
 
 def scored(classifier: Classifier, images: np.ndarray, true: np.ndarray) -> Scores:

@@ -39,22 +39,28 @@ FALSE_ALARMS = 0.05
 """Share of months (30 days) without a change in which the alarm goes off, at most; `tools/bench/drift.py` measures it."""
 
 LIMIT = 7.021
-"""Student's t with WEEK - 1 degrees of freedom that is exceeded with a probability of FALSE_ALARMS / 30 days / 2 spans / 2 figures."""
+"""Student's t with WEEK - 1 degrees of freedom that is exceeded with a probability of FALSE_ALARMS / 2 / 30 days / 2 spans."""
 
-SPANS = (1, WEEK)
+SPANS = {1: "24 hours", WEEK: f"{WEEK} days"}
 
 PRIOR = 2 / DAY
 """Days with which a class that the week hardly had takes the mean of all."""
 
-LEAST_SPREAD = (0.05, 0.002)
-"""Smallest standard deviation of a day: bins of the score, share of strangers. A week of one scene has less, and any other scene more."""
+LEAST_SPREAD = 0.05
+"""Smallest standard deviation of a day, in bins of the score. A week of one scene has less, and any other scene more."""
+
+EXCEEDING = 6
+"""Days of the last seven that have more strangers than each of the week's: of days that are alike, with a probability of 1/429.
+
+Once a day: judged each hour, it would be so in three times as many months.
+"""
 
 TEXT = "the scores are not those of the week that you accepted"
 
 
 @dataclass
 class Hour:
-    """An hour's frames: `counts` by the bin of the best score; `groups` has frames, the sum of their bins, and strangers by best class."""
+    """An hour's frames: `counts` by the bin of the best score; `groups` has frames, and the sum of their bins, by best class."""
 
     hour: int
     frames: int = 0
@@ -69,10 +75,9 @@ class Hour:
         self.counts[number] += 1
         self.abstain += decision == ABSTAIN
         self.stranger += decision == STRANGER
-        group = self.groups.setdefault(label % GROUPS, [0, 0, 0])
+        group = self.groups.setdefault(label % GROUPS, [0, 0])
         group[0] += 1
         group[1] += number
-        group[2] += decision == STRANGER
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> "Hour":
@@ -82,59 +87,61 @@ class Hour:
         if (
             hour.frames < 1
             or len(hour.counts) != BINS
-            or not all(len(sums) == 3 and 0 <= key < GROUPS for key, sums in groups.items())
+            or not all(len(sums) == 2 and 0 <= key < GROUPS for key, sums in groups.items())
         ):
             raise ValueError("an hour has other counts")
         return hour
 
 
-def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of frames by group, (GROUPS,), and per frame their bins and strangers, (GROUPS, 2): each hour counts alike."""
-    sums = np.zeros((len(hours), GROUPS, 3))
+def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the share of each group and its bins per frame, (GROUPS,), and the share of strangers, (): each hour counts alike."""
+    sums = np.zeros((len(hours), GROUPS, 2))
     for number, hour in enumerate(hours):
         for group, values in hour.groups.items():
             sums[number, group] = np.array(values) / hour.frames
     mean = sums.mean(axis=0)
-    return mean[:, 0], mean[:, 1:]
+    return mean[:, 0], mean[:, 1], np.array(np.mean([hour.stranger / hour.frames for hour in hours]))
 
 
 class Week:
-    """Tells whether hours have the scores of a week of days.
+    """Tells whether hours are as those of a week of days.
 
-    What is compared is a frame's figure less the mean of its best class in the week, so that another mix of classes changes little; the
-    mean over a day, since pictures stay, nights are dark and days differ. A day of the week is held against the other six in the same way:
-    these seven numbers give the spread of a day that is no drift, whatever makes days differ, and with it t = mean / (spread *
-    sqrt(1/7 + 1/days)) has about Student's distribution with 6 degrees of freedom. Permuting hours would take a day's for independent.
+    Of the score, what is compared is a frame's bin less the mean of its best class in the week, so that another mix of classes changes
+    little; the mean over a day, since pictures stay, nights are dark and days differ. A day of the week is held against the other six in
+    the same way: these seven numbers give the spread of a day that is no drift, whatever makes days differ, and with it t = mean /
+    (spread * sqrt(1/7 + 1/days)) has about Student's distribution with 6 degrees of freedom. Permuting hours would take a day's for
+    independent. Strangers are few, until one stays all day, which has no such distribution: days are compared by their ranks.
 
-    Source: the prediction interval of a further observation, Student 1908; each day left out once, Stone 1974.
+    Sources: the prediction interval of a further observation, Student 1908; each day left out once, Stone 1974; exceedances, Rosenbaum
+    1954 (Annals of Mathematical Statistics 25).
     """
 
-    def __init__(self, shares: np.ndarray, values: np.ndarray) -> None:
-        """Take `means_of` each day: (WEEK, GROUPS) and (WEEK, GROUPS, 2)."""
-        self._means = self._of(shares.sum(axis=0), values.sum(axis=0))
-        left = [
-            self._less(
-                shares[day], values[day], self._of(*(np.delete(part, day, 0).sum(axis=0) for part in (shares, values)))
-            )
-            for day in range(WEEK)
-        ]
-        spread = np.sqrt((WEEK - 1) / WEEK * np.mean(np.square(left), axis=0))
-        self._spread = np.maximum(spread, LEAST_SPREAD)
+    def __init__(self, shares: np.ndarray, levels: np.ndarray, strangers: np.ndarray) -> None:
+        """Take `means_of` each day: (WEEK, GROUPS), (WEEK, GROUPS) and (WEEK,)."""
+        self._means, self._most = self._of(shares, levels), strangers.max()
+        days = range(WEEK)
+        others = [self._of(np.delete(shares, day, axis=0), np.delete(levels, day, axis=0)) for day in days]
+        left = [self._less(shares[day], levels[day], others[day]) for day in days]
+        self._spread = max(math.sqrt((WEEK - 1) / WEEK * np.mean(np.square(left))), LEAST_SPREAD)
 
-    def t(self, shares: np.ndarray, values: np.ndarray, days: float) -> np.ndarray:
-        """Return t of the score and of strangers, (..., 2), for means of the hours of `days` days, (..., GROUPS) and (..., GROUPS, 2)."""
-        return self._less(shares, values, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
+    def t(self, shares: np.ndarray, levels: np.ndarray, days: float) -> np.ndarray:
+        """Return t of the score, (...), for means of the hours of `days` days, each (..., GROUPS)."""
+        return self._less(shares, levels, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
+
+    def has_more_strangers(self, strangers: np.ndarray) -> np.ndarray:
+        """Return whether days, (..., WEEK), have more strangers: bool (...)."""
+        more: np.ndarray = np.sum(strangers > self._most, axis=-1) >= EXCEEDING
+        return more
 
     @staticmethod
-    def _of(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return the mean figures of each group, (GROUPS, 2)."""
-        mean = values.sum(axis=0) / shares.sum()
-        means: np.ndarray = (values + PRIOR * mean) / (shares + PRIOR)[:, np.newaxis]
+    def _of(shares: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Return the mean bin of each group over days, (GROUPS,)."""
+        means: np.ndarray = (levels.sum(axis=0) + PRIOR * levels.sum() / shares.sum()) / (shares.sum(axis=0) + PRIOR)
         return means
 
     @staticmethod
-    def _less(shares: np.ndarray, values: np.ndarray, means: np.ndarray) -> np.ndarray:
-        less: np.ndarray = values.sum(axis=-2) - shares @ means
+    def _less(shares: np.ndarray, levels: np.ndarray, means: np.ndarray) -> np.ndarray:
+        less: np.ndarray = levels.sum(axis=-1) - shares @ means
         return less
 
 
@@ -236,7 +243,7 @@ class Drift:
         if not self.week and len(days := days_of(self.hours, hour)) >= WEEK:
             self.week = days[:WEEK]
         self._judge(hour)
-        oldest = hour - WEEK * DAY if self.week else hour - MOST_HOURS
+        oldest = hour - ((WEEK + 1) * DAY if self.week else MOST_HOURS)
         self.hours = [*(item for item in self.hours if item.hour >= oldest), Hour(hour)]
 
     def _compare(self) -> None:
@@ -244,30 +251,27 @@ class Drift:
             self._compared = Week(*map(np.stack, zip(*map(means_of, self.week), strict=True)))
 
     def _judge(self, now: int) -> None:
-        """Compare the last day, and the last seven, with the accepted week."""
+        """Compare the last day, and the last seven, with the accepted week; of strangers, the last whole days since it."""
         if self._compared is None:
             return
-        last, per_day, found = self.week[-1][-1].hour, sum(map(len, self.week)) / WEEK, None
-        for days in SPANS:
-            hours = [hour for hour in self.hours if hour.hour > max(last, now - 1 - days * DAY)]
+        start, per_day, found = self.week[-1][-1].hour + 1, sum(map(len, self.week)) / WEEK, None
+        for days, over in SPANS.items():
+            hours = [hour for hour in self.hours if hour.hour >= max(start, now - days * DAY)]
             covered = len(hours) / per_day
             if covered >= COVERED * days:
-                t = self._compared.t(*means_of(hours), min(covered, days))
-                if np.abs(t).max() > LIMIT:
-                    found = found or said(t, days)
+                t = float(self._compared.t(*means_of(hours)[:2], min(covered, days)))
+                if abs(t) > LIMIT:
+                    found = found or f"over the last {over} they are {'higher' if t > 0 else 'lower'}"
+        end = start + (now - start) // DAY * DAY
+        last = [[hour for hour in self.hours if 0 <= end - 1 - hour.hour - day * DAY < DAY] for day in range(WEEK)]
+        whole = end >= start + WEEK * DAY and min(map(len, last)) >= COVERED * per_day
+        if whole and self._compared.has_more_strangers(np.array([means_of(day)[2] for day in last])):
+            more = f"on {EXCEEDING} of the last {WEEK} days more frames are strangers than on any of its days"
+            found = found or more
         if found is None:
             self.alarm = None
         else:
             self.alarm = {"since": self.alarm["since"] if self.alarm else now * HOUR_S, "message": f"{TEXT}: {found}"}
-
-
-def said(t: np.ndarray, days: int) -> str:
-    """Return in words what is beyond LIMIT."""
-    over = "over the last 24 hours" if days == 1 else f"over the last {days} days"
-    words = (("lower", "higher"), ("fewer frames are strangers", "more frames are strangers"))
-    number = int(np.abs(t).argmax())
-    word = words[number][int(t[number] > 0)]
-    return f"{over} {'they are ' if number == 0 else ''}{word}"
 
 
 def days_of(hours: list[Hour], now: int) -> list[list[Hour]]:
