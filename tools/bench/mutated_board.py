@@ -29,6 +29,7 @@ from edgecnn.files import sha256
 
 SHOWN = 5  # of what went wrong
 MAX_BYTES = 1 << 21
+MAX_ITEMS = 10_000  # two thousandfold repetitions of a list would be the memory that is measured
 PASSPHRASE = b"five words of a bench"
 
 HOSTILE: tuple[Any, ...] = (
@@ -83,7 +84,7 @@ def mutated_table(rng: random.Random, table: Any) -> Any:
         if way == 0:
             del container[key]
         elif way == 1 and isinstance(container[key], list):
-            container[key] *= rng.choice((0, 2, 1000))
+            container[key] = (container[key] * rng.choice((0, 2, 1000)))[:MAX_ITEMS]
         elif way == 2 and isinstance(container, dict):
             container[rng.choice(("x", "_type", "keyids", "version", "\x00", "../x"))] = container[key]
         elif way == 3:
