@@ -174,7 +174,9 @@ def check_names(action: str, names: list[str]) -> None:
     if not least <= len(names) <= most:
         expected = f"expected {ACTIONS[action]}" if most else "takes no more arguments"
         raise typer.BadParameter(f"{action}: {expected}; received {' '.join(names) or 'none'}.", param_hint=hint)
-    if action == "share" and not (names[1].isascii() and names[1].isdecimal() and int(names[1]) <= 100):
+    if action == "share" and not (
+        names[1].isascii() and names[1].isdecimal() and len(names[1]) <= 3 and int(names[1]) <= 100
+    ):
         raise typer.BadParameter(f"received {names[1]!r}, expected a whole number from 0 to 100.", param_hint=hint)
     if action == "refresh" and names:
         check_choice(hint, names[0], ("targets", "root"))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from edgecnn.errors import ReleaseError
-from edgecnn.files import sync_folder, write_atomic
+from edgecnn.files import output_errors, sync_folder, write_atomic
 
 ONLINE, TARGETS = "online", "targets"
 NAME = "edgecnn_name"
@@ -110,11 +110,11 @@ class Keys:
         fresh = self.own / f"{name}.pem{FRESH}"
         if not fresh.exists() or _signer(self._load(fresh, name), name).public_key.keyid != key.keyid:
             return
-        for folder in self.folders:
-            used = folder / f"{name}.pem"
-            if used.exists():
-                os.replace(used, folder / f"{name}.pem{REVOKED}")
-        os.replace(fresh, self.own / f"{name}.pem")
+        with output_errors(fresh):
+            for used in [folder / f"{name}.pem" for folder in self.folders]:
+                if used.exists():
+                    os.replace(used, f"{used}{REVOKED}")
+            os.replace(fresh, self.own / f"{name}.pem")
         sync_folder(self.own)
 
     def _new_passphrase(self, name: str) -> bytes:
@@ -131,9 +131,12 @@ class Keys:
 
     def _load(self, path: Path, name: str) -> Ed25519PrivateKey:
         """Read a key, by a passphrase that has opened another one if it can."""
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ReleaseError(f"other users may use the key {path}. Change that: chmod 600 {path}")
-        data = path.read_bytes()
+        try:
+            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ReleaseError(f"other users may use the key {path}. Change that: chmod 600 {path}")
+            data = path.read_bytes()
+        except OSError as error:
+            raise ReleaseError(f"cannot read the key {path}: {error.strerror}.") from None
         protected = b"ENCRYPTED" in data
         for secret in [*self._known, None] if protected else [b""]:
             given = self.ask(name, False).encode() if secret is None else secret
@@ -174,10 +177,16 @@ def refuse_inside(folders: Sequence[Path], repository: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder for keys that only its owner may use; ReleaseError if it holds something or belongs to others as well."""
-    if folder.exists() and any(folder.iterdir()):
+    if occupied(folder):
         raise ReleaseError(f"the keys' folder {folder} is not empty. Name another with --keys.")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    with output_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def occupied(folder: Path) -> bool:
+    """Return whether there is something else at a path than an empty folder."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def name_of(key: Key) -> str:

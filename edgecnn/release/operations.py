@@ -23,8 +23,9 @@ from edgecnn.device.update.channel import (
     target_path,
 )
 from edgecnn.errors import ReleaseError, UpdateError, nearest
+from edgecnn.files import output_errors
 from edgecnn.labels import unsafe
-from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, refuse_inside
+from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, occupied, refuse_inside
 from edgecnn.release.repository import ONLINE_ROLES, Repository, State
 from edgecnn.tables import Struct, to_json
 
@@ -52,7 +53,7 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
             f"{threshold} of {root_keys} root keys cannot sign. At least one must, at most all of them, and at most 9 there are."
         )
     refuse_inside(keys.folders, folder)
-    if folder.exists() and any(folder.iterdir()):
+    if occupied(folder):
         raise ReleaseError(f"{folder} is not empty. A new repository gets a folder of its own.")
     make_folder(keys.own)
     root = Root(roles=None, consistent_snapshot=True)
@@ -63,7 +64,8 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
     for role in ONLINE_ROLES:
         root.add_key(online, role)
     root.roles["root"].threshold = threshold
-    folder.mkdir(parents=True, exist_ok=True)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     repository = Repository(folder)
     with repository.locked():
         metadata = Metadata(root)
@@ -101,7 +103,8 @@ def add(repository: Repository, keys: Keys, bundle: Bundle, offer: Offer) -> Ent
         repository.write_target(path, entry.sha256, bundle.data)
         repository.write(state, keys, targets=True)
         for other in old:
-            repository.target_file(other.path, other.sha256).unlink(missing_ok=True)
+            with output_errors(repository.folder):
+                repository.target_file(other.path, other.sha256).unlink(missing_ok=True)
     return entry
 
 

@@ -1,6 +1,7 @@
 """The folder of signed metadata: read with every signature checked, and written so that boards accept it after each single write."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
 """For how long metadata is valid after it was signed."""
 
 ONLINE_ROLES = ("snapshot", "timestamp")
+
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What locking a folder ends with on a file system that cannot, such as NFS."""
 
 T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
 
@@ -68,6 +72,9 @@ class Repository:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ReleaseError(f"another edgecnn release is changing {self.folder}. Wait until it ends.") from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise self._foreign(error.strerror) from None
             yield
         finally:
             os.close(descriptor)
@@ -138,7 +145,12 @@ class Repository:
             if after.signed.version != file:
                 raise self._foreign(f"{file}.root.json has the version {after.signed.version}")
         if anchor is not None:
-            known = Metadata[Root].from_bytes(anchor)
+            try:
+                known = Metadata[Root].from_bytes(anchor)
+            except DeserializationError:
+                raise ReleaseError(
+                    f"{ANCHOR} of the keys is damaged. Copy the newest root metadata of the repository there, if you trust it."
+                ) from None
             if known.signed.version < versions[0] or known.signed not in (root.signed for root in roots):
                 raise ReleaseError(
                     f"the root metadata in {self.folder} does not follow from that of the keys ({ANCHOR}, version {known.signed.version}): "

@@ -73,6 +73,7 @@ def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
         (("add", "x.edgecnn"), "add needs --to and --share"),
         (("share", "door"), "share: expected CHANNEL PERCENT"),
         (("share", "door", "all"), "received 'all', expected a whole number from 0 to 100"),
+        (("share", "door", "9" * 5000), "expected a whole number from 0 to 100"),
         (("share", "door", "101"), "expected a whole number from 0 to 100"),
         (("stop", "door", "--accept-gate", "x"), "goes with add"),
         (("refresh", "snapshot"), "expected targets, root"),

@@ -9,7 +9,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Targets
 
 from edgecnn.device.update.channel import entries_of
-from edgecnn.errors import ReleaseError
+from edgecnn.errors import OutputError, ReleaseError
 from edgecnn.files import sha256_file
 from edgecnn.release import keys as keys_module
 from edgecnn.release import operations
@@ -226,8 +226,11 @@ def test_keys_do_not_go_into_the_repository_nor_the_repository_among_keys(tmp_pa
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ReleaseError, match="is not empty"):
         operations.init(folder, held(tmp_path / "used"))
-    with pytest.raises(ReleaseError, match="is not empty"):
-        operations.init(tmp_path / "used", held(tmp_path / "fresh"))
+    for taken in (tmp_path / "used", tmp_path / "used" / "file"):
+        with pytest.raises(ReleaseError, match="is not empty"):
+            operations.init(taken, held(tmp_path / "fresh"))
+    with pytest.raises(OutputError, match="cannot write"):
+        operations.init(folder, held(tmp_path / "used" / "file" / "keys"))
 
 
 def test_what_lacks_is_named(repository, add, held, tmp_path):
@@ -251,6 +254,9 @@ def test_what_lacks_is_named(repository, add, held, tmp_path):
         operations.refresh(repository, held())
     with pytest.raises(ReleaseError, match=r"no root\.json in"):
         operations.refresh(repository, held(tmp_path / "empty"))
+    (keys / "root.json").write_text("{")
+    with pytest.raises(ReleaseError, match=r"root\.json of the keys is damaged"):
+        operations.refresh(repository, held())
     for folder in (tmp_path / "nowhere", keys):
         with pytest.raises(ReleaseError, match="is not a repository of releases, or is damaged"):
             status(Repository(folder))
