@@ -7,6 +7,9 @@ import subprocess
 import pytest
 from tuf.api.exceptions import RepositoryError
 
+from edgecnn.device.update.channel import entries_of
+from edgecnn.device.update.decide import State, decide
+from edgecnn.device.update.trust import Mark
 from edgecnn.files import sha256_file
 from edgecnn.release import operations
 from edgecnn.release.repository import Repository
@@ -92,3 +95,7 @@ def test_the_page_from_the_first_key_to_the_drill(sections, workplace, tmp_path,
     assert len(last) == 1 and re.fullmatch(r"edgecnn release add .*--allow-older-from [0-9a-f]{64}", last[0])
     workplace([f"{last[0]} --repo drill"])
     assert "door/newest-3.edgecnn" in early.check(drill)
+    thiefs = last[0].rpartition(" ")[2]
+    deceived = State(board="0" * 32, current=thiefs, mark=Mark(number=2**53, serial=2**53, sha256=thiefs))
+    decision = decide(entries_of(Repository(drill).read().targets.signed.targets, "door"), deceived)
+    assert decision.install and decision.entry.name == "newest", "the board comes back from what the thief has released"
