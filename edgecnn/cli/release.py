@@ -52,7 +52,7 @@ def release(
             metavar="FOLDER",
         ),
     ] = None,
-    to: Annotated[str, option("The channel.", "none", "With add", metavar="CHANNEL")] = "",
+    to: Annotated[str, option("The channel that gets it.", "none", "With add", metavar="CHANNEL")] = "",
     share: Annotated[
         int | None, option("Percentage of the boards that get it.", "none", "With add", metavar="N", min=0, max=100)
     ] = None,
@@ -66,12 +66,18 @@ def release(
         ),
     ] = None,
     accept_gate: Annotated[
-        str, option("Why it is released although its gate failed; goes on record.", "none", "With add", metavar="WHY")
+        str,
+        option(
+            "Release it although its gate failed, for this reason, which goes on record.",
+            "none",
+            "With add",
+            metavar="WHY",
+        ),
     ] = "",
     allow_older_from: Annotated[
         list[str] | None,
         option(
-            "A release to go back from to this bundle: the first digits of its SHA-256. May be repeated.",
+            "A release that boards may leave for this older bundle: the first digits of its SHA-256. May be repeated.",
             "none",
             "With add",
             metavar="SHA256",
