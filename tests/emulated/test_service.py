@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import json
 import socket
 import sys
 import threading
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,17 @@ def service_board(tmp_path_factory, root):
         board.off()
 
 
+@pytest.fixture(scope="module")
+def make_repository(root):
+    """The class of repositories that the tests of updates have."""
+    pytest.importorskip("cryptography", reason="releases are signed with the release extra")
+    path = root / "tests/device/update/conftest.py"
+    spec = importlib.util.spec_from_file_location("of_updates", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Repository
+
+
 LISTING = "find /etc /usr /var /opt -path /var/log -prune -o -path /var/cache -prune -o -print | sort"
 """What a board has, without logs and apt's cache."""
 
@@ -244,6 +257,35 @@ def test_a_bundle_whose_frames_never_come_goes_back_and_the_watchdog_restarts_a_
     service_board.classifying(service_board.released("new", "good", bad))
     journal = service_board.run("journalctl", "--unit=edgecnn", "--boot", "--no-pager").out
     assert journal.count("Watchdog timeout") >= 2
+
+
+def test_systemd_fetches_a_release_without_rights_and_root_puts_it_in_use(service_board, make_repository, tmp_path):
+    shipped = read_bundle(shipped_bundle())
+    manifest = dataclasses.replace(shipped.manifest, name="fetched", serial=7)
+    write_bundle(tmp_path / "fetched.edgecnn", manifest, dict(shipped.files))
+    repository = make_repository(tmp_path / "releases", now=datetime.now(UTC).replace(microsecond=0))
+    repository.add(tmp_path / "fetched.edgecnn", 7)
+    files = {str(path.relative_to(repository.folder)): path for path in repository.folder.rglob("*") if path.is_file()}
+    service_board.machine.put({name: path.read_bytes() for name, path in files.items()}, "/srv/releases")
+    service_board.run("chmod", "-R", "a+rX", "/srv/releases")
+    server = ("python3", "-m", "http.server", "--directory", "/srv/releases", "8000")
+    service_board.run("systemd-run", "--unit=server", *server)
+    root = files["metadata/1.root.json"].read_bytes()
+    options = b'from = "http://127.0.0.1:8000"\nchannel = "door"\n'
+    service_board.machine.put({"root.json": root, "update.toml": options}, "/etc/edgecnn")
+    after = len(service_board.events)
+    done = service_board.run("systemctl", "start", "edgecnn-update.service", check=False)
+    journal = service_board.run("journalctl", "--unit=edgecnn-update", "--no-pager", "--output=cat").out
+    assert done.code == 0, journal
+    service_board.released("fetched", "good", after)
+    found = json.loads(service_board.run("edgecnn", "update", "status", "--json").out)
+    assert (found["reason"], found["in_use"]["serial"], found["in_use"]["state"]) == (None, 7, "good")
+    owners = service_board.run(
+        "sh", "-c", "stat -c %U /var/lib/edgecnn-update/repository/* /var/lib/edgecnn-trust/*"
+    ).out
+    assert owners.split() == ["edgecnn-update", "edgecnn-update", "root", "root", "root"], owners
+    shown = service_board.run("systemctl", "show", "--property=ActiveState,UnitFileState", "edgecnn-update.timer").out
+    assert shown.split() == ["ActiveState=active", "UnitFileState=enabled"]
 
 
 def test_purge_leaves_nothing(service_board):

@@ -71,7 +71,7 @@ class Fetcher(FetcherInterface):
 
 
 class FolderFetcher(Fetcher):
-    """Files of a folder, addressed by their paths. A link or a special file in it is refused, and no file is read beyond its limit."""
+    """Files in a folder, addressed by whole paths. A link or a special file in it is refused, and no file is read beyond its limit."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         super().__init__(scratch)

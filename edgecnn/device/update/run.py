@@ -71,11 +71,12 @@ def _check(
     state = State(board=identity, current=slots.current, bad=trust.bad, mark=trust.marks.get(options.channel))
     ticks, clock = board.ticks(), board.clock()
     user = ""
-    folder = Path(options.source)
+    owned = folder = Path(options.source)
     if options.is_url:
         user = _fetch(board, options, state, trust, trust.age(ticks))
-        folder = board.spool / REPOSITORY
-    client = Client(trust.held, FolderFetcher(folder, scratch), str(folder), scratch)
+        owned = board.spool  # what is in it may be a link that the other user made, also instead of the repository
+        folder = owned / REPOSITORY
+    client = Client(trust.held, FolderFetcher(owned, scratch), str(folder), scratch)
     date = dated(trust.held)
     try:
         now = client.refresh(clock, trust.age(ticks))

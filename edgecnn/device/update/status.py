@@ -11,6 +11,8 @@ from edgecnn.device.update.channel import Entry
 from edgecnn.errors import SlotError
 from edgecnn.tables import Struct, to_json
 
+LONGEST = 1000  # characters of a reason that are kept: some of it may come from the half that fetches
+
 
 class Good(Struct):
     """A check that found nothing wrong: the channel's release for this board, and when it was; `behind` if the clock was."""
@@ -36,7 +38,9 @@ def write(board: Board, options: Options, identity: str, result: Good | str) -> 
         if found["last_good"]:  # a clock that is behind is not before that either
             now = max(now, datetime.fromisoformat(found["last_good"]))
     found |= {"schema": SCHEMA, "channel": options.channel, "from": masked(options.source), "board": identity}
-    board.write(STATUS, found | {"last_check": f"{now:%FT%TZ}", "reason": result if isinstance(result, str) else None})
+    board.write(
+        STATUS, found | {"last_check": f"{now:%FT%TZ}", "reason": result[:LONGEST] if isinstance(result, str) else None}
+    )
 
 
 def in_short(entry: Entry) -> dict[str, Any]:

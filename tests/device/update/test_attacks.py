@@ -4,34 +4,26 @@ An attack is a function that makes ready a repository and a board, and returns w
 """
 
 import copy
-import json
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgecnn.device.update import apart, trust
+from edgecnn.device.update import trust
 from edgecnn.errors import UpdateError
 from edgecnn.runtime.engines import is_installed
-from edgecnn.tables import build
 
-pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+pytestmark = [
+    pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed"),
+    pytest.mark.usefixtures("in_this_process"),
+]
 tuf = pytest.importorskip("tuf", reason="updates need the update extra")
 from tuf.api._payload import TargetFile, _DelegatorMixin  # noqa: E402
 from tuf.api.metadata import MetaFile, Signed  # noqa: E402
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet  # noqa: E402
 
 from edgecnn.device.update import client, fetchers  # noqa: E402
-from edgecnn.device.update.fetch import Request, fetch  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Fetch in this process, where a rule can be taken out."""
-    monkeypatch.setattr(
-        apart, "fetch_apart", lambda request, rights: fetch(build(Request, json.loads(request), UpdateError))
-    )
 
 
 class Attack:

@@ -15,13 +15,8 @@ import pytest
 
 from edgecnn.device.slots.choose import approve, choose
 from edgecnn.device.slots.disk import Disk
-from edgecnn.device.update import apart
 from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.runtime.engines import is_installed
-from edgecnn.tables import build
-
-pytest.importorskip("tuf", reason="updates need the update extra")
-from edgecnn.device.update.fetch import Request, fetch
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 
@@ -182,10 +177,8 @@ def test_kill_9_at_any_request(repository, board, bundles, serve, spawn, number)
 
 
 @pytest.mark.parametrize("step", [1000, pytest.param(37, marks=pytest.mark.slow)])
-def test_a_connection_cut_after_any_byte(repository, board, bundles, serve, monkeypatch, step):
-    monkeypatch.setattr(
-        apart, "fetch_apart", lambda request, rights: fetch(build(Request, json.loads(request), UpdateError))
-    )
+@pytest.mark.usefixtures("in_this_process")
+def test_a_connection_cut_after_any_byte(repository, board, bundles, serve, step):
     server = serve(repository.folder)
     old = repository.add(bundles[1], 1)
     board.update(server.address)
