@@ -1,6 +1,6 @@
 """What updates cost a board: size, time, memory and bytes on the wire, of a quiet check, of changed metadata and of a new bundle.
 
-A static server on this machine counts what goes each way, headers among it. Times are of processes, medians, without a network.
+A relay before a static server on this machine counts what goes each way, headers among it. Times are medians of processes.
 
     python tools/bench/update.py --n 11
 """
@@ -130,7 +130,9 @@ def main() -> None:
         "bundle_bytes": bundle,
     }
     rows = [(name, f"{size:,} bytes") for name, size in sizes.items()]
-    rows += [(name, f"{row['seconds']:.3f} s, {row['peak_mib']:.0f} MiB") for name, row in times.items()]
+    rows += [
+        (name, f"{row['cpu_seconds']:.2f} s of a processor, {row['peak_mib']:.0f} MiB") for name, row in times.items()
+    ]
     rows += [(name, f"{row['up']:,} bytes up, {row['down']:,} down") for name, row in wire.items()]
     finish(arguments.out, report, ("", ""), rows)
 
