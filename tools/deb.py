@@ -226,7 +226,9 @@ def completion() -> str:
     cases = []
     for name, command in commands():
         options = [option for item in command.params for option in item.opts if option.startswith("--")]
-        actions = next((item.help.partition(";")[0] for item in command.params if item.metavar == "ACTION"), "")
+        actions = next(
+            (item.help.partition(";")[0] for item in command.params if item.metavar in ("ACTION", "[ACTION]")), ""
+        )
         words = [*actions.replace(" or ", ", ").split(", "), *options, "--help"]
         cases.append(f'        {name}) words="{" ".join(filter(None, words))}" ;;')
     return "\n".join(

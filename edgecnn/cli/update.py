@@ -1,6 +1,5 @@
 """`edgecnn update`."""
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.extras import missing_extra
 from edgecnn.cli.options import Json, check_choice, option
-from edgecnn.errors import OutputError, UpdateError
+from edgecnn.errors import UpdateError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -20,7 +19,8 @@ ACTIONS = {"status": ""}
 
 def update(
     action: Annotated[
-        str | None, typer.Argument(metavar="[ACTION]", help="status, or nothing", show_default="none")
+        str | None,
+        typer.Argument(metavar="[ACTION]", help="status; without it, look for a release", show_default="none"),
     ] = None,
     source: Annotated[
         str | None,
@@ -60,17 +60,18 @@ def update(
     if action is not None:
         check_choice("ACTION", action, ACTIONS)
     from edgecnn.device.update import status
-    from edgecnn.device.update.board import CONFIG, Board, read_options
+    from edgecnn.device.update.board import CONFIG, Board, Options, read_options
 
     board = Board(prefix=prefix)
     if action is None:
-        options = read_options(board.path(CONFIG), source or "", channel or "")
+        options = Options(source=source or "", channel=channel or "")
         try:
+            options = read_options(board.path(CONFIG), options)
             from edgecnn.device.update.run import update
-        except ModuleNotFoundError as error:
-            lacking = missing_extra(error, "update")
-            with contextlib.suppress(OutputError, UpdateError), board.locked():
-                status.write(board, options, board.identity(), str(lacking or error))
+        except (ModuleNotFoundError, UpdateError) as error:
+            lacking = missing_extra(error, "update") if isinstance(error, ModuleNotFoundError) else error
+            if board.path(CONFIG).exists():
+                status.note_failure(board, options, str(lacking or error))
             raise lacking or error from None
         outcome = update(board, options, root)
         if outcome.user == "root":

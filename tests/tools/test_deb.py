@@ -122,6 +122,7 @@ def test_bash_completes_commands_actions_and_options(unpacked):
     assert complete("") == [*COMMANDS, "--help", "--version"]
     assert complete("se") == ["service", "selftest"]
     assert complete("slot", "a") == ["add", "activate"]
+    assert complete("update", "s") == ["status"]
     assert complete("service", "r") == ["remove", "run"]
     assert complete("classify", "--mqtt-p") == ["--mqtt-password-file", "--mqtt-picture", "--mqtt-prefix"]
 

@@ -131,7 +131,7 @@ class Board(Struct):
         return made
 
 
-def read_options(path: Path, source: str = "", channel: str = "") -> Options:
+def read_options(path: Path, given: Options) -> Options:
     """Return the options of a file, each replaced by the given one if that is not empty; UpdateError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def read_options(path: Path, source: str = "", channel: str = "") -> Options:
             raise UpdateError(f"{path}: unknown key {shown(name)}. Known: channel, from.")
         if type(value) is not str:
             raise UpdateError(f"{path}: {name} must be a string, received {shown(value)}.")
-    options = Options(source=source or table.get("from", ""), channel=channel or table.get("channel", ""))
+    options = Options(source=given.source or table.get("from", ""), channel=given.channel or table.get("channel", ""))
     for name, value in (("from", options.source), ("channel", options.channel)):
         if not value:
             raise UpdateError(f'no {name} is given. Write {name} = "…" to {path}, or add --{name}.')

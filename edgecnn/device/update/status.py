@@ -1,5 +1,6 @@
 """The last check of a board, kept in status.json: what it came to, and how long ago one was good. It needs nothing of TUF."""
 
+import contextlib
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ from edgecnn.device.slots.record import BAD, Slots
 from edgecnn.device.update import SCHEMA, STATUS, last_check
 from edgecnn.device.update.board import Board, Options
 from edgecnn.device.update.channel import Entry
-from edgecnn.errors import SlotError
+from edgecnn.errors import OutputError, SlotError, UpdateError
 from edgecnn.tables import Struct, to_json
 
 LONGEST = 1000  # characters of a reason that are kept: some of it may come from the half that fetches
@@ -41,6 +42,12 @@ def write(board: Board, options: Options, identity: str, result: Good | str) -> 
     board.write(
         STATUS, found | {"last_check": f"{now:%FT%TZ}", "reason": result[:LONGEST] if isinstance(result, str) else None}
     )
+
+
+def note_failure(board: Board, options: Options, reason: str) -> None:
+    """Write why a check did not begin, if this user may."""
+    with contextlib.suppress(OutputError, UpdateError), board.locked():
+        write(board, options, board.identity(), reason)
 
 
 def in_short(entry: Entry) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from edgecnn.device.slots.choose import approve, choose, condemn
 from edgecnn.device.update import apart, last_check, status
+from edgecnn.device.update.board import CONFIG
 from edgecnn.device.update.channel import in_wave
 from edgecnn.errors import EdgeCNNError, OutputError, UpdateError
 from edgecnn.runtime.engines import is_installed
@@ -337,6 +339,29 @@ def test_two_updates_at_a_time(repository, board):
         board.update(repository.folder)
 
 
+def test_the_command(edgecnn, repository, board, bundles):
+    board.board.path(CONFIG).write_text(f'from = "{repository.folder}"\nchannel = "door"\n')
+    repository.now = datetime.now(UTC).replace(microsecond=0)
+    digest = repository.add(bundles[1], 1)
+    prefix = ("--prefix", board.board.prefix)
+    assert "has not checked" in edgecnn("update", "status", *prefix).out
+    assert edgecnn("update", *prefix).out == f"in use: {digest[:12]} photos1 serial 1, release 1\n"
+    assert edgecnn("update", *prefix).out == f"up to date: {digest[:12]} photos1 serial 1, release 1\n"
+    lines = edgecnn("update", "status", *prefix).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["from", "checked", "good", "release", "in"]
+    assert lines[1].endswith(": good") and lines[4].endswith("photos1 serial 1 pending")
+    board.board.path(CONFIG).write_text("from = 3\n")
+    refused = edgecnn("update", *prefix)
+    assert refused.code == 34 and "update.toml: from must be a string, received 3" in refused.err
+    assert "from must be a string" in json.loads(edgecnn("update", "status", "--json", *prefix).out)["reason"]
+    for more, why in (
+        (("--from", "/nowhere", "--channel", "door"), "from must be an address"),
+        (("--from", repository.folder, "--channel", "Door"), "a channel is named by"),
+    ):
+        board.board.path(CONFIG).write_text("")
+        assert why in edgecnn("update", *more, *prefix).err
+
+
 WITHOUT = """
 import sys
 sys.modules["tuf"] = None  # as where the extra is not installed
@@ -352,7 +377,9 @@ def run_without(*arguments):
 
 def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_it(tmp_path):
     prefix = ("--prefix", tmp_path / "board")
-    refused = run_without("update", "--from", tmp_path, "--channel", "door", *prefix)
+    (tmp_path / "board/etc/edgecnn").mkdir(parents=True)
+    (tmp_path / "board/etc/edgecnn/update.toml").write_text(f'from = "{tmp_path}"\nchannel = "door"\n')
+    refused = run_without("update", *prefix)
     assert refused.returncode == 28 and "[update]" in refused.stderr and "apt install python3-tuf" in refused.stderr
     found = run_without("update", "status", "--json", *prefix)
     assert found.returncode == 0 and "needs tuf" in json.loads(found.stdout)["reason"]
