@@ -19,8 +19,15 @@ GLIBC = {"bookworm": 36, "trixie": 41}
 """The minor version of each release's GNU C library."""
 
 BASE = {"numpy": ">=1.23.2", "Pillow": ">=10.1", "typer": ">=0.15,<0.29"}
-UPDATE = {"tuf": ">=5.1"}
-"""What `edgecnn update` needs in addition."""
+EXTRAS = {
+    "tuf": ">=5.1",
+    "urllib3": ">=2.2",
+    "paho-mqtt": ">=2,<3",
+    "starlette": ">=0.46",
+    "uvicorn": ">=0.32",
+    "prometheus-client": ">=0.21",
+}
+"""What a board's extras need in addition: update, mqtt and http."""
 
 ENGINES = {
     "litert": ("ai-edge-litert", ">=2.0.2"),

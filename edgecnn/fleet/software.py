@@ -71,7 +71,7 @@ trap 'rm -rf "$folder"' EXIT
 chmod 755 "$folder"
 cat > "$folder/edgecnn.deb"
 export DEBIAN_FRONTEND=noninteractive
-apt-get install --yes --quiet --no-install-recommends --reinstall --allow-downgrades "$folder/edgecnn.deb" >&2
+apt-get install --yes --quiet --reinstall --allow-downgrades "$folder/edgecnn.deb" >&2
 python3 -c 'import tuf' 2>/dev/null || apt-get install --yes --quiet --no-install-recommends python3-tuf >&2
 mkdir -p {repository}
 echo {digest} > {repository}/deb
@@ -168,7 +168,7 @@ def platform_of(look: Look) -> wheels.Platform:
 
 def wheels_for(platform: wheels.Platform) -> Path:
     """Return an archive of the packages that a board needs, made unless it is in the cache. EmulatorError if pip cannot get them."""
-    needed = wheels.requirements("litert", platform.python, wheels.UPDATE)
+    needed = wheels.requirements("litert", platform.python, wheels.EXTRAS)
 
     def make(folder: Path) -> dict[str, Any]:
         versions = wheels.install(needed, platform, folder / "site")

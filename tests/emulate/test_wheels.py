@@ -43,6 +43,8 @@ def test_tflite_runtime_has_no_wheel_for_a_newer_python():
 
 def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = {item for name in ("update", "mqtt", "http") for item in project["optional-dependencies"][name]}
+    assert extras == {name + versions for name, versions in wheels.EXTRAS.items()}
     stated = [
         *project["dependencies"],
         *(item for extra in project["optional-dependencies"].values() for item in extra),
@@ -54,7 +56,7 @@ def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):
 
     monkeypatch.setattr(wheels.importlib.metadata, "version", missing)
     for engine in wheels.ENGINES:
-        wanted = wheels.requirements(engine, "3.11")
+        wanted = wheels.requirements(engine, "3.11", wheels.EXTRAS)
         for item in (*wanted.needs, *wanted.alone):
             assert item in stated or item == "numpy>=1.23.2,<2", item
     assert wheels.ENGINES.keys() == ENGINES.keys()
