@@ -29,11 +29,11 @@ from edgecnn.files import sha256
 
 SHOWN = 5  # of what went wrong
 MAX_BYTES = 1 << 21
-MAX_ITEMS = 10_000  # two thousandfold repetitions of a list would be the memory that is measured
+MAX_ITEMS = 2000  # of a list that is repeated: what the bench itself makes counts as memory too
 PASSPHRASE = b"five words of a bench"
 
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 99, 2**31, 2**63, 10**4000, 0.5, float("inf"), float("nan"), "", "a" * 100_000, "\ud800", "../../etc/passwd",
+    None, True, -1, 0, 1, 99, 2**31, 2**63, 10**1000, 0.5, float("inf"), float("nan"), "", "a" * 1000, "\ud800", "../../etc/passwd",
     "2026-13-45T99:99:99Z", "9999-12-31T23:59:59Z", "1970-01-01T00:00:00Z", "0" * 64, "targets", "root", [], {}, [[]], {"": {}},
 )  # fmt: skip
 
