@@ -68,11 +68,16 @@ def update(
         try:
             options = read_options(board.path(CONFIG), options)
             from edgecnn.device.update.run import update
-        except (ModuleNotFoundError, UpdateError) as error:
-            lacking = missing_extra(error, "update") if isinstance(error, ModuleNotFoundError) else error
+        except (ModuleNotFoundError, UpdateError, OSError) as error:
+            problem = missing_extra(error, "update") if isinstance(error, ModuleNotFoundError) else error
+            if type(problem) is FileNotFoundError:  # requests, which python-tuf 5 imports, reads them at once
+                certificates = (
+                    "the machine's certificates are missing. On Debian: apt install --reinstall ca-certificates"
+                )
+                problem = UpdateError(f"python-tuf cannot be loaded, perhaps as {certificates}")
             if board.path(CONFIG).exists():
-                status.note_failure(board, options, str(lacking or error))
-            raise lacking or error from None
+                status.note_failure(board, options, str(problem or error))
+            raise problem or error from None
         outcome = update(board, options, root)
         if outcome.user == "root":
             note("root fetched the files: this machine has no user edgecnn-update")

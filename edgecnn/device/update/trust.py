@@ -62,7 +62,8 @@ class Trust(Struct):
 
     def age(self, now: Ticks) -> int:
         """Return the seconds that have passed since the timestamp was verified, at least: those while the board was off are not known."""
-        return self.passed + (max(0, now.up - self.up) if now.boot == self.boot else 0)
+        whole = max(0, now.up - self.up - 1)  # both are cut to seconds
+        return self.passed + (whole if now.boot == self.boot else 0)
 
     def holding(self, held: Held, now: Ticks, *, count: bool) -> "Trust":
         """Return it with metadata; the count of seconds begins anew with a new timestamp, and goes on if `count`."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgecnn.device.update import trust
+from edgecnn.device.update import last_check, trust
 from edgecnn.errors import UpdateError
 from edgecnn.runtime.engines import is_installed
 
@@ -133,7 +133,8 @@ def freeze_without_a_clock(attack):
     for boot in range(7):
         clocks.boot, clocks.up = f"boot {boot + 2}", 60
         attack.board.update(frozen)
-        clocks.up += 5 * 24 * 3600
+        assert last_check(attack.board.board.trust)["clock"] == "behind"
+        clocks.up += 5 * 24 * 3600 + 1
         if boot < 5:
             attack.board.update(frozen)
     return frozen

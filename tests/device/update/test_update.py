@@ -383,6 +383,13 @@ def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_i
     assert refused.returncode == 28 and "[update]" in refused.stderr and "apt install python3-tuf" in refused.stderr
     found = run_without("update", "status", "--json", *prefix)
     assert found.returncode == 0 and "needs tuf" in json.loads(found.stdout)["reason"]
+    (tmp_path / "tuf").mkdir()
+    (tmp_path / "tuf/__init__.py").write_text(
+        "open('/nowhere/ca-certificates.crt')"
+    )  # as requests does, which 5.1 imports
+    command = [sys.executable, "-m", "edgecnn", "update", *map(str, prefix)]
+    refused = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert refused.returncode == 34 and "apt install --reinstall ca-certificates" in refused.stderr
     code = "import sys, edgecnn.device.update.status, edgecnn.device.mqtt.publisher, edgecnn.device.service.run; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"tuf", "securesystemslib", "urllib3"} & set(loaded) and "edgecnn.device.update.status" in loaded
