@@ -64,7 +64,7 @@ def test_a_board_with_debians_python3_tuf(board, releases, make_bundle, tmp_path
     update = ("-m", "edgecnn", "update", "--from", "releases", "--channel", "door", "--prefix", "board")
     imported, _ = board("-c", TIMED)
     seconds, *modules = imported.out.split()
-    assert modules[0] == "False", "Ed25519 in Python alone"
+    assert modules[0] == "False", "Ed25519 by Python's own code"
     _, idle = board("-c", "pass")
     old = tmp_path / "old"
     first = releases.add(make_bundle("photos", 1), 1)

@@ -10,7 +10,7 @@ SCHEMA = "edgecnn.update/1"
 
 TRUST = Path(
     "/var/lib/edgecnn-trust"
-)  # what root alone writes: metadata that it has verified, marks, this board's id, the last check
+)  # what only root writes: metadata that it has verified, marks, this board's id, the last check
 STATUS = "status.json"
 MAX_STATUS_BYTES = 1 << 16
 

@@ -117,7 +117,7 @@ class Board(Struct):
             os.close(descriptor)
 
     def identity(self) -> str:
-        """Return this board's random id, and make one if there is none yet or it was copied here with the card of another machine."""
+        """Return this board's random id, and make one at first, or if the last was copied here with the card of another machine."""
         machine = read_text(self.path(Path("/etc/machine-id")))
         stamp = sha256(f"edgecnn:{machine}".encode())  # the machine's id is not to be shown
         try:
