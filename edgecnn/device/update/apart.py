@@ -55,6 +55,7 @@ def fetch_apart(request: str, rights: dict[str, Any]) -> None:
             assert process.stdin and process.stdout
             with contextlib.suppress(BrokenPipeError):  # what it says, or does not say, tells why
                 process.stdin.write(request.encode())
+            with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             answer = process.stdout.read(MAX_ANSWER_BYTES)
         finally:

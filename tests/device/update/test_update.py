@@ -272,6 +272,25 @@ def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
         board.update(repository.folder)
 
 
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("exit 1", "without an answer: it said nothing"),
+        ("exec yes", "without an answer: it said y"),
+        ("exec sleep 60", "may have been ended after 0 minutes"),
+        ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', r"^\\x1b\[2Jgone$"),
+    ],
+)
+def test_whatever_the_half_without_rights_does(tmp_path, monkeypatch, does, reason):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(apart, "FETCH_S", 0.5)
+    with pytest.raises(UpdateError, match=reason):
+        apart.fetch_apart("x" * 5_000_000, {})
+
+
 def test_a_link_instead_of_what_was_fetched(repository, board, bundles, monkeypatch):
     repository.add(bundles[1], 1)
     monkeypatch.setattr(
