@@ -23,6 +23,7 @@ SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
+FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
@@ -173,6 +174,13 @@ def gpu_figures() -> str:
     return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", *bench.sentences(report), where])
 
 
+def fleet_figures() -> str:
+    """Return what `tools/bench/fleet.py` measured: a table and sentences."""
+    bench = importlib.import_module("bench.fleet")
+    report = json.loads(FLEET.read_text(encoding="utf-8"))
+    return f"{markdown_table(bench.HEADINGS, bench.rows(report))}\n\n{bench.sentence(report)}"
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -189,6 +197,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "speed": speed_table,
         "ladder": ladder_table,
     },
+    ROOT / "docs" / "fleet.md": {"fleet": fleet_figures},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},

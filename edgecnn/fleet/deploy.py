@@ -80,6 +80,9 @@ class Offer:
             entry: File(repository.target_file(entry.path, entry.sha256), entry.sha256)
             for entry in entries_of(targets, self.channel)
         }
+        for file in self.files("").values():
+            if not file.path.is_file() or sha256_file(file.path) != file.sha256:
+                raise ReleaseError(f"{file.path} is missing or damaged. Copy the whole repository here again.")
 
     def files(self, board_id: str) -> dict[str, File]:
         """Return what a board's copy has, by path there: metadata, and the releases that it may choose. Without an id it is any board."""
@@ -145,10 +148,11 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
         with sessions.connect(host) as board:
             found = look(board)
             progress(host, "connected")
+            configuration = plan.configuration(found)
             made["installed"] = plan.software.install(board, found)
             if made["installed"]:
                 progress(host, f"installed {made['installed']}")
-            brought = bring(board, found, plan)
+            brought = bring(board, found, plan, configuration)
             made["files"] = len(brought)
             if found.systemd and (made["installed"] or SERVICE in brought):
                 board.must("starting the service", "edgecnn service install >&2")
@@ -160,13 +164,9 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
     return Outcome(host=host, seconds=round(time.monotonic() - started, 3), **made)
 
 
-def bring(board: Board, found: Look, plan: Plan) -> Collection[str]:
+def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, bytes]) -> Collection[str]:
     """Write the files that a board lacks, take away what of its copy of the repository is old, and return the paths of the new ones."""
-    files: dict[str, bytes | Path] = {
-        path: content
-        for path, content in plan.configuration(found).items()
-        if found.hashes.get(path) != sha256(content)
-    }
+    files: dict[str, bytes | Path] = {**configuration}
     kept = plan.offer.files(found.board)
     for path, source in kept.items():
         if found.hashes.get(path) != source.sha256:

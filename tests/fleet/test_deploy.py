@@ -146,6 +146,10 @@ def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, 
         plan.configuration(other)
     assert Plan(**{**vars(plan), "replace_root": True}).configuration(other)[ROOT] == newest
 
+    next((tmp_path / "releases/targets/door").iterdir()).write_bytes(b"half")
+    with pytest.raises(ReleaseError, match=r"photos-1\.edgecnn is missing or damaged"):
+        Offer(tmp_path / "releases")
+
     # a server's folder that has been replaced by another repository
     (tmp_path / "releases").rename(tmp_path / "ours")
     assert edgecnn("release", "init", "theirs").code == 0

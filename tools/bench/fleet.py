@@ -223,11 +223,11 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def sentence(report: Mapping[str, Any]) -> str:
     """Return what else a report says, for people."""
-    in_use = ", ".join(f"{count} serial {text}" for text, count in sorted(report["in_use"].items(), reverse=True))
+    in_use = ", ".join(f"serial {text} on {count}" for text, count in sorted(report["in_use"].items(), reverse=True))
+    quiet = f"{report['quiet_day_bytes_per_board']:,.0f} bytes a board"
     return (
-        f"In use at the end: {in_use}. A quiet day of {CHECKS_A_DAY} checks: {report['quiet_day_bytes_per_board']:,.0f} bytes a board. "
-        f"`release status --hosts` asked {report['boards']} boards in {report['status_seconds']:.0f} s. {report['machine']}, which other "
-        "programs used at the same time."
+        f"In use at the end: {in_use} boards. A quiet day of {CHECKS_A_DAY} checks: {quiet}. `release status --hosts` asked "
+        f"{report['boards']} boards in {report['status_seconds']:.0f} s. {report['machine']}, which other programs used at the same time."
     )
 
 
