@@ -81,6 +81,7 @@ def deploy(
       edgecnn deploy pi@door.local pi@gate.local --from https://models.example.org/
       edgecnn deploy --hosts boards.txt --channel doors --options service.toml --jobs 20
     """
+    from edgecnn.device.update.board import Options
     from edgecnn.fleet.deploy import Offer, Plan, deploy
     from edgecnn.fleet.hosts import check_host, on_each, read_hosts
     from edgecnn.fleet.software import Package, Wheels
@@ -91,6 +92,8 @@ def deploy(
     named += checked("--hosts", read_hosts, hosts_file) if hosts_file else []
     if not named:
         raise typer.BadParameter("name a board, or a file of them with --hosts.", param_hint="HOST")
+    if source and not Options(source=source).is_url:
+        raise typer.BadParameter(f"received {source!r}, expected an address: https://…", param_hint="--from")
     plan = Plan(
         software=checked("--deb", Package, deb) if deb else Wheels(),
         offer=Offer(repo, channel),

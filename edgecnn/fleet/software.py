@@ -15,7 +15,7 @@ from edgecnn.emulate import wheels
 from edgecnn.emulate.sysroot import keep
 from edgecnn.errors import EmulatorError
 from edgecnn.files import cache_home, data_folder, sha256, sha256_file
-from edgecnn.fleet.look import LINK, REPOSITORY, VERSIONS, Look
+from edgecnn.fleet.look import CONFIGURED, LINK, REPOSITORY, VERSIONS, Look
 from edgecnn.fleet.ssh import Board, BoardError
 from edgecnn.runtime.default import SHIPPED
 
@@ -27,6 +27,9 @@ DIGITS = 12
 """Of a SHA-256, in the name of a folder on a board."""
 
 WHEELS = "wheels.tar.gz"
+PRIVATE = CONFIGURED[1].lstrip("/")
+"""Options of updates: their address may have a password."""
+
 MAIN = f"""#!{LINK}/bin/python3
 import sys
 
@@ -208,13 +211,14 @@ def regular(folder: Path) -> Iterator[Path]:
 
 
 def tar(files: Mapping[str, Path | bytes]) -> bytes:
-    """Return a tar archive of files by path, the same bytes for the same files; programs are those below bin/."""
+    """Return a tar archive of files by path, the same bytes for the same files: all may read them, but for PRIVATE; bin/ has programs."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in sorted(files):
             source = files[name]
             content = source if isinstance(source, bytes) else source.read_bytes()
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o755 if name.startswith("bin/") else 0o644
+            entry.size = len(content)
+            entry.mode = 0o755 if name.startswith("bin/") else 0o600 if name == PRIVATE else 0o644
             archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()

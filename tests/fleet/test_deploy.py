@@ -55,6 +55,9 @@ def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp
     assert all(serial_in_use(first[name]) == 1 and first[name]["installed"] for name in ("door", "gate"))
     assert boards.run("barn", "ls -A /opt/edgecnn-versions /var/tmp") == "/opt/edgecnn-versions:\n\n/var/tmp:\n"
 
+    assert (
+        boards.run("gate", "stat -c '%a %U' /etc/edgecnn/update.toml /etc/edgecnn/root.json") == "600 root\n644 root\n"
+    )
     for name in names:
         boards.counted(name)
     code, again = deploy("door", "gate")
@@ -163,6 +166,7 @@ def test_a_repository_that_is_none_and_options_that_are_wrong_reach_no_board(edg
     (tmp_path / "service.toml").write_text("tresh = 1\n")
     for arguments, said in (
         (("--repo", tmp_path), "is not a repository of releases"),
+        (("--from", "releases"), "expected an address: https://"),
         (("--channel", "gate"), "releases has no channel gate. Known: door."),
         (("--options", "service.toml"), "service.toml: unknown key tresh"),
         (("--deb", "service.toml"), "service.toml is not a Debian package"),
