@@ -41,7 +41,7 @@ KINDS: Mapping[str, Mapping[str, float]] = {
     "days alike": {"mix": 100.0},
     "days differ": {"mix": 1.0},
     "few classes a day": {"mix": 0.3},
-    "5 s to 10 min each": {"mix": 1.0, "fps": 1.0},
+    "one frame a second": {"mix": 1.0, "fps": 1.0},
     "one scene half the day": {"mix": 1.0, "one": 0.5},
 }
 """Days: the Dirichlet's concentration, frames/s, and the share of pictures that are the same one all day."""
@@ -268,7 +268,7 @@ def trained_without(arguments, folder: Path) -> Path:
         f'name = "others"\n[data]\nsource = "{data}"\n[network]\nname = "resnet8"\n[train]\nepochs = {arguments.epochs}\n'
         "[stranger]\nrate = 0.05\n"
     )
-    edgecnn("run", folder / "recipe.toml", "--max-drop", "100", cwd=folder)
+    edgecnn("run", folder / "recipe.toml", "--max-drop", "100", "--accept-conversion", cwd=folder)
     return folder / "runs/others/others.edgecnn"
 
 
