@@ -316,7 +316,7 @@ def ssh_config(tmp_path, monkeypatch):
     """The file, yet to be written, that ssh reads as its user's configuration in this test and in what it starts."""
     program = tmp_path / "programs" / "ssh"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/ssh_config "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{tmp_path}/ssh_config" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     return tmp_path / "ssh_config"

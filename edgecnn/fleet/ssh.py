@@ -41,7 +41,7 @@ AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c 
 
 UNREACHABLE = (
     (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED[\s\S]*?Offending \S+ key in (\S+):(\d+)",
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED[\s\S]*?Offending \S+ key in (.+):(\d+)",
         "its host key is not the one in {0}, line {1}. If the board was installed anew, remove that line; if not, another machine "
         "answers in its name",
     ),

@@ -22,9 +22,9 @@ CONFIG = """Host board
     HostName 127.0.0.1
     Port {port}
     User root
-    IdentityFile {key}
+    IdentityFile "{key}"
     StrictHostKeyChecking accept-new
-    UserKnownHostsFile {folder}/known
+    UserKnownHostsFile "{folder}/known"
 """
 OPTIONS = "width = 320\nheight = 180\nmax_fps = 2\ngood_after = 3\n"
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -25,10 +26,10 @@ HOST = """Host {name}
     HostName 127.0.0.1
     Port {port}
     User {user}
-    IdentityFile {folder}/key
+    IdentityFile "{folder}/key"
     IdentitiesOnly yes
-    UserKnownHostsFile {folder}/known
-    ProxyCommand {python} {count} {folder}/{name}/bytes %h %p
+    UserKnownHostsFile "{folder}/known"
+    ProxyCommand {proxy} %h %p
 """
 USERS = {"root": "", "pi": "pi ALL=(ALL) NOPASSWD: ALL\n", "guest": "guest ALL=(ALL) ALL\n"}
 """Who may log in to a board, and what sudo lets them do."""
@@ -56,9 +57,8 @@ class Boards:
         (folder / "etc/ssh/sshd_config").write_text(SSHD.format(port=port))
         shutil.copy(self.folder / "key.pub", folder / "etc/ssh/authorized_keys")
         (folder / "sudoers").write_text("root ALL=(ALL) ALL\n" + USERS[user])
-        host = HOST.format(
-            name=name, port=port, user=user, folder=self.folder, python=sys.executable, count=HERE / "count.py"
-        )
+        proxy = shlex.join(map(str, (sys.executable, HERE / "count.py", folder / "bytes")))
+        host = HOST.format(name=name, port=port, user=user, folder=self.folder, proxy=proxy)
         with self.config.open("a") as config:
             config.write(host)
         self.keygen(folder / "etc/ssh/host")
