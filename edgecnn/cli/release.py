@@ -15,6 +15,7 @@ from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.update.channel import Entry
+    from edgecnn.release.keys import Keys
     from edgecnn.release.repository import Repository
 
 ACTIONS = {
@@ -162,7 +163,7 @@ def release(
     elif action == "rotate":
         operations.rotate(repository, held, given)
         note("copy the repository to its server; the replaced key files, which end in .revoked, sign nothing any more")
-    show(repository, json)
+    show(repository, held, json)
 
 
 def check_names(action: str, names: list[str]) -> None:
@@ -219,10 +220,10 @@ def show_entry(repository: "Repository", entry: "Entry") -> None:
     )
 
 
-def show(repository: "Repository", json: bool) -> None:
+def show(repository: "Repository", keys: "Keys", json: bool) -> None:
     from edgecnn.release.status import status
 
-    table = status(repository)
+    table = status(repository, keys.known())
     if json:
         emit_json(table)
         return

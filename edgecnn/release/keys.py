@@ -1,5 +1,6 @@
 """The keys that sign releases: files of Ed25519 in folders that only their owner reads."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -52,13 +53,17 @@ class Keys:
     def own(self) -> Path:
         return self.folders[0]
 
-    def anchor(self) -> bytes:
-        """Return the root metadata that the keys belong to; ReleaseError if no folder has any."""
+    def known(self) -> bytes | None:
+        """Return the root metadata that the keys belong to; None if no folder has any."""
         for folder in self.folders:
-            try:
+            with contextlib.suppress(OSError):
                 return (folder / ANCHOR).read_bytes()
-            except OSError:
-                continue
+        return None
+
+    def anchor(self) -> bytes:
+        """Return what `known` does; ReleaseError if no folder has any."""
+        if known := self.known():
+            return known
         raise ReleaseError(
             f"no {ANCHOR} in {self.searched}, so that nothing says which root the keys belong to. Name their folder with --keys, or copy "
             f"{ANCHOR} there from where the keys were made."

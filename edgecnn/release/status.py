@@ -15,12 +15,12 @@ SOON_DAYS = {"root": 90, "targets": 30, "snapshot": 7, "timestamp": 7}
 """From how many days before a role's metadata expires that is a problem."""
 
 
-def status(repository: Repository) -> dict[str, Any]:
+def status(repository: Repository, anchor: bytes | None = None) -> dict[str, Any]:
     """Return what a repository offers, as JSON: roles with their keys and expiry, channels with their releases, and problems in words.
 
-    ReleaseError if it is not a repository, or a signature in it is not valid.
+    ReleaseError if it is not a repository, a signature in it is not valid, or it does not follow from the root metadata `anchor`.
     """
-    state, now = repository.read(), utc_now()
+    state, now = repository.read(anchor), utc_now()
     channels = sorted({path.partition("/")[0] for path in state.targets.signed.targets})
     releases = {channel: entries_of(state.targets.signed.targets, channel) for channel in channels}
     problems = [text for role in state.root.roles if (text := _expiry(state, role, now))]

@@ -53,6 +53,17 @@ def test_from_the_first_key_to_going_back(release, make_bundle):
     assert "goes back from" in shown.out
 
 
+def test_another_repository_in_its_place_is_not_shown_as_ones_own(release, tmp_path):
+    release("init")
+    release("init", "other")
+    (tmp_path / "releases").rename(tmp_path / "former")
+    (tmp_path / "other").rename(tmp_path / "releases")
+    refused = release("status")
+    assert refused.code == 35 and "it is an older copy, or another repository" in refused.err
+    (tmp_path / "releases-keys").rename(tmp_path / "stick")
+    assert release("status").code == 0, "who has no keys sees what is there"
+
+
 def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
     release("init")
     bundle = make_bundle("cats", 1, passed=False)
