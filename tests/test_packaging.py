@@ -64,7 +64,7 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
 
 
 WORKSTATION = {"inspect", "stress", "data", "networks", "train", "export", "verify", "report"}
-WORKSTATION |= {"stages", "calibrate", "evaluate", "interop", "emulate", "runs", "run_info", "recipe"}
+WORKSTATION |= {"stages", "calibrate", "evaluate", "interop", "emulate", "runs", "run_info", "recipe", "release", "fleet"}
 """Rooms and modules that a device carries and never imports: import-linter holds that."""
 
 
@@ -76,15 +76,15 @@ def is_workstations(parts):
 def test_an_installation_is_small(built, tmp_path):
     """What pip leaves of the base install, without its dependencies, bytecode and all.
 
-    The rooms of a device with the default bundle take at most 2.5 MB, all at most 4.8 MB.
+    The rooms of a device with the default bundle take at most 2.9 MB, all at most 5.5 MB.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--compile"]
     subprocess.run([*pip, "--target", tmp_path, built[0]], check=True, capture_output=True)
     assert (tmp_path / "edgecnn" / "__pycache__").is_dir()
     sizes = {path.relative_to(tmp_path).parts: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
     assert {parts[1].partition(".")[0] for parts in sizes if is_workstations(parts)} >= WORKSTATION
-    assert sum(size for parts, size in sizes.items() if not is_workstations(parts)) <= 2_500_000
-    assert sum(sizes.values()) <= 4_800_000
+    assert sum(size for parts, size in sizes.items() if not is_workstations(parts)) <= 2_900_000
+    assert sum(sizes.values()) <= 5_500_000
 
 
 def test_found_from_a_wheel(built, root, tmp_path):
