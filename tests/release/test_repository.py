@@ -204,7 +204,7 @@ def test_what_somebody_put_into_the_repository_is_not_signed(repository, add, he
     operations.refresh(repository, held())
     older = copy(repository.folder)
     operations.refresh(repository, held(), "root")
-    with pytest.raises(ReleaseError, match=r"it is an older copy, or another repository\. Nothing was signed"):
+    with pytest.raises(ReleaseError, match=r"it is an older copy, or another repository\. Nothing was changed"):
         operations.refresh(Repository(older), held())
     other = older.with_name("other")
     operations.init(other, held(older.with_name("other-keys")))
