@@ -63,7 +63,7 @@ test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt tests/device/http/test_home_assistant.py
 
 test-emulated: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "emulated and not slow" tests/emulated tests/emulate/test_emulated.py --durations=5
+	$(BIN)/python -m pytest -m "emulated and not slow" tests/emulated tests/emulate --durations=5
 
 test-service: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "emulated and slow" tests/emulated --durations=5
