@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from edgecnn.device.http.link import Picture, Shared
 from edgecnn.errors import ImageError
@@ -17,6 +18,7 @@ class Viewers:
 
     def __init__(self, shared: Shared | None, look: Callable[[bool], object], rotation: int = 0) -> None:
         self._shared, self._look, self._rotation = shared, look, rotation
+        self._thread = ThreadPoolExecutor(1, "pictures")  # of several, each keeps some megabytes
         self._count = 0
         self._until = 0.0
         self._looking = False
@@ -73,7 +75,7 @@ class Viewers:
     async def _encode(self) -> None:
         while (picture := self._waiting) is not None:
             self._waiting = None
-            jpeg = await asyncio.to_thread(self._jpeg, picture)
+            jpeg = await asyncio.get_running_loop().run_in_executor(self._thread, self._jpeg, picture)
             if jpeg is not None and self._looking:
                 self.jpeg, self.ts = jpeg, picture.ts
                 self._fresh.set()
