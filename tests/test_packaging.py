@@ -64,7 +64,18 @@ def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_
 
 
 WORKSTATION = {"inspect", "stress", "data", "networks", "train", "export", "verify", "report"}
-WORKSTATION |= {"stages", "calibrate", "evaluate", "interop", "emulate", "runs", "run_info", "recipe", "release", "fleet"}
+WORKSTATION |= {
+    "stages",
+    "calibrate",
+    "evaluate",
+    "interop",
+    "emulate",
+    "runs",
+    "run_info",
+    "recipe",
+    "release",
+    "fleet",
+}
 """Rooms and modules that a device carries and never imports: import-linter holds that."""
 
 

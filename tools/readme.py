@@ -24,6 +24,7 @@ LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
+VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
@@ -181,6 +182,18 @@ def fleet_figures() -> str:
     return f"{markdown_table(bench.HEADINGS, bench.rows(report))}\n\n{bench.sentence(report)}"
 
 
+def viewers_figures() -> str:
+    """Return what `tools/bench/viewers.py` measured: a table and sentences."""
+    bench = importlib.import_module("bench.viewers")
+    report = json.loads(VIEWERS.read_text(encoding="utf-8"))
+    where = (
+        f"A frame's decision is known that long after the frame is whole; medians of {report['rounds']} interleaved runs of "
+        f"{report['seconds']:g} s, with {report['viewers']} viewers and {report['posters']} clients that post photos without a pause, on "
+        f"{report['machine']}, which other programs used at the same time. To measure again: `python tools/bench/viewers.py`."
+    )
+    return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", bench.sentence(report), "", where])
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -196,6 +209,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "figures": partial(model_table, "../models"),
         "speed": speed_table,
         "ladder": ladder_table,
+        "viewers": viewers_figures,
     },
     ROOT / "docs" / "fleet.md": {"fleet": fleet_figures},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
