@@ -222,20 +222,21 @@ async def post(port: int, data: bytes, end: float) -> list[float]:
 
 
 def rows(report: Row) -> list[tuple[str, ...]]:
+    cases = [(name, report["cases"][name]) for name in CASES]
     return [
         (name, f"{case['p50_ms']:.2f}", f"{case['p99_ms']:.2f}", f"{case['dropped']:g}", f"{case['frames']:g}")
-        for name, case in report["cases"].items()
+        for name, case in cases
     ]
 
 
 def sentence(report: Row) -> str:
     """Say in words what was measured."""
-    served, lasting = report["served"], report["long"]
+    served, lasting, later = report["served"], report["long"], report["later_ms"]
     return (
-        f"p99 is {abs(report['later_ms']):.2f} ms {'later' if report['later_ms'] > 0 else 'earlier'} with viewers; two runs without differ by {report['spread_ms']:.2f} ms. "
-        f"A viewer gets {served['frames_per_viewer_s']:.1f} pictures a second, {served['posts_s']:.0f} posts a second are answered in "
-        f"{served['post_ms']:.0f} ms. {lasting['frames']:,} frames and {lasting['served']['connections']:,} connections: "
-        f"{lasting['mib']['second quarter']} MiB, then {lasting['mib']['last quarter']}."
+        f"p99 is {abs(later):.2f} ms {'later' if later > 0 else 'earlier'} with viewers; two runs without differ by "
+        f"{report['spread_ms']:.2f} ms. A viewer gets {served['frames_per_viewer_s']:.1f} pictures a second, {served['posts_s']:.0f} "
+        f"posts a second are answered in {served['post_ms']:.0f} ms. {lasting['frames']:,} frames and "
+        f"{lasting['served']['connections']:,} connections: {lasting['mib']['second quarter']} MiB, then {lasting['mib']['last quarter']}."
     )
 
 
