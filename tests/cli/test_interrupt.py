@@ -17,12 +17,12 @@ EPOCHS = 12
 
 @pytest.fixture
 def start(spawn, tmp_path):
-    """Start `edgecnn train …`, with a temporary folder of its own."""
+    """Start `edgecnn train …`, with a temporary folder of its own, in which Python leaves no bytecode of what TensorFlow generates."""
 
     def call(*arguments, temporary):
         command = [sys.executable, "-m", "edgecnn", "train", *arguments]
         temporary.mkdir()
-        environment = {**os.environ, "TMPDIR": str(temporary)}
+        environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return spawn(command, cwd=tmp_path, env=environment, **pipes)
 

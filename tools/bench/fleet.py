@@ -307,8 +307,8 @@ def ask(fleet: Fleet) -> tuple[list[dict[str, Any]], float]:
     programs = fleet.folder / "bin"
     programs.mkdir()
     for name, text in (
-        ("ssh", SSH.replace("BOARDS", str(fleet.folder))),
-        ("edgecnn", EDGECNN.replace("PYTHON", sys.executable)),
+        ("ssh", SSH.replace("BOARDS", shlex.quote(str(fleet.folder)))),
+        ("edgecnn", EDGECNN.replace("PYTHON", shlex.quote(sys.executable))),
     ):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
