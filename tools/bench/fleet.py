@@ -74,6 +74,14 @@ exec PYTHON -m edgecnn "$@" --prefix "$BOARD"
 """
 
 
+SUDO = """\
+#!/bin/sh
+[ "$1" = -n ] && shift
+exec "$@"
+"""
+"""On these boards everybody is root."""
+
+
 class Server(http.server.ThreadingHTTPServer):
     """A folder by HTTP; `requests` and `sent`, `received` bytes count what passed, headers included."""
 
@@ -309,6 +317,7 @@ def ask(fleet: Fleet) -> tuple[list[dict[str, Any]], float]:
     for name, text in (
         ("ssh", SSH.replace("BOARDS", shlex.quote(str(fleet.folder)))),
         ("edgecnn", EDGECNN.replace("PYTHON", shlex.quote(sys.executable))),
+        ("sudo", SUDO),
     ):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
