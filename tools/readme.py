@@ -189,7 +189,7 @@ def viewers_figures() -> str:
     where = (
         f"A frame's decision is known that long after the frame is whole; medians of {report['rounds']} interleaved runs of "
         f"{report['seconds']:g} s, with {report['viewers']} viewers and {report['posters']} clients that post photos without a pause, on "
-        f"{report['machine']}. Where other programs take both CPUs, the clients' work shows: p99 was 7 to 8 ms later in two runs. To measure again: `python tools/bench/viewers.py`."
+        f"{report['machine']}. To measure again: `python tools/bench/viewers.py`."
     )
     return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", bench.sentence(report), "", where])
 
