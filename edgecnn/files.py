@@ -8,6 +8,8 @@ import os
 import stat
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,30 @@ stderr_is_ours = False
 """Whether edgecnn may redirect this process's standard error. The command line sets it; as a library edgecnn leaves it to the program."""
 
 _redirecting = threading.RLock()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, busy: Exception, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of a folder; raise `busy` if one is in it for longer than `wait_s`. OSError if the folder cannot be opened.
+
+    A lock ends with its process.
+    """
+    import fcntl  # here, since few commands need it
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise busy from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

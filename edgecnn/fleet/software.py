@@ -154,7 +154,7 @@ class Wheels:
 
 
 def platform_of(look: Look) -> wheels.Platform:
-    """Return what a board's wheels are for. BoardError if there are none for it."""
+    """Return what a board's wheels are for. BoardError if edgecnn cannot run on it from wheels."""
     if not look.python:
         raise BoardError("it has no Python 3: apt-get install python3, or deploy the Debian package (--deb)")
     if look.python not in PYTHONS:

@@ -23,7 +23,7 @@ from edgecnn.files import output_errors, sync_folder, write_atomic
 
 ONLINE, TARGETS = "online", "targets"
 NAME = "edgecnn_name"
-"""The field of a key in root metadata that says what its file is called: a lost file has to be told from the others."""
+"""The field of a key in root metadata that says what its file is called: so that a lost file can be named."""
 
 ANCHOR = "root.json"
 """The file of a key folder with the newest root metadata that was seen there: what a repository has to follow from."""

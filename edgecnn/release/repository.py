@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +14,10 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from edgecnn.device.update.channel import MAX_METADATA
+from edgecnn.device.update.channel import DATE, MAX_METADATA, target_file
 from edgecnn.errors import ReleaseError
-from edgecnn.files import sync_folder, write_atomic
+from edgecnn.files import folder_lock, sync_folder, write_atomic
 from edgecnn.release.keys import ANCHOR, Keys, name_of
-
-DATE = "edgecnn_date"
-"""The field of timestamp.json with the time at which it was signed: no board that has seen it takes an earlier time for the present."""
 
 DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
 """For how long metadata is valid after it was signed."""
@@ -57,27 +53,18 @@ class Repository:
 
     def target_file(self, path: str, sha256: str) -> Path:
         """Return where the file of a target is, whose name begins with its hash."""
-        channel, _, name = path.partition("/")
-        return self.folder / "targets" / channel / f"{sha256}.{name}"
+        return self.folder / "targets" / target_file(path, sha256)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from changing the repository meanwhile, else ReleaseError. A lock ends with its process."""
-        try:
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise self._foreign(error.strerror) from None
-        try:
+        busy = f"another edgecnn release is changing {self.folder}. Wait until it ends."
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ReleaseError(f"another edgecnn release is changing {self.folder}. Wait until it ends.") from None
+                held.enter_context(folder_lock(self.folder, ReleaseError(busy)))
             except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise self._foreign(error.strerror) from None
+                raise self._foreign(error.strerror) from None
             yield
-        finally:
-            os.close(descriptor)
 
     def read(self, anchor: bytes | None = None) -> State:
         """Read the metadata, and check that each was signed by the keys of the root, and that this follows from `anchor`, a root as well.

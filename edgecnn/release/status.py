@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from edgecnn.device.update.channel import entries_of
+from edgecnn.device.update.channel import DATE, entries_of
 from edgecnn.files import sha256_file
 from edgecnn.release.keys import name_of
-from edgecnn.release.repository import DATE, Repository, State, utc_now
+from edgecnn.release.repository import Repository, State, utc_now
 from edgecnn.tables import to_json
 
 SCHEMA = "edgecnn.release/1"

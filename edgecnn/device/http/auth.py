@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from edgecnn.device.http.answers import refusal
+from edgecnn.device.http.limits import body_bytes
 
 PUBLIC = ("/healthz", "/readyz", "/login")
 """Paths that need no token: they say nothing of the camera."""
@@ -111,7 +112,7 @@ class Gate:
 
     async def login(self, request: Request) -> Response:
         """Take the token once, from the field `token` of a form, and give a cookie for it."""
-        if int(request.headers.get("content-length", "0")) > LONGEST_LOGIN:
+        if body_bytes(request) > LONGEST_LOGIN:
             return refusal(413, f"a form has at most {LONGEST_LOGIN} bytes.")
         fields = parse_qs((await request.body()).decode("utf-8", "replace"))
         if self._token is not None and not self.is_token(fields.get("token", [""])[0].strip().encode()):

@@ -31,7 +31,7 @@ COVERED = 0.75  # share of the hours that the week had, without which a day or s
 
 MOST_HOURS = 20 * DAY  # that are kept while there is no week
 
-GROUPS = 64  # classes are told apart up to this number; of more, some share a group
+GROUPS = 64  # classes counted separately; of more, some share a group
 
 SET_CLOCK_S = 1.7e9  # an earlier time is that of a board whose clock is not set
 

@@ -32,9 +32,8 @@ from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.results import FrameResult, event_line, result_line
 from edgecnn.errors import ImageError
 
-PICTURES_PER_S = (
-    10.0  # most pictures that viewers get: more would cost the camera loop copies, and the board its processor
-)
+PICTURES_PER_S = 10.0
+"""Most pictures that viewers get: more would cost the camera loop copies, and the board its processor."""
 
 PREVIEW_SIDE = 1280  # of pixels that are shared: of a frame twice as large, every second row and column is
 
@@ -138,7 +137,7 @@ class Live(Consumer):
         heard = {"decisions": self._decisions, "replay": self._heard(), "kept": tuple(self._kept)}
         opening = asdict(self._opening) | heard
         files = (theirs.fileno(), self._listener.fileno(), self._shared.file)
-        # a folder that this process does not import from is none to import a server from
+        # the server imports from the working folder only if this process does
         safe = [] if os.getcwd() in sys.path or "" in sys.path else ["-P"]
         command = [sys.executable, *safe, "-m", "edgecnn.device.http", *map(str, files)]
         with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:

@@ -81,7 +81,7 @@ def make_server(site: Site) -> Server:
 
 
 async def run(server: Server, listener: socket.socket, site: Site, *, with_parent: bool) -> None:
-    beside = [
+    tasks = [
         asyncio.create_task(sweep(server.server_state.connections)),
         asyncio.create_task(watch(site.board.machine, with_parent)),
         asyncio.create_task(keep(site.upkeep)),
@@ -89,7 +89,7 @@ async def run(server: Server, listener: socket.socket, site: Site, *, with_paren
     try:
         await server.serve(sockets=[listener])
     finally:
-        for task in beside:
+        for task in tasks:
             task.cancel()
         say(site.upkeep.write(site.upkeep.due(end=True)))
 

@@ -35,7 +35,7 @@ class Viewers:
             self._busy = asyncio.create_task(self._encode())
 
     async def newest(self, wait_s: float) -> bytes | None:
-        """Return a picture that came while somebody looked, the next one within `wait_s` if there is none; None without one."""
+        """Return a picture that came while somebody looked, else the next one within `wait_s`; None if none comes."""
         self._count += 1
         self._attend()
         try:

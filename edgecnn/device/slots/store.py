@@ -5,10 +5,8 @@ whatever is left of it. The folder may belong to the service's user, so what is 
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, replace
 from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
 from edgecnn.errors import BundleError, SlotError
-from edgecnn.files import canonical_json, output_errors
+from edgecnn.files import canonical_json, folder_lock, output_errors
 from edgecnn.runtime.default import choose_model
 from edgecnn.tables import build, shown, to_json
 
@@ -161,24 +159,13 @@ class Store:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the folder, which is made if need be. It ends with the process."""
-        with output_errors(self.root):
-            if not self.root.is_dir():
-                self._make_folder(self.root)
-            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            deadline = time.monotonic() + self._wait_s
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        busy = f"another command is changing the releases in {self.root}."
-                        raise SlotError(f"{busy} Run this one again when it has ended.") from None
-                    time.sleep(0.05)
+        busy = f"another command is changing the releases in {self.root}. Run this one again when it has ended."
+        with contextlib.ExitStack() as held:
+            with output_errors(self.root):
+                if not self.root.is_dir():
+                    self._make_folder(self.root)
+                held.enter_context(folder_lock(self.root, SlotError(busy), self._wait_s))
             yield
-        finally:
-            os.close(descriptor)
 
 
 def find(slots: Slots, name: str) -> str:

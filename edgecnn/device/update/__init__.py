@@ -8,9 +8,9 @@ from typing import Any
 
 SCHEMA = "edgecnn.update/1"
 
-TRUST = Path(
-    "/var/lib/edgecnn-trust"
-)  # what only root writes: metadata that it has verified, marks, this board's id, the last check
+TRUST = Path("/var/lib/edgecnn-trust")
+"""What only root writes: metadata that it has verified, marks, this board's id, the last check."""
+
 STATUS = "status.json"
 MAX_STATUS_BYTES = 1 << 16
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from edgecnn.device.slots.disk import Disk, replace
 from edgecnn.device.update import TRUST
 from edgecnn.device.update.channel import check_channel, is_board_id
 from edgecnn.errors import UpdateError
-from edgecnn.files import canonical_json, output_errors, sha256
+from edgecnn.files import canonical_json, folder_lock, output_errors, sha256
 from edgecnn.tables import Struct, shown
 
 if TYPE_CHECKING:
@@ -87,24 +86,20 @@ class Board(Struct):
     @contextlib.contextmanager
     def locked(self) -> Iterator[Path]:
         """Hold the lock of `trust`, and lend an empty folder in it for what need not last. UpdateError if another process holds it."""
-        try:
-            if not self.trust.is_dir():
-                self.trust.parent.mkdir(parents=True, exist_ok=True)
-                disk = self.disk(self.trust)
-                disk.make_folder(self.trust)
-                disk.sync(self.trust.parent)
-            descriptor = os.open(self.trust, os.O_RDONLY | os.O_DIRECTORY)
-        except PermissionError:
-            raise UpdateError("only root may update this board. Run it again with sudo.") from None
-        except OSError as error:
-            raise UpdateError(f"cannot write {self.trust}: {error.strerror}.") from None
-        scratch = self.trust / "scratch"
-        try:
+        busy = "another update of this board is running. Run this one again when it has ended."
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                running = "another update of this board is running."
-                raise UpdateError(f"{running} Run this one again when it has ended.") from None
+                if not self.trust.is_dir():
+                    self.trust.parent.mkdir(parents=True, exist_ok=True)
+                    disk = self.disk(self.trust)
+                    disk.make_folder(self.trust)
+                    disk.sync(self.trust.parent)
+                held.enter_context(folder_lock(self.trust, UpdateError(busy)))
+            except PermissionError:
+                raise UpdateError("only root may update this board. Run it again with sudo.") from None
+            except OSError as error:
+                raise UpdateError(f"cannot write {self.trust}: {error.strerror}.") from None
+            scratch = self.trust / "scratch"
             with output_errors(scratch):
                 if scratch.exists():  # of an update that was killed
                     shutil.rmtree(scratch)
@@ -113,8 +108,6 @@ class Board(Struct):
                 yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
     def identity(self) -> str:
         """Return this board's random id, and make one at first, or if the last was copied here with the card of another machine."""

@@ -29,6 +29,9 @@ MAX_NAME = 120
 MAX_METADATA = {"root": 1 << 17, "timestamp": 1 << 14, "snapshot": 1 << 17, "targets": 1 << 20}
 """Most bytes of metadata by role. What python-tuf allows, 5 MB, takes a board more than 100 MB of memory if an enemy has made it."""
 
+DATE = "edgecnn_date"
+"""The field of timestamp.json with the time at which it was signed: no board that has seen it takes an earlier time for the present."""
+
 MAX_HASHES = 1000
 MAX_PILOTS = 1000
 
@@ -165,6 +168,12 @@ def in_wave(board_id: str, digest: str, share: int) -> bool:
     A board in a wave is in every larger one of the same target. Each target has waves of its own.
     """
     return int(sha256(f"{board_id}:{digest}".encode()), 16) % 100 < share
+
+
+def target_file(path: str, digest: str) -> str:
+    """Return where a target's file is below targets/ in a repository: its name begins with its hash."""
+    channel, _, file = path.partition("/")
+    return f"{channel}/{digest}.{file}"
 
 
 def _entry(path: str, target: Target) -> Entry:

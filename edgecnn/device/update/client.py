@@ -9,12 +9,10 @@ from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edgecnn.device.update.channel import MAX_METADATA, Entry, entries_of
+from edgecnn.device.update.channel import DATE, MAX_METADATA, Entry, entries_of
 from edgecnn.device.update.trust import Held
 from edgecnn.errors import UpdateError, first_line
 from edgecnn.files import output_errors
-
-DATE = "edgecnn_date"  # of a timestamp: when it was signed
 
 
 class Client:

@@ -3,24 +3,20 @@
 `run` starts it in a process of its own, whose standard input has the request and whose standard output the answer, as JSON.
 """
 
-import contextlib
-import fcntl
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecnn.device.update.channel import Entry
+from edgecnn.device.update.channel import target_file
 from edgecnn.device.update.client import Client
 from edgecnn.device.update.decide import State, decide
 from edgecnn.device.update.fetchers import HttpFetcher
 from edgecnn.device.update.trust import Held
 from edgecnn.errors import EdgeCNNError, UpdateError
-from edgecnn.files import output_errors, write_atomic
+from edgecnn.files import folder_lock, output_errors, write_atomic
 from edgecnn.tables import Struct, build
 
 REPOSITORY = "repository"
@@ -49,7 +45,7 @@ def fetch(request: Request) -> None:
     spool = Path(request.spool)
     repository, parts, scratch = spool / REPOSITORY, spool / "parts", spool / "scratch"
     metadata, targets = repository / "metadata", repository / "targets"
-    with output_errors(spool), _locked(spool):
+    with output_errors(spool), folder_lock(spool, UpdateError("an earlier fetch has not ended yet.")):
         for folder in (metadata, scratch):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -63,33 +59,13 @@ def fetch(request: Request) -> None:
             write_atomic(metadata / f"{version}{role}.json", data)
         decision = decide(client.entries(request.channel), request.state)
         entry = decision.entry if decision.install else None
-        path = targets / target_file(entry) if entry else None
+        path = targets / target_file(entry.path, entry.sha256) if entry else None
         for old in (*targets.glob("*/*"), *parts.iterdir()):
             if path is None or old.name != path.name:
                 old.unlink()
         if entry and path:
             client.download(entry, path)
         shutil.rmtree(scratch)
-
-
-def target_file(entry: Entry) -> str:
-    """Return where a release's bundle is below targets/ in a repository."""
-    channel, _, file = entry.path.partition("/")
-    return f"{channel}/{entry.sha256}.{file}"
-
-
-@contextlib.contextmanager
-def _locked(spool: Path) -> Iterator[None]:
-    """Hold the lock of the spool folder: a fetch may have outlived the update that began it."""
-    descriptor = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UpdateError("an earlier fetch has not ended yet.") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def main() -> None:

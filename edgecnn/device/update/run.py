@@ -11,10 +11,10 @@ from edgecnn.device.slots.store import Store
 from edgecnn.device.update import apart, status
 from edgecnn.device.update import trust as trusts
 from edgecnn.device.update.board import ROOT_FILE, Board, Options
-from edgecnn.device.update.channel import Entry, plain_name
+from edgecnn.device.update.channel import MAX_METADATA, Entry, plain_name, target_file
 from edgecnn.device.update.client import Client, dated
 from edgecnn.device.update.decide import State, decide, remembered
-from edgecnn.device.update.fetch import REPOSITORY, Request, target_file
+from edgecnn.device.update.fetch import REPOSITORY, Request
 from edgecnn.device.update.fetchers import FolderFetcher
 from edgecnn.errors import OutputError, UpdateError
 from edgecnn.files import sha256
@@ -23,7 +23,6 @@ from edgecnn.tables import Struct, to_json
 
 BEHIND = timedelta(minutes=1)  # clocks of two machines differ by less
 KEPT = 2  # releases in the slots before one is added
-MAX_ROOT_BYTES = 1 << 17
 
 
 class Outcome(Struct):
@@ -89,7 +88,7 @@ def _check(
     decision = decide(client.entries(options.channel), state)
     mark = decision.mark
     if decision.install and decision.entry:
-        path = scratch / target_file(decision.entry)
+        path = scratch / target_file(decision.entry.path, decision.entry.sha256)
         client.download(decision.entry, path)
         _install(store, path, decision.entry)
         mark = trusts.Mark.of(decision.entry)
@@ -113,7 +112,7 @@ def _install(store: Store, path: Path, entry: Entry) -> None:
 def _read_root(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_ROOT_BYTES + 1)
+            data = file.read(MAX_METADATA["root"] + 1)
             data.decode()
     except FileNotFoundError:
         raise UpdateError(
@@ -123,8 +122,8 @@ def _read_root(path: Path) -> bytes:
         raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise UpdateError(f"{path} is not a root of trust: it is not UTF-8.") from None
-    if len(data) > MAX_ROOT_BYTES:
-        raise UpdateError(f"{path} is not a root of trust: it has more than {MAX_ROOT_BYTES:,} bytes.")
+    if len(data) > MAX_METADATA["root"]:
+        raise UpdateError(f"{path} is not a root of trust: it has more than {MAX_METADATA['root']:,} bytes.")
     return data
 
 
