@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
 from edgecnn.fleet.status import read_status
 from edgecnn.release.keys import ANCHOR, default_folder
 from edgecnn.release.repository import Repository
+from edgecnn.tables import Struct
 
 ROOT, UPDATE, SERVICE = CONFIGURED
 
@@ -95,8 +95,7 @@ class Offer:
         return files
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct):
     """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later, "" to leave that."""
 
     software: Software
@@ -125,8 +124,7 @@ class Plan:
         return {path: content for path, content in files.items() if found.hashes.get(path) != sha256(content)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Struct):
     """What became of a board: `problem` says why it failed, "" if it did not; `status` is what its `edgecnn update status` says."""
 
     host: str

@@ -1,9 +1,10 @@
 """What a board is and has, in one look: a script of the shell, whose lines are read here."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from edgecnn.device.update import TRUST
 from edgecnn.fleet.ssh import Board, BoardError
+from edgecnn.tables import Struct
 
 VERSIONS = "/opt/edgecnn-versions"
 """Where virtual environments are; /opt/edgecnn is a link to the one in use."""
@@ -36,8 +37,7 @@ find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Struct):
     """What a board is and has. A text is "" for what it lacks.
 
     `board` is its id, `source` what update.toml has after `from =`, `hashes` are SHA-256 of files by absolute path.

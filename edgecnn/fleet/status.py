@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from edgecnn.device.update import SCHEMA
 from edgecnn.errors import first_line
 from edgecnn.fleet.ssh import BoardError, Sessions, last_line
+from edgecnn.tables import Struct
 
 HEADINGS = ("board", "channel", "in use", "last good check", "problem")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gathered:
+class Gathered(Struct):
     """A board's status, or why there is none: `problem` is "" if there is one."""
 
     host: str

@@ -6,10 +6,12 @@ import os
 import socket
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from edgecnn.tables import Struct
 
 RESULT, EVENT, PICTURE, UNSURE = b"r", b"e", b"p", b"u"
 """How a message to the server begins: a result's header and line, an event's line, where a picture lies, a frame that was kept."""
@@ -25,8 +27,7 @@ MOST_BYTES = 1 << 20  # of one message; the kernel's own limit is lower
 STAMP = struct.Struct("=Q")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opening:
+class Opening(Struct):
     """What the server is given when it starts, as JSON on its standard input: nothing of it is visible to other users.
 
     `model` is what /v1/state says of it, `classifier` and `decision` are the arguments of `Classifier.load` and `classify`,

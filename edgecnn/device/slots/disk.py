@@ -5,11 +5,13 @@ The folder may belong to the service's user, and root works in it: nothing below
 
 import contextlib
 import errno
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from edgecnn.errors import SlotError
 
@@ -106,3 +108,19 @@ def replace(disk: Disk, path: Path, data: bytes) -> None:
             disk.remove(fresh)
         raise
     disk.sync(path.parent)
+
+
+def read_json(disk: Disk, path: Path, most_bytes: int, damaged: Callable[[object], Exception]) -> Any:
+    """Return what a JSON file holds; `damaged` makes the error for a file that is too long or not JSON. OSError, SlotError."""
+    with disk.open(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise damaged(f"it has more than {most_bytes:,} bytes")
+    try:
+        table = json.loads(data)
+        json.dumps(table, ensure_ascii=False).encode()  # a lone surrogate is not text
+    except RecursionError:
+        raise damaged("it is nested too deeply") from None
+    except ValueError as error:
+        raise damaged(error) from None
+    return table

@@ -5,7 +5,6 @@ whatever is left of it. The folder may belong to the service's user, so what is 
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from edgecnn.bundle.canonical import MAX_BYTES
 from edgecnn.bundle.read import parse_bundle, read_bundle
 from edgecnn.device.slots import RECORD, ROOT
 from edgecnn.device.slots.about import About, about, difference
-from edgecnn.device.slots.disk import Disk, replace
+from edgecnn.device.slots.disk import Disk, read_json, replace
 from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
 from edgecnn.errors import BundleError, SlotError
 from edgecnn.files import canonical_json, folder_lock, output_errors
@@ -40,26 +39,16 @@ class Store:
     def read(self) -> Slots:
         """Return the record; an empty one if the file does not exist. SlotError if it cannot be read."""
         path = self.root / RECORD
-        try:
-            with self._disk.open(path) as file:
-                data = file.read(MAX_RECORD_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return Slots()
-        except OSError as error:
-            raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
 
         def damaged(what: object) -> SlotError:
             return SlotError(f"{path} is damaged: {what}. Remove it, and add the bundles again.")
 
-        if len(data) > MAX_RECORD_BYTES:
-            raise damaged(f"it has more than {MAX_RECORD_BYTES:,} bytes")
         try:
-            table = json.loads(data)
-            json.dumps(table, ensure_ascii=False).encode()  # a lone surrogate is not text
-        except RecursionError:
-            raise damaged("it is nested too deeply") from None
-        except ValueError as error:
-            raise damaged(error) from None
+            table = read_json(self._disk, path, MAX_RECORD_BYTES, damaged)
+        except (FileNotFoundError, NotADirectoryError):
+            return Slots()
+        except OSError as error:
+            raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
         slots = build(Slots, table, SlotError, str(path))
         for name in (*slots.releases, *slots.chain):
             if not SHA256.fullmatch(name):

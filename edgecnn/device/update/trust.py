@@ -5,11 +5,11 @@ replaced by one rename, after fsync: metadata and marks are those of before a ch
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, NamedTuple
 
+from edgecnn.device.slots.disk import read_json
 from edgecnn.device.update.board import Board, Ticks
 from edgecnn.device.update.channel import MAX_NUMBER, SHA256, Entry
 from edgecnn.errors import UpdateError
@@ -77,23 +77,16 @@ class Trust(Struct):
 def read(board: Board, anchor: str, root: bytes) -> Trust:
     """Return what the board trusts; with another trust root than before, that root with the metadata and marks of before. UpdateError."""
     path = board.trust / FILE
-    try:
-        with board.disk(board.trust).open(path) as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        return Trust(anchor=anchor, root=root.decode())
-    except OSError as error:
-        raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
 
     def damaged(what: object) -> UpdateError:
         return UpdateError(f"{path} is damaged: {what}. Remove it, and the board trusts its root file anew.")
 
-    if len(data) > MAX_BYTES:
-        raise damaged(f"it has more than {MAX_BYTES:,} bytes")
     try:
-        table = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(error) from None
+        table = read_json(board.disk(board.trust), path, MAX_BYTES, damaged)
+    except FileNotFoundError:
+        return Trust(anchor=anchor, root=root.decode())
+    except OSError as error:
+        raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
     trust = build(Trust, table, UpdateError, f"{path} is damaged")
     if not all(SHA256.fullmatch(mark.sha256) for mark in trust.marks.values()):
         raise damaged("a mark is not a SHA-256")
