@@ -53,6 +53,7 @@ UNREACHABLE = (
         "timed out|No route to host|Network is unreachable|Host is down",
         "it does not answer: it is off, or not on this network",
     ),
+    ("Connection (?:reset|closed) by", "it ended the connection: it is starting or stopping, or has too many. Try again"),
     ("Control socket|ControlPath too long", "ssh cannot make its control socket: set TMPDIR to a folder with a short name"),
 )  # fmt: skip
 """What ssh says, as regular expressions, and what that means to people."""

@@ -1,5 +1,6 @@
 """Boards with ssh servers of Debian's, each in namespaces of its own: its own root, disk, processes and host key."""
 
+import contextlib
 import functools
 import os
 import shlex
@@ -94,6 +95,11 @@ class Boards:
         """Cut a board's power: its disk is in memory, and gone."""
         os.killpg(self._processes[name].pid, signal.SIGKILL)
         self._processes[name].wait()
+        with contextlib.suppress(ConnectionRefusedError):  # what ran on it may outlive its first process for a moment
+            while True:
+                with contextlib.suppress(ConnectionResetError):
+                    socket.create_connection(("127.0.0.1", self.ports[name])).close()
+                time.sleep(0.02)
 
     def run(self, name, command):
         """Run a command on a board and return what it printed."""
