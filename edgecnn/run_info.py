@@ -1,9 +1,9 @@
 """What a run's `run.json` holds, as frozen dataclasses; `edgecnn.tables` reads and writes them, `edgecnn.runs` knows where."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from edgecnn.schema import Count, Fraction, NonNegative, Positive, described
+from edgecnn.schema import Count, Fraction, Limits, NonNegative, Positive, Sha256, described
 from edgecnn.tables import Struct, key
 
 Asked = Literal["auto", "qat", "ptq"]
@@ -106,6 +106,43 @@ class RepresentativeInfo(Struct):
     sha256: str | None = key(None, left_out=True)
 
 
+class Candidate(Struct):
+    """A network and an input that the images may choose. Figures of tuning are only there for the shortlist."""
+
+    network: str
+    height: Positive
+    width: Positive
+    whole: bool = described("Whether the network has all of its blocks, and the head.")
+    macs: Count
+    int8_bytes: Count = described("Expected.")
+    frozen: Fraction = described("Accuracy of logistic regressions on the frozen network's features, by folds.")
+    fits: bool = described("Whether it keeps the budget; true without one.")
+    ms: NonNegative | None = described(
+        "Median milliseconds of its int8 file on this machine; null where it was not measured.", default=None
+    )
+    tuned: Fraction | None = described("Accuracy on one fold after a brief tuning on the others.", default=None)
+    behind: Annotated[float, Limits(minimum=0, maximum=1)] | None = described(
+        "How far behind the best of the shortlist, on the same images.", default=None
+    )
+    behind_error: NonNegative | None = described("The standard error of that, paired.", default=None)
+
+
+class NetworkChoice(Struct):
+    """Which network and input the training and validation images chose, and by which figures: `choice.json`."""
+
+    schema: Literal["edgecnn.choice/1"] = "edgecnn.choice/1"
+    key: Sha256 = described("Of the images, the recipe and the limits that decided.")
+    images: Positive
+    judged_by: Count = described("Images of the fold that judged the shortlist.")
+    budget: str = described("What the network may take; empty without a limit.")
+    candidates: tuple[Candidate, ...]
+    network: str
+    height: Positive
+    width: Positive
+    why: str
+    seconds: NonNegative
+
+
 class Validated(Struct):
     """A model on validation images, compared with the float model."""
 
@@ -159,10 +196,28 @@ class Int8Method(Struct):
     validation: Validation = described("What was chosen by.")
 
 
+class FoldInfo(Struct):
+    """A model that was trained without one fold of the images, and what its answers to that fold are worth."""
+
+    network: str
+    height: Positive
+    width: Positive
+    images: Positive = described("Images of the fold, which it was never trained on.")
+    epochs: Count = described("Of the float phase.")
+    method: Method
+    rounding: Rounding | None
+    epoch: Count | None = described("Of the quantization-aware phase, the one that was kept; null without that phase.")
+    qat_epochs: Count
+    float_accuracy: Fraction
+    int8_accuracy: Fraction
+    seconds: NonNegative = described("Of all its epochs.")
+
+
 class RunInfo(Struct):
     """What held when a run began, and, once it is trained, how that went. The keys after `versions` are only written where they are set.
 
-    `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction.
+    `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction; of a model
+    that all images taught, with `folds` that were trained without a part of them, it is that of the images that it saw.
     """
 
     state: Literal["training", "trained", "imported"]
@@ -178,4 +233,5 @@ class RunInfo(Struct):
     validation_accuracy: float | None = key(None, left_out=True)
     int8: Int8Method | None = key(None, left_out=True)
     imported: ImportedFrom | None = key(None, left_out=True)
+    folds: tuple[FoldInfo, ...] = key((), left_out=True)
     representative_dataset: RepresentativeInfo | None = key(None, left_out=True)

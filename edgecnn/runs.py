@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ LATEST = "latest"
 RECIPE = "recipe.toml"
 LOCK = ".lock"
 INFO = "run.json"
+CHOICE = "choice.json"
+FOLDS = "folds.csv"
+FOLD = "folds/{fold}"
+ASKED = "folds/recipe.toml"
+FOLD_INFO = "fold.json"
+HELD_OUT = "held-out.npz"
+FEATURES = "features"
 IMAGES = "images.csv"
 HISTORY = "history.csv"
 CURVES = "curves.png"
@@ -170,12 +178,19 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
                 raise OutputExistsError(
                     f"{path} holds {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
+        shutil.rmtree(run.file(ASKED).parent, ignore_errors=True)
         for file in path.iterdir():
             if file.name != LOCK:
                 with contextlib.suppress(IsADirectoryError):
                     file.unlink()
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return run
+
+
+def settle_run(run: Run, recipe: Recipe) -> Run:
+    """Give a run the recipe that its images have settled, and return it with that."""
+    write_atomic(run.file(RECIPE), to_toml(recipe))
+    return Run(run.path)
 
 
 def run_path(name: str) -> Path:

@@ -60,19 +60,29 @@ def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate:
 
     Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
     """
+    return limit_of(scores, similar_to(features, codes), rate, codes)
+
+
+def similar_to(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return how similar images' features are to those of known images, float32 (n,); arguments as of `fit_limit`."""
+    return (
+        similarity(features, unit_rows(codes), min(NEIGHBOURS, len(codes))) if len(codes) else np.zeros(len(features))
+    )
+
+
+def limit_of(scores: np.ndarray, similar: np.ndarray, rate: float, codes: np.ndarray) -> StrangerLimit | None:
+    """Choose the limit by similarities that are known, (n,), such as those of images that each had a model of its own to know others."""
     from scipy.stats import rankdata
 
     if len(scores) < least_count(rate) or not len(codes):
         return None
-    neighbours = min(NEIGHBOURS, len(codes))
-    similar = similarity(features, unit_rows(codes), neighbours)
     familiarity = sum(np.log(rankdata(values, "max") / len(values)) for values in (scores, similar))
     shares = np.linspace(0, 1, min(max(len(scores), 2), VALUES))
     of_scores, of_similar = (np.quantile(values.astype(np.float64), shares) for values in (scores, similar))
     return StrangerLimit(
         known=KNOWN_FILE,
         length=codes.shape[1],
-        neighbours=neighbours,
+        neighbours=min(NEIGHBOURS, len(codes)),
         scores=tuple(of_scores.tolist()),
         similarities=tuple(of_similar.tolist()),
         limit=float(np.quantile(familiarity, rate, method="weibull")),

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from edgecnn.train.dry_run import PhaseCost
 
 
-def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "Reporter", as_json: bool) -> None:
-    """Decode the images as training does, time a few steps, and print parameters, MACs, bytes and an estimate of the time."""
+def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
+    """Let the images choose the network if they are to, time a few steps as training does, and print costs and an estimate of the time."""
+    from edgecnn.cli.networks import chosen_by, print_choice
     from edgecnn.cli.progress import clock
+    from edgecnn.stages.train import network_name, settled
+    from edgecnn.tables import to_json
     from edgecnn.train.dry_run import dry_run
     from edgecnn.train.train import input_shape, load_splits
 
     for line in dataset.summary():
         reporter.note(line)
+    recipe, choice = chosen_by(recipe, dataset, reporter)
+    recipe = settled(recipe, dataset, reporter)
+    network = network_name(recipe)
     started = time.perf_counter()
     images = {name: len(split.classes) for name, split in load_splits(recipe, dataset, reporter.working).items()}
     decoding_s = time.perf_counter() - started
@@ -32,6 +38,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
         emit_json(
             {
                 "network": network,
+                "choice": to_json(choice),
                 "data": dataset.title,
                 "input": dict(zip(("height", "width", "channels"), shape, strict=True)),
                 "classes": len(dataset.labels),
@@ -47,6 +54,8 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", network: str, reporter: "
             }
         )
         return
+    if choice:
+        print_choice(choice)
     print(f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {images['train']:,} images")
     print(
         f"{estimate.cost.parameters:,} parameters  {estimate.cost.macs:,} MACs  {estimate.cost.int8_bytes:,} bytes as int8 (expected)  "

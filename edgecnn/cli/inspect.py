@@ -10,6 +10,8 @@ from edgecnn.cli.options import Json, option
 from edgecnn.cli.workstation_options import Force
 
 if TYPE_CHECKING:
+    from edgecnn.data import Dataset
+    from edgecnn.evaluate.held_out import HeldOut
     from edgecnn.inspect.inspection_report import Inspection
 
 CLEANED = "A cleaned copy"
@@ -37,6 +39,14 @@ def inspect(
             "--no-features",
         ),
     ] = False,
+    run: Annotated[
+        Path | None,
+        option(
+            "Judge labels by the answers of this run's folds: each image's by the model that it did not teach.",
+            "a classifier on features judges them",
+            metavar="RUN",
+        ),
+    ] = None,
     fail_on: Annotated[
         FailOn, option("Exit with code 32 if there is a finding of this severity or a worse one.")
     ] = "error",
@@ -73,6 +83,7 @@ def inspect(
       edgecnn inspect photos/
       edgecnn inspect photos/ --fail-on never --fix cleaned/
       edgecnn inspect photos/ --no-features --fail-on warning --json
+      edgecnn inspect photos/ --run runs/photos
     """
     kinds = stated_kinds(leave_out, fix)
     from edgecnn.cli.progress import ProgressReporter
@@ -91,9 +102,11 @@ def inspect(
         require_new(fix, data)
     with ProgressReporter() as reporter:
         dataset = open_dataset(DataRecipe(source=data), progress=reporter.working, for_training=False, note=note)
-        missing = unsearched(no_features)
+        missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
         try:
-            report = inspect_images(dataset, missing=missing, progress=reporter.working, note=reporter.note)
+            report = inspect_images(
+                dataset, missing=missing, answers=answers, progress=reporter.working, note=reporter.note
+            )
         except KeyboardInterrupt:
             note("\nInterrupted; what was computed is kept. Run the same command again: it goes on from there.")
             raise
@@ -111,6 +124,23 @@ def inspect(
         tell(f"cleaned copy: {fix}, {cleaned.kept:,} images; {len(cleaned.left_out):,} left out: {fix}/left-out.json")
     tell(f"page: {page}")
     fail(report, fail_on)
+
+
+def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
+    """Return the name of a run and what its folds answered; RunError if it has no folds, or its classes are not those of the data."""
+    from edgecnn.errors import RunError
+    from edgecnn.evaluate.held_out import require_held_out
+    from edgecnn.runs import open_run
+
+    opened = open_run(path)
+    info = opened.info
+    if not info.folds:
+        raise RunError(
+            f"{opened.path} was trained without --folds, so that it has no answers to the images that taught it."
+        )
+    if info.data.labels != tuple(dataset.labels):
+        raise RunError(f"the classes of {opened.path} are not those of {dataset.name}. Name the run of these images.")
+    return opened.name, require_held_out(opened)
 
 
 def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:

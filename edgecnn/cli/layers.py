@@ -26,7 +26,7 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
         from edgecnn.data import open_run_dataset
         from edgecnn.report.table import text_table
         from edgecnn.runs import LAYERS, write_json
-        from edgecnn.verify.layers import layer_errors
+        from edgecnn.verify.layers import layer_errors, measured_split
 
         dataset = open_run_dataset(opened, progress=reporter.working, note=reporter.note)
         result = layer_errors(opened, dataset, reporter.working)
@@ -34,7 +34,8 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     if json:
         emit_json(result)
         return
-    print(f"signal to quantization noise on {result.images:,} validation images, worst first")
+    which = {"train": "training"}.get(split := measured_split(opened), split)
+    print(f"signal to quantization noise on {result.images:,} {which} images, worst first")
     rows = [
         (item.layer, f"{item.sqnr_db:.1f}", f"{item.saturated:.2%}", f"{item.channel_ratio:.1f}", item.hint)
         for item in result.layers

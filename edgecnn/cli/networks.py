@@ -5,19 +5,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json
+from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
 
 if TYPE_CHECKING:
+    from edgecnn.data import Dataset
     from edgecnn.networks.describe import NetworkCost
+    from edgecnn.recipe import Recipe
+    from edgecnn.run_info import NetworkChoice
+    from edgecnn.stages.reporter import Reporter
 
 
+@with_flags
 def networks(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One network.", show_default="all of them")] = None,
+    *,
+    budget: shared.Budget,
     data: Annotated[
         str | None,
         option(
-            "Images to train on, as for edgecnn train: each network's input and classes, and the network that train chooses.",
+            "Images to train on, as for edgecnn train: each network's input and classes, and the network that photos choose, which takes "
+            "minutes.",
             "none",
             metavar="DATA",
         ),
@@ -43,17 +53,21 @@ def networks(
 
     if channels == 2:
         raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
+    if data is None and any(vars(budget).values()):
+        raise typer.BadParameter("--max-kb, --max-macs and --max-ms limit what images choose: give --data too.")
     if data is not None and classes is not None:
         raise typer.BadParameter("the classes are those of --data: leave --classes out.", param_hint="--classes")
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)
     from edgecnn.networks.describe import describe
+    from edgecnn.tables import to_json
 
-    chosen, count = None, classes or 10
+    chosen, choice, count = None, None, classes or 10
     sizes = dict.fromkeys(names, (height or 32, width or 32, channels or 3))
     if data is not None:
-        chosen, count, sizes = inputs_for(data, names, height, width, channels)
+        size = {"height": height, "width": width, "channels": channels}
+        chosen, choice, count, sizes = inputs_for(data, names, size | vars(budget))
     costs = {item: describe(build_network(item, *sizes[item], count)) for item in names}
     if json:
         emit_json(
@@ -62,6 +76,7 @@ def networks(
                     "input": sizes[item],
                     "starts_from": starts_from(item),
                     "chosen": item == chosen,
+                    "choice": to_json(choice) if item == chosen else None,
                     "parameters": cost.parameters,
                     "macs": cost.macs,
                     "int8_bytes": cost.int8_bytes,
@@ -71,29 +86,55 @@ def networks(
             }
         )
         return
+    if choice:
+        print_choice(choice)
     print(f"{count} classes" + (f"; edgecnn train chooses {chosen}" if chosen else ""))
     print_costs(costs, sizes, layers)
 
 
 def inputs_for(
-    data: str, names: Sequence[str], height: int | None, width: int | None, channels: int | None
-) -> tuple[str, int, dict[str, tuple[int, int, int]]]:
-    """Return the network that training chooses for some images, their number of classes, and each network's (height, width, channels)."""
+    data: str, names: Sequence[str], stated: Mapping[str, float | None]
+) -> "tuple[str, NetworkChoice | None, int, dict[str, tuple[int, int, int]]]":
+    """Return the network that training takes for some images, how they chose it, their number of classes, and each network's input.
+
+    `stated` are keys of the recipe's network, None for those that are left open; an input is (height, width, channels).
+    """
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.recipe import build_recipe
     from edgecnn.train.settle import settle
 
-    stated = {"height": height, "width": width, "channels": channels}
-    size = {name: value for name, value in stated.items() if value}
+    given = {name: value for name, value in stated.items() if value}
     recipes = {
-        item: build_recipe({"data": {"source": data}, "network": {"name": item, **size}}) for item in (None, *names)
+        item: build_recipe({"data": {"source": data}, "network": {"name": item, **given}}) for item in (None, *names)
     }
     with ProgressReporter() as reporter:
         dataset = open_dataset(recipes[None].data, progress=reporter.working)
+        recipes[None], choice = chosen_by(recipes[None], dataset, reporter)
     settled = {item: settle(recipe, dataset).network for item, recipe in recipes.items()}
     inputs = {item: (settled[item].height, settled[item].width, settled[item].channels) for item in names}
-    return settled[None].name, len(dataset.labels), inputs
+    if choice and choice.network in inputs:
+        inputs[choice.network] = (choice.height, choice.width, settled[None].channels)
+    return settled[None].name, choice, len(dataset.labels), inputs
+
+
+def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
+    """Return a recipe with the network that the images choose, and the choice, if they are to; nothing is kept."""
+    from edgecnn.run_info import NetworkChoice
+    from edgecnn.runs import CHOICE
+    from edgecnn.stages.network_choice import choose_network, unkept
+
+    with unkept() as run:
+        return choose_network(recipe, dataset, run, reporter), run.stored(CHOICE, NetworkChoice)
+
+
+def print_choice(choice: "NetworkChoice") -> None:
+    from edgecnn.cli.console import terminal_width
+    from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
+    from edgecnn.report.table import text_table
+
+    print(text_table(HEADINGS, choice_rows(choice), terminal_width()))
+    print(judged_line(choice))
 
 
 def starts_from(network: str) -> str | None:

@@ -23,6 +23,7 @@ def print_report(report: "Report") -> None:
     width = terminal_width()
     lines = [
         f"{table.images_line(report.data)}; {report.timing}",
+        *table.fold_lines(report),
         *table.range_lines(report),
         table.text_table(table.HEADINGS, table.parity_rows(report), width),
         table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from edgecnn.tables import fields_of
 
 if TYPE_CHECKING:
@@ -74,4 +76,8 @@ def said(*groups: "Group") -> dict[str, Any]:
             if (value := getattr(group, name)) != entry.default:
                 parts = value if isinstance(value, tuple) else (value,)
                 values |= dict(zip(entry.metadata.get("keys", ()), parts, strict=False))
+    if "network.name" in values and any(key.startswith("network.max_") for key in values):
+        raise typer.BadParameter(
+            "--max-kb, --max-macs and --max-ms are for the network that the images choose: leave --network out."
+        )
     return values

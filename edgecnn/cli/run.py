@@ -17,11 +17,13 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).")],
     *,
     data: shared.Data,
+    budget: shared.Budget,
     training: shared.Training,
     out: Annotated[Path | None, option("The run folder to write.", "runs/NAME, as in the recipe")] = None,
     max_drop: Annotated[float, shared.Limits],
     target_error: Annotated[float | None, shared.Scores],
     accept_conversion: Annotated[bool, shared.Limits],
+    jobs: shared.Jobs = 1,
     force: shared.Force = False,
     json: Json = False,
 ) -> None:
@@ -34,7 +36,7 @@ def run(
     Example:
       edgecnn run models/digits/recipe.toml
     """
-    resolved = resolve(recipe, training.settings, said(data, training))
+    resolved = resolve(recipe, training.settings, said(data, budget, training))
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 
@@ -53,6 +55,7 @@ def run(
                 target_error=target_error,
                 accept_conversion=accept_conversion,
                 force=force,
+                jobs=jobs,
             )
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")

@@ -27,12 +27,16 @@ def train(
     recipe: shared.RecipeArgument = None,
     *,
     data: shared.Data,
+    budget: shared.Budget,
     training: shared.Training,
-    out: Annotated[Path | None, option("The run folder to write.", "runs/DATA-NETWORK")] = None,
+    out: Annotated[
+        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is open")
+    ] = None,
     resume: Annotated[
         bool, option("Continue the run at --out, or else the last one.", "off", None, "--resume")
     ] = False,
     force: shared.Force = False,
+    jobs: shared.Jobs = 1,
     workers: Annotated[
         str | None,
         option(
@@ -74,6 +78,7 @@ def train(
       edgecnn train --data photos/ --network article --size 128 --epochs 10
       edgecnn train recipe.toml --set train.flip=no
       edgecnn train --dry-run --network resnet8
+      edgecnn train --data photos/ --folds 5
       edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
@@ -84,12 +89,25 @@ def train(
         show_keys(json)
         return
     cluster = join_cluster(workers, worker)
-    given = said(data, training)
+    if training.folds and (cluster or dry_run):
+        raise typer.BadParameter(f"--folds and {'--workers' if cluster else '--dry-run'} exclude each other: give one.")
+    given = said(data, budget, training)
     if resume and (recipe or training.settings or force or dry_run or given):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import create_run, free_path, locked, open_run
-    from edgecnn.stages.train import network_name, open_images, require_same_images, run_name, settled, train_run
+    from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
+    from edgecnn.stages.folds import train_by_folds
+    from edgecnn.stages.network_choice import choose_network, images_choose
+    from edgecnn.stages.reporter import Silent
+    from edgecnn.stages.train import (
+        by_folds_line,
+        open_images,
+        require_same_images,
+        resumable,
+        run_name,
+        settled,
+        train_run,
+    )
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
@@ -97,25 +115,38 @@ def train(
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
         dataset = open_images(resolved, run, reporter, cluster)
-        resolved = settled(resolved, dataset, reporter)
+        folds, choosing = resolved.train.folds, cluster is None and images_choose(resolved, dataset)
+        named = resolved if choosing else settled(resolved, dataset, Silent() if folds else reporter)
+        if not folds:
+            resolved = named
         if dry_run:
             from edgecnn.cli.dry_run import show_dry_run
 
-            show_dry_run(resolved, dataset, network_name(resolved), reporter, json)
+            show_dry_run(resolved, dataset, reporter, json)
             return
         if cluster and not cluster.first:
             run = None
         elif run is None:
-            path = out or free_path(run_name(resolved, dataset), force)
+            path = out or free_path(run_name(named, dataset), force)
             held.enter_context(locked(path))
             run = create_run(resolved, path, force=force)
-        else:
+        elif not folds:
             require_same_images(run, dataset)
-        info = train_run(resolved, dataset, run, reporter, cluster)
+        if run and folds:
+            info = train_by_folds(dataset, run, reporter, jobs)
+        else:
+            if run and choosing:
+                run.make_latest()
+                with resumable(run, reporter):
+                    resolved = settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
+                run = settle_run(run, resolved)
+            info = train_run(resolved, dataset, run, reporter, cluster)
     if json:
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
         print(result_text(run, info, cluster))
+        if run and cluster is None and (line := by_folds_line(run, dataset, info)):
+            print(line)
 
 
 def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
@@ -134,5 +165,12 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
     if run is None or info.int8 is None:
         return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
+    if info.folds:
+        images = sum(one.images for one in info.folds)
+        right = sum(one.int8_accuracy * one.images for one in info.folds) / images
+        return (
+            f"{run.path}: int8 by {len(info.folds)} folds has {right:.2%} of {images:,} images right, which its model never saw; all "
+            "of them taught the model that ships"
+        )
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
     return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

@@ -24,6 +24,12 @@ RecipeArgument = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default="the built-in recipe")
 ]
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
+Jobs = Annotated[
+    int,
+    options.option(
+        "Folds that are trained at the same time, each in a process of its own.", True, "Training", min=1, max=64
+    ),
+]
 Force = Annotated[bool, options.option("Replace existing output.", "off", None, "--force")]
 
 
@@ -95,13 +101,13 @@ class Data(Group):
         None,
         "A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        shown="chosen by the images: see edgecnn networks --data",
+        shown="chosen by the images, which takes minutes: see edgecnn networks --data",
         keys=("network.name",),
     )
     size: tuple[int, int] | None = option(
         None,
         "The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        shown="160 where the network starts from ImageNet, else the images' own size up to 224, or 96 where they differ",
+        shown="chosen with the network; else 160 from ImageNet, or the images' own size up to 224, or 96 where they differ",
         metavar="WxH",
         typed=None,
         read=read_sides,
@@ -114,6 +120,33 @@ class Data(Group):
         shown="the network's own weights of ImageNet, if it has any",
         metavar="RUN",
         keys=("init.source",),
+    )
+
+
+class Budget(Group):
+    """What the network that the images choose may take; `keys` as in Data."""
+
+    heading: ClassVar = "Data and network"
+    max_kb: float | None = option(
+        None,
+        "Most kB, of 1,000 bytes, of the int8 file that the images may choose.",
+        shown="no limit",
+        low=1,
+        keys=("network.max_kb",),
+    )
+    max_macs: float | None = option(
+        None,
+        "Most multiply-accumulates of an answer that they may choose, such as 2e8.",
+        shown="no limit",
+        low=1_000,
+        keys=("network.max_macs",),
+    )
+    max_ms: float | None = option(
+        None,
+        "Most milliseconds of an answer of that int8 file, measured on this machine.",
+        shown="no limit",
+        low=0.001,
+        keys=("network.max_ms",),
     )
 
 
@@ -140,6 +173,15 @@ class Training(Group):
         "Mix corruptions into a third of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
         "measures what it gains.",
         keys=("train.robust",),
+    )
+    folds: int | None = option(
+        None,
+        "Let every photo teach and every photo test: train this many models, each without a part of the images, which tests it, and the "
+        "model itself on all. Takes that many times as long, and once more.",
+        shown="one split, and a fifth of the images tests",
+        low=2,
+        high=20,
+        keys=("train.folds",),
     )
     settings: list[str] | None = option(
         None,

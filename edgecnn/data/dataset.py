@@ -1,5 +1,6 @@
 """A dataset: divided, fingerprinted, and decoded split by split on request."""
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ class Dataset:
         conflicts: images that are in more than one class; all of them are used.
         unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
         given: the splits that the source itself has; only "train" if it leaves the choice to edgecnn.
+        moved: whether the images are in other splits than edgecnn's own rule says; see `redivided`.
         known: what a run or a bundle recorded of its images: only these are in the splits.
     """
 
@@ -69,6 +71,7 @@ class Dataset:
         self.unreadable = self._unlisted = listed.unreadable
         self.note = note
         self._file_noted = False
+        self.moved = False
         self.duplicates: tuple[Duplicate, ...] = ()
         self._decoded: dict[tuple[int, int, int], tuple[Decoder, dict[str, Split]]] = {}
         self._recipe = recipe
@@ -83,10 +86,30 @@ class Dataset:
 
         if for_training:
             splits.check(self.items, self.labels, recipe, self.name)
+        self._describe()
+
+    def _describe(self) -> None:
         self.sizes = {split: len(items) for split, items in self.items.items()}
         self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self.items.items()}
         self.fingerprint = splits.fingerprint(self.items, self.labels)
         self.conflicts = find_conflicts(self.items, self.labels)
+
+    def redivided(self, places: Mapping[str, str]) -> "Dataset":
+        """Return the same images in other splits, `places` by their content hashes; one without a place is left out. None is decoded."""
+        other = copy.copy(self)
+        items = [item for part in self.items.values() for item in part]
+        other.items = {
+            split: tuple(
+                sorted(
+                    (dataclasses.replace(item, split=split) for item in items if places.get(item.hash) == split),
+                    key=splits.order,
+                )
+            )
+            for split in splits.SPLITS
+        }
+        other.duplicates, other._decoded, other.moved = (), {}, True
+        other._describe()
+        return other
 
     def order_classes(self, labels: Sequence[str]) -> None:
         """Number the classes as another list has them, which may have more; DatasetError if one is not in the list."""

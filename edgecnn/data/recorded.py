@@ -28,8 +28,8 @@ def known_images(run: Run) -> Known:
 
 
 def write_known(run: Run, dataset: Dataset) -> None:
-    """Write the list of a run's images, if they are a user's own: a named dataset does not change."""
-    if not dataset.own:
+    """Write the list of a run's images, if they are a user's own or in other splits: a named dataset does not change."""
+    if not (dataset.own or dataset.moved):
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

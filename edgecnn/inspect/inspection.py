@@ -5,6 +5,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
 from edgecnn.data.items import Item, Meter
 from edgecnn.data.splits import SPLITS
+from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.inspect import features as features_module
 from edgecnn.inspect import findings
 from edgecnn.inspect.cache import Cache
@@ -32,6 +34,7 @@ from edgecnn.inspect.look import Looks, look_at
 from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
 from edgecnn.inspect.pairs import Limits, Pictures
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
+from edgecnn.runtime.decision import softmax
 
 SEED = 1
 SIZES = 20  # sizes that are listed, the most frequent ones
@@ -43,13 +46,14 @@ def inspect_images(
     dataset: Dataset,
     *,
     missing: str | None = None,
+    answers: tuple[str, HeldOut] | None = None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Inspection:
     """Inspect the images of all splits of a dataset that was opened with for_training=False.
 
     What is computed of an image is kept in the user's cache, by its content. `missing` is a line that says why no features are used, None
-    to use them.
+    to use them. `answers` are a run's name and what its folds answered, by which labels are judged then.
 
     Raises:
         ImageError: if an image changes meanwhile.
@@ -57,22 +61,8 @@ def inspect_images(
     """
     started = time.monotonic()
     with contextlib.closing(Cache(note)) as cache:
-        items = [item for split in SPLITS for item in dataset.items[split]]
-        looks = look_at(items, dataset.read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
-        features, computed = None, {"hashes": looks.computed}
-        network = functools.cache(features_module.open_body)  # opened when its features are first needed
-        if missing is None and looks.items:
-            meter = Meter(progress, "computing features", len(looks.items))
-            features, computed["features"] = features_module.compute(looks.items, dataset.read, cache, network, meter)
-        search = Search(
-            looks=looks,
-            pictures=Pictures(looks.items, dataset.read),
-            features=features,
-            body=None if features is None else lambda pictures: network()(pictures),
-            cache=cache,
-            progress=progress,
-        )
-        groups = list(connected(len(looks.items), search.run(SEED)))
+        found = find_copies(dataset, cache, missing, progress)
+    looks, features, search, groups, computed = found
     method = Method(
         features=None if features is None else features_module.SOURCE.title,
         missing=missing,
@@ -80,6 +70,7 @@ def inspect_images(
         tightened=search.limits != Limits(),
         skipped_pairs=search.skipped,
         uncompared=search.uncompared,
+        labels_by=answers[0] if answers else None,
     )
     labels, table = dataset.labels, looks.table
     own = tuple(split for split in SPLITS if split in dataset.given)
@@ -89,7 +80,8 @@ def inspect_images(
     )
     classes = class_figures(looks.items, [indices for indices, _ in groups], labels)
     reported = tuple(sorted((group_of(looks, indices, pairs, labels) for indices, pairs in groups), key=order))
-    wrong = labels_in_doubt(dataset, looks, features, groups, progress)
+    doubted = functools.partial(labels_in_doubt, dataset, looks, features, groups, progress)
+    wrong = doubted_by_folds(dataset, looks, answers[1]) if answers else doubted()
     far = () if features is None else odd_of(looks, far_from_the_rest(features, progress), labels)
     soft = odd_of(looks, blurred(table["sharpness"], table["spread"]), labels)
     shapes = [(int(row["width"]), int(row["height"]), int(row["channels"])) for row in table]
@@ -129,6 +121,46 @@ def inspect_images(
     )
 
 
+class Copies(NamedTuple):
+    """What was computed to find the images that show the same, and each group of them: their indices, and the pairs that connect them."""
+
+    looks: Looks
+    features: np.ndarray | None
+    search: Search
+    groups: list[tuple[list[int], list[Pair]]]
+    computed: dict[str, int]
+
+
+def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: Progress) -> Copies:
+    items = [item for split in SPLITS for item in dataset.items[split]]
+    looks = look_at(items, dataset.read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
+    features, computed = None, {"hashes": looks.computed}
+    network = functools.cache(features_module.open_body)  # opened when its features are first needed
+    if missing is None and looks.items:
+        meter = Meter(progress, "computing features", len(looks.items))
+        features, computed["features"] = features_module.compute(looks.items, dataset.read, cache, network, meter)
+    search = Search(
+        looks=looks,
+        pictures=Pictures(looks.items, dataset.read),
+        features=features,
+        body=None if features is None else lambda pictures: network()(pictures),
+        cache=cache,
+        progress=progress,
+    )
+    groups = list(connected(len(looks.items), search.run(SEED)))
+    return Copies(looks, features, search, groups, computed)
+
+
+def groups_by_hash(
+    dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]
+) -> dict[str, str]:
+    """Return the group of each image that shows the same as others, by its content hash; arguments as of `inspect_images`."""
+    with contextlib.closing(Cache(note)) as cache:
+        found = find_copies(dataset, cache, missing, progress)
+    hashes = [item.hash for item in found.looks.items]
+    return {hashes[index]: hashes[indices[0]] for indices, _ in found.groups for index in indices}
+
+
 def labels_in_doubt(
     dataset: Dataset,
     looks: Looks,
@@ -158,6 +190,26 @@ def labels_in_doubt(
             suggested_score=doubt.suggested_score,
         )
         for doubt in doubts(scores, classes)
+    )
+
+
+def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[WrongLabel, ...]:
+    """Return the labels that a run's folds do not believe, each image's by the model that it did not teach."""
+    rows = {
+        (one, label): row
+        for row, (one, label) in enumerate(zip(held.hashes.tolist(), held.classes.tolist(), strict=True))
+    }
+    judged = [item for item in looks.items if (item.hash, item.label) in rows]
+    chosen = [rows[item.hash, item.label] for item in judged]
+    scores = softmax(held.float[chosen])
+    return tuple(
+        WrongLabel(
+            **photo(judged[doubt.index], dataset.labels),
+            suggested=dataset.labels[doubt.suggested],
+            score=doubt.score,
+            suggested_score=doubt.suggested_score,
+        )
+        for doubt in doubts(scores, held.classes[chosen])
     )
 
 

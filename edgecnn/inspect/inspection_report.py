@@ -117,6 +117,11 @@ class Method(Struct):
     uncompared: Count = described(
         "Images whose hashes were not compared with those of later images, since too many are alike."
     )
+    labels_by: str | None = described(
+        "The run by whose folds' answers labels were judged; absent where a classifier on features judged them.",
+        default=None,
+        left_out=True,
+    )
 
 
 class Inspection(Struct):

@@ -58,7 +58,10 @@ class NetworkRecipe(Struct):
 
     name: str = left_open("A network's name, or FILE.py:FUNCTION for one of your own; else the images choose.", "auto")
     height: int = left_open(
-        "Rows of the input; else 160 from ImageNet, or the images' own up to 224, or 96.", 0, low=1, high=1024
+        "Rows of the input; else the images choose, or 160 from ImageNet, or the images' own up to 224, or 96.",
+        0,
+        low=1,
+        high=1024,
     )
     width: int = left_open("Columns of the input; else as for height.", 0, low=1, high=1024)
     channels: int = left_open("1 for grey, 3 for RGB; else what the images have.", 0, choices=(1, 3))
@@ -74,6 +77,19 @@ class NetworkRecipe(Struct):
         high=1e6,
     )
     input_zero_point: int = key(0, "See input_scale; it counts only where that is set.", low=-128, high=127)
+    max_kb: float | None = key(
+        None, "Most kB, of 1,000 bytes, of the int8 file that the images may choose.", left_out=True, low=1.0, high=1e6
+    )
+    max_macs: float | None = key(
+        None, "Most multiply-accumulates of an answer that they may choose.", left_out=True, low=1e3, high=1e12
+    )
+    max_ms: float | None = key(
+        None,
+        "Most milliseconds of an answer, on this machine, that they may choose.",
+        left_out=True,
+        low=0.001,
+        high=1e6,
+    )
     options: Mapping[str, str] = field(
         default_factory=dict, metadata={"meaning": "The network's own options, such as pooling of article."}
     )
@@ -124,6 +140,13 @@ class TrainRecipe(Struct):
         choices=("shift", "photo"),
     )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
+    folds: int | None = key(
+        None,
+        "Models that are each trained without a part of the images, which tests it; the model itself is trained on all.",
+        left_out=True,
+        low=2,
+        high=20,
+    )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     cutout: int | None = left_open(
         "Side, in pixels, of a grey square at a random place of each image; else none.", 0, low=1, high=512
@@ -171,7 +194,14 @@ class QatRecipe(Struct):
     rounding: str | None = left_open(
         "How weights become codes: the nearest; else by GPTQ where that validates better.",
         "auto",
-        choices=("nearest",),
+        choices=("nearest", "gptq"),
+    )
+    keep: int | None = key(
+        None,
+        "The epoch whose weights are kept, 0 for calibrated ranges; training ends there. Else the one that validates best.",
+        left_out=True,
+        low=0,
+        high=10_000,
     )
 
 

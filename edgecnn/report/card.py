@@ -6,12 +6,13 @@ from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
+from edgecnn.report.choice import judged_line
 from edgecnn.report.markdown import plain, plain_table
 from edgecnn.report.metadata import metadata_block
 from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
 from edgecnn.report.stress import images_line, stress_lines, stress_rows
-from edgecnn.run_info import RunInfo
-from edgecnn.runs import Run
+from edgecnn.run_info import NetworkChoice, RunInfo
+from edgecnn.runs import CHOICE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.verify.gate import gate_line
 from edgecnn.verify.parity_report import BoardRow, Report
@@ -30,6 +31,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         f"{len(info.data.labels)} classes: {', '.join(map(plain, info.data.labels))}.",
         "",
         *map(plain, origin_lines(info)),
+        *([plain(judged_line(choice))] if (choice := run.stored(CHOICE, NetworkChoice)) else []),
         "",
         *measured_section(report, confidence),
         *boards_section(report.boards),
@@ -45,6 +47,11 @@ def origin_lines(info: RunInfo) -> list[str]:
         drawn = info.representative_dataset.drawn if info.representative_dataset else None
         how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
         return [f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}."]
+    started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
+    if info.folds:
+        seconds = (info.seconds or 0) + sum(one.seconds for one in info.folds)
+        taught = f"Trained on {info.data.title}: all {used['train']:,} images, by {len(info.folds)} folds."
+        return [taught, *started, f"Training took {seconds:,.0f} s, the folds' included."]
     kept_out, broken = len(info.data.duplicates), len(info.data.unreadable)
     tested = sizes["test"] - sum(item.split == "test" for item in info.data.unreadable)
     trained = (
@@ -53,7 +60,6 @@ def origin_lines(info: RunInfo) -> list[str]:
     )
     trained += f"; {broken:,} that cannot be read were left out" if broken else ""
     trained += f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."
-    started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
     return [trained, *started, f"Training took {info.seconds:,.0f} s."]
 
 
@@ -61,8 +67,7 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
     return [
         "## Measured",
         "",
-        f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once. Drop (percentage "
-        "points) and agreement are against the float model.",
+        f"{where_measured(report)} Drop (percentage points) and agreement are against the float model.",
         "",
         *(part for line in table.warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
         plain_table(table.HEADINGS, table.parity_rows(report)),
@@ -75,6 +80,12 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
         f"- {plain(gate_line(report))}",
         "",
     ]
+
+
+def where_measured(report: Report) -> str:
+    if report.folds:
+        return plain(" ".join(table.fold_lines(report)))
+    return f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once."
 
 
 def recipe_section(run: Run, report: Report) -> list[str]:

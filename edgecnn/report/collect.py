@@ -10,8 +10,9 @@ from edgecnn.recipe import to_toml
 from edgecnn.report.figures import NO_ANSWERS, AnswerFigures, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.history import epochs
 from edgecnn.report.summary import summary
-from edgecnn.report.table import against_float, warnings_of
-from edgecnn.runs import LAYERS, PARITY, RECIPE, Run
+from edgecnn.report.table import against_float, images_of, warnings_of
+from edgecnn.run_info import NetworkChoice
+from edgecnn.runs import CHOICE, LAYERS, PARITY, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.tables import build
 from edgecnn.verify.gate import not_excluded
@@ -37,7 +38,7 @@ def verdict(report: Report | None) -> str:
     figures = ""
     if paired:
         figures = (
-            f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} test images correctly, the float model "
+            f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} {images_of(report)} correctly, the float model "
             f"{paired.accuracy_reference:.2%}; they agree on {paired.agreement:.2%}."
         )
     figures = " ".join([figures, *not_excluded(report)])
@@ -101,6 +102,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         name=run.recipe.name or run.name,
         kind="run",
         origin=run_origin(run),
+        choice=run.stored(CHOICE, NetworkChoice),
         epochs=epochs(run),
         layers=layers,
         stress=stressed,
@@ -141,6 +143,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
             imported=None,
             recipe=bundle.files.get(RECIPE, b"").decode("utf-8", "replace"),
         ),
+        choice=None,
         epochs=(),
         layers=None,
         stress=None,

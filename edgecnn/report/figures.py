@@ -7,6 +7,7 @@ import numpy as np
 
 from edgecnn.evaluate.scores import BINS, bins_of
 from edgecnn.report.history import Epoch
+from edgecnn.run_info import NetworkChoice
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.tables import Struct
 from edgecnn.verify.layers import LayerErrors
@@ -118,7 +119,7 @@ class RunFigures(AnswerFigures):
     """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
 
     `summary` says in sentences whether the model is good; `int8` is the name of the int8 export whose answers confusion, gallery and
-    coverage show: the first that there is.
+    coverage show: the first that there is. `choice` is how the images chose the network, None where they did not.
     """
 
     name: str
@@ -128,6 +129,7 @@ class RunFigures(AnswerFigures):
     passed: bool | None
     warnings: tuple[str, ...]
     origin: Origin
+    choice: NetworkChoice | None
     parity: Report | None
     int8: str | None
     epochs: tuple[Epoch, ...]

@@ -12,12 +12,13 @@ import numpy as np
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable
 from edgecnn.modes import as_image
+from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
 from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, RunFigures
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.summary import page_warnings
-from edgecnn.report.table import against_float
+from edgecnn.report.table import against_float, images_of
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import Struct
@@ -66,6 +67,8 @@ def render(shown: Sequence[Shown]) -> str:
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
             **stress_texts(item.figures),
+            **choice_texts(item.figures),
+            "images": images_of(item.figures.parity) if item.figures.parity else "",
         }
         for number, item in enumerate(shown)
     ]
@@ -109,6 +112,12 @@ def stress_texts(figures: RunFigures) -> dict[str, str]:
         return {"remedy": "", "kin": ""}
     height, width, _ = map(int, figures.origin.input.split("x"))
     return {"remedy": remedy_text(figures.stress.remedy, min(height, width)), "kin": ROBUST_KIN}
+
+
+def choice_texts(figures: RunFigures) -> dict[str, Any]:
+    if figures.choice is None:
+        return {"chosen": None}
+    return {"chosen": {"rows": choice_rows(figures.choice), "line": judged_line(figures.choice), "headings": HEADINGS}}
 
 
 def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgecnn.report.figures import Confusion, RunFigures
-from edgecnn.report.table import stranger_lines
+from edgecnn.report.table import fold_lines, images_of, stranger_lines
 from edgecnn.verify.parity_report import ModelFigures, Report
 
 WIDE = 0.1
@@ -18,6 +18,7 @@ def summary(report: Report, model: ModelFigures, matrix: Confusion | None, label
     """Return what to know of a model before its details: accuracy, weakest classes, and what a device says if it is unsure."""
     return (
         accuracy_line(report, model),
+        *fold_lines(report),
         *([weakest_line(matrix, labels)] if matrix else []),
         *(threshold_line(report) if report.confidence else []),
         *(
@@ -38,7 +39,7 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
     chance = report.chance
     always = f" Always answering {chance.label} would be right on {chance.accuracy:.2%}." if chance else ""
     return (
-        f"{model.name} is right on {model.accuracy:.2%} of the test images (95 % interval {low:.2%} to {high:.2%}): "
+        f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
         f"{known}.{always}"
     )
 
@@ -63,8 +64,8 @@ def threshold_line(report: Report) -> list[str]:
         return ["The device answers a class however low its score is: no threshold was chosen (verify --target-error)."]
     error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
     return [
-        f"Below a score of {tested.threshold:.2f} the device answers abstain: it answers {tested.share_answered:.2%} of the test images, "
-        f"with {error}."
+        f"Below a score of {tested.threshold:.2f} the device answers abstain: it answers {tested.share_answered:.2%} of the "
+        f"{images_of(report)}, with {error}."
     ]
 
 

@@ -15,12 +15,32 @@ HEADINGS = (
 
 def images_line(data: Data) -> str:
     count = f"{data.test_images:,}"
+    if data.split == "folds":
+        return f"{data.title}, all {count} images, each answered by a model that it did not teach"
     if data.split == "all":
         return f"{data.title}, all {count} images"
     if data.images is None:
         return f"{data.title}, {count} test images"
     whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all takes all"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
+
+
+def images_of(report: Report) -> str:
+    return "held-out images" if report.data.split == "folds" else "test images"
+
+
+def fold_lines(report: Report) -> list[str]:
+    """Return what the figures of a model that all images taught are; nothing for one that has a test split."""
+    if not report.folds:
+        return []
+    shares = ", ".join(f"{one.int8_accuracy:.1%}" for one in report.folds)
+    networks = {f"{one.network} at {one.width}x{one.height}" for one in report.folds}
+    chose = f" They chose {', '.join(sorted(networks))}." if len(networks) > 1 else ""
+    return [
+        f"All {report.data.test_images:,} images taught the model that ships. Its accuracies, drop and scores are estimated by "
+        f"{len(report.folds)} models that each lacked a part of the images and were asked about it (int8: {shares}).{chose} The files that "
+        f"ship are compared on {report.seen_images:,} images that they saw, by agreement and LSB alone."
+    ]
 
 
 def range_lines(report: Report) -> list[str]:
@@ -39,7 +59,7 @@ def against_float(report: Report) -> dict[str, Comparison]:
     """Return the comparison of each candidate, by name, with the float model, or with the reference of two models."""
     compared: dict[str, Comparison] = {}
     for item in report.comparisons:
-        if item.kind != "conversion":
+        if item.kind not in ("conversion", "seen"):
             compared.setdefault(item.candidate, item)  # a program's first: the other is against the int8 file
     return compared
 
@@ -68,7 +88,7 @@ def conversion_lines(report: Report) -> list[str]:
         f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most {item.largest_lsb} LSB "
         f"({accepted if item.accepted else 'passed' if item.passed else 'FAILED'}: {item.limit})"
         for item in report.comparisons
-        if item.kind == "conversion"
+        if item.kind in ("conversion", "seen")
     ]
 
 
@@ -163,7 +183,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
     first = report.comparisons[0].reference
     rows: list[tuple[str, ...]] = []
     for item in report.comparisons:
-        if item.kind == "conversion":
+        if item.kind in ("conversion", "seen"):
             continue
         verdict = "" if item.kind == "alternative" else "passed: " if item.passed else "FAILED: "
         if item.passed and item.candidate in at_chance:
@@ -198,7 +218,7 @@ def score_lines(report: Report) -> list[str]:
         else f"{tested.calibration_error_after:.2%}, {tested.calibration_error:.2%} without the temperature"
     )
     lines = [
-        f"Scores on the test split ({tested.model}): calibration error {temperature}; at the threshold of "
+        f"Scores on {images_of(report)} ({tested.model}): calibration error {temperature}; at the threshold of "
         f"{tested.threshold:.2f} it answers {tested.share_answered:.2%} with {error}."
     ]
     if tested.choice and report.int8 and report.int8.epoch is not None:
@@ -212,14 +232,17 @@ def stranger_lines(report: Report) -> list[str]:
         return []
     if tested.not_fitted:
         return [f"Strangers: none are recognised, since no limit was chosen ({tested.not_fitted})."]
-    state = "on, as the recipe requests" if tested.decide else "off without --strangers"
+    state = "off without --strangers"
+    if tested.decide:
+        state = "on" if report.folds else "on, as the recipe requests"
+    other = "The limit is cross-validated; other cameras and places are not promised. " if report.folds else ""
     refuses, had = ("it refuses", "had") if tested.decide else ("it would refuse", "have")
     ends = tested.refused_interval
     interval = "; 95 % interval {:.2%} to {:.2%}".format(*ends) if ends else ""
     return [
         f"Strangers ({tested.model}): the decision is {state}. Its limit is set to refuse {tested.rate:.2%} of known images; {refuses} "
-        f"{tested.refused:,} of {tested.n:,} test images ({tested.refused / tested.n:.2%}{interval}), {tested.refused_wrong:,} of which "
-        f"{had} a wrong answer. How many strangers it finds is not known: most that are like the classes pass."
+        f"{tested.refused:,} of {tested.n:,} {images_of(report)} ({tested.refused / tested.n:.2%}{interval}), {tested.refused_wrong:,} of "
+        f"which {had} a wrong answer. {other}How many strangers it finds is not known: most that are like the classes pass."
     ]
 
 
@@ -233,7 +256,7 @@ EPOCH_CHOSEN = (
 def flip_lines(report: Report) -> list[str]:
     lines = []
     for item in report.comparisons:
-        if item.kind not in ("conversion", "alternative") and item.flips:
+        if item.kind not in ("conversion", "alternative", "seen") and item.flips:
             flips = (f"{one.source} (label {one.true}): {one.reference}, now {one.candidate}" for one in item.flips[:3])
             changed = f"{item.candidate} changes {len(item.flips):,} of {item.n:,} answers of {item.reference}"
             lines.append(f"{changed}: {'; '.join(map(printable, flips))}")

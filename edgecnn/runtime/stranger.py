@@ -45,11 +45,14 @@ class Strangers:
         self._spread = max(float(np.median(self._similarities) - self._least), 1e-6)
 
     def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Return how like the known images each image is, float64 (n,), at most 0: the sum of the logarithms of both p-values.
+        """Return how like the known images each image is, float64 (n,), at most 0; see `familiarity_of`."""
+        return self.familiarity_of(scores, similarity(features, self._known, self.limit.neighbours))
+
+    def familiarity_of(self, scores: np.ndarray, similar: np.ndarray) -> np.ndarray:
+        """Return the sum of the logarithms of both p-values, of scores and of similarities to the known images.
 
         What similarity lacks of the smallest validation image's is taken off, in units of what that lacks of their median.
         """
-        similar = similarity(features, self._known, self.limit.neighbours)
         both = p_values(scores, self._scores) * p_values(similar, self._similarities)
         return np.log(both) - np.maximum(self._least - similar, 0) / self._spread
 

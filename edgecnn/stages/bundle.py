@@ -11,6 +11,7 @@ from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.calibrate.strangers import ChosenStrangers
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import input_contract
+from edgecnn.evaluate.held_out import ANSWERS, answers_csv, require_held_out
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
@@ -117,6 +118,9 @@ def bundle_stage(
     keys = list(ORIGIN_KEYS)
     if any(needs_representative_dataset(run, model.precision) for model in entries):
         keys.append("representative_dataset")
+    if info.folds:
+        files[ANSWERS] = answers_csv(require_held_out(run), info.data.labels)
+        keys.append("folds")
     photos, golden_encoded = golden_photos(contract)
     manifest = Manifest(
         name=run.recipe.name or run.name,

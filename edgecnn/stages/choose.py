@@ -9,11 +9,12 @@ import numpy as np
 from edgecnn.bundle.validation import BOUNDS, VALIDATION, ValidationScores, counted
 from edgecnn.calibrate.confidence import ChosenConfidence, fit_confidence
 from edgecnn.calibrate.input_range import Labelled
-from edgecnn.calibrate.strangers import ChosenStrangers, fit_limit, known_codes, least_count
+from edgecnn.calibrate.strangers import ChosenStrangers, known_codes, least_count, limit_of, similar_to
 from edgecnn.data import Dataset, Split
 from edgecnn.data.balanced import balanced
 from edgecnn.data.recorded import require_split
 from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
+from edgecnn.evaluate.held_out import require_held_out
 from edgecnn.export import export_path
 from edgecnn.files import sha256, write_atomic
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
@@ -41,12 +42,14 @@ class Choosing:
         self.run, self.dataset, self.progress = run, dataset, progress
         self.format, precision = export
         self.bytes = export_path(run, *export).read_bytes()
+        self.held = require_held_out(run) if run.info.folds else None
+        validation = self.held.sha256 if self.held else dataset.hashes["validation"]
         self.made: dict[str, Any] = {
             "model": f"models/{precision}.{self.format}",
             "model_sha256": sha256(self.bytes),
-            "validation_sha256": dataset.hashes["validation"],
+            "validation_sha256": validation,
         }
-        """What a choice is made with: the file in a bundle, its SHA-256, and that of the validation split."""
+        """What a choice is made with: the file in a bundle, its SHA-256, and that of the validation split or of the folds' answers."""
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
         """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`; else ThresholdError."""
@@ -67,12 +70,10 @@ class Choosing:
         asked: dict[str, Any] = {"temperature": temperature, "rate": rate, "train_sha256": train_sha256}
         if stored and self.same(stored) and asked.items() <= vars(stored).items():
             return stored
-        train = self._load("train")
-        drawn = np.sort(balanced(train.classes, KNOWN_IMAGES, run.recipe.seed))
-        codes = known_codes(self._answers(train.images[drawn], "known images")[1])
-        logits, features, classes = self.validation
+        codes = self.known
+        logits, similar, classes = self.validation
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
-        limit, known = fit_limit(scores, features, codes, rate), npy(codes)
+        limit, known = limit_of(scores, similar, rate, codes), npy(codes)
         few = f"{len(classes)} validation images, at least {least_count(rate)} are needed to refuse {rate:.0%}"
         chosen = ChosenStrangers(
             limit=limit,
@@ -99,11 +100,11 @@ class Choosing:
         stored = run.stored(VALIDATION, ValidationScores)
         if stored and self.same(stored) and asked.items() <= vars(stored).items():
             return
-        logits, features, _ = self.validation
+        logits, similar, _ = self.validation
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
         refused = np.zeros(len(scores), bool)
         if limit:
-            refused = Strangers(limit, known_features(run)).refused(scores, features)
+            refused = Strangers(limit, known_features(run)).familiarity_of(scores, similar) < limit.limit
         below = scores.astype(np.float64) < threshold
         found = ValidationScores(
             images=len(scores),
@@ -129,17 +130,30 @@ class Choosing:
         return bool(self.run.recipe.stranger.rate) and self.model.engine.features is not None
 
     @cached_property
+    def known(self) -> np.ndarray:
+        """Features of training images as a bundle keeps them, int8 (images, length)."""
+        train = self._load("train")
+        drawn = np.sort(balanced(train.classes, KNOWN_IMAGES, self.run.recipe.seed))
+        return known_codes(self.answers(train.images[drawn], "known images")[1])
+
+    @cached_property
     def validation(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits, float32 (n, num_classes), features, float32 (n, length), and true classes (n,) of the validation split."""
+        """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the images that choose.
+
+        They are the validation split's, or with folds those of all images: each by the model that it did not teach.
+        """
+        if self.held:
+            return self.held.int8, self.held.similarity, self.held.classes
         split = self._load("validation")
-        return (*self._answers(split.images, "validation"), split.classes)
+        logits, features = self.answers(split.images, "validation")
+        return logits, similar_to(features, self.known) if self.features else np.empty(0), split.classes
 
     def _load(self, split: str) -> Split:
         require_split(self.run, self.dataset, split)
         size = vars(self.run.info.input)
         return self.dataset.load((split,), **size, stage="choose", progress=self.progress)[split]
 
-    def _answers(self, images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def answers(self, images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and features; features of length 0 where they are not needed."""
         if not self.features:
             return in_chunks(self.model.logits, images, name, self.progress), np.empty((len(images), 0), np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 from edgecnn import runs
 from edgecnn.bundle.validation import VALIDATION
 from edgecnn.data import Dataset, open_dataset
+from edgecnn.data.folds import read_folds
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.representative import needs_representative_dataset
@@ -16,10 +17,12 @@ from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.interop.programs import MODEL, export_program, program_path, programs_of
 from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
-from edgecnn.runs import Run, create_run, locked
+from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages.bundle import bundle_path, bundle_stage
+from edgecnn.stages.folds import asked_recipe, train_by_folds
+from edgecnn.stages.network_choice import choose_network, images_choose, is_kept
 from edgecnn.stages.reporter import Reporter
-from edgecnn.stages.train import check_network, train_stage
+from edgecnn.stages.train import check_network, open_images, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
 from edgecnn.tables import to_json
@@ -70,6 +73,7 @@ def run_recipe(
     target_error: float | None = None,
     accept_conversion: bool = False,
     force: bool = False,
+    jobs: int = 1,
 ) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
@@ -80,20 +84,10 @@ def run_recipe(
         ParityError: if the gate does not pass; the report is written all the same.
         ThresholdError: if no threshold keeps the target error.
     """
-    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
-    given, recipe = recipe, settle(recipe, dataset)
-    if not Run(path).file(runs.CHECKPOINT).exists():
-        require_start(recipe)
-        check_network(recipe, dataset)
-    with locked(path):
-        run = resume_or_create(recipe, dataset, path, force)
-        stages = Stages(run, reporter.note)
-        stages.do(
-            "train",
-            {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
-            [run.file(name) for name in (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES)],
-            lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
-        )
+    if recipe.train.folds:
+        run, dataset, stages = trained_by_folds(recipe, path, force, reporter, jobs)
+    else:
+        run, dataset, stages = trained(recipe, path, force, reporter)
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
     gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
@@ -110,6 +104,64 @@ def run_recipe(
     }
     stages.do("bundle", inputs, [bundle_path(run), run.file(runs.CARD)], lambda: bundle_stage(run, force=True))
     return run, report
+
+
+TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES)
+
+
+def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
+    """Train a recipe in the run at `path`, from where that was; return the run, its images and its stages. Errors as of `run_recipe`."""
+    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    if images_choose(recipe, dataset):
+        recipe = chosen_network(recipe, dataset, path, force, reporter)
+    given, recipe = recipe, settle(recipe, dataset)
+    if not Run(path).file(runs.CHECKPOINT).exists():
+        require_start(recipe)
+        check_network(recipe, dataset)
+    with locked(path):
+        run = resume_or_create(recipe, dataset, path, force)
+        stages = Stages(run, reporter.note)
+        stages.do(
+            "train",
+            {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
+            [run.file(name) for name in TRAINED],
+            lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
+        )
+    return run, dataset, stages
+
+
+def trained_by_folds(
+    recipe: Recipe, path: Path, force: bool, reporter: Reporter, jobs: int
+) -> tuple[Run, Dataset, "Stages"]:
+    """Train a recipe by its folds, as `trained` does without; the images are those of which all teach the model."""
+    dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
+    with locked(path):
+        run = Run(path)
+        if not (run.file(runs.RECIPE).exists() and asked_recipe(run) == recipe):
+            run = create_run(recipe, path, force=force)
+            asked_recipe(run)
+        stages = Stages(run, reporter.note)
+        stages.do(
+            "train",
+            {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
+            [run.file(name) for name in (*TRAINED, runs.HELD_OUT)],
+            lambda: train_by_folds(dataset, run, reporter, jobs),
+        )
+    run, folds = Run(path), read_folds(run)
+    assert folds is not None
+    return run, folds.all_teach(dataset), Stages(run, reporter.note)
+
+
+def chosen_network(recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter) -> Recipe:
+    """Return a recipe with the network that the images choose, kept in the run at `path`; OutputExistsError if that is another one."""
+    with locked(path):
+        run = Run(path)
+        begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
+        run = run if begun else create_run(recipe, path, force=force)
+        chosen = choose_network(recipe, dataset, run, reporter)
+        if run.recipe == recipe:
+            settle_run(run, settle(chosen, dataset))
+    return chosen
 
 
 def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:

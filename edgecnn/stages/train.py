@@ -3,7 +3,8 @@
 TensorFlow takes seconds to import: each function imports what needs it, so that a wrong name is refused at once.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgecnn.data import Dataset, known_images, open_dataset
@@ -14,8 +15,8 @@ from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe
 from edgecnn.report.curves import write_curves
-from edgecnn.run_info import RunInfo
-from edgecnn.runs import INFO, NETWORK_FILE, RECIPE, Run
+from edgecnn.run_info import NetworkChoice, RunInfo
+from edgecnn.runs import CHOICE, INFO, NETWORK_FILE, RECIPE, Run
 from edgecnn.stages.reporter import Reporter
 from edgecnn.workers import Workers
 
@@ -42,8 +43,11 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
     if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
-        images = known_images(run) if run and run.file(INFO).exists() else None
-        dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note, known=images)
+        folds = bool(recipe.train.folds)  # they divide the images themselves
+        images = known_images(run) if run and run.file(INFO).exists() and not folds else None
+        dataset = open_dataset(
+            recipe.data, progress=reporter.working, for_training=not folds, note=reporter.note, known=images
+        )
     except UnknownNameError:
         if run is None:
             raise
@@ -51,6 +55,8 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
             f"the images of {run.path} are missing: {recipe.data.source}. Finished epochs are kept. "
             f"Put the images back, then: edgecnn train --resume --out {run.path}"
         ) from None
+    if folds and dataset.faults:
+        raise DatasetError("\n".join(f"{dataset.name}: {fault}" for fault in dataset.faults))
     if run is None:
         if cluster:
             from edgecnn.train.distribute import open_strategy
@@ -72,9 +78,10 @@ def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
 
 
 def run_name(recipe: Recipe, dataset: Dataset) -> str:
-    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network."""
+    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network if that is known."""
     own = own_network(recipe.network.name)
-    return recipe.name or f"{dataset.name}-{own.short if own else recipe.network.name}"
+    network = own.short if own else recipe.network.name
+    return recipe.name or (f"{dataset.name}-{network}" if network else dataset.name)
 
 
 def require_same_images(run: Run, dataset: Dataset) -> None:
@@ -82,18 +89,40 @@ def require_same_images(run: Run, dataset: Dataset) -> None:
         require_split(run, dataset, split)
 
 
+@contextlib.contextmanager
+def resumable(run: Run | None, reporter: Reporter) -> Iterator[None]:
+    """Say how an interrupted training goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run:
+            reporter.note(f"\nInterrupted; what is finished is kept. Continue: edgecnn train --resume --out {run.path}")
+        raise
+
+
 def train_run(
     recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, cluster: Workers | None
 ) -> RunInfo:
     where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
     reporter.note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
-    try:
+    with resumable(run, reporter):
         return train_stage(recipe, dataset, run, reporter, cluster)
-    except KeyboardInterrupt:
-        if run:
-            kept = "\nInterrupted; the last finished epoch is kept."
-            reporter.note(f"{kept} Continue: edgecnn train --resume --out {run.path}")
-        raise
+
+
+FOLDS = 5  # folds that are recommended
+
+
+def by_folds_line(run: Run, dataset: Dataset, info: RunInfo) -> str:
+    """Return what training by folds would take and bring; "" for a run that has folds, or data with splits of their own."""
+    if info.folds or not dataset.own or dataset.given != {"train"} or info.seconds is None:
+        return ""
+    choice = run.stored(CHOICE, NetworkChoice)
+    minutes = (FOLDS + 1) * (info.seconds + (choice.seconds if choice else 0)) / 60
+    sizes, count = info.data.split_sizes, sum(info.data.split_sizes.values())
+    return (
+        f"--folds {FOLDS} would take about {max(1, round(minutes)):,} min here: all {count:,} photos would teach the model, not "
+        f"{sizes['train']:,}, and all of them would test, not {sizes['test']:,}."
+    )
 
 
 def check_network(recipe: Recipe, dataset: Dataset) -> None:
@@ -129,6 +158,8 @@ def train_stage(
     for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
         if line:
             reporter.note(line)
+    if run:
+        run.make_latest()
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for one in dataset.duplicates[:5]:
         reporter.note(f"kept out of {one.split}: {one.source} is {one.of_source} of {one.of_split}")

@@ -57,6 +57,12 @@ def verify(
         EngineError: if there is no such Python as `matrix.tflite_python`, or the model does not run there.
         ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
     """
+    if run.info.folds:
+        from edgecnn.stages.verify_folds import verify_by_folds
+
+        if matrix:
+            raise RunError("--matrix compares engines on test images, and training by folds leaves none.")
+        return verify_by_folds(run, dataset, gate, target_error, boards, progress)
     # check for what may be missing before what takes minutes
     exports = existing_exports(run)
     programs = check_programs(run)

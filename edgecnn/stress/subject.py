@@ -78,6 +78,11 @@ def open_subject(
         run = open_run(path)
         note(f"run {run.path}")
         recipe = run.recipe
+        if run.info.folds:
+            raise RunError(
+                f"every image taught the model of {run.path}, and stress would measure it on images that it saw. "
+                "Stress a run that was trained without --folds."
+            )
         name, contract = recipe.name or run.name, input_contract(run)
         exports = {format_: export_path(run, format_, "int8") for format_ in INT8_FORMATS}
         int8 = next((format_ for format_, file in exports.items() if file.exists()), None)

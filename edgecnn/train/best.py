@@ -156,10 +156,14 @@ class Best:
         """Keep the model's weights if this epoch is better than the best, or as good and later."""
         best = self.score
         if best is None or found.better_than(best) or (epoch > self.epoch and not best.better_than(found)):
-            for saved, variable in zip(self._weights, self.model.variables, strict=True):
-                saved.assign(variable)
-            self._score.assign(astuple(found))
-            self._epochs.assign([epoch, 0, 0])
+            self.take(epoch, found)
+
+    def take(self, epoch: int, found: Score) -> None:
+        """Keep the model's weights, whatever was kept before."""
+        for saved, variable in zip(self._weights, self.model.variables, strict=True):
+            saved.assign(variable)
+        self._score.assign(astuple(found))
+        self._epochs.assign([epoch, 0, 0])
 
     def restore(self) -> None:
         for saved, variable in zip(self._weights, self.model.variables, strict=True):

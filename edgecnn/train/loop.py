@@ -102,8 +102,9 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 class Phase(Struct):
     """One phase of training: `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
 
-    `variables` is all that a resume needs; `learning_rate` maps the share done, in [0, 1), to the rate. `examine(epoch)`,
-    from 1, returns figures of EXAMINED. Who gives the model trained weights calls `take_start()`; the phase ends with `finish()`.
+    It may end before its time, after the epoch `last`. `variables` is all that a resume needs; `learning_rate` maps the share done, in
+    [0, 1), to the rate. `examine(epoch)`, from 1, returns figures of EXAMINED. Who gives the model trained weights calls `take_start()`;
+    the phase ends with `finish()`.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Phase(Struct):
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     take_start: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
+    last: int | None = None
 
 
 def run_phase(
@@ -135,7 +137,7 @@ def run_phase(
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     scalars = ScalarLog(run, history) if run else None
-    for epoch in range(first, phase.epochs):
+    for epoch in range(first, phase.epochs if phase.last is None else min(phase.last, phase.epochs)):
         history = (*history, run_epoch(phase, batches, epoch, report))
         if run is None or scalars is None:
             continue

@@ -83,6 +83,7 @@ class Qat:
             learning_rate=lambda done: self.learning_rate * schedule(done),
             variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._calibrated],
             examine=self.examine,
+            last=recipe.qat.keep,
         )
 
     @cached_property
@@ -94,7 +95,7 @@ class Qat:
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
         self._calibrated.assign(astuple(self._offer(0)))
-        if recipe.qat.rounding is None:
+        if recipe.qat.rounding != "nearest" and not recipe.qat.keep:
             before = self.student.get_weights()
             round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
@@ -108,7 +109,11 @@ class Qat:
         with narrowed(self.student, self._logits_range):
             logits = self._answer()
         found = score(logits, self._reference, self._classes, self._logits_range)
-        self.best.offer(epoch, found)
+        keep = self._recipe.qat.keep
+        if keep is None:
+            self.best.offer(epoch, found)
+        elif epoch == keep:
+            self.best.take(epoch, found)
         return found
 
     @property

@@ -14,10 +14,10 @@ SAMPLE = 2_000
 """Images that choose among them, at most, in so many stratified folds, or as many as the smallest class allows."""
 
 
-def regression(strength: float) -> "LogisticRegression":
+def regression(strength: float, iterations: int = 500) -> "LogisticRegression":
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, max_iter=500)
+    return LogisticRegression(C=strength, max_iter=iterations)
 
 
 def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> float:

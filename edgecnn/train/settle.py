@@ -10,12 +10,11 @@ from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import RANDOM, Recipe
 from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
-BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos
+BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos where nothing has let them choose
 
-WHOLE = "efficientnet_lite0_4000kb"
 FEW_A_CLASS = 50
-"""The network for fewer training photos a class than that: so few cannot replace what the later blocks know of the world. At a constant
-rate they would replace too much of it, so that the rate falls."""
+"""Training photos a class below which the rate falls and labels are smoothed more: at a constant rate, so few would replace too much of
+what ImageNet taught."""
 
 PLAIN = "article"  # the network for named datasets
 
@@ -51,6 +50,9 @@ SMOOTHING, FEW_SMOOTHING = 0.05, 0.1
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
 
+STRANGERS_BY_FOLDS = 500
+"""Images from which a device makes the decision by default if folds set its limit: all of them did, not a tenth."""
+
 RATE, FINE_TUNING_RATE, WHOLE_TUNING_RATE = 0.003, 0.0005, 0.001
 """Peak learning rates: from random weights, from trained ones, and where these are a few of the layers that were trained together."""
 
@@ -73,7 +75,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     """
     network = recipe.network
     if network.name is None:
-        network = dataclasses.replace(network, name=choose_network(recipe, dataset))
+        network = dataclasses.replace(network, name=usual_network(recipe, dataset))
     recipe = dataclasses.replace(recipe, network=network)
     source, trained, few = own_weights(recipe), starts_trained(recipe), few_a_class(dataset)
     native = (BACKBONE_SIDE, BACKBONE_SIDE) if source else dataset.shape[:2]
@@ -105,9 +107,12 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
+    if recipe.qat.keep is not None and recipe.qat.keep > qat.epochs:
+        raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most qat.epochs, which is {qat.epochs}.")
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
     if stranger.decide is None:
-        stranger = dataclasses.replace(stranger, decide=bool(stranger.rate))
+        held_out = bool(recipe.train.folds) and sum(dataset.sizes.values()) >= STRANGERS_BY_FOLDS
+        stranger = dataclasses.replace(stranger, decide=bool(stranger.rate) or (held_out and stranger.rate is None))
     if stranger.rate is None:
         suits = dataset.own and source and not taken
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
@@ -129,13 +134,16 @@ def require_start(recipe: Recipe) -> None:
         locate(source)
 
 
-def choose_network(recipe: Recipe, dataset: Dataset) -> str:
+def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
+    """Return whether the images choose the network: a user's own photos, where the recipe leaves it open. See `train.candidates`."""
+    return recipe.network.name is None and usual_network(recipe, dataset) == BACKBONE
+
+
+def usual_network(recipe: Recipe, dataset: Dataset) -> str:
     if not dataset.own or recipe.init.source:
         return PLAIN
-    count = dataset.sizes["train"]
-    if max(dataset.shape[:2]) <= SMALL_IMAGES and count >= MANY_SMALL_IMAGES:
-        return FROM_NOTHING
-    return WHOLE if few_a_class(dataset) else BACKBONE
+    small = max(dataset.shape[:2]) <= SMALL_IMAGES and dataset.sizes["train"] >= MANY_SMALL_IMAGES
+    return FROM_NOTHING if small else BACKBONE
 
 
 def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int]) -> int:
@@ -149,7 +157,6 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
     count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
     if before.network.name is None:
         why = {
-            WHOLE: f"it starts from ImageNet, whole, which suits {count:,} photos of {len(dataset.labels)} classes",
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
             FROM_NOTHING: f"{count:,} images of {size} pixels are enough to train from scratch",
             PLAIN: "the default for named datasets",

@@ -6,6 +6,8 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split
+from edgecnn.data.balanced import balanced
+from edgecnn.data.folds import fold_infos
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
@@ -26,6 +28,8 @@ from edgecnn.train.settle import settle, starts_trained
 from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
+
+SEEN = 200  # training images that stand for validation images where there are none
 
 LARGER = 1.4
 """Sides of the photos out of which parts are cut, in those of the input: the mean part, 70 % of the area, is then reduced by a sixth."""
@@ -119,6 +123,11 @@ class Training:
         self.shape = input_shape(recipe, dataset)
         self.num_classes = len(dataset.labels)
         self.splits = load_splits(recipe, dataset, data_progress)
+        used = {name: len(split.classes) for name, split in self.splits.items()}
+        if not used[
+            "validation"
+        ]:  # every image teaches, and nothing is chosen: the figures are of images that were seen
+            self.splits["validation"] = drawn(self.splits["train"], SEEN, recipe.seed)
         self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
         self.start = open_start(recipe, run)
         own = own_file(recipe, run)
@@ -142,13 +151,14 @@ class Training:
         height, width, channels = self.shape
         self.info = RunInfo(
             state="training",
-            data=dataset.info({name: len(split.classes) for name, split in self.splits.items()}),
+            data=dataset.info(used),
             input=InputSize(height=height, width=width, channels=channels),
             parameters=self.model.count_params(),
             versions=library_versions(),
             network=own,
             init=self.start.recorded if self.start else None,
             teacher=guide.described if guide else None,
+            folds=fold_infos(run) if run and recipe.train.folds else (),
         )
 
     def train_float(self) -> None:
@@ -189,8 +199,19 @@ class Training:
         ptq = None if logits is None else score(logits, reference, classes)
         return choice(cast(Asked, recipe.qat.method or "auto"), qat, ptq, score(reference, reference, classes))
 
+    def float_answers(self) -> np.ndarray:
+        """Return the float model's logits on the validation images, float32 (n, num_classes)."""
+        return predictor(self.model, self.recipe.input_scale, self.recipe.input_zero_point)(self.validation[0])
+
     def run_phase(self, phase: Phase, batches: Batches) -> None:
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
+
+
+def drawn(split: Split, count: int, seed: int) -> Split:
+    """Return some images of a split, the same number of each class while they last."""
+    chosen = np.sort(balanced(split.classes, count, seed))
+    sources = tuple(split.sources[index] for index in chosen)
+    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -232,7 +253,6 @@ def begin(run: Run, info: RunInfo) -> None:
             "Put that one back, or train a new run."
         )
     run.write_info(info)
-    run.make_latest()
 
 
 def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:

@@ -21,6 +21,7 @@ REMEDIES: dict[Kind, str] = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
     "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
     "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
+    "seen": "Quantization changes the answers to images that taught the model. Worst layers: edgecnn layers. Or ship another precision.",
     "program": "The program stretches images and resizes them without antialiasing: train with --set data.fit=stretch on images as it sees "
     "them, or accept more with --max-drop.",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
@@ -48,7 +49,7 @@ class Gate(Struct):
     def failed(self, comparison: ComparisonFigures) -> tuple[Figure, ...]:
         if comparison.kind == "alternative":
             return ()
-        if comparison.kind == "conversion":
+        if comparison.kind in ("conversion", "seen"):
             lsb, upper = comparison.largest_lsb, comparison.agreement_upper
             if (upper is not None and upper >= MIN_AGREEMENT) or (lsb is not None and lsb <= MAX_LSB):
                 return ()
@@ -63,7 +64,7 @@ class Gate(Struct):
     def limit(self, kind: Kind) -> str:
         if kind == "alternative":
             return "none, does not ship"
-        if kind == "conversion":
+        if kind in ("conversion", "seen"):
             return f"at most {MAX_LSB} LSB, or no evidence of agreement below {MIN_AGREEMENT:.0%}"
         whole = " with its whole 95 % interval" if self.confident else ""
         agreement = "" if self.min_agreement is None else f", agreement of at least {self.min_agreement:.2%}"
@@ -78,7 +79,7 @@ def measured(comparison: Comparison, figure: Figure) -> str:
     if figure == "largest_lsb":
         return f"differs by {comparison.largest_lsb} LSB"
     share = f"agrees on {comparison.agreement:.2%}"
-    if comparison.kind != "conversion" or comparison.agreement_upper is None:
+    if comparison.kind not in ("conversion", "seen") or comparison.agreement_upper is None:
         return share
     return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
 
@@ -90,7 +91,7 @@ def gate_line(report: Report) -> str:
 
 def not_excluded(report: Report) -> list[str]:
     """Return a sentence on the largest drop that a report's images do not exclude, of the gated models; none for an older report."""
-    gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative")]
+    gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative", "seen")]
     bounds = [(item.drop_upper, item) for item in gated if item.drop_upper is not None]
     if not bounds:
         return []

@@ -103,8 +103,13 @@ class Noise:
         return float(ranges.max() / np.median(ranges)) if len(ranges) else 1.0
 
 
+def measured_split(run: Run) -> str:
+    """Return the split that layers are measured on: validation, or with folds, which leave none, training."""
+    return "train" if run.info.folds else "validation"
+
+
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
-    """Measure how far each layer of a run's int8 TFLite file is from the float model, on the first IMAGES validation images.
+    """Measure how far each layer of a run's int8 TFLite file is from the float model, on the first IMAGES images of `measured_split`.
 
     The noise at a layer is what all layers up to it made together. RunError without such an export, or if the model was imported.
     """
@@ -116,9 +121,10 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import model_from_bytes
 
-    require_split(run, dataset, "validation")
-    validation = dataset.load(("validation",), **vars(run.info.input), stage="layers", progress=progress)["validation"]
-    images = validation.images[:IMAGES]
+    split = measured_split(run)
+    require_split(run, dataset, split)
+    loaded = dataset.load((split,), **vars(run.info.input), stage="layers", progress=progress)[split]
+    images = loaded.images[:IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     graph = read(data)
     pairs, unmatched = matched(model, graph)

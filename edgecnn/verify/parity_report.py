@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from edgecnn.calibrate.input_range import InputRange
 from edgecnn.calibrate.threshold import Choice
 from edgecnn.evaluate.scores import ScoreFigures
-from edgecnn.run_info import Int8Method
+from edgecnn.run_info import FoldInfo, Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.tables import Struct
 
-Kind = Literal["quantization", "conversion", "alternative", "models", "program"]
-SplitName = Annotated[str, Limits(enum=("test", "all"))]
+Kind = Literal["quantization", "conversion", "alternative", "models", "program", "seen"]
+SplitName = Annotated[str, Limits(enum=("test", "all", "folds"))]
 Figure = Literal["drop", "drop_interval", "agreement", "largest_lsb"]
 BoardFigure = Literal["error", "selftest", "largest_difference"]
 Unit = Literal["logit", "score"]
@@ -36,7 +36,9 @@ class Data(Struct):
 
     name: str
     title: str
-    split: SplitName = described("Which images were compared; all only where two files were.")
+    split: SplitName = described(
+        "Which images were compared; all only where two files were. folds: all images, each answered by a model that it did not teach."
+    )
     test_images: Positive = described("How many they are.")
     images: Positive | None = described(
         "How many images the data have in all; where two files were compared.", default=None, left_out=True
@@ -129,7 +131,8 @@ class ComparisonFigures(PairedFigures):
         "quantization: against the float model; conversion: an int8 file against the fake-quantized model, or a program's "
         "file against the int8 file that it was made from; alternative: int8 by the method that does not ship, against the float model; "
         "models: any two files; program: the test images as another program resizes and answers them, against the float model and the "
-        "int8 file on edgecnn's own pixels."
+        "int8 file on edgecnn's own pixels; seen: a file of a model that all images taught, against its float model on some of them, by "
+        "agreement and LSB alone."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
     agreement_upper: Fraction | None = older(
@@ -270,6 +273,16 @@ class Report(Struct):
     boards: tuple[BoardRow, ...] = older("The exports on emulated boards; empty where none was requested,", ())
     confidence: Confidence | None = described(
         "What the temperature and threshold chosen on validation are worth here; null where two files were compared."
+    )
+    folds: tuple[FoldInfo, ...] = described(
+        "The models by which accuracies, drops and scores are estimated, where all images taught the one that ships; else absent.",
+        default=(),
+        left_out=True,
+    )
+    seen_images: Positive | None = described(
+        "Of these images, those on which the files that ship were compared; absent without folds.",
+        default=None,
+        left_out=True,
     )
     strangers: StrangerFigures | None = older("What the decision stranger does here; null where the model makes none,")
     timing: str = described("How ms_per_image was measured.")

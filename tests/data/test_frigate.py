@@ -2,14 +2,14 @@
 
 import pytest
 
-from edgecnn.cli.networks import inputs_for
 from edgecnn.cli.recipes import resolve
 from edgecnn.data import open_dataset
 from edgecnn.errors import DatasetError, RecipeError, UnknownNameError
 from edgecnn.interop.frigate_data import find_dataset
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import without_folders
-from edgecnn.train.settle import settle
+from edgecnn.train.candidates import sides_of
+from edgecnn.train.settle import images_choose, settle
 
 
 @pytest.fixture
@@ -90,12 +90,14 @@ def test_the_input_is_frigates_and_the_images_choose_the_network(media):
     source = f"frigate:{media}"
     dataset = open_dataset(recipe_of(media).data)
     small = "efficientnet_lite0_270kb"
-    for stated, expected in (({}, "efficientnet_lite0_4000kb"), ({"name": small}, small)):
+    for stated, expected in (({}, "efficientnet_lite0_1200kb"), ({"name": small}, small)):
         recipe = settle(build_recipe({"data": {"source": source}, "network": stated}), dataset)
         network = recipe.network
         assert (recipe.data.fit, network.height, network.width, network.channels) == ("stretch", 224, 224, 3)
         assert network.name == expected
-    assert inputs_for(source, [expected], 0, 0, 0) == ("efficientnet_lite0_4000kb", 2, {expected: (224, 224, 3)})
+    left_open = build_recipe({"data": {"source": source}})
+    assert images_choose(left_open, dataset)
+    assert sides_of("efficientnet_lite2", left_open.network) == ((224, 224),), "only where the network is cut is chosen"
 
 
 def test_a_recipe_overrides_what_is_frigates(media):

@@ -35,6 +35,8 @@ NOT_RUN = {
     r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
+    r"edgecnn networks --data photos/": "photos choose in minutes; tests/train/test_candidates.py has a small choice",
+    r"edgecnn inspect photos/ --run runs/photos": "needs a run by folds; tests/stages/test_folds.py has one",
     r"edgecnn train --data photos/ --dry-run": "times a large network; tests/cli/test_dry_run.py times a small one",
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,

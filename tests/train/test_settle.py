@@ -10,7 +10,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import MissingExtraError, RecipeError
 from edgecnn.networks import pretrained
 from edgecnn.recipe import build_recipe, merge
-from edgecnn.train.settle import reasons, settle
+from edgecnn.train.settle import images_choose, reasons, settle
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,20 @@ def photos(tmp_path_factory):
     return make
 
 
+def test_the_images_choose_the_network_of_photos_alone(photos, monkeypatch):
+    def choose(source, **tables):
+        recipe = build_recipe(merge({"data": {"source": str(source)}}, tables))
+        return images_choose(recipe, open_dataset(recipe.data))
+
+    small = photos(40, (32, 32))
+    assert choose(small) and choose(photos(40, (120, 90)))
+    assert not choose(small, network={"name": "resnet8"}), "the recipe names one"
+    assert not choose(small, init={"source": "random"}), "ImageNet's weights are not the start"
+    assert not choose("digits")
+    monkeypatch.setattr("edgecnn.train.settle.MANY_SMALL_IMAGES", 50)
+    assert not choose(small), "many small images learn as much from scratch"
+
+
 def settled(source, **tables):
     recipe = build_recipe(merge({"data": {"source": str(source)}}, tables))
     dataset = open_dataset(recipe.data)
@@ -41,7 +55,7 @@ def settled(source, **tables):
 def test_photos_start_from_imagenet(photos):
     recipe, lines = settled(photos(40, (120, 90)))
     network, train = recipe.network, recipe.train
-    assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_4000kb", 160, 160, 3)
+    assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 160, 160, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
     assert train.schedule == "one-cycle"
     assert train.epochs == 100 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
@@ -53,21 +67,13 @@ def test_a_small_cut_learns_at_twice_the_rate(photos, size, rate):
     assert settled(photos(40, (60, 60)), network={"name": f"efficientnet_lite0_{size}"})[0].train.learning_rate == rate
 
 
-def test_more_photos_a_class_need_less_of_what_imagenet_taught(photos, monkeypatch):
-    folder = photos(40, (120, 90))
-    of_each = open_dataset(build_recipe({"data": {"source": str(folder)}}).data).sizes["train"] / 2
-    for few, network in ((of_each + 0.5, "efficientnet_lite0_4000kb"), (of_each, "efficientnet_lite0_1200kb")):
-        monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", few)
-        assert settled(folder)[0].network.name == network
-
-
 def test_grey_photos_stay_grey(photos):
     assert settled(photos(40, (120, 90), "L"))[0].network.channels == 1
 
 
 def test_few_small_images_start_from_imagenet_too(photos):
     recipe, _ = settled(photos(40, (32, 32)))
-    assert (recipe.network.name, recipe.network.height) == ("efficientnet_lite0_4000kb", 160)
+    assert (recipe.network.name, recipe.network.height) == ("efficientnet_lite0_1200kb", 160)
     recipe, _ = settled(photos(40, (32, 32)), network={"name": "resnet_100kb"})
     assert (recipe.network.height, recipe.train.augment, recipe.train.learning_rate) == (32, "shift", 0.003)
 

@@ -1,0 +1,74 @@
+"""What temperature, threshold and strangers' limit are worth on images that did not choose them: each fold by what the others choose."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.calibrate.confidence import fit_confidence
+from edgecnn.calibrate.strangers import limit_of
+from edgecnn.errors import ThresholdError
+from edgecnn.evaluate.scores import ScoreFigures, expected_calibration_error, nll
+from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.stranger import Strangers
+
+NONE_KNOWN = np.zeros((1, 1), np.int8)  # similarities to the known images are given
+
+
+def cross_fitted_scores(
+    logits: np.ndarray, classes: np.ndarray, fold: np.ndarray, threshold: float, target_error: float | None = None
+) -> ScoreFigures:
+    """Judge temperatures and thresholds by logits float32 (n, num_classes), true classes (n,) and each image's fold (n,).
+
+    Each fold's images are answered with the temperature and the threshold that the other folds choose; where these are too few for any
+    threshold, with none of them. `threshold` is the one that was chosen by all of them, as which the figures are stated.
+    """
+    tempered, answered = np.empty_like(logits), np.ones(len(classes), bool)
+    for one in np.unique(fold):
+        mine = fold == one
+        temperature, limit = fitted(logits[~mine], classes[~mine], target_error)
+        tempered[mine] = logits[mine] / np.float32(temperature)
+        answered[mine] = softmax(tempered[mine]).max(axis=1).astype(np.float64) >= limit
+    errors = int(np.sum(answered & (np.argmax(tempered, axis=1) != classes)))
+    count = int(answered.sum())
+    return ScoreFigures(
+        threshold=threshold,
+        n=len(classes),
+        answered=count,
+        errors=errors,
+        share_answered=count / len(classes),
+        error=errors / count if count else None,
+        nll=nll(logits, classes),
+        nll_after=nll(tempered, classes),
+        calibration_error=expected_calibration_error(softmax(logits), classes),
+        calibration_error_after=expected_calibration_error(softmax(tempered), classes),
+    )
+
+
+def fitted(logits: np.ndarray, classes: np.ndarray, target_error: float | None) -> tuple[float, float]:
+    """Return the temperature and the threshold that images choose; above 1 where no threshold keeps the target."""
+    try:
+        chosen = fit_confidence(logits, classes, target_error)
+    except ThresholdError:
+        return fit_confidence(logits, classes).temperature, 2.0
+    return chosen.temperature, chosen.threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Which images are refused as strangers, bool (n,), by the limits of the other folds; `limited` is false where these set none."""
+
+    images: np.ndarray
+    limited: bool
+
+
+def cross_fitted_strangers(scores: np.ndarray, similar: np.ndarray, fold: np.ndarray, rate: float) -> Refused:
+    """Refuse each fold's images by the limit that the others set; the largest softmax `scores`, `similar` and `fold` are of shape (n,)."""
+    refused, limited = np.zeros(len(scores), bool), True
+    for one in np.unique(fold):
+        mine = fold == one
+        limit = limit_of(scores[~mine], similar[~mine], rate, NONE_KNOWN)
+        if limit is None:
+            limited = False
+        else:
+            refused[mine] = Strangers(limit, NONE_KNOWN).familiarity_of(scores[mine], similar[mine]) < limit.limit
+    return Refused(images=refused, limited=limited)

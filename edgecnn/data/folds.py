@@ -1,0 +1,136 @@
+"""Dividing images into folds: each teaches all models but one, and tests that one. Images that show the same share a fold.
+
+The list of it is `folds.csv` of a run. Inside a fold, a part of its own training images validates: no choice sees the images that test.
+"""
+
+import csv
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.items import NAMED
+from edgecnn.errors import DatasetError, RunError
+from edgecnn.files import write_atomic
+from edgecnn.labels import printable
+from edgecnn.run_info import FoldInfo
+from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, Run
+
+COLUMNS = ("sha256", "fold", "group")
+
+VALIDATION_PARTS = 10
+"""Parts of a fold's training images of which one validates, as by default without folds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """The fold, from 1, and the group of each image by its content hash; images of one group show the same."""
+
+    count: int
+    of: Mapping[str, int]
+    groups: Mapping[str, str]
+
+    def all_teach(self, dataset: Dataset) -> Dataset:
+        """Return the dataset in which every image is for training."""
+        return dataset.redivided(dict.fromkeys(self.of, "train"))
+
+    def without(self, dataset: Dataset, fold: int, seed: int) -> Dataset:
+        """Return the dataset of a fold's model: the fold itself is its test split, a part of the other images validates."""
+        hashes, classes, groups = self._listed(dataset)
+        held = np.array([self.of[one] == fold for one in hashes])
+        others = np.flatnonzero(~held)
+        validating = others[stratified(classes[others], [groups[index] for index in others], VALIDATION_PARTS, seed)[0]]
+        left = set(classes[np.setdiff1d(others, validating)].tolist())
+        validating = [
+            index for index in validating.tolist() if classes[index] in left
+        ]  # else no image would teach the class
+        places = dict.fromkeys(hashes, "train")
+        places |= {hashes[index]: "test" for index in np.flatnonzero(held)}
+        places |= {hashes[index]: "validation" for index in validating}
+        return dataset.redivided(places)
+
+    def _listed(self, dataset: Dataset) -> tuple[list[str], np.ndarray, list[str]]:
+        items = [item for part in dataset.items.values() for item in part if item.hash in self.of]
+        items.sort(key=lambda item: (item.hash, item.label))
+        hashes = [item.hash for item in items]
+        return hashes, np.array([item.label for item in items]), [self.groups[one] for one in hashes]
+
+
+NO_FOLDS = Folds(count=0, of={}, groups={})
+
+
+def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -> Folds:
+    """Divide all images of a dataset into folds, stratified by class; `groups` by hash, where an image shows the same as others.
+
+    Raises:
+        DatasetError: if the source has splits of its own, or a class has fewer than two images that differ.
+    """
+    if own := sorted(dataset.given - {"train"}):
+        raise DatasetError(
+            f"{dataset.name} has {' and '.join(own)} images of its own, and with folds every image teaches and tests. "
+            "Put all images into one set of class folders, or leave out --folds."
+        )
+    items = sorted((item for part in dataset.items.values() for item in part), key=lambda item: (item.hash, item.label))
+    found = {item.hash: groups.get(item.hash, item.hash) for item in items}
+    for number, label in enumerate(dataset.labels):
+        if len({found[item.hash] for item in items if item.label == number}) < 2:
+            raise DatasetError(
+                f"{dataset.name}: the class {label!r} has fewer than two photos that differ. One of them would have to test, and none "
+                "would be left to teach. Add photos, or leave out --folds."
+            )
+    parts = stratified(np.array([item.label for item in items]), [found[item.hash] for item in items], count, seed)
+    of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
+    return Folds(count=count, of=of, groups=found)
+
+
+def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
+    """Return the indices of each of `count` parts, fewer if there are fewer images; classes are spread, a group is in one part."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = max(2, min(count, int(np.bincount(classes).max()), len(set(groups))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class may have fewer images than there are parts
+        split = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(classes, classes, groups)
+        return [part for _, part in split if len(part)]
+
+
+def write_folds(run: Run, folds: Folds) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((one, fold, folds.groups[one]) for one, fold in sorted(folds.of.items()))
+    write_atomic(run.file(FOLDS), text.getvalue())
+
+
+def read_folds(run: Run) -> Folds | None:
+    """Return the folds of a run; None if they were not made yet. Raises RunError if the list is damaged."""
+    path = run.file(FOLDS)
+    if not path.exists():
+        return None
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        of = {row["sha256"]: int(row["fold"]) for row in rows}
+        return Folds(count=max(of.values()), of=of, groups={row["sha256"]: row["group"] for row in rows})
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise RunError(f"{path} is damaged ({error}). Train again with --force, or into another folder.") from None
+
+
+def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:
+    """Raise RunError if images of the folds are gone. Images that came later are in no fold, and are left out."""
+    present = {item.hash for part in dataset.items.values() for item in part}
+    if missing := [one for one in folds.of if one not in present]:
+        named = ", ".join(printable(one[:12]) for one in missing[:NAMED])
+        raise RunError(
+            f"{len(missing):,} of the {len(folds.of):,} images that {run.path} began with are gone from {dataset.name}, or have changed "
+            f"(SHA-256 {named}). Put the images back as they were, or train again."
+        )
+
+
+def fold_infos(run: Run) -> tuple[FoldInfo, ...]:
+    """Return what the models of a run's folds recorded, in the order of the folds; those that are finished."""
+    count = (read_folds(run) or NO_FOLDS).count
+    found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in range(1, count + 1))
+    return tuple(info for info in found if info is not None)

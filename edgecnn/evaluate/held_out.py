@@ -1,0 +1,99 @@
+"""What models answer to images that no part of their training saw: each by the one that was trained without its fold.
+
+They are kept in `held-out.npz` of each fold's run, and together in that of the run whose model all images taught.
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from edgecnn.errors import RunError
+from edgecnn.files import sha256, write_atomic
+from edgecnn.runs import HELD_OUT, Run
+from edgecnn.runtime.decision import softmax
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """The answers to n images: content `hashes` and `sources`, true `classes`, the `fold` of each, from 1, int (n,).
+
+    `float` and `int8` are logits, float32 (n, num_classes), of the float model and its int8 file; `similarity` is how near the int8 file's
+    features are to those of images that it knows, float64 (n,), or NaN where strangers are not recognised.
+    """
+
+    hashes: np.ndarray
+    sources: np.ndarray
+    classes: np.ndarray
+    fold: np.ndarray
+    float: np.ndarray
+    int8: np.ndarray
+    similarity: np.ndarray
+
+    def bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, **vars(self))
+        return buffer.getvalue()
+
+    @property
+    def sha256(self) -> str:
+        """Over the arrays, as a choice that was made by them records it."""
+        parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
+        return sha256(b"".join(parts))
+
+
+def joined(parts: Sequence[HeldOut]) -> HeldOut:
+    """Return the answers of all folds together, by content hash."""
+    whole = {entry.name: np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(HeldOut)}
+    order = np.lexsort((whole["classes"], whole["hashes"]))
+    return HeldOut(**{name: values[order] for name, values in whole.items()})
+
+
+def write_held_out(run: Run, held: HeldOut) -> None:
+    write_atomic(run.file(HELD_OUT), held.bytes())
+
+
+def read_held_out(run: Run) -> HeldOut | None:
+    """Return what a run holds; None if there is no such file, or it cannot be used."""
+    try:
+        with np.load(run.file(HELD_OUT), allow_pickle=False) as file:
+            held = HeldOut(**{entry.name: file[entry.name] for entry in fields(HeldOut)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return held if len({len(value) for value in vars(held).values()}) == 1 else None
+
+
+def require_held_out(run: Run) -> HeldOut:
+    """Return the answers of a run's folds. Raises RunError if they are gone."""
+    held = read_held_out(run)
+    if held is None:
+        raise RunError(
+            f"{run.file(HELD_OUT)} is missing or damaged: it holds the answers of the folds. {RESUME.format(path=run.path)}"
+        )
+    return held
+
+
+RESUME = "Each fold keeps its own. First: edgecnn train --resume --out {path}"
+
+
+ANSWERS = "folds/answers.csv"
+"""The file of a bundle with what `answers_csv` returns."""
+
+
+def answers_csv(held: HeldOut, labels: Sequence[str]) -> bytes:
+    """Return each image's hash, class, fold, both models' answers and int8's score without a temperature, as CSV, by hash."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("sha256", "class", "fold", "float", "int8", "score"))
+    scores = softmax(held.int8).max(axis=1)
+    answers = (
+        (labels[index] for index in held.float.argmax(axis=1)),
+        (labels[index] for index in held.int8.argmax(axis=1)),
+    )
+    classes = (labels[index] for index in held.classes)
+    rows = zip(held.hashes, classes, held.fold.tolist(), *answers, (f"{score:.4f}" for score in scores), strict=True)
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,38 @@
+"""Which network the images chose, and by which figures, as a table and a sentence."""
+
+from edgecnn.run_info import Candidate, NetworkChoice
+
+HEADINGS = ("network", "input", "frozen", "tuned", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
+
+
+def choice_rows(choice: NetworkChoice) -> list[tuple[str, ...]]:
+    """Return the candidates as rows of text under HEADINGS: those that were tuned first, then the others by their frozen accuracy."""
+    listed = sorted(choice.candidates, key=lambda one: (one.tuned is None, -(one.tuned or 0.0), -one.frozen))
+    return [_row(one, choice) for one in listed]
+
+
+def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
+    chosen = (one.network, one.height, one.width) == (choice.network, choice.height, choice.width)
+    behind = "-"
+    if one.behind is not None and one.behind_error is not None:
+        behind = f"{100 * one.behind:.1f} ± {100 * one.behind_error:.1f}"
+    return (
+        one.network,
+        f"{one.width}x{one.height}",
+        f"{one.frozen:.1%}",
+        "-" if one.tuned is None else f"{one.tuned:.1%}",
+        behind,
+        f"{one.macs:,}",
+        f"{one.int8_bytes:,}",
+        "-" if one.ms is None else f"{one.ms:.2f}",
+        "chosen" if chosen else "" if one.fits else "over the budget",
+    )
+
+
+def judged_line(choice: NetworkChoice) -> str:
+    limit = f", within {choice.budget}" if choice.budget else ""
+    return (
+        f"{choice.images:,} images chose {choice.network} at {choice.width}x{choice.height}{limit}: {choice.why}. Frozen features ranked "
+        f"by folds; a fold of {choice.judged_by:,} images judged the shortlist, each tuned briefly on the others. It took "
+        f"{choice.seconds:,.0f} s."
+    )

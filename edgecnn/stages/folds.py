@@ -1,0 +1,241 @@
+"""The stage that trains by folds: models that each lack a part of the images, which tests them, then one that all images taught.
+
+Each fold is a run of its own below the run, and chooses everything by its own images: network, epoch, method. What is finished is kept, so
+that a killed training goes on where it was.
+"""
+
+import ctypes
+import dataclasses
+import multiprocessing
+import signal
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.data import Dataset
+from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, write_folds
+from edgecnn.evaluate.held_out import HeldOut, joined, read_held_out, require_held_out, write_held_out
+from edgecnn.files import write_atomic
+from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, to_toml
+from edgecnn.run_info import FoldInfo, RunInfo
+from edgecnn.runs import (
+    ASKED,
+    FEATURES,
+    FLOAT_MODEL,
+    FOLD,
+    FOLD_INFO,
+    INFO,
+    RECIPE,
+    Run,
+    create_run,
+    settle_run,
+    write_json,
+)
+from edgecnn.stages.network_choice import choose_network
+from edgecnn.stages.reporter import Reporter, Silent
+from edgecnn.stages.train import network_name, open_images, resumable, settled, train_run
+
+KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
+
+def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
+    """Train a run by the folds of its recipe, from where it was; `jobs` folds at a time, each in a process of its own if more than one.
+
+    Raises:
+        DatasetError: if the images cannot be divided so; then as training does.
+        RunError: if images of the folds are gone.
+    """
+    run.make_latest()
+    with resumable(run, reporter):
+        asked = asked_recipe(run)
+        folds = divided(dataset, run, asked, reporter)
+        whole = folds.all_teach(dataset)
+        if not run.file(INFO).exists():
+            chosen = choose_network(asked, whole, run, reporter)
+            train_folds(dataset, run, folds, reporter, jobs)
+            write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
+            run = settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
+            reporter.note(voted_line(run.recipe, fold_infos(run), len(folds.of)))
+    return train_run(run.recipe, whole, run, reporter, None)
+
+
+def asked_recipe(run: Run) -> Recipe:
+    """Return the recipe that every fold begins with, before the images settle what it leaves open."""
+    path = run.file(ASKED)
+    if not path.exists():
+        write_atomic(path, to_toml(run.recipe))
+    return build_recipe(known(load_recipe(path)), str(path))
+
+
+def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> Folds:
+    """Return the folds of a run, made now if there are none yet: images that show the same, cut or mirrored too, share one."""
+    folds = read_folds(run)
+    if folds is None:
+        from edgecnn.inspect.features import missing_weights
+        from edgecnn.inspect.inspection import groups_by_hash
+
+        missing = "by hashes alone" if not dataset.own or missing_weights() else None
+        groups = groups_by_hash(dataset, missing=missing, progress=reporter.working, note=reporter.note)
+        assert recipe.train.folds is not None
+        folds = assign(dataset, groups, recipe.train.folds, recipe.seed)
+        write_folds(run, folds)
+        alike = f"; {len(groups):,} of them show the same as others, which share a fold" if groups else ""
+        reporter.note(f"{dataset.name}: {len(folds.of):,} images in {folds.count} folds{alike}")
+    require_listed(run, folds, dataset)
+    return folds
+
+
+def fold_runs(run: Run, folds: Folds) -> Iterator[Run]:
+    return (Run(run.file(FOLD.format(fold=fold))) for fold in range(1, folds.count + 1))
+
+
+def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
+    """Train the models of the folds that are not finished."""
+    left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_finished(one)]
+    if jobs == 1 or len(left) < 2:
+        for fold in left:
+            reporter.note(f"fold {fold} of {folds.count}")
+            reporter.note(fold_line(fold, train_fold(dataset, run, folds, fold, reporter)))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, end_with_parent, max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(train_one, run.path, fold): fold for fold in left}
+        reporter.note(f"{len(left)} folds, {jobs} at a time")
+        while waiting:
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                reporter.note(fold_line(waiting.pop(future), future.result()))
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that started it, however that ends: it would go on with a fold that another command resumes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(library := ctypes.CDLL(None), "prctl"):
+        library.prctl(KILL_WITH_PARENT, signal.SIGKILL)
+
+
+def train_one(path: Path, fold: int) -> FoldInfo:
+    """Train a fold's model in a process of its own."""
+    run, reporter = Run(path), Silent()
+    folds = read_folds(run)
+    assert folds is not None
+    return train_fold(open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
+
+
+def is_finished(one: Run) -> bool:
+    return read_held_out(one) is not None and one.stored(FOLD_INFO, FoldInfo) is not None
+
+
+def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
+    """Train the model of a fold, from where it was, and keep its answers to the fold."""
+    from edgecnn.stages.int8_files import Int8Files
+    from edgecnn.train import train
+
+    asked = asked_recipe(run)
+    part = folds.without(dataset, fold, asked.seed)
+    one = Run(run.file(FOLD.format(fold=fold)))
+    if not one.file(RECIPE).exists():
+        one = create_run(dataclasses.replace(asked, train=dataclasses.replace(asked.train, folds=None)), one.path)
+    recipe = settled(choose_network(one.recipe, part, one, reporter, run.file(FEATURES)), part, Silent())
+    one = settle_run(one, recipe)
+    info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
+    held = answers(one, part, fold, reporter)
+    assert info.int8 is not None
+    recorded = FoldInfo(
+        network=network_name(recipe),
+        height=info.input.height,
+        width=info.input.width,
+        images=len(held.classes),
+        epochs=recipe.train.epochs,
+        method=info.int8.method,
+        rounding=info.int8.rounding,
+        epoch=info.int8.epoch,
+        qat_epochs=recipe.qat.epochs,
+        float_accuracy=float(np.mean(held.float.argmax(axis=1) == held.classes)),
+        int8_accuracy=float(np.mean(held.int8.argmax(axis=1) == held.classes)),
+        seconds=info.seconds or 0.0,
+    )
+    write_held_out(one, held)
+    write_json(one.file(FOLD_INFO), recorded)
+    return recorded
+
+
+def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
+    """Ask a fold's float model and its int8 file about the fold, which they never saw."""
+    from edgecnn.calibrate.strangers import similar_to
+    from edgecnn.evaluate.answers import in_chunks, load_test
+    from edgecnn.export import export
+    from edgecnn.networks.predict import model_from_bytes, predictor
+    from edgecnn.stages.choose import Choosing
+
+    export(one, "tflite", "int8", force=True, dataset=part, progress=reporter.working)
+    choosing = Choosing(one, part, ("tflite", "int8"), reporter.working)
+    test = load_test(one, part, reporter.working)
+    hashes = {item.source: item.hash for item in part.items["test"]}
+    logits, features = choosing.answers(test.images, f"fold {fold}")
+    similarity = similar_to(features, choosing.known) if choosing.features else np.full(len(logits), np.nan)
+    float_model = model_from_bytes(one.read(FLOAT_MODEL, "train"))
+    predict = predictor(float_model, one.recipe.input_scale, one.recipe.input_zero_point)
+    return HeldOut(
+        hashes=np.array([hashes[source] for source in test.sources], np.str_),
+        sources=np.array(test.sources, np.str_),
+        classes=test.classes,
+        fold=np.full(len(test.classes), fold),
+        float=in_chunks(predict, test.images, f"fold {fold}", reporter.working),
+        int8=logits,
+        similarity=similarity.astype(np.float64),
+    )
+
+
+def voted(recipe: Recipe, infos: Sequence[FoldInfo]) -> Recipe:
+    """Return the recipe of the model that all images teach: the folds' median epochs, and their most frequent method.
+
+    Folds that chose the same network vote; all of them if none did.
+    """
+    voters = [one for one in infos if one.network == network_name(recipe)] or list(infos)
+    method = most_frequent([one.method for one in voters])
+    train = dataclasses.replace(recipe.train, epochs=median([one.epochs for one in voters]))
+    qat = dataclasses.replace(recipe.qat, method=method)
+    if method == "qat":
+        trained = [one for one in voters if one.method == method]
+        keep = median([one.epoch or 0 for one in trained])
+        roundings = [one.rounding for one in trained if not one.epoch and one.rounding]
+        qat = dataclasses.replace(
+            qat,
+            epochs=max(keep, median([one.qat_epochs for one in trained])),
+            keep=keep,
+            rounding="nearest" if keep or not roundings else most_frequent(roundings),
+        )
+    return dataclasses.replace(recipe, train=train, qat=qat)
+
+
+def most_frequent(values: Sequence) -> str:
+    """Return the most frequent value, of equals the one that comes first in the alphabet last: "qat" before "ptq"."""
+    counts = Counter(values)
+    return str(max(sorted(counts, reverse=True), key=counts.__getitem__))
+
+
+def median(values: Sequence[int]) -> int:
+    return int(statistics.median_low(values))
+
+
+def fold_line(fold: int, info: FoldInfo) -> str:
+    how = f"quantization-aware, epoch {info.epoch}" if info.method == "qat" else "quantized after training"
+    return (
+        f"fold {fold}: {info.network} at {info.width}x{info.height}; of {info.images:,} images that it never saw, float has "
+        f"{info.float_accuracy:.2%} right, int8 ({how}) {info.int8_accuracy:.2%}"
+    )
+
+
+def voted_line(recipe: Recipe, infos: Sequence[FoldInfo], images: int) -> str:
+    how = "quantized after training"
+    if recipe.qat.method == "qat":
+        how = f"quantization-aware training to epoch {recipe.qat.keep}"
+    return (
+        f"all {images:,} images teach the model itself: {recipe.train.epochs} epochs, the folds' median, and {how}, as most of the "
+        f"{len(infos)} folds chose"
+    )

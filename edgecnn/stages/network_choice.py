@@ -1,0 +1,240 @@
+"""The stage in which the images choose their network and input: it ranks candidates, tunes a shortlist briefly, and keeps what it found.
+
+It sees training and validation images, never test images. What was computed is kept in the run: an interrupted choice goes on.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.data import Dataset
+from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.recipe import Recipe, to_tables
+from edgecnn.run_info import Candidate, NetworkChoice
+from edgecnn.runs import CHOICE, FEATURES, Run, write_json
+from edgecnn.stages.reporter import Reporter, Silent
+from edgecnn.verify.golden import npy
+
+TIMED_IMAGES = 4  # images of noise that the timed int8 files are calibrated on: their answers do not matter
+
+
+def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
+    """Return whether the images choose the network; ModuleNotFoundError if they do, and weights of ImageNet are not installed."""
+    from edgecnn.networks.pretrained import SOURCES, locate
+    from edgecnn.train import settle
+
+    choose = settle.images_choose(recipe, dataset)
+    for source in SOURCES if choose else ():
+        locate(source)
+    return choose
+
+
+@contextlib.contextmanager
+def unkept() -> Iterator[Run]:
+    """Give a place for a choice that is only shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Run(Path(folder))
+
+
+def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:
+    """Return a recipe with the network and input that the images choose, if it leaves the network to them; else the recipe itself.
+
+    The choice is `choice.json` of the run, whose recipe gets it. Features of images are in the folder `kept`, else in the run.
+
+    Raises:
+        RecipeError: if no candidate keeps the budget.
+        ModuleNotFoundError: if the weights of ImageNet are not installed.
+    """
+    if not images_choose(recipe, dataset):
+        return recipe
+    choosing = Choosing(recipe, dataset, reporter, kept or run.file(FEATURES))
+    made = run.stored(CHOICE, NetworkChoice)
+    if made is None or made.key != choosing.key:
+        reporter.note("the images choose network and input")
+        made = choosing.choose()
+        write_json(run.file(CHOICE), made)
+    for line in choice_lines(made):
+        reporter.note(line)
+    network = dataclasses.replace(recipe.network, name=made.network, height=made.height, width=made.width)
+    return dataclasses.replace(recipe, network=network)
+
+
+def is_kept(recipe: Recipe, dataset: Dataset, run: Run) -> bool:
+    """Return whether a run holds the choice of these images by this recipe."""
+    made = run.stored(CHOICE, NetworkChoice)
+    return made is not None and made.key == Choosing(recipe, dataset, Silent(), run.file(FEATURES)).key
+
+
+class Choosing:
+    """A choice under way: what it looks at, and where it keeps what it has computed."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, reporter: Reporter, features: Path) -> None:
+        from edgecnn.train import candidates as rules
+
+        self.recipe, self.dataset, self.reporter, self.features, self.rules = recipe, dataset, reporter, features, rules
+        self.channels = recipe.network.channels or dataset.shape[2]
+        limits = {name: value for name, value in vars(rules).items() if name.isupper()}
+        hashes = [dataset.hashes[split] for split in ("train", "validation")]
+        decisive = {"recipe": to_tables(recipe), "images": hashes, "limits": json.loads(json.dumps(limits))}
+        self.key = sha256(canonical_json(decisive).encode())
+
+    def choose(self) -> NetworkChoice:
+        started = time.monotonic()
+        from edgecnn.train.frozen import Photos
+
+        recipe, rules, working = self.recipe, self.rules, self.reporter.working
+        photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
+        candidates = self.ranked(photos)
+        listed = self.shortlisted([one for one in candidates if one.fits])
+        answers = np.stack([self.tuned(one, photos) for one in listed])
+        right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
+        tuned = rules.compared(listed, right)
+        chosen = rules.taken(tuned)
+        measured = {(one.network, one.height, one.width): one for one in tuned}
+        return NetworkChoice(
+            key=self.key,
+            images=len(photos.hashes),
+            judged_by=right.shape[1],
+            budget=budget(recipe),
+            candidates=tuple(measured.get((one.network, one.height, one.width), one) for one in candidates),
+            network=chosen.network,
+            height=chosen.height,
+            width=chosen.width,
+            why=why(chosen, tuned),
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+    def ranked(self, photos) -> list[Candidate]:
+        """Return every candidate with its cost and the accuracy on frozen features, the best first; RecipeError if none fits."""
+        from edgecnn.errors import RecipeError
+        from edgecnn.networks import build_network
+        from edgecnn.networks.describe import describe
+        from edgecnn.networks.efficientnet_lite import is_whole
+        from edgecnn.train.frozen import frozen_features
+
+        recipe, rules = self.recipe, self.rules
+        reading = recipe.input_scale, recipe.input_zero_point
+        found = []
+        for family in rules.SIDES:
+            for size in rules.sides_of(family, recipe.network):
+                for rung, features in frozen_features(family, size, photos, reading, self.features).items():
+                    self.reporter.working(f"ranking {rung} at {size[1]}x{size[0]}", 0, 0)
+                    cost = describe(build_network(rung, size[0], size[1], self.channels, len(self.dataset.labels)))
+                    one = Candidate(
+                        network=rung,
+                        height=size[0],
+                        width=size[1],
+                        whole=is_whole(rung),
+                        macs=cost.macs,
+                        int8_bytes=cost.int8_bytes,
+                        frozen=rules.frozen_accuracy(features, photos.classes, photos.hashes, recipe.seed),
+                        fits=True,
+                    )
+                    found.append(dataclasses.replace(one, fits=rules.within(one, recipe.network)))
+        if not any(one.fits for one in found):
+            least = min(found, key=lambda one: one.macs)
+            raise RecipeError(
+                f"no network keeps the budget ({budget(recipe)}). The smallest, {least.network} at {least.width}x{least.height}, takes "
+                f"{least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
+            )
+        return rules.best_first(found)
+
+    def shortlisted(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the shortlist; with a budget of time, of those whose int8 file keeps it here."""
+        from edgecnn.errors import RecipeError
+
+        limit, left, measured = self.recipe.network.max_ms, list(candidates), {}
+        while limit is not None and left:
+            unknown = [one for one in self.rules.shortlist(left) if one not in measured]
+            if not unknown:
+                break
+            one = unknown[0]
+            measured[one] = milliseconds_of(one, self.recipe, self.channels, len(self.dataset.labels))
+            self.reporter.note(f"{one.network} at {one.width}x{one.height}: {measured[one]:.2f} ms an image here")
+            if measured[one] > limit:  # and so are those that multiply as much or more in as many layers
+                left = [other for other in left if other.whole != one.whole or other.macs < one.macs]
+        if not left:
+            raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
+        return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left)]
+
+    def tuned(self, candidate: Candidate, photos) -> np.ndarray:
+        """Tune a candidate briefly on all folds but the first: 1 for each of that fold's photos that it has right, else 0, int8 (n,).
+
+        A photo that is left out at this size, since it is the same as another one then, has -1.
+        """
+        from edgecnn.train.settle import settle
+        from edgecnn.train.train import Training
+
+        name = f"{candidate.network}-{candidate.width}x{candidate.height}"
+        path = self.features / f"tuned-{self.key[:12]}-{name}.npy"
+        if path.is_file():
+            return np.load(path, allow_pickle=False)
+        self.reporter.note(f"tuning {candidate.network} at {candidate.width}x{candidate.height} briefly")
+        kept, held = next(self.rules.folds_of(photos.classes, photos.hashes, self.recipe.seed))
+        places = {photos.hashes[index]: "train" for index in kept} | {photos.hashes[i]: "validation" for i in held}
+        part = self.dataset.redivided(places)
+        network = dataclasses.replace(
+            self.recipe.network, name=candidate.network, height=candidate.height, width=candidate.width
+        )
+        recipe = settle(dataclasses.replace(self.recipe, network=network), part)
+        epochs = max(1, math.ceil(self.rules.BRIEF * recipe.train.epochs))
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=epochs))
+        training = Training(recipe, part, None, self.reporter.training, self.reporter.working, None)
+        training.train_float()
+        judged = training.splits["validation"]
+        right = training.float_answers().argmax(axis=1) == judged.classes
+        by_place = dict(zip(judged.sources, right.tolist(), strict=True))
+        found = np.array([by_place.get(photos.places[index][1], -1) for index in held], np.int8)
+        write_atomic(path, npy(found))
+        return found
+
+
+def milliseconds_of(candidate: Candidate, recipe: Recipe, channels: int, classes: int) -> float:
+    """Return the median milliseconds of a candidate's int8 file with one image, on one thread of this machine."""
+    from edgecnn.evaluate.answers import contract_of, device_model, milliseconds
+    from edgecnn.export import tflite
+    from edgecnn.networks import build_network
+
+    shape = (candidate.height, candidate.width, channels)
+    images = np.random.default_rng(recipe.seed).integers(0, 256, (TIMED_IMAGES, *shape), np.uint8)
+    drawn = tflite.RepresentativeDataset(images, recipe.input_scale, recipe.input_zero_point)
+    data = tflite.int8_post_training(build_network(candidate.network, *shape, classes), drawn)
+    model = device_model(data, "tflite", contract_of(recipe, shape))
+    return milliseconds({"int8": model.logits}, images[:1])["int8"]
+
+
+def budget(recipe: Recipe) -> str:
+    """Return what a recipe's network may take, in words; "" without a limit."""
+    network = recipe.network
+    limits = [
+        f"{network.max_kb:,g} kB" if network.max_kb else "",
+        f"{network.max_macs:,.0f} multiply-accumulates" if network.max_macs else "",
+        f"{network.max_ms:g} ms here" if network.max_ms else "",
+    ]
+    return ", ".join(filter(None, limits))
+
+
+def why(chosen: Candidate, tuned: Sequence[Candidate]) -> str:
+    best = max(tuned, key=lambda one: one.tuned or 0.0)
+    assert chosen.behind is not None and chosen.behind_error is not None
+    if chosen == best or not chosen.behind:
+        return "the best of the shortlist" if chosen == best else "as good as the best of the shortlist, and cheaper"
+    return (
+        f"{100 * chosen.behind:.1f} points behind {best.network} at {best.width}x{best.height}, less than the standard error of "
+        f"{100 * chosen.behind_error:.1f}, and cheaper"
+    )
+
+
+def choice_lines(choice: NetworkChoice) -> list[str]:
+    limit = f" within {choice.budget}" if choice.budget else ""
+    return [
+        f"network: {choice.network} at {choice.width}x{choice.height}, chosen by {choice.images:,} images{limit}: {choice.why}; "
+        "--network and --size change it"
+    ]

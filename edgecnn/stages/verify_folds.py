@@ -1,0 +1,147 @@
+"""The stage that proves a run whose model all images taught: accuracy by its folds, and its files by the images that they saw.
+
+What is said of accuracy, drop and scores is the folds' estimate: each image was answered by a model that it did not teach. The files that
+ship are compared with their own float model by agreement and LSB alone, on images that taught them: no accuracy of theirs is claimed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from edgecnn.calibrate.cross_fitted import cross_fitted_scores, cross_fitted_strangers
+from edgecnn.calibrate.strangers import ChosenStrangers
+from edgecnn.data import Dataset, Split
+from edgecnn.data.balanced import balanced
+from edgecnn.data.recorded import require_split
+from edgecnn.emulate.bundles import run_on_boards
+from edgecnn.emulate.on_boards import OnBoards
+from edgecnn.errors import RunError
+from edgecnn.evaluate.answers import Answers, Progress
+from edgecnn.evaluate.held_out import HeldOut, require_held_out
+from edgecnn.evaluate.statistics import wilson
+from edgecnn.interop.programs import programs_of
+from edgecnn.runs import PARITY, Run, write_json
+from edgecnn.runtime.decision import softmax
+from edgecnn.stages.choose import Choosing
+from edgecnn.stages.verify import answered, existing_exports
+from edgecnn.verify.gate import Gate
+from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.parity_report import Comparison, Confidence, Data, Report, StrangerFigures
+from edgecnn.verify.predictions import write_predictions
+from edgecnn.verify.references import reference_answers
+
+SEEN = 1_000  # training images on which the files that ship are compared, at most, the same number of each class
+
+
+def verify_by_folds(
+    run: Run,
+    dataset: Dataset,
+    gate: Gate,
+    target_error: float | None = None,
+    boards: OnBoards | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """Write a run's `parity.json` as `edgecnn.stages.verify.verify` does; arguments and errors as there."""
+    if programs := programs_of(run):
+        raise RunError(
+            f"{run.path} has files for {' and '.join(programs)}, which are judged on test images, and training by folds leaves none. "
+            "Train without --folds for such a program, or remove the files."
+        )
+    exports, held = existing_exports(run), require_held_out(run)
+    choosing = Choosing(run, dataset, exports[0], progress)
+    confidence = choosing.confidence(target_error)
+    strangers = choosing.strangers(confidence.temperature)
+    choosing.scores(confidence, strangers)
+
+    everything = load_seen(run, dataset, progress)
+    seen = some(everything, SEEN, run.recipe.seed)
+    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
+    float_, *fakes = (reference_answers(run, name, dataset.hashes["train"], seen.images, progress) for name in names)
+    candidates, _, _ = answered(run, exports, [], seen, progress)
+
+    labels, recorded = run.info.data.labels, run.info.data
+    models = [by_folds(item, held) for item in (float_, *fakes, *candidates)]
+    tested = Split(images=np.empty(0), classes=held.classes, sources=tuple(held.sources.tolist()))
+    estimated = partial(compared, split=tested, labels=labels, gate=gate)
+    int8 = next((item for item in models if item.precision == "int8"), None)
+    comparisons = [estimated("quantization", models[0], int8)] if int8 else []
+    comparisons += own_parity(float_, fakes, candidates, partial(compared, split=seen, labels=labels, gate=gate))
+    data = Data(
+        name=recorded.name,
+        title=recorded.title,
+        split="folds",
+        test_images=len(held.classes),
+        test_sha256=dataset.hashes["train"],
+    )
+    rows = run_on_boards(run, exports, seen, boards, progress) if boards else ()
+    shipped = next(item for item in models if item.name == candidates[0].name)
+    scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
+    made = {name: getattr(confidence, name) for name in ("temperature", "not_fitted", "choice")}
+    report = judged(run.name, data, gate, models, comparisons, tested, labels)
+    report = replace(
+        report,
+        passed=report.passed and all(row.passed for row in rows),
+        boards=tuple(replace(row, accuracy=None, accuracy_here=None) for row in rows),
+        folds=run.info.folds,
+        seen_images=len(seen.classes),
+        confidence=Confidence(**vars(scores), **made, model=shipped.name),
+        strangers=refused_strangers(run, held, strangers, shipped.name) if strangers else None,
+    )
+    shown = [item for item in models if item in (models[0], int8, shipped)]
+    pictured = replace(tested, images=ordered(everything, held))
+    write_predictions(run, pictured, shown, int8, (shipped, confidence.temperature))
+    write_json(run.file(PARITY), report)
+    return report
+
+
+def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:
+    require_split(run, dataset, "train")
+    return dataset.load(("train",), **vars(run.info.input), stage="verify", progress=progress)["train"]
+
+
+def some(split: Split, count: int, seed: int) -> Split:
+    chosen = np.sort(balanced(split.classes, count, seed))
+    sources = tuple(split.sources[index] for index in chosen)
+    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
+
+
+def ordered(split: Split, held: HeldOut) -> np.ndarray:
+    """Return the pixels of the held-out images in their order."""
+    rows = {source: row for row, source in enumerate(split.sources)}
+    pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
+    return pixels
+
+
+def by_folds(own: Answers, held: HeldOut) -> Answers:
+    """Return a shipped model with the folds' answers as its own: int8's for one that answers in int8, else the float model's."""
+    int8 = own.precision.startswith(("int8", "fake"))
+    return replace(own, values=held.int8 if int8 else held.float, unit="logit", codes=None)
+
+
+def own_parity(float_: Answers, fakes: Sequence[Answers], candidates: Sequence[Answers], hold) -> list[Comparison]:
+    """Compare the files that ship with the float model, and int8 ones with the fake-quantized model, on images that taught them."""
+    comparisons = []
+    for candidate in candidates:
+        comparisons.append(hold("seen", float_, candidate))
+        if candidate.precision.startswith("int8"):
+            comparisons += [hold("conversion", fake, candidate) for fake in fakes]
+    return comparisons
+
+
+def refused_strangers(run: Run, held: HeldOut, chosen: ChosenStrangers, model: str) -> StrangerFigures:
+    """Return what the decision does to each image by the limit that the other folds set."""
+    scores = softmax(held.int8 / np.float32(chosen.temperature)).max(axis=1)
+    found = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
+    refused = int(found.images.sum())
+    made = {key: getattr(chosen, key) for key in ("rate", "not_fitted", "known_images", "validation_images")}
+    return StrangerFigures(
+        **made,
+        model=model,
+        n=len(held.classes),
+        refused=refused,
+        refused_wrong=int(np.sum(found.images & (held.int8.argmax(axis=1) != held.classes))),
+        refused_interval=wilson(refused, len(held.classes)) if found.limited else None,
+        decide=bool(run.recipe.stranger.decide),
+    )

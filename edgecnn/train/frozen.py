@@ -1,0 +1,117 @@
+"""What frozen networks of ImageNet see in photos: the features of every rung of a family in one pass, kept in a run."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.data import Dataset, Progress
+from edgecnn.data.balanced import balanced
+from edgecnn.files import sha256, write_atomic
+from edgecnn.networks.efficientnet_lite import all_features
+from edgecnn.networks.predict import real_input
+from edgecnn.networks.pretrained import load_weights, read_weights, source_of
+
+SMALLEST = 96  # side at which photos are decoded first, to see which of them can be
+
+BATCH = 32
+
+HASHES = "hashes"
+
+
+class Photos:
+    """The photos of some splits, those that can be read, at most `count` of them: where they are, their hashes and classes."""
+
+    def __init__(
+        self, dataset: Dataset, splits: Sequence[str], channels: int, seed: int, count: int, progress: Progress | None
+    ) -> None:
+        self.dataset, self.channels, self.progress = dataset, channels, progress
+        loaded = dataset.load(
+            splits, height=SMALLEST, width=SMALLEST, channels=channels, stage="train", progress=progress
+        )
+        hashes = {(split, item.source): item.hash for split in splits for item in dataset.items[split]}
+        places = [(split, source) for split in splits for source in loaded[split].sources]
+        classes = np.concatenate([loaded[split].classes for split in splits])
+        drawn = np.sort(balanced(classes, count, seed))
+        self.places = [places[index] for index in drawn]
+        self.hashes = [hashes[place] for place in self.places]
+        self.classes = classes[drawn]
+
+    def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
+        """Decode some photos: uint8, of `shape` (height, width, channels) each, in their order."""
+        by_split = {split: [source for one, source in places if one == split] for split, _ in places}
+        pixels = {
+            split: iter(self.dataset.at_size(split, sources, shape, stage="train"))
+            for split, sources in by_split.items()
+        }
+        return np.stack([next(pixels[split]) for split, _ in places])
+
+
+def frozen_features(
+    family: str, size: tuple[int, int], photos: Photos, reading: tuple[float, int], kept: Path
+) -> dict[str, np.ndarray]:
+    """Return each rung's features of photos, float32 (n, length), from the folder `kept` where they are there, else computed and kept.
+
+    `size` is the (height, width) of the input, `reading` the scale and zero point of its code. NetworkError or ModuleNotFoundError as
+    `pretrained.read_weights`.
+    """
+    source = source_of(f"{family}_")
+    assert source is not None
+    key = sha256(f"{source.sha256} {size} {photos.channels} {reading} {BATCH}".encode())[:12]
+    path = kept / f"{family}-{size[0]}x{size[1]}-{key}.npz"
+    rows, values = read_features(path)
+    missing = {one: index for index, one in enumerate(photos.hashes) if one not in rows}
+    if missing:
+        fresh = computed(family, size, photos, list(missing.values()), reading)
+        values = {rung: np.concatenate([*([values[rung]] if rows else []), more]) for rung, more in fresh.items()}
+        rows |= {one: len(rows) + number for number, one in enumerate(missing)}
+        write_features(path, rows, values)
+    chosen = [rows[one] for one in photos.hashes]
+    return {rung: found[chosen].astype(np.float32) for rung, found in values.items()}
+
+
+def computed(
+    family: str, size: tuple[int, int], photos: Photos, indices: Sequence[int], reading: tuple[float, int]
+) -> dict[str, np.ndarray]:
+    from edgecnn.networks.keras import tf
+
+    shape = (*size, photos.channels)
+    rungs, model = all_features(family, *shape)
+    source = source_of(rungs[0])
+    assert source is not None
+    load_weights(model, read_weights(source))
+
+    @tf.function(reduce_retracing=True)
+    def forward(images):
+        return model(real_input(images, *reading), training=False)
+
+    parts: list[list[np.ndarray]] = [[] for _ in rungs]
+    for start in range(0, len(indices), BATCH):
+        part = indices[start : start + BATCH]
+        images = photos.at_size([photos.places[index] for index in part], shape)
+        # a batch of one shape: the network is traced once, and an image's features do not depend on how many there are
+        padded = np.concatenate([images, np.zeros((BATCH - len(part), *shape), np.uint8)])
+        for values, output in zip(parts, forward(tf.constant(padded)), strict=True):
+            values.append(output.numpy()[: len(part)].astype(np.float16))
+        if photos.progress:
+            photos.progress(f"features of {family} at {size[1]}x{size[0]}", start + len(part), len(indices))
+    return {rung: np.concatenate(values) for rung, values in zip(rungs, parts, strict=True)}
+
+
+def read_features(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Return the row of each image by its hash, and each rung's features; nothing where there is no file, or it cannot be used."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values = {name: file[name] for name in file.files}
+        rows = {one: row for row, one in enumerate(values.pop(HASHES).tolist())}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}, {}
+    return (rows, values) if all(len(one) == len(rows) for one in values.values()) else ({}, {})
+
+
+def write_features(path: Path, rows: Mapping[str, int], values: Mapping[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{HASHES: np.array(list(rows), np.str_), **values})
+    write_atomic(path, buffer.getvalue())

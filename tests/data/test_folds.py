@@ -1,0 +1,86 @@
+"""Folds: every image tests one model and teaches the others, what shows the same stays together, and a fold's choices never see it."""
+
+import numpy as np
+import pytest
+
+from edgecnn.data import open_dataset
+from edgecnn.data.folds import assign, read_folds, require_listed, stratified, write_folds
+from edgecnn.errors import DatasetError, RunError
+from edgecnn.recipe import DataRecipe, build_recipe
+from edgecnn.runs import FOLDS, create_run
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_dataset(DataRecipe(source="digits"), for_training=False)
+
+
+def hashes(dataset, *splits):
+    return {item.hash for split in splits for item in dataset.items[split]}
+
+
+def test_every_image_tests_once_and_what_shows_the_same_shares_a_fold(digits):
+    everything = sorted(hashes(digits, "train", "validation", "test"))
+    groups = {one: everything[index // 4 * 4] for index, one in enumerate(everything[:400])}
+    folds = assign(digits, groups, 5, 1)
+    assert folds == assign(digits, groups, 5, 1)
+    assert sorted(folds.of) == everything and folds.count == 5
+    for first in range(0, 400, 4):
+        assert len({folds.of[one] for one in everything[first : first + 4]}) == 1
+    parts = [folds.without(digits, fold, 1) for fold in range(1, 6)]
+    assert sorted(one for part in parts for one in hashes(part, "test")) == everything
+    for part in parts:
+        taught, validated, tested = (hashes(part, split) for split in ("train", "validation", "test"))
+        assert taught | validated | tested == set(everything)
+        assert not taught & tested and not validated & tested and not taught & validated
+        assert len(validated) == pytest.approx(len(everything) * 0.8 / 10, rel=0.15)
+        for first in range(0, 400, 4):
+            alike = set(everything[first : first + 4])
+            assert sum(bool(alike & some) for some in (taught, validated, tested)) == 1
+        classes = np.bincount([item.label for item in part.items["test"]], minlength=10)
+        assert classes.min() > 0.7 * classes.mean(), "each fold has every class"
+    whole = folds.all_teach(digits)
+    assert hashes(whole, "train") == set(everything) and not whole.sizes["validation"] + whole.sizes["test"]
+    assert whole.fingerprint != digits.fingerprint
+
+
+def test_a_class_keeps_an_image_that_teaches(digits):
+    """Two images of a class: one tests, and the other one teaches, whatever the part that validates."""
+    rare = [item.hash for item in digits.items["train"] if item.label == 3][:2]
+    others = {item.hash for part in digits.items.values() for item in part if item.label != 3}
+    small = digits.redivided(dict.fromkeys([*rare, *others], "train"))
+    folds = assign(small, {}, 5, 1)
+    for fold in range(1, 6):
+        assert any(item.label == 3 for item in folds.without(small, fold, 1).items["train"])
+    with pytest.raises(DatasetError, match="the class '3' has fewer than two photos that differ"):
+        assign(small, dict.fromkeys(rare, rare[0]), 5, 1)
+
+
+def test_fewer_images_than_parts():
+    parts = stratified(np.array([0, 0, 1]), ["a", "b", "c"], 10, 1)
+    assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2] and len(parts) == 2
+
+
+def test_the_list_is_kept_and_missing_images_are_noticed(digits, tmp_path):
+    run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
+    assert read_folds(run) is None
+    folds = assign(digits, {}, 3, 1)
+    write_folds(run, folds)
+    assert read_folds(run) == folds
+    require_listed(run, folds, digits)
+    fewer = digits.redivided(dict.fromkeys(sorted(folds.of)[2:], "train"))
+    with pytest.raises(RunError, match=r"2 of the 1,797 images .* began with are gone from digits"):
+        require_listed(run, folds, fewer)
+    run.file(FOLDS).write_text("sha256,fold\nx,many\n")
+    with pytest.raises(RunError, match="is damaged"):
+        read_folds(run)
+
+
+def test_data_with_a_test_split_of_their_own_are_refused(photos, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for label in photos.iterdir():
+            (tmp_path / split / label.name).symlink_to(label)
+    dataset = open_dataset(DataRecipe(source=str(tmp_path)), for_training=False)
+    with pytest.raises(DatasetError, match="has test images of its own"):
+        assign(dataset, {}, 3, 1)

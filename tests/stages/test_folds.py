@@ -1,0 +1,201 @@
+"""Training by folds, whole: three models of digits that each lack a third, the model of all, its report, its bundle, and kills between."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.bundle.read import read_bundle
+from edgecnn.data import open_run_dataset
+from edgecnn.evaluate.held_out import ANSWERS, require_held_out
+from edgecnn.evaluate.statistics import compare
+from edgecnn.recipe import build_recipe
+from edgecnn.run_info import FoldInfo
+from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run
+from edgecnn.stages import folds as stage
+from edgecnn.stages.bundle import bundle_path
+from edgecnn.stages.folds import train_by_folds, voted
+from edgecnn.stages.pipeline import run_recipe
+from edgecnn.stages.train import open_images
+from edgecnn.verify.parity import parity_report
+
+COUNT = 3
+
+
+class Quiet:
+    """A reporter that keeps its notes, and which epochs were trained."""
+
+    def __init__(self):
+        self.notes, self.epochs = [], []
+        self.note = self.notes.append
+        self.working = lambda what, done, total: None
+
+    def training(self, progress):
+        self.epochs.append(progress.epoch)
+
+
+def recipe_of(network):
+    return build_recipe(
+        {
+            "name": "folded",
+            "data": {"source": "digits"},
+            "network": {"name": network},
+            "train": {"epochs": 4, "batch_size": 64, "learning_rate": 0.02, "folds": COUNT},
+            "qat": {"epochs": 1, "batch_size": 64, "method": "qat"},
+            "stranger": {"rate": 0.05},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_network):
+    """A run that went through every stage, killed three times on the way, and the notes of the last time."""
+    folder = tmp_path_factory.mktemp("folds")
+    answers, train_fold = stage.answers, stage.train_fold
+    kills = {"answers of fold 1": 1, "before fold 3": 3}
+
+    def killed(place, function):
+        def call(*arguments):
+            fold = next(item for item in arguments if isinstance(item, int))
+            if kills.get(place) == fold:
+                del kills[place]
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(stage, "answers", killed("answers of fold 1", answers))
+        patch.setattr(stage, "train_fold", killed("before fold 3", train_fold))
+        recipe = recipe_of(tiny_network)
+        while True:
+            reporter = Quiet()
+            try:
+                run, report = run_recipe(recipe, folder / "run", reporter, max_drop=100.0)
+                break
+            except KeyboardInterrupt:
+                continue
+        assert not kills
+    return run, report, reporter, recipe
+
+
+def test_every_image_has_one_answer_by_a_model_that_never_saw_it(made):
+    run, _, _, _ = made
+    held = require_held_out(run)
+    assert len(set(held.hashes.tolist())) == len(held.hashes) == 1797
+    for fold in range(1, COUNT + 1):
+        rows = list(csv.DictReader(run.file(f"{FOLD.format(fold=fold)}/images.csv").open()))
+        tested = {row["sha256"] for row in rows if row["split"] == "test"}
+        assert tested == set(held.hashes[held.fold == fold].tolist())
+        assert not tested & {row["sha256"] for row in rows if row["split"] != "test"}
+    known = list(csv.DictReader(run.file("images.csv").open()))
+    assert {row["split"] for row in known} == {"train"} and len(known) == 1797
+    assert (Run(run.path.parent / "runs" / "latest")).path.resolve() == run.path.resolve(), "no fold is the last run"
+
+
+def test_the_model_of_all_images_takes_what_the_folds_chose(made):
+    run = made[0]
+    infos = [json.loads(run.file(f"{FOLD.format(fold=fold)}/fold.json").read_text()) for fold in range(1, COUNT + 1)]
+    kept = sorted(info["epoch"] for info in infos)[1]
+    assert (run.recipe.qat.keep, run.info.int8.epoch, run.recipe.qat.method) == (kept, kept, "qat")
+    assert run.info.data.used == {"train": 1797, "validation": 0}
+    assert len(run.info.folds) == COUNT and sum(info.images for info in run.info.folds) == 1797
+
+
+def test_the_report_says_the_folds_estimate_of_all_images(made):
+    run, report, _, _ = made
+    held = require_held_out(run)
+    assert (report.data.split, report.data.test_images, len(report.folds)) == ("folds", 1797, COUNT)
+    figures = compare(held.float, held.int8, held.classes)
+    paired = report.comparisons[0]
+    assert paired.kind == "quantization" and paired.n == 1797
+    assert (paired.drop, paired.lost, paired.gained) == (figures.drop, figures.lost, figures.gained)
+    models = {model.name: model for model in report.models}
+    assert models["float"].accuracy == figures.accuracy_reference
+    assert models["tflite-int8"].accuracy == models["onnx-int8"].accuracy == figures.accuracy_candidate
+    assert models["tflite-int8"].sha256 and models["tflite-float32"].accuracy == figures.accuracy_reference
+    others = [item for item in report.comparisons[1:] if item.kind not in ("seen", "conversion")]
+    assert others == [], "of images that taught the model, agreement and LSB count alone"
+    assert report.seen_images == 1000 and report.passed
+    assert report.confidence.n == report.strangers.n == 1797
+    assert 0.02 < report.strangers.refused / 1797 < 0.09
+    assert report == parity_report(run)
+
+
+def test_the_bundle_carries_each_images_hash_fold_and_answer(made):
+    run, _, _, _ = made
+    bundle = read_bundle(bundle_path(run))
+    rows = list(csv.DictReader(io.StringIO(bytes(bundle.files[ANSWERS]).decode())))
+    held = require_held_out(run)
+    assert [row["sha256"] for row in rows] == held.hashes.tolist()
+    assert [int(row["fold"]) for row in rows] == held.fold.tolist()
+    assert [row["int8"] for row in rows] == [str(one) for one in held.int8.argmax(axis=1)]
+    assert len(bundle.manifest.provenance["folds"]) == COUNT
+    assert bundle.manifest.provenance["data"]["split_sizes"]["train"] == 1797
+
+
+def test_card_page_and_texts_say_what_the_figures_are(made):
+    run = made[0]
+    for text in (run.file("card.md").read_text(), run.file("report.html").read_text()):
+        assert "All 1,797 images taught the model that ships." in text
+        assert "estimated by 3 models that each lacked a part of the images" in text
+        assert "1,797 test images" not in text and "used once" not in text
+
+
+def test_a_second_time_nothing_is_done(made):
+    run, recipe = made[0], made[3]
+    reporter = Quiet()
+    before = {name: run.file(name).read_bytes() for name in (FLOAT_MODEL, QAT_MODEL, INFO)}
+    again, _ = run_recipe(recipe, run.path, reporter, max_drop=100.0)
+    assert {name: again.file(name).read_bytes() for name in before} == before
+    assert reporter.epochs == [] and "train: nothing has changed, skipped" in reporter.notes
+
+
+def test_inspect_judges_labels_by_what_the_folds_answered(made, edgecnn, monkeypatch):
+    run = made[0]
+    result = edgecnn("inspect", "digits", "--no-features", "--run", run.path, "--fail-on", "never", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    held = require_held_out(run)
+    named = {item["source"] for item in report["wrong_labels"]}
+    assert named and named <= set(held.sources[held.float.argmax(axis=1) != held.classes].tolist())
+    assert report["method"]["labels_by"] == run.name
+
+
+@pytest.mark.slow
+def test_two_jobs_give_the_same_weights_and_figures(made, tmp_path, monkeypatch, reporter):
+    run, _, _, recipe = made
+    monkeypatch.chdir(tmp_path)
+    from edgecnn.runs import create_run
+
+    other = create_run(recipe, tmp_path / "run")
+    train_by_folds(open_images(recipe, other, reporter, None), other, reporter, jobs=2)
+    one, two = (require_held_out(item) for item in (run, other))
+    for name, values in vars(one).items():
+        np.testing.assert_array_equal(values, getattr(two, name), err_msg=name)
+    assert other.file(FLOAT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
+    assert open_run_dataset(other).fingerprint == open_run_dataset(run).fingerprint
+
+
+def info(**values):
+    given = {"network": "a", "method": "qat", "rounding": "nearest", "epoch": 2, "qat_epochs": 4, "epochs": 10} | values
+    return FoldInfo(**given, height=8, width=8, images=10, float_accuracy=0.9, int8_accuracy=0.9, seconds=1.0)
+
+
+def test_the_folds_vote():
+    recipe = build_recipe({"network": {"name": "a"}, "train": {"epochs": 7}, "qat": {"epochs": 3}})
+    result = voted(
+        recipe, [info(epochs=9), info(epoch=3), info(network="b", epoch=0, epochs=90), info(method="ptq", epoch=1)]
+    )
+    assert (result.train.epochs, result.qat.method, result.qat.keep, result.qat.epochs) == (10, "qat", 2, 4)
+    assert result.qat.rounding == "nearest"
+    calibrated = voted(recipe, [info(epoch=0, rounding="gptq"), info(epoch=0, rounding="gptq"), info(epoch=5)])
+    assert (calibrated.qat.keep, calibrated.qat.rounding) == (0, "gptq")
+    after = voted(recipe, [info(method="ptq"), info(method="ptq"), info()])
+    assert (after.qat.method, after.qat.keep) == ("ptq", None)
+    assert voted(recipe, [info(network="b", epochs=90)]).train.epochs == 90, "nobody chose the network: all vote"

@@ -1,0 +1,136 @@
+"""Which candidates are tuned, and which of them is taken: rules on figures, and a choice by real photos that goes on after a kill."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
+from edgecnn.errors import RecipeError
+from edgecnn.recipe import build_recipe
+from edgecnn.report.choice import choice_rows, judged_line
+from edgecnn.run_info import Candidate, NetworkChoice
+from edgecnn.runs import CHOICE, FEATURES, create_run
+from edgecnn.stages import network_choice
+from edgecnn.stages.network_choice import choose_network
+from edgecnn.train import candidates as rules
+from edgecnn.train import frozen
+
+
+def candidate(network, side=160, *, frozen=0.9, macs=100, whole=False):
+    return Candidate(
+        network=network, height=side, width=side, whole=whole, macs=macs, int8_bytes=macs, frozen=frozen, fits=True
+    )
+
+
+def test_the_shortlist_keeps_networks_that_differ():
+    best = candidate("cut", 224, frozen=0.95, macs=300)
+    sibling = candidate("cut", 192, frozen=0.945, macs=250)
+    cheap = candidate("small", 96, frozen=0.8, macs=20)
+    cheaper = candidate("small", 64, frozen=0.7, macs=10)
+    whole = candidate("whole", 224, frozen=0.9, macs=400, whole=True)
+    assert rules.shortlist([sibling, cheaper, whole, cheap, best]) == [best, cheap, whole]
+    assert rules.shortlist([sibling, best]) == [best], "the same network at another size teaches little"
+    assert rules.shortlist([whole, cheap]) == [whole, cheap]
+    assert rules.shortlist([]) == []
+
+
+def test_the_cheapest_of_those_that_are_as_good_is_taken():
+    few = [candidate("large", macs=300), candidate("middle", macs=200), candidate("small", macs=100)]
+    right = np.ones((3, 200), bool)
+    right[0, :10] = False
+    right[1, 8:20] = False  # 2 more errors of 200: one point, within the standard error of 18 images that differ
+    right[2, :30] = False
+    tuned = rules.compared(few, list(right))
+    assert [one.behind for one in tuned] == pytest.approx([0, 0.01, 0.1])
+    assert tuned[1].behind_error == pytest.approx(np.sqrt(22 - 4 / 200) / 200, rel=0.2)
+    assert rules.taken(tuned).network == "middle"
+    right[1, 20:22] = False  # two points behind, more than one
+    assert rules.taken(rules.compared(few, list(right))).network == "large"
+    right[2] = right[0]
+    assert rules.taken(rules.compared(few, list(right))).network == "small"
+
+
+def test_regression_is_asked_about_images_that_it_was_not_fitted_on():
+    random = np.random.default_rng(1)
+    classes = np.repeat([0, 1], 50)
+    noise = random.normal(size=(100, 400)).astype(np.float32)
+    groups = [str(index) for index in range(100)]
+    assert 0.3 < rules.frozen_accuracy(noise, classes, groups, 1) < 0.7, (
+        "more features than images: fitted ones would be right"
+    )
+    noise[:, 0] += 20 * classes
+    assert rules.frozen_accuracy(noise, classes, groups, 1) > 0.95
+    twins = np.concatenate([noise[:, 1:], noise[:, 1:]])
+    apart = rules.frozen_accuracy(twins, np.tile(classes, 2), [*groups, *(f"{one}b" for one in groups)], 1)
+    together = rules.frozen_accuracy(twins, np.tile(classes, 2), groups * 2, 1)
+    assert apart > 0.9 and together < 0.7, "copies share a fold, so that no fold knows its own"
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """Crops of a temple and of a flower: two classes of photos."""
+    folder, random = tmp_path_factory.mktemp("crops"), np.random.default_rng(1)
+    for label, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        (folder / label).mkdir()
+        for index in range(30):
+            top, left = (int(random.integers(0, size - 120)) for size in photo.shape[:2])
+            Image.fromarray(photo[top : top + 120, left : left + 120]).save(folder / label / f"{index}.png")
+    return folder
+
+
+def test_an_interrupted_choice_goes_on_and_the_budget_is_kept(crops, tmp_path, reporter, monkeypatch):
+    recipe = build_recipe(
+        {
+            "data": {"source": str(crops)},
+            "network": {"height": 32, "width": 32, "max_macs": 2e7},
+            "train": {"epochs": 1, "batch_size": 16},
+        }
+    )
+    monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
+    dataset, run = open_dataset(recipe.data), create_run(recipe, tmp_path / "run")
+    tuned = network_choice.Choosing.tuned
+    names = []
+
+    def killed_at_the_second(self, candidate, photos):
+        names.append(candidate.network)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return tuned(self, candidate, photos)
+
+    monkeypatch.setattr(network_choice.Choosing, "tuned", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        choose_network(recipe, dataset, run, reporter)
+    before = {path: path.read_bytes() for path in run.file(FEATURES).iterdir()}
+    assert len(before) == 2, "the features, and which photos the first candidate has right"
+
+    monkeypatch.setattr(network_choice.Choosing, "tuned", tuned)
+    monkeypatch.setattr(frozen, "computed", None)
+    chosen = choose_network(recipe, dataset, run, reporter)
+    assert {path: path.read_bytes() for path in before} == before
+    made = run.stored(CHOICE, NetworkChoice)
+    assert (chosen.network.name, chosen.network.height) == (made.network, 32)
+    taken = next(one for one in made.candidates if one.network == made.network)
+    assert taken.macs <= 2e7 and taken.tuned is not None and taken.behind <= 0.01
+    assert made.images == dataset.sizes["train"] + dataset.sizes["validation"]
+    rows = choice_rows(made)
+    assert len(rows) == 4 and [row[-1] for row in rows].count("chosen") == 1
+    assert made.network in judged_line(made)
+
+    monkeypatch.setattr(network_choice.Choosing, "choose", None)
+    assert choose_network(recipe, dataset, run, reporter) == chosen, "what was chosen is not chosen again"
+
+
+def test_a_budget_that_nothing_keeps_says_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
+    tables = {"data": {"source": str(crops)}, "network": {"height": 32, "width": 32}}
+    recipe = build_recipe(tables)
+    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, max_kb=10.0))
+    monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
+    with pytest.raises(
+        RecipeError, match=r"no network keeps the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
+    ):
+        choose_network(recipe, open_dataset(recipe.data), create_run(recipe, tmp_path / "run"), reporter)
