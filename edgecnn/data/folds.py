@@ -83,7 +83,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
             )
     parts = stratified(np.array([item.label for item in items]), [found[item.hash] for item in items], count, seed)
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
-    return Folds(count=count, of=of, groups=found)
+    return Folds(count=len(parts), of=of, groups=found)
 
 
 def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:

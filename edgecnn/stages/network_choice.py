@@ -11,16 +11,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecnn.data import Dataset
+from edgecnn.errors import RecipeError
 from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.recipe import Recipe, to_tables
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, Run, write_json
 from edgecnn.stages.reporter import Reporter, Silent
+from edgecnn.tables import build
 from edgecnn.verify.golden import npy
+
+if TYPE_CHECKING:
+    from edgecnn.train.frozen import Photos
 
 TIMED_IMAGES = 4  # images of noise that the timed int8 files are calibrated on: their answers do not matter
 
@@ -84,6 +90,7 @@ class Choosing:
         hashes = [dataset.hashes[split] for split in ("train", "validation")]
         decisive = {"recipe": to_tables(recipe), "images": hashes, "limits": json.loads(json.dumps(limits))}
         self.key = sha256(canonical_json(decisive).encode())
+        self.ranking = features / f"ranked-{self.key[:12]}.json"
 
     def choose(self) -> NetworkChoice:
         started = time.monotonic()
@@ -91,7 +98,8 @@ class Choosing:
 
         recipe, rules, working = self.recipe, self.rules, self.reporter.working
         photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
-        candidates = self.ranked(photos)
+        candidates = self.known_ranking() or self.ranked(photos)
+        self.check_budget(candidates)
         listed = self.shortlisted([one for one in candidates if one.fits])
         answers = np.stack([self.tuned(one, photos) for one in listed])
         right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
@@ -111,9 +119,15 @@ class Choosing:
             seconds=round(time.monotonic() - started, 1),
         )
 
-    def ranked(self, photos) -> list[Candidate]:
-        """Return every candidate with its cost and the accuracy on frozen features, the best first; RecipeError if none fits."""
-        from edgecnn.errors import RecipeError
+    def known_ranking(self) -> list[Candidate]:
+        """Return what an interrupted choice has ranked; nothing if there is none, or it cannot be used."""
+        with contextlib.suppress(OSError, ValueError):
+            ranking = json.loads(self.ranking.read_text(encoding="utf-8"))
+            return [build(Candidate, item, ValueError) for item in ranking]
+        return []
+
+    def ranked(self, photos: "Photos") -> list[Candidate]:
+        """Return every candidate with its cost and the accuracy on frozen features, the best first, and keep the list."""
         from edgecnn.networks import build_network
         from edgecnn.networks.describe import describe
         from edgecnn.networks.efficientnet_lite import is_whole
@@ -122,34 +136,38 @@ class Choosing:
         recipe, rules = self.recipe, self.rules
         reading = recipe.input_scale, recipe.input_zero_point
         found = []
-        for family in rules.SIDES:
-            for size in rules.sides_of(family, recipe.network):
-                for rung, features in frozen_features(family, size, photos, reading, self.features).items():
-                    self.reporter.working(f"ranking {rung} at {size[1]}x{size[0]}", 0, 0)
-                    cost = describe(build_network(rung, size[0], size[1], self.channels, len(self.dataset.labels)))
-                    one = Candidate(
-                        network=rung,
-                        height=size[0],
-                        width=size[1],
-                        whole=is_whole(rung),
-                        macs=cost.macs,
-                        int8_bytes=cost.int8_bytes,
-                        frozen=rules.frozen_accuracy(features, photos.classes, photos.hashes, recipe.seed),
-                        fits=True,
-                    )
-                    found.append(dataclasses.replace(one, fits=rules.within(one, recipe.network)))
-        if not any(one.fits for one in found):
-            least = min(found, key=lambda one: one.macs)
+        inputs = [(family, size) for family in rules.SIDES for size in rules.sides_of(family, recipe.network)]
+        for number, (family, size) in enumerate(inputs, 1):
+            features_of = frozen_features(family, size, photos, reading, self.features)
+            self.reporter.working("ranking networks and inputs", number, len(inputs))
+            for rung, features in features_of.items():
+                cost = describe(build_network(rung, size[0], size[1], self.channels, len(self.dataset.labels)))
+                one = Candidate(
+                    network=rung,
+                    height=size[0],
+                    width=size[1],
+                    whole=is_whole(rung),
+                    macs=cost.macs,
+                    int8_bytes=cost.int8_bytes,
+                    frozen=rules.frozen_accuracy(features, photos.classes, photos.hashes, recipe.seed),
+                    fits=True,
+                )
+                found.append(dataclasses.replace(one, fits=rules.within(one, recipe.network)))
+        ranking = rules.best_first(found)
+        write_json(self.ranking, tuple(ranking))
+        return ranking
+
+    def check_budget(self, candidates: Sequence[Candidate]) -> None:
+        """Raise RecipeError if no candidate keeps the budget, as far as that is known."""
+        if not any(one.fits for one in candidates):
+            least = min(candidates, key=lambda one: one.macs)
             raise RecipeError(
-                f"no network keeps the budget ({budget(recipe)}). The smallest, {least.network} at {least.width}x{least.height}, takes "
-                f"{least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
+                f"no network keeps the budget ({budget(self.recipe)}). The smallest, {least.network} at {least.width}x{least.height}, "
+                f"takes {least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
             )
-        return rules.best_first(found)
 
     def shortlisted(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the shortlist; with a budget of time, of those whose int8 file keeps it here."""
-        from edgecnn.errors import RecipeError
-
         limit, left, measured = self.recipe.network.max_ms, list(candidates), {}
         while limit is not None and left:
             unknown = [one for one in self.rules.shortlist(left) if one not in measured]
@@ -164,7 +182,7 @@ class Choosing:
             raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
         return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left)]
 
-    def tuned(self, candidate: Candidate, photos) -> np.ndarray:
+    def tuned(self, candidate: Candidate, photos: "Photos") -> np.ndarray:
         """Tune a candidate briefly on all folds but the first: 1 for each of that fold's photos that it has right, else 0, int8 (n,).
 
         A photo that is left out at this size, since it is the same as another one then, has -1.

@@ -106,10 +106,11 @@ def test_an_interrupted_choice_goes_on_and_the_budget_is_kept(crops, tmp_path, r
     with pytest.raises(KeyboardInterrupt):
         choose_network(recipe, dataset, run, reporter)
     before = {path: path.read_bytes() for path in run.file(FEATURES).iterdir()}
-    assert len(before) == 2, "the features, and which photos the first candidate has right"
+    assert len(before) == 3, "the features, the ranking, and which photos the first candidate has right"
 
     monkeypatch.setattr(network_choice.Choosing, "tuned", tuned)
     monkeypatch.setattr(frozen, "computed", None)
+    monkeypatch.setattr(network_choice.Choosing, "ranked", None)
     chosen = choose_network(recipe, dataset, run, reporter)
     assert {path: path.read_bytes() for path in before} == before
     made = run.stored(CHOICE, NetworkChoice)
