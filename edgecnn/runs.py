@@ -178,7 +178,8 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
                 raise OutputExistsError(
                     f"{path} holds {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
-        shutil.rmtree(run.file(ASKED).parent, ignore_errors=True)
+        for folder in (run.file(ASKED).parent, run.file(FEATURES)):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
             if file.name != LOCK:
                 with contextlib.suppress(IsADirectoryError):

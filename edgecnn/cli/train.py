@@ -89,8 +89,6 @@ def train(
         show_keys(json)
         return
     cluster = join_cluster(workers, worker)
-    if training.folds and (cluster or dry_run):
-        raise typer.BadParameter(f"--folds and {'--workers' if cluster else '--dry-run'} exclude each other: give one.")
     given = said(data, budget, training)
     if resume and (recipe or training.settings or force or dry_run or given):
         raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
@@ -111,6 +109,8 @@ def train(
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
+    if resolved.train.folds and (cluster or dry_run):
+        raise typer.BadParameter(f"--folds and {'--workers' if cluster else '--dry-run'} exclude each other: give one.")
     with ProgressReporter() as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))

@@ -178,7 +178,7 @@ class Training(Group):
         None,
         "Let every photo teach and every photo test: train this many models, each without a part of the images, which tests it, and the "
         "model itself on all. Takes that many times as long, and once more.",
-        shown="one split, and a fifth of the images tests",
+        shown="none",
         low=2,
         high=20,
         keys=("train.folds",),

@@ -17,16 +17,15 @@ from edgecnn.data.balanced import balanced
 from edgecnn.data.recorded import require_split
 from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
-from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers, Progress
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
 from edgecnn.evaluate.statistics import wilson
-from edgecnn.interop.programs import programs_of
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.verify import answered, existing_exports
 from edgecnn.verify.gate import Gate
+from edgecnn.verify.other_programs import check_programs, file_answers
 from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.parity_report import Comparison, Confidence, Data, Report, StrangerFigures
 from edgecnn.verify.predictions import write_predictions
@@ -44,11 +43,7 @@ def verify_by_folds(
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Write a run's `parity.json` as `edgecnn.stages.verify.verify` does; arguments and errors as there."""
-    if programs := programs_of(run):
-        raise RunError(
-            f"{run.path} has files for {' and '.join(programs)}, which are judged on test images, and training by folds leaves none. "
-            "Train without --folds for such a program, or remove the files."
-        )
+    programs = check_programs(run)
     exports, held = existing_exports(run), require_held_out(run)
     choosing = Choosing(run, dataset, exports[0], progress)
     confidence = choosing.confidence(target_error)
@@ -67,7 +62,12 @@ def verify_by_folds(
     estimated = partial(compared, split=tested, labels=labels, gate=gate)
     int8 = next((item for item in models if item.precision == "int8"), None)
     comparisons = [estimated("quantization", models[0], int8)] if int8 else []
-    comparisons += own_parity(float_, fakes, candidates, partial(compared, split=seen, labels=labels, gate=gate))
+    hold = partial(compared, split=seen, labels=labels, gate=gate)
+    comparisons += own_parity(float_, fakes, candidates, hold)
+    # what a program's own resize costs would take test images
+    comparisons += [
+        hold("conversion", candidates[0], file_answers(run, one, seen.images, progress)) for one in programs
+    ]
     data = Data(
         name=recorded.name,
         title=recorded.title,

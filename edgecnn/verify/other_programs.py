@@ -73,38 +73,36 @@ RESIZES = {FRIGATE: frigate_resize, MEDIAPIPE: mediapipe_resize}
 def program_answers(
     run: Run, program: str, dataset: Dataset, test: Split, progress: Progress
 ) -> tuple[Answers, Answers]:
-    """Run a program's file over the test split: return the answers by the program's own resize, and those to the pixels of `test`.
-
-    Frigate divides the codes by their sum; MediaPipe takes them as they are, in 1/256.
-    """
-    data = (program_path(run, program) / MODEL).read_bytes()
-    engine = open_engine(None, data, "tflite", num_threads=1)
+    """Run a program's file over the test split: return the answers by the program's own resize, and those to the pixels of `test`."""
     shape = run.info.input
 
     def resize(image: np.ndarray) -> np.ndarray:
         return RESIZES[program](image, shape.height, shape.width)
 
     seen = dataset.load(("test",), **vars(shape), stage="verify", progress=progress, other_resize=resize)["test"]
+    return file_answers(run, program, seen.images, progress), file_answers(run, program, test.images, progress)
 
-    def answered(images: np.ndarray) -> Answers:
-        codes = in_chunks(engine.run, images, program, progress)
-        sums = np.maximum(codes.sum(axis=1, keepdims=True, dtype=np.int64), 1)
-        return Answers(
-            name=program,
-            format="tflite",
-            precision=PRECISION,
-            engine=described(engine),
-            size_bytes=len(data),
-            sha256=sha256(data),
-            values=(codes / sums if program == FRIGATE else codes * engine.output.scale).astype(np.float32),
-            unit="score",
-            codes=codes,
-            scale=engine.output.scale,
-            zero_point=engine.output.zero_point,
-            call=engine.run,
-        )
 
-    return answered(seen.images), answered(test.images)
+def file_answers(run: Run, program: str, images: np.ndarray, progress: Progress) -> Answers:
+    """Run a program's file over pixels. Frigate divides the codes by their sum; MediaPipe takes them as they are, in 1/256."""
+    data = (program_path(run, program) / MODEL).read_bytes()
+    engine = open_engine(None, data, "tflite", num_threads=1)
+    codes = in_chunks(engine.run, images, program, progress)
+    sums = np.maximum(codes.sum(axis=1, keepdims=True, dtype=np.int64), 1)
+    return Answers(
+        name=program,
+        format="tflite",
+        precision=PRECISION,
+        engine=described(engine),
+        size_bytes=len(data),
+        sha256=sha256(data),
+        values=(codes / sums if program == FRIGATE else codes * engine.output.scale).astype(np.float32),
+        unit="score",
+        codes=codes,
+        scale=engine.output.scale,
+        zero_point=engine.output.zero_point,
+        call=engine.run,
+    )
 
 
 def program_comparisons(

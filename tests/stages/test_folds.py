@@ -1,6 +1,7 @@
 """Training by folds, whole: three models of digits that each lack a third, the model of all, its report, its bundle, and kills between."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -20,7 +21,7 @@ from edgecnn.stages import folds as stage
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.folds import train_by_folds, voted
 from edgecnn.stages.pipeline import run_recipe
-from edgecnn.stages.train import open_images
+from edgecnn.stages.train import by_folds_line, open_images
 from edgecnn.verify.parity import parity_report
 
 COUNT = 3
@@ -158,12 +159,13 @@ def test_a_second_time_nothing_is_done(made):
 
 def test_inspect_judges_labels_by_what_the_folds_answered(made, edgecnn, monkeypatch):
     run = made[0]
+    monkeypatch.setattr("edgecnn.inspect.wrong_labels.ODDS", 1.0)  # so that every mistake of the tiny network is named
     result = edgecnn("inspect", "digits", "--no-features", "--run", run.path, "--fail-on", "never", "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
     held = require_held_out(run)
     named = {item["source"] for item in report["wrong_labels"]}
-    assert named and named <= set(held.sources[held.float.argmax(axis=1) != held.classes].tolist())
+    assert named == set(held.sources[held.float.argmax(axis=1) != held.classes].tolist())
     assert report["method"]["labels_by"] == run.name
 
 
@@ -182,20 +184,37 @@ def test_two_jobs_give_the_same_weights_and_figures(made, tmp_path, monkeypatch,
     assert open_run_dataset(other).fingerprint == open_run_dataset(run).fingerprint
 
 
-def info(**values):
+def info_of_fold(**values):
     given = {"network": "a", "method": "qat", "rounding": "nearest", "epoch": 2, "qat_epochs": 4, "epochs": 10} | values
     return FoldInfo(**given, height=8, width=8, images=10, float_accuracy=0.9, int8_accuracy=0.9, seconds=1.0)
 
 
 def test_the_folds_vote():
     recipe = build_recipe({"network": {"name": "a"}, "train": {"epochs": 7}, "qat": {"epochs": 3}})
-    result = voted(
-        recipe, [info(epochs=9), info(epoch=3), info(network="b", epoch=0, epochs=90), info(method="ptq", epoch=1)]
-    )
+    others = info_of_fold(network="b", epoch=0, epochs=90), info_of_fold(method="ptq", epoch=1)
+    result = voted(recipe, [info_of_fold(epochs=9), info_of_fold(epoch=3), *others])
     assert (result.train.epochs, result.qat.method, result.qat.keep, result.qat.epochs) == (10, "qat", 2, 4)
     assert result.qat.rounding == "nearest"
-    calibrated = voted(recipe, [info(epoch=0, rounding="gptq"), info(epoch=0, rounding="gptq"), info(epoch=5)])
+    calibrated = voted(
+        recipe, [info_of_fold(epoch=0, rounding="gptq"), info_of_fold(epoch=0, rounding="gptq"), info_of_fold(epoch=5)]
+    )
     assert (calibrated.qat.keep, calibrated.qat.rounding) == (0, "gptq")
-    after = voted(recipe, [info(method="ptq"), info(method="ptq"), info()])
+    after = voted(recipe, [info_of_fold(method="ptq"), info_of_fold(method="ptq"), info_of_fold()])
     assert (after.qat.method, after.qat.keep) == ("ptq", None)
-    assert voted(recipe, [info(network="b", epochs=90)]).train.epochs == 90, "nobody chose the network: all vote"
+    assert voted(recipe, [info_of_fold(network="b", epochs=90)]).train.epochs == 90, (
+        "nobody chose the network: all vote"
+    )
+
+
+def test_training_without_folds_ends_with_what_they_would_take_and_bring(photos, finished_run):
+    dataset = open_images(
+        build_recipe({"data": {"source": str(photos)}, "network": {"name": "resnet8"}}), None, Quiet(), None
+    )
+    info = dataclasses.replace(finished_run.info, data=dataset.info(dataset.sizes), seconds=100.0)
+    line = by_folds_line(finished_run, dataset, info)
+    sizes = dataset.sizes
+    assert line == (
+        f"--folds 5 would take about 10 min here: all 180 photos would teach the model, not {sizes['train']}, and all of them would test, "
+        f"not {sizes['test']}."
+    )
+    assert by_folds_line(finished_run, dataset, dataclasses.replace(info, folds=(info_of_fold(),))) == ""
