@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
     """Let the images choose the network if they are to, time a few steps as training does, and print costs and an estimate of the time."""
-    from edgecnn.cli.networks import chosen_by, print_choice
+    from edgecnn.cli.choice import chosen_by, print_choice
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name, settled
     from edgecnn.tables import to_json

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
+from edgecnn.cli.choice import chosen_by, print_choice
 from edgecnn.cli.console import emit_json
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
 
 if TYPE_CHECKING:
-    from edgecnn.data import Dataset
     from edgecnn.networks.describe import NetworkCost
-    from edgecnn.recipe import Recipe
     from edgecnn.run_info import NetworkChoice
-    from edgecnn.stages.reporter import Reporter
 
 
 @with_flags
@@ -116,25 +114,6 @@ def inputs_for(
     if choice and choice.network in inputs:
         inputs[choice.network] = (choice.height, choice.width, settled[None].channels)
     return settled[None].name, choice, len(dataset.labels), inputs
-
-
-def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
-    """Return a recipe with the network that the images choose, and the choice, if they are to; nothing is kept."""
-    from edgecnn.run_info import NetworkChoice
-    from edgecnn.runs import CHOICE
-    from edgecnn.stages.network_choice import choose_network, unkept
-
-    with unkept() as run:
-        return choose_network(recipe, dataset, run, reporter), run.stored(CHOICE, NetworkChoice)
-
-
-def print_choice(choice: "NetworkChoice") -> None:
-    from edgecnn.cli.console import terminal_width
-    from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
-    from edgecnn.report.table import text_table
-
-    print(text_table(HEADINGS, choice_rows(choice), terminal_width()))
-    print(judged_line(choice))
 
 
 def starts_from(network: str) -> str | None:

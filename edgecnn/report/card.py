@@ -75,7 +75,7 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
         plain_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)),
         "",
         *(f"- {plain(line)}" for line in (*table.int8_lines(report), *table.conversion_lines(report))),
-        *(f"- {plain(line)}" for line in (confidence_line(confidence), *table.score_lines(report))),
+        *(f"- {plain(line)}" for line in (confidence_line(confidence, bool(report.folds)), *table.score_lines(report))),
         f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
         f"- {plain(gate_line(report))}",
         "",
@@ -124,16 +124,17 @@ def stress_section(run: Run) -> list[str]:
     return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
 
 
-def confidence_line(confidence: ChosenConfidence) -> str:
+def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
+    images = "held-out" if folds else "validation"
     figures, choice = confidence.validation, confidence.choice
     before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
     text = (
-        f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} validation images this took the calibration error "
+        f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} {images} images this took the calibration error "
         f"from {before} to {after}."
     )
     if confidence.not_fitted:
         reason = f"no temperature was fitted ({confidence.not_fitted})"
-        text = f"Scores: {reason}; the calibration error on validation images is {before}."
+        text = f"Scores: {reason}; the calibration error on {images} images is {before}."
     if choice is None:
         return f"{text} It never abstains (no --target-error)."
     return (

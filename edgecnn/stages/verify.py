@@ -1,19 +1,19 @@
 """The stage that proves a run's exports: choose on validation images, then judge on test images, and write the report."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edgecnn.data import Dataset, Split
+from edgecnn.data import Dataset
 from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
 from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import Answers, Progress, export_answers, load_test, timed
-from edgecnn.export import EXPORTS, alternative, export_path
+from edgecnn.evaluate.answers import Progress, load_test
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.stages.choose import Choosing
+from edgecnn.stages.exported import answered, existing_exports
+from edgecnn.stages.verify_folds import verify_by_folds
 from edgecnn.tables import Struct
 from edgecnn.verify.confidence import tested_confidence
 from edgecnn.verify.gate import Gate
@@ -58,8 +58,6 @@ def verify(
         ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
     """
     if run.info.folds:
-        from edgecnn.stages.verify_folds import verify_by_folds
-
         if matrix:
             raise RunError("--matrix compares engines on test images, and training by folds leaves none.")
         return verify_by_folds(run, dataset, gate, target_error, boards, progress)
@@ -108,22 +106,3 @@ def verify(
     write_predictions(run, test, models, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report
-
-
-def existing_exports(run: Run) -> list[tuple[str, str]]:
-    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if there is none."""
-    exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
-    if not exports:
-        raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
-    return exports
-
-
-def answered(
-    run: Run, exports: Sequence[tuple[str, str]], programs: Sequence[Answers], test: Split, progress: Progress
-) -> tuple[list[Answers], list[Answers], list[Answers]]:
-    """Run and time the exports over the test images; return their answers, the alternatives', and these and the programs'."""
-    other = alternative(run)
-    measured = [*exports, other] if other and export_path(run, *other).exists() else list(exports)
-    ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]
-    answers = timed([*ran, *programs], test.images[:1])
-    return answers[: len(exports)], answers[len(exports) : len(measured)], answers

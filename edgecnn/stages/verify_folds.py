@@ -23,7 +23,7 @@ from edgecnn.evaluate.statistics import wilson
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.choose import Choosing
-from edgecnn.stages.verify import answered, existing_exports
+from edgecnn.stages.exported import answered, existing_exports
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.other_programs import check_programs, file_answers
 from edgecnn.verify.parity import compared, judged

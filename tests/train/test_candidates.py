@@ -135,3 +135,25 @@ def test_a_budget_that_nothing_keeps_says_what_the_smallest_takes(crops, tmp_pat
         RecipeError, match=r"no network keeps the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
     ):
         choose_network(recipe, open_dataset(recipe.data), create_run(recipe, tmp_path / "run"), reporter)
+
+
+def test_a_budget_of_time_is_measured_for_few_and_holds_for_all(crops, tmp_path, reporter, monkeypatch):
+    recipe = build_recipe({"data": {"source": str(crops)}, "network": {"max_ms": 15.0}})
+    choosing = network_choice.Choosing(recipe, open_dataset(recipe.data), reporter, tmp_path)
+    timed = []
+
+    def milliseconds(one, *others):
+        timed.append(one.network)
+        return one.macs / 10
+
+    monkeypatch.setattr(network_choice, "milliseconds_of", milliseconds)
+    listed = [
+        candidate(f"network{index}", frozen=0.9 - index / 100, macs=400 - 50 * index, whole=index < 2)
+        for index in range(8)
+    ]
+    chosen = choosing.shortlisted(listed)
+    assert [one.macs for one in chosen] and all(one.macs <= 150 and one.ms == one.macs / 10 for one in chosen)
+    assert len(set(timed)) == len(timed) < len(listed) + 1
+    monkeypatch.setattr(network_choice, "milliseconds_of", lambda one, *others: 99.0)
+    with pytest.raises(RecipeError, match="no network answers in 15 ms here"):
+        choosing.shortlisted(listed)

@@ -276,7 +276,7 @@ def test_a_run_without_the_decision_has_none_of_it(finished_run):
 
 
 def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monkeypatch):
-    monkeypatch.setattr("edgecnn.stages.choose.fit_limit", lambda *arguments: None)
+    monkeypatch.setattr("edgecnn.stages.choose.limit_of", lambda *arguments: None)
     own.file(STRANGERS).unlink()
     report = verify(own, open_dataset(own.recipe.data), gate=Gate(max_drop=100.0, accept_conversion=True))
     assert report.strangers.refused == 0
