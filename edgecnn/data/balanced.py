@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from edgecnn.data.decoding import Split
+
 
 def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Draw indices of `count` images, the same number of each class while they last, interleaved.
@@ -15,3 +17,10 @@ def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
         of_class = classes[order] == label
         turn[of_class] = np.arange(np.sum(of_class))
     return order[np.lexsort((classes[order], turn))][:count]
+
+
+def some(split: Split, count: int, seed: int) -> Split:
+    """Return `count` images of a split, `balanced`, in their order."""
+    chosen = np.sort(balanced(split.classes, count, seed))
+    sources = tuple(split.sources[index] for index in chosen)
+    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)

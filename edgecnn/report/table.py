@@ -35,7 +35,7 @@ def fold_lines(report: Report) -> list[str]:
         return []
     shares = ", ".join(f"{one.int8_accuracy:.1%}" for one in report.folds)
     networks = {f"{one.network} at {one.width}x{one.height}" for one in report.folds}
-    chose = f" They chose {', '.join(sorted(networks))}." if len(networks) > 1 else ""
+    chose = f" Their network: {', '.join(sorted(networks))}."
     return [
         f"All {report.data.test_images:,} images taught the model that ships. Its accuracies, drop and scores are estimated by "
         f"{len(report.folds)} models that each lacked a part of the images and were asked about it (int8: {shares}).{chose} The files that "

@@ -13,7 +13,7 @@ import numpy as np
 from edgecnn.calibrate.cross_fitted import cross_fitted_scores, cross_fitted_strangers
 from edgecnn.calibrate.strangers import ChosenStrangers
 from edgecnn.data import Dataset, Split
-from edgecnn.data.balanced import balanced
+from edgecnn.data.balanced import some
 from edgecnn.data.recorded import require_split
 from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
@@ -99,12 +99,6 @@ def verify_by_folds(
 def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:
     require_split(run, dataset, "train")
     return dataset.load(("train",), **vars(run.info.input), stage="verify", progress=progress)["train"]
-
-
-def some(split: Split, count: int, seed: int) -> Split:
-    chosen = np.sort(balanced(split.classes, count, seed))
-    sources = tuple(split.sources[index] for index in chosen)
-    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
 
 
 def ordered(split: Split, held: HeldOut) -> np.ndarray:

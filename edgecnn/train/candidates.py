@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecnn.data.folds import stratified
 from edgecnn.recipe import NetworkRecipe
 from edgecnn.run_info import Candidate
 from edgecnn.train.regression import regression
@@ -61,14 +62,8 @@ def within(candidate: Candidate, network: NetworkRecipe) -> bool:
 
 def folds_of(classes: np.ndarray, groups: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the indices of each stratified fold's other images, and of its own; images of one group share a fold."""
-    import warnings
-
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    count = max(2, min(FOLDS, int(np.bincount(classes).max())))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class may have fewer images than there are folds
-        yield from StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(classes, classes, groups)
+    for held in stratified(classes, groups, FOLDS, seed):
+        yield np.setdiff1d(np.arange(len(classes)), held), held
 
 
 def frozen_accuracy(features: np.ndarray, classes: np.ndarray, groups: Sequence[str], seed: int) -> float:

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split
-from edgecnn.data.balanced import balanced
+from edgecnn.data.balanced import some
 from edgecnn.data.folds import fold_infos
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
@@ -127,7 +127,7 @@ class Training:
         if not used[
             "validation"
         ]:  # every image teaches, and nothing is chosen: the figures are of images that were seen
-            self.splits["validation"] = drawn(self.splits["train"], SEEN, recipe.seed)
+            self.splits["validation"] = some(self.splits["train"], SEEN, recipe.seed)
         self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
         self.start = open_start(recipe, run)
         own = own_file(recipe, run)
@@ -205,13 +205,6 @@ class Training:
 
     def run_phase(self, phase: Phase, batches: Batches) -> None:
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
-
-
-def drawn(split: Split, count: int, seed: int) -> Split:
-    """Return some images of a split, the same number of each class while they last."""
-    chosen = np.sort(balanced(split.classes, count, seed))
-    sources = tuple(split.sources[index] for index in chosen)
-    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
