@@ -5,9 +5,12 @@ ReLU6 and no squeeze-and-excite: it was designed for int8.
 Source: Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog.
 """
 
+import functools
 import math
+from collections.abc import Mapping
 
 from edgecnn.networks.blocks import Build, classifier
+from edgecnn.networks.describe import NetworkCost, describe
 from edgecnn.networks.keras import keras
 
 STAGES = (
@@ -116,6 +119,14 @@ def all_features(family: str, height: int, width: int, channels: int) -> tuple[t
     inputs, ends = _body(max(rungs, key=RUNGS.__getitem__), height, width, channels)
     cut = [ends[-1] if is_whole(rung) else ends[RUNGS[rung] - 1] for rung in rungs]
     return rungs, keras.Model(inputs, [keras.layers.GlobalAveragePooling2D()(end) for end in cut])
+
+
+@functools.cache
+def costs(family: str, height: int, width: int, channels: int, num_classes: int) -> Mapping[str, NetworkCost]:
+    """Return what each rung of a family costs; they are parts of one network, which is built once, as seconds count here."""
+    rungs, model = all_features(family, height, width, channels)
+    ends = (keras.Model(model.inputs, keras.layers.Dense(num_classes)(end)) for end in model.outputs)
+    return dict(zip(rungs, map(describe, ends), strict=True))
 
 
 efficientnet_lite0_150kb = _rung("efficientnet_lite0_150kb")

@@ -100,7 +100,7 @@ class Choosing:
         photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
         candidates = self.known_ranking() or self.ranked(photos)
         self.check_budget(candidates)
-        listed = self.shortlisted([one for one in candidates if one.fits])
+        listed = self.shortlisted([one for one in candidates if one.fits], len(photos.hashes))
         answers = np.stack([self.tuned(one, photos) for one in listed])
         right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
         tuned = rules.compared(listed, right)
@@ -128,9 +128,7 @@ class Choosing:
 
     def ranked(self, photos: "Photos") -> list[Candidate]:
         """Return every candidate with its cost and the accuracy on frozen features, the best first, and keep the list."""
-        from edgecnn.networks import build_network
-        from edgecnn.networks.describe import describe
-        from edgecnn.networks.efficientnet_lite import is_whole
+        from edgecnn.networks.efficientnet_lite import costs, is_whole
         from edgecnn.train.frozen import frozen_features
 
         recipe, rules = self.recipe, self.rules
@@ -140,8 +138,9 @@ class Choosing:
         for number, (family, size) in enumerate(inputs, 1):
             features_of = frozen_features(family, size, photos, reading, self.features)
             self.reporter.working("ranking networks and inputs", number, len(inputs))
+            cost_of = costs(family, *size, self.channels, len(self.dataset.labels))
             for rung, features in features_of.items():
-                cost = describe(build_network(rung, size[0], size[1], self.channels, len(self.dataset.labels)))
+                cost = cost_of[rung]
                 one = Candidate(
                     network=rung,
                     height=size[0],
@@ -166,11 +165,11 @@ class Choosing:
                 f"takes {least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
             )
 
-    def shortlisted(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the shortlist; with a budget of time, of those whose int8 file keeps it here."""
+    def shortlisted(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+        """Return the shortlist by `count` photos; with a budget of time, of those whose int8 file keeps it here."""
         limit, left, measured = self.recipe.network.max_ms, list(candidates), {}
         while limit is not None and left:
-            unknown = [one for one in self.rules.shortlist(left) if one not in measured]
+            unknown = [one for one in self.rules.shortlist(left, count) if one not in measured]
             if not unknown:
                 break
             one = unknown[0]
@@ -180,7 +179,7 @@ class Choosing:
                 left = [other for other in left if other.whole != one.whole or other.macs < one.macs]
         if not left:
             raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
-        return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left)]
+        return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left, count)]
 
     def tuned(self, candidate: Candidate, photos: "Photos") -> np.ndarray:
         """Tune a candidate briefly on all folds but the first: 1 for each of that fold's photos that it has right, else 0, int8 (n,).

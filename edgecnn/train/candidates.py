@@ -18,7 +18,7 @@ from edgecnn.train.regression import regression
 SIDES = {"efficientnet_lite0": (96, 128, 160, 192, 224), "efficientnet_lite2": (160, 224, 260)}
 """Rows and columns of the input that are tried, for each family of rungs."""
 
-SAMPLE = 2_000  # photos that choose, at most, the same number of each class
+SAMPLE = 1_000  # photos that choose, at most, the same number of each class
 
 FOLDS = 5
 """Stratified folds: of the regression that ranks, and of which the first one judges the shortlist."""
@@ -95,22 +95,29 @@ def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (-one.frozen, *by_cost(one)))
 
 
-def shortlist(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return at most SHORTLIST candidates that differ: the best, the best of the much cheaper ones, the best whole network, then others.
+def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return at most SHORTLIST candidates that differ: a best one, a much cheaper one, a whole network, then others.
 
-    Where the best is whole itself, the best cut network stands for it; others are the best of networks that are not in it yet.
+    Each is the cheapest of its kind that is within one standard error, for `count` photos, of the best of its kind. If the best is whole
+    itself, a cut network stands for the third; others are of networks that are not in the list yet.
     """
     ranked = best_first(candidates)
     if not ranked:
         return []
-    best = ranked[0]
+    best = as_good(ranked, count)
     cheaper = [one for one in ranked if one.macs <= MUCH_CHEAPER * best.macs]
     other = [one for one in ranked if one.whole != best.whole]
-    found = list(dict.fromkeys([best, *cheaper[:1], *other[:1]]))
+    found = list(dict.fromkeys([best, *(as_good(kind, count) for kind in (cheaper, other) if kind)]))
     for one in ranked:
         if len(found) < SHORTLIST and one.network not in {item.network for item in found}:
             found.append(one)
     return found[:SHORTLIST]
+
+
+def as_good(ranked: Sequence[Candidate], count: int) -> Candidate:
+    """Return the cheapest of ranked candidates whose frozen accuracy is within one standard error of the first one's."""
+    error = math.sqrt(ranked[0].frozen * (1 - ranked[0].frozen) / count)
+    return min((one for one in ranked if one.frozen >= ranked[0].frozen - error), key=by_cost)
 
 
 def compared(candidates: Sequence[Candidate], right: Sequence[np.ndarray]) -> list[Candidate]:

@@ -5,6 +5,10 @@ from collections.abc import Callable
 
 WARM_UP = 0.2  # share of a one-cycle schedule that rises
 
+AVERAGED_WARM_UP = 0.25
+"""Share of the averaged schedule that rises: Adam's first steps are as large as any, and at the full rate they would undo much of what
+trained weights know."""
+
 
 def one_cycle(done: float) -> float:
     """Rise linearly over the first share WARM_UP, then fall linearly to zero.
@@ -20,14 +24,14 @@ def cosine(done: float) -> float:
 
 
 ONE_CYCLE, AVERAGED = "one-cycle", "averaged"
-"""The defaults: the second from ImageNet's weights with enough images. With it the rate stays, and the network is the average of the steps'
+"""The defaults: the second from ImageNet's weights. With it the rate rises and then stays, and the network is the average of the steps'
 weights (`edgecnn.train.average`)."""
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     ONE_CYCLE: one_cycle,
     "cosine": cosine,
     "constant": lambda done: 1.0,
-    AVERAGED: lambda done: 1.0,
+    AVERAGED: lambda done: min(1.0, done / AVERAGED_WARM_UP),
 }
 
 

@@ -12,10 +12,6 @@ from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
 BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos where nothing has let them choose
 
-FEW_A_CLASS = 50
-"""Training photos a class below which the rate falls and labels are smoothed more: at a constant rate, so few would replace too much of
-what ImageNet taught."""
-
 PLAIN = "article"  # the network for named datasets
 
 BACKBONE_SIDE = 160  # rows and columns of the input of a network that starts from ImageNet
@@ -33,7 +29,7 @@ BATCHES = ((2_000, 32), (10_000, 64))
 LARGEST_BATCH = 128
 """Below so many training images, the batch is so large: an epoch of few images has to have enough steps."""
 
-STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 700, 1_400
+STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 300, 600
 """Steps of the float phase, about: from random weights, from trained ones, and where all of a few trained layers have to learn."""
 
 EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
@@ -41,11 +37,15 @@ EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
 
 QAT_STEPS, QAT_EPOCHS = 80, (2, 8)  # steps of the quantization-aware phase, about, and its least and most epochs
 
+TUNED_QAT_EPOCHS = (1, 3)
+"""The same from trained weights: after each epoch an int8 file is made and answers, which takes as long as 20 steps."""
+
 ROBUST_EPOCHS = 1.25
 """Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later."""
 
-SMOOTHING, FEW_SMOOTHING = 0.05, 0.1
-"""Label smoothing, and from ImageNet with fewer than FEW_A_CLASS training photos a class, which are soon overfitted."""
+SMOOTHING = 0.05
+"""Label smoothing from random weights. From ImageNet there is none: the fitted head, where training starts, has larger logits than smoothed
+labels allow, and making them smaller would cost what ImageNet taught."""
 
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
@@ -77,7 +77,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     if network.name is None:
         network = dataclasses.replace(network, name=usual_network(recipe, dataset))
     recipe = dataclasses.replace(recipe, network=network)
-    source, trained, few = own_weights(recipe), starts_trained(recipe), few_a_class(dataset)
+    source, trained = own_weights(recipe), starts_trained(recipe)
     native = (BACKBONE_SIDE, BACKBONE_SIDE) if source else dataset.shape[:2]
     height, width = network.height or native[0], network.width or native[1]
     network = dataclasses.replace(network, height=height, width=width, channels=network.channels or dataset.shape[2])
@@ -90,7 +90,6 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
     if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH
-    smoothing = FEW_SMOOTHING if source and few else SMOOTHING
     batch_size = train.batch_size or suitable
     photo = dataset.own and min(height, width) >= PHOTO_SIDE
     epochs = epochs_for(steps, count, batch_size, limits)
@@ -99,14 +98,15 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         batch_size=batch_size,
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate,
-        schedule=train.schedule or (AVERAGED if source and not few else ONE_CYCLE),
-        label_smoothing=smoothing if train.label_smoothing is None else train.label_smoothing,
+        schedule=train.schedule or (AVERAGED if source else ONE_CYCLE),
+        label_smoothing=(0.0 if source else SMOOTHING) if train.label_smoothing is None else train.label_smoothing,
         flip=train.flip or ("yes" if dataset.mirror else "no"),
         augment=train.augment or ("photo" if photo else "shift"),
     )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
-        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, QAT_EPOCHS))
+        qat_limits = TUNED_QAT_EPOCHS if trained else QAT_EPOCHS
+        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, qat_limits))
     if recipe.qat.keep is not None and recipe.qat.keep > qat.epochs:
         raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most qat.epochs, which is {qat.epochs}.")
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
@@ -122,10 +122,6 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
             "folder, or set stranger.rate to 0."
         )
     return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
-
-
-def few_a_class(dataset: Dataset) -> bool:
-    return dataset.sizes["train"] < FEW_A_CLASS * len(dataset.labels)
 
 
 def require_start(recipe: Recipe) -> None:

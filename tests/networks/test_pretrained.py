@@ -191,3 +191,13 @@ def test_one_pass_gives_the_features_of_every_rung(source):
         pretrained.load_weights(alone, state)
         expected = keras.Model(alone.inputs, alone.layers[-1].input)(pixels)
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=rung)
+
+
+def test_parts_of_a_network_cost_what_the_networks_themselves_cost():
+    from edgecnn.networks import build_network
+    from edgecnn.networks.describe import describe
+    from edgecnn.networks.efficientnet_lite import costs
+
+    for rung, cost in costs("efficientnet_lite0", 64, 96, 1, 3).items():
+        own = describe(build_network(rung, 64, 96, 1, 3))
+        assert (cost.parameters, cost.macs, cost.int8_bytes) == (own.parameters, own.macs, own.int8_bytes), rung

@@ -33,10 +33,13 @@ def test_the_shortlist_keeps_networks_that_differ():
     cheap = candidate("small", 96, frozen=0.8, macs=20)
     cheaper = candidate("small", 64, frozen=0.7, macs=10)
     whole = candidate("whole", 224, frozen=0.9, macs=400, whole=True)
-    assert rules.shortlist([sibling, cheaper, whole, cheap, best]) == [best, cheap, whole]
-    assert rules.shortlist([sibling, best]) == [best], "the same network at another size teaches little"
-    assert rules.shortlist([whole, cheap]) == [whole, cheap]
-    assert rules.shortlist([]) == []
+    many = 10_000  # photos: a standard error of 0.2 points
+    assert rules.shortlist([sibling, cheaper, whole, cheap, best], many) == [best, cheap, whole]
+    assert rules.shortlist([sibling, best], many) == [best], "the same network at another size teaches little"
+    assert rules.shortlist([whole, cheap], many) == [whole, cheap]
+    assert rules.shortlist([], many) == []
+    few = 400  # photos: a standard error of 1.1 points
+    assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], "smaller, and as good as can be known"
 
 
 def test_the_cheapest_of_those_that_are_as_good_is_taken():
@@ -151,9 +154,9 @@ def test_a_budget_of_time_is_measured_for_few_and_holds_for_all(crops, tmp_path,
         candidate(f"network{index}", frozen=0.9 - index / 100, macs=400 - 50 * index, whole=index < 2)
         for index in range(8)
     ]
-    chosen = choosing.shortlisted(listed)
+    chosen = choosing.shortlisted(listed, 10_000)
     assert [one.macs for one in chosen] and all(one.macs <= 150 and one.ms == one.macs / 10 for one in chosen)
     assert len(set(timed)) == len(timed) < len(listed) + 1
     monkeypatch.setattr(network_choice, "milliseconds_of", lambda one, *others: 99.0)
     with pytest.raises(RecipeError, match="no network answers in 15 ms here"):
-        choosing.shortlisted(listed)
+        choosing.shortlisted(listed, 10_000)

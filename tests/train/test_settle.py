@@ -57,8 +57,7 @@ def test_photos_start_from_imagenet(photos):
     network, train = recipe.network, recipe.train
     assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 160, 160, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
-    assert train.schedule == "one-cycle"
-    assert train.epochs == 100 and recipe.qat.epochs == 8 and recipe.qat.batch_size == 32
+    assert train.epochs == 100 and recipe.qat.epochs == 3 and recipe.qat.batch_size == 32
     assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "100 epochs" in lines[2]
 
 
@@ -121,24 +120,15 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_are_averaged_from_imagenet_and_enough_photos_alone(photos, monkeypatch):
+def test_from_imagenet_weights_are_averaged_and_labels_are_not_smoothed(photos):
     source = photos(40, (60, 60))
-    assert settled(source)[0].train.schedule == "one-cycle"
-    monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
-    assert settled(source)[0].train.schedule == "averaged"
-    assert settled(source, train={"schedule": "cosine"})[0].train.schedule == "cosine"
+    train = settled(source)[0].train
+    assert (train.schedule, train.label_smoothing) == ("averaged", 0.0)
+    stated = settled(source, train={"schedule": "cosine", "label_smoothing": 0.1})[0].train
+    assert (stated.schedule, stated.label_smoothing) == ("cosine", 0.1)
     for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "random"}}):
-        assert settled(source, **tables)[0].train.schedule == "one-cycle"
-
-
-def test_labels_are_smoothed_more_from_imagenet_and_few_photos_alone(photos, monkeypatch):
-    source = photos(40, (60, 60))
-    few = settled(source)[0].train.label_smoothing
-    nothing = settled(source, init={"source": "random"})[0].train.label_smoothing
-    assert few > nothing > 0
-    assert settled(source, train={"label_smoothing": 0.0})[0].train.label_smoothing == 0.0
-    monkeypatch.setattr("edgecnn.train.settle.FEW_A_CLASS", 10)
-    assert settled(source)[0].train.label_smoothing == nothing
+        train = settled(source, **tables)[0].train
+        assert (train.schedule, train.label_smoothing) == ("one-cycle", 0.05)
 
 
 def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):
