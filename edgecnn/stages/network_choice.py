@@ -201,9 +201,9 @@ class Choosing:
             self.recipe.network, name=candidate.network, height=candidate.height, width=candidate.width
         )
         recipe = settle(dataclasses.replace(self.recipe, network=network), part)
-        epochs = max(1, math.ceil(self.rules.BRIEF * recipe.train.epochs))
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=epochs))
         training = Training(recipe, part, None, self.reporter.training, self.reporter.working, None)
+        last = max(1, math.ceil(self.rules.BRIEF * recipe.train.epochs))
+        training.phase = dataclasses.replace(training.phase, last=last)
         training.train_float()
         judged = training.splits["validation"]
         right = training.float_answers().argmax(axis=1) == judged.classes

@@ -35,8 +35,8 @@ SHORTLIST = 3
 MUCH_CHEAPER = 1 / 3
 """Share of the best candidate's multiplications that the best of the much cheaper ones may take."""
 
-BRIEF = 0.25
-"""Share of the float phase's epochs for which the shortlist is tuned."""
+BRIEF = 1 / 3
+"""The share of the float phase, its first, for which the shortlist is tuned."""
 
 CLOSE_ERRORS, CLOSE_SHARE = 1.0, 0.01
 """The cheapest is taken of those that are at most so many standard errors of the paired difference, and at most so large a share of the

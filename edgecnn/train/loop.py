@@ -118,6 +118,11 @@ class Phase(Struct):
     finish: Callable[[], None] = lambda: None
     last: int | None = None
 
+    @property
+    def end(self) -> int:
+        """The epoch after which it ends."""
+        return self.epochs if self.last is None else min(self.last, self.epochs)
+
 
 def run_phase(
     phase: Phase, batches: Batches, run: Run | None, history: History, resumed: Checkpoint | None, report: Report
@@ -137,7 +142,7 @@ def run_phase(
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     scalars = ScalarLog(run, history) if run else None
-    for epoch in range(first, phase.epochs if phase.last is None else min(phase.last, phase.epochs)):
+    for epoch in range(first, phase.end):
         history = (*history, run_epoch(phase, batches, epoch, report))
         if run is None or scalars is None:
             continue
@@ -158,11 +163,11 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
 
     def progress(**validated: float) -> TrainProgress:
         elapsed = time.monotonic() - started
-        left = total * (phase.epochs - epoch) - seen
+        left = total * (phase.end - epoch) - seen
         return TrainProgress(
             phase=phase.name,
             epoch=epoch + 1,
-            epochs=phase.epochs,
+            epochs=phase.end,
             images=seen,
             total_images=total,
             loss=loss_sum / max(seen, 1),

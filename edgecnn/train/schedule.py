@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 WARM_UP = 0.2  # share of a one-cycle schedule that rises
 
-AVERAGED_WARM_UP = 0.25
+AVERAGED_WARM_UP = 1 / 3
 """Share of the averaged schedule that rises: Adam's first steps are as large as any, and at the full rate they would undo much of what
 trained weights know."""
 

@@ -1,0 +1,133 @@
+"""Does what folds say of a model hold for new photos? Their interval of the accuracy, and their limit for strangers, over many draws.
+
+In each draw n photos are drawn. Logistic regression on frozen features is fitted five times, each time without a fold, and once on all n
+photos, as `train --folds 5` does with networks. The interval is that of the folds' answers, the limit is set by them, and both are judged
+on all other photos by the last fit: how often the interval holds its accuracy, and how many known photos it refuses as strangers.
+
+    python tools/bench/folds_coverage.py --data <trash-photos.zip> <signs.zip> <grocery.zip> --photos 150 300 500
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from harness import Results, Row, about, finish, parser
+
+FOLDS, RATE, STRENGTH = 5, 0.05, 0.1
+
+FAMILY, RUNG, SIDE = "efficientnet_lite0", "efficientnet_lite0_1200kb", 160
+
+HEADINGS = (
+    "photos of", "n", "others", "accuracy", "the folds say", "interval holds it", "above, below", "strangers: no limit",
+    "refused, median", "5 to 95 % of draws", "3 to 7 % in",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Draw, fit, print a table and write the figures."""
+    made = parser(__doc__, "folds_coverage")
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, one folder for each class")
+    made.add_argument("--photos", type=int, nargs="+", default=[150, 300, 500], help="default: 150 300 500")
+    made.add_argument("--draws", type=int, default=500, help="default: %(default)s")
+    arguments = made.parse_args()
+    context = about("folds_coverage", draws=arguments.draws, rung=RUNG, side=SIDE, rate=RATE)
+    results = Results(arguments.out, context)
+    for archive in arguments.data:
+        left = list(results.missing(data=[archive.name], n=arguments.photos))
+        features, classes = features_of(archive) if left else (np.empty(0), np.empty(0))
+        for case in left:
+            if 2 * case["n"] <= len(classes):
+                results.add(**case, **measure(features, classes, case["n"], arguments.draws))
+    finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
+
+
+def features_of(archive: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of all photos of an archive, float32 (photos, length), and their classes."""
+    from edgecnn.data import open_dataset
+    from edgecnn.recipe import build_recipe
+    from edgecnn.train.frozen import Photos, frozen_features
+
+    recipe = build_recipe({"data": {"source": str(archive.resolve())}})
+    dataset = open_dataset(recipe.data)
+    whole = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
+    photos = Photos(whole, ("train",), 3, 1, 10**6, None)
+    reading = recipe.input_scale, recipe.input_zero_point
+    with tempfile.TemporaryDirectory() as folder:
+        found = frozen_features(FAMILY, (SIDE, SIDE), photos, reading, Path(folder))[RUNG]
+    centred = found - found.mean(axis=0)
+    return centred / centred.std(), photos.classes
+
+
+def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Row:
+    """Return the accuracies, intervals and shares refused of all draws, as lists."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        drawn = [one_draw(features, classes, n, seed) for seed in range(draws)]
+    return {
+        "others": len(classes) - n,
+        **{name: [item[name] for item in drawn] for name in ("accuracy", "by_folds", "low", "high", "refused")},
+    }
+
+
+def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Row:
+    from edgecnn.calibrate.strangers import known_codes, limit_of, similar_to
+    from edgecnn.data.folds import stratified
+    from edgecnn.evaluate.statistics import wilson
+    from edgecnn.runtime.stranger import Strangers
+
+    order = np.random.default_rng([seed, n]).permutation(len(classes))
+    mine, others = order[:n], order[n:]
+    right, scores, similar = np.zeros(n, bool), np.zeros(n), np.zeros(n)
+    for held in stratified(classes[mine], [str(index) for index in mine], FOLDS, seed):
+        kept = np.setdiff1d(np.arange(n), held)
+        answers = fitted(features[mine[kept]], classes[mine[kept]], features[mine[held]])
+        right[held], scores[held] = answers[0] == classes[mine[held]], answers[1]
+        similar[held] = similar_to(features[mine[held]], known_codes(features[mine[kept]]))
+    answered, best = fitted(features[mine], classes[mine], features[others])
+    known = known_codes(features[mine])
+    limit = limit_of(scores, similar, RATE, known)
+    interval = wilson(int(right.sum()), n)
+    refused = float(Strangers(limit, known).refused(best, features[others]).mean()) if limit else None
+    return {
+        "accuracy": float(np.mean(answered == classes[others])),
+        "by_folds": float(right.mean()),
+        "low": interval.low,
+        "high": interval.high,
+        "refused": refused,
+    }
+
+
+def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a regression; return its answers to other features, and its largest scores."""
+    from edgecnn.train.regression import regression
+
+    model = regression(STRENGTH, 100).fit(features, classes)
+    scores = model.predict_proba(asked)
+    return model.classes_[scores.argmax(axis=1)], scores.max(axis=1)
+
+
+def row(result: Row) -> tuple[str, ...]:
+    """Return the figures of a set and a count as text."""
+    truth, low, high, said = (np.array(result[name]) for name in ("accuracy", "low", "high", "by_folds"))
+    refused = np.array([share for share in result["refused"] if share is not None])
+    none = len(result["refused"]) - len(refused)
+    return (
+        result["data"], str(result["n"]), f"{result['others']:,}", f"{truth.mean():.1%}", f"{said.mean():.1%}",
+        f"{np.mean((low <= truth) & (truth <= high)):.1%}", f"{np.mean(truth > high):.1%}, {np.mean(truth < low):.1%}",
+        str(none), *strangers(refused),
+    )  # fmt: skip
+
+
+def strangers(refused: np.ndarray) -> Iterator[str]:
+    if not len(refused):
+        yield from ("-", "-", "-")
+        return
+    yield f"{np.median(refused):.1%}"
+    yield f"{np.quantile(refused, 0.05):.1%} to {np.quantile(refused, 0.95):.1%}"
+    yield f"{np.mean((refused >= 0.03) & (refused <= 0.07)):.1%}"
+
+
+if __name__ == "__main__":
+    main()
