@@ -32,6 +32,10 @@ MOST_ITERATIONS = 200
 
 SHORTLIST = 3
 
+RANKED_ERRORS = 2.0
+"""Standard errors of a frozen accuracy by which candidates differ by chance: of those the cheapest is tuned, as tuning a large input takes
+minutes."""
+
 MUCH_CHEAPER = 1 / 3
 """Share of the best candidate's multiplications that the best of the much cheaper ones may take."""
 
@@ -98,8 +102,8 @@ def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
 def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return at most SHORTLIST candidates that differ: a best one, a much cheaper one, a whole network, then others.
 
-    Each is the cheapest of its kind that is within one standard error, for `count` photos, of the best of its kind. If the best is whole
-    itself, a cut network stands for the third; others are of networks that are not in the list yet.
+    Each is the cheapest of its kind that is within RANKED_ERRORS standard errors, for `count` photos, of the best of its kind. If the best
+    is whole itself, a cut network stands for the third; others are of networks that are not in the list yet.
     """
     ranked = best_first(candidates)
     if not ranked:
@@ -115,8 +119,8 @@ def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 
 
 def as_good(ranked: Sequence[Candidate], count: int) -> Candidate:
-    """Return the cheapest of ranked candidates whose frozen accuracy is within one standard error of the first one's."""
-    error = math.sqrt(ranked[0].frozen * (1 - ranked[0].frozen) / count)
+    """Return the cheapest of ranked candidates whose frozen accuracy is within RANKED_ERRORS of the first one's."""
+    error = RANKED_ERRORS * math.sqrt(ranked[0].frozen * (1 - ranked[0].frozen) / count)
     return min((one for one in ranked if one.frozen >= ranked[0].frozen - error), key=by_cost)
 
 

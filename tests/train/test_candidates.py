@@ -38,7 +38,7 @@ def test_the_shortlist_keeps_networks_that_differ():
     assert rules.shortlist([sibling, best], many) == [best], "the same network at another size teaches little"
     assert rules.shortlist([whole, cheap], many) == [whole, cheap]
     assert rules.shortlist([], many) == []
-    few = 400  # photos: a standard error of 1.1 points
+    few = 1_600  # photos: two standard errors of 1.1 points
     assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], "smaller, and as good as can be known"
 
 

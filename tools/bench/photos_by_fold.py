@@ -102,18 +102,21 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     from edgecnn.runtime.engines import open_engine
     from edgecnn.runtime.model import Model
     from edgecnn.stages.int8_files import Int8Files
+    from edgecnn.stages.network_choice import choose_network, unkept
+    from edgecnn.stages.reporter import Silent
     from edgecnn.train import train
     from edgecnn.train.settle import settle
 
     tables = {"data": {"source": str(data)}, "network": {"name": None if network == "auto" else network}, "seed": seed}
     recipe = build_recipe(merge(tables, parse_overrides(settings)))
     dataset = open_dataset(recipe.data)
-    recipe = settle(recipe, dataset)
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
+    with unkept() as place:
+        recipe = settle(choose_network(recipe, dataset, place, Silent()), dataset)
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(recipe, Path(folder) / "run")
         info = train(recipe, dataset, run, lambda progress: None, int8=Int8Files(recipe))
-        seconds = time.monotonic() - started
+        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
         export(run, "tflite", "int8", dataset=dataset)
         file = export_path(run, "tflite", "int8").read_bytes()
         size = recipe.network.height, recipe.network.width, recipe.network.channels
@@ -124,6 +127,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     expected, answers = np.argmax(reference, axis=1), np.argmax(logits, axis=1)
     return {
         "trained": recipe.network.name,
+        "side": recipe.network.height,
         "train": dataset.sizes["train"],
         "n": len(test.classes),
         "float_right": int(np.sum(expected == test.classes)),
@@ -132,6 +136,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
         "method": info.int8.method if info.int8 else "",
         "bytes": len(file),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
     }
 
 
