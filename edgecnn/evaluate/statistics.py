@@ -95,14 +95,26 @@ def chance_level(classes: np.ndarray) -> tuple[int, float]:
     return top, int(count[top]) / len(classes)
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of a proportion, such as an accuracy: fractions in [0, 1].
 
     Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
     """
-    from scipy.stats import binomtest
+    share, z = successes / n, quantile(confidence)
+    middle, half = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z * z / n
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return Interval(low if successes else 0.0, high if successes < n else 1.0)  # exact there
 
-    return Interval(*map(float, binomtest(successes, n).proportion_ci(confidence, method="wilson")))
+
+WORTH = 0.5
+"""What an answer of a fold's model counts for the model that all images taught: it was trained on fewer images, and on others. With this,
+the interval holds the accuracy on other photos in at least 93 % of draws (`tools/bench/folds_coverage.py`); with 1 in 81 to 89 %."""
+
+
+def folds_interval(successes: int, n: int) -> Interval:
+    """Return the 95 % interval of the accuracy of a model that n images taught, of which models without a fold answered some rightly."""
+    return wilson(WORTH * successes, WORTH * n)
 
 
 def clopper_pearson(

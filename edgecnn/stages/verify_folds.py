@@ -19,7 +19,7 @@ from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
 from edgecnn.evaluate.answers import Answers, Progress
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
-from edgecnn.evaluate.statistics import wilson
+from edgecnn.evaluate.statistics import Interval, folds_interval, wilson
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.choose import Choosing
@@ -27,7 +27,7 @@ from edgecnn.stages.exported import answered, existing_exports
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.other_programs import check_programs, file_answers
 from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.parity_report import Comparison, Confidence, Data, Report, StrangerFigures
+from edgecnn.verify.parity_report import Comparison, Confidence, Data, ModelFigures, Report, StrangerFigures
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 
@@ -82,6 +82,7 @@ def verify_by_folds(
     report = judged(run.name, data, gate, models, comparisons, tested, labels)
     report = replace(
         report,
+        models=tuple(replace(item, accuracy_interval=of_folds(item, held)) for item in report.models),
         passed=report.passed and all(row.passed for row in rows),
         boards=tuple(replace(row, accuracy=None, accuracy_here=None) for row in rows),
         folds=run.info.folds,
@@ -94,6 +95,11 @@ def verify_by_folds(
     write_predictions(run, pictured, shown, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report
+
+
+def of_folds(model: ModelFigures, held: HeldOut) -> Interval:
+    """Return the interval of a shipped model's accuracy on photos that it did not see, by the folds' answers."""
+    return folds_interval(round(model.accuracy * len(held.classes)), len(held.classes))
 
 
 def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:

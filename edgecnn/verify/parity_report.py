@@ -77,7 +77,9 @@ class ModelFigures(Struct):
     size_bytes: Positive
     sha256: Sha256 = described("Of the file.")
     accuracy: Fraction = described("Top-1.")
-    accuracy_interval: Interval = described("Wilson's 95 % interval, fractions.")
+    accuracy_interval: Interval = described(
+        "95 % interval, fractions: Wilson's; by folds a wider one, for the model that all images taught."
+    )
     calibration_error: Fraction = described("Expected calibration error, 15 bins.")
     ms_per_image: NonNegative = described("Median milliseconds of a call with one image; see timing.")
 

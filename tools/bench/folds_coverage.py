@@ -74,7 +74,7 @@ def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Ro
 def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Row:
     from edgecnn.calibrate.strangers import known_codes, limit_of, similar_to
     from edgecnn.data.folds import stratified
-    from edgecnn.evaluate.statistics import wilson
+    from edgecnn.evaluate.statistics import folds_interval
     from edgecnn.runtime.stranger import Strangers
 
     order = np.random.default_rng([seed, n]).permutation(len(classes))
@@ -88,7 +88,7 @@ def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Ro
     answered, best = fitted(features[mine], classes[mine], features[others])
     known = known_codes(features[mine])
     limit = limit_of(scores, similar, RATE, known)
-    interval = wilson(int(right.sum()), n)
+    interval = folds_interval(int(right.sum()), n)
     refused = float(Strangers(limit, known).refused(best, features[others]).mean()) if limit else None
     return {
         "accuracy": float(np.mean(answered == classes[others])),
