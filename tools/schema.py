@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 WRITTEN = {
     "result": ROOT / "edgecnn" / "device" / "stream" / "result.schema.json",
     "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
+    "kept": ROOT / "edgecnn" / "device" / "keep" / "kept.schema.json",
 }
 """The schemas that are files."""
 

@@ -1,0 +1,111 @@
+"""Accuracy in the field, estimated from the random sample of a stream's frames, in numpy alone."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgecnn.device.keep.folder import RANDOM
+from edgecnn.tables import Struct
+
+HOUR_S = 3600
+
+Z = 1.959964
+"""The normal distribution's 97.5th percentile."""
+
+
+class Answer(NamedTuple):
+    """What became of a kept picture: when its frame was seen, whether the model's best class was right, and why it was kept.
+
+    `right` is None if nobody can say: the picture was skipped, or shows none of the classes.
+    """
+
+    ts: float
+    right: bool | None
+    why: str
+
+
+class Estimate(Struct):
+    """Accuracy in the field: a fraction with its 95 % interval, of `n` pictures from `hours` different hours.
+
+    `skipped` pictures have no answer; `bounds` is the accuracy if the model was wrong on all of them, and right. Of the sample's `planned`
+    times that are over, `kept` have a picture: at the others there was no frame.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    hours: int
+    skipped: int
+    bounds: tuple[float, float]
+    planned: int
+    kept: int
+
+    @property
+    def text(self) -> str:
+        """Return it as a line: "in the field 84.1 % (79 to 88), n = 212; 9 skipped: 80.7 to 85.0 %"."""
+        low, high = (100 * end for end in self.bounds)
+        skipped = f"; {self.skipped} skipped: {low:.1f} to {high:.1f} %" if self.skipped else ""
+        interval = f"{100 * self.low:.0f} to {100 * self.high:.0f}"
+        return f"in the field {100 * self.accuracy:.1f} % ({interval}), n = {self.n}{skipped}"
+
+
+def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estimate | None:
+    """Estimate accuracy from those of the answers that are of the random sample; None if none of these says right or wrong.
+
+    `planned` and `kept` are the sample's counts (`sample.read_counts`). Frames that were kept for another reason say nothing of accuracy.
+    """
+    sample = [answer for answer in answers if answer.why == RANDOM]
+    known = [answer for answer in sample if answer.right is not None]
+    if not known:
+        return None
+    right = np.array([answer.right for answer in known], float)
+    hours = np.unique([int(answer.ts // HOUR_S) for answer in known], return_inverse=True)[1]
+    low, high = clustered_interval(right, hours)
+    n, skipped, total = len(known), len(sample) - len(known), right.sum()
+    return Estimate(
+        accuracy=float(right.mean()), low=low, high=high, n=n, hours=int(hours.max()) + 1, skipped=skipped,
+        bounds=(float(total / len(sample)), float((total + skipped) / len(sample))), planned=planned, kept=kept,
+    )  # fmt: skip
+
+
+def clustered_interval(right: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a share whose answers depend on each other within clusters: Wilson's, of as many answers as are worth.
+
+    Args:
+        right: float (n,) of 0 and 1.
+        clusters: int (n,) from 0, each answer's cluster.
+
+    The design effect is the clustered variance of the mean by that of independent answers, at least 1; n divided by it is the number of
+    answers in Wilson's interval, and Student's t of clusters - 1 degrees of freedom takes the place of the normal distribution.
+
+    Source: Kish 1965, "Survey Sampling"; Dean & Pagano 2015, "Evaluating Confidence Interval Methods for Binomial Proportions in Clustered
+    Surveys".
+    """
+    n, count, mean = len(right), int(clusters.max()) + 1, float(right.mean())
+    independent = mean * (1 - mean)
+    effect = n / count
+    if count > 1 and independent:
+        sums = np.bincount(clusters, right - mean)
+        effect = max(1.0, float(count / (count - 1) * (sums**2).sum() / (n * independent)))
+    return _wilson(mean, n / effect, student(count - 1))
+
+
+def _wilson(mean: float, n: float, t: float) -> tuple[float, float]:
+    middle = (mean + t * t / (2 * n)) / (1 + t * t / n)
+    half = t / (1 + t * t / n) * (mean * (1 - mean) / n + t * t / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student(freedom: int) -> float:
+    """Return the 97.5th percentile of Student's t, within 1 % from 3 degrees of freedom up. Source: Abramowitz & Stegun 26.7.5."""
+    if freedom < 3:
+        return (Z, 12.706, 4.303)[freedom]
+    terms = (
+        Z,
+        (Z**3 + Z) / 4,
+        (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
+        (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))

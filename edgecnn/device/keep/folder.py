@@ -1,0 +1,156 @@
+"""A folder of kept pictures: DIR/DAY/NAME.jpg, and NAME.json, written last, which says what it is. `kept.schema.json` is its schema."""
+
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from edgecnn.device.stream.pictures import stamp
+from edgecnn.errors import ImageError
+from edgecnn.files import open_regular, output_errors, sha256, write_atomic
+from edgecnn.images import MAX_SIDE, read_file
+from edgecnn.labels import utf8
+from edgecnn.region import EXPECTED, is_region
+from edgecnn.tables import Struct, build, fields_of, key, to_json
+
+SCHEMA = "edgecnn.kept/1"
+
+UNSURE, STRANGER, RANDOM = "unsure", "stranger", "random"
+"""Why a picture was kept. A frame that the random sample was due for is RANDOM, however unsure its answer."""
+
+DAY, NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+")
+
+MOST_BYTES = 1 << 20  # of a picture's JSON
+
+LAST_S = 253_402_300_799  # the last second that a name's four digits of the year can say
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o600  # these are pictures of somebody's home
+
+
+class KeptModel(Struct):
+    """The model that answered: its bundle's name, and its own file's hash."""
+
+    name: str
+    sha256: str
+
+
+class KeptScore(Struct):
+    """A class and its softmax probability."""
+
+    label: str
+    score: float = key(low=0, high=1)
+
+
+class KeptPicture(Struct):
+    """The JPEG file: its hash, and its upright width and height in pixels."""
+
+    sha256: str
+    width: int = key(low=1, high=MAX_SIDE)
+    height: int = key(low=1, high=MAX_SIDE)
+
+
+class Facts(Struct):
+    """What the JSON says of a kept picture.
+
+    Attributes:
+        ts: when the frame was whole, in seconds since the epoch (UTC).
+        why: UNSURE, STRANGER or RANDOM.
+        scores: of the best classes, as many as the result had, best first.
+        label: the decision; None if it was no label, for `reason`.
+        region: the part of the picture that the model saw, as in `edgecnn.region`; all else is grey. None for the whole picture.
+    """
+
+    schema: Literal["edgecnn.kept/1"] = "edgecnn.kept/1"
+    ts: float = key(low=0, high=LAST_S)
+    why: Literal["unsure", "stranger", "random"]
+    source: str
+    seq: int = key(low=0)
+    model: KeptModel
+    scores: tuple[KeptScore, ...]
+    label: str | None
+    reason: str | None
+    region: tuple[float, float, float, float] | None = key(valid=is_region, expected=EXPECTED)
+    picture: KeptPicture
+
+    @property
+    def guess(self) -> str | None:
+        """The best class, also if the decision was no label; None without scores."""
+        return self.scores[0].label if self.scores else None
+
+
+class Kept(Facts):
+    """A kept picture: its facts, and the path of its JPEG file."""
+
+    path: Path
+
+    def read(self) -> bytes:
+        """Return the JPEG file's bytes; ImageError if it cannot be read, or is not what was kept."""
+        data = read_file(self.path)
+        if sha256(data) != self.picture.sha256:
+            raise ImageError("the picture is not the one that was kept: its SHA-256 is another")
+        return data
+
+
+def name_of(ts: float, seq: int) -> str:
+    """Return a kept picture's path below the folder, without suffix: its day in UTC, its time and its number."""
+    return f"{time.strftime('%Y-%m-%d', time.gmtime(ts))}/{stamp(ts, 6)}-{seq}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only its owner may look into; one that exists stays as it is. OutputError if that fails."""
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def write_kept(folder: Path, facts: Facts, data: bytes) -> tuple[Kept, int]:
+    """Write a JPEG, then its JSON, or raise OutputError; return them as `kept_pictures` does, and the JSON's size in bytes."""
+    path = folder / f"{name_of(facts.ts, facts.seq)}.jpg"
+    text = utf8(json.dumps(to_json(facts), ensure_ascii=False, indent=1), r"\\").encode() + b"\n"
+    for missing in (folder, path.parent):
+        make_folder(missing)
+    write_atomic(path, data, FILE_MODE)
+    write_atomic(path.with_suffix(".json"), text, FILE_MODE)
+    return Kept(path=path, **vars(facts)), len(text)
+
+
+def kept_pictures(folder: Path) -> list[Kept]:
+    """Return a folder's kept pictures, oldest first; a folder that does not exist has none.
+
+    What is not whole yet, damaged, a link or something else is passed over: a folder that was fetched from a board may hold anything.
+    """
+    return [kept for path in _documents(folder) if (kept := read_kept(path)) is not None]
+
+
+def _documents(folder: Path) -> Iterator[Path]:
+    days = (day for day in _names(folder) if DAY.fullmatch(day) and not (folder / day).is_symlink())
+    for day in days:
+        for name in _names(folder / day):
+            stem, _, suffix = name.rpartition(".")
+            if suffix == "json" and NAME.fullmatch(stem):
+                yield folder / day / name
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def read_kept(path: Path) -> Kept | None:
+    """Return what a JSON file and the JPEG next to it are; None if they are no kept picture. Fields that are not known are left out."""
+    picture = path.with_suffix(".jpg")
+    try:
+        if not all(stat.S_ISREG(file.lstat().st_mode) for file in (picture, path)):
+            return None
+        with open_regular(path) as file:
+            table = json.loads(file.read(MOST_BYTES + 1) or b"")
+        known = {name: value for name, value in table.items() if name in fields_of(Facts)}
+        return Kept(path=picture, **vars(build(Facts, known, ValueError)))
+    except (OSError, ValueError, AttributeError, RecursionError):  # of a table that is no object, too
+        return None

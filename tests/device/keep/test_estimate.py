@@ -1,0 +1,48 @@
+"""Accuracy in the field: of the random sample only, with an interval that knows what depends on each other."""
+
+import pytest
+from scipy.stats import t
+
+from edgecnn.device.keep.estimate import Answer, field_accuracy, student
+from edgecnn.evaluate.statistics import wilson
+
+
+def answers(right, wrong, skipped=0, hours=1):
+    """Answers of the random sample, spread evenly over so many hours."""
+    all_ = [True] * right + [False] * wrong + [None] * skipped
+    return [Answer(3600 * (index % hours) + index, right, "random") for index, right in enumerate(all_)]
+
+
+def test_the_line_of_text():
+    found = field_accuracy(answers(178, 34, 9, hours=221), planned=230, kept=221)
+    assert found.text == "in the field 84.0 % (78 to 88), n = 212; 9 skipped: 80.5 to 84.6 %"
+    assert "skipped" not in field_accuracy(answers(9, 1, hours=10), 10, 10).text
+
+
+def test_frames_kept_for_another_reason_do_not_count():
+    sample = answers(80, 20, hours=100)
+    unsure = [Answer(ts, False, why) for ts in range(99) for why in ("unsure", "stranger")]
+    assert field_accuracy([*unsure, *sample], 100, 100) == field_accuracy(sample, 100, 100)
+    assert field_accuracy(unsure, 100, 100) is None
+    assert field_accuracy([Answer(0.0, None, "random")], 1, 1) is None, "skipped"
+
+
+def test_independent_answers_have_wilsons_interval():
+    found = field_accuracy([Answer(3600.0 * i, i % 10 > 0, "random") for i in range(400)], 400, 400)
+    low, high = wilson(360, 400)
+    assert found.hours == 400 and (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+
+
+def test_ten_pictures_of_one_scene_are_hardly_more_than_one():
+    """Of 40 hours, each with a scene that the model always has right, or always wrong."""
+    by_scene = [Answer(3600.0 * hour + i, hour % 4 > 0, "random") for hour in range(40) for i in range(10)]
+    found = field_accuracy(by_scene, 400, 400)
+    low, high = wilson(30, 40)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+    one_hour = field_accuracy(by_scene[:10], 10, 10)
+    assert one_hour.low == pytest.approx(0, abs=0.01), "one scene says next to nothing"
+
+
+@pytest.mark.parametrize("freedom", [0, 1, 2, 3, 5, 10, 30, 200])
+def test_students_percentile(freedom):
+    assert student(freedom) == pytest.approx(t.ppf(0.975, freedom) if freedom else 1.96, rel=0.01)
