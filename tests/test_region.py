@@ -226,15 +226,24 @@ class TestOnTheDevice:
         assert f"; region 0,0,1,1, not the bundle's {TEXT}\n" in overridden.err
 
     @pytest.mark.parametrize("rotation", ROTATIONS)
-    def test_a_stream_sees_the_region_and_keeps_the_whole_frame(
-        self, edgecnn, photos, with_region, schema_of, tmp_path, rotation
-    ):
+    def test_a_stream_sees_the_region(self, edgecnn, photos, with_region, schema_of, tmp_path, rotation):
         import jsonschema
 
         turned = np.ascontiguousarray(np.rot90(noise(), rotation // 90))
         (tmp_path / "turned.png").write_bytes(encoded(turned))
         source = "synthetic:?frames=2&pattern=turned.png"
-        options = ("--model", with_region, "--rotate", rotation, "--save-uncertain", "unsure", "--save-margin", "1")
+        options = (
+            "--model",
+            with_region,
+            "--rotate",
+            rotation,
+            "--keep",
+            "kept",
+            "--keep-margin",
+            "1",
+            "--keep-random",
+            "0",
+        )
         result = edgecnn("classify", source, "--json", *options, "--explain", "maps")
         found = lines(result)
         schema = schema_of("result")
@@ -243,12 +252,14 @@ class TestOnTheDevice:
         assert [line["region"] for line in found if line.get("event") == "camera_opened"] == [list(REGION)]
         frame = next(line for line in found if "seq" in line and "event" not in line)
         assert frame["region"] == list(REGION)
-        (kept,) = (tmp_path / "unsure").glob("*/*.jpg")
-        assert Image.open(kept).size == (64, 48), "the whole frame, upright: training cuts it as the device did"
+        (kept,) = (tmp_path / "kept").glob("*/*.jpg")
+        assert Image.open(kept).size == (64, 48), (
+            "as large as the whole frame, upright: training cuts it as the device did"
+        )
 
         part = np.ascontiguousarray(np.rot90(cut_by_hand(noise()), rotation // 90))
         (tmp_path / "turned.png").write_bytes(encoded(part))
-        options = ("--model", with_region, "--rotate", rotation, "--region", "0,0,1,1", "--save-margin", "1")
+        options = ("--model", with_region, "--rotate", rotation, "--region", "0,0,1,1", "--keep-margin", "1")
         cut = lines(edgecnn("classify", source, "--json", *options, "--explain", "of-part"))
         assert scores(frame) == scores(next(line for line in cut if "seq" in line and "event" not in line))
         maps = [next((tmp_path / name).glob("*/*.png")).read_bytes() for name in ("maps", "of-part")]

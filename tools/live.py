@@ -164,23 +164,23 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.camera:
         show()
-    from edgecnn.cli.classify_stream import make_keepers
     from edgecnn.cli.http import listen, make_live
     from edgecnn.cli.options import load_classifier
+    from edgecnn.device.keep.keeper import make_keepers
     from edgecnn.device.stream.ends import Ends
     from edgecnn.device.stream.loop import open_stream
     from edgecnn.device.stream.settings import Decision, Engine, Http, Model, Reaction, Settings, State
 
     out = arguments.out.absolute()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Ends() as ends:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Ends():
         os.environ["XDG_STATE_HOME"] = folder  # where the counts of drift are kept
         settings = Settings(
             http=Http(address="0"), state=State(smooth="3"), decision=Decision(threshold=0.9),
-            reaction=Reaction(save_uncertain=Path(folder, "unsure")),
+            reaction=Reaction(keep=Path(folder, "kept"), keep_random=0),
         )  # fmt: skip
         choice = {**vars(Engine()), **vars(Model(region=REGION))}
         door, classifier = listen(settings.http), load_classifier(BUNDLE, **choice)
-        keepers = make_keepers(settings, classifier, ends)
+        keepers = make_keepers(settings, classifier)
         camera = Path(folder, "camera-in-the-cellar")
         camera.write_text(
             f"#!/bin/sh\nexec {shlex.join([sys.executable, str(Path(__file__).resolve()), '--camera'])}\n"

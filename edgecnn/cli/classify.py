@@ -80,7 +80,7 @@ def classify(
       find . -name '*.jpg' | edgecnn classify - --model cats.edgecnn
       edgecnn classify --camera --smooth 3 --on-change ./door.sh
       edgecnn classify --camera --region 0.4,0.2,0.3,0.5
-      edgecnn classify rtsp://door.local/1 --max-fps 5 --json --save-uncertain unsure
+      edgecnn classify rtsp://door.local/1 --max-fps 5 --json --keep kept
       edgecnn classify --camera --smooth 3 --mqtt mqtt://broker.local/door
     """
     from edgecnn.device.cameras import is_stream

@@ -18,7 +18,7 @@ from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 
 if TYPE_CHECKING:
-    from edgecnn.device.stream.keep import UncertainFrames
+    from edgecnn.device.keep.keeper import Keeper
     from edgecnn.device.stream.settings import Settings
     from edgecnn.runtime.classifier import Classifier
 
@@ -34,10 +34,10 @@ def classify_stream(
     """Classify a stream, or what a camera sees if `source` is None, until it ends, its time is over or a signal comes (Stopped)."""
     consumers: list[Consumer] = []
     chosen = settings.reaction
-    maps, frames = chosen.explain, chosen.save_uncertain
+    maps, frames = chosen.explain, chosen.keep
     if maps and frames and maps.resolve().is_relative_to(frames.resolve()):
         raise typer.BadParameter(
-            "name a folder outside that of --save-uncertain: maps are not images to train on.", param_hint="--explain"
+            "name a folder outside that of --keep: maps are not images to train on.", param_hint="--explain"
         )
     if chosen.on_change is not None:
         from edgecnn.device.stream.onchange import OnChange
@@ -56,7 +56,11 @@ def classify_stream(
     secret("--camera-password-file", CAMERA, settings.camera.password_file)
     with Ends() as ends:
         classifier = load()
-        keepers = make_keepers(settings, classifier, ends)
+        keepers: list[Keeper] = []
+        if maps or frames:
+            from edgecnn.device.keep.keeper import make_keepers
+
+            keepers = make_keepers(settings, classifier, ends.interruptible)
         consumers = [*keepers, *consumers]
         if broker:
             consumers.append(make_publisher(broker, classifier))
@@ -93,28 +97,6 @@ def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
         yield functools.partial(show_json, classifier, Seldom(READER_EVERY_S))
     else:
         yield functools.partial(show_text, Seldom(READER_EVERY_S))
-
-
-def make_keepers(settings: "Settings", classifier: "Classifier", ends: Ends) -> "list[UncertainFrames]":
-    chosen, rotation = settings.reaction, settings.camera.rotation
-    if not (chosen.save_uncertain or chosen.explain):
-        return []
-    from edgecnn.device.stream.keep import UncertainFrames
-
-    keepers: list[UncertainFrames] = []
-    if chosen.save_uncertain:
-        from edgecnn.device.stream.pictures import encode
-
-        write = functools.partial(encode, rotation=rotation)
-        keepers.append(UncertainFrames(chosen.save_uncertain, chosen, write, ends.interruptible))
-    if chosen.explain:
-        from edgecnn.device.explain import frame_pictures
-
-        explained = frame_pictures(classifier, settings.decision.fit)
-        keepers.append(
-            UncertainFrames(chosen.explain, chosen, lambda image: explained(image, rotation), ends.interruptible)
-        )
-    return keepers
 
 
 def check_reader(due: Seldom) -> None:

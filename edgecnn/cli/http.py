@@ -11,7 +11,7 @@ from edgecnn.device.http.door import Door, open_door
 if TYPE_CHECKING:
     from edgecnn.device.http.live import Live
     from edgecnn.device.http.textfile import MetricsFile
-    from edgecnn.device.stream.keep import UncertainFrames
+    from edgecnn.device.keep.keeper import Keeper
     from edgecnn.device.stream.settings import Http, Settings
     from edgecnn.runtime.classifier import Classifier
 
@@ -43,18 +43,18 @@ def make_live(
     classifier: "Classifier",
     choice: Mapping[str, Any],
     source: str | None,
-    keepers: "Sequence[UncertainFrames]" = (),
+    keepers: "Sequence[Keeper]" = (),
 ) -> "Live":
     """Start the server of a stream.
 
-    `choice` has the arguments that loaded the classifier, but its path; the first of `keepers` keeps unsure frames, if the settings name
-    a folder for them.
+    `choice` has the arguments that loaded the classifier, but its path; the first of `keepers` keeps frames, if the settings name a
+    folder for them.
     """
     from edgecnn.device.http.link import UNSURES
     from edgecnn.device.http.live import Live
     from edgecnn.device.http.opening import make_opening
 
-    keeper = keepers[0] if settings.reaction.save_uncertain else None
+    keeper = keepers[0] if settings.reaction.keep else None
     kept = keeper.newest(UNSURES) if keeper else ()
     opening = make_opening(door, settings, classifier, choice, camera=source or "", kept=kept)
     live = Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)

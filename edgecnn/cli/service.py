@@ -9,10 +9,13 @@ import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Json, Root, check_choice, option
-from edgecnn.errors import ServiceError
+from edgecnn.errors import OutputError, ServiceError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgecnn.device.keep.keeper import Keeper
     from edgecnn.device.service.config import Config
     from edgecnn.device.service.run import Surroundings
     from edgecnn.device.stream.loop import Consumer, Item
@@ -146,11 +149,26 @@ def print_item(item: "Item") -> None:
 
 
 def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
-    """Make what publishes the state, if the options name a broker or a port. Options that do not fit are a problem, not the end."""
-    return [*brokers(config, classifier, around), *pages(config, classifier, around)]
+    """Make what keeps frames and publishes the state, as far as the options say. Options that do not fit are a problem, not the end."""
+    keepers = frames(config, classifier, around)
+    return [*keepers, *brokers(config, classifier, around), *pages(config, classifier, around, keepers)]
 
 
-def pages(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
+def frames(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Keeper]":
+    if config.settings.reaction.keep is None:
+        return []
+    from edgecnn.device.keep.keeper import make_keepers
+
+    try:
+        return make_keepers(config.settings, classifier)
+    except OutputError as error:
+        around.problem("configuration", f"no frames are kept: {error}")
+    return []
+
+
+def pages(
+    config: "Config", classifier: "Classifier", around: "Surroundings", keepers: "Sequence[Keeper]"
+) -> "list[Consumer]":
     settings, source = config.settings, config.source
     if settings.http.address is None and settings.metrics.file is None:
         return []
@@ -160,7 +178,7 @@ def pages(config: "Config", classifier: "Classifier", around: "Surroundings") ->
         if settings.http.address is None:
             return [make_metrics_file(settings, classifier, source)]
         door = listen(settings.http, say=bool, warn=lambda text: around.problem("configuration", text))
-        return [make_live(door, settings, classifier, {"strangers": config.strangers}, source)]
+        return [make_live(door, settings, classifier, {"strangers": config.strangers}, source, keepers)]
     except typer.BadParameter as error:
         around.problem("configuration", f"no page: {error.message}")
     except ModuleNotFoundError as error:

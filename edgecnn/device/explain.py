@@ -78,13 +78,11 @@ def in_words(box: tuple[float, float, float, float]) -> str:
     return NINTHS[row][column]
 
 
-def frame_pictures(
-    classifier: Classifier, fit: str | None = None
-) -> Callable[[bytes | np.ndarray, int], tuple[bytes, str]]:
-    """Return what turns a frame and its rotation into its explanation's picture and the file's suffix, for `UncertainFrames`."""
+def frame_pictures(classifier: Classifier, fit: str | None = None) -> Callable[[bytes | np.ndarray, int], bytes]:
+    """Return what turns a frame and its rotation into its explanation's picture, a PNG file's bytes."""
 
-    def write(image: bytes | np.ndarray, rotation: int) -> tuple[bytes, str]:
+    def write(image: bytes | np.ndarray, rotation: int) -> bytes:
         found = explain(image, classifier, fit, rotation)
-        return picture(found.pixels, found.map, found.answer, found.score), ".png"
+        return picture(found.pixels, found.map, found.answer, found.score)
 
     return write

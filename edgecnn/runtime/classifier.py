@@ -1,6 +1,6 @@
 """Images to labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -29,13 +29,17 @@ BATCH = 64
 
 
 class Result(NamedTuple):
-    """What an image was classified as (`edgecnn.runtime.decision.Decision`), and how long the steps decode, preprocess and infer took."""
+    """What an image was classified as (`edgecnn.runtime.decision.Decision`), and how long the steps decode, preprocess and infer took.
+
+    `features` are what the model's last layer read, float32 (length,), if the classifier `gives_features`.
+    """
 
     top: tuple[Score, ...]
     decision: str
     reason: str | None
     lead: float
     latency_ms: dict[str, float]
+    features: np.ndarray | None = None
 
 
 class Classifier:
@@ -62,6 +66,8 @@ class Classifier:
         self.model_sha256 = model_sha256
         self.region = model.contract.region
         self.strangers = strangers
+        self.gives_features = strangers is not None
+        """Whether results have features. True only for a model that has them (`model.engine.features`)."""
 
     @classmethod
     def load(
@@ -125,9 +131,9 @@ class Classifier:
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()
-        decision = self._decide(pixels[np.newaxis], top_k, threshold, margin)[0]
+        decisions, features = self._decide(pixels[np.newaxis], top_k, threshold, margin)
         latency_ms["infer"] = (perf_counter() - start) * 1000
-        return Result(*decision, latency_ms)
+        return Result(*decisions[0], latency_ms, features[0])
 
     def classify_batch(
         self,
@@ -149,11 +155,12 @@ class Classifier:
                 except ImageError as error:
                     raise ImageError(f"image {index}: {error}") from None
             start = perf_counter()
-            decisions = self._decide(np.stack([pixels for pixels, _ in prepared]), top_k, threshold, margin)
+            stacked = np.stack([pixels for pixels, _ in prepared])
+            decisions, features = self._decide(stacked, top_k, threshold, margin)
             each_ms = (perf_counter() - start) * 1000 / len(batch)
             results += [
-                Result(*decision, latency_ms | {"infer": each_ms})
-                for decision, (_, latency_ms) in zip(decisions, prepared, strict=True)
+                Result(*decision, latency_ms | {"infer": each_ms}, row)
+                for decision, (_, latency_ms), row in zip(decisions, prepared, features, strict=True)
             ]
         return results
 
@@ -166,16 +173,21 @@ class Classifier:
         end = perf_counter()
         return pixels, {"decode": (after_decode - start) * 1000, "preprocess": (end - after_decode) * 1000}
 
-    def _decide(self, pixels: np.ndarray, top_k: int, threshold: float | None, margin: float) -> list[Decision]:
-        """Run the model and return the decision for each image, uint8 (n, height, width, channels)."""
+    def _decide(
+        self, pixels: np.ndarray, top_k: int, threshold: float | None, margin: float
+    ) -> tuple[list[Decision], Sequence[np.ndarray | None] | np.ndarray]:
+        """Run the model; return the decision for each image, uint8 (n, height, width, channels), and its features if they are given."""
         threshold = self.threshold if threshold is None else threshold
-        if self.strangers is None:
+        if not self.gives_features:
             rows = [softmax(row / self.temperature) for row in self.model.logits(pixels)]
-            return [decide(scores, self.labels, top_k, threshold, margin) for scores in rows]
+            return [decide(scores, self.labels, top_k, threshold, margin) for scores in rows], [None] * len(rows)
         logits, features = self.model.logits_and_features(pixels)
         scores = softmax(logits / self.temperature)
-        pairs = zip(scores, self.strangers.refused(scores.max(axis=1), features).tolist(), strict=True)
-        return [decide(row, self.labels, top_k, threshold, margin, stranger) for row, stranger in pairs]
+        refused = [False] * len(scores)
+        if self.strangers is not None:
+            refused = self.strangers.refused(scores.max(axis=1), features).tolist()
+        pairs = zip(scores, refused, strict=True)
+        return [decide(row, self.labels, top_k, threshold, margin, stranger) for row, stranger in pairs], features
 
 
 def region_about(own: Region, requested: Region | None) -> str:

@@ -1,13 +1,14 @@
 """What the server is given when it starts, made of the settings and of the classifier."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.bundle.validation import read_validation
 from edgecnn.device.http.door import Door
 from edgecnn.device.http.drift import shown_validation
 from edgecnn.device.http.link import Opening
+from edgecnn.device.keep.folder import read_kept
 from edgecnn.device.slots.about import about
 from edgecnn.device.stream.settings import Settings
 from edgecnn.files import canonical_json, sha256, state_home
@@ -15,8 +16,6 @@ from edgecnn.region import WHOLE
 
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
-
-STAMP = "%Y%m%dT%H%M%S.%fZ"  # as `edgecnn.device.stream.pictures.stamp` writes it
 
 
 def make_opening(
@@ -31,9 +30,9 @@ def make_opening(
     """Put together what the server needs.
 
     `choice` has the arguments of `Classifier.load`, but its path; `camera` is the stream's address, "" for the first camera that works and
-    None without a stream; `kept` are the unsure frames that an earlier run kept, oldest first.
+    None without a stream; `kept` are the unsure frames that an earlier run kept in the folder of the settings, oldest first.
     """
-    folder, metrics_file = settings.reaction.save_uncertain, settings.metrics.file
+    folder, metrics_file = settings.reaction.keep, settings.metrics.file
     return Opening(
         port=door.address[1] if door else 0,
         token=door.token if door else None,
@@ -45,7 +44,7 @@ def make_opening(
         classifier={"path": str(classifier.bundle.path), **choice},
         decision=vars(settings.decision),
         unsure=None if folder is None else str(folder.absolute()),
-        kept=tuple(described(name) for name in kept),
+        kept=tuple(found for name in kept if folder and (found := described(folder, name))),
         drift=None if camera is None else drift_facts(classifier, settings, camera),
         metrics_file=None if metrics_file is None else str(metrics_file.absolute()),
     )
@@ -63,11 +62,13 @@ def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> di
     }
 
 
-def described(name: str) -> dict[str, Any]:
-    """Return what an unsure frame's file name says of it."""
-    guess, _, file = name.partition("/")
-    time = datetime.strptime(file.partition("-")[0], STAMP).replace(tzinfo=UTC)
-    return {"name": name, "ts": time.timestamp(), "guess": guess, "reason": None, "score": None}
+def described(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return what is known of an unsure frame that was kept as `name` below a folder; None if it is gone."""
+    kept = read_kept((folder / name).with_suffix(".json"))
+    if kept is None:
+        return None
+    score = kept.scores[0].score if kept.scores else None
+    return {"name": name, "ts": kept.ts, "guess": kept.guess, "reason": kept.reason, "score": score}
 
 
 def model_facts(classifier: "Classifier") -> dict[str, Any]:

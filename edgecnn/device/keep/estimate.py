@@ -8,7 +8,10 @@ import numpy as np
 from edgecnn.device.keep.folder import RANDOM
 from edgecnn.tables import Struct
 
-HOUR_S = 3600
+HOUR_S, DAY_S = 3600, 86400
+
+BLOCKS = 7
+"""Blocks of the time that a sample spans, for scenes that last longer than an hour."""
 
 Z = 1.959964
 """The normal distribution's 97.5th percentile."""
@@ -61,35 +64,48 @@ def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estima
     if not known:
         return None
     right = np.array([answer.right for answer in known], float)
-    hours = np.unique([int(answer.ts // HOUR_S) for answer in known], return_inverse=True)[1]
-    low, high = clustered_interval(right, hours)
+    times = np.array([answer.ts for answer in known])
+    low, high = clustered_interval(right, times)
     n, skipped, total = len(known), len(sample) - len(known), right.sum()
     return Estimate(
-        accuracy=float(right.mean()), low=low, high=high, n=n, hours=int(hours.max()) + 1, skipped=skipped,
+        accuracy=float(right.mean()), low=low, high=high, n=n, hours=len(np.unique(times // HOUR_S)), skipped=skipped,
         bounds=(float(total / len(sample)), float((total + skipped) / len(sample))), planned=planned, kept=kept,
     )  # fmt: skip
 
 
-def clustered_interval(right: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of a share whose answers depend on each other within clusters: Wilson's, of as many answers as are worth.
+def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a share of answers that depend on each other while a scene persists: Wilson's, of fewer answers.
 
     Args:
         right: float (n,) of 0 and 1.
-        clusters: int (n,) from 0, each answer's cluster.
+        times: float (n,), seconds.
 
-    The design effect is the clustered variance of the mean by that of independent answers, at least 1; n divided by it is the number of
-    answers in Wilson's interval, and Student's t of clusters - 1 degrees of freedom takes the place of the normal distribution.
+    Answers are clustered by hour, and by longer blocks: BLOCKS of all the time, of a day at most; the wider interval counts. The design
+    effect is the clustered variance of the mean by that of independent answers, at least 1; n divided by it is the number of answers in
+    Wilson's interval, and Student's t of clusters - 1 degrees of freedom takes the place of the normal distribution.
 
     Source: Kish 1965, "Survey Sampling"; Dean & Pagano 2015, "Evaluating Confidence Interval Methods for Binomial Proportions in Clustered
     Surveys".
     """
+    n, mean, start = len(right), float(right.mean()), float(times.min())
+    block = min(max((float(times.max()) - start) / BLOCKS, HOUR_S), DAY_S)
+    by_hour, by_block = (
+        np.unique(one // 1, return_inverse=True)[1] for one in (times / HOUR_S, (times - start) / block)
+    )
+    unknown = n / (by_hour.max() + 1)  # if all answers are the same, they may depend wholly on their hour
+    ends = [
+        _wilson(mean, n / _design_effect(right, clusters, unknown), student(int(clusters.max())))
+        for clusters in ((by_hour, by_block) if by_block.max() >= BLOCKS - 1 else (by_hour,))
+    ]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _design_effect(right: np.ndarray, clusters: np.ndarray, unknown: float) -> float:
     n, count, mean = len(right), int(clusters.max()) + 1, float(right.mean())
-    independent = mean * (1 - mean)
-    effect = n / count
-    if count > 1 and independent:
-        sums = np.bincount(clusters, right - mean)
-        effect = max(1.0, float(count / (count - 1) * (sums**2).sum() / (n * independent)))
-    return _wilson(mean, n / effect, student(count - 1))
+    if count == 1 or mean in (0, 1):
+        return float(n) if count == 1 else unknown
+    sums = np.bincount(clusters, right - mean)
+    return max(1.0, float(count / (count - 1) * (sums**2).sum() / (n * mean * (1 - mean))))
 
 
 def _wilson(mean: float, n: float, t: float) -> tuple[float, float]:

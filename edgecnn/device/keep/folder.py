@@ -1,11 +1,11 @@
 """A folder of kept pictures: DIR/DAY/NAME.jpg, and NAME.json, written last, which says what it is. `kept.schema.json` is its schema."""
 
+import contextlib
 import json
-import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,11 @@ from edgecnn.tables import Struct, build, fields_of, key, to_json
 
 SCHEMA = "edgecnn.kept/1"
 
-UNSURE, STRANGER, RANDOM = "unsure", "stranger", "random"
+Why = Literal["unsure", "stranger", "random"]
+
+UNSURE: Why = "unsure"
+STRANGER: Why = "stranger"
+RANDOM: Why = "random"
 """Why a picture was kept. A frame that the random sample was due for is RANDOM, however unsure its answer."""
 
 DAY, NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+")
@@ -66,7 +70,7 @@ class Facts(Struct):
 
     schema: Literal["edgecnn.kept/1"] = "edgecnn.kept/1"
     ts: float = key(low=0, high=LAST_S)
-    why: Literal["unsure", "stranger", "random"]
+    why: Why
     source: str
     seq: int = key(low=0)
     model: KeptModel
@@ -107,15 +111,28 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
-def write_kept(folder: Path, facts: Facts, data: bytes) -> tuple[Kept, int]:
-    """Write a JPEG, then its JSON, or raise OutputError; return them as `kept_pictures` does, and the JSON's size in bytes."""
-    path = folder / f"{name_of(facts.ts, facts.seq)}.jpg"
-    text = utf8(json.dumps(to_json(facts), ensure_ascii=False, indent=1), r"\\").encode() + b"\n"
-    for missing in (folder, path.parent):
+def documents(facts: Facts, data: bytes) -> dict[str, bytes]:
+    """Return a kept picture's files by suffix, in the order in which they are written: the JPEG, and what says that it is whole."""
+    text = utf8(json.dumps(to_json(facts), ensure_ascii=False, indent=1), r"\\")
+    return {".jpg": data, ".json": text.encode() + b"\n"}
+
+
+def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Write a picture's files by suffix, all or none. OutputError if one cannot be written."""
+    for missing in (folder, (folder / name).parent):
         make_folder(missing)
-    write_atomic(path, data, FILE_MODE)
-    write_atomic(path.with_suffix(".json"), text, FILE_MODE)
-    return Kept(path=path, **vars(facts)), len(text)
+    with contextlib.ExitStack() as undo:
+        for suffix, data in files.items():
+            write_atomic(folder / f"{name}{suffix}", data, FILE_MODE)
+            undo.callback((folder / f"{name}{suffix}").unlink, missing_ok=True)
+        undo.pop_all()
+
+
+def write_kept(folder: Path, facts: Facts, data: bytes) -> Kept:
+    """Write a picture, as a keeper does; return it as `kept_pictures` does. OutputError if it cannot be written."""
+    name = name_of(facts.ts, facts.seq)
+    write_files(folder, name, documents(facts, data))
+    return Kept(path=folder / f"{name}.jpg", **vars(facts))
 
 
 def kept_pictures(folder: Path) -> list[Kept]:
@@ -123,23 +140,10 @@ def kept_pictures(folder: Path) -> list[Kept]:
 
     What is not whole yet, damaged, a link or something else is passed over: a folder that was fetched from a board may hold anything.
     """
-    return [kept for path in _documents(folder) if (kept := read_kept(path)) is not None]
-
-
-def _documents(folder: Path) -> Iterator[Path]:
-    days = (day for day in _names(folder) if DAY.fullmatch(day) and not (folder / day).is_symlink())
-    for day in days:
-        for name in _names(folder / day):
-            stem, _, suffix = name.rpartition(".")
-            if suffix == "json" and NAME.fullmatch(stem):
-                yield folder / day / name
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
+    paths = sorted(
+        path for path in folder.glob("*/*.json") if DAY.fullmatch(path.parent.name) and NAME.fullmatch(path.stem)
+    )
+    return [kept for path in paths if not path.parent.is_symlink() and (kept := read_kept(path)) is not None]
 
 
 def read_kept(path: Path) -> Kept | None:

@@ -19,6 +19,7 @@ from edgecnn.device.stream.settings import (
     Model,
     Mqtt,
     Pace,
+    Reaction,
     Settings,
     State,
     from_keys,
@@ -43,7 +44,7 @@ KEYS: list[tuple[str, Any, Any]] = [
     ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
     *keys_of(Camera, Pace, Decision, Model, State),
     ("good_after", int, key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)),
-    *keys_of(Mqtt, Http, Metrics),
+    *keys_of(Reaction, Mqtt, Http, Metrics),
 ]
 """The service's options. A text is empty for none."""
 
@@ -84,6 +85,10 @@ def parse(text: str, where: str) -> Config:
     if config.source and not is_stream(config.source):
         source = masked(config.source)
         raise ServiceError(f"{where}: source {source!r} is not a camera or a stream, such as /dev/video0 or rtsp://…")
+    if config.keep and not Path(config.keep).is_absolute():
+        raise ServiceError(
+            f"{where}: keep must be a folder's whole path, such as /var/lib/edgecnn/kept; received {config.keep!r}."
+        )
     if config.source.startswith("watch:"):
         raise ServiceError(f"{where}: source cannot be a folder: the watchdog takes its silence for a frozen camera.")
     return config

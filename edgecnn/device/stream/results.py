@@ -15,7 +15,7 @@ from edgecnn.runtime.decision import Score
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """The result of one frame of a stream; `top`, `decision`, `reason`, `lead` and `latency_ms` are those of `Result`.
+    """The result of one frame of a stream; `top`, `decision`, `reason`, `lead`, `latency_ms` and `features` are of `Result`.
 
     Attributes:
         seq: the frame's number among all that came since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
@@ -39,6 +39,7 @@ class FrameResult:
     state_since: float | None
     latency_ms: dict[str, float]
     dropped: int
+    features: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 def rfc3339(seconds: float) -> str:

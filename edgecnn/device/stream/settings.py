@@ -153,25 +153,40 @@ class State(Group):
 
 
 class Reaction(Group):
-    """What is done with changes of the state and with unsure frames, next to printing them."""
+    """What is done with changes of the state, and which frames are kept, next to printing them."""
 
-    heading: ClassVar = "Unsure frames of a stream"
+    heading: ClassVar = "Frames that are kept"
     on_change: str | None = option(
         None, "Run CMD, without a shell, when the state changes, with EDGECNN_STATE, EDGECNN_PREVIOUS and EDGECNN_SCORE in its "
         "environment.",
         metavar="CMD", shown="none", heading=State.heading,
     )  # fmt: skip
-    save_uncertain: Path | None = option(
-        None, "Keep unsure frames as DIR/GUESS/*, at most one per second.", metavar="DIR", shown="none"
-    )
-    save_margin: float = option(
-        0.5, "A frame is unsure if its decision is no label, or the best score leads the second by less than this.", low=0, high=1
+    keep: Path | None = option(
+        None, "Keep unsure and strange frames, and a random sample of all frames, in DIR: each as a JPEG and a JSON, of the region only.",
+        "keep unsure frames and a random sample of all in this folder, such as /var/lib/edgecnn/kept; empty for none",
+        metavar="DIR", shown="none",
     )  # fmt: skip
-    save_cap: float = option(
-        100.0, "Keep at most this much in each folder; the oldest frames go first.", low=0.1, metavar="MIB"
+    keep_unsure: int = option(
+        40, "Keep at most N unsure or strange frames a day, hardly ever two alike.", "most unsure or strange frames a day", low=0,
+        high=10_000, metavar="N",
+    )  # fmt: skip
+    keep_random: int = option(
+        20, "Keep N frames a day at random times, from which accuracy in the field can be estimated.",
+        "frames a day at random times, from which accuracy in the field can be estimated", low=0, high=10_000, metavar="N",
+    )  # fmt: skip
+    keep_margin: float = option(
+        0.5, "A frame is unsure if its decision is no label, or the best score leads the second by less than this.",
+        "a frame is unsure if the best score leads the second by less", low=0, high=1,
+    )  # fmt: skip
+    keep_cap: float = option(
+        200.0, "Keep at most this much in each folder; the oldest frames go first.", "most MiB that are kept; the oldest frames go first",
+        low=0.1, high=1_000_000, metavar="MIB",
+    )  # fmt: skip
+    keep_days: int = option(
+        30, "Remove frames after D days.", "days after which frames are removed", low=1, high=3650, metavar="D"
     )
     explain: Path | None = option(
-        None, "Keep a picture of what the model looked at in unsure frames as DIR/GUESS/*, at most one per second. See edgecnn explain.",
+        None, "Keep a picture of what the model looked at in unsure frames in DIR, within the same limits. See edgecnn explain.",
         metavar="DIR", shown="none",
     )  # fmt: skip
 

@@ -80,7 +80,9 @@ def token_file(tmp_path_factory):
 
 
 def test_what_is_answered_is_as_described(serve, token_file, photo, schema_of):
-    of = Described(serve(CAMERA, "--json", "--http-token-file", str(token_file), "--save-uncertain", "unsure").ready())
+    of = Described(
+        serve(CAMERA, "--json", "--http-token-file", str(token_file), "--keep", "kept", "--keep-random", "0").ready()
+    )
     for path, method in sorted(of.left - ENDLESS):
         if method == "get" and "{" not in path:
             assert of.ask(path) == 200, path

@@ -124,7 +124,7 @@ def page(browser):
 
 @chromium
 def test_the_page_at_each_size_in_light_and_dark(board, browser, looks, serious, page, camera, tmp_path):
-    serving = board("--save-uncertain", "unsure", "--threshold", "0.9999999").ready()
+    serving = board("--keep", "kept", "--keep-random", "0", "--threshold", "0.9999999").ready()
     serving.until(lambda: serving.state()["unsure"])
     for width, theme in looks():
         browser.get_log("browser"), browser.get_log("performance")
@@ -246,7 +246,7 @@ def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camer
     files = {name: sha256(content) for name, content in bundle.files.items()}
     forged = tmp_path / "forged.edgecnn"
     forged.write_bytes(pack(dataclasses.replace(bundle.manifest, labels=labels, files=files), bundle.files))
-    serving = board("--save-uncertain", "unsure", "--save-margin", "1", model=forged).ready()
+    serving = board("--keep", "kept", "--keep-margin", "1", "--keep-random", "0", model=forged).ready()
     serving.until(lambda: serving.state()["unsure"])
     for width, _ in itertools.islice(looks(), 0, None, 3):
         browser.get(serving.url)
@@ -257,7 +257,7 @@ def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camer
     assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
     loaded = "return [...document.querySelectorAll('#unsure img')].map(item => item.naturalWidth)"
     browser.execute_script("document.querySelector('#unsure img').scrollIntoView()")
-    serving.until(lambda: browser.execute_script(loaded)[0] == 320)
+    serving.until(lambda: browser.execute_script(loaded)[0] == 160)  # only the region is kept
     browser.execute_script("""
         const script = document.createElement("script"), policy = trustedTypes.createPolicy("test", {createScript: text => text});
         script.textContent = policy.createScript("window.hacked = 2");

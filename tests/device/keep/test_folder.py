@@ -45,7 +45,7 @@ def facts(**changed):
 
 def test_a_picture_is_written_for_its_owner_and_read_back(tmp_path):
     folder = tmp_path / "kept"
-    kept, _ = write_kept(folder, facts(label=None, reason="below_threshold", region=(0.5, 0.0, 0.5, 1.0)), JPEG)
+    kept = write_kept(folder, facts(label=None, reason="below_threshold", region=(0.5, 0.0, 0.5, 1.0)), JPEG)
     assert kept.path == folder / "2026-11-28/20261128T101502.123456Z-417.jpg"
     assert kept_pictures(folder) == [kept] and kept.read() == JPEG and kept.guess == "open"
     jsonschema.validate(json.loads(kept.path.with_suffix(".json").read_text()), SCHEMA)
@@ -55,7 +55,7 @@ def test_a_picture_is_written_for_its_owner_and_read_back(tmp_path):
 
 def test_what_is_no_kept_picture_is_passed_over(tmp_path):
     """A folder that was fetched from a board may hold anything."""
-    good, _ = write_kept(tmp_path, facts(scores=(), label=None, reason="no_score"), JPEG)
+    good = write_kept(tmp_path, facts(scores=(), label=None, reason="no_score"), JPEG)
     text = good.path.with_suffix(".json").read_text()
 
     def place(seq, content=text, jpeg=True):

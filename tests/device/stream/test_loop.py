@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost
+from edgecnn.device.keep.alike import Alike
+from edgecnn.device.keep.keeper import Keeper
+from edgecnn.device.keep.views import View
 from edgecnn.device.stream.events import (
     SIGNAL,
     CameraLostEvent,
@@ -20,12 +23,12 @@ from edgecnn.device.stream.events import (
     StateChangedEvent,
 )
 from edgecnn.device.stream.feed import Feed
-from edgecnn.device.stream.keep import UncertainFrames
 from edgecnn.device.stream.lines import error_line, file_line
 from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream.settings import Camera, Pace, Reaction
 from edgecnn.errors import CameraError, ImageError, OutputError
+from edgecnn.region import WHOLE
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Score, Smoother, decide
 
@@ -386,10 +389,10 @@ def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(loop, fake, lines
 
     def full(self, result):
         offered.append(result)
-        raise OutputError("cannot write unsure/cat/1.jpg: No space left on device.")
+        raise OutputError("cannot write kept/2026-11-28/1.jpg: No space left on device.")
 
-    monkeypatch.setattr(UncertainFrames, "offer", full)
-    keeper = UncertainFrames(tmp_path, Reaction())
+    monkeypatch.setattr(Keeper, "offer", full)
+    keeper = Keeper(tmp_path, Reaction(), lambda result, why: {}, alike=Alike(View(0, WHOLE, WHOLE), None))
     sink = loop(fake.Source(*[b"cat 0.6"] * 20, None), parts={"consumers": [keeper]})
     failed = [line for line in lines(sink) if line.get("event") == "save_failed"]
     assert len(offered) == 20 and [line["count"] for line in failed] == [1]

@@ -58,8 +58,8 @@ def test_the_services_keys_become_the_settings():
 def test_fields_are_arguments_and_a_wrong_name_gets_the_nearest():
     made = Settings(**gather({"margin": 0.2, "fps": 5.0}, Camera, Decision))
     assert (made.decision.margin, made.camera.fps, made.state.smooth) == (0.2, 5.0, "1")
-    for wrong in ({"smoth": "3"}, {"save_cap": 1.0}):
-        with pytest.raises(TypeError, match=r"unknown setting '(smoth|save_cap)' of a stream"):
+    for wrong in ({"smoth": "3"}, {"keep_cap": 1.0}):
+        with pytest.raises(TypeError, match=r"unknown setting '(smoth|keep_cap)' of a stream"):
             open_stream("synthetic:", **wrong)
     with pytest.raises(TypeError, match=r"Decision has no field 'margn'\. Did you mean 'margin'"):
         Decision(margn=0.2)

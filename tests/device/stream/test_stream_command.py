@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
+from edgecnn.device.keep.keeper import INDEX
 from edgecnn.errors import CameraError
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
@@ -147,30 +148,30 @@ def test_a_stream_that_ends(start, parse):
 
 
 def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
-    unsure = ("--threshold", "1", "--save-uncertain", "unsure")
+    unsure = ("--threshold", "1", "--keep", "kept", "--keep-random", "0")
     out, err = finish(start(None, "synthetic:64x48?frames=4", "--smooth", "4", *unsure), 0)
-    assert len(list((tmp_path / "unsure").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
+    assert len(list((tmp_path / "kept").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
     (line,) = out.decode().splitlines()
     assert line[:2] == "20" and line.endswith("Z abstain (below_threshold)")
     assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
 
 
 def test_frames_and_their_maps_are_kept_in_folders_of_their_own(start, tmp_path):
-    unsure = ("--threshold", "1", "--save-uncertain", "unsure", "--explain", "maps")
-    finish(start(None, "synthetic:64x48?frames=4", "--rotate", "90", *unsure), 0)
-    (kept,) = (tmp_path / "unsure").glob("*/*.jpg")
+    unsure = ("--threshold", "1", "--keep", "kept", "--keep-random", "0", "--explain", "maps")
+    finish(start(None, "synthetic:64x48?frames=1", "--rotate", "90", *unsure), 0)
+    (kept,) = (tmp_path / "kept").glob("*/*.jpg")
     (map_,) = (tmp_path / "maps").glob("*/*.png")
-    assert map_.parent.name == kept.parent.name, "the same guess"
+    assert map_.relative_to(tmp_path / "maps").with_suffix(".jpg") == kept.relative_to(tmp_path / "kept")
     with Image.open(map_) as picture:
         assert picture.size == (2 * 256 + 8, 256 + 2 * 19 + 8)
 
 
 def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
-    (tmp_path / "link").symlink_to("unsure")
-    for folder in ("unsure", "unsure/maps", "./x/../unsure", "link"):
-        process = start(None, "synthetic:", "--save-uncertain", "unsure", "--explain", folder)
+    (tmp_path / "link").symlink_to("kept")
+    for folder in ("kept", "kept/maps", "./x/../kept", "link"):
+        process = start(None, "synthetic:", "--keep", "kept", "--explain", folder)
         _, err = finish(process, 2)
-        assert "name a folder outside that of --save-uncertain" in err
+        assert "name a folder outside that of --keep" in err
 
 
 @pytest.mark.parametrize("state", ["busy", "forbidden"])
@@ -215,7 +216,7 @@ def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
         "--json",
         "--warm-up",
         "0",
-        *(["--save-uncertain", "unsure", "--save-margin", "1"] if state == "saving" else []),
+        *(["--keep", "kept", "--keep-margin", "1"] if state == "saving" else []),
     )
     if state in ("classifying", "closing"):
         wait_for(process.stdout, b'"seq"')
@@ -268,12 +269,12 @@ def test_the_last_state_of_a_stream_that_ends_is_still_told(start, tmp_path):
 def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
     """Files limited to 100 bytes: an event, and the loop goes on."""
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))}
-    arguments = ("--save-uncertain", "unsure", "--save-margin", "1", "--json")
+    arguments = ("--keep", "kept", "--keep-margin", "1", "--json")
     out, _ = finish(start(None, "synthetic:64x48?frames=20", *arguments, **limit), 0)
     lines = parse(out)
     (failed,) = (line for line in lines if line.get("event") == "save_failed")
-    assert "cannot write unsure" in failed["message"] and lines[-1]["frames"] == 20
-    assert not [path for path in (tmp_path / "unsure").rglob("*") if path.is_file()]
+    assert "cannot write kept" in failed["message"] and lines[-1]["frames"] == 20
+    assert {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()} <= {INDEX}
 
 
 def until_full(reading):

@@ -1,0 +1,276 @@
+"""Keeps frames of a stream in a folder of limited size: unsure and strange ones, and those of the random sample."""
+
+import contextlib
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgecnn.device.keep.alike import Alike
+from edgecnn.device.keep.folder import (
+    DAY,
+    FILE_MODE,
+    NAME,
+    RANDOM,
+    STRANGER,
+    UNSURE,
+    Why,
+    make_folder,
+    name_of,
+    write_files,
+)
+from edgecnn.device.keep.sample import DAY_S, Sample
+from edgecnn.device.keep.views import View, pictures_of
+from edgecnn.device.stream.events import Event, SaveFailedEvent, Seldom
+from edgecnn.device.stream.loop import Consumer, Item
+from edgecnn.device.stream.pictures import stamp
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.settings import Reaction, Settings
+from edgecnn.errors import ImageError, OutputError
+from edgecnn.files import output_errors, write_atomic
+from edgecnn.runtime.decision import UNFAMILIAR
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Classifier
+
+INDEX = ".edgecnn-saved"
+"""In the folder: size, reason and path of each file that was written, oldest first. Nothing else is ever removed."""
+
+LEAST_INTERVAL_S = 1.0  # between two unsure frames that are looked at: those of one second are almost the same picture
+
+FAILED_EVERY_S = 10.0  # after a failure the next unsure frame has to wait as long
+
+PER_HOUR, STRANGE = 6, 10
+"""An hour gets a sixth of a day's unsure frames at most, and strangers are a tenth of a day's: the others teach more (docs/keep.md)."""
+
+EXPIRE_EVERY_S = 3600.0
+
+MOST_STALE = 64  # the index is rewritten once it has at least this many lines whose files are gone
+
+
+class Written(NamedTuple):
+    """A file that was written: its size, why, and its path below the folder."""
+
+    size: int
+    why: str
+    name: str
+
+
+class Keeper(Consumer):
+    """Keeps frames as DIR/DAY/NAME.*, at most so many a day; above a size, and after some days, it removes the oldest."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Reaction,
+        make: Callable[[FrameResult, Why], Mapping[str, bytes]],
+        *,
+        alike: Alike,
+        interruptible: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(),
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Read what earlier runs wrote, or raise OutputError. `make` gives a frame's files by suffix,
+        in the order in which they are written; that happens within `interruptible`."""
+        self._folder, self._settings, self._make = folder, settings, make
+        self._cap_bytes = round(settings.keep_cap * 2**20)
+        self._interruptible = interruptible
+        self._clock, self._wall = clock, wall
+        self._failed = Seldom(FAILED_EVERY_S, clock)
+        self._expiry = Seldom(EXPIRE_EVERY_S, clock)
+        self._not_before = -math.inf
+        self._stale = 0
+        self.on_kept: Callable[[str, FrameResult], object] = lambda name, result: None
+        """Is called with the path below the folder of each picture that is not of the random sample."""
+        self._alike = alike
+        self._sample = Sample(folder, settings.keep_random)
+        self._files: deque[Written] = deque(self._read_index())
+        self._bytes = sum(file.size for file in self._files)
+        self._counts: Counter[tuple[str, str]] = Counter()
+        for name, why in dict.fromkeys((file.name.rpartition(".")[0], file.why) for file in self._files):
+            self._count(name, why)
+
+    def take(self, item: Item) -> Iterable[Event]:
+        """Keep a frame that is due or unsure; return an event if it cannot be written."""
+        if not isinstance(item, FrameResult):
+            return ()
+        try:
+            with self._interruptible:
+                self.offer(item)
+        except (ImageError, OutputError) as error:
+            self._not_before = self._clock() + FAILED_EVERY_S
+            return self._failure(item.source, str(error), item.seq)
+        return ()
+
+    def poll(self) -> Iterable[Event]:
+        """Remove what is too old, now and then."""
+        if self._expiry.count():
+            oldest = stamp(max(0.0, self._wall() - self._settings.keep_days * DAY_S), 6)
+            try:
+                while self._files and os.path.basename(self._files[0].name) < oldest:
+                    self._remove_oldest()
+            except OutputError as error:
+                return self._failure("", str(error), 0)
+        return ()
+
+    def offer(self, result: FrameResult) -> None:
+        """Keep a frame that is due or unsure. OutputError if it cannot be written, wholly; ImageError if `make` raises it."""
+        if self._sample.is_due(result.ts):
+            try:
+                self._sample.take()
+                self._keep(result, RANDOM, self._alike.look(result))
+            except (ImageError, OutputError):
+                self._sample.fail()
+                raise
+        elif why := self._why(result):
+            look = self._alike.look(result)
+            if not self._alike.seen(look):
+                self._keep(result, why, look)
+
+    def newest(self, count: int) -> list[str]:
+        """Return the paths below the folder of the newest pictures that are not of the random sample, oldest first."""
+        return [file.name for file in self._files if file.why != RANDOM and not file.name.endswith(".json")][-count:]
+
+    def _why(self, result: FrameResult) -> Why | None:
+        """Return why a frame is to be kept that the random sample does not need; None if it is not, or not now."""
+        if result.reason is None and result.lead >= self._settings.keep_margin:
+            return None
+        now = self._clock()
+        if now < self._not_before:
+            return None
+        self._not_before = now + LEAST_INTERVAL_S
+        most, name = self._settings.keep_unsure, name_of(result.ts, 0)
+        why = STRANGER if result.reason == UNFAMILIAR else UNSURE
+        if self._counts[day_of(name), ""] >= most or self._counts[hour_of(name), ""] >= -(-most // PER_HOUR):
+            return None
+        return None if why == STRANGER and self._counts[day_of(name), STRANGER] >= -(-most // STRANGE) else why
+
+    def _count(self, name: str, why: str) -> None:
+        if why == RANDOM:
+            return
+        for key in ((day_of(name), ""), (hour_of(name), ""), (day_of(name), why)):
+            self._counts[key] += 1
+
+    def _keep(self, result: FrameResult, why: Why, look: np.ndarray) -> None:
+        files = self._make(result, why)
+        size = sum(map(len, files.values()))
+        if size > self._cap_bytes:
+            raise OutputError(
+                f"a frame of {size:,} bytes is larger than the limit for all kept frames, {self._cap_bytes:,} bytes. "
+                "Allow more with --keep-cap."
+            )
+        while self._files and self._bytes + size > self._cap_bytes:
+            self._remove_oldest()
+        name = name_of(result.ts, result.seq)
+        written = [Written(len(data), why, name + suffix) for suffix, data in files.items()]
+        self._append(written)  # first: what a power cut leaves of the files is then removed in its time
+        self._stale += len(written)
+        write_files(self._folder, name, files)
+        self._stale -= len(written)
+        self._files += written
+        self._bytes += size
+        self._count(name, why)
+        self._alike.remember(look)
+        if why != RANDOM:
+            self.on_kept(written[0].name, result)
+
+    def _append(self, files: Iterable[Written]) -> None:
+        make_folder(self._folder)
+        path = self._folder / INDEX
+        with output_errors(path), open(path, "ab", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as index:
+            # a line begins with its end: one that a full disk cut short then spoils no other
+            index.write("".join(f"\n{file.size} {file.why} {file.name}" for file in files).encode())
+            index.flush()
+            os.fsync(index.fileno())
+
+    def _remove_oldest(self) -> None:
+        """Remove the oldest picture, all files of it that are as they were written."""
+        stem = self._files[0].name.rpartition(".")[0]
+        while self._files and self._files[0].name.rpartition(".")[0] == stem:
+            file = self._files.popleft()
+            self._bytes -= file.size
+            path = self._folder / file.name
+            with output_errors(path), contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_size == file.size:
+                    path.unlink()
+            self._stale += 1
+        with contextlib.suppress(OSError):  # other pictures of its day are there
+            (self._folder / stem).parent.rmdir()
+        if self._stale > max(MOST_STALE, len(self._files)):
+            self._stale = 0
+            lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
+            write_atomic(self._folder / INDEX, lines, FILE_MODE)
+
+    def _read_index(self) -> list[Written]:
+        """Return the files that earlier runs wrote and that are still there, oldest first."""
+        try:
+            lines = (self._folder / INDEX).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to start again.") from None
+        files = []
+        for line in lines:
+            size, _, rest = line.partition(" ")
+            why, _, name = rest.partition(" ")
+            day, _, file = name.partition("/")
+            # a line cut short by a full disk, or edited, leads nowhere
+            if size.isdecimal() and DAY.fullmatch(day) and NAME.fullmatch(file.rpartition(".")[0]):
+                with contextlib.suppress(OSError):
+                    if os.lstat(self._folder / name).st_size == int(size):
+                        files.append(Written(int(size), why, name))
+        return files
+
+    def _failure(self, source: str, message: str, seq: int) -> Iterable[Event]:
+        count = self._failed.count()
+        return (
+            (SaveFailedEvent(ts=self._wall(), source=source, message=message, seq=seq, count=count),) if count else ()
+        )
+
+
+def day_of(name: str) -> str:
+    return name[:10]
+
+
+def hour_of(name: str) -> str:
+    """Return the hour of a kept picture's path below the folder: 20261128T10."""
+    return name[11:22]
+
+
+def make_keepers(
+    settings: Settings,
+    classifier: "Classifier",
+    interruptible: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(),
+) -> list[Keeper]:
+    """Return what keeps frames, and what keeps their explanations, as far as the settings name folders for them.
+
+    The classifier gives features with its results from now on, if its model has any. OutputError as `Keeper`.
+    """
+    chosen, rotation = settings.reaction, settings.camera.rotation
+    if not (chosen.keep or chosen.explain):
+        return []
+    limit = classifier.bundle.manifest.stranger
+    classifier.gives_features = limit is not None and classifier.model.engine.features is not None
+    usual = 1 - float(np.median(limit.similarities)) if limit and classifier.gives_features else None
+    view = View(rotation, classifier.region, classifier.bundle.manifest.input.region)
+    keepers = []
+    if chosen.keep:
+        make = pictures_of(classifier, view)
+        keepers.append(Keeper(chosen.keep, chosen, make, alike=Alike(view, usual), interruptible=interruptible))
+    if chosen.explain:
+        from edgecnn.device.explain import frame_pictures
+
+        explained, only_unsure = frame_pictures(classifier, settings.decision.fit), replace(chosen, keep_random=0)
+
+        def maps(result: FrameResult, why: Why) -> dict[str, bytes]:
+            return {".png": explained(result.image, rotation)}
+
+        alike = Alike(view, usual)
+        keepers.append(Keeper(chosen.explain, only_unsure, maps, alike=alike, interruptible=interruptible))
+    return keepers

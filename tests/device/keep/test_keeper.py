@@ -1,0 +1,468 @@
+"""Frames that are kept in a folder of limited size, for some days; a disk that is full, and a month of it."""
+
+import errno
+import io
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.device.keep.alike import Alike
+from edgecnn.device.keep.folder import kept_pictures
+from edgecnn.device.keep.keeper import INDEX, Keeper, make_keepers
+from edgecnn.device.keep.sample import FILE, LATE_S, Sample, read_counts
+from edgecnn.device.keep.views import GREY, View
+from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
+from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.settings import Camera, Reaction, Settings
+from edgecnn.errors import ImageError, OutputError
+from edgecnn.region import WHOLE
+from edgecnn.runtime.classifier import Classifier, Result
+from edgecnn.runtime.decision import ABSTAIN, BELOW_THRESHOLD, NO_SCORE, UNFAMILIAR, Score, decide
+
+MORNING = 1764043200.25
+"""2025-11-25T04:00:00.250Z."""
+
+DAY_S = 86400
+
+
+def jpeg(size):
+    """Bytes that begin as a JPEG does."""
+    return b"\xff\xd8\xff" + bytes(size - 3)
+
+
+def frame(result, image, seq=0, ts=MORNING):
+    """A frame with what a classifier made of it."""
+    return FrameResult(
+        seq=seq, ts=ts, age_ms=0.0, source="fake", image=image, top=result.top, decision=result.decision, reason=result.reason,
+        lead=result.lead, state=None, state_since=None, latency_ms={}, dropped=0, features=result.features,
+    )  # fmt: skip
+
+
+def result(label="cat", score=0.4, reason=None):
+    """What a classifier of two classes made of a frame whose other class has no score."""
+    top = (Score(label, 0, score), Score("other", 1, 0.0))
+    return Result(top, ABSTAIN if reason else label, reason, score, {})
+
+
+def unsure(label="cat"):
+    return result(label, reason=BELOW_THRESHOLD)
+
+
+NO_NUMBERS = Result((), ABSTAIN, NO_SCORE, 0.0, {})
+
+
+def files(folder):
+    hidden = (INDEX, FILE)
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in hidden
+    )
+
+
+class Unlike(Alike):
+    """No frame is like another."""
+
+    def __init__(self):
+        super().__init__(View(0, WHOLE, WHOLE), None)
+
+    def look(self, result):
+        return np.zeros(1)
+
+    def seen(self, look):
+        return False
+
+
+def as_it_is(result, why):
+    return {".jpg": result.image}
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    """Make a keeper of 1,000 bytes and of no sample whose clock goes a second each time it is asked."""
+
+    def make(cap_bytes=1000, make=as_it_is, alike=None, clock=None, wall=lambda: MORNING, **settings):
+        now = iter(range(10**7))
+        settings = {"keep_unsure": 9000, "keep_random": 0, **settings}
+        reaction = Reaction(keep_cap=cap_bytes / 2**20, **settings)
+        clock = clock or (lambda: next(now))
+        return Keeper(tmp_path / "kept", reaction, make, alike=alike or Unlike(), clock=clock, wall=wall)
+
+    return make
+
+
+def test_what_is_unsure(keeper, tmp_path):
+    one = keeper()
+    one.offer(frame(result(score=0.4), jpeg(10), 0))
+    one.offer(frame(result(score=0.5), jpeg(10), 1))
+    one.offer(frame(result("dog", 0.9, BELOW_THRESHOLD), jpeg(10), 2))
+    one.offer(frame(NO_NUMBERS, jpeg(11), 3))
+    assert files(tmp_path / "kept") == [f"2025-11-25/20251125T040000.250000Z-{seq}.jpg" for seq in (0, 2, 3)]
+    assert (tmp_path / "kept/2025-11-25/20251125T040000.250000Z-0.jpg").read_bytes() == jpeg(10)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin is sure
+        ((0.74, 0.26), True),
+        ((0.5, 0.5), True),
+        ((0.6, 0.05), False),
+        ((0.45, 0.3), True),  # many classes
+        ((1.0,), False),
+        ((0.4,), True),
+    ],
+)
+def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, kept):
+    labels = [f"class {index}" for index in range(len(scores))]
+    keeper().offer(frame(Result(*decide(np.array(scores), labels), {}), jpeg(10)))
+    assert bool(files(tmp_path / "kept")) == kept
+
+
+def test_one_a_second(keeper, tmp_path):
+    times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
+    one = keeper(clock=lambda: next(times))
+    for seq in range(9):
+        one.offer(frame(unsure(), jpeg(10), seq))
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["0", "4"]
+
+
+def test_an_evening_does_not_take_the_whole_day_and_strangers_not_the_models_classes(keeper, tmp_path):
+    settings = {"cap_bytes": 10**6, "keep_unsure": 30}
+    one = keeper(**settings)
+    for seq in range(48):
+        stranger = Result(unsure().top, "stranger", UNFAMILIAR, 0.9, {})
+        one.offer(frame(stranger if seq % 2 else unsure(), jpeg(10), seq, MORNING + 60 * seq))
+    assert len(files(tmp_path / "kept")) == 5 and sum(file.why == "stranger" for file in one._files) == 2
+    again = keeper(**settings)
+    for seq in range(48, 24 * 60):
+        again.offer(frame(unsure(), jpeg(10), seq, MORNING + 60 * seq))
+    days = Counter(name[:10] for name in files(tmp_path / "kept"))
+    assert days == {"2025-11-25": 30, "2025-11-26": 20}, "an earlier run's count; of the next day four hours are over"
+
+
+def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
+    one = keeper()
+    for seq in range(9):
+        one.offer(frame(unsure(), jpeg(300), seq))
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["6", "7", "8"]
+    again = keeper()
+    again.offer(frame(unsure(), jpeg(700), 9))
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["8", "9"], "files of an earlier run count and go too"
+
+
+def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
+    one = keeper()
+    for seq in range(500):
+        one.offer(frame(unsure(), jpeg(300), seq))
+    assert len((tmp_path / "kept" / INDEX).read_text().split()) < 300
+    keeper().offer(frame(unsure(), jpeg(990), 500))
+    assert len(files(tmp_path / "kept")) == 1
+
+
+def test_files_of_others_stay(keeper, tmp_path):
+    folder = tmp_path / "kept"
+    day = folder / "2025-11-25"
+    one = keeper(keep_days=1)
+    for seq in range(3):
+        one.offer(frame(unsure(), jpeg(300), seq))
+    (day / "mine.jpg").write_bytes(jpeg(5000))
+    (day / "20251125T040000.250000Z-77.jpg").write_bytes(jpeg(300))
+    (day / "20251125T040000.250000Z-0.jpg").rename(folder / "sorted.jpg")
+    (day / "20251125T040000.250000Z-1.jpg").write_bytes(b"edited")
+    for seq in range(3, 9):
+        one.offer(frame(unsure(), jpeg(300), seq))
+    mine = {"sorted.jpg", *(f"2025-11-25/{name}" for name in ("mine.jpg", "20251125T040000.250000Z-77.jpg"))}
+    mine.add("2025-11-25/20251125T040000.250000Z-1.jpg")
+    assert mine < set(files(folder)) and len(files(folder)) == len(mine) + 3
+    later = keeper(keep_days=1, wall=lambda: MORNING + 2 * DAY_S)
+    assert list(later.poll()) == [] and set(files(folder)) == mine
+
+
+@pytest.mark.parametrize(
+    "name", ["../victim.jpg", "2025-11-25/../../victim.jpg", "2025-11-25/victim.jpg", "/victim.jpg", "."]
+)
+def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path, name):
+    (tmp_path / "kept/2025-11-25").mkdir(parents=True)
+    victims = [tmp_path / "victim.jpg", tmp_path / "kept/victim.jpg", tmp_path / "kept/2025-11-25/victim.jpg"]
+    for victim in victims:
+        victim.write_bytes(jpeg(300))
+    (tmp_path / "kept" / INDEX).write_text(f"\n300 unsure {name}\n² unsure {name}\n300 {name}\n300")
+    one = keeper(cap_bytes=310)
+    for seq in range(3):
+        one.offer(frame(unsure(), jpeg(300), seq))
+    assert all(victim.exists() for victim in victims) and len(files(tmp_path / "kept")) == 3
+
+
+def test_a_line_that_a_full_disk_cut_short_spoils_no_other(keeper, tmp_path):
+    keeper().offer(frame(unsure(), jpeg(300), 0))
+    with (tmp_path / "kept" / INDEX).open("a") as index:
+        index.write("\n300 uns")
+    keeper().offer(frame(unsure(), jpeg(300), 1))
+    keeper().offer(frame(unsure(), jpeg(1000), 2))
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["2"]
+
+
+def test_names_are_of_world_time(keeper, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        keeper().offer(frame(unsure(), jpeg(10), ts=1764086399.0625))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert files(tmp_path / "kept") == ["2025-11-25/20251125T155959.062500Z-0.jpg"]
+
+
+def test_a_frame_larger_than_all(keeper, tmp_path):
+    with pytest.raises(OutputError, match=r"limit for all kept frames, 1,000 bytes\. Allow more with --keep-cap\."):
+        keeper().offer(frame(unsure(), jpeg(1001)))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_full_disk(keeper, tmp_path, monkeypatch):
+    """At any of the writes of a picture nothing is left half-written; all goes on when there is space again."""
+    one = keeper(make=lambda result, why: {".jpg": result.image, ".json": b"{}"})
+    one.offer(frame(unsure(), jpeg(10), 0))
+    for writes in range(3):
+        with monkeypatch.context() as patch:
+            left, fsync = iter(range(writes)), os.fsync
+
+            def full(descriptor, left=left, fsync=fsync):
+                if next(left, None) is None:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                fsync(descriptor)
+
+            patch.setattr(os, "fsync", full)
+            (event,) = one.take(frame(unsure(), jpeg(10), 1 + writes)) or (None,)
+            assert writes or (event.kind == "save_failed" and "No space left on device" in event.message)
+            assert len(files(tmp_path / "kept")) == 2
+        one._not_before = 0
+    one.offer(frame(unsure(), jpeg(10), 9))
+    assert len(files(tmp_path / "kept")) == 4
+
+
+def test_a_frame_of_which_nothing_can_be_made_is_an_event(keeper, tmp_path):
+    def write(result, why):
+        raise ImageError("the model's scores are not numbers")
+
+    (event,) = keeper(make=write).take(frame(NO_NUMBERS, jpeg(10)))
+    assert event.kind == "save_failed" and "not numbers" in event.message
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_cap_holds_over_a_month_and_pictures_go_after_their_days(keeper, tmp_path, monkeypatch):
+    """A frame a minute, half of them unsure, with a restart each day and a disk that is full on the tenth."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
+    folder, now = tmp_path / "kept", [MORNING]
+    random, largest, failed = np.random.default_rng(1), 0, 0
+    sizes = random.integers(500, 1500, 30 * 1600)
+
+    def make():
+        return keeper(
+            20_000,
+            make=with_json,
+            clock=lambda: now[0],
+            wall=lambda: now[0],
+            keep_unsure=12,
+            keep_random=6,
+            keep_days=3,
+        )
+
+    def with_json(result, why):
+        if 10 <= (now[0] - MORNING) / DAY_S < 11:
+            raise OutputError("no space")
+        return {".jpg": result.image, ".json": json.dumps({"why": why}).encode()}
+
+    for seq in range(30 * 1600):
+        if seq % 1600 == 0:
+            one = make()
+        answer = unsure() if random.random() < 0.5 else result(score=0.9)
+        failed += len(list(one.take(frame(answer, jpeg(int(sizes[seq])), seq, now[0]))))
+        list(one.poll())
+        if seq % 400 == 0:
+            sizes_now = [path.stat().st_size for path in folder.rglob("2*T*") if path.is_file()]
+            largest = max(largest, sum(sizes_now))
+        now[0] += 54 * random.uniform(0.9, 1.1)
+    days = sorted(path.name for path in folder.glob("2*-*-*"))
+    whys = Counter(json.loads(path.read_text())["why"] for path in folder.rglob("*.json") if path.name != FILE)
+    counts = read_counts(folder)
+    print(f"largest {largest} bytes, {days}, {whys}, {counts}, {failed} failures")
+    assert 15_000 < largest <= 20_000 and failed > 1
+    assert len(days) <= 4, "the last three days, and today"
+    assert whys["random"] and whys["unsure"] > whys["random"]
+    assert 150 <= counts.planned <= 190 and 0.9 * counts.planned - 12 < counts.kept < counts.planned - 1
+
+
+class TestSample:
+    """Times drawn in advance, that survive restarts."""
+
+    def test_each_time_is_due_once_and_missed_without_a_frame(self, tmp_path):
+        taken, day = [], 86400 * 20_000
+        first = Sample(tmp_path, 20)
+        first.is_due(day + 0.0)
+        due = json.loads((tmp_path / FILE).read_text())["days"]["2024-10-04"]["due"]
+        assert due == sorted(due) and len(due) == 20 and all(day < one < day + 86400 for one in due)
+        assert np.std(np.diff(due)) > 300, "at random, not evenly spread"
+        awake = [ts for ts in np.arange(day + 1.0, day + 2 * 86400, 5) if not 10 <= ts % 86400 / 3600 < 16]
+        for number, ts in enumerate(awake):
+            if number % 1000 == 0:
+                sample = Sample(tmp_path, 20)  # as after kill -9
+            if sample.is_due(ts):
+                sample.take()
+                taken.append(ts)
+        asleep = sum(10 <= one % 86400 / 3600 < 16 - LATE_S / 3600 for one in due)
+        of_first = [ts for ts in taken if ts < day + 86400]
+        assert 20 - asleep - 1 <= len(of_first) <= 20 - asleep
+        assert all(any(0 <= ts - one <= LATE_S for one in due) for ts in of_first)
+        counts = read_counts(tmp_path)
+        assert counts.kept == len(taken) and 39 <= counts.planned <= 40
+
+    def test_the_first_day_begins_now_and_a_night_off_is_missed(self, tmp_path):
+        day = 86400 * 20_000
+        Sample(tmp_path, 100).is_due(day + 43200.0)
+        drawn = len(json.loads((tmp_path / FILE).read_text())["days"]["2024-10-04"]["due"])
+        assert 25 < drawn < 75
+        sample = Sample(tmp_path, 100)
+        sample.is_due(day + 86400 + 43200.0)
+        table = json.loads((tmp_path / FILE).read_text())["days"]
+        assert table["2024-10-04"]["missed"] == drawn
+        sample.take() if sample.is_due(day + 2 * 86400.0 - 1) else None
+        assert not Sample(tmp_path, 0).is_due(day + 2 * 86400.0), "nothing is due without a sample"
+
+    def test_a_clock_that_goes_back_takes_no_time_twice(self, tmp_path):
+        sample, day = Sample(tmp_path, 50, draw=iter(np.linspace(0, 0.9999, 100)).__next__), 86400 * 20_000
+        taken = 0
+        for start in (0, 0, 40_000):
+            for ts in np.arange(day + start, day + 86400, 10.0):
+                if sample.is_due(ts):
+                    sample.take()
+                    taken += 1
+        assert taken == 50
+
+    def test_a_damaged_file_says_what_to_do(self, tmp_path):
+        for text in (
+            "{",
+            "[]",
+            '{"schema": "edgecnn.sample/2", "days": {}}',
+            '{"schema": "edgecnn.sample/1", "days": {"x": 1}}',
+        ):
+            (tmp_path / FILE).write_text(text)
+            with pytest.raises(OutputError, match="Remove it to begin a new sample"):
+                Sample(tmp_path, 1)
+            assert read_counts(tmp_path) == (0, 0)
+
+
+def noisy(seed, height=48, width=64):
+    return (
+        np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    )
+
+
+def test_of_unsure_frames_no_two_are_alike_and_nothing_filters_the_sample(keeper, tmp_path):
+    scenes = [noisy(seed) for seed in range(3)]
+    settings = {"cap_bytes": 10**6, "make": lambda result, why: {".jpg": encode(result.image)[0]}, "keep_random": 150}
+    one = keeper(alike=Alike(View(0, WHOLE, WHOLE), None), **settings)
+    random = np.random.default_rng(1)
+    for seq in range(400):
+        scene = np.clip(scenes[seq // 40 % 3] + random.normal(0, 5, (48, 64, 3)), 0, 255).astype(np.uint8)
+        one.offer(frame(unsure(), scene, seq, MORNING + 200 * seq))
+    whys = Counter(file.why for file in one._files)
+    assert whys["unsure"] <= 3 and whys["random"] > 30
+
+
+def test_what_is_alike_by_features_where_there_are_any():
+    alike = Alike(View(0, WHOLE, WHOLE), 0.2)
+    base = np.random.default_rng(0).random(64).astype(np.float32)
+    same, other = base + 0.02, np.roll(base, 5)
+    looks = [alike.look(frame(unsure()._replace(features=one), noisy(0))) for one in (base, same, other)]
+    assert not alike.seen(looks[0])
+    alike.remember(looks[0])
+    assert [alike.seen(look) for look in looks] == [True, True, False]
+
+
+REGION = (0.25, 0.25, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_only_the_region_is_kept_and_training_sees_what_the_model_saw(root, tmp_path, rotation, encoded):
+    """A model without a region that is given one, as for photos that are cut; and one that was trained with a region."""
+    frame_ = noisy(4, 64, 96)
+    image = png(frame_) if encoded else frame_
+    upright = np.rot90(frame_, -rotation // 90)
+    height, width = upright.shape[:2]
+    cut = upright[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
+    for own, expected in ((WHOLE, cut), (REGION, None)):
+        classifier = Classifier.load(root / "models/digits/digits.edgecnn", region=REGION)
+        manifest = classifier.bundle.manifest
+        classifier.bundle = replace(
+            classifier.bundle, manifest=replace(manifest, input=replace(manifest.input, region=own))
+        )
+        settings = Settings(
+            reaction=Reaction(keep=tmp_path / str(own[0]), keep_random=0), camera=Camera(rotation=rotation)
+        )
+        (one,) = make_keepers(settings, classifier)
+        found = classifier.classify(image, rotation=rotation, threshold=1)
+        one.offer(frame(found, image))
+        (kept,) = kept_pictures(tmp_path / str(own[0]))
+        pixels = np.asarray(Image.open(io.BytesIO(kept.read()))).astype(int)
+        assert (kept.picture.width, kept.picture.height) == pixels.shape[1::-1]
+        if expected is None:
+            assert kept.region == REGION and pixels.shape == upright.shape
+            outside = pixels.copy()
+            outside[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = GREY
+            assert np.abs(outside - GREY).max() < 50 and np.abs(outside - GREY).mean() < 1, (
+                "grey, but for JPEG at the edge"
+            )
+            pixels = pixels[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
+        else:
+            assert kept.region is None
+        assert np.abs(pixels - cut).mean() < 3
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_turning_bytes_is_turning_pixels(rotation):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    turned = np.rot90(pixels, -rotation // 90)
+    assert np.array_equal(np.asarray(turn(buffer.getvalue(), rotation)), turned)
+    assert np.array_equal(turn(pixels, rotation), turned)
+    data, suffix = encode(buffer.getvalue(), rotation)
+    assert (suffix, data == buffer.getvalue()) == ((".png", True) if not rotation else (".jpg", False))
+
+
+@pytest.mark.parametrize(
+    ("label", "why", "folder"),
+    [
+        ("red fox", "", "red fox"),
+        ("Füchse", "", "Füchse"),
+        ("", "empty", "_"),
+        (".git", "hidden", "_.git"),
+        ("..", "hidden", "_.."),
+        ("a/b", "slash", "_a_b"),
+        ("a\\b", "slash", "_a_b"),
+        ("a\nb", "control character", "_a_b"),
+        ("a\u200db", "printed", "_a_b"),
+        ("abstain", "unsure", "_abstain"),
+        (" a", "space", "_a"),
+        ("Val", "splits", "_Val"),
+        ("ü" * 99, "longer", "_" + "ü" * 49),
+    ],
+)
+def test_labels_as_folders(label, why, folder):
+    assert why in why_no_folder(label) and bool(why) == bool(why_no_folder(label))
+    assert folder_name(label) == folder
+    assert not why_no_folder(folder)
