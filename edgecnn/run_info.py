@@ -41,7 +41,8 @@ class Unreadable(Struct):
 class DataInfo(Struct):
     """A run's data: enough to detect whether they have changed.
 
-    `split_sizes` and `split_hashes` are before duplicates and undecodable images are kept out; `used` is after.
+    `split_sizes` and `split_hashes` are before duplicates and undecodable images are kept out; `used` is after. `sides` is the SHA-256
+    of the list of splits and groups, if the images have one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class DataInfo(Struct):
     duplicates: tuple[Duplicate, ...]
     conflicts: tuple[Conflict, ...]
     unreadable: tuple[Unreadable, ...] = key((), left_out=True)
+    sides: str | None = key(None, left_out=True)
 
 
 class InputSize(Struct):

@@ -97,6 +97,7 @@ def train(
     from edgecnn.stages.folds import train_by_folds
     from edgecnn.stages.network_choice import choose_network, images_choose
     from edgecnn.stages.reporter import Silent
+    from edgecnn.stages.sides import placed
     from edgecnn.stages.train import (
         by_folds_line,
         open_images,
@@ -115,6 +116,13 @@ def train(
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
         dataset = open_images(resolved, run, reporter, cluster)
+        if cluster is None:
+            dataset = placed(dataset, reporter, run, keep=not dry_run)
+        elif dataset.left_to_edgecnn:
+            reporter.note(
+                f"{dataset.name}: several machines search for no photos that show the same. Train once without --workers, then copy the "
+                "photos with their edgecnn-splits.csv"
+            )
         folds, choosing = resolved.train.folds, cluster is None and images_choose(resolved, dataset)
         named = resolved if choosing else settled(resolved, dataset, Silent() if folds else reporter)
         if not folds:

@@ -25,7 +25,9 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.data.known import Known
+from edgecnn.data.sides import FILE, Link, Newcomers, Sides, read_sides, sides_text, splits_of, tied, updated
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
+from edgecnn.files import sha256
 from edgecnn.modes import as_array
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
@@ -51,6 +53,9 @@ class Dataset:
         given: the splits that the source itself has; only "train" if it leaves the choice to edgecnn.
         moved: whether the images are in other splits than edgecnn's own rule says; see `redivided`.
         known: what a run or a bundle recorded of its images: only these are in the splits.
+        lists, place: edgecnn's own files next to the images, by name, and the folder for them; None where they cannot be written.
+        sides: split and group of images by their hashes, if they are kept or were found; see `sided`.
+        tied: test images, by hash, that show the same as an image of another split, and that one.
     """
 
     def __init__(
@@ -76,17 +81,33 @@ class Dataset:
         self._decoded: dict[tuple[int, int, int], tuple[Decoder, dict[str, Split]]] = {}
         self._recipe = recipe
         self.read = listed.read
-        self.items = splits.divide(listed.items, recipe)
+        self.lists, self.place = listed.lists, listed.place
+        self.given = frozenset(item.split for item in listed.items)
+        self.sides: Sides = {}
+        self.tied: Mapping[str, str] = {}
+        if FILE in self.lists and self.left_to_edgecnn:
+            self.sides = read_sides(self.lists[FILE], f"{self.name}: {FILE}")
+        self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
         self.known = known
         if known:
-            self.items, self.labels = known.only(self.items, self.labels), known.labels
+            items = known.only(self.items, self.labels)
+            if self.sides and not known.files and not known.holds(items):  # it began before its images had sides
+                items = known.only(splits.divide(listed.items, recipe), self.labels)
+            self.items, self.labels = items, known.labels
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
                 note(f"{self.name}: {unknown:,} images were not there when training began, and are left out")
-        self.given = frozenset(item.split for item in listed.items)
-
-        if for_training:
-            splits.check(self.items, self.labels, recipe, self.name)
+        self._for_training = for_training
+        self._check()
         self._describe()
+
+    @property
+    def left_to_edgecnn(self) -> bool:
+        """Whether the images are a user's own, without splits."""
+        return self.own and self.given == {"train"}
+
+    def _check(self) -> None:
+        if self._for_training:
+            splits.check(self.items, self.labels, self._recipe, self.name)
 
     def _describe(self) -> None:
         self.sizes = {split: len(items) for split, items in self.items.items()}
@@ -109,6 +130,23 @@ class Dataset:
         }
         other.duplicates, other._decoded, other.moved = (), {}, True
         other._describe()
+        return other
+
+    def sided(self, known: Sides, links: Sequence[Link]) -> "Dataset":
+        """Return the same images with each in the split of its group: `known` sides stay, `links` are the images that show the same."""
+        items = {item.hash: item for part in self.items.values() for item in part}
+        bare = [dataclasses.replace(item, split="train") for item in items.values()]
+        content = splits.divide(bare, self._recipe)
+        held_out = self._recipe.validation_fraction, self._recipe.test_fraction
+        newcomers = Newcomers(
+            classes={one: item.label for one, item in items.items()},
+            content={item.hash: split for split, part in content.items() for item in part},
+            shares=dict(zip(splits.SPLITS, (1 - sum(held_out), *held_out), strict=True)),
+        )
+        sides = updated(known, newcomers, links)
+        other = self.redivided(splits_of(sides))
+        other.sides, other.tied, other.moved = sides, tied(sides, links, known), self.moved
+        other._check()
         return other
 
     def order_classes(self, labels: Sequence[str]) -> None:
@@ -182,6 +220,7 @@ class Dataset:
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             unreadable=self.unreadable,
+            sides=sha256(sides_text(self.sides).encode()) if self.sides else None,
         )
 
     def load(

@@ -38,7 +38,7 @@ def open_folder(
     for label in may_be_empty:
         if label in root.folders and not root.folders[label].images:
             del root.folders[label]
-    listed, skipped, faults = find_images(root, str(path))
+    listed, skipped, faults, lists, place = find_images(root, str(path))
     if faults and not lenient:
         raise DatasetError("\n".join(f"{path}: {fault}" for fault in faults[:NAMED]))
     labels = tuple(sorted({image.label for image in listed}))
@@ -75,7 +75,16 @@ def open_folder(
         skipped=tuple(skipped),
         unreadable=tuple(broken),
         faults=tuple(faults),
+        lists={name: read_list(handle, read_handle, f"{path}/{place}{name}") for name, handle in lists.items()},
+        place=path / place if path.is_dir() else None,
     )
+
+
+def read_list(handle: Any, read: Callable[[Any], bytes], where: str) -> bytes:
+    try:
+        return read(handle)
+    except ImageError as error:
+        raise DatasetError(f"{where}: {error}.") from None
 
 
 def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str) -> tuple[int, int, int]:

@@ -1,8 +1,9 @@
 """Labelled images as a source lists them: hashed, not yet decoded."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ class LabelledImages(Struct):
     """A source, listed and hashed, of native `shape`.
 
     `mirror` says that classes survive a left-right flip, `own` that the images are a user's. `read` returns an item's encoded bytes, or its
-    uint8 pixels (height, width, channels); it raises ImageError. `faults` is what is wrong with folders.
+    uint8 pixels (height, width, channels); it raises ImageError. `faults` is what is wrong with folders. `lists` are edgecnn's own files
+    next to the class folders, by name, and `place` is where more of them may be written; None where nothing can.
     """
 
     name: str
@@ -61,6 +63,8 @@ class LabelledImages(Struct):
     skipped: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     faults: tuple[Fault, ...] = ()
+    lists: Mapping[str, bytes] = field(default_factory=dict)
+    place: Path | None = None
 
 
 class Meter:

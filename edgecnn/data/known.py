@@ -34,6 +34,10 @@ class Known(Struct):
         kept = {split: tuple(sorted((item for item in items if item.split == split), key=order)) for split in SPLITS}
         return kept if self.files else {split: self._oldest(split, part) for split, part in kept.items()}
 
+    def holds(self, divided: Divided) -> bool:
+        """Return whether the splits are the recorded ones."""
+        return all(split_hash(divided.get(split, ()), self.labels) == one for split, one in self.hashes.items())
+
     def missing(self, divided: Divided, split: str) -> list[str]:
         """Return the files of a split that are listed and not among the items."""
         found = Counter((split, self.labels[item.label], item.hash) for item in divided[split])

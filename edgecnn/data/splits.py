@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from edgecnn.data.items import Item
 from edgecnn.errors import DatasetError
@@ -13,10 +14,13 @@ from edgecnn.recipe import DataRecipe
 SPLITS = ("train", "validation", "test")
 
 
-def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, ...]]:
+def divide(
+    items: Iterable[Item], recipe: DataRecipe, places: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, tuple[Item, ...]]:
     """Give each image its split by u = int(hash[:16], 16) / 2**64, so that a new image moves no other, and sort each split by content hash.
 
-    u < test_fraction is test, u < test_fraction + validation_fraction validation, the rest training. The source's own splits do not change.
+    u < test_fraction is test, u < test_fraction + validation_fraction validation, the rest training. The source's own splits do not change,
+    and an image that has a split in `places`, by its hash, is in that.
     """
     items = tuple(items)
     given = {item.split for item in items}
@@ -25,7 +29,9 @@ def divide(items: Iterable[Item], recipe: DataRecipe) -> dict[str, tuple[Item, .
     divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         split = item.split
-        if split == "train":
+        if split == "train" and item.hash in places:
+            split = places[item.hash]
+        elif split == "train":
             place = int(item.hash[:16], 16) / 2**64
             split = "test" if place < test else "validation" if place < validation else "train"
         divided[split].append(item if split == item.split else replace(item, split=split))

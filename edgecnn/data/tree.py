@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from edgecnn.errors import DatasetError
@@ -51,6 +52,9 @@ class ImageFile(Struct):
     handle: Any
 
 
+LISTS = "edgecnn-*.csv"
+"""What edgecnn keeps next to the class folders, such as where photos come from: no images, and nothing to speak of."""
+
 LEFT_OUT = "left-out.json"
 """What `edgecnn inspect` writes among the images of a cleaned copy: which ones it left out."""
 
@@ -60,8 +64,18 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
-def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], list[Fault]]:
-    """List a tree's images, the files that are not images, and what is wrong with the layout. DatasetError for fewer than two classes."""
+class Tree(NamedTuple):
+    """A tree's images, the files that are not images, what is wrong with the layout, and the LISTS next to its class folders in `place`."""
+
+    images: list[ImageFile]
+    skipped: list[str]
+    faults: list[Fault]
+    lists: dict[str, Any]
+    place: str
+
+
+def find_images(root: Folder, where: str) -> Tree:
+    """List what a tree holds. DatasetError for fewer than two classes."""
     prefix = ""
     while len(root.folders) == 1 and not root.images:
         (name, inner), *_ = root.folders.items()
@@ -69,6 +83,7 @@ def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], l
             break
         root, prefix = inner, f"{prefix}{name}/"
     found = _Found()
+    lists = {name: root.files.pop(name) for name in sorted(root.files) if fnmatchcase(name, LISTS)}
     found.skipped += [prefix + name for name in sorted(root.files)]
     outer = root.folders.items()
     if outer and all(name.lower() in SPLIT_FOLDERS and not folder.images for name, folder in outer):
@@ -86,7 +101,7 @@ def find_images(root: Folder, where: str) -> tuple[list[ImageFile], list[str], l
         if labels:
             few = f"has only one class, {labels.pop()!r}; a classifier needs two or more"
         raise DatasetError("\n".join([*(f"{where}: {fault}" for fault in found.faults), f"{where} {few}. {LAYOUT}"]))
-    return found.images, found.skipped, found.faults
+    return Tree(found.images, found.skipped, found.faults, lists, prefix)
 
 
 class _Found:

@@ -58,17 +58,23 @@ def of_files(lost: Sequence[Lost], total: int) -> Iterator[Finding]:
         yield finding("unreadable", "warning", len(lost), text, "Replace or remove them.")
 
 
-def of_groups(groups: Sequence[Group], own_splits: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is wrong with images that show the same; `own_splits` are those that the data have themselves."""
+def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -> Iterator[Finding]:
+    """Yield what is wrong with images that show the same.
+
+    `own_splits` are those that the data have themselves; `sided` says that training keeps such images in one split from the start.
+    """
     given = set(own_splits)
     leaks = [group for group in groups if group.leak]
     theirs = [group for group in leaks if {copy.split for copy in group.copies} <= given]
     ours = [group for group in leaks if not {copy.split for copy in group.copies} <= given]
     rest = [group for group in groups if not group.leak and not group.two_labels]
     leaked = "the same image in more than one split"
+    keep_one = "Keep one of each, or divide the images into train, val and test folders yourself."
+    if sided:
+        keep_one = "Nothing: photos that came later tie them, and comparisons of models leave the test images out."
     kinds: tuple[tuple[Kind, Severity, list[Group], str, str], ...] = (
         ("leak", "error", theirs, leaked, "Remove them from training: what was trained on them cannot be measured on them."),
-        ("leak", "warning", ours, leaked, "Keep one of each, or divide the images into train, val and test folders yourself."),
+        ("leak", "warning", ours, leaked, keep_one),
         ("two-labels", "error", [group for group in groups if group.two_labels], "the same image with different labels",
          "Remove the images with the wrong label."),
         ("duplicate", "warning", [group for group in rest if group.exact], "identical images within a split", REMOVE),

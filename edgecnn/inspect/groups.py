@@ -1,5 +1,6 @@
 """Which images of a set show the same: by content, by perceptual hash, and by features."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,7 +51,10 @@ LEAST_SIDE = 16
 RANDOM_PAIRS = 200  # pairs that are drawn to see how alike the set's images are anyway
 
 USUAL_SHARE = 0.01
-"""Share of those that may pass for the same. Where more do, as with a camera that never moves, the limits are tightened."""
+"""Share of those that may pass for the same. Where more do, the limits are tightened, unless these are bursts: no group is too large."""
+
+LARGEST_GROUP = 0.6
+"""Share of a class's images that one group may have then. More is a camera that never moves, and leaves nothing to test or teach."""
 
 
 class Pair(NamedTuple):
@@ -87,12 +91,25 @@ class Search:
         pairs, distinct = self.by_content()
         table = self.looks.table[distinct]
         distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
-        self.calibrate(distinct, np.random.default_rng(seed))
+        tight = self.calibrate(distinct, np.random.default_rng(seed))
+        found = self.near(distinct)
+        if tight and self.largest(distinct, found) > LARGEST_GROUP:
+            self.limits = tight
+            found = self.near(distinct)
+        return pairs + found
+
+    def near(self, distinct: np.ndarray) -> list[Pair]:
         found = self.by_hash(distinct)
-        pairs += found
         if self.features is not None:
-            pairs += self.by_features(distinct, {(pair.first, pair.second) for pair in found})
-        return pairs
+            found += self.by_features(distinct, {(pair.first, pair.second) for pair in found})
+        return found
+
+    def largest(self, distinct: np.ndarray, found: Sequence[Pair]) -> float:
+        """Return the largest share of a class's images that are one group."""
+        labels = [item.label for item in self.looks.items]
+        totals = Counter(labels[index] for index in distinct.tolist())
+        groups = (Counter(labels[index] for index in indices) for indices, _ in connected(len(labels), found))
+        return max((count / totals[label] for group in groups for label, count in group.items()), default=0.0)
 
     def by_content(self) -> tuple[list[Pair], np.ndarray]:
         first: dict[bytes, int] = {}
@@ -103,12 +120,13 @@ class Search:
                 pairs.append(Pair(other, index, "content", Verdict(1.0, False)))
         return pairs, np.array(list(first.values()), np.int64)
 
-    def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> None:
-        """Tighten the limits where randomly chosen pairs pass them: to half of what still divides the most alike of these."""
+    def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> Limits | None:
+        """Return tighter limits where randomly chosen pairs pass the usual ones: half of what still divides the most alike of these."""
         if len(distinct) < 2:
-            return
+            return None
+        by_content = sorted(distinct.tolist(), key=lambda index: self.looks.items[index].hash)  # whatever the splits
         drawn: list[tuple[int, int]] = [
-            tuple(random.choice(distinct, 2, replace=False).tolist()) for _ in range(RANDOM_PAIRS)
+            tuple(random.choice(by_content, 2, replace=False).tolist()) for _ in range(RANDOM_PAIRS)
         ]
         meter = Meter(self.progress, "comparing random pairs", RANDOM_PAIRS)
         usual = self.limits
@@ -121,14 +139,15 @@ class Search:
             passed |= np.array([decided(item, usual) is not None for item in measured])
         self.alike = float(passed.mean())
         if self.alike <= USUAL_SHARE:
-            return
-        self.limits = replace(usual, frame=min(usual.frame, float(np.quantile(frames, USUAL_SHARE)) / 2))
+            return None
+        tight = replace(usual, frame=min(usual.frame, float(np.quantile(frames, USUAL_SHARE)) / 2))
         if self.body is not None:
             present = [item for item in measured if item is not None]
             nearest = max((item.cosine for item in present), default=usual.burst)
             least = min((item.levels for item in present), default=usual.copied)
             burst, copied = max(usual.burst, (1 + nearest) / 2), min(usual.copied, least / 2)
-            self.limits = replace(self.limits, burst=burst, copied=copied)
+            tight = replace(tight, burst=burst, copied=copied)
+        return tight
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
         """Return the measures of pairs, from the cache or some at a time: their parts take memory."""

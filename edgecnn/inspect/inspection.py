@@ -1,6 +1,7 @@
 """The inspection itself: every part of it in turn."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections import Counter
@@ -13,12 +14,13 @@ from edgecnn import __version__
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
 from edgecnn.data.items import Item, Meter
+from edgecnn.data.sides import SOURCES, Link, bursts
 from edgecnn.data.splits import SPLITS
 from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.inspect import features as features_module
 from edgecnn.inspect import findings
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.groups import Pair, Search, connected
+from edgecnn.inspect.groups import LEAST_SIDE, Pair, Search, connected
 from edgecnn.inspect.inspection_report import (
     ClassFigures,
     Copy,
@@ -62,6 +64,9 @@ def inspect_images(
     started = time.monotonic()
     with contextlib.closing(Cache(note)) as cache:
         found = find_copies(dataset, cache, missing, progress)
+    if dataset.left_to_edgecnn:  # as training will divide them
+        dataset = dataset.sided(dataset.sides, links_of(dataset, found))
+        found = found.divided(dataset)
     looks, features, search, groups, computed = found
     method = Method(
         features=None if features is None else features_module.SOURCE.title,
@@ -98,7 +103,7 @@ def inspect_images(
             [
                 *findings.of_folders(dataset.faults, dataset.skipped, dataset.skipped_lines()),
                 *findings.of_files(lost, len(looks.items) + len(lost)),
-                *findings.of_groups(reported, own),
+                *findings.of_groups(reported, own, dataset.left_to_edgecnn),
                 *findings.of_labels(wrong),
                 *findings.of_classes(classes, method),
                 *findings.of_sizes(looks.items, shapes, labels),
@@ -130,13 +135,24 @@ class Copies(NamedTuple):
     groups: list[tuple[list[int], list[Pair]]]
     computed: dict[str, int]
 
+    def divided(self, dataset: Dataset) -> "Copies":
+        """Return the same with each image in its split of a dataset of the same images."""
+        items = {item.source: item for part in dataset.items.values() for item in part}
+        looks = dataclasses.replace(self.looks, items=tuple(items[item.source] for item in self.looks.items))
+        return self._replace(looks=looks)
 
-def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: Progress) -> Copies:
+
+def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, least_side: int = 0) -> Copies:
+    """Search a dataset for images that show the same; arguments as of `inspect_images`.
+
+    Features are computed if an image has `least_side` or more pixels on its shorter side.
+    """
     items = [item for split in SPLITS for item in dataset.items[split]]
     looks = look_at(items, dataset.read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
     features, computed = None, {"hashes": looks.computed}
     network = functools.cache(features_module.open_body)  # opened when its features are first needed
-    if missing is None and looks.items:
+    shorter = np.minimum(looks.table["width"], looks.table["height"])
+    if missing is None and (shorter >= least_side).any():
         meter = Meter(progress, "computing features", len(looks.items))
         features, computed["features"] = features_module.compute(looks.items, dataset.read, cache, network, meter)
     search = Search(
@@ -151,14 +167,19 @@ def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: P
     return Copies(looks, features, search, groups, computed)
 
 
-def groups_by_hash(
-    dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]
-) -> dict[str, str]:
-    """Return the group of each image that shows the same as others, by its content hash; arguments as of `inspect_images`."""
+def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
+    """Return the images that show the same, and those of one burst; arguments as of `inspect_images`."""
     with contextlib.closing(Cache(note)) as cache:
-        found = find_copies(dataset, cache, missing, progress)
+        return links_of(dataset, find_copies(dataset, cache, missing, progress, LEAST_SIDE))
+
+
+def links_of(dataset: Dataset, found: Copies) -> list[Link]:
     hashes = [item.hash for item in found.looks.items]
-    return {hashes[index]: hashes[indices[0]] for indices, _ in found.groups for index in indices}
+    pairs = [(hashes[pair.first], hashes[pair.second], pair) for _, pairs in found.groups for pair in pairs]
+    links = [Link(min(one, other), max(one, other), pair.verdict.score) for one, other, pair in pairs if one != other]
+    if SOURCES in dataset.lists:
+        links += bursts(dataset.lists[SOURCES], f"{dataset.name}: {SOURCES}", {*hashes, *dataset.sides})
+    return links
 
 
 def labels_in_doubt(

@@ -37,6 +37,7 @@ from edgecnn.runs import (
 )
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.stages.reporter import Reporter, Silent
+from edgecnn.stages.sides import find, kept_sides, write_sides
 from edgecnn.stages.train import network_name, open_images, resumable, settled, train_run
 
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
@@ -53,6 +54,8 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
     with resumable(run, reporter):
         asked = asked_recipe(run)
         folds = divided(dataset, run, asked, reporter)
+        if kept := kept_sides(run):
+            dataset.sides = kept
         whole = folds.all_teach(dataset)
         if not run.file(INFO).exists():
             chosen = choose_network(asked, whole, run, reporter)
@@ -75,15 +78,14 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     """Return the folds of a run, made now if there are none yet: images that show the same, cut or mirrored too, share one."""
     folds = read_folds(run)
     if folds is None:
-        from edgecnn.inspect.features import missing_weights
-        from edgecnn.inspect.inspection import groups_by_hash
-
-        missing = "by hashes alone" if not dataset.own or missing_weights() else None
-        groups = groups_by_hash(dataset, missing=missing, progress=reporter.working, note=reporter.note)
+        sides = dataset.sides if dataset.left_to_edgecnn else dataset.sided({}, find(dataset, reporter)).sides
         assert recipe.train.folds is not None
-        folds = assign(dataset, groups, recipe.train.folds, recipe.seed)
+        folds = assign(dataset, {one: side.group for one, side in sides.items()}, recipe.train.folds, recipe.seed)
+        write_sides(run, dataset)
         write_folds(run, folds)
-        alike = f"; {len(groups):,} of them show the same as others, which share a fold" if groups else ""
+        sizes = Counter(folds.groups.values())
+        count = sum(size for size in sizes.values() if size > 1)
+        alike = f"; {count:,} of them show the same as others, which share a fold" if count else ""
         reporter.note(f"{dataset.name}: {len(folds.of):,} images in {folds.count} folds{alike}")
     require_listed(run, folds, dataset)
     return folds

@@ -148,7 +148,7 @@ class Choosing:
                     whole=is_whole(rung),
                     macs=cost.macs,
                     int8_bytes=cost.int8_bytes,
-                    frozen=rules.frozen_accuracy(features, photos.classes, photos.hashes, recipe.seed),
+                    frozen=rules.frozen_accuracy(features, photos.classes, photos.groups, recipe.seed),
                     fits=True,
                 )
                 found.append(dataclasses.replace(one, fits=rules.within(one, recipe.network)))
@@ -194,7 +194,7 @@ class Choosing:
         if path.is_file():
             return np.load(path, allow_pickle=False)
         self.reporter.note(f"tuning {candidate.network} at {candidate.width}x{candidate.height} briefly")
-        kept, held = next(self.rules.folds_of(photos.classes, photos.hashes, self.recipe.seed))
+        kept, held = next(self.rules.folds_of(photos.classes, photos.groups, self.recipe.seed))
         places = {photos.hashes[index]: "train" for index in kept} | {photos.hashes[i]: "validation" for i in held}
         part = self.dataset.redivided(places)
         network = dataclasses.replace(

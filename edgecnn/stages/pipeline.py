@@ -22,6 +22,7 @@ from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe, train_by_folds
 from edgecnn.stages.network_choice import choose_network, images_choose, is_kept
 from edgecnn.stages.reporter import Reporter
+from edgecnn.stages.sides import placed
 from edgecnn.stages.train import check_network, open_images, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
@@ -112,6 +113,7 @@ TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CUR
 def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
     """Train a recipe in the run at `path`, from where that was; return the run, its images and its stages. Errors as of `run_recipe`."""
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    dataset = placed(dataset, reporter, Run(path))
     if images_choose(recipe, dataset):
         recipe = chosen_network(recipe, dataset, path, force, reporter)
     given, recipe = recipe, settle(recipe, dataset)
@@ -135,6 +137,7 @@ def trained_by_folds(
 ) -> tuple[Run, Dataset, "Stages"]:
     """Train a recipe by its folds, as `trained` does without; the images are those of which all teach the model."""
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
+    dataset = placed(dataset, reporter, Run(path))
     with locked(path):
         run = Run(path)
         if not (run.file(runs.RECIPE).exists() and asked_recipe(run) == recipe):

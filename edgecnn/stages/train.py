@@ -18,6 +18,7 @@ from edgecnn.report.curves import write_curves
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, INFO, NETWORK_FILE, RECIPE, Run
 from edgecnn.stages.reporter import Reporter
+from edgecnn.stages.sides import write_sides
 from edgecnn.workers import Workers
 
 
@@ -160,6 +161,7 @@ def train_stage(
             reporter.note(line)
     if run:
         run.make_latest()
+        write_sides(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for one in dataset.duplicates[:5]:
         reporter.note(f"kept out of {one.split}: {one.source} is {one.of_source} of {one.of_split}")

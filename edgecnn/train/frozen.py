@@ -22,7 +22,7 @@ HASHES = "hashes"
 
 
 class Photos:
-    """The photos of some splits, those that can be read, at most `count` of them: where they are, their hashes and classes."""
+    """The photos of some splits, those that can be read, at most `count` of them: where they are, their hashes, groups and classes."""
 
     def __init__(
         self, dataset: Dataset, splits: Sequence[str], channels: int, seed: int, count: int, progress: Progress | None
@@ -37,6 +37,7 @@ class Photos:
         drawn = np.sort(balanced(classes, count, seed))
         self.places = [places[index] for index in drawn]
         self.hashes = [hashes[place] for place in self.places]
+        self.groups = [dataset.sides[one].group if one in dataset.sides else one for one in self.hashes]
         self.classes = classes[drawn]
 
     def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
