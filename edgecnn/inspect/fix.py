@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.items import Item, Meter
+from edgecnn.data.sides import FILE, SOURCES
 from edgecnn.data.tree import LEFT_OUT
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
 from edgecnn.files import canonical_json, output_errors, sha256
@@ -112,6 +113,8 @@ def write_cleaned(
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             write_items(items, dataset, made, meter)
+            for name in dataset.lists.keys() & {FILE, SOURCES}:
+                (made / name).write_bytes(dataset.lists[name])
             (made / LEFT_OUT).write_text(canonical_json(to_json(cleaned)), encoding="utf-8")
             umask = os.umask(0)
             os.umask(umask)

@@ -29,7 +29,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
     folder = find_dataset(path)
     name = printable((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
     listed = open_folder(folder, progress, lenient, may_be_empty=(NONE,))
-    return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT)
+    return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT, place=None)
 
 
 def find_dataset(path: Path) -> Path:

@@ -78,7 +78,7 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     """Return the folds of a run, made now if there are none yet: images that show the same, cut or mirrored too, share one."""
     folds = read_folds(run)
     if folds is None:
-        sides = dataset.sides if dataset.left_to_edgecnn else dataset.sided({}, find(dataset, reporter)).sides
+        sides = dataset.sides or dataset.sided({}, find(dataset, reporter)).sides
         assert recipe.train.folds is not None
         folds = assign(dataset, {one: side.group for one, side in sides.items()}, recipe.train.folds, recipe.seed)
         write_sides(run, dataset)

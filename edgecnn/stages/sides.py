@@ -41,7 +41,7 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
     if not keep:
         result = dataset.sided(known, links)
     elif dataset.place is None:
-        result, why = dataset.sided(known, links), "an archive cannot hold it"
+        result, why = dataset.sided(known, links), "nothing is written into archives and Frigate's folders"
     else:
         result, known, why = written(dataset, dataset.place, known, links)
     for line in lines(dataset, result, known, why if keep else None):

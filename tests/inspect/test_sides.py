@@ -11,6 +11,7 @@ from edgecnn.data import open_dataset
 from edgecnn.data.sides import FILE, LEFT_OUT, SOURCES, read_sides
 from edgecnn.errors import OutputError
 from edgecnn.inspect import features
+from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import create_run
@@ -105,6 +106,10 @@ def test_inspection_divides_as_training_does_and_writes_nothing(pets):
     assert not (pets / FILE).exists() and len(first.groups) == 12 and not any(group.leak for group in first.groups)
     dataset, _ = train(pets)
     assert first.fingerprint == dataset.fingerprint == inspected().fingerprint and first.splits == dataset.sizes
+    write_cleaned(first, opened(pets), pets.parent / "cleaned", USUAL, lambda *_: None)
+    assert (pets.parent / "cleaned" / FILE).read_bytes() == (pets / FILE).read_bytes(), (
+        "the kept photos keep their splits"
+    )
 
 
 def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets, scene, encode, tmp_path):
@@ -137,7 +142,7 @@ def test_an_archive_and_a_folder_that_cannot_be_written_keep_the_list_with_the_r
             file.write(path, f"pets/{path.relative_to(pets)}")
     run = create_run(build_recipe({"data": {"source": str(archive)}}), tmp_path / "run")
     dataset, notes = train(archive, run)
-    assert f"the splits are kept with the run, in its {FILE}, since an archive cannot hold it" in notes[-1]
+    assert f"the splits are kept with the run, in its {FILE}, since nothing is written into archives" in notes[-1]
     write_sides(run, dataset)
     with zipfile.ZipFile(archive, "a") as file:
         for number in range(12, 20):

@@ -3,15 +3,20 @@
 Real photos are scenes, and of each a burst of ten frames is made: cut and moved by up to 6 %, brighter or darker, with a sensor's noise, as
 JPEG. The search for photos that show the same runs once over all frames, as training does; nobody says which frames are of one burst.
 
-A draw is 60 scenes, whose frames arrive in a random order on three days. Each frame's content is drawn too, so that each draw divides
-anew. With the frames' features of the frozen network of ImageNet, logistic regression is fitted on the training frames, and claims its
-accuracy on the test frames. The truth are the photos of all scenes that are not in the draw.
+A draw is half of each class's scenes, whose frames arrive in a random order on three days. Each frame's content is drawn too, so that each
+draw divides anew. With the frames' features of the frozen network of ImageNet, which the search computes, logistic regression is fitted on
+the training frames, and claims its accuracy on the test frames. The truth is its accuracy on the frames of all scenes that are not in the
+draw. The accuracies are of the first draws only, since fitting takes long.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/leaks.py
+
+--work keeps what is made and computed, so that a bench that was interrupted goes on.
 """
 
+import contextlib
 import io
 import os
+import sys
 import tempfile
 import time
 import zipfile
@@ -26,29 +31,30 @@ from harness import about, finish, parser
 from PIL import Image, ImageEnhance
 from threadpoolctl import threadpool_limits
 
-from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.sides import Link, Newcomers, Sides, splits_of, updated
+from edgecnn.data import open_dataset
+from edgecnn.data.items import Item, Meter
+from edgecnn.data.sides import Link, Newcomers, Sides, splits_of, tied, updated
+from edgecnn.files import write_atomic
+from edgecnn.inspect.cache import Cache
+from edgecnn.inspect.features import compute, open_body
 from edgecnn.inspect.inspection import find_links
 from edgecnn.recipe import DataRecipe
-from edgecnn.train.frozen import Photos, frozen_features
 from edgecnn.train.regression import regression
 
-SCENES, FRAMES = 50, 10  # scenes of each class, and frames of a scene
-DRAWN = 10  # scenes of each class in a draw
+POOL, FRAMES = 50, 10  # scenes of each class of which frames are made, and frames of a scene
 DAYS = 3
 CUT = 0.06
 BRIGHTNESS, NOISE = 0.15, 3.0
-RUNG, SIDE = "efficientnet_lite0_4000kb", 160
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+ITERATIONS = 100
 
 
 class Frames(NamedTuple):
-    """All pictures: their hashes, scenes, classes and features; a scene's own photo comes first, its frames follow."""
+    """All frames: their hashes, scenes, classes and features."""
 
     hashes: list[str]
     scenes: np.ndarray
     classes: np.ndarray
-    original: np.ndarray
     features: np.ndarray
 
 
@@ -67,36 +73,21 @@ def burst(photo: Image.Image, random: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def write_photos(archive: Path, folder: Path, seed: int) -> None:
-    """Write frames/CLASS/SCENE-N.jpg and photos/CLASS/SCENE.jpg."""
+def write_frames(archive: Path, folder: Path, seed: int) -> None:
+    """Write CLASS/SCENE-N.jpg, unless they are there."""
+    if folder.exists():
+        return
     random = np.random.default_rng(seed)
     by_class: dict[str, list[str]] = defaultdict(list)
     with zipfile.ZipFile(archive) as file:
         for name in sorted(name for name in file.namelist() if name.endswith(".jpg")):
             by_class[Path(name).parent.name].append(name)
         for label, names in sorted(by_class.items()):
-            chosen = set(random.permutation(names)[:SCENES].tolist())
-            for name in names:
-                data, stem = file.read(name), Path(name).stem
-                files = {folder / "photos" / label / f"{stem}.jpg": data}
-                if name in chosen:
-                    photo = Image.open(io.BytesIO(data)).convert("RGB")
-                    files |= {
-                        folder / "frames" / label / f"{stem}-{number}.jpg": burst(photo, random)
-                        for number in range(FRAMES)
-                    }
-                for path, content in files.items():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-
-
-def features_of(dataset: Dataset, folder: Path) -> dict[str, np.ndarray]:
-    """Return the frozen network's features of all images, by source."""
-    everything = {item.hash for part in dataset.items.values() for item in part}
-    taught = dataset.redivided(dict.fromkeys(everything, "train"))
-    photos = Photos(taught, ("train",), 3, 1, 10**6, None)
-    found = frozen_features("efficientnet_lite0", (SIDE, SIDE), photos, (1 / 128, 0), folder)[RUNG]
-    return {source: row for (_, source), row in zip(photos.places, found, strict=True)}
+            chosen = set(random.permutation(names)[:POOL].tolist())
+            for name in (name for name in names if name in chosen):
+                photo = Image.open(io.BytesIO(file.read(name))).convert("RGB")
+                for number in range(FRAMES):
+                    write_atomic(folder / label / f"{Path(name).stem}-{number}.jpg", burst(photo, random))
 
 
 def pairs_apart(frames: Frames, chosen: Sequence[int], sides: Mapping[str, str]) -> tuple[int, int]:
@@ -123,22 +114,21 @@ def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) ->
     mean = frames.features[taught].mean(axis=0)
     scale = float((frames.features[taught] - mean).std())
     with threadpool_limits(1):
-        fitted = regression(1.0, 200).fit((frames.features[taught] - mean) / scale, frames.classes[taught])
+        fitted = regression(1.0, ITERATIONS).fit((frames.features[taught] - mean) / scale, frames.classes[taught])
         return [float(fitted.score((frames.features[one] - mean) / scale, frames.classes[one])) for one in asked]
 
 
-def draw(frames: Frames, links: Sequence[Link], seed: int) -> dict[str, Any]:
+def draw(frames: Frames, links: Sequence[Link], seed: int, fitted: bool) -> dict[str, Any]:
     """Draw scenes, divide their frames by content alone and with groups, and return the pairs apart and the accuracies of both."""
     random = np.random.default_rng(seed)
-    made = np.unique(frames.scenes[~frames.original])
+    made = np.unique(frames.scenes)
     classes = {int(scene): int(frames.classes[np.flatnonzero(frames.scenes == scene)[0]]) for scene in made}
-    scenes = [
-        scene
-        for label in sorted(set(classes.values()))
-        for scene in random.permutation([one for one, other in classes.items() if other == label])[:DRAWN].tolist()
-    ]
+    scenes = []
+    for label in sorted(set(classes.values())):
+        mine = random.permutation([one for one, other in classes.items() if other == label])
+        scenes += mine[: len(mine) // 2].tolist()
     within = np.isin(frames.scenes, scenes)
-    order = random.permutation(np.flatnonzero(within & ~frames.original))
+    order = random.permutation(np.flatnonzero(within))
     content = dict(
         zip(
             frames.hashes,
@@ -146,57 +136,74 @@ def draw(frames: Frames, links: Sequence[Link], seed: int) -> dict[str, Any]:
             strict=True,
         )
     )
-    fresh = np.flatnonzero(~within & frames.original)
+    fresh = np.flatnonzero(~within)
     row: dict[str, Any] = {"seed": seed}
-    ways = {"content": content, "groups": splits_of(arrived(frames, order.tolist(), content, links))}
-    for way, sides in ways.items():
-        pairs, apart = pairs_apart(frames, order.tolist(), sides)
-        splits = np.array([sides[frames.hashes[index]] for index in order])
-        claimed, true = accuracy(frames, order[splits == "train"], (order[splits == "test"], fresh))
-        row |= {f"{way}_apart": apart, f"{way}_claimed": claimed, f"{way}_true": true, "pairs": pairs}
-        row[f"{way}_test"] = float(np.mean(splits == "test"))
+    sides = arrived(frames, order.tolist(), content, links)
+    for way, places in {"content": content, "groups": splits_of(sides)}.items():
+        row["pairs"], row[f"{way}_apart"] = pairs_apart(frames, order.tolist(), places)
+        splits = np.array([places[frames.hashes[index]] for index in order])
+        if fitted:
+            figures = accuracy(frames, order[splits == "train"], (order[splits == "test"], fresh))
+            row[f"{way}_claimed"], row[f"{way}_true"] = figures
+        if way == "groups":  # a pair that comparisons leave out claims nothing
+            row["left_out"] = len(tied(sides, [link for link in links if link.first in sides and link.second in sides]))
     return row
 
 
-def read_frames(folder: Path) -> tuple[Frames, list[Link], dict[str, float]]:
-    """Return all pictures with their features, the links that the search finds among the frames, and the processor seconds of it."""
-    burst_set, photo_set = (
-        open_dataset(DataRecipe(source=str(folder / name)), for_training=False) for name in ("frames", "photos")
+def read_frames(folder: Path, scenes: int) -> tuple[Frames, list[Link], dict[str, float]]:
+    """Return the frames of the first scenes of each class, the links that the search finds among them, and its processor seconds."""
+    dataset = open_dataset(DataRecipe(source=str(folder)), for_training=False)
+    places: dict[str, str] = {}
+    for label in range(len(dataset.labels)):
+        items = [item for part in dataset.items.values() for item in part if item.label == label]
+        kept = sorted({scene_of(item) for item in items})[:scenes]
+        places |= {item.hash: item.split for item in items if scene_of(item) in kept}
+    dataset = dataset.redivided(places)
+    items = [item for part in dataset.items.values() for item in part]
+    seconds, links = {}, []
+    for time_ in ("first", "again"):
+        started = time.process_time()
+        links = find_links(dataset, missing=None, progress=show, note=print)
+        seconds[time_] = round(time.process_time() - started, 1)
+    with contextlib.closing(Cache()) as cache:
+        values, _ = compute(items, dataset.read, cache, open_body, Meter(None, "features", len(items)))
+    numbers = np.unique([f"{item.label} {scene_of(item)}" for item in items], return_inverse=True)[1]
+    return (
+        Frames([item.hash for item in items], numbers, np.array([item.label for item in items]), values),
+        links,
+        seconds,
     )
-    started = time.process_time()
-    links = find_links(burst_set, missing=None, progress=lambda *_: None, note=print)
-    middle = time.process_time()
-    find_links(burst_set, missing=None, progress=lambda *_: None, note=print)
-    seconds = {"first": round(middle - started, 1), "again": round(time.process_time() - middle, 1)}
-    rows = []
-    for dataset, original in ((burst_set, False), (photo_set, True)):
-        features = features_of(dataset, folder / "features")
-        for item in (item for part in dataset.items.values() for item in part):
-            stem = Path(item.source).stem
-            scene = stem if original else stem.rpartition("-")[0]
-            rows.append(
-                (item.hash, f"{dataset.labels[item.label]}/{scene}", item.label, original, features[item.source])
-            )
-    hashes, scenes, classes, originals, values = zip(*rows, strict=True)
-    numbers = np.unique(scenes, return_inverse=True)[1]
-    return Frames(list(hashes), numbers, np.array(classes), np.array(originals), np.stack(values)), links, seconds
+
+
+def scene_of(item: Item) -> str:
+    return Path(item.source).stem.rpartition("-")[0]
+
+
+def show(what: str, done: int, total: int) -> None:
+    print(f"{what}: {done} of {total}", file=sys.stderr, end="\r", flush=True)
 
 
 def main() -> None:
     """Draw, print a table and write the figures."""
     made = parser(__doc__, "leaks")
     made.add_argument("--data", default="trash-photos.zip", help="a zip of NAME/CLASS/*.jpg, below $EDGECNN_DATA")
+    made.add_argument(
+        "--scenes", type=int, default=POOL, help=f"scenes of each class, at most {POOL} (default: {POOL})"
+    )
     made.add_argument("--draws", type=int, default=100, help="draws (default: 100)")
+    made.add_argument("--fitted", type=int, default=30, help="draws with accuracies (default: 30)")
+    made.add_argument("--work", type=Path, help="a folder for what is made and computed (default: a temporary one)")
     arguments = made.parse_args()
     archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # the search begins from scratch
-        write_photos(archive, Path(folder), 1)
-        frames, links, seconds = read_frames(Path(folder))
-    rows = [draw(frames, links, seed) for seed in range(1, arguments.draws + 1)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.work or Path(temporary)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # the search begins from scratch
+        write_frames(archive, folder / "frames", 1)
+        frames, links, seconds = read_frames(folder / "frames", arguments.scenes)
+    rows = [draw(frames, links, seed, seed <= arguments.fitted) for seed in range(1, arguments.draws + 1)]
     settings = {
-        "data": arguments.data, "scenes": len(np.unique(frames.scenes[~frames.original])), "frames": int((~frames.original).sum()),
-        "search_cpu_seconds": seconds, "drawn": DRAWN, "days": DAYS,
+        "data": arguments.data, "scenes": len(np.unique(frames.scenes)), "frames": len(frames.hashes),
+        "search_cpu_seconds": None if arguments.work else seconds,
     }  # fmt: skip
     finish(arguments.out, {**about("leaks", **settings), "draws": rows}, HEADINGS, rows_of(rows))
 
@@ -208,7 +215,8 @@ def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return the rows of a table: the two ways, the mean of all draws, and from where to where 95 % of the differences lie."""
     rows: list[tuple[str, ...]] = []
     for way, title in (("content", "by content alone"), ("groups", "bursts in one split")):
-        claimed, true = (np.array([row[f"{way}_{key}"] for row in draws]) for key in ("claimed", "true"))
+        fitted = [row for row in draws if f"{way}_claimed" in row]
+        claimed, true = (np.array([row[f"{way}_{key}"] for row in fitted]) for key in ("claimed", "true"))
         low, high = np.percentile(100 * (claimed - true), (2.5, 97.5))
         apart = [row[f"{way}_apart"] for row in draws]
         rows.append(
@@ -222,6 +230,14 @@ def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def sentence(report: Mapping[str, Any]) -> str:
+    fitted = sum("groups_claimed" in row for row in report["draws"])
+    return (
+        f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; accuracies of {fitted} of them. To measure again: "
+        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py`, where FOLDER has {report['data']}."
+    )
 
 
 if __name__ == "__main__":
