@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import importlib.util
 import io
+import itertools
 import json
 import os
 import resource
@@ -135,6 +136,34 @@ def signals():
     yield
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGHUP, before[1])
+
+
+@pytest.fixture(scope="session")
+def keep_pictures():
+    """Keep pictures as a board does: `group` frames of each of `scenes`; return them, the first ones of the random sample."""
+    from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
+    from edgecnn.files import sha256
+
+    def keep(folder, scenes, group=1, labels=("cat", "dog", "fox"), sample=0, seed=1):
+        kept, chance = [], np.random.default_rng(seed)
+        for scene, frame in itertools.product(range(scenes), range(group)):
+            if frame == 0:
+                tiles = chance.integers(10, 245, (6, 8, 3))
+            pixels = tiles.repeat(20, 0).repeat(20, 1) + chance.integers(-5, 6, (120, 160, 3))
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "jpeg", quality=85)
+            number, why = scene * group + frame, "random" if scene < sample else "unsure"
+            best = [labels[(scene + other) % len(labels)] for other in range(len(labels))]
+            facts = Facts(
+                ts=1795860902.5 + 60 * number, why=why, source="camera", seq=number, model=KeptModel(name="door", sha256="ab" * 32),
+                scores=tuple(KeptScore(label=label, score=0.5**place) for place, label in enumerate(best, 1)),
+                label=best[0] if why == "random" else None, reason=None if why == "random" else "below_threshold", region=None,
+                picture=KeptPicture(sha256=sha256(buffer.getvalue()), width=160, height=120),
+            )  # fmt: skip
+            kept.append(write_kept(folder, facts, buffer.getvalue())[0])
+        return kept
+
+    return keep
 
 
 @pytest.fixture

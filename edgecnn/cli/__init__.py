@@ -27,8 +27,8 @@ COMMANDS = {
     name.rstrip("_"): name
     for name in (
         "inspect", "train", "import_", "export", "verify", "bundle", "run", "compare", "layers", "stress", "report", "classify",
-        "explain", "capture", "slot", "update", "service", "release", "deploy", "selftest", "benchmark", "doctor", "cameras", "networks",
-        "datasets", "targets",
+        "explain", "capture", "review", "slot", "update", "service", "release", "deploy", "selftest", "benchmark", "doctor", "cameras",
+        "networks", "datasets", "targets",
     )
 }  # fmt: skip
 """The commands in the order of `--help`. Each is a function in a module of the same name; `import` is a keyword of Python."""

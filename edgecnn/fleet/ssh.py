@@ -154,13 +154,7 @@ class Board:
         Raises:
             BoardError: if the connection breaks, or the script fails for a reason that has words of its own, such as a full disk.
         """
-        command = shlex.join(["sh", "-c", AS_ROOT, "sh", script])
-        with stdin.open("rb") if isinstance(stdin, Path) else tempfile.TemporaryFile() as source:
-            if isinstance(stdin, bytes):
-                source.write(stdin)
-                source.seek(0)
-            self.sent += len(command) + os.fstat(source.fileno()).st_size
-            process = self._sessions.start([*self._options, "--", self.host, command], source)
+        process = self._start(script, stdin)
         late = threading.Timer(limit_s, process.kill)
         late.start()
         try:
@@ -174,12 +168,43 @@ class Board:
             raise BoardError(f"a step took longer than {limit_s:g} s")
         if max(len(out), len(err)) >= MAX_ANSWER_BYTES:
             raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
+        return Finished(process.returncode, out.decode(errors="replace"), self._judged(process, err))
+
+    @contextlib.contextmanager
+    def reading(self, script: str, stdin: bytes = b"") -> Iterator[IO[bytes]]:
+        """Run a script as `run` does, and give its standard output, of any length. What went wrong is raised at the end of the block."""
+        process = self._start(script, stdin)
+        assert process.stdout and process.stderr
+        with ThreadPoolExecutor(1) as other:
+            errors = other.submit(process.stderr.read, MAX_ANSWER_BYTES)
+            try:
+                yield process.stdout
+                process.stdout.close()
+                process.wait()
+            finally:
+                self._sessions.ended(process)
+            said = self._judged(process, errors.result())
+        if process.returncode:
+            raise BoardError(last_line(said) or f"it ended with exit code {process.returncode}")
+
+    def _start(self, script: str, stdin: bytes | Path) -> subprocess.Popen[bytes]:
+        command = shlex.join(["sh", "-c", AS_ROOT, "sh", script])
+        with stdin.open("rb") if isinstance(stdin, Path) else tempfile.TemporaryFile() as source:
+            if isinstance(stdin, bytes):
+                source.write(stdin)
+                source.seek(0)
+            self.sent += len(command) + os.fstat(source.fileno()).st_size
+            return self._sessions.start([*self._options, "--", self.host, command], source)
+
+    @staticmethod
+    def _judged(process: subprocess.Popen[bytes], err: bytes) -> str:
+        """Return what a process that has ended said on standard error; BoardError if it failed for a reason that has words of its own."""
         said = err.decode(errors="replace")
         if process.returncode in (255, -9):
             raise BoardError("the connection broke")
         if process.returncode and (meaning := first_meaning(FAILED, said)):
             raise BoardError(meaning)
-        return Finished(process.returncode, out.decode(errors="replace"), said)
+        return said
 
     def must(self, what: str, script: str, stdin: bytes | Path = b"") -> str:
         """Run a script as root and return what it printed; BoardError with `what` and its last words if it fails."""

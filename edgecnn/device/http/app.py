@@ -1,5 +1,7 @@
 """The application: all routes in one list, and what surrounds them."""
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -7,8 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgecnn.device.http import api, kserve, openapi, page
+from edgecnn.device.http import api, kserve, openapi, page, review
 from edgecnn.device.http.answers import failed, refusal
+from edgecnn.device.http.auth import Gate
 from edgecnn.device.http.inference import Busy
 from edgecnn.device.http.limits import Guard, check_shape
 from edgecnn.device.http.site import Site
@@ -27,19 +30,19 @@ def all_routes(site: Site) -> list[Route]:
     return [
         *api.routes(site),
         *site.gate.routes(),
-        *page.routes(site),
+        *page.routes(),
         *kserve.routes(site),
+        *review.routes(site.desk),
         *openapi.routes(site),
     ]
 
 
-def make_app(site: Site) -> ASGIApp:
+def make_app(gate: Gate, routes: Sequence[Route]) -> ASGIApp:
     app = Starlette(
-        routes=all_routes(site),
+        routes=routes,
         exception_handlers={HTTPException: on_http, EdgeCNNError: on_error, Busy: on_busy, ClientDisconnect: on_gone},
     )
     app.router.redirect_slashes = False
-    gate = site.gate
     return Headers(Guard(app, (check_shape, gate.check_host, gate.check_origin, gate.check_token)))
 
 

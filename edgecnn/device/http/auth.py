@@ -21,6 +21,9 @@ from edgecnn.device.http.limits import body_bytes
 PUBLIC = ("/healthz", "/readyz", "/login")
 """Paths that need no token: they say nothing of the camera."""
 
+PAGES = ("/", "/review")
+"""Paths that lead somebody without a token to the page that asks for it, and then back."""
+
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 COOKIE_S = 30 * 24 * 3600
@@ -75,8 +78,8 @@ class Gate:
     def check_token(self, request: Request) -> Response | None:
         if self._token is None or request.scope["path"] in PUBLIC or self._knows(request):
             return None
-        if request.scope["path"] == "/" and "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/login", 303)
+        if request.scope["path"] in PAGES and "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse(f"/login?to={request.scope['path'][1:]}", 303)
         # not Basic: a browser would open a window of its own over the page
         return refusal(401, "the token is missing or wrong.", www_authenticate='Bearer realm="edgecnn"')
 

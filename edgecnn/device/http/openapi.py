@@ -86,6 +86,23 @@ SCHEMAS: dict[str, Schema] = {
         unsure=array(table(name=TEXT_FIELD, ts=SECONDS, guess=TEXT_OR_NULL, reason=TEXT_OR_NULL, score=OR_NULL)),
         drift=or_null(of("Drift")),
     ),
+    "Review": table(
+        schema={"const": "edgecnn.review/1"}, into=TEXT_OR_NULL, classes=array(TEXT_FIELD),
+        next=array(
+            table(
+                pictures=array(TEXT_FIELD), ts=SECONDS, why={"enum": ["unsure", "stranger", "random"]}, guess=TEXT_OR_NULL, score=OR_NULL,
+                reason=TEXT_OR_NULL,
+            )
+        )
+        | {"description": "The next questions: SHA-256 of pictures that look alike, and what the model made of the first, unless random."},
+        left=COUNT, unreadable=COUNT, labelled=COUNT, none=COUNT, skipped=COUNT,
+        undo={**COUNT, "description": "Pictures of the answer that would be taken back."},
+        field=TEXT_OR_NULL | {"description": "The accuracy in the field, once all of the random sample is decided."},
+    ),
+    "ReviewAnswer": table(
+        ("pictures", "decision", "label"), reviewer=TEXT_FIELD, pictures=array(TEXT_FIELD), decision={"enum": ["label", "none", "skip"]},
+        label=TEXT_FIELD,
+    ),
     "Live": table(live=TRUTH),
     "Ready": table(ready=TRUTH),
     "Server": table(name=TEXT_FIELD, version=TEXT_FIELD, extensions=array(TEXT_FIELD)),
@@ -114,7 +131,16 @@ def answers(media: str, schema: Schema | None = None, about: str = "As requested
 
 
 NO_CAMERA = "There is no camera."
+NO_REVIEW = "Nothing is kept here."
 BINARY = f"Tensors as bytes after the JSON, whose length is in {HEADER}."
+
+REVIEWED = answers(
+    JSON,
+    of("Review"),
+    s400="No such picture or class.",
+    s404=NO_REVIEW,
+    s409="Another page is reviewing, or has answered otherwise.",
+)
 
 PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
     "/": {"get": ("The page.", answers("text/html"))},
@@ -147,6 +173,16 @@ PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
             answers(JSON, of("Drift"), s404=NO_CAMERA, s409="There are no seven days yet."),
         )
     },
+    "/review": {"get": ("The page that asks what kept pictures show.", answers("text/html"))},
+    "/v1/review": {
+        "get": (
+            "What is asked next. ?reviewer= has an id that the page has made up; &take takes the review over from another page.",
+            answers(JSON, of("Review"), s404=NO_REVIEW, s409="Another page is reviewing."),
+        )
+    },
+    "/v1/review/pictures/{sha256}": {"get": ("A kept picture.", answers(JPEG, s404="No such picture."))},
+    "/v1/review/answer": {"post": ("Answer; it is on disk when this returns.", REVIEWED)},
+    "/v1/review/undo": {"post": ("Take the last answer back.", REVIEWED)},
     "/metrics": {"get": ("Metrics for Prometheus.", answers(TEXT, TEXT_FIELD))},
     "/healthz": {"get": ("Whether the server answers.", answers(TEXT, TEXT_FIELD))},
     "/readyz": {
@@ -172,6 +208,7 @@ for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
 BODIES: dict[str, Schema] = {
     "/v1/classify": {JPEG: {}, "image/png": {}, BYTES: {}},
     "/login": {"application/x-www-form-urlencoded": {"schema": table(token=TEXT_FIELD)}},
+    **{path: {JSON: {"schema": of("ReviewAnswer")}} for path in ("/v1/review/answer", "/v1/review/undo")},
     **{
         path: {JSON: {"schema": of("InferRequest")}, BYTES: {"schema": {"description": BINARY}}}
         for path in PATHS

@@ -1,4 +1,4 @@
-"""The live page: one document for `/` and `/login`. Nothing runs or loads but what is in it, and what its own server gives."""
+"""The pages: one document each. Nothing runs or loads but what is in it, and what its own server gives."""
 
 import base64
 import hashlib
@@ -9,18 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgecnn.device.http.site import Site
+FOLDER = Path(__file__).parent
 
 
-def routes(site: Site) -> list[Route]:
-    """Return the page's routes. The file is read once; what it shows, its script asks the other routes for."""
-    body = Path(__file__).with_name("page.html").read_bytes()
+def routes() -> list[Route]:
+    return [*document("page.html", "/", "/login"), *document("review.html", "/review")]
+
+
+def document(name: str, *paths: str) -> list[Route]:
+    """Return the routes of a document. Its file is read once; what it shows, its script asks other routes for."""
+    shared = {b"/* %b */" % file.encode(): (FOLDER / file).read_bytes() for file in ("shared.css", "shared.js")}
+    body = re.sub(rb"/\* shared\.\w+ \*/", lambda match: shared[match[0]], (FOLDER / name).read_bytes())
     headers = {"Content-Security-Policy": policy(body)}
 
     async def page(request: Request) -> Response:
         return Response(body, media_type="text/html", headers=headers)
 
-    return [Route(path, page, methods=["GET"]) for path in ("/", "/login")]
+    return [Route(path, page, methods=["GET"]) for path in paths]
 
 
 def policy(document: bytes) -> str:

@@ -4,12 +4,18 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from edgecnn.device.http.app import make_app
+from edgecnn.device.http import page, review
+from edgecnn.device.http.app import all_routes, make_app
 from edgecnn.device.http.auth import Gate
 from edgecnn.device.http.board import Board
 from edgecnn.device.http.inference import Inference, load
@@ -22,6 +28,7 @@ from edgecnn.device.http.viewers import Viewers
 from edgecnn.device.stream.ends import SIGNALS, Stopped
 
 if TYPE_CHECKING:
+    from edgecnn.device.review.reviewing import Reviewing
     from edgecnn.runtime.classifier import Classifier
 
 
@@ -44,7 +51,7 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
     site = make_site(opening, viewers, Inference(functools.partial(load, **choice)))
     site.board.on_picture = viewers.picture
-    server = make_server(site)
+    server = make_server(make_app(site.gate, all_routes(site)))
     asyncio.get_running_loop().add_reader(link, receive, link, site.board, server)
     await run(server, listener, site, with_parent=True)
 
@@ -53,7 +60,28 @@ async def serve_api(opening: Opening, listener: socket.socket, classifier: "Clas
     """Serve without a camera, until a signal comes, which is raised as Stopped."""
     site = make_site(opening, Viewers(None, bool), Inference(lambda: classifier))
     site.board.ready = True
-    server = make_server(site)
+    server = make_server(make_app(site.gate, all_routes(site)))
+    with stopped_by_signals(server):
+        await run(server, listener, site, with_parent=False)
+
+
+async def serve_review(gate: Gate, listener: socket.socket, reviewing: "Reviewing") -> None:
+    """Serve a review and nothing else, until a signal comes, which is raised as Stopped."""
+
+    async def to_review(request: Request) -> Response:
+        return RedirectResponse("/review", 303)
+
+    desk = review.Desk(lambda: reviewing)
+    pages = [*page.document("review.html", "/review"), *page.document("page.html", "/login"), Route("/", to_review)]
+    server = make_server(make_app(gate, [*pages, *gate.routes(), *review.routes(desk)]))
+    with stopped_by_signals(server):
+        await serve(server, listener)
+        desk.close()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(server: Server) -> Iterator[None]:
+    """Have a signal end the server, and raise it as Stopped once that is over."""
     signals: list[int] = []
 
     def stop(number: int) -> None:
@@ -62,36 +90,54 @@ async def serve_api(opening: Opening, listener: socket.socket, classifier: "Clas
 
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    await run(server, listener, site, with_parent=False)
+    yield
     raise Stopped(signals[0])
 
 
 def make_site(opening: Opening, viewers: Viewers, inference: Inference) -> Site:
     board, gate = Board(opening), Gate(opening.token, opening.hosts, opening.port)
-    return Site(board, viewers, inference, gate, Upkeep(board, opening))
+    return Site(board, viewers, inference, gate, Upkeep(board, opening), make_desk(opening))
 
 
-def make_server(site: Site) -> Server:
+def make_desk(opening: Opening) -> review.Desk | None:
+    """Return what reviews the kept pictures of a board; None if none are kept."""
+    if opening.unsure is None:
+        return None
+    folder = Path(opening.unsure)
+
+    def begin() -> "Reviewing":
+        from edgecnn.device.review.journal import LABELS, Journal
+        from edgecnn.device.review.reviewing import Reviewing
+
+        return Reviewing(folder, Journal(folder / LABELS), opening.model["labels"])
+
+    return review.Desk(begin)
+
+
+def make_server(app: ASGIApp) -> Server:
     return Server(
         uvicorn.Config(
-            make_app(site), http=Guarded, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
+            app, http=Guarded, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
             server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, h11_max_incomplete_event_size=HEADER_BYTES,
         )
     )  # fmt: skip
 
 
 async def run(server: Server, listener: socket.socket, site: Site, *, with_parent: bool) -> None:
-    tasks = [
-        asyncio.create_task(sweep(server.server_state.connections)),
-        asyncio.create_task(watch(site.board.machine, with_parent)),
-        asyncio.create_task(keep(site.upkeep)),
-    ]
+    try:
+        await serve(server, listener, watch(site.board.machine, with_parent), keep(site.upkeep))
+    finally:
+        say(site.upkeep.write(site.upkeep.due(end=True)))
+
+
+async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any, Any, None]) -> None:
+    """Serve until the server is ended, and meanwhile do what else there is."""
+    tasks = [asyncio.create_task(work) for work in (sweep(server.server_state.connections), *others)]
     try:
         await server.serve(sockets=[listener])
     finally:
         for task in tasks:
             task.cancel()
-        say(site.upkeep.write(site.upkeep.due(end=True)))
 
 
 def receive(link: socket.socket, board: Board, server: Server) -> None:

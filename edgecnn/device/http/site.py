@@ -5,6 +5,7 @@ from typing import NamedTuple
 from edgecnn.device.http.auth import Gate
 from edgecnn.device.http.board import Board
 from edgecnn.device.http.inference import Inference
+from edgecnn.device.http.review import Desk
 from edgecnn.device.http.upkeep import Upkeep
 from edgecnn.device.http.viewers import Viewers
 
@@ -17,3 +18,4 @@ class Site(NamedTuple):
     inference: Inference
     gate: Gate
     upkeep: Upkeep
+    desk: Desk | None

@@ -9,15 +9,19 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 
 class Serving:
-    """A running `edgecnn classify … --http 0`: `url` is where it serves, `lines` its standard output so far, `notes` its standard error."""
+    """A running `edgecnn classify … --http 0`: `url` is where it serves, `lines` its standard output so far, `notes` its standard error.
 
-    def __init__(self, *arguments, cwd, environment=None):
-        command = [sys.executable, "-m", "edgecnn", "classify", *arguments]
+    `page` is the address that it shows to people. `edgecnn review` serves too.
+    """
+
+    def __init__(self, *arguments, cwd, environment=None, name="classify"):
+        command = [sys.executable, "-m", "edgecnn", name, *arguments]
         if "--http" not in arguments:
             command += ["--http", "0"]
         self.process = subprocess.Popen(
@@ -26,7 +30,8 @@ class Serving:
         self.lines, self.notes = [], []
         for stream, kept in ((self.process.stdout, self.lines), (self.process.stderr, self.notes)):
             threading.Thread(target=lambda stream=stream, kept=kept: kept.extend(stream), daemon=True).start()
-        self.port = int(self.until(self._url).rstrip("/").rpartition(":")[2])
+        self.page = self.until(self._url)
+        self.port = urlsplit(self.page).port
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _url(self):
@@ -92,9 +97,9 @@ def serve(bundle, tmp_path_factory):
     """Return a function that starts `edgecnn classify` with arguments and --http 0, of the bundle that ships, and waits for its port."""
     started = []
 
-    def start(*arguments, **more):
-        model = () if "--model" in arguments else ("--model", str(bundle))
-        started.append(Serving(*arguments, *model, cwd=tmp_path_factory.mktemp("served"), **more))
+    def start(*arguments, cwd=None, **more):
+        model = () if "--model" in arguments or "name" in more else ("--model", str(bundle))
+        started.append(Serving(*arguments, *model, cwd=cwd or tmp_path_factory.mktemp("served"), **more))
         return started[-1]
 
     yield start
@@ -102,3 +107,51 @@ def serve(bundle, tmp_path_factory):
         if serving.process.poll() is None:
             serving.process.kill()
         serving.process.wait()
+
+
+class Page:
+    """What a reader of the page sees."""
+
+    def __init__(self, browser):
+        self.browser = browser
+
+    def __getitem__(self, name):
+        """The text of an element that is shown, None of one that is not."""
+        script = (
+            "const item = document.getElementById(arguments[0]); return item?.checkVisibility() ? item.innerText : null"
+        )
+        return self.browser.execute_script(script, name)
+
+    def until(self, name, pattern, seconds=20.0):
+        """Wait until an element's text matches, and return how long it took."""
+        start = time.monotonic()
+        while not re.search(pattern, self[name] or ""):
+            took = time.monotonic() - start
+            assert took < seconds, f"{name} is {self[name]!r} after {took:.1f} s, not {pattern}; {self['notices']}"
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    @property
+    def picture(self):
+        """What the picture shows now, as (width, mean brightness of its middle); what is loaded says nothing of what is drawn."""
+        return self.browser.execute_script("""
+            const from = document.getElementById("picture"), to = document.createElement("canvas");
+            if (!from.naturalWidth) return null;
+            Object.assign(to, {width: 1, height: 1});
+            to.getContext("2d").drawImage(from, 90, 45, 140, 110, 0, 0, 1, 1);
+            return [from.naturalWidth, ...to.getContext("2d").getImageData(0, 0, 1, 1).data];
+        """)
+
+    def until_picture(self, differs_from=None):
+        end = time.monotonic() + 20
+        while (shown := self.picture) is None or shown == differs_from:
+            assert time.monotonic() < end, f"the picture is {shown}"
+            time.sleep(0.05)
+        return shown
+
+
+@pytest.fixture
+def page(browser):
+    yield Page(browser)
+    browser.get("about:blank")  # or it would ask the next test's board
+    browser.delete_all_cookies()

@@ -101,6 +101,9 @@ def test_what_is_answered_is_as_described(serve, token_file, photo, schema_of):
             assert of.ask(path, as_path=base) == of.ask(f"{path}/ready", as_path=f"{base}/ready") == status
             body = json.dumps({"id": "1", "inputs": [image]}).encode()
             assert of.ask(f"{path}/infer", body, as_path=f"{base}/infer") == status
+    asked = json.dumps({"reviewer": "", "pictures": ["x"], "decision": "skip"}).encode()
+    assert of.ask("/v1/review/answer", asked) == 400 and of.ask("/v1/review/undo", asked) == 409
+    assert of.ask("/v1/review/pictures/x", as_path="/v1/review/pictures/{sha256}") == 404
     assert of.ask("/login", b"token=wrong") == 401
     assert of.left == ENDLESS
 
@@ -110,3 +113,4 @@ def test_without_a_camera_too(serve):
     assert of.document["security"] == []
     assert of.ask("/v1/state") == of.ask("/metrics") == 200 and of.ask("/v1/frame.jpg") == 404
     assert of.ask("/v1/drift/accept", b"") == 404
+    assert of.ask("/v1/review") == of.ask("/v1/review/undo", b"{}") == 404

@@ -74,54 +74,6 @@ def board(root, serve, camera):
         serving.process.kill()
 
 
-class Page:
-    """What a reader of the page sees."""
-
-    def __init__(self, browser):
-        self.browser = browser
-
-    def __getitem__(self, name):
-        """The text of an element that is shown, None of one that is not."""
-        script = (
-            "const item = document.getElementById(arguments[0]); return item?.checkVisibility() ? item.innerText : null"
-        )
-        return self.browser.execute_script(script, name)
-
-    def until(self, name, pattern, seconds=20.0):
-        """Wait until an element's text matches, and return how long it took."""
-        start = time.monotonic()
-        while not re.search(pattern, self[name] or ""):
-            took = time.monotonic() - start
-            assert took < seconds, f"{name} is {self[name]!r} after {took:.1f} s, not {pattern}; {self['notices']}"
-            time.sleep(0.02)
-        return time.monotonic() - start
-
-    @property
-    def picture(self):
-        """What the picture shows now, as (width, mean brightness of its middle); what is loaded says nothing of what is drawn."""
-        return self.browser.execute_script("""
-            const from = document.getElementById("picture"), to = document.createElement("canvas");
-            if (!from.naturalWidth) return null;
-            Object.assign(to, {width: 1, height: 1});
-            to.getContext("2d").drawImage(from, 90, 45, 140, 110, 0, 0, 1, 1);
-            return [from.naturalWidth, ...to.getContext("2d").getImageData(0, 0, 1, 1).data];
-        """)
-
-    def until_picture(self, differs_from=None):
-        end = time.monotonic() + 20
-        while (shown := self.picture) is None or shown == differs_from:
-            assert time.monotonic() < end, f"the picture is {shown}"
-            time.sleep(0.05)
-        return shown
-
-
-@pytest.fixture
-def page(browser):
-    yield Page(browser)
-    browser.get("about:blank")  # or it would ask the next test's board
-    browser.delete_all_cookies()
-
-
 @chromium
 def test_the_page_at_each_size_in_light_and_dark(board, browser, looks, serious, page, camera, tmp_path):
     serving = board("--keep", "kept", "--keep-random", "0", "--threshold", "0.9999999").ready()

@@ -1,0 +1,179 @@
+"""`edgecnn review`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.console import emit_json, emit_line, note
+from edgecnn.cli.flags import with_flags
+from edgecnn.cli.options import Json, checked, option
+from edgecnn.device.stream import settings
+
+if TYPE_CHECKING:
+    from edgecnn.device.http.door import Door
+    from edgecnn.device.review.reviewing import Reviewing
+
+BOARD = "A board's pictures"
+
+EVERY = 100  # pictures between two lines of progress
+
+
+@with_flags
+def review(
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|HOST",
+            help="A folder that --keep has filled, or a board as ssh takes it: NAME, USER@NAME, ssh://USER@NAME:PORT.",
+        ),
+    ],
+    into: Annotated[
+        Path, option("The photos: labelled pictures go to PHOTOS/CLASS.", False, None, "--into", metavar="PHOTOS")
+    ],
+    remote_folder: Annotated[
+        str | None, option("The folder on the board.", "that of its service", BOARD, metavar="DIR")
+    ] = None,
+    address: Annotated[
+        str | None,
+        option(
+            "Serve the page on this port, to this machine unless HOST is named.",
+            "any free port of this machine",
+            settings.Http.heading,
+            "--http",
+            metavar="[HOST:]PORT",
+        ),
+    ] = None,
+    token_file: Annotated[Path | None, settings.Http] = None,
+    open: Annotated[bool, settings.Http] = False,
+    hosts: Annotated[str | None, settings.Http] = None,
+    browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
+    json: Json = False,
+) -> None:
+    """Say what kept pictures show, on a page in the browser, and put them into your photos.
+
+    The page asks for one picture after the other, or for several that look alike: keys 1 to 9 or a press name the class. Each answer is on
+    disk before the next picture is shown. Ctrl-C ends the review; the next one goes on with what is left.
+
+    A board's pictures are fetched by ssh first, into PHOTOS-kept next to the photos: only those that are not there yet. What was answered
+    on the board's own page, /review, comes along.
+
+    \b
+    Examples:
+      edgecnn review kept/ --into photos/
+      edgecnn review pi@door.local --into photos/
+      edgecnn review pi@door.local --into photos/ --remote-folder /srv/kept --browser
+    """
+    import secrets
+
+    from edgecnn.cli.http import require_packages
+    from edgecnn.device.http.door import open_door
+    from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
+    from edgecnn.device.review.photos import Photos
+    from edgecnn.device.review.reviewing import Reviewing
+    from edgecnn.errors import DatasetError, OutputError
+    from edgecnn.files import folder_lock, output_errors
+
+    require_packages("starlette", "uvicorn")
+    options = settings.Http(address=address or "127.0.0.1:0", token_file=token_file, open=open, hosts=hosts)
+    door = checked("--http", open_door, options)
+    url = f"{door.url}review"
+    if not (door.token or open):
+        door = door._replace(token=secrets.token_urlsafe())
+        url += f"#token={door.token}"  # which a browser keeps to itself
+    with output_errors(into):
+        into.mkdir(parents=True, exist_ok=True)
+    busy = OutputError(f"somebody reviews pictures into {into} already. Wait until that review has ended, or end it.")
+    with folder_lock(into, busy):
+        folder, board = located(source, into, remote_folder)
+        photos = Photos(into, board, Journal(folder / REVIEWED))
+        reviewing = Reviewing(folder, photos, into=str(into))
+        if not reviewing.pictures:
+            raise DatasetError(
+                f"{folder} holds no kept pictures: --keep {folder} of edgecnn classify, or keep of the service, makes them."
+            )
+        photos.finish(reviewing.pictures.values())
+        taken = photos.take(Journal(folder / LABELS).decided, reviewing.pictures.values())
+        if taken:
+            note(f"{board}: {taken:,} pictures were answered on its own page")
+        serve(door, url, reviewing, browser)
+        report(reviewing, taken, json)
+
+
+def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str]:
+    """Return the folder of kept pictures, those of a board fetched, and the board's name."""
+    from edgecnn.fleet.hosts import check_host
+
+    folder = Path(source)
+    if folder.is_dir() or "/" in source.removeprefix("ssh://"):
+        if remote_folder is not None:
+            raise typer.BadParameter("is for a board: HOST, not FOLDER.", param_hint="--remote-folder")
+        return folder, folder.resolve().name
+    host = checked("FOLDER|HOST", check_host, source)
+    name = host.removeprefix("ssh://").rpartition("@")[2]
+    fetched = into.resolve().with_name(f"{into.resolve().name}-kept") / name
+    fetch(host, remote_folder, fetched)
+    return fetched, name
+
+
+def fetch(host: str, remote: str | None, folder: Path) -> None:
+    from edgecnn.errors import PartialFailure
+    from edgecnn.fleet.kept import fetch_kept, remote_folder
+    from edgecnn.fleet.ssh import BoardError, Sessions
+
+    count = 0
+
+    def progress(done: int) -> None:
+        nonlocal count
+        if done >= count + EVERY:
+            note(f"{host}: {done:,} pictures")
+        count = max(count, done // EVERY * EVERY)
+
+    try:
+        with Sessions() as sessions, sessions.connect(host) as board:
+            done = fetch_kept(board, remote or remote_folder(board), folder, progress)
+    except BoardError as error:
+        raise PartialFailure(
+            f"{host}: {error}. The same command goes on from here; edgecnn review {folder} takes what was fetched."
+        ) from None
+    note(f"{host}: {done:,} new pictures in {folder}")
+
+
+def serve(door: "Door", url: str, reviewing: "Reviewing", browser: bool) -> None:
+    """Serve until Ctrl-C; other signals are raised as Stopped."""
+    import asyncio
+    import signal
+    import tempfile
+    import webbrowser
+
+    from edgecnn.device.http.auth import Gate
+    from edgecnn.device.http.serve import serve_review
+    from edgecnn.device.stream.ends import Stopped
+
+    note(f"page: {url}")
+    with tempfile.NamedTemporaryFile("w", suffix=".html") as page:
+        if browser:  # every user of this machine can read a program's arguments, and only this one the file
+            page.write(f'<meta http-equiv="refresh" content="0; url={url}">')
+            page.flush()
+            webbrowser.open(f"file://{page.name}")
+        try:
+            asyncio.run(serve_review(Gate(door.token, door.hosts, door.address[1]), door.listener, reviewing))
+        except Stopped as stopped:
+            if stopped.code != Stopped(signal.SIGINT).code:
+                raise
+
+
+def report(reviewing: "Reviewing", taken: int, json: bool) -> None:
+    document, field = reviewing.document(), reviewing.field()
+    counts = {name: document[name] for name in ("labelled", "none", "skipped", "left", "unreadable")}
+    if json:
+        emit_json({"schema": "edgecnn.reviewed/1", "from_board": taken, **counts, "field": field})
+        return
+    damaged = f"; {counts['unreadable']:,} damaged" if counts["unreadable"] else ""
+    emit_line(
+        f"{counts['labelled']:,} labelled, {counts['none']:,} none of these, {counts['skipped']:,} skipped; "
+        f"{counts['left']:,} left{damaged}"
+    )
+    if field:
+        emit_line(field.text)

@@ -1,0 +1,119 @@
+"""The routes of a review, for one page at a time: the next questions, their pictures, and answers, on disk when they return."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgecnn.device.http.answers import refusal
+from edgecnn.tables import Struct, build
+
+if TYPE_CHECKING:
+    from edgecnn.device.review.reviewing import Reviewing
+
+T = TypeVar("T")
+
+HELD_S = 30.0
+"""So long after its last request a page counts as the reviewer's."""
+
+NO_REVIEW = "nothing is kept here to be reviewed: start edgecnn with --keep DIR."
+
+
+class Asked(Struct):
+    """What a page sends: who it is, an id that it has made up; and what of which pictures."""
+
+    reviewer: str
+    pictures: tuple[str, ...] = ()
+    decision: str = ""
+    label: str = ""
+
+
+class Desk:
+    """A review, begun by the first request, in a thread of its own; and the page that has it."""
+
+    def __init__(self, begin: Callable[[], "Reviewing"]) -> None:
+        self._begin = begin
+        self._thread = ThreadPoolExecutor(1, "review")
+        self._reviewing: Reviewing | None = None
+        self._reviewer, self._until = "", 0.0
+
+    async def run(self, work: Callable[["Reviewing"], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[["Reviewing"], T]) -> T:
+        if self._reviewing is None:
+            self._reviewing = self._begin()
+        return work(self._reviewing)
+
+    def claim(self, reviewer: str, take: bool = False) -> Response | None:
+        """Give the review to a page, or refuse it while another one has it, unless the page takes it over."""
+        now = time.monotonic()
+        if reviewer != self._reviewer and now < self._until and not take:
+            return refusal(409, "another page is reviewing these pictures. Close it, or go on here.", "Reviewing")
+        self._reviewer, self._until = reviewer, now + HELD_S
+        return None
+
+    def close(self) -> None:
+        """Return once the last answer is written."""
+        self._thread.shutdown()
+
+
+def routes(desk: Desk | None) -> list[Route]:
+    """Return the routes of a review; without a desk each says that there is none."""
+
+    async def state(request: Request) -> Response:
+        if desk is None:
+            return refusal(404, NO_REVIEW)
+        query = request.query_params
+        return desk.claim(query.get("reviewer", ""), "take" in query) or JSONResponse(await desk.run(looked_again))
+
+    async def picture(request: Request) -> Response:
+        if desk is None:
+            return refusal(404, NO_REVIEW)
+        reviewing = await desk.run(lambda reviewing: reviewing)
+        data = await asyncio.to_thread(reviewing.preview, request.path_params["sha256"])
+        return refusal(404, "no such picture.") if data is None else Response(data, media_type="image/jpeg")
+
+    async def changed(request: Request) -> Response:
+        if desk is None:
+            return refusal(404, NO_REVIEW)
+        undo = request.url.path.endswith("/undo")
+        try:
+            asked = build(Asked, json.loads(await request.body()), ValueError)
+            if refused := desk.claim(asked.reviewer):
+                return refused
+
+            def work(reviewing: "Reviewing") -> dict | None:
+                done = reviewing.undo() if undo else reviewing.answer(asked.pictures, asked.decision, asked.label)
+                return reviewing.document() if done else None
+
+            document = await desk.run(work)
+            if document is None:
+                return refusal(
+                    409, "these pictures were answered otherwise before, or there is nothing to undo.", "Decided"
+                )
+            return JSONResponse(document)
+        except (ValueError, RecursionError) as error:
+            return refusal(400, f"{error}.")
+
+    return [
+        Route("/v1/review", state, methods=["GET"]),
+        Route("/v1/review/pictures/{sha256}", picture, methods=["GET"]),
+        Route("/v1/review/answer", changed, methods=["POST"]),
+        Route("/v1/review/undo", changed, methods=["POST"]),
+    ]
+
+
+def looked_again(reviewing: "Reviewing") -> dict:
+    """Return the document; if nothing is left, of what the folder has by now."""
+    document = reviewing.document()
+    if not document["next"]:
+        reviewing.refresh()
+        document = reviewing.document()
+    return document

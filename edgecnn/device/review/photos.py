@@ -1,0 +1,193 @@
+"""Labelled pictures into a folder of photos: a file in its class's folder, and a line that says where it came from."""
+
+import contextlib
+import csv
+import io
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from edgecnn.device.keep.folder import Kept
+from edgecnn.device.review.journal import LABEL, Decision, Journal, append, read_lines
+from edgecnn.device.stream.pictures import SPLITS, why_no_folder
+from edgecnn.errors import ImageError, OutputError
+from edgecnn.files import output_errors, sha256_file, sync_folder, write_atomic
+from edgecnn.labels import printable
+
+SOURCES = "edgecnn-sources.csv"
+FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
+
+HASHED = 12  # hexadecimal digits of a picture's hash in its file's name
+
+UNDONE = ".undone"
+NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg({UNDONE}|\.[0-9a-f]+\.tmp)?")
+"""Of a file that this module makes: a photo, hidden one that is undone, hidden a copy that was not finished."""
+
+Row = Mapping[str, str]
+
+
+class Photos:
+    """A folder of photos, one sub-folder for each class. What puts no file into it goes to `journal`.
+
+    A label is written in two steps, the file and then its line, and undone in two: the file is hidden, and its line goes. Whatever a crash
+    leaves between them is finished when the folder is opened again: `finish`.
+    """
+
+    def __init__(self, folder: Path, board: str, journal: Journal) -> None:
+        """Open the folder. OutputError if it cannot be used."""
+        self.folder, self._board, self._journal = folder, board, journal
+        with output_errors(folder):
+            folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        if split := next((name for name in folders if name.lower() in SPLITS), None):
+            raise OutputError(f"{folder} has folders of splits. Name the one that new photos go to: {folder / split}")
+        self._folders = [name for name in folders if not why_no_folder(name)]
+        self._rows = read_rows(folder)
+        self.decided = journal.decided | {sha256: decision_of(row) for sha256, row in self._rows.items()}
+
+    def classes(self) -> list[str]:
+        return self._folders
+
+    def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
+        """Write a decision, on disk before this returns. OutputError if it cannot be written: then no picture has it."""
+        if decision != LABEL:
+            self._journal.decide(pictures, decision)
+            self.decided |= {kept.picture.sha256: self._journal.last[kept.picture.sha256] for kept in pictures}
+            return
+        inside = self.folder / label
+        with output_errors(inside):
+            new = not inside.is_dir()
+            inside.mkdir(exist_ok=True)
+        if new:
+            sync_folder(self.folder)
+            self._folders = sorted({*self._folders, label})
+        with contextlib.ExitStack() as undo:
+            for kept in pictures:
+                path = inside / file_name(kept)
+                if place(kept, path):
+                    undo.callback(path.unlink, missing_ok=True)
+            sync_folder(inside)
+            self._add(pictures, label)
+            undo.pop_all()
+
+    def undo(self, pictures: Sequence[Kept]) -> None:
+        """Take back decisions: the files, and their lines."""
+        self._journal.undo(pictures)
+        self._remove({kept.picture.sha256 for kept in pictures})
+
+    def finish(self, pictures: Iterable[Kept]) -> None:
+        """Finish what an earlier review had begun with these pictures when it ended: a label without its line, an undo."""
+        known = {kept.picture.sha256[:HASHED]: kept for kept in pictures}
+        hidden = dict.fromkeys(self.folder.glob(f".{SOURCES}.*.tmp"), "")
+        for label in self._folders:
+            for path in (self.folder / label).iterdir():
+                match = NAME.fullmatch(path.name)
+                kept = known.get(match[1]) if match else None
+                if match is None or kept is None:
+                    continue
+                sha256 = kept.picture.sha256
+                if match[2]:
+                    hidden[path] = sha256 if match[2] == UNDONE else ""
+                elif sha256 not in self._rows and sha256_file(path) == sha256:
+                    self._add([kept], label)
+        self._remove({*hidden.values()})
+        for path in hidden:
+            path.unlink(missing_ok=True)
+
+    def take(self, decisions: Mapping[str, Decision], pictures: Iterable[Kept]) -> int:
+        """Take what was decided on the board's page, unless it was decided here before; return of how many pictures."""
+        taken: dict[tuple[str, str], list[Kept]] = {}
+        for kept in pictures:
+            one = decisions.get(kept.picture.sha256)
+            if one is None or one.sha256 in self._rows or one.sha256 in self._journal.last:
+                continue
+            if (one.decision != LABEL or not why_no_folder(one.label)) and is_whole(kept):
+                taken.setdefault((one.decision, one.label), []).append(kept)
+        for (decision, label), these in taken.items():
+            self.decide(these, decision, label)
+        return sum(map(len, taken.values()))
+
+    def _add(self, pictures: Sequence[Kept], label: str) -> None:
+        rows, labelled = {}, time.time()
+        for kept in pictures:
+            values = (
+                kept.picture.sha256, f"{label}/{file_name(kept)}", self._board, kept.why, f"{kept.ts:.6f}", printable(kept.label or ""),
+                printable(kept.model.sha256), f"{labelled:.3f}",
+            )  # fmt: skip
+            rows[kept.picture.sha256] = dict(zip(FIELDS, values, strict=True))
+        path = self.folder / SOURCES
+        append(path, as_csv(rows.values(), head=not path.exists()), mode=0o666)
+        self._rows |= rows
+        self.decided |= {sha256: decision_of(row) for sha256, row in rows.items()}
+
+    def _remove(self, gone: set[str]) -> None:
+        """Hide files, remove their lines, and then the files: of these three, what comes after a crash is done by `finish`."""
+        paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone & self._rows.keys()]
+        hidden = {path: path.with_name(f".{path.name}{UNDONE}") for path in paths}
+        if paths:
+            rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
+            with contextlib.ExitStack() as undo:
+                for path, aside in hidden.items():
+                    with output_errors(path), contextlib.suppress(FileNotFoundError):
+                        path.rename(aside)
+                        undo.callback(aside.rename, path)
+                write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
+                undo.pop_all()
+            self._rows = rows
+        self.decided = {sha256: one for sha256, one in self.decided.items() if sha256 not in gone}
+        if paths:
+            sync_folder(self.folder)
+        for aside in hidden.values():
+            aside.unlink(missing_ok=True)
+
+
+def file_name(kept: Kept) -> str:
+    """Return what a kept picture is called among the photos: by its time and its content, so that those of two boards never clash."""
+    return f"{kept.path.name.partition('-')[0]}-{kept.picture.sha256[:HASHED]}.jpg"
+
+
+def is_whole(kept: Kept) -> bool:
+    try:
+        kept.read()
+    except ImageError:
+        return False
+    return True
+
+
+def place(kept: Kept, path: Path) -> bool:
+    """Give a kept picture a second name, or on another disk a copy; return whether it is new there. OutputError if that fails."""
+    try:
+        os.link(kept.path, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        write_atomic(path, kept.read())
+    return True
+
+
+def decision_of(row: Row) -> Decision:
+    label = row["path"].rpartition("/")[0]
+    return Decision(sha256=row["sha256"], decision=LABEL, label=label)
+
+
+def read_rows(folder: Path) -> dict[str, Row]:
+    """Return the lines of a folder's SOURCES by their picture's hash; OutputError if the file is another one."""
+    path = folder / SOURCES
+    with output_errors(path):
+        lines = read_lines(path)
+    if lines and lines[0] != ",".join(FIELDS):
+        raise OutputError(
+            f"{path} is not a file of this version of edgecnn: expected {','.join(FIELDS)} as its first line."
+        )
+    rows = csv.DictReader(lines, restval="")
+    return {row["sha256"]: row for row in rows if None not in row and row["labelled"]}
+
+
+def as_csv(rows: Iterable[Row], head: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
+    if head:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,102 @@
+"""A board's kept pictures by ssh: only those that are not here yet, and each file whole."""
+
+import contextlib
+import re
+import shlex
+import tarfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from edgecnn.device.keep.folder import FILE_MODE, make_folder
+from edgecnn.device.keep.sample import FILE
+from edgecnn.device.review.journal import LABELS
+from edgecnn.device.service.config import CONFIG
+from edgecnn.files import write_atomic
+from edgecnn.fleet.ssh import Board, BoardError
+
+PICTURE = re.compile(r"\./\d{4}-\d\d-\d\d/\d{8}T\d{6}\.\d{6}Z-\d+\.(?:jpg|json)", re.ASCII)
+CHANGING = {f"./{FILE}", f"./{LABELS}"}
+
+MOST_BYTES = 64 << 20
+"""Of one file: somebody else may have taken the board over."""
+
+SCRIPT = r"""
+LC_ALL=C; export LC_ALL
+cd -- "$folder" 2>/dev/null || { echo "there is no folder $folder" >&2; exit 1; }
+{ cat; echo; find . -maxdepth 2 -type f \( -name '*.jpg' -o -name '*.json' -o -name '*.jsonl' \) | sort; } |
+  awk '!length { listed = 1; next } !listed { here[$0] = 1; next } !($0 in here)' |
+  tar -c --no-recursion --ignore-failed-read -f - -T -
+[ $? -le 1 ]
+"""
+"""What is not among the names of standard input, a JPEG before its JSON: what the board removes meanwhile is left out."""
+
+
+def remote_folder(board: Board) -> str:
+    """Return where a board's service keeps pictures, by its options; BoardError if it keeps none."""
+    text = board.run(f"cat {CONFIG}").out
+    try:
+        folder = tomllib.loads(text).get("keep", "")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        folder = ""
+    if not folder or not isinstance(folder, str):
+        raise BoardError(
+            f"its service keeps no pictures: {CONFIG} has no keep. Name another folder there with --remote-folder"
+        )
+    return folder
+
+
+def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int], object]) -> int:
+    """Fetch what a board's folder has that a local one lacks; return of how many pictures.
+
+    Each file is here whole or not at all, and a JPEG before its JSON: run it again after an error, and it goes on from there. BoardError,
+    and OutputError for this machine's disk.
+    """
+    make_folder(folder)
+    for path in folder.glob("*/.*.tmp"):  # of a fetch that was killed
+        path.unlink()
+    here = sorted(f"./{path.relative_to(folder)}" for path in folder.glob("*/*") if path.suffix in (".jpg", ".json"))
+    script, names = f"folder={shlex.quote(remote)}{SCRIPT}", "".join(f"{name}\n" for name in here)
+    count, whole = 0, False
+    with board.reading(script, names.encode()) as stream, contextlib.suppress(tarfile.TarError):
+        bounded = Bounded(stream)
+        with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
+            for entry in archive:
+                count += take(archive, entry, folder)
+                bounded.left = MOST_BYTES
+                progress(count)
+        whole = True
+        while bounded.read(1 << 16):
+            pass
+    if not whole:
+        raise BoardError("the connection broke")
+    return count
+
+
+class Bounded:
+    """A stream of which at most `left` bytes are read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.left = stream, MOST_BYTES
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise BoardError(f"it sends a file of more than {MOST_BYTES:,} bytes")
+        return data
+
+
+def take(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> bool:
+    """Write an entry of the archive if it is one that is expected; return whether a picture is whole with it."""
+    match = PICTURE.fullmatch(entry.name)
+    if not entry.isreg() or not (match or entry.name in CHANGING):
+        return False
+    file = archive.extractfile(entry)
+    assert file is not None
+    path = folder / entry.name
+    if path.parent != folder:
+        make_folder(path.parent)
+    write_atomic(path, file.read(), FILE_MODE)
+    return path.suffix == ".json" and match is not None

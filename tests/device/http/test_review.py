@@ -1,0 +1,167 @@
+"""The page of a review in Chromium, and its routes: one key, one label on disk, and the next picture."""
+
+import csv
+import io
+import json
+import signal
+
+import pytest
+
+pytest.importorskip("starlette", reason="the page needs the http extra")
+
+from edgecnn.device.review.photos import SOURCES
+
+chromium = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
+
+HOSTILE = "<img src=x onerror=hacked=1> \u05e9"
+MANY = (*(f"class {number:02}" for number in range(10)), HOSTILE)
+SHOWN = "return [...document.querySelectorAll('#pictures img')].map(item => [item.naturalWidth, item.src.slice(-64)])"
+
+
+@pytest.fixture
+def review(serve, tmp_path):
+    """Start `edgecnn review kept --into photos`; `ask` of what it returns asks as a page of the reviewer that is named."""
+
+    def start(*arguments):
+        serving = serve("kept", "--into", "photos", "--http", "0", *arguments, cwd=tmp_path, name="review")
+        token = {"Authorization": f"Bearer {serving.page.partition('#token=')[2]}"}
+
+        def ask(path="", reviewer="1", **body):
+            data = json.dumps({"reviewer": reviewer, **body}).encode() if path in ("/answer", "/undo") else None
+            status, heads, answer = serving.ask(f"/v1/review{path or f'?reviewer={reviewer}'}", data, **token)
+            return status, json.loads(answer) if heads["content-type"] == "application/json" else answer
+
+        serving.review = ask
+        return serving
+
+    return start
+
+
+def lines(tmp_path):
+    return list(csv.DictReader(io.StringIO((tmp_path / "photos" / SOURCES).read_text())))
+
+
+def press(browser, key):
+    browser.find_element("tag name", "body").send_keys(key)
+
+
+@chromium
+def test_a_key_is_a_label_on_disk_and_the_next_picture_is_there_already(review, keep_pictures, browser, page, tmp_path):
+    kept = keep_pictures(tmp_path / "kept", scenes=7, sample=2)
+    serving = review("--json")
+    browser.get(serving.page)
+    page.until("left", "^7 pictures left")
+    assert "token" not in browser.current_url and "guess is not shown" in page["taken"] and page["guess"] == ""
+    for count, key in enumerate("12013", 1):
+        serving.until(lambda: browser.execute_script(SHOWN) and browser.execute_script("return seen"))
+        browser.get_log("performance")
+        shown = browser.execute_script(SHOWN)
+        assert shown == [[160, kept[count - 1].picture.sha256]]
+        press(browser, key)
+        page.until("left", f"^{7 - count} pictures? left")
+        serving.until(
+            lambda shown=shown: browser.execute_script("return seen") and browser.execute_script(SHOWN) != shown
+        )
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = [item["params"]["request"] for item in messages if item["method"] == "Network.requestWillBeSent"]
+        assert asked[0]["url"] == f"{serving.url}/v1/review/answer"
+        now = browser.execute_script(SHOWN)[0][1]
+        assert not [request["url"] for request in asked if request["url"].endswith(now)], "it was loaded before"
+    assert [line["path"].partition("/")[0] for line in lines(tmp_path)] == ["cat", "dog", "cat", "fox"]
+    assert (
+        page["counts"] == "4 labelled, 1 none of these, 0 skipped" and page["guess"] == "The model's guess: fox, 50.0 %"
+    )
+    assert page["field"].startswith("in the field 100.0 %"), "the sample is decided"
+    for key, counts in (
+        ("u", "3 labelled"),
+        ("s", "3 labelled, 1 none of these, 1 skipped"),
+        ("1", "4 labelled"),
+        ("2", "5 labelled"),
+    ):
+        serving.until(lambda: browser.execute_script("return seen && !busy"))
+        press(browser, key)
+        page.until("counts", f"^{counts}")
+    page.until("over", "Nothing is left to review\\s+The labels are in photos")
+    serving.process.send_signal(signal.SIGINT)
+    assert serving.process.wait(10) == 0
+    serving.until(lambda: serving.lines and serving.lines[-1] == "}\n")
+    told = json.loads("".join(serving.lines))
+    assert (told["labelled"], told["none"], told["skipped"], told["left"], told["field"]["n"]) == (5, 1, 1, 0, 2)
+    assert len(lines(tmp_path)) == len(list((tmp_path / "photos").glob("*/*.jpg"))) == 5
+
+
+@chromium
+def test_pictures_that_look_alike_many_classes_hostile_ones_and_each_size(
+    review, keep_pictures, browser, page, looks, serious, tmp_path
+):
+    kept = keep_pictures(tmp_path / "kept", scenes=3, group=3, labels=MANY)
+    kept[8].path.write_bytes(b"\xff\xd8\xff<script>hacked=1</script>")
+    evil = tmp_path / "kept" / "2026-11-28" / "'><script>hacked=1.json"
+    evil.write_bytes(kept[0].path.with_suffix(".json").read_bytes())
+    (tmp_path / "photos" / "<b onclick=hacked=1>").mkdir(parents=True)
+    serving = review()
+    for width, theme in looks():
+        browser.get_log("browser")
+        browser.get(serving.page)
+        page.until("left", "^8 pictures left")
+        serving.until(lambda: [width for width, _ in browser.execute_script(SHOWN)] == [160] * 3)
+        assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{overflow} px wider than {width}"
+        if (width < 500) == (theme == "light"):
+            assert serious() == [], (width, theme)
+    assert "<b onclick" in page["classes"] and "<img src=x onerror" in page["classes"]
+    assert page["together"].startswith("These look alike: your answer is for all 3.") and "damaged" in page["counts"]
+    browser.find_elements("css selector", "#pictures button")[1].click()
+    assert page["together"].startswith("These look alike: your answer is for 2 of 3.")
+    browser.find_element("id", "name").send_keys("09\n")
+    page.until("left", "^6 pictures left")
+    browser.find_element("id", "name").send_keys("a/b\n")
+    page.until("problem", "cannot be the name of a class: it has a slash")
+    browser.find_element("id", "name").clear()
+    browser.find_element("id", "name").send_keys("an owl\n")
+    page.until("counts", "^3 labelled")
+    assert sorted(line["path"].partition("/")[0] for line in lines(tmp_path)) == ["an owl", "class 09", "class 09"]
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.querySelectorAll('img[src=x], [onclick]').length") == 0
+
+
+def test_two_reviewers_are_one_reviewer_and_one_clear_error(review, keep_pictures, edgecnn, tmp_path, monkeypatch):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
+    serving = review()
+    monkeypatch.chdir(tmp_path)
+    other = edgecnn("review", "kept", "--into", "photos")
+    assert other.code == 19 and "somebody reviews pictures into photos already" in other.err
+    assert serving.ask("/v1/review")[0] == 401 and serving.ask("/review", Accept="text/html")[2].startswith(
+        b"<!doctype"
+    )
+    assert serving.review()[1]["next"][0]["pictures"] == names[:1]
+    for ask in (serving.review, lambda **who: serving.review("/answer", pictures=names[:1], decision="skip", **who)):
+        status, answer = ask(reviewer="2")
+        assert status == 409 and answer["code"] == "Reviewing" and "another page is reviewing" in answer["error"]
+    label = {"pictures": names[:1], "decision": "label", "label": "cat"}
+    assert serving.review("/answer", **label)[0] == 200
+    assert serving.review("/v1", reviewer="2")[0] == 404
+    assert serving.review("?reviewer=2&take")[0] == 200 and serving.review()[0] == 409
+    assert serving.review("/answer", "2", **label)[0] == 200, "the same answer again"
+    assert serving.review("/answer", "2", **label | {"label": "dog"})[1]["code"] == "Decided"
+    for wrong in (
+        {"pictures": ["../x"], "decision": "skip"},
+        {"pictures": names, "decision": "maybe"},
+        {"pictures": 3},
+    ):
+        assert serving.review("/answer", "2", **wrong)[0] == 400
+    assert serving.review(f"/pictures/{names[1]}")[1].startswith(b"\xff\xd8\xff")
+    assert serving.review("/pictures/..%2fx")[0] == 404
+    assert [line["sha256"] for line in lines(tmp_path)] == names[:1]
+    assert serving.review("/undo", "2")[1]["undo"] == 0 and lines(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_said(review, keep_pictures, tmp_path):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=2)]
+    serving = review()
+    (tmp_path / "photos" / "cat").write_text("a file, where the class's folder would be")
+    assert serving.review()[0] == 200
+    status, answer = serving.review("/answer", pictures=names[:1], decision="label", label="cat")
+    assert status == 500 and answer["code"] == "OutputError" and "cannot write" in answer["error"]
+    assert serving.review()[1]["left"] == 2 and not (tmp_path / "photos" / SOURCES).exists()

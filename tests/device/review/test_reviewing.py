@@ -1,0 +1,182 @@
+"""A review: what is asked, what an answer writes, and what is left of it when the process is killed at any moment."""
+
+import csv
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
+from edgecnn.device.review.photos import SOURCES, Photos
+from edgecnn.device.review.reviewing import Reviewing
+from edgecnn.errors import OutputError
+from edgecnn.files import sha256_file
+
+
+def review(tmp_path, kept="kept", photos="photos"):
+    (tmp_path / photos).mkdir(exist_ok=True)
+    store = Photos(tmp_path / photos, "door", Journal(tmp_path / kept / REVIEWED))
+    reviewing = Reviewing(tmp_path / kept, store, into="photos")
+    store.finish(reviewing.pictures.values())
+    store.take(Journal(tmp_path / kept / LABELS).decided, reviewing.pictures.values())
+    return reviewing
+
+
+def labelled(folder):
+    """Return (class, SHA-256) of each photo, sorted; each has a file and a line, and there are no others."""
+    files = sorted((path.parent.name, sha256_file(path)) for path in folder.glob("*/*"))
+    lines = list(csv.DictReader((folder / SOURCES).read_text().splitlines())) if (folder / SOURCES).exists() else []
+    assert sorted((line["path"].partition("/")[0], line["sha256"]) for line in lines) == files
+    assert {path.name for path in folder.iterdir() if path.is_file()} <= {SOURCES}
+    return files
+
+
+def test_what_looks_alike_is_one_question_and_the_random_sample_is_asked_first_and_blind(tmp_path, keep_pictures):
+    kept = keep_pictures(tmp_path / "kept", scenes=4, group=3, sample=2)
+    kept[11].path.write_bytes(b"\xff\xd8\xff broken")
+    kept[10].path.with_suffix(".json").write_text("{")
+    reviewing = review(tmp_path)
+    shown = reviewing.document()
+    assert [len(question["pictures"]) for question in shown["next"]] == [3, 3, 3, 1]
+    assert [question["why"] for question in shown["next"]] == ["random", "random", "unsure", "unsure"]
+    assert [question["guess"] for question in shown["next"]] == [None, None, "fox", "cat"]
+    assert {question["score"] for question in shown["next"][:2]} == {None} and shown["unreadable"] == 1
+    assert shown["classes"] == ["cat", "dog", "fox"] and shown["left"] == 10
+
+    first, second, _ = shown["next"][0]["pictures"]
+    assert reviewing.answer([first, second], "label", "dog")
+    assert [len(question["pictures"]) for question in reviewing.document()["next"]] == [1, 3, 3, 1]
+    assert reviewing.answer(reviewing.document()["next"][0]["pictures"], "skip")
+    assert reviewing.document()["field"] is None, "it would say what the model made of pictures that are still asked"
+    assert reviewing.answer(reviewing.document()["next"][0]["pictures"], "label", "dog")
+    assert (
+        reviewing.document()["field"].startswith("in the field 60.0 % (")
+        and "1 skipped: 50.0" in reviewing.field().text
+    )
+
+
+def test_an_answer_is_written_once_taken_back_and_never_asked_again(tmp_path, keep_pictures):
+    kept = keep_pictures(tmp_path / "kept", scenes=3, group=2)
+    names = [one.picture.sha256 for one in kept]
+    reviewing = review(tmp_path)
+    assert reviewing.answer(names[:2], "label", "a new one") and reviewing.answer(names[:2], "label", "a new one")
+    assert not reviewing.answer(names[1:3], "label", "cat"), "the first of them was answered otherwise"
+    assert labelled(tmp_path / "photos") == sorted(("a new one", name) for name in names[:2])
+    line = next(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
+    assert line["path"] == f"a new one/{kept[0].path.name.partition('-')[0]}-{names[0][:12]}.jpg"
+    assert (line["board"], line["why"], line["guess"], line["model"]) == ("door", "unsure", "", "ab" * 32)
+    assert reviewing.answer(names[2:4], "none") and reviewing.answer(names[4:], "label", "fox")
+    assert reviewing.undo() and labelled(tmp_path / "photos") == sorted(("a new one", name) for name in names[:2])
+    for label in ("../up", ".hidden", "a/b", "", "test", "A New One", "\u202ecat", "x" * 101):
+        with pytest.raises(ValueError, match="class"):
+            reviewing.answer(names[4:], "label", label)
+    with pytest.raises(ValueError, match="no picture"):
+        reviewing.answer(["0" * 64], "skip")
+    again = review(tmp_path)
+    assert [question["pictures"] for question in again.document()["next"]] == [names[4:]] and not again.undo()
+    (tmp_path / "photos" / "test").mkdir()
+    with pytest.raises(OutputError, match="folders of splits"):
+        review(tmp_path)
+
+
+def test_what_was_answered_on_the_board_comes_along_once(tmp_path, keep_pictures):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
+    board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["cat"])
+    assert (
+        board.answer(names[:1], "label", "cat")
+        and board.answer(names[1:2], "skip")
+        and board.answer(names[2:3], "none")
+    )
+    assert board.undo() and board.answer(names[2:3], "label", "dog")
+    with (tmp_path / "kept" / LABELS).open("a") as file:
+        file.write(json.dumps({"sha256": names[3], "decision": "label", "label": "../up"}) + "\nnull\n[[\n")
+        file.write('{"sha256": "cut')
+    reviewing = review(tmp_path)
+    assert labelled(tmp_path / "photos") == [("cat", names[0]), ("dog", names[2])]
+    assert [question["pictures"] for question in reviewing.document()["next"]] == [[names[3]]]
+    reviewing.answer(names[3:], "skip")
+    assert board.undo() and board.answer(names[2:3], "label", "cat"), "what was taken stays as it is"
+    assert review(tmp_path).document()["left"] == 0 and len(labelled(tmp_path / "photos")) == 2
+
+
+def test_a_full_disk_leaves_nothing_of_an_answer(tmp_path, keep_pictures, monkeypatch):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
+    reviewing = review(tmp_path)
+    reviewing.answer(names[:1], "label", "cat")
+    steps = (("label", "cat"), ("label", "dog"), ("skip", ""))
+    for step, fails in itertools.product(steps, range(4)):
+        done = False
+        for act in (lambda step=step: reviewing.answer(names[1:3], *step), reviewing.undo):
+            with monkeypatch.context() as patch:
+                syncs = iter([*[None] * fails, OSError(errno.ENOSPC, "No space left on device")])
+                patch.setattr(os, "fsync", lambda file, syncs=syncs: raise_if(next(syncs, None)))
+                try:
+                    done = act() and act != reviewing.undo
+                except OutputError as error:
+                    assert "Free some space" in str(error)
+            again = review(tmp_path)
+            assert len(labelled(tmp_path / "photos")) == (3 if done and step[0] == "label" else 1)
+            assert reviewing.document()["left"] == again.document()["left"] == (1 if done else 3)
+            if not done:
+                break
+        else:
+            assert reviewing.undo()
+
+
+def raise_if(error):
+    if error:
+        raise error
+
+
+@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_no_label_is_lost_and_none_doubled(tmp_path, keep_pictures, kills):
+    """A reviewer answers, and takes every third answer back, in a process that is killed again and again."""
+    of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=8, group=2)}
+    photos, chance, known, labels = tmp_path / "photos", random.Random(1), set(), 0
+    for _ in range(kills):
+        heard, says = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                answer_all(tmp_path, of, says)
+            finally:
+                os._exit(0)
+        os.close(says)
+        with open(heard, encoding="utf-8") as file:
+            assert file.read(2) == "?\n"  # it has begun
+            time.sleep(chance.uniform(0, 0.15))
+            os.kill(child, signal.SIGKILL)
+            lines = file.read().split("\n")[:-1]
+        os.waitpid(child, 0)
+        for done, *names in map(str.split, lines):
+            labels += len(names) if done == "label" else 0
+            known = {name for name in known if name not in names} | (set(names) if done == "label" else set())
+        # what nobody heard of may be on disk or not; what was heard is, once and in its place
+        on_disk = [(sha256_file(path), path.parent.name) for path in photos.glob("*/[!.]*")]
+        assert len(dict(on_disk)) == len(on_disk) and known <= dict(on_disk).keys()
+        assert all(of[name] == label for name, label in on_disk)
+        left = review(tmp_path).document()["left"]
+        assert len(labelled(photos)) == len(of) - left and not list(photos.glob("*/.*"))
+        if left < len(of) // 2:
+            shutil.rmtree(photos)
+            known = set()
+    assert labels > kills, "it was killed at work"
+
+
+def answer_all(tmp_path, of, says):
+    reviewing = review(tmp_path)
+    reviewing.document()
+    os.write(says, b"?\n")
+    for count, question in enumerate(iter(lambda: reviewing.document()["next"], [])):
+        names = question[0]["pictures"]
+        reviewing.answer(names, "label", of[names[0]])
+        os.write(says, f"label {' '.join(names)}\n".encode())
+        if count % 3 == 2:
+            os.write(says, f"undo {' '.join(names)}\n".encode())
+            reviewing.undo()
