@@ -69,7 +69,7 @@ def review(
 
     from edgecnn.cli.http import require_packages
     from edgecnn.device.http.door import open_door
-    from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
+    from edgecnn.device.review.journal import LABELS, Journal
     from edgecnn.device.review.photos import Photos
     from edgecnn.device.review.reviewing import Reviewing
     from edgecnn.errors import DatasetError, OutputError
@@ -87,7 +87,7 @@ def review(
     busy = OutputError(f"somebody reviews pictures into {into} already. Wait until that review has ended, or end it.")
     with folder_lock(into, busy):
         folder, board = located(source, into, remote_folder)
-        photos = Photos(into, board, Journal(folder / REVIEWED))
+        photos = Photos(into, folder, board)
         reviewing = Reviewing(folder, photos, into=str(into))
         if not reviewing.pictures:
             raise DatasetError(
@@ -122,13 +122,9 @@ def fetch(host: str, remote: str | None, folder: Path) -> None:
     from edgecnn.fleet.kept import fetch_kept, remote_folder
     from edgecnn.fleet.ssh import BoardError, Sessions
 
-    count = 0
-
     def progress(done: int) -> None:
-        nonlocal count
-        if done >= count + EVERY:
+        if done % EVERY == 0:
             note(f"{host}: {done:,} pictures")
-        count = max(count, done // EVERY * EVERY)
 
     try:
         with Sessions() as sessions, sessions.connect(host) as board:
@@ -168,12 +164,9 @@ def report(reviewing: "Reviewing", taken: int, json: bool) -> None:
     document, field = reviewing.document(), reviewing.field()
     counts = {name: document[name] for name in ("labelled", "none", "skipped", "left", "unreadable")}
     if json:
-        emit_json({"schema": "edgecnn.reviewed/1", "from_board": taken, **counts, "field": field})
+        emit_json({"from_board": taken, **counts, "field": field})
         return
-    damaged = f"; {counts['unreadable']:,} damaged" if counts["unreadable"] else ""
-    emit_line(
-        f"{counts['labelled']:,} labelled, {counts['none']:,} none of these, {counts['skipped']:,} skipped; "
-        f"{counts['left']:,} left{damaged}"
-    )
+    text = "{labelled:,} labelled, {none:,} none of these, {skipped:,} skipped; {left:,} left, {unreadable:,} damaged"
+    emit_line(text.format(**counts))
     if field:
         emit_line(field.text)

@@ -63,9 +63,10 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
         bounded = Bounded(stream)
         with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
             for entry in archive:
-                count += take(archive, entry, folder)
+                if take(archive, entry, folder):
+                    count += 1
+                    progress(count)
                 bounded.left = MOST_BYTES
-                progress(count)
         whole = True
         while bounded.read(1 << 16):
             pass

@@ -22,7 +22,9 @@ T = TypeVar("T")
 HELD_S = 30.0
 """So long after its last request a page counts as the reviewer's."""
 
-NO_REVIEW = "nothing is kept here to be reviewed: start edgecnn with --keep DIR."
+PATHS = (
+    ("/v1/review", "GET"), ("/v1/review/pictures/{sha256}", "GET"), ("/v1/review/answer", "POST"), ("/v1/review/undo", "POST"),
+)  # fmt: skip
 
 
 class Asked(Struct):
@@ -66,54 +68,39 @@ class Desk:
 
 def routes(desk: Desk | None) -> list[Route]:
     """Return the routes of a review; without a desk each says that there is none."""
+    if desk is None:
+
+        async def nothing(request: Request) -> Response:
+            return refusal(404, "nothing is kept here to be reviewed: start edgecnn with --keep DIR.")
+
+        return [Route(path, nothing, methods=[method]) for path, method in PATHS]
 
     async def state(request: Request) -> Response:
-        if desk is None:
-            return refusal(404, NO_REVIEW)
         query = request.query_params
-        return desk.claim(query.get("reviewer", ""), "take" in query) or JSONResponse(await desk.run(looked_again))
+        refused = desk.claim(query.get("reviewer", ""), "take" in query)
+        return refused or JSONResponse(await desk.run(lambda reviewing: reviewing.document()))
 
     async def picture(request: Request) -> Response:
-        if desk is None:
-            return refusal(404, NO_REVIEW)
         reviewing = await desk.run(lambda reviewing: reviewing)
         data = await asyncio.to_thread(reviewing.preview, request.path_params["sha256"])
         return refusal(404, "no such picture.") if data is None else Response(data, media_type="image/jpeg")
 
     async def changed(request: Request) -> Response:
-        if desk is None:
-            return refusal(404, NO_REVIEW)
         undo = request.url.path.endswith("/undo")
+
+        def work(reviewing: "Reviewing") -> dict | None:
+            done = reviewing.undo() if undo else reviewing.answer(asked.pictures, asked.decision, asked.label)
+            return reviewing.document() if done else None
+
         try:
             asked = build(Asked, json.loads(await request.body()), ValueError)
             if refused := desk.claim(asked.reviewer):
                 return refused
-
-            def work(reviewing: "Reviewing") -> dict | None:
-                done = reviewing.undo() if undo else reviewing.answer(asked.pictures, asked.decision, asked.label)
-                return reviewing.document() if done else None
-
-            document = await desk.run(work)
-            if document is None:
-                return refusal(
-                    409, "these pictures were answered otherwise before, or there is nothing to undo.", "Decided"
-                )
-            return JSONResponse(document)
+            if document := await desk.run(work):
+                return JSONResponse(document)
         except (ValueError, RecursionError) as error:
             return refusal(400, f"{error}.")
+        return refusal(409, "these pictures were answered otherwise before, or there is nothing to undo.", "Decided")
 
-    return [
-        Route("/v1/review", state, methods=["GET"]),
-        Route("/v1/review/pictures/{sha256}", picture, methods=["GET"]),
-        Route("/v1/review/answer", changed, methods=["POST"]),
-        Route("/v1/review/undo", changed, methods=["POST"]),
-    ]
-
-
-def looked_again(reviewing: "Reviewing") -> dict:
-    """Return the document; if nothing is left, of what the folder has by now."""
-    document = reviewing.document()
-    if not document["next"]:
-        reviewing.refresh()
-        document = reviewing.document()
-    return document
+    ends = (state, picture, changed, changed)
+    return [Route(path, end, methods=[method]) for (path, method), end in zip(PATHS, ends, strict=True)]

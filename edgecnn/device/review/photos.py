@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgecnn.device.keep.folder import Kept
-from edgecnn.device.review.journal import LABEL, Decision, Journal, append, read_lines
+from edgecnn.device.review.journal import LABEL, REVIEWED, Decision, Journal, append, read_lines
 from edgecnn.device.stream.pictures import SPLITS, why_no_folder
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import output_errors, sha256_file, sync_folder, write_atomic
@@ -28,23 +28,24 @@ NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg({U
 Row = Mapping[str, str]
 
 
-class Photos:
-    """A folder of photos, one sub-folder for each class. What puts no file into it goes to `journal`.
+class Photos(Journal):
+    """A folder of photos, one sub-folder for each class; what puts no file into it goes to REVIEWED in the kept folder.
 
     A label is written in two steps, the file and then its line, and undone in two: the file is hidden, and its line goes. Whatever a crash
     leaves between them is finished when the folder is opened again: `finish`.
     """
 
-    def __init__(self, folder: Path, board: str, journal: Journal) -> None:
-        """Open the folder. OutputError if it cannot be used."""
-        self.folder, self._board, self._journal = folder, board, journal
+    def __init__(self, folder: Path, kept: Path, board: str) -> None:
+        """Open a folder of photos, for pictures of the kept folder of a board. OutputError if it cannot be used."""
+        super().__init__(kept / REVIEWED)
+        self.folder, self._board = folder, board
         with output_errors(folder):
             folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         if split := next((name for name in folders if name.lower() in SPLITS), None):
             raise OutputError(f"{folder} has folders of splits. Name the one that new photos go to: {folder / split}")
         self._folders = [name for name in folders if not why_no_folder(name)]
         self._rows = read_rows(folder)
-        self.decided = journal.decided | {sha256: decision_of(row) for sha256, row in self._rows.items()}
+        self.decided |= {sha256: decision_of(row) for sha256, row in self._rows.items()}
 
     def classes(self) -> list[str]:
         return self._folders
@@ -52,8 +53,7 @@ class Photos:
     def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
         """Write a decision, on disk before this returns. OutputError if it cannot be written: then no picture has it."""
         if decision != LABEL:
-            self._journal.decide(pictures, decision)
-            self.decided |= {kept.picture.sha256: self._journal.last[kept.picture.sha256] for kept in pictures}
+            super().decide(pictures, decision)
             return
         inside = self.folder / label
         with output_errors(inside):
@@ -72,9 +72,12 @@ class Photos:
             undo.pop_all()
 
     def undo(self, pictures: Sequence[Kept]) -> None:
-        """Take back decisions: the files, and their lines."""
-        self._journal.undo(pictures)
-        self._remove({kept.picture.sha256 for kept in pictures})
+        """Take back one decision on pictures: the files, and their lines."""
+        names = {kept.picture.sha256 for kept in pictures}
+        if names <= self._rows.keys():
+            self._remove(names)
+        else:
+            super().undo(pictures)
 
     def finish(self, pictures: Iterable[Kept]) -> None:
         """Finish what an earlier review had begun with these pictures when it ended: a label without its line, an undo."""
@@ -91,7 +94,8 @@ class Photos:
                     hidden[path] = sha256 if match[2] == UNDONE else ""
                 elif sha256 not in self._rows and sha256_file(path) == sha256:
                     self._add([kept], label)
-        self._remove({*hidden.values()})
+        if begun := {*hidden.values()} & self._rows.keys():
+            self._remove(begun)
         for path in hidden:
             path.unlink(missing_ok=True)
 
@@ -100,7 +104,7 @@ class Photos:
         taken: dict[tuple[str, str], list[Kept]] = {}
         for kept in pictures:
             one = decisions.get(kept.picture.sha256)
-            if one is None or one.sha256 in self._rows or one.sha256 in self._journal.last:
+            if one is None or one.sha256 in self._rows or one.sha256 in self.last:
                 continue
             if (one.decision != LABEL or not why_no_folder(one.label)) and is_whole(kept):
                 taken.setdefault((one.decision, one.label), []).append(kept)
@@ -123,21 +127,19 @@ class Photos:
 
     def _remove(self, gone: set[str]) -> None:
         """Hide files, remove their lines, and then the files: of these three, what comes after a crash is done by `finish`."""
-        paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone & self._rows.keys()]
+        paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone]
         hidden = {path: path.with_name(f".{path.name}{UNDONE}") for path in paths}
-        if paths:
-            rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
-            with contextlib.ExitStack() as undo:
-                for path, aside in hidden.items():
-                    with output_errors(path), contextlib.suppress(FileNotFoundError):
-                        path.rename(aside)
-                        undo.callback(aside.rename, path)
-                write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
-                undo.pop_all()
-            self._rows = rows
+        rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
+        with contextlib.ExitStack() as undo:
+            for path, aside in hidden.items():
+                with output_errors(path), contextlib.suppress(FileNotFoundError):
+                    path.rename(aside)
+                    undo.callback(aside.rename, path)
+            write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
+            undo.pop_all()
+        self._rows = rows
         self.decided = {sha256: one for sha256, one in self.decided.items() if sha256 not in gone}
-        if paths:
-            sync_folder(self.folder)
+        sync_folder(self.folder)
         for aside in hidden.values():
             aside.unlink(missing_ok=True)
 
@@ -181,7 +183,7 @@ def read_rows(folder: Path) -> dict[str, Row]:
             f"{path} is not a file of this version of edgecnn: expected {','.join(FIELDS)} as its first line."
         )
     rows = csv.DictReader(lines, restval="")
-    return {row["sha256"]: row for row in rows if None not in row and row["labelled"]}
+    return {row["sha256"]: row for row in rows if re.fullmatch(r"[^./][^/]*/[^/]+", row["path"])}
 
 
 def as_csv(rows: Iterable[Row], head: bool) -> str:

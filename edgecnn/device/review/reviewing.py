@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ from edgecnn import images
 from edgecnn.device.keep.estimate import Answer, Estimate, field_accuracy
 from edgecnn.device.keep.folder import RANDOM, Kept, kept_pictures
 from edgecnn.device.keep.sample import read_counts
-from edgecnn.device.review.journal import LABEL, NONE, SKIP, Decision
+from edgecnn.device.review.journal import LABEL, NONE, SKIP, Journal
 from edgecnn.device.stream.pictures import as_jpeg, part, why_no_folder
 from edgecnn.errors import ImageError
 from edgecnn.region import is_region
@@ -31,20 +31,10 @@ a thing of an eighth of the picture's width that only one of them shows parts th
 MOST_CLASSES = 2000
 
 
-class Store(Protocol):
-    """Where decisions are written."""
-
-    decided: dict[str, Decision]
-
-    def classes(self) -> list[str]: ...
-    def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None: ...
-    def undo(self, pictures: Sequence[Kept]) -> None: ...
-
-
 class Reviewing:
     """A review of a kept folder. One thread at a time may use it, but for `preview`."""
 
-    def __init__(self, folder: Path, store: Store, labels: Iterable[str] = (), into: str | None = None) -> None:
+    def __init__(self, folder: Path, store: Journal, labels: Iterable[str] = (), into: str | None = None) -> None:
         """Begin with the folder's pictures as they are now; `labels` are classes that the store and the pictures' scores may lack."""
         self._folder, self._store, self._into = folder, store, into
         self._looks: dict[str, np.ndarray | None] = {}
@@ -56,7 +46,7 @@ class Reviewing:
         self.classes = sorted(named, key=lambda label: (label.casefold(), label))[:MOST_CLASSES]
 
     def refresh(self) -> None:
-        """Look for pictures that came since: the random sample is asked first, before guesses for other pictures are seen."""
+        """Look for pictures that came since. The random sample is asked first, before guesses for other pictures are seen."""
         self._all = kept_pictures(self._folder)
         self._kept = {kept.picture.sha256: kept for kept in sorted(self._all, key=lambda kept: kept.why != RANDOM)}
 
@@ -68,6 +58,9 @@ class Reviewing:
     def document(self) -> dict[str, Any]:
         """Return what the page shows. What the model made of a picture of the random sample is not in it."""
         questions = self._questions(AHEAD)
+        if not questions:
+            self.refresh()
+            questions = self._questions(AHEAD)
         # while some of the sample is still asked, it would say after each answer what the model had made of the picture
         field = None if any(is_blind(group[0]) for group in questions) else self.field()
         unreadable = sum(look is None for look in self._looks.values())
@@ -100,22 +93,24 @@ class Reviewing:
             OutputError: if the answer cannot be written.
         """
         if decision not in self.counts:
-            raise ValueError(f"there is no decision {decision!r}")
+            raise ValueError(f"there is no decision {decision[:64]!r}")
         if decision == LABEL:
             self._check_label(label)
+        else:
+            label = ""
         if unknown := next((sha256 for sha256 in pictures if sha256 not in self._kept), None):
             raise ValueError(f"there is no picture {unknown[:64]!r}")
         pictures = list(dict.fromkeys(pictures))
         before = [self._store.decided.get(sha256) for sha256 in pictures]
-        if any(one and (one.decision, one.label) != (decision, label if decision == LABEL else "") for one in before):
+        if any(one and (one.decision, one.label) != (decision, label) for one in before):
             return False
         group = tuple(self._kept[sha256] for sha256, one in zip(pictures, before, strict=True) if one is None)
         if not group:
             return True
         for kept in group:
             self._looks.pop(kept.picture.sha256, None)
-        self._store.decide(group, decision, label if decision == LABEL else "")
-        if decision == LABEL and label not in self.classes:
+        self._store.decide(group, decision, label)
+        if label and label not in self.classes:
             self.classes.append(label)
         self.counts[decision] += len(group)
         self._answers.append(group)
@@ -170,10 +165,8 @@ class Reviewing:
         if sha256 not in self._looks:
             try:
                 seen = seen_by_model(kept)
-                picture = (
-                    Image.fromarray(seen) if isinstance(seen, np.ndarray) else images.decode(seen, 3, (SIDE, SIDE))
-                )
-                self._looks[sha256] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+                whole = images.decode(seen, 3, (SIDE, SIDE)) if isinstance(seen, bytes) else Image.fromarray(seen)
+                self._looks[sha256] = np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BOX))
             except ImageError:
                 self._looks[sha256] = None
         return self._looks[sha256]
@@ -199,9 +192,8 @@ def are_alike(one: np.ndarray, other: np.ndarray | None) -> bool:
 
 def question(group: Sequence[Kept]) -> dict[str, Any]:
     first = group[0]
-    asked = {"pictures": [kept.picture.sha256 for kept in group], "ts": first.ts, "why": first.why}
-    if is_blind(first):
-        return asked | {"guess": None, "score": None, "reason": None}
-    return asked | {
-        "guess": first.guess, "score": first.scores[0].score if first.scores else None, "reason": first.reason
-    }  # fmt: skip
+    score = first.scores[0].score if first.scores else None
+    shown = dict.fromkeys(("guess", "score", "reason"))
+    if not is_blind(first):
+        shown |= {"guess": first.guess, "score": score, "reason": first.reason}
+    return {"pictures": [kept.picture.sha256 for kept in group], "ts": first.ts, "why": first.why, **shown}

@@ -1,9 +1,12 @@
 """The page of a review in Chromium, and its routes: one key, one label on disk, and the next picture."""
 
+import contextlib
 import csv
 import io
 import json
+import random
 import signal
+import threading
 
 import pytest
 
@@ -85,8 +88,14 @@ def test_a_key_is_a_label_on_disk_and_the_next_picture_is_there_already(review, 
     serving.process.send_signal(signal.SIGINT)
     assert serving.process.wait(10) == 0
     serving.until(lambda: serving.lines and serving.lines[-1] == "}\n")
-    told = json.loads("".join(serving.lines))
-    assert (told["labelled"], told["none"], told["skipped"], told["left"], told["field"]["n"]) == (5, 1, 1, 0, 2)
+    summary = json.loads("".join(serving.lines))
+    assert (summary["labelled"], summary["none"], summary["skipped"], summary["left"], summary["field"]["n"]) == (
+        5,
+        1,
+        1,
+        0,
+        2,
+    )
     assert len(lines(tmp_path)) == len(list((tmp_path / "photos").glob("*/*.jpg"))) == 5
 
 
@@ -165,3 +174,25 @@ def test_what_cannot_be_written_is_said(review, keep_pictures, tmp_path):
     status, answer = serving.review("/answer", pictures=names[:1], decision="label", label="cat")
     assert status == 500 and answer["code"] == "OutputError" and "cannot write" in answer["error"]
     assert serving.review()[1]["left"] == 2 and not (tmp_path / "photos" / SOURCES).exists()
+
+
+@pytest.mark.slow
+def test_the_command_killed_while_it_is_answered(review, keep_pictures, tmp_path):
+    of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=60)}
+    chance, heard = random.Random(1), set()
+    for _ in range(8):
+        serving = review()
+        assert serving.review()[0] == 200
+        threading.Timer(chance.uniform(0, 0.5), serving.process.kill).start()
+        with contextlib.suppress(OSError):
+            while questions := serving.review()[1]["next"]:
+                names = questions[0]["pictures"]
+                if serving.review("/answer", pictures=names, decision="label", label=of[names[0]])[0] == 200:
+                    heard |= {*names}
+        serving.process.wait()
+        files = [path.name[-16:-4] for path in (tmp_path / "photos").glob("*/[!.]*")]
+        assert len(set(files)) == len(files) and {name[:12] for name in heard} <= {*files}
+    assert 0 < len(heard) < len(of)
+    review().review()
+    on_disk = {line["sha256"]: line["path"].partition("/")[0] for line in lines(tmp_path)}
+    assert heard <= on_disk.keys() and on_disk.items() <= of.items() and len(lines(tmp_path)) == len(on_disk)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
+from edgecnn.device.review.journal import LABELS, Journal
 from edgecnn.device.review.photos import SOURCES, Photos
 from edgecnn.device.review.reviewing import Reviewing
 from edgecnn.errors import OutputError
@@ -21,7 +21,7 @@ from edgecnn.files import sha256_file
 
 def review(tmp_path, kept="kept", photos="photos"):
     (tmp_path / photos).mkdir(exist_ok=True)
-    store = Photos(tmp_path / photos, "door", Journal(tmp_path / kept / REVIEWED))
+    store = Photos(tmp_path / photos, tmp_path / kept, "door")
     reviewing = Reviewing(tmp_path / kept, store, into="photos")
     store.finish(reviewing.pictures.values())
     store.take(Journal(tmp_path / kept / LABELS).decided, reviewing.pictures.values())
