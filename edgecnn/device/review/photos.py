@@ -21,9 +21,8 @@ FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
 
 HASHED = 12  # hexadecimal digits of a picture's hash in its file's name
 
-UNDONE = ".undone"
-NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg({UNDONE}|\.[0-9a-f]+\.tmp)?")
-"""Of a file that this module makes: a photo, hidden one that is undone, hidden a copy that was not finished."""
+NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg(\.[0-9a-f]+\.tmp)?")
+"""Of a file that this module makes: a photo, or hidden a copy that was not finished."""
 
 Row = Mapping[str, str]
 
@@ -31,8 +30,8 @@ Row = Mapping[str, str]
 class Photos(Journal):
     """A folder of photos, one sub-folder for each class; what puts no file into it goes to REVIEWED in the kept folder.
 
-    A label is written in two steps, the file and then its line, and undone in two: the file is hidden, and its line goes. Whatever a crash
-    leaves between them is finished when the folder is opened again: `finish`.
+    A label is written in two steps, the file and then its line, and taken back in two, the line and then the file. After a crash between
+    them there is a file without its line: `finish` gives it one. What is on disk is then the label, whole, or nothing of it.
     """
 
     def __init__(self, folder: Path, kept: Path, board: str) -> None:
@@ -72,31 +71,36 @@ class Photos(Journal):
             undo.pop_all()
 
     def undo(self, pictures: Sequence[Kept]) -> None:
-        """Take back one decision on pictures: the files, and their lines."""
-        names = {kept.picture.sha256 for kept in pictures}
-        if names <= self._rows.keys():
-            self._remove(names)
-        else:
+        """Take back one decision on pictures: the lines, and their files."""
+        gone = {kept.picture.sha256 for kept in pictures}
+        if not gone <= self._rows.keys():
             super().undo(pictures)
+            return
+        paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone]
+        rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
+        write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
+        self._rows = rows
+        self.decided = {sha256: one for sha256, one in self.decided.items() if sha256 not in gone}
+        try:
+            sync_folder(self.folder)
+        finally:
+            for path in paths:
+                with output_errors(path):
+                    path.unlink(missing_ok=True)
 
     def finish(self, pictures: Iterable[Kept]) -> None:
-        """Finish what an earlier review had begun with these pictures when it ended: a label without its line, an undo."""
+        """Finish the labels that an earlier review had begun to write for these pictures when it ended."""
         known = {kept.picture.sha256[:HASHED]: kept for kept in pictures}
-        hidden = dict.fromkeys(self.folder.glob(f".{SOURCES}.*.tmp"), "")
+        unfinished = [*self.folder.glob(f".{SOURCES}.*.tmp")]
         for label in self._folders:
             for path in (self.folder / label).iterdir():
                 match = NAME.fullmatch(path.name)
                 kept = known.get(match[1]) if match else None
-                if match is None or kept is None:
-                    continue
-                sha256 = kept.picture.sha256
-                if match[2]:
-                    hidden[path] = sha256 if match[2] == UNDONE else ""
-                elif sha256 not in self._rows and sha256_file(path) == sha256:
+                if match and match[2]:
+                    unfinished.append(path)
+                elif kept and kept.picture.sha256 not in self._rows and sha256_file(path) == kept.picture.sha256:
                     self._add([kept], label)
-        if begun := {*hidden.values()} & self._rows.keys():
-            self._remove(begun)
-        for path in hidden:
+        for path in unfinished:
             path.unlink(missing_ok=True)
 
     def take(self, decisions: Mapping[str, Decision], pictures: Iterable[Kept]) -> int:
@@ -124,24 +128,6 @@ class Photos(Journal):
         append(path, as_csv(rows.values(), head=not path.exists()), mode=0o666)
         self._rows |= rows
         self.decided |= {sha256: decision_of(row) for sha256, row in rows.items()}
-
-    def _remove(self, gone: set[str]) -> None:
-        """Hide files, remove their lines, and then the files: of these three, what comes after a crash is done by `finish`."""
-        paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone]
-        hidden = {path: path.with_name(f".{path.name}{UNDONE}") for path in paths}
-        rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
-        with contextlib.ExitStack() as undo:
-            for path, aside in hidden.items():
-                with output_errors(path), contextlib.suppress(FileNotFoundError):
-                    path.rename(aside)
-                    undo.callback(aside.rename, path)
-            write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
-            undo.pop_all()
-        self._rows = rows
-        self.decided = {sha256: one for sha256, one in self.decided.items() if sha256 not in gone}
-        sync_folder(self.folder)
-        for aside in hidden.values():
-            aside.unlink(missing_ok=True)
 
 
 def file_name(kept: Kept) -> str:

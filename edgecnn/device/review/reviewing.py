@@ -120,11 +120,16 @@ class Reviewing:
         """Take back the last answer that this review was given; return False if there is none."""
         if not self._answers:
             return False
-        group = self._answers[-1]
-        decision = self._store.decided[group[0].picture.sha256].decision
-        self._store.undo(group)
-        self._answers.pop()
-        self.counts[decision] -= len(group)
+        group = self._answers.pop()
+        name = group[0].picture.sha256
+        decision = self._store.decided[name].decision
+        try:
+            self._store.undo(group)
+        finally:
+            if name in self._store.decided:  # it could not be taken back
+                self._answers.append(group)
+            else:
+                self.counts[decision] -= len(group)
         return True
 
     def preview(self, sha256: str) -> bytes | None:
