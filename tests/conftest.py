@@ -141,11 +141,11 @@ def signals():
 @pytest.fixture(scope="session")
 def keep_pictures():
     """Keep pictures as a board does: `group` frames of each of `scenes`; return them, the first ones of the random sample."""
-    from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
+    from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, kept_pictures, write_kept
     from edgecnn.files import sha256
 
     def keep(folder, scenes, group=1, labels=("cat", "dog", "fox"), sample=0, seed=1):
-        kept, chance = [], np.random.default_rng(seed)
+        chance = np.random.default_rng(seed)
         for scene, frame in itertools.product(range(scenes), range(group)):
             if frame == 0:
                 tiles = chance.integers(10, 245, (6, 8, 3))
@@ -160,8 +160,8 @@ def keep_pictures():
                 label=best[0] if why == "random" else None, reason=None if why == "random" else "below_threshold", region=None,
                 picture=KeptPicture(sha256=sha256(buffer.getvalue()), width=160, height=120),
             )  # fmt: skip
-            kept.append(write_kept(folder, facts, buffer.getvalue())[0])
-        return kept
+            write_kept(folder, facts, buffer.getvalue())
+        return kept_pictures(folder)
 
     return keep
 
