@@ -148,6 +148,14 @@ class ReleaseError(EdgeCNNError, RuntimeError, exit_code=35):
     """A change of a repository of releases that cannot be made: its keys, its folder, the bundle, or another change at the same time."""
 
 
+class WorseError(EdgeCNNError, exit_code=36):
+    """A new model that is worse than the old one on photos that neither learnt from."""
+
+
+class NotShownError(EdgeCNNError, exit_code=37):
+    """A new model of which too few photos tell whether it is worse than the old one."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint that ends an unknown-name message: "Did you mean 'digits'? Known: cifar10, digits.", or only the list."""
     import difflib  # here, since only an error needs it

@@ -434,7 +434,8 @@ def onnx_model(
 
 @pytest.fixture
 def make_bundle(tmp_path):
-    """Write a bundle of 2 kB: its model has no meaning, and whoever only reads the bundle does not notice. `passed` is its gate's."""
+    """Write a bundle of 2 kB: its model has no meaning, and whoever only reads the bundle does not notice. `passed` is its gate's, and
+    `verdict` that against the model before."""
     from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
     from edgecnn.bundle.write import write_bundle
 
@@ -443,7 +444,7 @@ def make_bundle(tmp_path):
         np.save(buffer, array, allow_pickle=False)
         return buffer.getvalue()
 
-    def make_bundle(name, serial=0, format_="tflite", passed=None, labels=("cat", "dog")):
+    def make_bundle(name, serial=0, format_="tflite", passed=None, labels=("cat", "dog"), verdict=None):
         model = f"models/int8.{format_}"
         entry = ModelEntry(
             file=model,
@@ -472,6 +473,10 @@ def make_bundle(tmp_path):
         }
         if passed is not None:
             files["parity.json"] = json.dumps({"passed": passed}).encode()
+        if verdict is not None:
+            files["against.json"] = json.dumps(
+                {"verdict": verdict, "why": "it drops", "old": {"name": "o\x1b"}}
+            ).encode()
         path = tmp_path / f"{name}.edgecnn"
         write_bundle(path, manifest, files, force=True)
         return path

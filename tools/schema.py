@@ -19,6 +19,7 @@ from edgecnn.inspect import inspection_report as inspection
 from edgecnn.report import figures
 from edgecnn.stress import stress_report as stress
 from edgecnn.tables import fields_of, to_json
+from edgecnn.verify import against
 from edgecnn.verify import parity_report as report
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,7 @@ WRITTEN = {
 DOCUMENTS: dict[str, tuple[type, ...]] = {
     "parity": (report.Report, report.BoardsReport),
     "stress": (stress.StressReport,),
+    "against": (against.Against,),
     "report": (figures.PageFigures,),
     "inspection": (inspection.Inspection, inspection.Cleaned),
 }

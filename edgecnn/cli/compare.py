@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
+from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, check_choice, option
 
@@ -16,11 +17,12 @@ def compare(
         Path,
         typer.Argument(
             metavar="A",
-            help="The reference: a .tflite, .onnx, .keras or .h5 file, or the folder of a SavedModel.",
+            help="The reference: a .tflite, .onnx, .keras or .h5 file, the folder of a SavedModel, or a bundle.",
         ),
     ],
     candidate: Annotated[
-        Path, typer.Argument(metavar="B", help="The model to compare with A, in any of these formats.")
+        Path,
+        typer.Argument(metavar="B", help="The model to compare with A, in any of these formats; a bundle if A is one."),
     ],
     data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
     split: Annotated[str, typer.Option(metavar="test|all", help="Which images to compare on.")] = "test",
@@ -29,7 +31,13 @@ def compare(
     max_drop: Annotated[float, shared.Limits],
     confident: Annotated[bool, shared.Limits],
     min_agreement: Annotated[float | None, shared.Limits],
-    out: Annotated[Path | None, option("Write the JSON report to this file.", "none", metavar="FILE")] = None,
+    renamed: Annotated[list[str] | None, shared.Replacing],
+    out: Annotated[
+        Path | None,
+        option(
+            "Write the JSON report to this file; of bundles a page with pictures next to it.", "none", metavar="FILE"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare any two models on the same images.
@@ -37,12 +45,32 @@ def compare(
     Neither needs to come from edgecnn, and no run is needed. Classes are in the alphabetical order of the folders. For an integer
     input, the file's own quantization applies. The exit code is 14 if B fails the gate.
 
+    Of two bundles B would replace A: both answer, each by all that it carries, the photos that neither learnt from. The exit code is 36 if
+    B is worse, and 37 if there are too few photos to know.
+
     \b
     Examples:
       edgecnn compare a.tflite b.onnx --data photos/
       edgecnn compare model.keras model.tflite --data photos/ --split all --input-range unit
       edgecnn compare torch.onnx int8.onnx --data photos/ --input-range imagenet --labels classes.txt
+      edgecnn compare old.edgecnn new.edgecnn --data photos/
     """
+    bundles = [path for path in (reference, candidate) if path.suffix == ".edgecnn"]
+    if len(bundles) == 1:
+        raise typer.BadParameter(
+            f"{bundles[0]} is a bundle, and the other is not. Name two bundles, or two model files."
+        )
+    if bundles:
+        limits = max_drop != shared.Limits.max_drop or min_agreement is not None
+        if limits or split != "test" or foreign != shared.Foreign():
+            raise typer.BadParameter(
+                "--split, --max-drop, --min-agreement, --labels and the input range are for model files: bundles say what they read, and "
+                "which photos taught them."
+            )
+        against(reference, candidate, data, shared.renames(renamed), confident, out, json)
+        return
+    if renamed:
+        raise typer.BadParameter("goes with two bundles.", param_hint="--renamed")
     check_choice("--split", split, ("test", "all"))
     stated = shared.stated(foreign)
     from edgecnn.cli.parity import show_report
@@ -66,3 +94,24 @@ def compare(
         write_json(out, report)
     show_report(report, json)
     require_parity(report)
+
+
+def against(
+    old: Path, new: Path, data: str, renamed: dict[str, str], confident: bool, out: Path | None, json: bool
+) -> None:
+    from edgecnn.cli.parity import show_against
+    from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stages.against import compare_bundles
+    from edgecnn.verify.against import require_no_harm
+
+    with ProgressReporter() as reporter:
+        made, pictures = compare_bundles(old, new, data, renamed=renamed, confident=confident, reporter=reporter)
+    if out:
+        from edgecnn.report.page import write_against_page
+        from edgecnn.runs import write_json
+
+        write_json(out, made)
+        write_against_page(made, pictures, out.with_suffix(".html"))
+        note(f"report: {out.with_suffix('.html')}")
+    emit_json(made) if json else show_against(made)
+    require_no_harm(made, str(new))

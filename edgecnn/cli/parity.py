@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from edgecnn.cli.console import emit_json, note, terminal_width
 
 if TYPE_CHECKING:
+    from edgecnn.verify.against import Against
     from edgecnn.verify.parity_report import Report
 
 
@@ -39,6 +40,13 @@ def print_report(report: "Report") -> None:
     if report.boards:
         lines.append(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
     print("\n".join([*lines, *table.warning_lines(report)]))
+
+
+def show_against(against: "Against") -> None:
+    from edgecnn.labels import printable
+    from edgecnn.verify.against import against_lines
+
+    print("\n".join(map(printable, against_lines(against))))
 
 
 def note_warnings(report: "Report") -> None:

@@ -34,6 +34,12 @@ def slot(
     other_classes: Annotated[
         bool, option("Activate a release with other classes than the one in use.", "off", None, "--other-classes")
     ] = False,
+    accept: Annotated[
+        bool,
+        option(
+            "Activate a release that is refused or not shown to be as good as the one before.", "off", None, "--accept"
+        ),
+    ] = False,
     keep: Annotated[
         int, option("Releases that stay: the one in use and those before it.", True, "With prune", min=1, metavar="N")
     ] = 2,
@@ -43,7 +49,8 @@ def slot(
     """Change the model that edgecnn service runs on this board.
 
     add copies a bundle to the board, activate puts it in use, rollback puts the one before it in use, list shows all, and prune removes bad
-    and old ones. A running service changes over at once. What changes is named: classes, verified accuracy, and what of an image is seen.
+    and old ones. A running service changes over at once. What changes is named: classes, verified accuracy, and what of an image is seen. A
+    bundle that was compared with the one before and did not pass is put in use with --accept only.
 
     A release that was activated is pending. It becomes good after the self-test has passed on this board and fresh frames were classified.
     If that does not happen in three starts, it is bad and the one before it comes back by itself.
@@ -71,7 +78,7 @@ def slot(
         name, slots = store.add(Path(name or ""))
         note(f"added: {described(slots, name)}")
     if action == "activate" or activate:
-        _, slots = store.activate(name or "", older=older, others=other_classes)
+        _, slots = store.activate(name or "", older=older, others=other_classes, accept=accept)
         note_change(store, slots, before)
     elif action == "rollback":
         slots = store.change(rolled_back)

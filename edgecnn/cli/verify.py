@@ -2,18 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.boards import BOARDS, BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
-from edgecnn.cli.console import note
+from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
-
-if TYPE_CHECKING:
-    from edgecnn.verify.parity_report import Report
 
 ENGINES = "Other engines"
 
@@ -24,6 +21,7 @@ def verify(
     *,
     limits: shared.Limits,
     target_error: Annotated[float | None, shared.Scores],
+    replacing: shared.Replacing,
     matrix: Annotated[
         bool, option("Also compare every engine that can run the int8 models.", "off", ENGINES, "--matrix")
     ] = False,
@@ -51,6 +49,9 @@ def verify(
     The exit code is 14 if a limit of the gate is broken. Before that, validation images choose the temperature (so that a score of 90 %
     is right about 90 % of the time) and the threshold of --target-error. The bundle carries both.
 
+    With --against, the new int8 model is also compared with the one that it would replace, on the test photos that taught neither. The exit
+    code is 36 if it is worse, and 37 if there are too few photos to know.
+
     With --on, the exports also run on emulated boards, with the packages that a board would install. With --model, or without a run, a
     bundle runs on them, and nothing else is compared.
 
@@ -58,6 +59,7 @@ def verify(
     Examples:
       edgecnn verify --max-drop 0.5 --confident --min-agreement 0.985
       edgecnn verify --target-error 0.05
+      edgecnn verify --against old.edgecnn --renamed kitten=cat
       edgecnn verify --matrix --tflite-python venv/bin/python
       edgecnn verify --on rpi-zero2w,rpi3,rpi4,rpi5
       edgecnn verify --on rpi4 --model cats.edgecnn --data cats/ --engines all --release bookworm
@@ -67,42 +69,58 @@ def verify(
         raise typer.BadParameter("--engines, --release and --model go with --on.")
     if boards and (model or (run is None and not last_run())):
         of_run = replace(limits, max_drop=shared.Limits.max_drop)
-        if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None:
+        if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None or replacing.against:
             raise typer.BadParameter(
-                "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion and --target-error go with a run, "
-                "--model with a bundle."
+                "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion, --target-error and --against go with a "
+                "run, --model with a bundle."
             )
         verify_bundle(model, boards, data, out, json)
         return
     if data or out:
         raise typer.BadParameter("--data and --out go with a bundle on boards: --on TARGET --model FILE.")
-    from edgecnn.cli.parity import show_report
+    if replacing.renamed and not replacing.against:
+        raise typer.BadParameter("goes with --against.", param_hint="--renamed")
+    renamed = shared.renames(replacing.renamed)
+    from edgecnn.cli.parity import show_against, show_report
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.data import open_run_dataset
+    from edgecnn.report.page import write_run_page
+    from edgecnn.runs import open_run
     from edgecnn.stages.verify import Matrix
+    from edgecnn.stages.verify import verify as verify_exports
+    from edgecnn.verify.against import require_no_harm
     from edgecnn.verify.gate import Gate, require_parity
 
+    against = None
     with ProgressReporter() as reporter:
-        report, page = verify_run(
-            run,
-            reporter.working,
+        opened = open_run(run)
+        note(f"run {opened.path}")
+        dataset = open_run_dataset(opened, progress=reporter.working, note=note)
+        report = verify_exports(
+            opened,
+            dataset,
             gate=Gate(**vars(limits)),
             target_error=target_error,
             matrix=Matrix(tflite_python=tflite_python) if matrix or tflite_python else None,
             boards=boards,
+            progress=reporter.working,
         )
-    show_report(report, json)
+        if replacing.against:
+            from edgecnn.stages.against import verify_against
+
+            old, confident = replacing.against, limits.confident
+            against = verify_against(
+                opened, dataset, old, renamed=renamed, confident=confident, progress=reporter.working
+            )
+        page = write_run_page(opened)
+    if against is None:
+        show_report(report, json)
+    elif json:
+        emit_json({"parity": report, "against": against})
+    else:
+        show_report(report, json)
+        show_against(against)
     note(f"report: {page}") if json else print(f"report: {page}")
     require_parity(report)
-
-
-def verify_run(path: Path | None, progress: Any, **options: Any) -> "tuple[Report, Path]":
-    from edgecnn.data import open_run_dataset
-    from edgecnn.report.page import write_run_page
-    from edgecnn.runs import open_run
-    from edgecnn.stages.verify import verify as verify_exports
-
-    opened = open_run(path)
-    note(f"run {opened.path}")
-    dataset = open_run_dataset(opened, progress=progress, note=note)
-    report = verify_exports(opened, dataset, progress=progress, **options)
-    return report, write_run_page(opened)
+    if against:
+        require_no_harm(against, f"{opened.name}.edgecnn")

@@ -209,6 +209,30 @@ class Limits(Group):
     )
 
 
+class Replacing(Group):
+    """What a new model is compared with before it replaces that."""
+
+    heading: ClassVar = "Old against new"
+    against: Path | None = option(
+        None,
+        "The bundle that the new model would replace. Both answer the photos that neither learnt from, and one that is worse is refused.",
+        shown="none",
+        metavar="OLD.edgecnn",
+    )
+    renamed: list[str] | None = option(
+        None, "A class that has another name now. May be repeated.", shown="none", metavar="OLD=NEW"
+    )
+
+
+def renames(texts: list[str] | None) -> dict[str, str]:
+    """Return the old and the new names of --renamed."""
+    pairs = [text.partition("=") for text in texts or []]
+    for old, equals, new in pairs:
+        if not (old and equals and new):
+            raise typer.BadParameter(f"received {old + equals + new!r}, expected OLD=NEW.", param_hint="--renamed")
+    return {old: new for old, _, new in pairs}
+
+
 class Scores(Group):
     """What validation images choose for scores."""
 

@@ -64,7 +64,7 @@ class Decoder:
         kept: list[Item] = []
         for item in items:
             meter.advance()
-            image = self._decoded(item)
+            image = self.pixels(item)
             if image is None:
                 continue
             first = self._seen.setdefault(hashlib.sha256(image.tobytes()).digest(), item)
@@ -83,7 +83,7 @@ class Decoder:
             sources=tuple(item.source for item in kept),
         )
 
-    def _decoded(self, item: Item) -> np.ndarray | None:
+    def pixels(self, item: Item) -> np.ndarray | None:
         """Return an item's pixels at the size, None if it cannot be read: then it is in one of the lists."""
         found = self.lost
         try:

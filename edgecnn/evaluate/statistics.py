@@ -4,7 +4,7 @@ An answer is the first largest logit or score. Of the images on which only one o
 right (lost), c those of the candidate (gained): drop = 100 (b - c) / n percentage points.
 """
 
-from math import sqrt
+from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -36,27 +36,25 @@ class Accuracies(Struct):
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> Accuracies:
-    """Compare two models' logits or scores, float32 (n, num_classes), image by image; `classes` are the true ones, int (n,)."""
-    one, other, n = np.argmax(reference, axis=1), np.argmax(candidate, axis=1), len(classes)
-    right, right_candidate = int(np.sum(one == classes)), int(np.sum(other == classes))
+    """Compare two models' answers image by image: the classes that they answer and the true ones, int (n,)."""
+    n, right, right_candidate = len(classes), reference == classes, candidate == classes
+    lost, gained = int(np.sum(right & ~right_candidate)), int(np.sum(right_candidate & ~right))
     return Accuracies(
         n=n,
-        accuracy_reference=right / n,
-        accuracy_candidate=right_candidate / n,
-        drop=100 * (right - right_candidate) / n,
-        lost=int(np.sum((one == classes) & (other != classes))),
-        gained=int(np.sum((one != classes) & (other == classes))),
-        agreement=float(np.mean(one == other)),
+        accuracy_reference=float(np.mean(right)),
+        accuracy_candidate=float(np.mean(right_candidate)),
+        drop=100 * (lost - gained) / n,
+        lost=lost,
+        gained=gained,
+        agreement=float(np.mean(reference == candidate)),
     )
 
 
-def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> list[float | None]:
-    """Return each class's drop in percentage points; None for a class without images. Arguments as of `compare`."""
-    width = reference.shape[1]
+def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray, width: int) -> list[float | None]:
+    """Return the drop of each of `width` classes in percentage points; None for one without images. Arguments as of `compare`."""
     count = np.bincount(classes, minlength=width).tolist()
     one, other = (
-        np.bincount(classes[np.argmax(values, axis=1) == classes], minlength=width).tolist()
-        for values in (reference, candidate)
+        np.bincount(classes[answers == classes], minlength=width).tolist() for answers in (reference, candidate)
     )
     return [100 * (one[index] - other[index]) / count[index] if count[index] else None for index in range(width)]
 
@@ -174,6 +172,21 @@ def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] =
     if alternative == "greater":
         return float(bdtr(c, b + c, 0.5))
     return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
+
+
+def images_to_refuse(rate: float, worse: float, limit: float) -> int:
+    """Return from how many images a drop of `worse` points is estimated above `limit` points in 95 % of draws.
+
+    n = (z / (worse - limit))² v, z the normal quantile at 95 % and v the variance of an image's share of the drop: with `rate`, the share
+    of images on which one of two equal models alone is right, v = 100² (rate + d - d²), d = worse / 100.
+    """
+    d = worse / 100
+    return ceil((100 * quantile(0.9) / (worse - limit)) ** 2 * (rate + d - d * d))
+
+
+def images_to_clear(rate: float, limit: float) -> int:
+    """Return from how many images the 95 % interval of an equal model's drop ends below `limit` points in 95 % of draws; as above."""
+    return max(1, ceil((100 * (quantile(0.95) + quantile(0.9)) / limit) ** 2 * rate))
 
 
 def quantile(confidence: float) -> float:

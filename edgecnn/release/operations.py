@@ -11,6 +11,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.verdict import PASSED, verdict_of
 from edgecnn.device.update.channel import (
     CUSTOM,
     SHA256,
@@ -192,13 +193,16 @@ def left_behind(repository: Repository, entry: Entry) -> list[Entry]:
 
 
 def why_not_passed(bundle: Bundle) -> str:
-    """Return why a bundle's gate has not passed, as its parity report says; "" if it has."""
+    """Return why a bundle's gates have not passed, as its reports say; "" if they have."""
     try:
         report = json.loads(bundle.files["parity.json"])
         passed = report["passed"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return "it holds no parity report that says that its gate passed"
-    return "" if passed is True else "its gate failed, as its parity report says"
+    if passed is not True:
+        return "its gate failed, as its parity report says"
+    verdict, why = verdict_of(bundle)
+    return "" if verdict in ("", PASSED) else f"it is {verdict}: {why}"
 
 
 @contextlib.contextmanager

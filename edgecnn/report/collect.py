@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.verdict import AGAINST
 from edgecnn.errors import BundleError
 from edgecnn.recipe import to_toml
 from edgecnn.report.figures import NO_ANSWERS, AnswerFigures, Missing, Origin, RunFigures, answer_figures
@@ -15,6 +16,7 @@ from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, LAYERS, PARITY, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.tables import build
+from edgecnn.verify.against import Against, read_against
 from edgecnn.verify.gate import not_excluded
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import parity_report
@@ -103,6 +105,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         kind="run",
         origin=run_origin(run),
         choice=run.stored(CHOICE, NetworkChoice),
+        against=run.stored(AGAINST, Against),
         epochs=epochs(run),
         layers=layers,
         stress=stressed,
@@ -144,6 +147,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
             recipe=bundle.files.get(RECIPE, b"").decode("utf-8", "replace"),
         ),
         choice=None,
+        against=read_against(bundle),
         epochs=(),
         layers=None,
         stress=None,

@@ -10,6 +10,7 @@ from edgecnn.report.history import Epoch
 from edgecnn.run_info import NetworkChoice
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.tables import Struct
+from edgecnn.verify.against import Against
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
@@ -119,7 +120,8 @@ class RunFigures(AnswerFigures):
     """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
 
     `summary` says in sentences whether the model is good; `int8` is the name of the int8 export whose answers confusion, gallery and
-    coverage show: the first that there is. `choice` is how the images chose the network, None where they did not.
+    coverage show: the first that there is. `choice` is how the images chose the network, None where they did not,
+    and `against` how the model compares with the one that it would replace.
     """
 
     name: str
@@ -131,6 +133,7 @@ class RunFigures(AnswerFigures):
     origin: Origin
     choice: NetworkChoice | None
     parity: Report | None
+    against: Against | None
     int8: str | None
     epochs: tuple[Epoch, ...]
     layers: LayerErrors | None

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,9 @@ from edgecnn.report.table import against_float, images_of
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import Struct
+from edgecnn.verify.against import Against, against_lines
 from edgecnn.verify.parity_report import Comparison, ModelFigures
-from edgecnn.verify.predictions import read_predictions
+from edgecnn.verify.predictions import GALLERY, read_pictures, read_predictions
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,18 +34,24 @@ if TYPE_CHECKING:
 
 
 class Shown(Struct):
-    """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split."""
+    """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split, and
+    those of photos that an old model answers otherwise, by their place among these."""
 
     figures: RunFigures
     pictures: Mapping[int, str]
+    flips: Mapping[int, str] = field(default_factory=dict)
 
 
 def shown_run(run: Run) -> Shown:
     predictions = read_predictions(run)
-    pictures = predictions.pictures.items() if predictions else ()
+    pictures = predictions.pictures if predictions else {}
     return Shown(
-        figures=run_figures(run, predictions), pictures={index: data_address(item) for index, item in pictures}
+        figures=run_figures(run, predictions), pictures=addresses(pictures), flips=addresses(read_pictures(run))
     )
+
+
+def addresses(pictures: Mapping[int, np.ndarray]) -> dict[int, str]:
+    return {index: data_address(pixels) for index, pixels in pictures.items()}
 
 
 def data_address(pixels: np.ndarray) -> str:
@@ -69,12 +77,29 @@ def render(shown: Sequence[Shown]) -> str:
             **stress_texts(item.figures),
             **choice_texts(item.figures),
             "images": images_of(item.figures.parity) if item.figures.parity else "",
+            "against": against_texts(item.figures.against, item.flips),
         }
         for number, item in enumerate(shown)
     ]
     together = drawn(side_by_side([item.figures for item in shown]), "all")
-    template = templates().get_template("page.html.j2")
-    return template.render(runs=runs, warnings=page_figures(shown).warnings, together=together)
+    return rendered(runs=runs, warnings=page_figures(shown).warnings, together=together)
+
+
+def rendered(**values: Any) -> str:
+    return templates().get_template("page.html.j2").render({"compared": None, **values})
+
+
+def against_texts(against: Against | None, pictures: Mapping[int, str]) -> dict[str, Any] | None:
+    """Return what the page shows of a comparison with the model that would be replaced."""
+    if against is None:
+        return None
+    return {"figures": against, "lines": against_lines(against), "pictures": pictures, "shown": GALLERY}
+
+
+def write_against_page(against: Against, pictures: Mapping[int, np.ndarray], path: Path) -> None:
+    """Write a page of two bundles' comparison; `pictures` as of `edgecnn.stages.against.compare_bundles`."""
+    compared = against_texts(against, addresses(pictures))
+    write_atomic(path, rendered(runs=[], warnings=(), together={}, compared=compared).encode())
 
 
 def templates(*packages: str) -> "Environment":

@@ -6,20 +6,23 @@ from pathlib import Path
 
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.validation import VALIDATION, ValidationScores
+from edgecnn.bundle.verdict import AGAINST
 from edgecnn.bundle.write import write_bundle
 from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.calibrate.strangers import ChosenStrangers
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.evaluate.held_out import ANSWERS, answers_csv, require_held_out
+from edgecnn.evaluate.taught import images_csv
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.export.representative import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
-from edgecnn.runs import CARD, KNOWN, Run
+from edgecnn.runs import CARD, IMAGES, KNOWN, Run
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
+from edgecnn.verify.against import Against
 from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity import parity_report
@@ -75,6 +78,15 @@ def counted_with(run: Run, confidence: ChosenConfidence, strangers: ChosenStrang
     return stored is not None and expected == (stored.model_sha256, stored.temperature, stored.threshold, stored.limit)
 
 
+def verified_against(run: Run, report: Report) -> Against | None:
+    """Return how a run's model compares with the one that it replaces, if it was compared; RunError if that was another model."""
+    against = run.stored(AGAINST, Against)
+    if against and against.new.model_sha256 not in {model.sha256 for model in report.models}:
+        again = f"{run.command('verify')} --against {against.old.name}.edgecnn"
+        raise RunError(f"{run.file(AGAINST)} is of another model than {run.path} has now. First: {again}")
+    return against
+
+
 def bundle_stage(
     run: Run,
     out: Path | None = None,
@@ -85,7 +97,8 @@ def bundle_stage(
 ) -> tuple[Path, str]:
     """Write a verified run's bundle: models, manifest, labels, recipe, parity report and golden vectors. Return its path and SHA-256.
 
-    `only` are the precisions that it carries; all that were verified by default.
+    `only` are the precisions that it carries; all that were verified by default. `serial` 0 is one more than that of the bundle that it was
+    compared with, if it was.
 
     Raises:
         RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
@@ -109,6 +122,11 @@ def bundle_stage(
     if limit:
         limit = replace(limit, decide=bool(run.recipe.stranger.decide))
         files[limit.known] = run.file(KNOWN).read_bytes()
+    if listed := images_csv(run):
+        files[IMAGES] = listed
+    if against := verified_against(run, report):
+        files[AGAINST] = canonical_json(to_json(against)).encode()
+        serial = serial or against.old.serial + 1
     if counted_with(run, confidence, strangers):
         files[VALIDATION] = run.file(VALIDATION).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)

@@ -76,7 +76,9 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
     if not all(name in named for name in names.values()):
         return choice
     reference, candidate = named[names["ptq"]], named[names["qat"]]
-    figures = paired_figures(reference, candidate, reference.values, candidate.values, split.classes)
+    figures = paired_figures(
+        reference.name, candidate.name, reference.values.argmax(axis=1), candidate.values.argmax(axis=1), split.classes
+    )
     worse = statistics.mcnemar_exact(figures.lost, figures.gained, "greater")
     return replace(choice, qat_against_ptq=QatAgainstPtq(**vars(figures), mcnemar_p_worse=worse))
 
@@ -127,15 +129,15 @@ def model_figures(answers: Answers, classes: np.ndarray) -> ModelFigures:
 
 
 def paired_figures(
-    reference: Answers, candidate: Answers, one: np.ndarray, other: np.ndarray, classes: np.ndarray
+    reference: str, candidate: str, one: np.ndarray, other: np.ndarray, classes: np.ndarray
 ) -> PairedFigures:
-    """Return two models' paired figures; `one` and `other` are their logits or scores, shape (n, num_classes)."""
+    """Return the paired figures of two models by their names; `one` and `other` are the classes that they answer, int (n,)."""
     figures = statistics.compare(one, other, classes)
     lost, gained, n = figures.lost, figures.gained, figures.n
     return PairedFigures(
         **vars(figures),
-        reference=reference.name,
-        candidate=candidate.name,
+        reference=reference,
+        candidate=candidate,
         drop_interval=statistics.paired_interval(lost, gained, n),
         drop_upper=statistics.paired_interval(lost, gained, n, 0.9).high,  # of two sides at 90 %, one is at 95 %
     )
@@ -152,9 +154,9 @@ def compared(
     classes = split.classes
     unit: Unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"
     one, other = (item.values if item.unit == unit else item.scores for item in (reference, candidate))
-    paired = paired_figures(reference, candidate, one, other, classes)
-    mean_drift, p95 = statistics.confidence_drift(reference.scores, candidate.scores)
     tops = np.argmax(one, axis=1), np.argmax(other, axis=1)
+    paired = paired_figures(reference.name, candidate.name, *tops, classes)
+    mean_drift, p95 = statistics.confidence_drift(reference.scores, candidate.scores)
     flipped = np.flatnonzero(tops[0] != tops[1])
     mean_lsb = largest_lsb = None
     if candidate.codes is not None and candidate.unit == unit:
@@ -162,7 +164,7 @@ def compared(
         grid = candidate.codes, candidate.scale, candidate.zero_point
         mean_lsb, largest_lsb = statistics.lsb_difference(one, *grid, up_to_constant=free)
     images = np.bincount(classes, minlength=len(labels)).tolist()
-    by_class = zip(labels, images, statistics.per_class_drop(one, other, classes), strict=True)
+    by_class = zip(labels, images, statistics.per_class_drop(*tops, classes, len(labels)), strict=True)
     figures = ComparisonFigures(
         **vars(paired),
         kind=kind,

@@ -11,7 +11,7 @@ from edgecnn.data import Split
 from edgecnn.evaluate.answers import Answers
 from edgecnn.files import write_atomic
 from edgecnn.modes import as_image
-from edgecnn.runs import PREDICTIONS, Run
+from edgecnn.runs import AGAINST_PICTURES, PREDICTIONS, Run
 from edgecnn.runtime.decision import softmax
 
 TRUE, SOURCES, TEMPERED = "true", "sources", "tempered"
@@ -77,6 +77,22 @@ def write_predictions(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(run.file(PREDICTIONS), buffer.getvalue())
+
+
+def write_pictures(run: Run, pictures: Mapping[int, np.ndarray]) -> None:
+    """Write pictures of photos that an old model answers otherwise, uint8 (height, width, channels), by their place among these."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{f"{PICTURE}{index}": pixels for index, pixels in pictures.items()})  # type: ignore[arg-type]
+    write_atomic(run.file(AGAINST_PICTURES), buffer.getvalue())
+
+
+def read_pictures(run: Run) -> dict[int, np.ndarray]:
+    """Return what `write_pictures` wrote; nothing if there is no such file, or it cannot be used."""
+    try:
+        with np.load(run.file(AGAINST_PICTURES), allow_pickle=False) as file:
+            return {int(name.removeprefix(PICTURE)): file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}
 
 
 def read_predictions(run: Run) -> Predictions | None:

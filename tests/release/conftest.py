@@ -90,8 +90,8 @@ def add(repository, held, make_bundle):
     """Release a small bundle with a serial number to the channel door."""
     from edgecnn.bundle.read import read_bundle
 
-    def add(serial, share=100, *, name="photos", passed=True, keys=None, **more):
-        made = make_bundle(name, serial, passed=passed)
+    def add(serial, share=100, *, name="photos", passed=True, verdict=None, keys=None, **more):
+        made = make_bundle(name, serial, passed=passed, verdict=verdict)
         bundle = made.rename(made.with_name(f"{name}{serial}.edgecnn"))
         offer = operations.Offer(channel="door", share=share, **more)
         return operations.add(repository, keys or held(), read_bundle(bundle), offer)

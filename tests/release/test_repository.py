@@ -82,6 +82,7 @@ def test_going_back_is_a_newer_release_that_names_both_hashes(repository, add, h
     [
         ({"serial": 0}, "has no serial number.*edgecnn bundle --serial 1"),
         ({"serial": 1, "passed": False}, "its gate failed.*--accept-gate"),
+        ({"serial": 1, "verdict": "not shown"}, "is not shown: against o.*--accept-gate"),
         ({"serial": 1, "passed": None}, "holds no parity report that says that its gate passed"),
         ({"serial": 1, "passed": "yes"}, "its gate failed"),
         ({"serial": 1, "passed": False, "accepted": "a\x1b[2J"}, "no control characters"),

@@ -112,7 +112,7 @@ def test_the_report_says_the_folds_estimate_of_all_images(made):
     run, report, _, _ = made
     held = require_held_out(run)
     assert (report.data.split, report.data.test_images, len(report.folds)) == ("folds", 1797, COUNT)
-    figures = compare(held.float, held.int8, held.classes)
+    figures = compare(held.float.argmax(axis=1), held.int8.argmax(axis=1), held.classes)
     paired = report.comparisons[0]
     assert paired.kind == "quantization" and paired.n == 1797
     assert (paired.drop, paired.lost, paired.gained) == (figures.drop, figures.lost, figures.gained)

@@ -26,7 +26,7 @@ def holds(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("name", ["result", "explanation", "parity", "stress", "report", "inspection"])
+@pytest.mark.parametrize("name", ["result", "explanation", "parity", "stress", "report", "inspection", "against"])
 def test_every_schema_is_one(schema_of, name):
     jsonschema.Draft202012Validator.check_schema(schema_of(name))
 

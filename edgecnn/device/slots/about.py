@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.verdict import verdict_of
 from edgecnn.errors import EngineError
 from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.runtime.default import choose_model
@@ -14,7 +15,10 @@ SHOWN = 5
 
 
 class About(NamedTuple):
-    """What a bundle says of itself. The accuracy and its 95 % interval are of the model that this device runs, on `images` test images."""
+    """What a bundle says of itself. The accuracy and its 95 % interval are of the model that this device runs, on `images` test images.
+
+    `verdict` is what its comparison with the model before says, "passed" or not, and `why`; "" for a bundle without one.
+    """
 
     labels: tuple[str, ...]
     accuracy: float | None
@@ -22,6 +26,8 @@ class About(NamedTuple):
     fit: str
     region: Region
     interval: tuple[float, float] | None = None
+    verdict: str = ""
+    why: str = ""
 
 
 def about(bundle: Bundle) -> About:
@@ -38,7 +44,8 @@ def about(bundle: Bundle) -> About:
             accuracy, images = float(found[0]["accuracy"]), int(report["data"]["test_images"])
             low, high = map(float, found[0]["accuracy_interval"])
             interval = (low, high) if 0 <= low <= high <= 1 else None
-    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval)
+    verdict, why = verdict_of(bundle)
+    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval, verdict, why)
 
 
 def difference(new: About, old: About) -> str:
@@ -55,6 +62,7 @@ def in_words(about: About) -> dict[str, str]:
         "accuracy": accuracy,
         "fit": about.fit,
         "region": "the whole image" if about.region == WHOLE else region_text(about.region),
+        **({"verdict": f"{about.verdict}: {about.why}"} if about.verdict else {}),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgecnn.bundle.canonical import MAX_BYTES
 from edgecnn.bundle.read import parse_bundle, read_bundle
+from edgecnn.bundle.verdict import PASSED
 from edgecnn.device.slots import RECORD, ROOT
 from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, read_json, replace
@@ -100,8 +101,13 @@ class Store:
                     replace(self._disk, path, bundle.data)
             return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
 
-    def activate(self, name: str, *, older: bool = False, others: bool = False) -> tuple[str, Slots]:
-        """Put a release in use, by the first digits of its SHA-256; return it and the record. `older` and `others` (classes) allow it."""
+    def activate(
+        self, name: str, *, older: bool = False, others: bool = False, accept: bool = False
+    ) -> tuple[str, Slots]:
+        """Put a release in use, by the first digits of its SHA-256; return it and the record.
+
+        `older` allows a smaller serial number, `others` other classes, `accept` one that has not passed against the model before.
+        """
         with self._locked():
             slots = self.read()
             release = find(slots, name)
@@ -112,6 +118,10 @@ class Store:
                 raise SlotError(
                     f"{slots.releases[release].name} has other classes than the release in use: it {what}. "
                     "To put it in use all the same: --other-classes"
+                )
+            if not accept and new.verdict not in ("", PASSED):
+                raise SlotError(
+                    f"{slots.releases[release].name} is {new.verdict}: {new.why}. To put it in use all the same: --accept"
                 )
             return release, self._commit(lambda slots: activated(slots, release, older=older))
 

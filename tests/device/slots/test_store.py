@@ -76,6 +76,21 @@ def test_a_release_that_is_condemned_goes_back_at_once_and_may_try_again(store, 
     assert states(store)["new"] == PENDING and choose(store).pending
 
 
+@pytest.mark.parametrize("verdict", ["refused", "not shown", "surely passed"])
+def test_a_release_that_did_not_pass_against_the_one_before_is_put_in_use_on_purpose_only(
+    store, in_use, make_bundle, verdict
+):
+    old = in_use("old")
+    new, _ = store.add(make_bundle("new", verdict=verdict))
+    with pytest.raises(SlotError, match=r"new is (refused|not shown): .*--accept"):
+        store.activate(new)
+    assert store.read().current == old
+    store.activate(new, accept=True)
+    assert store.read().current == new
+    passed, _ = store.add(make_bundle("passed", verdict="passed"))
+    store.activate(passed)
+
+
 def test_the_first_release_goes_back_to_none(store, in_use):
     release = in_use("first", good=False)
     condemn(store, release, "no")

@@ -1,0 +1,36 @@
+"""Which images a model was taught, chosen by or tested on: `images.csv` of a bundle, so that no comparison counts what it learnt from."""
+
+import csv
+import io
+
+from edgecnn.data.recorded import known_images
+from edgecnn.runs import LEFT_OUT, Run
+
+MOST = 20_000
+"""Images whose hashes a bundle lists, at most: a line takes 71 bytes."""
+
+TIED = "tied"
+"""The split of a test image that shows what a training image shows."""
+
+
+def taught_images(run: Run) -> dict[str, str] | None:
+    """Return the split of each of a user's own images by its hash, TIED for some of test; None for a named dataset."""
+    rows = {(split, digest) for split, _, digest in known_images(run).files}
+    if not rows:
+        return None
+    path = run.file(LEFT_OUT)
+    tied = {row["sha256"] for row in csv.DictReader(io.StringIO(path.read_text()))} if path.exists() else set()
+    splits = {digest: TIED if digest in tied else split for split, digest in rows if split == "test"}
+    return splits | {digest: split for split, digest in sorted(rows) if split != "test"}
+
+
+def images_csv(run: Run) -> bytes | None:
+    """Return that as a bundle has it; None as well for more than MOST images."""
+    taught = taught_images(run)
+    if taught is None or len(taught) > MOST:
+        return None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("sha256", "split"))
+    writer.writerows(sorted(taught.items()))
+    return text.getvalue().encode()

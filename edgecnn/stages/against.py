@@ -1,0 +1,272 @@
+"""The stage that compares a model with the one that it would replace, on photos that neither learnt from.
+
+Each model reads a photo as it would on a device: by its own input, fit, region and range. A model by folds is asked through its held-out
+answers about photos that taught it, and itself about others.
+"""
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.bundle.manifest import InputContract
+from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.verdict import AGAINST
+from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
+from edgecnn.data.decoding import Decoder
+from edgecnn.data.items import Item
+from edgecnn.errors import BundleError, UnknownNameError, nearest
+from edgecnn.evaluate.answers import CHUNK, device_model, input_contract
+from edgecnn.evaluate.held_out import ANSWERS, require_held_out
+from edgecnn.evaluate.taught import TIED, taught_images
+from edgecnn.export import export_path
+from edgecnn.files import sha256
+from edgecnn.recipe import DataRecipe, build_recipe, known
+from edgecnn.runs import IMAGES, Run, write_json
+from edgecnn.stages.exported import existing_exports
+from edgecnn.stages.reporter import Reporter
+from edgecnn.stress.subject import model_entry
+from edgecnn.verify.against import MAX_LOSS, Against, Model, NotCounted, judge, part, read_against
+from edgecnn.verify.parity_report import LabelledFlip
+from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two models: `data` the recipe's images, `call` from uint8 pixels to logits.
+
+    `taught` is the split of each photo that it had, by hash, None if it does not list them; `held` its folds' answers, by hash.
+    """
+
+    about: Model
+    labels: tuple[str, ...]
+    contract: InputContract
+    data: DataRecipe
+    call: Callable[[np.ndarray], np.ndarray]
+    taught: Mapping[str, str] | None
+    held: Mapping[str, str]
+    earlier: Against | None
+
+    def had(self, item: Item) -> bool:
+        return item.hash in self.held or item.hash in (self.taught or {})
+
+    def why_not(self, item: Item, given: frozenset[str]) -> str:
+        """Return why a photo cannot be counted for this model; "" if it can. `given` are the splits that the source itself has."""
+        if item.hash in self.held:
+            return ""
+        if self.taught is None and not self.held:
+            by_source = "test" in given
+            place = int(item.hash[:16], 16) / 2**64
+            tested = item.split == "test" if by_source else place < self.data.test_fraction
+            return "" if tested else "may have taught {}"
+        split = (self.taught or {}).get(item.hash, "test")
+        return {"test": "", TIED: "show what a photo shows that taught {}"}.get(split, "taught {}, or chose for it")
+
+
+def bundle_side(bundle: Bundle) -> Side:
+    """Open a bundle's int8 model. BundleError if it carries none, or its lists cannot be read."""
+    manifest, entry = bundle.manifest, model_entry(bundle, "int8")
+    if entry is None:
+        raise BundleError(f"{bundle.path} carries no int8 model.")
+    data = bundle.files[entry.file]
+    try:
+        taught = {row["sha256"]: row["split"] for row in rows_of(bundle, IMAGES)} if IMAGES in bundle.files else None
+        held = {row["sha256"]: manifest.labels[manifest.labels.index(row["int8"])] for row in rows_of(bundle, ANSWERS)}
+        recipe = build_recipe(known(dict(manifest.provenance["recipe"])), str(bundle.path))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise BundleError(f"{bundle.path}: what it lists of its images cannot be read: {error}.") from None
+    return Side(
+        about=Model(
+            name=manifest.name,
+            serial=manifest.serial,
+            sha256=bundle.sha256,
+            model_sha256=sha256(data),
+            taught_by="folds" if held else "content" if taught is None else "list",
+        ),
+        labels=manifest.labels,
+        contract=manifest.input,
+        data=recipe.data,
+        call=device_model(data, entry.format, manifest.input).logits,
+        taught=taught,
+        held=held,
+        earlier=read_against(bundle),
+    )
+
+
+def rows_of(bundle: Bundle, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(bundle.files[name].decode()))) if name in bundle.files else []
+
+
+def run_side(run: Run) -> Side:
+    """Open a run's int8 export. RunError if it has none, or its held-out answers are gone."""
+    format_, precision = next((pair for pair in existing_exports(run) if pair[1] == "int8"), ("tflite", "int8"))
+    data = run.read(export_path(run, format_, precision).name, "export", "--int8")
+    labels, taught, contract = run.info.data.labels, taught_images(run), input_contract(run)
+    held = {}
+    if run.info.folds:
+        out = require_held_out(run)
+        held = dict(zip(out.hashes.tolist(), (labels[index] for index in out.int8.argmax(axis=1)), strict=True))
+    return Side(
+        about=Model(
+            name=run.recipe.name or run.name,
+            serial=0,
+            sha256=None,
+            model_sha256=sha256(data),
+            taught_by="folds" if held else "content" if taught is None else "list",
+        ),
+        labels=labels,
+        contract=contract,
+        data=run.recipe.data,
+        call=device_model(data, format_, contract).logits,
+        taught=taught,
+        held=held,
+        earlier=run.stored(AGAINST, Against),
+    )
+
+
+def verify_against(
+    run: Run, dataset: Dataset, old: Path, *, renamed: Mapping[str, str], confident: bool, progress: Progress
+) -> Against:
+    """Compare a run's int8 export with an old bundle's, and write `against.json` and the pictures of photos with two answers.
+
+    Raises:
+        BundleError: if the old bundle cannot be used.
+        UnknownNameError: if `renamed` names a class that a model does not have.
+    """
+    made, pictures = compare_sides(bundle_side(read_bundle(old)), run_side(run), dataset, renamed, confident, progress)
+    write_pictures(run, pictures)
+    write_json(run.file(AGAINST), made)
+    return made
+
+
+def compare_bundles(
+    old: Path, new: Path, data: str, *, renamed: Mapping[str, str], confident: bool, reporter: Reporter
+) -> tuple[Against, dict[int, np.ndarray]]:
+    """Compare two bundles' int8 models on the photos of `data` that taught neither, and return that with pictures as of `compare_sides`."""
+    one, other = bundle_side(read_bundle(old)), bundle_side(read_bundle(new))
+    recipe = dataclasses.replace(other.data, source=data)
+    dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=reporter.note)
+    for line in dataset.left_out():
+        reporter.note(line)
+    return compare_sides(one, other, dataset, renamed, confident, reporter.working)
+
+
+def compare_sides(
+    old: Side, new: Side, dataset: Dataset, renamed: Mapping[str, str], confident: bool, progress: Progress
+) -> tuple[Against, dict[int, np.ndarray]]:
+    """Return the comparison, and pictures of the first flips by their place in it, uint8 (height, width, channels)."""
+    for name, to in renamed.items():
+        for label, labels, which in ((name, old.labels, "old"), (to, new.labels, "new")):
+            if label not in labels:
+                raise UnknownNameError(f"--renamed: the {which} model has no class {label!r}. {nearest(label, labels)}")
+    now = [renamed.get(label, label) for label in old.labels]
+    labels = tuple(dict.fromkeys((*new.labels, *now)))
+    shared = set(now) & set(new.labels)
+    items, left = countable(old, new, dataset, [renamed.get(label, label) for label in dataset.labels], shared)
+    answers = [answered(side, items, dataset, names, progress) for side, names in ((old, now), (new, new.labels))]
+    whole = [index for index, item in enumerate(items) if all(item.hash in given for given in answers)]
+    left["cannot be read"] += len(items) - len(whole)
+    items = [items[index] for index in whole]
+    number = {label: index for index, label in enumerate(labels)}
+    true = [renamed.get(dataset.labels[item.label], dataset.labels[item.label]) for item in items]
+    one, other = ([given[item.hash] for item in items] for given in answers)
+    columns = [np.array([number[label] for label in given], np.int64) for given in (one, other, true)]
+    had = np.array([old.had(item) for item in items], bool)
+    groups = {"all": np.ones(len(items), bool)}
+    if old.about.taught_by != "content":
+        groups |= {"old": had, "new": ~had}
+    names = old.about.name, new.about.name
+    parts = [
+        part(name, names, [column[chosen] for column in columns], labels)
+        for name, chosen in groups.items()
+        if chosen.any()
+    ]
+    order = flips_in_order(*columns)
+    judgement = judge(parts[0].lost, parts[0].gained, parts[0].n, confident) if parts else judge(0, 0, 0, confident)
+    pictured = decoder(dataset, new.contract)
+    pictures = {place: pictured.pixels(items[index]) for place, index in enumerate(order[:GALLERY])}
+    return Against(
+        **vars(judgement),
+        old=old.about,
+        new=new.about,
+        confident=confident,
+        margin=MAX_LOSS,
+        parts=tuple(parts),
+        added=tuple(label for label in new.labels if label not in shared),
+        gone=tuple(label for label in old.labels if renamed.get(label, label) not in shared),
+        renamed=dict(renamed),
+        not_counted=tuple(NotCounted(why=why, photos=photos) for why, photos in left.items() if photos),
+        unknown=tuple(unknown(old, new)),
+        flips=tuple(
+            LabelledFlip(source=items[index].source, true=true[index], reference=one[index], candidate=other[index])
+            for index in order
+        ),
+        looks=1 + max((side.earlier.looks for side in (old, new) if side.earlier), default=0),
+    ), {place: thumbnail(pixels) for place, pixels in pictures.items() if pixels is not None}
+
+
+def countable(
+    old: Side, new: Side, dataset: Dataset, labels: Sequence[str], shared: set[str]
+) -> tuple[list[Item], Counter[str]]:
+    """Return the photos of shared classes that neither model learnt from, each once, and how many others there are and why."""
+    listed = {(item.hash, item.label): item for items in dataset.items.values() for item in items}
+    often = Counter(digest for digest, _ in listed)
+    kept, left = [], Counter[str]()
+    for item in listed.values():
+        reasons = (side.why_not(item, dataset.given).format(side.about.name) for side in (old, new))
+        if often[item.hash] > 1:
+            left["have two labels"] += 1
+        elif labels[item.label] not in shared:
+            left["are of classes that one of the models lacks"] += 1
+        elif reason := next(filter(None, reasons), ""):
+            left[reason] += 1
+        else:
+            kept.append(item)
+    return sorted(kept, key=lambda item: (labels[item.label], item.source)), left
+
+
+def answered(
+    side: Side, items: Sequence[Item], dataset: Dataset, labels: Sequence[str], progress: Progress
+) -> dict[str, str]:
+    """Return a model's answer to each photo, by hash; its class is named as in `labels`. A photo that cannot be read has none."""
+    names = dict(zip(side.labels, labels, strict=True))
+    found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
+    asked = [item for item in items if item.hash not in found]
+    decoding = decoder(dataset, side.contract)
+    for start in range(0, len(asked), CHUNK):
+        read = [(item.hash, decoding.pixels(item)) for item in asked[start : start + CHUNK]]
+        whole = {digest: pixels for digest, pixels in read if pixels is not None}
+        if whole:
+            logits = side.call(np.stack(list(whole.values())))
+            found |= dict(zip(whole, (labels[index] for index in logits.argmax(axis=1)), strict=True))
+        progress(f"asking {side.about.name}", min(start + CHUNK, len(asked)), len(asked))
+    return found
+
+
+def decoder(dataset: Dataset, contract: InputContract) -> Decoder:
+    """Return what decodes photos as a device does for a model."""
+    shape = contract.height, contract.width, contract.channels
+    recipe = DataRecipe(source=dataset.name, fit=contract.fit, region=contract.region)
+    return Decoder(read=dataset.read, recipe=recipe, shape=shape, other_resize=None)
+
+
+def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list[int]:
+    """Return which photos have two answers: first those that the old model alone has right, then those that the new one alone has right."""
+    flipped = np.flatnonzero(one != other)
+    turn = np.where(one[flipped] == true[flipped], 0, np.where(other[flipped] == true[flipped], 1, 2))
+    order: list[int] = flipped[np.argsort(turn, kind="stable")].tolist()
+    return order
+
+
+def unknown(old: Side, new: Side) -> list[str]:
+    """Return what cannot be known of models that do not list their images."""
+    return [
+        f"{side.about.name} does not list the images that taught it: only photos are counted that its own rule makes test photos by their "
+        "content. Which of them its maker had cannot be known, nor whether he moved photos between splits."
+        for side in (old, new)
+        if side.about.taught_by == "content" and side.data.source not in DATASETS
+    ]

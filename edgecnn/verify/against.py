@@ -1,0 +1,217 @@
+"""Old against new: is a model that would replace another one worse? The judgement, and the report of it, `against.json`."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.verdict import AGAINST, NOT_SHOWN, PASSED, REFUSED
+from edgecnn.errors import BundleError, NotShownError, WorseError
+from edgecnn.evaluate import statistics
+from edgecnn.schema import Count, Fraction, Limits, Points, Positive, Sha256, described
+from edgecnn.tables import Struct, build
+from edgecnn.verify.parity import paired_figures
+from edgecnn.verify.parity_report import ClassDrop, LabelledFlip, Name, PairedFigures
+
+MAX_LOSS = 1.5
+"""Points: a larger estimate of the drop refuses a model. With `confident`, the margin below which its whole interval has to be."""
+
+WORSE = 3.0
+"""Points by which a model is worse that must not pass: the photos have to be enough to refuse 95 % of such models."""
+
+Verdict = Literal["passed", "refused", "not shown"]
+
+
+class Judgement(Struct):
+    """Whether a new model may replace an old one, why, and from how many photos that is known."""
+
+    verdict: Verdict = described(
+        "passed; refused: it is worse; not shown: there are too few photos to know. The last two need --accept to be put in use."
+    )
+    why: str
+    needed: Positive = described("From how many photos the verdict is known, for sure where it is not shown.")
+
+
+class Model(Struct):
+    """One of the two models."""
+
+    name: Name = described("Of its bundle or run.")
+    serial: Count = described("Of its bundle; 0 for none.")
+    sha256: Sha256 | None = described("Of its bundle; null for a run.")
+    model_sha256: Sha256 = described("Of the int8 file that answered.")
+    taught_by: Annotated[str, Limits(enum=("list", "folds", "content"))] = described(
+        "How it is known which photos taught it: its list of images; folds, whose held-out answers count; or, of an older bundle, the "
+        "content of a photo, which decides whether it was a test photo."
+    )
+
+
+class Part(PairedFigures):
+    """Both models on some of the photos, the old one as the reference."""
+
+    photos: Annotated[str, Limits(enum=("all", "old", "new"))] = described(
+        "old: those that the old model's maker had; new: those that came later."
+    )
+    mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
+    per_class: tuple[ClassDrop, ...]
+
+
+class NotCounted(Struct):
+    """Photos that are not compared."""
+
+    why: str
+    photos: Positive
+
+
+class Against(Judgement):
+    """A model compared with the one that it would replace, on photos that neither learnt from."""
+
+    schema: Literal["edgecnn.against/1"] = "edgecnn.against/1"
+    old: Model
+    new: Model
+    confident: bool = described("Whether the whole 95 % interval of the drop had to be below the margin.")
+    margin: Points
+    parts: tuple[Part, ...] = described(
+        "All photos, and the old and the new ones apart where that is known; empty without photos."
+    )
+    added: tuple[str, ...] = described("Classes of the new model alone, which stand outside of the gate.")
+    gone: tuple[str, ...] = described("Classes of the old model alone.")
+    renamed: Mapping[str, str] = described("Old names of classes and their new ones.")
+    not_counted: tuple[NotCounted, ...]
+    unknown: tuple[str, ...] = described("What cannot be known, in words.")
+    flips: tuple[LabelledFlip, ...] = described(
+        "Photos with two answers, those that the old model alone has right first."
+    )
+    looks: Positive = described("How many comparisons these test photos have decided, this one included.")
+
+
+def judge(lost: int, gained: int, n: int, confident: bool) -> Judgement:
+    """Judge a new model by the photos that the old one alone has right, those that it alone has right, and all photos.
+
+    Of two equal models, each alone is right on as many photos: the smaller count says how often, and with that from how many photos a model
+    that is WORSE is refused in 95 % of draws. Where there are fewer, only a drop that is proved to be larger than that refuses.
+    """
+    fewer = min(lost, gained)
+    needed = photos_needed(2 * fewer / n if n else 0.0, confident)
+    if not n:
+        return Judgement(
+            verdict=NOT_SHOWN, why=f"no photo can be counted for both; about {needed:,} are needed", needed=needed
+        )
+    interval = statistics.paired_interval(lost, gained, n)
+    drop = 100 * (lost - gained) / n
+    found = (
+        f"{change(drop)} (95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points) on {n:,} photos"
+    )
+    if interval.low > WORSE or (n >= photos_needed(2 * fewer / n) and (drop > MAX_LOSS or interval.low > 0)):
+        return Judgement(
+            verdict=REFUSED, why=f"it {found}; a drop of {MAX_LOSS:g} is allowed, if it may be chance", needed=needed
+        )
+    if n < photos_needed(2 * fewer / n):
+        sure = photos_needed(2 * statistics.clopper_pearson(fewer, n, side="upper").high, confident)
+        why = f"{n:,} photos are too few to refuse a model that is {WORSE:g} points worse, {sure:,} are enough; it {found}"
+        return Judgement(verdict=NOT_SHOWN, why=why, needed=sure)
+    if confident and interval.high >= MAX_LOSS:
+        sure = max(needed, n + 1)
+        why = f"the photos do not exclude a drop of {MAX_LOSS:g} points, about {sure:,} would; it {found}"
+        return Judgement(verdict=NOT_SHOWN, why=why, needed=sure)
+    return Judgement(verdict=PASSED, why=f"it {found}", needed=needed)
+
+
+def photos_needed(rate: float, confident: bool = False) -> int:
+    """Return from how many photos there is a verdict; `rate` is the share on which one of two equal models alone is right."""
+    refuses = statistics.images_to_refuse(rate, WORSE, MAX_LOSS)
+    return max(refuses, statistics.images_to_clear(rate, MAX_LOSS)) if confident else refuses
+
+
+def change(drop: float) -> str:
+    return f"gains {-drop:.2f} points" if drop < 0 else f"drops {drop:.2f} points"
+
+
+def part(photos: str, names: tuple[str, str], answers: Sequence[np.ndarray], labels: Sequence[str]) -> Part:
+    """Return the figures of some photos; `answers` are both models' and the true classes, numbers of `labels`, int (n,)."""
+    one, other, classes = answers
+    paired = paired_figures(*names, one, other, classes)
+    images = np.bincount(classes, minlength=len(labels)).tolist()
+    drops = statistics.per_class_drop(one, other, classes, len(labels))
+    return Part(
+        **vars(paired),
+        photos=photos,
+        mcnemar_p=statistics.mcnemar_exact(paired.lost, paired.gained),
+        per_class=tuple(
+            ClassDrop(label=label, images=count, drop=drop)
+            for label, count, drop in zip(labels, images, drops, strict=True)
+            if count
+        ),
+    )
+
+
+def read_against(bundle: Bundle) -> Against | None:
+    """Return how a bundle's model compares with the one that it was made to replace; None if it was compared with none."""
+    if AGAINST not in bundle.files:
+        return None
+    try:
+        return build(Against, json.loads(bundle.files[AGAINST]), ValueError)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: {AGAINST} cannot be read: {error}.") from None
+
+
+def against_lines(against: Against) -> list[str]:
+    """Return a comparison in words: the verdict, then what was counted and what was not."""
+    old, new = against.old, against.new
+    lines = [
+        f"{named(new)} against {named(old)}: {PASSED if against.verdict == PASSED else against.verdict.upper()}: {against.why}"
+    ]
+    for item in against.parts[1:]:
+        low, high = item.drop_interval
+        lines.append(
+            f"{item.photos} photos: {item.accuracy_reference:.2%}, now {item.accuracy_candidate:.2%} of {item.n:,}; it {change(item.drop)} "
+            f"({low:.2f} to {high:.2f}); {item.lost:,} lost, {item.gained:,} gained"
+        )
+    if against.parts:
+        whole = against.parts[0]
+        lines.append(
+            f"all photos: {whole.accuracy_reference:.2%}, now {whole.accuracy_candidate:.2%}; {whole.lost:,} lost, {whole.gained:,} "
+            f"gained; McNemar's p {whole.mcnemar_p:.3g}{by_class(whole.per_class)}"
+        )
+    for names, text in ((against.added, "new classes, outside of the gate"), (against.gone, "classes that it lacks")):
+        if names:
+            lines.append(f"{text}: {', '.join(names)}")
+    if against.added and against.gone:
+        lines.append(f"If a class has another name now: --renamed '{against.gone[0]}={against.added[0]}'")
+    lines += [f"not counted: {item.photos:,} {item.why}" for item in against.not_counted]
+    lines += [*against.unknown]
+    if against.looks > 1:
+        lines.append(
+            f"these test photos have decided {against.looks} comparisons: the more they decide, the more the winner owes to luck; new "
+            "photos end that"
+        )
+    return lines
+
+
+def named(model: Model) -> str:
+    digest = f" {model.sha256[:12]}" if model.sha256 else ""
+    return f"{model.name}{f' serial {model.serial}' if model.serial else ''}{digest}"
+
+
+def by_class(drops: Iterable[ClassDrop]) -> str:
+    worst = sorted(
+        (item for item in drops if item.drop is not None and item.drop > 0), key=lambda item: -(item.drop or 0)
+    )[:3]
+    return (
+        "; most lost: " + ", ".join(f"{item.label} {item.drop:.1f} points of {item.images:,}" for item in worst)
+        if worst
+        else ""
+    )
+
+
+def require_no_harm(against: Against, bundle: str) -> None:
+    """Raise WorseError or NotShownError unless the new model passed; `bundle` is how to name its file in what to do."""
+    accept = f"To put it in use all the same: edgecnn slot add {bundle} --activate --accept"
+    if against.verdict == REFUSED:
+        raise WorseError(f"{against.new.name} is worse than {named(against.old)}: {against.why}.\n{accept}")
+    if against.verdict == NOT_SHOWN:
+        raise NotShownError(
+            f"not shown that {against.new.name} is no worse than {named(against.old)}: {against.why}.\n"
+            f"Add photos, or train with --folds, which lets every photo test. {accept}"
+        )

@@ -1,0 +1,59 @@
+"""The gate of old against new: what it refuses, what it lets pass, and from how many photos it knows."""
+
+import numpy as np
+import pytest
+
+from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse
+from edgecnn.verify.against import judge
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "verdict"),
+    [
+        (20, 20, 2_000, "passed"),
+        (20, 60, 2_000, "passed"),
+        (52, 20, 2_000, "refused"),  # 1.6 points
+        (29, 10, 2_000, "refused"),  # 0.95 points, which is no chance
+        (5, 5, 300, "not shown"),
+        (0, 0, 100, "not shown"),
+        (0, 0, 0, "not shown"),
+        (120, 6, 300, "refused"),  # few photos, and proof enough
+    ],
+)
+def test_the_verdict_follows_the_estimate_the_interval_and_the_number_of_photos(lost, gained, n, verdict):
+    made = judge(lost, gained, n, False)
+    assert made.verdict == verdict
+    assert (made.needed > n) == (verdict == "not shown") or verdict == "refused"
+
+
+def test_confident_asks_for_an_interval_below_the_margin():
+    assert judge(20, 20, 2_000, True).verdict == "passed"
+    doubtful = judge(40, 25, 2_000, True)
+    assert doubtful.verdict == "not shown" and doubtful.needed > 2_000
+    assert judge(40, 25, 2_000, False).verdict == "passed"
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.10])
+def test_from_the_stated_photos_a_worse_model_is_refused_and_an_equal_one_is_not(rate):
+    """1,000 draws of what tools/bench/gate_draws.py draws 4,000 of."""
+    random, share = np.random.default_rng(7), {}
+    for worse in (0.0, 0.03):
+        shares = [rate / 2 + worse, rate / 2, 1 - rate - worse]
+        found = []
+        for counts in random.multinomial(300, shares, 1_000):
+            made = judge(*counts.tolist()[:2], 300, False)
+            if made.verdict == "not shown":
+                counts = counts + random.multinomial(made.needed - 300, shares)
+                made = judge(*counts.tolist()[:2], made.needed, False)
+            found.append(made.verdict)
+        share[worse] = found.count("refused") / len(found)
+    assert share[0.03] >= 0.95 and share[0.0] <= 0.10
+
+
+def test_the_photos_needed_are_those_of_the_formula_with_the_drawn_share():
+    n = images_to_refuse(0.05, 3.0, 1.5)
+    drops = np.random.default_rng(3).multinomial(n, [0.055, 0.025, 0.92], 20_000) @ [1, -1, 0] * 100 / n
+    assert np.mean(drops > 1.5) == pytest.approx(0.95, abs=0.01)
+    n = images_to_clear(0.05, 1.5)
+    drops = np.random.default_rng(3).multinomial(n, [0.025, 0.025, 0.95], 20_000) @ [1, -1, 0] * 100 / n
+    assert np.mean(drops + 1.96 * 100 * np.sqrt(0.05 / n) < 1.5) == pytest.approx(0.95, abs=0.01)
