@@ -29,7 +29,7 @@ def report(
 
     Whether the model is good, then the verdict; size, accuracy and latency of every export; confusion, drop by class, reliability,
     coverage and learning curves; the images that int8 answers differently, and its most confident mistakes. Several runs are put side by
-    side. A part that a run has no figures for is named, with the command that makes them.
+    side on the photos that both answer for. A part that a run has no figures for is named, with the command that makes them.
 
     \b
     Examples:
@@ -66,8 +66,11 @@ def show(path: Path | None) -> "tuple[Shown, Path]":
     if path is not None and path.is_file():
         from edgecnn.bundle.read import read_bundle
         from edgecnn.report.collect import bundle_figures
+        from edgecnn.report.pairs import bundle_answers
 
-        return Shown(figures=bundle_figures(read_bundle(path)), pictures={}), path.with_suffix(".html")
+        bundle = read_bundle(path)
+        shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))
+        return shown, path.with_suffix(".html")
     run = open_run(path)
     note(f"run {run.path}")
     return shown_run(run), run.file(PAGE)

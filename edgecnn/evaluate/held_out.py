@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from edgecnn.errors import RunError
+from edgecnn.bundle.read import Bundle
+from edgecnn.errors import BundleError, RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.runs import HELD_OUT, Run
 from edgecnn.runtime.decision import softmax
+from edgecnn.tables import shown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +83,20 @@ RESUME = "Each fold keeps its own. First: edgecnn train --resume --out {path}"
 
 ANSWERS = "folds/answers.csv"
 """The file of a bundle with what `answers_csv` returns."""
+
+
+def read_answers(bundle: Bundle) -> dict[str, dict[str, str]]:
+    """Return the rows of a bundle's `answers_csv` by hash; nothing if it has none. BundleError if they cannot be read."""
+    if ANSWERS not in bundle.files:
+        return {}
+    try:
+        rows = list(csv.DictReader(io.StringIO(bundle.files[ANSWERS].decode())))
+        named = {name for row in rows for name in (row["class"], row["int8"])}
+    except (ValueError, KeyError, csv.Error) as error:
+        raise BundleError(f"{bundle.path}: {ANSWERS} is damaged: {error}.") from None
+    if strange := named - set(bundle.manifest.labels):
+        raise BundleError(f"{bundle.path}: {ANSWERS} names {shown(min(strange))}, which is not a class of the bundle.")
+    return {row["sha256"]: row for row in rows}
 
 
 def answers_csv(held: HeldOut, labels: Sequence[str]) -> bytes:

@@ -3,8 +3,10 @@
 import csv
 import io
 
+from edgecnn.bundle.read import Bundle
 from edgecnn.data.recorded import known_images
-from edgecnn.runs import LEFT_OUT, Run
+from edgecnn.errors import BundleError
+from edgecnn.runs import IMAGES, LEFT_OUT, Run
 
 MOST = 20_000
 """Images whose hashes a bundle lists, at most: a line takes 71 bytes."""
@@ -22,6 +24,17 @@ def taught_images(run: Run) -> dict[str, str] | None:
     tied = {row["sha256"] for row in csv.DictReader(io.StringIO(path.read_text()))} if path.exists() else set()
     splits = {digest: TIED if digest in tied else split for split, digest in rows if split == "test"}
     return splits | {digest: split for split, digest in sorted(rows) if split != "test"}
+
+
+def read_taught(bundle: Bundle) -> dict[str, str] | None:
+    """Return what `taught_images` does of a bundle's run; None if the bundle has no list. BundleError if it cannot be read."""
+    if IMAGES not in bundle.files:
+        return None
+    try:
+        rows = csv.DictReader(io.StringIO(bundle.files[IMAGES].decode()))
+        return {row["sha256"]: row["split"] for row in rows}
+    except (ValueError, KeyError, csv.Error) as error:
+        raise BundleError(f"{bundle.path}: {IMAGES} is damaged: {error}.") from None
 
 
 def images_csv(run: Run) -> bytes | None:

@@ -8,11 +8,12 @@ import numpy as np
 from edgecnn.evaluate.scores import BINS, bins_of
 from edgecnn.report.history import Epoch
 from edgecnn.run_info import NetworkChoice
+from edgecnn.schema import Fraction, described
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.tables import Struct
 from edgecnn.verify.against import Against
 from edgecnn.verify.layers import LayerErrors
-from edgecnn.verify.parity_report import Report
+from edgecnn.verify.parity_report import PairedFigures, Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
 
 CONFUSED = 20
@@ -141,10 +142,17 @@ class RunFigures(AnswerFigures):
     missing: tuple[Missing, ...]
 
 
+class Pair(PairedFigures):
+    """Two runs' int8 models on the photos that both answer for, the first one as the reference."""
+
+    mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
+
+
 class PageFigures(Struct):
-    """The report: one run, or several next to each other, and what to know before comparing them."""
+    """The report: one run, or several next to each other, the first paired with each other one, and what keeps two from that."""
 
     schema: Literal["edgecnn.report/1"]
+    pairs: tuple[Pair, ...] = ()
     warnings: tuple[str, ...] = ()
     runs: tuple[RunFigures, ...]
 

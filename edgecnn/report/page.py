@@ -15,10 +15,10 @@ from edgecnn.labels import printable
 from edgecnn.modes import as_image
 from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
 from edgecnn.report.collect import run_figures
-from edgecnn.report.figures import PageFigures, RunFigures
+from edgecnn.report.figures import PageFigures, Pair, RunFigures
+from edgecnn.report.pairs import Answered, pairs, run_answers
 from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
-from edgecnn.report.summary import page_warnings
 from edgecnn.report.table import against_float, images_of
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.stress.remedies import remedy_text
@@ -33,20 +33,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+DIFFERENT = (
+    "These runs were tested on different images: their own accuracies cannot be compared, since one set may be easier. Only those on "
+    "photos that both answer for can."
+)
+
+
 class Shown(Struct):
     """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split, and
-    those of photos that an old model answers otherwise, by their place among these."""
+    those of photos that an old model answers otherwise, by their place among these, and the answers to each photo."""
 
     figures: RunFigures
     pictures: Mapping[int, str]
+    answers: Answered = field(default_factory=dict)
     flips: Mapping[int, str] = field(default_factory=dict)
 
 
 def shown_run(run: Run) -> Shown:
     predictions = read_predictions(run)
     pictures = predictions.pictures if predictions else {}
+    figures = run_figures(run, predictions)
     return Shown(
-        figures=run_figures(run, predictions), pictures=addresses(pictures), flips=addresses(read_pictures(run))
+        figures=figures,
+        pictures=addresses(pictures),
+        answers=run_answers(run, predictions, figures.int8),
+        flips=addresses(read_pictures(run)),
     )
 
 
@@ -63,7 +74,14 @@ def data_address(pixels: np.ndarray) -> str:
 
 def page_figures(shown: Sequence[Shown]) -> PageFigures:
     runs = tuple(item.figures for item in shown)
-    return PageFigures(schema="edgecnn.report/1", warnings=page_warnings(runs), runs=runs)
+    tested = {run.parity.data.test_sha256 for run in runs if run.parity}
+    found = list(pairs([(item.figures.name, item.answers) for item in shown]))
+    return PageFigures(
+        schema="edgecnn.report/1",
+        pairs=tuple(item for item in found if isinstance(item, Pair)),
+        warnings=(*([DIFFERENT] if len(tested) > 1 else []), *(item for item in found if isinstance(item, str))),
+        runs=runs,
+    )
 
 
 def render(shown: Sequence[Shown]) -> str:
@@ -82,7 +100,7 @@ def render(shown: Sequence[Shown]) -> str:
         for number, item in enumerate(shown)
     ]
     together = drawn(side_by_side([item.figures for item in shown]), "all")
-    return rendered(runs=runs, warnings=page_figures(shown).warnings, together=together)
+    return rendered(runs=runs, page=page_figures(shown), together=together)
 
 
 def rendered(**values: Any) -> str:
@@ -99,7 +117,7 @@ def against_texts(against: Against | None, pictures: Mapping[int, str]) -> dict[
 def write_against_page(against: Against, pictures: Mapping[int, np.ndarray], path: Path) -> None:
     """Write a page of two bundles' comparison; `pictures` as of `edgecnn.stages.against.compare_bundles`."""
     compared = against_texts(against, addresses(pictures))
-    write_atomic(path, rendered(runs=[], warnings=(), together={}, compared=compared).encode())
+    write_atomic(path, rendered(runs=[], together={}, compared=compared).encode())
 
 
 def templates(*packages: str) -> "Environment":

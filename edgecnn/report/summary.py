@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgecnn.report.figures import Confusion, RunFigures
+from edgecnn.report.figures import Confusion
 from edgecnn.report.table import fold_lines, images_of, stranger_lines
 from edgecnn.verify.parity_report import ModelFigures, Report
 
@@ -67,14 +67,3 @@ def threshold_line(report: Report) -> list[str]:
         f"Below a score of {tested.threshold:.2f} the device answers abstain: it answers {tested.share_answered:.2%} of the "
         f"{images_of(report)}, with {error}."
     ]
-
-
-def page_warnings(runs: Sequence[RunFigures]) -> tuple[str, ...]:
-    """Return what a reader of several runs must not miss: that they were tested on different images."""
-    tested = {run.parity.data.test_sha256 for run in runs if run.parity}
-    if len(tested) < 2:
-        return ()
-    return (
-        "These runs were tested on different images: their accuracies cannot be compared, since one set may be easier. "
-        "Compare two models on the same images with edgecnn compare A B --data DATA.",
-    )

@@ -4,9 +4,7 @@ Each model reads a photo as it would on a device: by its own input, fit, region 
 answers about photos that taught it, and itself about others.
 """
 
-import csv
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +19,12 @@ from edgecnn.data.decoding import Decoder
 from edgecnn.data.items import Item
 from edgecnn.errors import BundleError, UnknownNameError, nearest
 from edgecnn.evaluate.answers import CHUNK, device_model, input_contract
-from edgecnn.evaluate.held_out import ANSWERS, require_held_out
-from edgecnn.evaluate.taught import TIED, taught_images
+from edgecnn.evaluate.held_out import read_answers, require_held_out
+from edgecnn.evaluate.taught import TIED, read_taught, taught_images
 from edgecnn.export import export_path
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe, build_recipe, known
-from edgecnn.runs import IMAGES, Run, write_json
+from edgecnn.runs import Run, write_json
 from edgecnn.stages.exported import existing_exports
 from edgecnn.stages.reporter import Reporter
 from edgecnn.stress.subject import model_entry
@@ -73,12 +71,12 @@ def bundle_side(bundle: Bundle) -> Side:
     if entry is None:
         raise BundleError(f"{bundle.path} carries no int8 model.")
     data = bundle.files[entry.file]
+    taught = read_taught(bundle)
+    held = {digest: row["int8"] for digest, row in read_answers(bundle).items()}
     try:
-        taught = {row["sha256"]: row["split"] for row in rows_of(bundle, IMAGES)} if IMAGES in bundle.files else None
-        held = {row["sha256"]: manifest.labels[manifest.labels.index(row["int8"])] for row in rows_of(bundle, ANSWERS)}
         recipe = build_recipe(known(dict(manifest.provenance["recipe"])), str(bundle.path))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise BundleError(f"{bundle.path}: what it lists of its images cannot be read: {error}.") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.path} does not record its recipe: {error}.") from None
     return Side(
         about=Model(
             name=manifest.name,
@@ -95,10 +93,6 @@ def bundle_side(bundle: Bundle) -> Side:
         held=held,
         earlier=read_against(bundle),
     )
-
-
-def rows_of(bundle: Bundle, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(bundle.files[name].decode()))) if name in bundle.files else []
 
 
 def run_side(run: Run) -> Side:

@@ -157,6 +157,22 @@ def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warn
     assert "tested on different images" in warning and render(apart).index(warning) < render(apart).index("<table>")
 
 
+def test_two_runs_are_paired_on_the_photos_that_both_answer_for_or_the_page_says_why_not(drawn_run, finished_run, root):
+    one, other = shown_run(drawn_run()), shown_run(drawn_run(name="other"))
+    half = replace(
+        other, answers={key: other.answers[key] for key in list(other.answers)[:150]} | {"later": ("a", "a")}
+    )
+    (pair,) = page_figures([one, half]).pairs
+    keys = [key for key in one.answers if key in half.answers]
+    right = [sum(answers[key][0] == answers[key][1] for key in keys) for answers in (one.answers, half.answers)]
+    assert (pair.n, pair.accuracy_reference, pair.accuracy_candidate) == (150, right[0] / 150, right[1] / 150)
+    assert "Runs on the photos that both answer for" in render([one, half])
+    bundle = Shown(figures=bundle_figures(read_bundle(root / "models/digits/digits.edgecnn")), pictures={})
+    assert "digits holds no answer to each photo" in page_figures([one, bundle]).warnings[-1]
+    (same,) = page_figures([shown_run(finished_run), shown_run(finished_run)]).pairs
+    assert same.n == 385 and same.lost == same.gained == 0
+
+
 def test_it_makes_no_request(finished_run):
     html = render([shown_run(finished_run)])
     page = Page(html)
