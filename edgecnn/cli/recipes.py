@@ -11,8 +11,10 @@ import typer
 from edgecnn.tables import fields_of
 
 if TYPE_CHECKING:
+    from edgecnn.bundle.read import Bundle
     from edgecnn.device.stream.settings import Group
     from edgecnn.recipe import Recipe
+    from edgecnn.stages.reporter import Reporter
 
 
 def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str, Any]) -> "Recipe":
@@ -27,6 +29,24 @@ def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str,
     tables, where = merge(tables, nest(given.items())), str(recipe) if recipe else "the command line"
     refuse_former(tables, where)
     return absolute(build_recipe(start_from(with_source_defaults(tables)), where), recipe)
+
+
+def former_recipe(
+    old: "Bundle", settings: list[str] | None, given: Mapping[str, Any], reporter: "Reporter"
+) -> "Recipe":
+    """Do the same over what a bundle was asked for, and say what these images change of it; DatasetError, UnknownNameError without them."""
+    from edgecnn.data import open_dataset
+    from edgecnn.labels import printable
+    from edgecnn.recipe import build_recipe, merge, nest, parse_overrides, to_tables
+    from edgecnn.stages.again import by_these_images, former_tables
+
+    over = merge(parse_overrides(settings or []), nest(given.items()))
+    former = build_recipe(merge(former_tables(old), {"data": over.get("data", {})}), str(old.path))
+    dataset = open_dataset(absolute(former, None).data, progress=reporter.working, note=reporter.note)
+    opened, lines = by_these_images(former, old, dataset)
+    for line in (f"as {printable(old.manifest.name)} was made, unless you say otherwise", *lines):
+        reporter.note(line)
+    return absolute(build_recipe(merge(to_tables(opened), over), "the command line"), None)
 
 
 def refuse_images(path: Path) -> None:

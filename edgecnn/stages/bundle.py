@@ -20,6 +20,7 @@ from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.runs import CARD, IMAGES, KNOWN, Run
+from edgecnn.stages.again import ASKED_FOR, asked_for
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
 from edgecnn.verify.against import Against
@@ -159,6 +160,7 @@ def bundle_stage(
             "bundled_with": library_versions(),
             **{key: recorded[key] for key in keys if key in recorded},
             "confidence": to_json(confidence),
+            **({ASKED_FOR: asked} if (asked := asked_for(run)) else {}),
         },
     )
     # The card first: a command that fails at it leaves no bundle.

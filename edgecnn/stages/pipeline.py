@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgecnn import runs
 from edgecnn.bundle.validation import VALIDATION
+from edgecnn.bundle.verdict import AGAINST
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.folds import read_folds
 from edgecnn.errors import OutputExistsError
@@ -18,6 +19,7 @@ from edgecnn.interop.programs import MODEL, export_program, program_path, progra
 from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
+from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe, train_by_folds
 from edgecnn.stages.network_choice import choose_network, images_choose, is_kept
@@ -35,6 +37,14 @@ from edgecnn.verify.parity_report import Report
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
+
+
+class Replacing(NamedTuple):
+    """The bundle that a new model would replace; the others as of `edgecnn.stages.against.verify_against`."""
+
+    old: Path
+    renamed: Mapping[str, str]
+    confident: bool
 
 
 class Stages:
@@ -75,10 +85,12 @@ def run_recipe(
     accept_conversion: bool = False,
     force: bool = False,
     jobs: int = 1,
+    replacing: Replacing | None = None,
 ) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
-    A stage is skipped when its inputs have not changed; training that was interrupted goes on.
+    With `replacing` the model is also compared with an old one; the bundle records how that went, whatever it is. A stage is skipped when
+    its inputs have not changed; training that was interrupted goes on.
 
     Raises:
         RunError: if another process trains there.
@@ -92,7 +104,8 @@ def run_recipe(
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
     gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
-    report = do_verify(stages, dataset, exports, gate, target_error, reporter)
+    compare = partial(do_against, stages, dataset, exports, replacing, reporter) if replacing else None
+    report = do_verify(stages, dataset, exports, gate, target_error, reporter, compare)
     inputs = {
         "confidence": sha256_file(run.file(runs.CONFIDENCE)),
         "strangers": hashes([run.file(runs.STRANGERS)]),
@@ -101,6 +114,7 @@ def run_recipe(
         "parity": sha256_file(run.file(runs.PARITY)),
         "recipe": stored_recipe(run),
         "stress": stressed(run),
+        "against": hashes([run.file(AGAINST)]),
         "versions": library_versions(),
     }
     stages.do("bundle", inputs, [bundle_path(run), run.file(runs.CARD)], lambda: bundle_stage(run, force=True))
@@ -197,8 +211,12 @@ def do_verify(
     gate: Gate,
     target_error: float | None,
     reporter: Reporter,
+    compare: Callable[[], None] | None = None,
 ) -> Report:
-    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files."""
+    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
+
+    `compare` is the stage between the two.
+    """
     run = stages.run
     extra = (runs.STRANGERS, runs.KNOWN) if run.recipe.stranger.rate else ()
     stages.do(
@@ -217,12 +235,15 @@ def do_verify(
         [run.file(name) for name in (runs.PARITY, runs.CONFIDENCE, VALIDATION, runs.PREDICTIONS, *extra)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
+    if compare:
+        compare()
     stages.do(
         "report",
         {
             "parity": sha256_file(run.file(runs.PARITY)),
             "predictions": sha256_file(run.file(runs.PREDICTIONS)),
             "stress": stressed(run),
+            "against": hashes([run.file(AGAINST)]),
         },
         [run.file(runs.PAGE), run.file(runs.PAGE_FIGURES)],
         lambda: write_run_page(run),
@@ -230,6 +251,25 @@ def do_verify(
     report = parity_report(run)
     require_parity(report)
     return report
+
+
+def do_against(
+    stages: Stages, dataset: Dataset, exports: Mapping[str, Any], replacing: Replacing, reporter: Reporter
+) -> None:
+    run, (old, renamed, confident) = stages.run, replacing
+    stages.do(
+        "against",
+        {
+            "old": sha256_file(old),
+            "renamed": renamed,
+            "confident": confident,
+            "exports": exports,
+            "images": dataset.hashes,
+            "left_out": hashes([run.file(runs.LEFT_OUT)]),
+        },
+        [run.file(AGAINST), run.file(runs.AGAINST_PICTURES)],
+        lambda: verify_against(run, dataset, old, renamed=renamed, confident=confident, progress=reporter.working),
+    )
 
 
 def stored_recipe(run: Run) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import json
 
 import pytest
@@ -6,16 +8,20 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.validation import read_validation
+from edgecnn.bundle.verdict import verdict_of
+from edgecnn.data import open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, sha256_file
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, merge, to_tables
+from edgecnn.recipe import DataRecipe, Recipe, build_recipe, load_recipe, merge, to_tables
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
+from edgecnn.stages.again import by_these_images
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.tables import leaves
+from edgecnn.train.settle import settle
 
 SKIPPED = "nothing has changed, skipped"
 
@@ -165,3 +171,42 @@ def test_the_card_has_the_reports_figures(finished_run):
     for model in report["models"]:
         assert f"| {model['name']} | {model['accuracy']:.2%} |" in card
     assert "Handwritten digits (scikit-learn)" in card
+
+
+def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_serial_number(own_run, edgecnn, tmp_path):
+    """The old run's choices on the same images are the same recipe, so that nothing is trained again."""
+    old = tmp_path / "old.edgecnn"
+    bundle_stage(own_run, old, serial=7)
+    command = ("run", "--against", old, "--out", own_run.path, "--max-drop", "100")
+    done = edgecnn(*command)
+    assert done.code == 0 and "as tiny was made" in done.err and "train: nothing has changed, skipped" in done.err
+    assert "tiny against tiny serial 7" in done.out and "passed: it drops 0.00 points" in done.out
+    new = read_bundle(bundle_path(own_run))
+    assert new.manifest.serial == 8 and verdict_of(new)[0] == "passed"
+    assert json.loads(new.files["against.json"])["parts"][0]["n"] == 385, "the test images of both"
+    assert "Old against new" in own_run.file("report.html").read_text()
+    assert [line for line in edgecnn(*command).err.splitlines() if ": nothing" in line][-4:] == [
+        f"{stage}: {SKIPPED}" for stage in ("verify", "against", "report", "bundle")
+    ]
+    against, shipped = own_run.file("against.json"), sha256_file(export_path(own_run, "tflite", "int8"))
+    against.write_text(against.read_text().replace(shipped, "0" * 64))
+    with pytest.raises(RunError, match=r"is of another model than .* First: edgecnn verify .* --against tiny\.edgecnn"):
+        bundle_stage(own_run, force=True)
+
+
+def test_more_images_settle_what_their_number_had_settled_and_nothing_else(finished_run, reporter):
+    bundle = read_bundle(bundle_path(finished_run))
+    dataset = open_dataset(DataRecipe(source="digits"))
+    asked = build_recipe({"data": {"source": "digits"}, "init": {"source": "random"}, "train": {"learning_rate": 0.01}})
+    few = copy.copy(dataset)
+    few.own, few.sizes = True, {"train": 300, "validation": 40, "test": 80}
+    former = settle(asked, few)
+    sizes = {"data": {"split_sizes": dict(few.sizes)}}
+    old = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, provenance=sizes))
+    many = copy.copy(few)
+    many.sizes = {"train": 3_000, "validation": 400, "test": 800}
+    again, lines = by_these_images(former, old, many)
+    assert (again.train.batch_size, again.train.epochs, again.train.learning_rate) == (None, None, 0.01)
+    assert settle(again, many) == settle(dataclasses.replace(asked, network=former.network), many)
+    assert any(line.startswith("train.batch_size: 64, was 32: 4,200 images, were 420") for line in lines)
+    assert by_these_images(former, old, few)[1] == []

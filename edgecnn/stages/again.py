@@ -1,0 +1,74 @@
+"""A run without a recipe: what the model that it would replace was made by, with what more or other photos change of that."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from edgecnn.bundle.read import Bundle
+from edgecnn.data import Dataset
+from edgecnn.errors import BundleError
+from edgecnn.recipe import Recipe, known, to_tables
+from edgecnn.run_info import NetworkChoice
+from edgecnn.runs import ASKED, CHOICE, Run, without_folders
+from edgecnn.train.settle import settle
+
+ASKED_FOR = "asked"
+"""The key of a bundle's provenance with the recipe before photos chose its network, or folds what they vote for."""
+
+BY_NUMBER = (
+    ("train", "batch_size"), ("train", "epochs"), ("train", "learning_rate"), ("train", "schedule"), ("train", "label_smoothing"),
+    ("qat", "batch_size"), ("qat", "epochs"), ("stranger", "decide"),
+)  # fmt: skip
+"""Keys that the number of images settles where a recipe leaves them open."""
+
+
+def asked_for(run: Run) -> dict[str, Any]:
+    """Return the tables of the recipe that a run began with, for a bundle; none where the run's own recipe says it."""
+    recipe = run.recipe
+    if run.file(ASKED).exists():
+        from edgecnn.stages.folds import asked_recipe
+
+        recipe = asked_recipe(run)
+    elif choice := run.stored(CHOICE, NetworkChoice):
+        sizes = {(one.height, one.width) for one in choice.candidates}
+        free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was asked for
+        recipe = with_values(recipe, {("network", key): None for key in free})
+    return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
+
+
+def former_tables(bundle: Bundle) -> dict[str, Any]:
+    """Return the tables of the recipe that a bundle was asked for. BundleError if it does not record that."""
+    provenance = bundle.manifest.provenance
+    try:
+        return known(dict(provenance.get(ASKED_FOR) or provenance["recipe"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BundleError(f"{bundle.path} does not record its recipe. Name a recipe file.") from None
+
+
+def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[Recipe, list[str]]:
+    """Return a bundle's recipe with what its number of images had chosen left open, and lines on what these images choose otherwise.
+
+    A value is taken for chosen where it is what the number of images of the bundle gives.
+    """
+    before, tables = copy.copy(dataset), to_tables(recipe)
+    sizes: Mapping[str, Any] = dict(bundle.manifest.provenance.get("data", {}).get("split_sizes", {}))
+    before.labels, before.sizes = bundle.manifest.labels, {split: int(sizes.get(split, 0)) for split in dataset.sizes}
+    given = {(table, key): tables.get(table, {}).get(key) for table, key in BY_NUMBER}
+    opened = with_values(recipe, dict.fromkeys(BY_NUMBER))
+    then, now = (to_tables(settle(opened, images)) for images in (before, dataset))
+    kept = {
+        place: value for place, value in given.items() if value is not None and value != then[place[0]].get(place[1])
+    }
+    lines = [
+        f"{table}.{key}: {now[table][key]}, was {value}: {sum(dataset.sizes.values()):,} images, were {sum(before.sizes.values()):,}"
+        for (table, key), value in given.items()
+        if value is not None and (table, key) not in kept and value != now[table].get(key)
+    ]
+    return with_values(opened, kept), lines
+
+
+def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:
+    for (table, key), value in values.items():
+        recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(getattr(recipe, table), **{key: value})})
+    return recipe
