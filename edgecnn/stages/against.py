@@ -60,9 +60,11 @@ class Side:
             by_source = "test" in given
             place = int(item.hash[:16], 16) / 2**64
             tested = item.split == "test" if by_source else place < self.data.test_fraction
-            return "" if tested else "may have taught {}"
+            return "" if tested else "may have taught the {} model"
         split = (self.taught or {}).get(item.hash, "test")
-        return {"test": "", TIED: "show what a photo shows that taught {}"}.get(split, "taught {}, or chose for it")
+        return {"test": "", TIED: "show what a photo shows that taught the {} model"}.get(
+            split, "taught the {} model, or chose for it"
+        )
 
 
 def bundle_side(bundle: Bundle) -> Side:
@@ -211,7 +213,7 @@ def countable(
     often = Counter(digest for digest, _ in listed)
     kept, left = [], Counter[str]()
     for item in listed.values():
-        reasons = (side.why_not(item, dataset.given).format(side.about.name) for side in (old, new))
+        reasons = (side.why_not(item, dataset.given).format(which) for which, side in (("old", old), ("new", new)))
         if often[item.hash] > 1:
             left["have two labels"] += 1
         elif labels[item.label] not in shared:

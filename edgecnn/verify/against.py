@@ -195,14 +195,9 @@ def named(model: Model) -> str:
 
 
 def by_class(drops: Iterable[ClassDrop]) -> str:
-    worst = sorted(
-        (item for item in drops if item.drop is not None and item.drop > 0), key=lambda item: -(item.drop or 0)
-    )[:3]
-    return (
-        "; most lost: " + ", ".join(f"{item.label} {item.drop:.1f} points of {item.images:,}" for item in worst)
-        if worst
-        else ""
-    )
+    worst = sorted(((item.drop or 0.0, item) for item in drops), key=lambda pair: -pair[0])[:3]
+    lost = ", ".join(f"{item.label} {drop:.1f} points of {item.images:,}" for drop, item in worst if drop > 0)
+    return f"; most lost: {lost}" if lost else ""
 
 
 def require_no_harm(against: Against, bundle: str) -> None:
