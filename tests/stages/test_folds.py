@@ -4,6 +4,10 @@ import csv
 import dataclasses
 import io
 import json
+import random
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,9 +18,10 @@ from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_run_dataset
 from edgecnn.evaluate.held_out import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
+from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import FoldInfo
-from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run
+from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
 from edgecnn.stages import folds as stage
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.folds import train_by_folds, voted
@@ -173,20 +178,57 @@ def test_inspect_judges_labels_by_what_the_folds_answered(made, edgecnn, monkeyp
 def test_two_jobs_give_the_same_weights_and_figures(made, tmp_path, monkeypatch, reporter):
     run, _, _, recipe = made
     monkeypatch.chdir(tmp_path)
-    from edgecnn.runs import create_run
-
     other = create_run(recipe, tmp_path / "run")
     train_by_folds(open_images(recipe, other, reporter, None), other, reporter, jobs=2)
-    one, two = (require_held_out(item) for item in (run, other))
-    for name, values in vars(one).items():
-        np.testing.assert_array_equal(values, getattr(two, name), err_msg=name)
-    assert other.file(FLOAT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
+    assert_same(run, other)
     assert open_run_dataset(other).fingerprint == open_run_dataset(run).fingerprint
 
 
 def info_of_fold(**values):
     given = {"network": "a", "method": "qat", "rounding": "nearest", "epoch": 2, "qat_epochs": 4, "epochs": 10} | values
     return FoldInfo(**given, height=8, width=8, images=10, float_accuracy=0.9, int8_accuracy=0.9, seconds=1.0)
+
+
+KILLS = 20
+IN_TRAINING_S = 4.0, 16.0
+"""When a process is killed after its start: between its imports and about its end, on a quiet machine."""
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(made, tmp_path, monkeypatch, spawn):
+    whole, _, _, recipe = made
+    monkeypatch.chdir(tmp_path)
+    moments = random.Random(seed := random.randrange(10**6))
+    print(f"moments drawn with seed {seed}")
+    command = [sys.executable, "-m", "edgecnn", "train", "--resume", "--out", "killed"]
+    kills, run = 0, create_run(recipe, tmp_path / "killed")
+    while kills < KILLS:
+        process = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = process.communicate(timeout=moments.uniform(*IN_TRAINING_S))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, said
+        assert_same(whole, run)
+        shutil.rmtree(run.path)
+        create_run(recipe, run.path)
+    last = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert_same(whole, run)
+
+
+def assert_same(whole, run):
+    one, other = require_held_out(whole), require_held_out(run)
+    for name, values in vars(one).items():
+        assert np.array_equal(values, getattr(other, name), equal_nan=values.dtype.kind == "f"), name
+    for name in (FLOAT_MODEL, QAT_MODEL):
+        for mine, theirs in zip(
+            *(model_from_bytes(item.read(name, "train")).get_weights() for item in (whole, run)), strict=True
+        ):
+            assert np.array_equal(mine, theirs)
 
 
 def test_the_folds_vote():

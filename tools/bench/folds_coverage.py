@@ -67,14 +67,13 @@ def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Ro
         drawn = [one_draw(features, classes, n, seed) for seed in range(draws)]
     return {
         "others": len(classes) - n,
-        **{name: [item[name] for item in drawn] for name in ("accuracy", "by_folds", "low", "high", "refused")},
+        **{name: [item[name] for item in drawn] for name in ("accuracy", "by_folds", "refused")},
     }
 
 
 def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Row:
     from edgecnn.calibrate.strangers import known_codes, limit_of, similar_to
     from edgecnn.data.folds import stratified
-    from edgecnn.evaluate.statistics import folds_interval
     from edgecnn.runtime.stranger import Strangers
 
     order = np.random.default_rng([seed, n]).permutation(len(classes))
@@ -88,13 +87,10 @@ def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Ro
     answered, best = fitted(features[mine], classes[mine], features[others])
     known = known_codes(features[mine])
     limit = limit_of(scores, similar, RATE, known)
-    interval = folds_interval(int(right.sum()), n)
     refused = float(Strangers(limit, known).refused(best, features[others]).mean()) if limit else None
     return {
         "accuracy": float(np.mean(answered == classes[others])),
         "by_folds": float(right.mean()),
-        "low": interval.low,
-        "high": interval.high,
         "refused": refused,
     }
 
@@ -110,7 +106,10 @@ def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tupl
 
 def row(result: Row) -> tuple[str, ...]:
     """Return the figures of a set and a count as text."""
-    truth, low, high, said = (np.array(result[name]) for name in ("accuracy", "low", "high", "by_folds"))
+    from edgecnn.evaluate.statistics import folds_interval
+
+    truth, said = (np.array(result[name]) for name in ("accuracy", "by_folds"))
+    low, high = np.array([folds_interval(round(share * result["n"]), result["n"]) for share in said]).T
     refused = np.array([share for share in result["refused"] if share is not None])
     none = len(result["refused"]) - len(refused)
     return (
