@@ -50,9 +50,6 @@ labels allow, and making them smaller would cost what ImageNet taught."""
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
 
-STRANGERS_BY_FOLDS = 500
-"""Images from which a device makes the decision by default if folds set its limit: all of them did, not a tenth."""
-
 RATE, FINE_TUNING_RATE, WHOLE_TUNING_RATE = 0.003, 0.0005, 0.001
 """Peak learning rates: from random weights, from trained ones, and where these are a few of the layers that were trained together."""
 
@@ -111,8 +108,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most qat.epochs, which is {qat.epochs}.")
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
     if stranger.decide is None:
-        held_out = bool(recipe.train.folds) and sum(dataset.sizes.values()) >= STRANGERS_BY_FOLDS
-        stranger = dataclasses.replace(stranger, decide=bool(stranger.rate) or (held_out and stranger.rate is None))
+        stranger = dataclasses.replace(stranger, decide=bool(stranger.rate))
     if stranger.rate is None:
         suits = dataset.own and source and not taken
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
