@@ -43,9 +43,8 @@ TUNED_QAT_EPOCHS = (1, 3)
 ROBUST_EPOCHS = 1.25
 """Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later."""
 
-SMOOTHING = 0.05
-"""Label smoothing from random weights. From ImageNet there is none: the fitted head, where training starts, has larger logits than smoothed
-labels allow, and making them smaller would cost what ImageNet taught."""
+SMOOTHING, TUNED_SMOOTHING = 0.05, 0.1
+"""Label smoothing from random weights, and from ImageNet, where few photos are soon overfitted."""
 
 STRANGER_RATE = 0.05
 """Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
@@ -96,7 +95,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate,
         schedule=train.schedule or (AVERAGED if source else ONE_CYCLE),
-        label_smoothing=(0.0 if source else SMOOTHING) if train.label_smoothing is None else train.label_smoothing,
+        label_smoothing=(TUNED_SMOOTHING if source else SMOOTHING) if train.label_smoothing is None else train.label_smoothing,
         flip=train.flip or ("yes" if dataset.mirror else "no"),
         augment=train.augment or ("photo" if photo else "shift"),
     )

@@ -120,12 +120,12 @@ def test_missing_weights_are_named_before_a_run_begins(edgecnn, photos, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_from_imagenet_weights_are_averaged_and_labels_are_not_smoothed(photos):
+def test_from_imagenet_weights_are_averaged_and_labels_smoothed_more(photos):
     source = photos(40, (60, 60))
     train = settled(source)[0].train
-    assert (train.schedule, train.label_smoothing) == ("averaged", 0.0)
-    stated = settled(source, train={"schedule": "cosine", "label_smoothing": 0.1})[0].train
-    assert (stated.schedule, stated.label_smoothing) == ("cosine", 0.1)
+    assert (train.schedule, train.label_smoothing) == ("averaged", 0.1)
+    stated = settled(source, train={"schedule": "cosine", "label_smoothing": 0.0})[0].train
+    assert (stated.schedule, stated.label_smoothing) == ("cosine", 0.0)
     for tables in ({"network": {"name": "resnet_100kb"}}, {"init": {"source": "random"}}):
         train = settled(source, **tables)[0].train
         assert (train.schedule, train.label_smoothing) == ("one-cycle", 0.05)
