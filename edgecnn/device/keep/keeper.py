@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ from edgecnn.device.keep.folder import (
     write_files,
 )
 from edgecnn.device.keep.sample import DAY_S, Sample
+from edgecnn.device.keep.sample import FILE as SAMPLE
 from edgecnn.device.keep.views import View, pictures_of
 from edgecnn.device.stream.events import Event, SaveFailedEvent, Seldom
 from edgecnn.device.stream.loop import Consumer, Item
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 INDEX = ".edgecnn-saved"
 """In the folder: size, reason and path of each file that was written, oldest first. Nothing else is ever removed."""
+
+LEFT_OVER = re.compile(rf"\.({NAME.pattern}\.\w+|{re.escape(INDEX)}|{re.escape(SAMPLE)})\.[0-9a-f]{{16}}\.tmp")
+"""How `write_atomic` names a file of the folder until it is whole."""
 
 LEAST_INTERVAL_S = 1.0  # between two unsure frames that are looked at: those of one second are almost the same picture
 
@@ -89,6 +94,7 @@ class Keeper(Consumer):
         self.on_kept: Callable[[str, FrameResult], object] = lambda name, result: None
         """Is called with the path below the folder of each picture that is not of the random sample."""
         self._alike = alike
+        self._sweep()
         self._sample = Sample(folder, settings.keep_random)
         self._files: deque[Written] = deque(self._read_index())
         self._bytes = sum(file.size for file in self._files)
@@ -113,8 +119,10 @@ class Keeper(Consumer):
         if self._expiry.count():
             oldest = stamp(max(0.0, self._wall() - self._settings.keep_days * DAY_S), 6)
             try:
-                while self._files and os.path.basename(self._files[0].name) < oldest:
-                    self._remove_oldest()
+                # not only from the oldest on: a clock that was wrong may have made one that looks new
+                for file in [file for file in self._files if os.path.basename(file.name) < oldest]:
+                    self._files.remove(file)
+                    self._remove(file)
             except OutputError as error:
                 return self._failure("", str(error), 0)
         return ()
@@ -190,22 +198,32 @@ class Keeper(Consumer):
             os.fsync(index.fileno())
 
     def _remove_oldest(self) -> None:
-        """Remove the oldest picture, all files of it that are as they were written."""
+        """Remove the oldest picture, all files of it."""
         stem = self._files[0].name.rpartition(".")[0]
         while self._files and self._files[0].name.rpartition(".")[0] == stem:
-            file = self._files.popleft()
-            self._bytes -= file.size
-            path = self._folder / file.name
-            with output_errors(path), contextlib.suppress(FileNotFoundError):
-                if path.lstat().st_size == file.size:
-                    path.unlink()
-            self._stale += 1
-        with contextlib.suppress(OSError):  # other pictures of its day are there
-            (self._folder / stem).parent.rmdir()
+            self._remove(self._files.popleft())
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
             lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
             write_atomic(self._folder / INDEX, lines, FILE_MODE)
+
+    def _remove(self, file: Written) -> None:
+        """Remove a file if it is as it was written, and its day's folder if that is empty then."""
+        path = self._folder / file.name
+        self._bytes -= file.size
+        self._stale += 1
+        with output_errors(path), contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_size == file.size:
+                path.unlink()
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed while it wrote has left."""
+        for path in (*self._folder.glob(".*.tmp"), *self._folder.glob("*/.*.tmp")):
+            if LEFT_OVER.fullmatch(path.name) and (path.parent == self._folder or DAY.fullmatch(path.parent.name)):
+                with output_errors(path):
+                    path.unlink()
 
     def _read_index(self) -> list[Written]:
         """Return the files that earlier runs wrote and that are still there, oldest first."""

@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -206,6 +208,56 @@ def test_a_line_that_a_full_disk_cut_short_spoils_no_other(keeper, tmp_path):
     keeper().offer(frame(unsure(), jpeg(300), 1))
     keeper().offer(frame(unsure(), jpeg(1000), 2))
     assert [name[-5] for name in files(tmp_path / "kept")] == ["2"]
+
+
+def test_pictures_go_after_their_days_though_a_clock_was_wrong(keeper, tmp_path):
+    one = keeper(keep_days=2)
+    for seq, day in enumerate((3650, 0, 1, 2, 3)):
+        one.offer(frame(unsure(), jpeg(10), seq, MORNING + day * DAY_S))
+    list(keeper(keep_days=2, wall=lambda: MORNING + 3 * DAY_S + 1).poll())
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["3", "4", "0"]
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_stays(root, tmp_path):
+    """kill -9 at any moment: what is there is whole, the folder keeps its size, and no time of the sample is due twice."""
+    program = """if True:
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, ".")
+        from edgecnn.device.keep.views import pictures_of
+        from tests.device.keep.test_keeper import *
+        settings = Reaction(keep_cap=0.1, keep_unsure=9000, keep_random=9000)
+        make = pictures_of(Classifier.load("models/digits/digits.edgecnn"), View(0, WHOLE, WHOLE))
+        now = [time.time()]
+        one = Keeper(Path(sys.argv[1]), settings, make, alike=Unlike(), clock=lambda: now[0], wall=lambda: now[0])
+        image = encode(noisy(1))[0]
+        for seq in range(10**6):
+            now[0] += 2
+            one.offer(frame(unsure(), image, seq, now[0]))
+            print(seq, flush=True)
+    """
+    random = np.random.default_rng(0)
+    for _ in range(4):
+        command = [sys.executable, "-c", program, str(tmp_path / "kept")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root)
+        process.stdout.readline()
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+    found = kept_pictures(tmp_path / "kept")
+    assert len(found) > 3 and all(kept.read() for kept in found)
+    indexed = Keeper(tmp_path / "kept", Reaction(keep_cap=0.1), as_it_is, alike=Unlike())
+    there = {
+        str(path.relative_to(tmp_path / "kept")): path.stat().st_size
+        for path in (tmp_path / "kept").rglob("*")
+        if path.is_file()
+    }
+    assert set(there) - {INDEX, FILE} == {file.name for file in indexed._files}, (
+        "what is not in the index would stay for ever"
+    )
+    assert sum(file.size for file in indexed._files) <= 0.1 * 2**20
+    whys = Counter(kept.why for kept in found)
+    assert whys["random"] <= read_counts(tmp_path / "kept").kept
 
 
 def test_names_are_of_world_time(keeper, tmp_path, monkeypatch):
