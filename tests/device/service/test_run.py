@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 import jsonschema
 import pytest
 
-from edgecnn.device.service.config import Config, take
+from edgecnn.device.service.config import Config, parse, take
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
@@ -18,6 +19,7 @@ from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, NO_RELEASE, PENDI
 from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import EngineError
+from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
@@ -128,6 +130,31 @@ def test_a_release_whose_frames_never_come_goes_back(board, variant):
         assert board.start(SILENT, until=at_once) == [("new", PENDING)]
         assert "WATCHDOG=1" not in board.told
     assert board.start() == [("new", BAD), ("old", GOOD)]
+
+
+def test_frames_are_kept_if_the_options_say_so_and_a_folder_that_fails_ends_nothing(board, variant, tmp_path):
+    from edgecnn.cli.service import publishers
+    from edgecnn.device.keep.folder import kept_pictures
+
+    board.activate(variant("new"))
+    around = Surroundings(report=board.items.append)
+    kept = tmp_path / "kept"
+    options = parse(f'source = "synthetic:"\nkeep = "{kept}"\nkeep_margin = 1\nmax_fps = 0\nkeep_random = 0', "here")
+    for config, expected in ((FRAMES, 0), (options, 1)):
+        with pytest.raises(Stop):
+            board.serve(
+                config, lambda items: frames(items) >= 5, consumers=functools.partial(consumers, config, around)
+            )
+        assert bool(kept_pictures(kept)) == expected
+    (kept / ".edgecnn-saved").write_bytes(b"\xff")
+    assert publishers(options, Classifier.load(), around) == []
+    assert board.items[-1].about == "configuration" and "no frames are kept: cannot read" in board.items[-1].message
+
+
+def consumers(config, around, classifier):
+    from edgecnn.cli.service import publishers
+
+    return publishers(config, classifier, around)
 
 
 def test_it_ends_when_another_release_is_in_use(board, variant):
