@@ -1,10 +1,11 @@
 """Which images of a set show the same: by content, by perceptual hash, and by features."""
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -27,8 +28,11 @@ from edgecnn.inspect.pairs import (
     decided,
     frame_difference,
     measure,
-    same_frame,
 )
+
+P = TypeVar("P", bound=tuple)
+
+FRAMES, DIFFERENCE = "frame-1", struct.Struct("<d")  # frame differences as the cache keeps them
 
 KIND = f"pair-1 {FEATURES}"  # the name under which measures are cached; it changes with what is measured
 
@@ -39,6 +43,10 @@ NEIGHBOURS = 3
 
 LEAST_COSINE = 0.5
 """Cosine of features below which no pair is compared: a copy cut to 60 % of each side has 0.5 or more."""
+
+RESEMBLING = 0.88
+"""Cosine of features from which on two images are of one scene, though perhaps no copies: dim frames of a grey wall have little else alike.
+Of 120 bursts of ten frames each kept together; of photos of other scenes, one in a hundred is as near as that to another."""
 
 MOST_PAIRS = 20_000  # candidates by features that are compared, the nearest ones: about three minutes
 
@@ -72,7 +80,8 @@ class Search:
 
     The features, float32 (n, LENGTH) of length 1, and the body that computes those of parts of pictures are None for hashes alone. At the
     end, `alike` is the share of random pairs that the usual limits would call the same; `skipped` candidates by features were not
-    compared, and `uncompared` images whose hashes were not compared with those after them.
+    compared, and `uncompared` images whose hashes were not compared with those after them. `resembling` are pairs of one scene, by their
+    features as a whole; for `scenes_only` these are not compared to see whether they are copies, too.
     """
 
     looks: Looks
@@ -81,6 +90,8 @@ class Search:
     body: Body | None
     cache: Cache
     progress: Progress
+    scenes_only: bool = False
+    resembling: list[Pair] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     alike: float = 0.0
     skipped: int = 0
@@ -93,9 +104,10 @@ class Search:
         distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
         tight = self.calibrate(distinct, np.random.default_rng(seed))
         found = self.near(distinct)
-        if tight and self.largest(distinct, found) > LARGEST_GROUP:
-            self.limits = tight
+        if self.largest(distinct, found + self.resembling) > LARGEST_GROUP:
+            self.limits, self.scenes_only = tight or self.limits, False
             found = self.near(distinct)
+            self.resembling = []
         return pairs + found
 
     def near(self, distinct: np.ndarray) -> list[Pair]:
@@ -130,7 +142,7 @@ class Search:
         ]
         meter = Meter(self.progress, "comparing random pairs", RANDOM_PAIRS)
         usual = self.limits
-        frames = np.array([frame_difference(self.pictures, first, second, False) for first, second in drawn])
+        frames = np.array(self.framed([(*pair, False) for pair in drawn], Meter(None, "", RANDOM_PAIRS)))
         passed = frames <= usual.frame
         if self.body is None:
             meter.advance(RANDOM_PAIRS)
@@ -172,14 +184,33 @@ class Search:
         progress = partial(self.progress, "comparing hashes")
         pairs, mirrored, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
         keep = thumbs_agree(table["thumb"], pairs, mirrored)
-        chosen = sorted(zip(*distinct[pairs[keep]].T.tolist(), mirrored[keep].tolist(), strict=True))
-        meter = Meter(self.progress, "comparing pictures", len(chosen))
-        result = []
-        for first, second, flag in chosen:
-            meter.advance()
-            if verdict := same_frame(self.pictures, first, second, flag, self.limits):
-                result.append(Pair(first, second, "hash", verdict))
-        return result
+        near = distinct[pairs[keep]]
+        chosen = together(near, list(zip(*near.T.tolist(), mirrored[keep].tolist(), strict=True)))
+        differences = self.framed(chosen, Meter(self.progress, "comparing pictures", len(chosen)))
+        return [
+            Pair(first, second, "hash", Verdict(1.0 - 0.5 * difference, flag))
+            for (first, second, flag), difference in zip(chosen, differences, strict=True)
+            if difference <= self.limits.frame
+        ]
+
+    def framed(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[float]:
+        """Return the frame differences of pairs, the second of which is mirrored or not, from the cache where they are known."""
+        items = self.looks.items
+        keys = {pair: f"{items[pair[0]].hash}{items[pair[1]].hash}{'m' * pair[2]}" for pair in pairs}
+        known = {
+            key: DIFFERENCE.unpack(value)[0]
+            for key, value in self.cache.get(FRAMES, list(keys.values()), DIFFERENCE.size).items()
+        }
+        missing = [pair for pair, key in keys.items() if key not in known]
+        meter.advance(len(pairs) - len(missing))
+        for part in chunks(missing, CHUNK):
+            fresh = {}
+            for pair in part:
+                fresh[keys[pair]] = frame_difference(self.pictures, *pair)
+                meter.advance()
+            self.cache.put(FRAMES, [(key, DIFFERENCE.pack(value)) for key, value in fresh.items()])
+            known |= fresh
+        return [known[keys[pair]] for pair in pairs]
 
     def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
         """Return the pairs that show the same, perhaps cut or moved, of those whose features are near; `known` ones are left out."""
@@ -193,9 +224,16 @@ class Search:
             first, second = sorted((int(distinct[row]), int(distinct[nearest[row, column]])))
             if (first, second) not in known:
                 candidates[first, second] = float(cosines[row, column])
+        self.resembling = [
+            Pair(first, second, "features", Verdict(min(cosine, 1.0), False))
+            for (first, second), cosine in candidates.items()
+            if cosine >= RESEMBLING
+        ]
         ordered = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
+        if self.scenes_only:
+            ordered = [pair for pair in ordered if candidates[pair] < RESEMBLING]
         self.skipped = max(0, len(ordered) - MOST_PAIRS)
-        chosen = sorted(ordered[:MOST_PAIRS])
+        chosen = together(np.stack([distinct, distinct[nearest[:, 0]]], axis=1), ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
             Pair(first, second, "features", verdict)
@@ -216,11 +254,22 @@ def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) ->
     return agree
 
 
+def components(count: int, ends: np.ndarray) -> list[int]:
+    """Return the number of each image's component, if the images of `ends`, integers (pairs, 2), are connected."""
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def together(near: np.ndarray, pairs: Sequence[P]) -> list[P]:
+    """Order pairs so that those of images that `near` connects follow each other: a burst's pictures are then decoded once."""
+    component = components(int(near.max(initial=0)) + 1, near)
+    return sorted(pairs, key=lambda pair: (component[pair[0]], pair))
+
+
 def connected(count: int, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[Pair]]]:
     """Yield the groups of images that pairs connect: their indices in order, and their pairs."""
     ends = np.array([(pair.first, pair.second) for pair in pairs]).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
-    component = connected_components(graph, directed=False)[1].tolist()
+    component = components(count, ends)
     groups: dict[int, tuple[list[int], list[Pair]]] = {component[index]: ([], []) for index in sorted(ends.flat)}
     for index, number in enumerate(component):
         if number in groups:

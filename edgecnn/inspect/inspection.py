@@ -142,17 +142,19 @@ class Copies(NamedTuple):
         return self._replace(looks=looks)
 
 
-def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, least_side: int = 0) -> Copies:
+def find_copies(
+    dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, scenes_only: bool = False
+) -> Copies:
     """Search a dataset for images that show the same; arguments as of `inspect_images`.
 
-    Features are computed if an image has `least_side` or more pixels on its shorter side.
+    For `scenes_only`, which are the links of the result, no features are computed if all images are too small to compare.
     """
     items = [item for split in SPLITS for item in dataset.items[split]]
     looks = look_at(items, dataset.read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
     features, computed = None, {"hashes": looks.computed}
     network = functools.cache(features_module.open_body)  # opened when its features are first needed
     shorter = np.minimum(looks.table["width"], looks.table["height"])
-    if missing is None and (shorter >= least_side).any():
+    if missing is None and (shorter >= (LEAST_SIDE if scenes_only else 0)).any():
         meter = Meter(progress, "computing features", len(looks.items))
         features, computed["features"] = features_module.compute(looks.items, dataset.read, cache, network, meter)
     search = Search(
@@ -162,6 +164,7 @@ def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: P
         body=None if features is None else lambda pictures: network()(pictures),
         cache=cache,
         progress=progress,
+        scenes_only=scenes_only,
     )
     groups = list(connected(len(looks.items), search.run(SEED)))
     return Copies(looks, features, search, groups, computed)
@@ -170,13 +173,20 @@ def find_copies(dataset: Dataset, cache: Cache, missing: str | None, progress: P
 def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
     """Return the images that show the same, and those of one burst; arguments as of `inspect_images`."""
     with contextlib.closing(Cache(note)) as cache:
-        return links_of(dataset, find_copies(dataset, cache, missing, progress, LEAST_SIDE))
+        return links_of(dataset, find_copies(dataset, cache, missing, progress, scenes_only=True))
 
 
 def links_of(dataset: Dataset, found: Copies) -> list[Link]:
-    hashes = [item.hash for item in found.looks.items]
-    pairs = [(hashes[pair.first], hashes[pair.second], pair) for _, pairs in found.groups for pair in pairs]
-    links = [Link(min(one, other), max(one, other), pair.verdict.score) for one, other, pair in pairs if one != other]
+    """Return the pairs of images of one scene: the copies, what resembles each other, and frames of one burst."""
+    hashes, features = [item.hash for item in found.looks.items], found.features
+    links = []
+    for pair in (*(pair for _, pairs in found.groups for pair in pairs), *found.search.resembling):
+        one, other = sorted((hashes[pair.first], hashes[pair.second]))
+        score = pair.verdict.score
+        if pair.by == "features" and features is not None:  # as of those that are not compared further
+            score = float(features[pair.first] @ features[pair.second])
+        if one != other:
+            links.append(Link(one, other, score))
     if SOURCES in dataset.lists:
         links += bursts(dataset.lists[SOURCES], f"{dataset.name}: {SOURCES}", {*hashes, *dataset.sides})
     return links

@@ -99,12 +99,6 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
     return max(levels / most for levels, most in zip(differences, allowed, strict=True))
 
 
-def same_frame(pictures: Pictures, first: int, second: int, mirrored: bool, limits: Limits) -> Verdict | None:
-    """Return that two images are the same whole picture, compressed, resized or mirrored; None if they are not."""
-    found = frame_difference(pictures, first, second, mirrored)
-    return Verdict(1.0 - 0.5 * found, mirrored) if found <= limits.frame else None
-
-
 def measure(
     pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
 ) -> list[Measures | None]:

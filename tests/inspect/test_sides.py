@@ -5,6 +5,7 @@ import errno
 import io
 import zipfile
 
+import numpy as np
 import pytest
 
 from edgecnn.data import open_dataset
@@ -110,6 +111,30 @@ def test_inspection_divides_as_training_does_and_writes_nothing(pets):
     assert (pets.parent / "cleaned" / FILE).read_bytes() == (pets / FILE).read_bytes(), (
         "the kept photos keep their splits"
     )
+
+
+def test_frames_of_one_scene_share_a_split_though_they_are_no_copies(pets, monkeypatch):
+    """Forged features: photo n and n + 20 resemble each other as a whole, and nothing else does."""
+    for copy in pets.glob("*/* copy.jpg"):
+        copy.unlink()
+
+    def forged(items, read, cache, body, meter):
+        rows = np.zeros((len(items), 1280), np.float32)
+        for row, number in zip(rows, (int(item.source[4:-4]) for item in items), strict=True):
+            row[number % 20], row[100 + number] = 0.95**0.5, 0.05**0.5
+        return rows, 0
+
+    monkeypatch.setattr(features, "missing_weights", lambda: False)
+    monkeypatch.setattr(features, "compute", forged)
+    report = inspect_images(open_dataset(DataRecipe(source=str(pets)), for_training=False))
+    dataset, notes = train(pets)
+    splits = split_of(dataset)
+    by_number = {int(path[4:-4]): split for path, split in splits.items()}
+    assert all(by_number[number] == by_number[number + 20] for number in range(20)) and set(splits.values()) == set(
+        SPLITS
+    )
+    assert "40 of 40 photos show the same as others" in notes[0]
+    assert not report.groups and report.fingerprint == dataset.fingerprint
 
 
 def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets, scene, encode, tmp_path):

@@ -31,13 +31,12 @@ from harness import about, finish, parser
 from PIL import Image, ImageEnhance
 from threadpoolctl import threadpool_limits
 
-from edgecnn.data import open_dataset
-from edgecnn.data.items import Item, Meter
+from edgecnn.data import Dataset, open_dataset
+from edgecnn.data.items import Item
 from edgecnn.data.sides import Link, Newcomers, Sides, splits_of, tied, updated
 from edgecnn.files import write_atomic
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.features import compute, open_body
-from edgecnn.inspect.inspection import find_links
+from edgecnn.inspect.inspection import find_copies
 from edgecnn.recipe import DataRecipe
 from edgecnn.train.regression import regression
 
@@ -90,6 +89,24 @@ def write_frames(archive: Path, folder: Path, seed: int) -> None:
                     write_atomic(folder / label / f"{Path(name).stem}-{number}.jpg", burst(photo, random))
 
 
+class Seen:
+    """What the search sees of all frames; its limits are the usual ones, since few of all pairs are alike."""
+
+    def __init__(self, dataset: Dataset, cache: Cache) -> None:
+        self.found = find_copies(dataset, cache, None, show, scenes_only=True)
+        self.hashes = [item.hash for item in self.found.looks.items]
+
+    def links(self, here: Sequence[int]) -> list[Link]:
+        """Return the links that the search finds among some of the frames, if only these are there."""
+        search = self.found.search
+        search.scenes_only = True
+        copies = search.near(np.array(here))
+        return [
+            Link(self.hashes[pair.first], self.hashes[pair.second], pair.verdict.score)
+            for pair in (*copies, *search.resembling)
+        ]
+
+
 def pairs_apart(frames: Frames, chosen: Sequence[int], sides: Mapping[str, str]) -> tuple[int, int]:
     """Return how many pairs of frames of one scene there are, and how many of them are in different splits."""
     by_scene: dict[int, list[str]] = defaultdict(list)
@@ -99,14 +116,17 @@ def pairs_apart(frames: Frames, chosen: Sequence[int], sides: Mapping[str, str])
     return len(pairs), sum(one != other for one, other in pairs)
 
 
-def arrived(frames: Frames, order: Sequence[int], content: Mapping[str, str], links: Sequence[Link]) -> Sides:
-    """Return the sides of frames that arrive on DAYS days, each day's update after the other."""
+def arrived(frames: Frames, order: Sequence[int], content: Mapping[str, str], seen: Seen) -> tuple[Sides, int]:
+    """Return the sides of frames that arrive on DAYS days, after an update each day, and how many are left out of comparisons then."""
     sides: Sides = {}
+    left_out = 0
     for day in range(1, DAYS + 1):
-        here = {frames.hashes[index]: int(frames.classes[index]) for index in order[: len(order) * day // DAYS]}
-        known = [link for link in links if link.first in here and link.second in here]
-        sides = updated(sides, Newcomers(here, {one: content[one] for one in here}, SHARES), known)
-    return sides
+        here = sorted(order[: len(order) * day // DAYS])
+        photos = {frames.hashes[index]: int(frames.classes[index]) for index in here}
+        links = seen.links(here)
+        sides = updated(sides, Newcomers(photos, {one: content[one] for one in photos}, SHARES), links)
+        left_out = len(tied(sides, links))
+    return sides, left_out
 
 
 def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) -> list[float]:
@@ -118,7 +138,7 @@ def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) ->
         return [float(fitted.score((frames.features[one] - mean) / scale, frames.classes[one])) for one in asked]
 
 
-def draw(frames: Frames, links: Sequence[Link], seed: int, fitted: bool) -> dict[str, Any]:
+def draw(frames: Frames, seen: Seen, seed: int, fitted: bool) -> dict[str, Any]:
     """Draw scenes, divide their frames by content alone and with groups, and return the pairs apart and the accuracies of both."""
     random = np.random.default_rng(seed)
     made = np.unique(frames.scenes)
@@ -138,41 +158,33 @@ def draw(frames: Frames, links: Sequence[Link], seed: int, fitted: bool) -> dict
     )
     fresh = np.flatnonzero(~within)
     row: dict[str, Any] = {"seed": seed}
-    sides = arrived(frames, order.tolist(), content, links)
+    sides, row["left_out"] = arrived(frames, order.tolist(), content, seen)
     for way, places in {"content": content, "groups": splits_of(sides)}.items():
         row["pairs"], row[f"{way}_apart"] = pairs_apart(frames, order.tolist(), places)
         splits = np.array([places[frames.hashes[index]] for index in order])
         if fitted:
             figures = accuracy(frames, order[splits == "train"], (order[splits == "test"], fresh))
             row[f"{way}_claimed"], row[f"{way}_true"] = figures
-        if way == "groups":  # a pair that comparisons leave out claims nothing
-            row["left_out"] = len(tied(sides, [link for link in links if link.first in sides and link.second in sides]))
     return row
 
 
-def read_frames(folder: Path, scenes: int) -> tuple[Frames, list[Link], dict[str, float]]:
-    """Return the frames of the first scenes of each class, the links that the search finds among them, and its processor seconds."""
+def frames_of(folder: Path, scenes: int) -> Dataset:
+    """Open the frames of the first scenes of each class."""
     dataset = open_dataset(DataRecipe(source=str(folder)), for_training=False)
     places: dict[str, str] = {}
     for label in range(len(dataset.labels)):
         items = [item for part in dataset.items.values() for item in part if item.label == label]
         kept = sorted({scene_of(item) for item in items})[:scenes]
         places |= {item.hash: item.split for item in items if scene_of(item) in kept}
-    dataset = dataset.redivided(places)
-    items = [item for part in dataset.items.values() for item in part]
-    seconds, links = {}, []
-    for time_ in ("first", "again"):
-        started = time.process_time()
-        links = find_links(dataset, missing=None, progress=show, note=print)
-        seconds[time_] = round(time.process_time() - started, 1)
-    with contextlib.closing(Cache()) as cache:
-        values, _ = compute(items, dataset.read, cache, open_body, Meter(None, "features", len(items)))
+    return dataset.redivided(places)
+
+
+def described(seen: Seen) -> Frames:
+    """Return the frames, in the order in which the search has them."""
+    items, features = seen.found.looks.items, seen.found.features
+    assert features is not None
     numbers = np.unique([f"{item.label} {scene_of(item)}" for item in items], return_inverse=True)[1]
-    return (
-        Frames([item.hash for item in items], numbers, np.array([item.label for item in items]), values),
-        links,
-        seconds,
-    )
+    return Frames(seen.hashes, numbers, np.array([item.label for item in items]), features)
 
 
 def scene_of(item: Item) -> str:
@@ -199,11 +211,16 @@ def main() -> None:
         folder = arguments.work or Path(temporary)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # the search begins from scratch
         write_frames(archive, folder / "frames", 1)
-        frames, links, seconds = read_frames(folder / "frames", arguments.scenes)
-    rows = [draw(frames, links, seed, seed <= arguments.fitted) for seed in range(1, arguments.draws + 1)]
+        dataset = frames_of(folder / "frames", arguments.scenes)
+        started = time.process_time()
+        with contextlib.closing(Cache()) as cache:
+            seen = Seen(dataset, cache)
+            seconds = time.process_time() - started
+            frames = described(seen)
+            rows = [draw(frames, seen, seed, seed <= arguments.fitted) for seed in range(1, arguments.draws + 1)]
     settings = {
         "data": arguments.data, "scenes": len(np.unique(frames.scenes)), "frames": len(frames.hashes),
-        "search_cpu_seconds": None if arguments.work else seconds,
+        "search_cpu_seconds": None if arguments.work else round(seconds, 1),
     }  # fmt: skip
     finish(arguments.out, {**about("leaks", **settings), "draws": rows}, HEADINGS, rows_of(rows))
 
