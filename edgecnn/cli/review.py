@@ -130,9 +130,9 @@ def fetch(host: str, remote: str | None, folder: Path) -> None:
         with Sessions() as sessions, sessions.connect(host) as board:
             done = fetch_kept(board, remote or remote_folder(board), folder, progress)
     except BoardError as error:
-        raise PartialFailure(
-            f"{host}: {error}. The same command goes on from here; edgecnn review {folder} takes what was fetched."
-        ) from None
+        named = host if "@" in host else f"there is no folder {host}, and as a board"
+        go_on = f"The same command goes on from here; edgecnn review {folder} takes what was fetched."
+        raise PartialFailure(f"{named}: {error}. {go_on if folder.exists() else ''}".rstrip()) from None
     note(f"{host}: {done:,} new pictures in {folder}")
 
 

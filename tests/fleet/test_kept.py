@@ -144,12 +144,14 @@ def test_a_board_whose_service_keeps_pictures(boards, tmp_path, keep_pictures):
     subprocess.run(["ssh", "door", into], input=packed, check=True)
     photos = tmp_path / "photos"
     with pytest.raises(
-        PartialFailure, match=r"^door: its service keeps no pictures: /etc/edgecnn/service.toml has no keep"
+        PartialFailure, match=r"^pi@door: its service keeps no pictures: /etc/edgecnn/service.toml has no keep"
     ):
-        located("door", photos, None)
+        located("pi@door", photos, None)
+    with pytest.raises(PartialFailure, match=r"^there is no folder kpet, and as a board: no machine has this name\.$"):
+        located("kpet", photos, None)
     boards.run("door", "echo 'keep = \"/srv/kept\"' | sudo -n tee /etc/edgecnn/service.toml")
     boards.counted("door")
-    folder, board = located("door", photos, None)
+    folder, board = located("pi@door", photos, None)
     assert (folder, board) == (tmp_path / "photos-kept" / "door", "door")
     assert files(folder) == files(tmp_path / "remote") and boards.counted("door") > len(packed)
-    assert located("door", photos, "/srv/kept")[0] == folder and boards.counted("door") < 25_000
+    assert located("pi@door", photos, "/srv/kept")[0] == folder and boards.counted("door") < 25_000
