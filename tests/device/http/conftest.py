@@ -153,5 +153,5 @@ class Page:
 @pytest.fixture
 def page(browser):
     yield Page(browser)
+    browser.delete_all_cookies()  # those of the page that is open
     browser.get("about:blank")  # or it would ask the next test's board
-    browser.delete_all_cookies()

@@ -196,3 +196,21 @@ def test_the_command_killed_while_it_is_answered(review, keep_pictures, tmp_path
     review().review()
     on_disk = {line["sha256"]: line["path"].partition("/")[0] for line in lines(tmp_path)}
     assert heard <= on_disk.keys() and on_disk.items() <= of.items() and len(lines(tmp_path)) == len(on_disk)
+
+
+def test_the_boards_own_page_takes_labels_too(serve, keep_pictures, tmp_path):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3, sample=1)]
+    arguments = ("--keep", "kept", "--keep-days", "3650", "--keep-unsure", "0", "--keep-random", "0")
+    serving = serve("synthetic:64x48?fps=10", *arguments, cwd=tmp_path).ready()
+    assert b"Review" in serving.ask("/review")[2]
+    shown = json.loads(serving.ask("/v1/review?reviewer=1")[2])
+    assert [question["pictures"] for question in shown["next"]] == [[name] for name in names]
+    assert {"cat", "fox", "automobile"} <= {*shown["classes"]} and shown["into"] is None, (
+        "the model's classes are there too"
+    )
+    label = {"reviewer": "1", "pictures": names[:1], "decision": "label", "label": "cat"}
+    assert serving.ask("/v1/review/answer", json.dumps(label).encode())[0] == 200
+    assert serving.ask(f"/v1/review/pictures/{names[1]}")[0] == 200
+    serving.process.kill()
+    (line,) = map(json.loads, (tmp_path / "kept" / "labels.jsonl").read_text().splitlines())
+    assert (line["sha256"], line["decision"], line["label"]) == (names[0], "label", "cat")
