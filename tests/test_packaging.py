@@ -87,7 +87,7 @@ def is_workstations(parts):
 def test_an_installation_is_small(built, tmp_path):
     """What pip leaves of the base install, without its dependencies, bytecode and all.
 
-    The rooms of a device with the default bundle take at most 3.2 MB, all at most 6 MB.
+    The rooms of a device with the default bundle take at most 3.2 MB, all at most 6.3 MB.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--compile"]
     subprocess.run([*pip, "--target", tmp_path, built[0]], check=True, capture_output=True)
@@ -95,7 +95,7 @@ def test_an_installation_is_small(built, tmp_path):
     sizes = {path.relative_to(tmp_path).parts: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
     assert {parts[1].partition(".")[0] for parts in sizes if is_workstations(parts)} >= WORKSTATION
     assert sum(size for parts, size in sizes.items() if not is_workstations(parts)) <= 3_200_000
-    assert sum(sizes.values()) <= 6_000_000
+    assert sum(sizes.values()) <= 6_300_000
 
 
 def test_found_from_a_wheel(built, root, tmp_path):
