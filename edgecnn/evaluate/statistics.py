@@ -133,7 +133,7 @@ def clopper_pearson(
     return Interval(low, high)
 
 
-def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
+def paired_interval(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
     """Return Tango's score interval of the drop 100 (b - c) / n, in percentage points.
 
     All d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where q is the maximum-likelihood estimate, given d, of the share of images
@@ -146,7 +146,7 @@ def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(100 * tango_low(b, c, n, z), -100 * tango_low(c, b, n, z))
 
 
-def tango_low(b: int, c: int, n: int, z: float) -> float:
+def tango_low(b: float, c: float, n: float, z: float) -> float:
     """Return the low end of Tango's interval, a fraction, by bisection between -1 and the estimate, which may be a false root itself."""
     low, high = -1.0, (b - c) / n
     for _ in range(BISECTIONS):

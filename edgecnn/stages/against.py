@@ -6,7 +6,7 @@ answers about photos that taught it, and itself about others.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgecnn.data.items import Item
 from edgecnn.errors import BundleError, UnknownNameError, nearest
 from edgecnn.evaluate.answers import CHUNK, device_model, input_contract
 from edgecnn.evaluate.held_out import read_answers, require_held_out
+from edgecnn.evaluate.statistics import WORTH
 from edgecnn.evaluate.taught import TIED, read_taught, taught_images
 from edgecnn.export import export_path
 from edgecnn.files import sha256
@@ -28,26 +29,39 @@ from edgecnn.runs import Run, write_json
 from edgecnn.stages.exported import existing_exports
 from edgecnn.stages.reporter import Reporter
 from edgecnn.stress.subject import model_entry
-from edgecnn.verify.against import MAX_LOSS, Against, Model, NotCounted, judge, part, read_against
+from edgecnn.tables import Struct
+from edgecnn.verify.against import MAX_LOSS, Against, Model, judge, part, read_against
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of the two models: `data` the recipe's images, `call` from uint8 pixels to logits.
+class Side(Struct):
+    """One of the two models: its int8 `file`, and what its bundle or run says of it; `data` is the recipe's.
 
     `taught` is the split of each photo that it had, by hash, None if it does not list them; `held` its folds' answers, by hash.
     """
 
-    about: Model
+    name: str
+    serial: int = 0
+    sha256: str | None = None
+    file: bytes
+    format: str
     labels: tuple[str, ...]
     contract: InputContract
     data: DataRecipe
-    call: Callable[[np.ndarray], np.ndarray]
     taught: Mapping[str, str] | None
     held: Mapping[str, str]
     earlier: Against | None
+
+    @property
+    def about(self) -> Model:
+        return Model(
+            name=self.name,
+            serial=self.serial,
+            sha256=self.sha256,
+            model_sha256=sha256(self.file),
+            taught_by="folds" if self.held else "content" if self.taught is None else "list",
+        )
 
     def had(self, item: Item) -> bool:
         return item.hash in self.held or item.hash in (self.taught or {})
@@ -72,27 +86,21 @@ def bundle_side(bundle: Bundle) -> Side:
     manifest, entry = bundle.manifest, model_entry(bundle, "int8")
     if entry is None:
         raise BundleError(f"{bundle.path} carries no int8 model.")
-    data = bundle.files[entry.file]
-    taught = read_taught(bundle)
-    held = {digest: row["int8"] for digest, row in read_answers(bundle).items()}
     try:
         recipe = build_recipe(known(dict(manifest.provenance["recipe"])), str(bundle.path))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path} does not record its recipe: {error}.") from None
     return Side(
-        about=Model(
-            name=manifest.name,
-            serial=manifest.serial,
-            sha256=bundle.sha256,
-            model_sha256=sha256(data),
-            taught_by="folds" if held else "content" if taught is None else "list",
-        ),
+        name=manifest.name,
+        serial=manifest.serial,
+        sha256=bundle.sha256,
+        file=bundle.files[entry.file],
+        format=entry.format,
         labels=manifest.labels,
         contract=manifest.input,
         data=recipe.data,
-        call=device_model(data, entry.format, manifest.input).logits,
-        taught=taught,
-        held=held,
+        taught=read_taught(bundle),
+        held={digest: row["int8"] for digest, row in read_answers(bundle).items()},
         earlier=read_against(bundle),
     )
 
@@ -100,25 +108,18 @@ def bundle_side(bundle: Bundle) -> Side:
 def run_side(run: Run) -> Side:
     """Open a run's int8 export. RunError if it has none, or its held-out answers are gone."""
     format_, precision = next((pair for pair in existing_exports(run) if pair[1] == "int8"), ("tflite", "int8"))
-    data = run.read(export_path(run, format_, precision).name, "export", "--int8")
-    labels, taught, contract = run.info.data.labels, taught_images(run), input_contract(run)
-    held = {}
+    labels, held = run.info.data.labels, {}
     if run.info.folds:
         out = require_held_out(run)
         held = dict(zip(out.hashes.tolist(), (labels[index] for index in out.int8.argmax(axis=1)), strict=True))
     return Side(
-        about=Model(
-            name=run.recipe.name or run.name,
-            serial=0,
-            sha256=None,
-            model_sha256=sha256(data),
-            taught_by="folds" if held else "content" if taught is None else "list",
-        ),
+        name=run.recipe.name or run.name,
+        file=run.read(export_path(run, format_, precision).name, "export", "--int8"),
+        format=format_,
         labels=labels,
-        contract=contract,
+        contract=input_contract(run),
         data=run.recipe.data,
-        call=device_model(data, format_, contract).logits,
-        taught=taught,
+        taught=taught_images(run),
         held=held,
         earlier=run.stored(AGAINST, Against),
     )
@@ -175,14 +176,16 @@ def compare_sides(
     groups = {"all": np.ones(len(items), bool)}
     if old.about.taught_by != "content":
         groups |= {"old": had, "new": ~had}
-    names = old.about.name, new.about.name
+    by_folds = np.array([item.hash in old.held or item.hash in new.held for item in items], bool)
+    worth = np.where(by_folds, WORTH, 1.0)
     parts = [
-        part(name, names, [column[chosen] for column in columns], labels)
+        part(name, (old.name, new.name), [column[chosen] for column in columns], labels, float(worth[chosen].mean()))
         for name, chosen in groups.items()
         if chosen.any()
     ]
     order = flips_in_order(*columns)
-    judgement = judge(parts[0].lost, parts[0].gained, parts[0].n, confident) if parts else judge(0, 0, 0, confident)
+    counts = (parts[0].lost, parts[0].gained, parts[0].n) if parts else (0, 0, 0)
+    judgement = judge(*counts, confident, float(worth.mean()) if parts else 1.0)
     pictured = decoder(dataset, new.contract)
     pictures = {place: pictured.pixels(items[index]) for place, index in enumerate(order[:GALLERY])}
     return Against(
@@ -195,7 +198,7 @@ def compare_sides(
         added=tuple(label for label in new.labels if label not in shared),
         gone=tuple(label for label in old.labels if renamed.get(label, label) not in shared),
         renamed=dict(renamed),
-        not_counted=tuple(NotCounted(why=why, photos=photos) for why, photos in left.items() if photos),
+        not_counted={why: photos for why, photos in left.items() if photos},
         unknown=tuple(unknown(old, new)),
         flips=tuple(
             LabelledFlip(source=items[index].source, true=true[index], reference=one[index], candidate=other[index])
@@ -231,15 +234,18 @@ def answered(
     """Return a model's answer to each photo, by hash; its class is named as in `labels`. A photo that cannot be read has none."""
     names = dict(zip(side.labels, labels, strict=True))
     found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
-    asked = [item for item in items if item.hash not in found]
+    asked, model = (
+        [item for item in items if item.hash not in found],
+        device_model(side.file, side.format, side.contract),
+    )
     decoding = decoder(dataset, side.contract)
     for start in range(0, len(asked), CHUNK):
         read = [(item.hash, decoding.pixels(item)) for item in asked[start : start + CHUNK]]
         whole = {digest: pixels for digest, pixels in read if pixels is not None}
         if whole:
-            logits = side.call(np.stack(list(whole.values())))
+            logits = model.logits(np.stack(list(whole.values())))
             found |= dict(zip(whole, (labels[index] for index in logits.argmax(axis=1)), strict=True))
-        progress(f"asking {side.about.name}", min(start + CHUNK, len(asked)), len(asked))
+        progress(f"asking {side.name}", min(start + CHUNK, len(asked)), len(asked))
     return found
 
 
@@ -261,7 +267,7 @@ def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list
 def unknown(old: Side, new: Side) -> list[str]:
     """Return what cannot be known of models that do not list their images."""
     return [
-        f"{side.about.name} does not list the images that taught it: only photos are counted that its own rule makes test photos by their "
+        f"{side.name} does not list the images that taught it: only photos are counted that its own rule makes test photos by their "
         "content. Which of them its maker had cannot be known, nor whether he moved photos between splits."
         for side in (old, new)
         if side.about.taught_by == "content" and side.data.source not in DATASETS

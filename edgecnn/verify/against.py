@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Annotated, Literal
 
 import numpy as np
@@ -57,13 +59,6 @@ class Part(PairedFigures):
     per_class: tuple[ClassDrop, ...]
 
 
-class NotCounted(Struct):
-    """Photos that are not compared."""
-
-    why: str
-    photos: Positive
-
-
 class Against(Judgement):
     """A model compared with the one that it would replace, on photos that neither learnt from."""
 
@@ -78,7 +73,7 @@ class Against(Judgement):
     added: tuple[str, ...] = described("Classes of the new model alone, which stand outside of the gate.")
     gone: tuple[str, ...] = described("Classes of the old model alone.")
     renamed: Mapping[str, str] = described("Old names of classes and their new ones.")
-    not_counted: tuple[NotCounted, ...]
+    not_counted: Mapping[str, Positive] = described("How many photos are not compared, by the reason.")
     unknown: tuple[str, ...] = described("What cannot be known, in words.")
     flips: tuple[LabelledFlip, ...] = described(
         "Photos with two answers, those that the old model alone has right first."
@@ -86,36 +81,39 @@ class Against(Judgement):
     looks: Positive = described("How many comparisons these test photos have decided, this one included.")
 
 
-def judge(lost: int, gained: int, n: int, confident: bool) -> Judgement:
+def judge(lost: int, gained: int, n: int, confident: bool, worth: float = 1.0) -> Judgement:
     """Judge a new model by the photos that the old one alone has right, those that it alone has right, and all photos.
 
     Of two equal models, each alone is right on as many photos: the smaller count says how often, and with that from how many photos a model
-    that is WORSE is refused in 95 % of draws. Where there are fewer, only a drop that is proved to be larger than that refuses.
+    that is WORSE is refused in 95 % of draws. Where there are fewer, only a drop that is proved to be larger than that refuses. `worth` is
+    what a photo counts: less than 1 where a fold's model answered instead of the one that ships.
     """
-    fewer = min(lost, gained)
-    needed = photos_needed(2 * fewer / n if n else 0.0, confident)
     if not n:
+        needed = photos_needed(0.0, confident)
         return Judgement(
-            verdict=NOT_SHOWN, why=f"no photo can be counted for both; about {needed:,} are needed", needed=needed
+            verdict=NOT_SHOWN, why=f"no photo can be counted for both; {needed:,} are needed", needed=needed
         )
-    interval = statistics.paired_interval(lost, gained, n)
-    drop = 100 * (lost - gained) / n
-    found = (
-        f"{change(drop)} (95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points) on {n:,} photos"
-    )
-    if interval.low > WORSE or (n >= photos_needed(2 * fewer / n) and (drop > MAX_LOSS or interval.low > 0)):
-        return Judgement(
-            verdict=REFUSED, why=f"it {found}; a drop of {MAX_LOSS:g} is allowed, if it may be chance", needed=needed
+    fewer, drop, interval = min(lost, gained), 100 * (lost - gained) / n, drop_interval(lost, gained, n, worth)
+    least, needed = (ceil(photos_needed(2 * fewer / n, sure) / worth) for sure in (False, confident))
+    limits = f"95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points"
+    verdict: Verdict = PASSED
+    why = found = f"it {change(drop)} ({limits}) on {n:,} photos"
+    if interval.low > WORSE or (n >= least and (drop > MAX_LOSS or interval.low > 0)):
+        verdict, why = REFUSED, f"{found}; a drop of {MAX_LOSS:g} is allowed, if it may be chance"
+    elif n < least:
+        rate = 2 * statistics.clopper_pearson(fewer, n, side="upper").high
+        verdict, needed = NOT_SHOWN, ceil(photos_needed(rate, confident) / worth)
+        why = (
+            f"{n:,} photos are too few to refuse a model that is {WORSE:g} points worse, {needed:,} are enough; {found}"
         )
-    if n < photos_needed(2 * fewer / n):
-        sure = photos_needed(2 * statistics.clopper_pearson(fewer, n, side="upper").high, confident)
-        why = f"{n:,} photos are too few to refuse a model that is {WORSE:g} points worse, {sure:,} are enough; it {found}"
-        return Judgement(verdict=NOT_SHOWN, why=why, needed=sure)
-    if confident and interval.high >= MAX_LOSS:
-        sure = max(needed, n + 1)
-        why = f"the photos do not exclude a drop of {MAX_LOSS:g} points, about {sure:,} would; it {found}"
-        return Judgement(verdict=NOT_SHOWN, why=why, needed=sure)
-    return Judgement(verdict=PASSED, why=f"it {found}", needed=needed)
+    elif confident and interval.high >= MAX_LOSS:
+        verdict, needed = NOT_SHOWN, max(needed, n + 1)
+        why = f"the photos do not exclude a drop of {MAX_LOSS:g} points, about {needed:,} would; {found}"
+    return Judgement(verdict=verdict, why=why, needed=needed)
+
+
+def drop_interval(lost: int, gained: int, n: int, worth: float, confidence: float = 0.95) -> statistics.Interval:
+    return statistics.paired_interval(worth * lost, worth * gained, worth * n, confidence)
 
 
 def photos_needed(rate: float, confident: bool = False) -> int:
@@ -128,10 +126,14 @@ def change(drop: float) -> str:
     return f"gains {-drop:.2f} points" if drop < 0 else f"drops {drop:.2f} points"
 
 
-def part(photos: str, names: tuple[str, str], answers: Sequence[np.ndarray], labels: Sequence[str]) -> Part:
+def part(
+    photos: str, names: tuple[str, str], answers: Sequence[np.ndarray], labels: Sequence[str], worth: float
+) -> Part:
     """Return the figures of some photos; `answers` are both models' and the true classes, numbers of `labels`, int (n,)."""
     one, other, classes = answers
     paired = paired_figures(*names, one, other, classes)
+    counts = paired.lost, paired.gained, paired.n, worth
+    paired = replace(paired, drop_interval=drop_interval(*counts), drop_upper=drop_interval(*counts, 0.9).high)
     images = np.bincount(classes, minlength=len(labels)).tolist()
     drops = statistics.per_class_drop(one, other, classes, len(labels))
     return Part(
@@ -179,7 +181,7 @@ def against_lines(against: Against) -> list[str]:
             lines.append(f"{text}: {', '.join(names)}")
     if against.added and against.gone:
         lines.append(f"If a class has another name now: --renamed '{against.gone[0]}={against.added[0]}'")
-    lines += [f"not counted: {item.photos:,} {item.why}" for item in against.not_counted]
+    lines += [f"not counted: {photos:,} {why}" for why, photos in against.not_counted.items()]
     lines += [*against.unknown]
     if against.looks > 1:
         lines.append(

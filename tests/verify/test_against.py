@@ -26,6 +26,14 @@ def test_the_verdict_follows_the_estimate_the_interval_and_the_number_of_photos(
     assert (made.needed > n) == (verdict == "not shown") or verdict == "refused"
 
 
+def test_answers_of_folds_count_half():
+    """Twice as many photos are needed, and the interval is wider: 60 lost and 38 gained of 5,000 may then be chance."""
+    assert judge(20, 20, 1_200, False).verdict == "passed"
+    half = judge(20, 20, 1_200, False, worth=0.5)
+    assert half.verdict == "not shown" and half.needed >= 2 * judge(20, 20, 1_200, False).needed
+    assert [judge(60, 38, 5_000, False, worth).verdict for worth in (1.0, 0.5)] == ["refused", "passed"]
+
+
 def test_confident_asks_for_an_interval_below_the_margin():
     assert judge(20, 20, 2_000, True).verdict == "passed"
     doubtful = judge(40, 25, 2_000, True)
