@@ -34,6 +34,8 @@ from edgecnn.verify.against import MAX_LOSS, Against, Model, judge, part, read_a
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
 
+ALIKE = "show what a photo shows that taught the {} model"
+
 
 class Side(Struct):
     """One of the two models: its int8 `file`, and what its bundle or run says of it; `data` is the recipe's.
@@ -76,9 +78,16 @@ class Side(Struct):
             tested = item.split == "test" if by_source else place < self.data.test_fraction
             return "" if tested else "may have taught the {} model"
         split = (self.taught or {}).get(item.hash, "test")
-        return {"test": "", TIED: "show what a photo shows that taught the {} model"}.get(
-            split, "taught the {} model, or chose for it"
-        )
+        return {"test": "", TIED: ALIKE}.get(split, "taught the {} model, or chose for it")
+
+    def alike(self, items: Sequence[Item], dataset: Dataset) -> set[str]:
+        """Return the hashes of photos that it did not have and that show what a photo shows that taught it."""
+
+        def group(item: Item) -> str:
+            return dataset.sides[item.hash].group if item.hash in dataset.sides else item.hash
+
+        taught = {group(item) for item in items if item.hash in self.held or self.why_not(item, dataset.given)}
+        return {item.hash for item in items if not self.had(item) and group(item) in taught}
 
 
 def bundle_side(bundle: Bundle) -> Side:
@@ -214,9 +223,13 @@ def countable(
     """Return the photos of shared classes that neither model learnt from, each once, and how many others there are and why."""
     listed = {(item.hash, item.label): item for items in dataset.items.values() for item in items}
     often = Counter(digest for digest, _ in listed)
+    sides = [(which, side, side.alike(list(listed.values()), dataset)) for which, side in (("old", old), ("new", new))]
     kept, left = [], Counter[str]()
     for item in listed.values():
-        reasons = (side.why_not(item, dataset.given).format(which) for which, side in (("old", old), ("new", new)))
+        reasons = (
+            (side.why_not(item, dataset.given) or (ALIKE if item.hash in alike else "")).format(which)
+            for which, side, alike in sides
+        )
         if often[item.hash] > 1:
             left["have two labels"] += 1
         elif labels[item.label] not in shared:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 
 import jsonschema
 import pytest
@@ -86,6 +87,22 @@ def test_photos_that_taught_the_old_model_are_never_counted_and_new_ones_stand_a
     tied = made("tied", images=listed(tied=hashes[400:410], test=hashes[410:]))
     left = compared(old, tied, folder, reporter)[0].not_counted
     assert left["show what a photo shows that taught the new model"] == 10
+
+
+def test_a_new_photo_that_shows_what_an_old_one_shows_is_not_counted(made, photos, reporter, tmp_path):
+    folder = shutil.copytree(photos[0], tmp_path / "photos")
+    hashes = list(photos[1])
+    sides = [
+        ("sha256", "group", "split"),
+        (hashes[0], "door", "train"),
+        *((one, "door", "train") for one in hashes[550:]),
+    ]
+    with (folder / "edgecnn-splits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(sides)
+    old, new = made("old", images=listed(train=hashes[:1], test=hashes[1:500])), made("new", images=listed())
+    against, _ = compared(old, new, folder, reporter)
+    assert {part.photos: part.n for part in against.parts} == {"all": 549, "old": 499, "new": 50}
+    assert against.not_counted["show what a photo shows that taught the old model"] == 50
 
 
 def test_folds_answer_for_photos_that_taught_and_the_models_for_others(made, photos, reporter):

@@ -13,7 +13,6 @@ A draw takes two trainings. `--train` has more options of `edgecnn run`, such as
         --train "--network resnet_25kb --size 32 --epochs 1 --qat-epochs 1 --set init.source=random"
 """
 
-import contextlib
 import json
 import random
 import shlex
@@ -24,17 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import harness
 import numpy as np
 from PIL import Image
-
-T = TypeVar("T")
 
 NETWORK = "--network efficientnet_lite0_1200kb"
 """Not chosen by the photos, which takes minutes and is measured elsewhere."""
@@ -48,6 +46,8 @@ for name in sys.stdin.read().split("\\n"):
         sys.stdout.buffer.flush()
         time.sleep({hold} / 2)
 """
+
+PATIENCE_S = 300.0  # until a server is there: the machine may be busy
 
 SIDE = 16  # pixels of what tells a picture that was kept by the photo that was shown
 
@@ -94,30 +94,35 @@ def main() -> None:
     harness.finish(given.out, {**results.context, "results": results.rows}, headings, rows)
 
 
+def page() -> list[list[str]]:
+    """Return the words of each command of the day, as docs/second-day.md has them first."""
+    text = (harness.ROOT / "docs" / "second-day.md").read_text(encoding="utf-8")
+    return [shlex.split(line) for line in text.split("```sh\n")[1].split("```")[0].splitlines()]
+
+
 def day(given: Any, folder: Path, draw: int) -> harness.Row:
+    """Do what the page says with the photos of a draw, and return its figures; `given` are the options of `main`."""
     photos, rest = folder / "photos", folder / "rest"
     shown = divided(given, photos, rest, draw)
     minutes: dict[str, float] = {}
 
-    def timed(name: str, work: Callable[[], T]) -> T:
-        started = time.monotonic()
-        made = work()
-        minutes[name] = round((time.monotonic() - started) / 60, 2)
-        return made
-
-    recipe = folder / "door.toml"
-    recipe.write_text(f'name = "door"\nseed = {draw}\n[data]\nsource = "{photos}"\n')
+    (folder / "door.toml").write_text(f'name = "door"\nseed = {draw}\n[data]\nsource = "photos"\n')
     train = ["--max-drop", "100", "--accept-conversion", *shlex.split(given.train)]
-    timed("first model", lambda: command(folder, "run", recipe, *train))
-    old = folder / "runs" / "door" / "door.edgecnn"
-    timed("stream", lambda: stream(given, folder, old, [path for path, _ in shown]))
+    slots, code, reviewed = ["--root", folder / "slots"], 0, {}
+    for _, name, *words in page():
+        started = time.monotonic()
+        if name == "run":
+            _, code = command(folder, name, *words, *train, codes=(0, 36, 37))
+        elif name == "classify":
+            stream(given, folder, words, [path for path, _ in shown])
+        elif name == "review":
+            reviewed = review(folder, words, labels_of(folder / "kept", shown))
+        else:
+            command(folder, name, *words, *slots, *(["--accept"] if code else []))
+        minutes[f"{len(minutes) + 1} {name}"] = round((time.monotonic() - started) / 60, 2)
     kept = [json.loads(path.read_text()) for path in sorted((folder / "kept").glob("*/*.json"))]
-    reviewed = timed("review", lambda: review(folder, photos, labels_of(folder / "kept", shown)))
-    _, code = timed("second model", lambda: command(folder, "run", recipe, "--against", old, *train, codes=(0, 36, 37)))
-    new = folder / "runs" / "door-1" / "door-1.edgecnn"
-    accept = ["--accept"] if code else []
-    command(folder, "slot", "add", old, "--activate", "--root", folder / "slots")
-    command(folder, "slot", "add", new, "--activate", "--root", folder / "slots", *accept)
+    old, new = folder / "runs/door/door.edgecnn", folder / "runs/door-1/door-1.edgecnn"
+    in_use = json.loads(command(folder, "slot", "list", "--json", *slots)[0])
     against = json.loads(command(folder, "compare", old, new, "--data", rest, "--json", codes=(0, 36, 37))[0])
     whole = against["parts"][0]
     own = json.loads((new.parent / "against.json").read_text())
@@ -131,6 +136,7 @@ def day(given: Any, folder: Path, draw: int) -> harness.Row:
         "verdict": own["verdict"],
         "verdict_photos": own["parts"][0]["n"] if own["parts"] else 0,
         "verdict_rest": against["verdict"],
+        "serial_in_use": in_use["releases"][in_use["current"]]["serial"],
         "kept": {why: sum(item["why"] == why for item in kept) for why in {item["why"] for item in kept}},
         "labelled": reviewed["labelled"],
         "field": reviewed["field"],
@@ -165,17 +171,15 @@ def moved(path: Path, folder: Path) -> None:
     shutil.move(path, folder / path.parent.name / path.name)
 
 
-def stream(given: Any, folder: Path, model: Path, paths: Sequence[Path]) -> None:
+def stream(given: Any, folder: Path, words: Sequence[str], paths: Sequence[Path]) -> None:
     """Show photos to a model as a camera would, and let it keep what it keeps."""
     script, names = folder / "stream.py", folder / "names"
     script.write_text(STREAMED.format(hold=given.hold))
     names.write_text("\n".join(map(str, paths)))
     source = f"exec:sh -c '{shlex.quote(sys.executable)} {shlex.quote(str(script))} < {shlex.quote(str(names))}'"
-    keep = ["--keep", folder / "kept", "--keep-unsure", given.keep_unsure, "--keep-random", given.keep_random]
-    seconds = given.hold * len(paths)
-    command(
-        folder, "classify", source, "--model", model, *keep, "--duration", f"{seconds:.0f}", "--json", codes=(0, 24)
-    )
+    keep = ["--keep-unsure", given.keep_unsure, "--keep-random", given.keep_random]
+    others = [word for word in words if word != "--camera"]
+    command(folder, "classify", source, *others, *keep, "--duration", round(given.hold * len(paths)), codes=(0, 24))
 
 
 def small(path: Path) -> np.ndarray:
@@ -193,13 +197,15 @@ def labels_of(kept: Path, shown: Sequence[tuple[Path, str]]) -> dict[str, str]:
     return labels
 
 
-def review(folder: Path, photos: Path, labels: Mapping[str, str]) -> harness.Row:
+def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> harness.Row:
     """Answer every question of a review with the true class, as its page does; return what the command says at its end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ("review", folder / "kept", "--into", photos, "--http", f"127.0.0.1:{port}", "--open", "--json")
-    line = [sys.executable, "-m", "edgecnn", *map(str, arguments)]
+    line = [sys.executable, "-m", "edgecnn", "review", *words, "--http", f"127.0.0.1:{port}", "--http-open", "--json"]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's `&` has this process ignore it, and its children too
     with subprocess.Popen(line, cwd=folder, env=harness.environment(), stdout=subprocess.PIPE) as server:
         for document in questions(f"http://127.0.0.1:{port}/v1/review"):
             for question in document["next"]:
@@ -215,14 +221,16 @@ def review(folder: Path, photos: Path, labels: Mapping[str, str]) -> harness.Row
 
 def questions(url: str) -> Iterator[harness.Row]:
     """Yield what is asked until nothing is left; the server takes a while to begin."""
-    document = None
-    for _ in range(300):
-        with contextlib.suppress(OSError):
+    until, document = time.monotonic() + PATIENCE_S, None
+    while document is None:
+        try:
             document = asked(f"{url}?reviewer=bench")
-            break
-        time.sleep(0.2)
-    if document is None:
-        sys.exit("the review does not answer")
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > until:
+                sys.exit("edgecnn review does not answer")
+            time.sleep(0.5)
     while document["next"]:
         yield document
         document = asked(f"{url}?reviewer=bench")
