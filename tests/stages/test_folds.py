@@ -223,7 +223,10 @@ def test_twenty_kills_at_random_moments_change_nothing(made, tmp_path, monkeypat
 def assert_same(whole, run):
     one, other = require_held_out(whole), require_held_out(run)
     for name, values in vars(one).items():
-        assert np.array_equal(values, getattr(other, name), equal_nan=values.dtype.kind == "f"), name
+        if name == "similarity":  # of a product of matrices, whose sums BLAS orders by its threads
+            assert np.allclose(values, getattr(other, name), rtol=0, atol=1e-6, equal_nan=True)
+        else:
+            assert np.array_equal(values, getattr(other, name)), name
     for name in (FLOAT_MODEL, QAT_MODEL):
         for mine, theirs in zip(
             *(model_from_bytes(item.read(name, "train")).get_weights() for item in (whole, run)), strict=True
