@@ -66,17 +66,19 @@ class Sample:
         self._per_day = per_day
         self._draw = draw
         self._days = _read(self._path)
-        self._next = 0.0
+        self._day = ""
+        self._since = self._next = 0.0
 
     def is_due(self, ts: float) -> bool:
         """Return whether the frame of that time is to be kept. Times that no frame came for are counted as missed."""
-        if not self._per_day or ts < self._next:
+        if not self._per_day or self._since <= ts < self._next:
             return False
-        name = time.strftime("%Y-%m-%d", time.gmtime(ts))
+        self._since = ts
+        self._day = time.strftime("%Y-%m-%d", time.gmtime(ts))
         start = ts // DAY_S * DAY_S
-        if name not in self._days:
-            self._plan(name, start, ts)
-        day = self._days[name]
+        if self._day not in self._days:
+            self._plan(start, ts)
+        day = self._days[self._day]
         due: list[float] = day["due"]
         while due and due[0] < ts - LATE_S:
             due.pop(0)
@@ -86,30 +88,26 @@ class Sample:
 
     def take(self) -> None:
         """Count the time that is due as kept, before its picture is written: no time is due twice. OutputError if that cannot be kept."""
-        day = self._today
-        day["due"].pop(0)
-        day["kept"] += 1
+        self._days[self._day]["due"].pop(0)
+        self._days[self._day]["kept"] += 1
         self._next = 0.0
         self._write()
 
     def fail(self) -> None:
         """Count the time that was taken last as missed: its picture could not be written."""
-        self._today["kept"] -= 1
-        self._today["missed"] += 1
+        self._days[self._day]["kept"] -= 1
+        self._days[self._day]["missed"] += 1
 
-    @property
-    def _today(self) -> dict[str, Any]:
-        return self._days[max(self._days)]
-
-    def _plan(self, name: str, start: float, ts: float) -> None:
+    def _plan(self, start: float, ts: float) -> None:
         """Draw a day's times. Those of a first day begin now; of a later one the board may have missed some already."""
-        for day in self._days.values():
-            day["missed"] += len(day["due"])
-            day["due"] = []
+        for name, day in self._days.items():
+            if name < self._day:  # not a later one: a clock may be wrong until it is set
+                day["missed"] += len(day["due"])
+                day["due"] = []
         times = sorted(start + DAY_S * self._draw() for _ in range(self._per_day))
         due = times if self._days else [one for one in times if one >= ts]
-        self._days[name] = {"kept": 0, "missed": 0, "due": due}
-        self._days = {day: self._days[day] for day in sorted(self._days)[-MOST_DAYS:]}
+        self._days = {name: self._days[name] for name in sorted(self._days)[-MOST_DAYS:]}
+        self._days[self._day] = {"kept": 0, "missed": 0, "due": due}
         self._write()
 
     def _write(self) -> None:

@@ -390,12 +390,25 @@ class TestSample:
     def test_a_clock_that_goes_back_takes_no_time_twice(self, tmp_path):
         sample, day = Sample(tmp_path, 50, draw=iter(np.linspace(0, 0.9999, 100)).__next__), 86400 * 20_000
         taken = 0
-        for start in (0, 0, 40_000):
-            for ts in np.arange(day + start, day + 86400, 10.0):
+        for start, end in ((0, 40_000), (0, 40_000), (30_000, 86400)):
+            for ts in np.arange(day + start, day + end, 10.0):
                 if sample.is_due(ts):
                     sample.take()
                     taken += 1
         assert taken == 50
+
+    def test_a_board_that_starts_with_an_old_clock_goes_on_with_the_days_plan(self, tmp_path):
+        day = 86400 * 20_000
+        sample = Sample(tmp_path, 50)
+        for ts in (day + 9000 * 86400.0, day + 0.0):
+            sample.is_due(ts)
+        old = [
+            ts
+            for ts in np.arange(day - 9 * 86400, day - 9 * 86400 + 20_000, 10.0)
+            if sample.is_due(ts) and not sample.take()
+        ]
+        new = [ts for ts in np.arange(day, day + 86400, 10.0) if sample.is_due(ts) and not sample.take()]
+        assert 3 < len(old) < 25 and len(new) >= 48
 
     def test_a_damaged_file_says_what_to_do(self, tmp_path):
         for text in (
