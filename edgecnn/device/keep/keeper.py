@@ -81,8 +81,10 @@ class Keeper(Consumer):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Read what earlier runs wrote, or raise OutputError. `make` gives a frame's files by suffix,
-        in the order in which they are written; that happens within `interruptible`."""
+        """Read what earlier runs wrote, or raise OutputError.
+
+        `make` gives a frame's files by suffix, in the order in which they are written; both happens within `interruptible`.
+        """
         self._folder, self._settings, self._make = folder, settings, make
         self._cap_bytes = round(settings.keep_cap * 2**20)
         self._interruptible = interruptible
