@@ -44,9 +44,9 @@ NEIGHBOURS = 3
 LEAST_COSINE = 0.5
 """Cosine of features below which no pair is compared: a copy cut to 60 % of each side has 0.5 or more."""
 
-RESEMBLING = 0.88
+RESEMBLING = 0.85
 """Cosine of features from which on two images are of one scene, though perhaps no copies: dim frames of a grey wall have little else alike.
-Of 120 bursts of ten frames each kept together; of photos of other scenes, one in a hundred is as near as that to another."""
+Each of 300 bursts of ten frames is connected so; of frames, one in a hundred is as near as that to one of another scene."""
 
 MOST_PAIRS = 20_000  # candidates by features that are compared, the nearest ones: about three minutes
 

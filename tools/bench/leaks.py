@@ -3,10 +3,10 @@
 Real photos are scenes, and of each a burst of ten frames is made: cut and moved by up to 6 %, brighter or darker, with a sensor's noise, as
 JPEG. The search for photos that show the same runs once over all frames, as training does; nobody says which frames are of one burst.
 
-A draw is half of each class's scenes, whose frames arrive in a random order on three days. Each frame's content is drawn too, so that each
-draw divides anew. With the frames' features of the frozen network of ImageNet, which the search computes, logistic regression is fitted on
-the training frames, and claims its accuracy on the test frames. The truth is its accuracy on the frames of all scenes that are not in the
-draw. The accuracies are of the first draws only, since fitting takes long.
+A draw is half of each class's scenes, which arrive on three days, each burst whole; and once more with every frame on any of the days. Each
+frame's content is drawn too, so that each draw divides anew. With the frames' features of the frozen network of ImageNet, which the search
+computes, logistic regression is fitted on the training frames, and claims its accuracy on the test frames. The truth is its accuracy on the
+frames of all scenes that are not in the draw. The accuracies are of the first draws only, since fitting takes long.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/leaks.py
 
@@ -21,7 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,26 +107,32 @@ class Seen:
         ]
 
 
-def pairs_apart(frames: Frames, chosen: Sequence[int], sides: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many pairs of frames of one scene there are, and how many of them are in different splits."""
+def pairs_apart(
+    frames: Frames, chosen: Sequence[int], sides: Mapping[str, str], left_out: Container[str] = ()
+) -> tuple[int, int, int]:
+    """Return how many pairs of frames of one scene there are, how many are in two splits, and in how many of these one is tested with."""
     by_scene: dict[int, list[str]] = defaultdict(list)
     for index in chosen:
-        by_scene[int(frames.scenes[index])].append(sides[frames.hashes[index]])
-    pairs = [pair for splits in by_scene.values() for pair in combinations(splits, 2)]
-    return len(pairs), sum(one != other for one, other in pairs)
+        by_scene[int(frames.scenes[index])].append(frames.hashes[index])
+    pairs = [pair for hashes in by_scene.values() for pair in combinations(hashes, 2)]
+    apart = [pair for pair in pairs if sides[pair[0]] != sides[pair[1]]]
+    tested = sum(any(sides[one] == "test" and one not in left_out for one in pair) for pair in apart)
+    return len(pairs), len(apart), tested
 
 
-def arrived(frames: Frames, order: Sequence[int], content: Mapping[str, str], seen: Seen) -> tuple[Sides, int]:
-    """Return the sides of frames that arrive on DAYS days, after an update each day, and how many are left out of comparisons then."""
+def arrived(
+    frames: Frames, order: Sequence[int], content: Mapping[str, str], seen: Seen
+) -> tuple[dict[str, str], Mapping[str, str]]:
+    """Return the splits of frames that arrive on DAYS days, after an update each day, and those that are left out of comparisons then."""
     sides: Sides = {}
-    left_out = 0
+    left_out: Mapping[str, str] = {}
     for day in range(1, DAYS + 1):
         here = sorted(order[: len(order) * day // DAYS])
         photos = {frames.hashes[index]: int(frames.classes[index]) for index in here}
         links = seen.links(here)
         sides = updated(sides, Newcomers(photos, {one: content[one] for one in photos}, SHARES), links)
-        left_out = len(tied(sides, links))
-    return sides, left_out
+        left_out = tied(sides, links)
+    return splits_of(sides), left_out
 
 
 def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) -> list[float]:
@@ -148,7 +154,8 @@ def draw(frames: Frames, seen: Seen, seed: int, fitted: bool) -> dict[str, Any]:
         mine = random.permutation([one for one, other in classes.items() if other == label])
         scenes += mine[: len(mine) // 2].tolist()
     within = np.isin(frames.scenes, scenes)
-    order = random.permutation(np.flatnonzero(within))
+    scattered = random.permutation(np.flatnonzero(within))
+    whole = np.concatenate([np.flatnonzero(frames.scenes == scene) for scene in random.permutation(scenes)])
     content = dict(
         zip(
             frames.hashes,
@@ -158,12 +165,16 @@ def draw(frames: Frames, seen: Seen, seed: int, fitted: bool) -> dict[str, Any]:
     )
     fresh = np.flatnonzero(~within)
     row: dict[str, Any] = {"seed": seed}
-    sides, row["left_out"] = arrived(frames, order.tolist(), content, seen)
-    for way, places in {"content": content, "groups": splits_of(sides)}.items():
-        row["pairs"], row[f"{way}_apart"] = pairs_apart(frames, order.tolist(), places)
-        splits = np.array([places[frames.hashes[index]] for index in order])
-        if fitted:
-            figures = accuracy(frames, order[splits == "train"], (order[splits == "test"], fresh))
+    ways = {
+        "content": (content, {}),
+        "whole": arrived(frames, whole.tolist(), content, seen),
+        "scattered": arrived(frames, scattered.tolist(), content, seen),
+    }
+    for way, (places, left_out) in ways.items():
+        row["pairs"], row[f"{way}_apart"], row[f"{way}_tested"] = pairs_apart(frames, whole.tolist(), places, left_out)
+        splits = np.array([places[frames.hashes[index]] for index in whole])
+        if fitted and way != "scattered":
+            figures = accuracy(frames, whole[splits == "train"], (whole[splits == "test"], fresh))
             row[f"{way}_claimed"], row[f"{way}_true"] = figures
     return row
 
@@ -225,32 +236,39 @@ def main() -> None:
     finish(arguments.out, {**about("leaks", **settings), "draws": rows}, HEADINGS, rows_of(rows))
 
 
-HEADINGS = ("divided", "pairs of one scene in two splits", "draws with one", "claimed", "on other scenes", "difference")
+HEADINGS = (
+    "divided",
+    "pairs of one scene in two splits",
+    "of them tested with",
+    "claimed",
+    "on other scenes",
+    "difference",
+)
+
+TITLES = {
+    "content": "by content alone",
+    "whole": "scenes in one split",
+    "scattered": "the same, each frame on any day",
+}
 
 
 def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the rows of a table: the two ways, the mean of all draws, and from where to where 95 % of the differences lie."""
+    """Return the rows of a table: the ways, with the mean of all draws, and between which differences 95 % of them lie."""
     rows: list[tuple[str, ...]] = []
-    for way, title in (("content", "by content alone"), ("groups", "bursts in one split")):
-        fitted = [row for row in draws if f"{way}_claimed" in row]
-        claimed, true = (np.array([row[f"{way}_{key}"] for row in fitted]) for key in ("claimed", "true"))
-        low, high = np.percentile(100 * (claimed - true), (2.5, 97.5))
-        apart = [row[f"{way}_apart"] for row in draws]
-        rows.append(
-            (
-                title,
-                f"{sum(apart):,} of {sum(row['pairs'] for row in draws):,}",
-                f"{sum(map(bool, apart))} of {len(draws)}",
-                f"{claimed.mean():.1%}",
-                f"{true.mean():.1%}",
-                f"{100 * (claimed - true).mean():+.1f} ({low:+.1f} to {high:+.1f})",
-            )
-        )
+    for way, title in TITLES.items():
+        apart, tested, pairs = (sum(row[key] for row in draws) for key in (f"{way}_apart", f"{way}_tested", "pairs"))
+        figures = ("-", "-", "-")
+        if fitted := [row for row in draws if f"{way}_claimed" in row]:
+            claimed, true = (np.array([row[f"{way}_{key}"] for row in fitted]) for key in ("claimed", "true"))
+            low, high = np.percentile(100 * (claimed - true), (2.5, 97.5))
+            difference = f"{100 * (claimed - true).mean():+.1f} ({low:+.1f} to {high:+.1f})"
+            figures = (f"{claimed.mean():.1%}", f"{true.mean():.1%}", difference)
+        rows.append((title, f"{apart:,} of {pairs:,}", f"{tested:,}", *figures))
     return rows
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    fitted = sum("groups_claimed" in row for row in report["draws"])
+    fitted = sum("whole_claimed" in row for row in report["draws"])
     return (
         f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; accuracies of {fitted} of them. To measure again: "
         f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py`, where FOLDER has {report['data']}."
