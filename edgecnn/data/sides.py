@@ -18,7 +18,6 @@ from edgecnn.errors import DatasetError
 
 FILE = "edgecnn-splits.csv"
 SOURCES = "edgecnn-sources.csv"
-LEFT_OUT = "left-out.csv"
 
 COLUMNS = ("sha256", "group", "split")
 

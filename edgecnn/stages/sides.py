@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgecnn.data import Dataset
-from edgecnn.data.sides import FILE, LEFT_OUT, Link, Sides, csv_text, read_sides, sides_text
+from edgecnn.data.sides import FILE, Link, Sides, csv_text, read_sides, sides_text
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import folder_lock, write_atomic
-from edgecnn.runs import Run
+from edgecnn.runs import LEFT_OUT, Run
 from edgecnn.stages.reporter import Reporter
 
 NAMED = 3  # pairs of photos that a line names

@@ -95,7 +95,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         epochs=train.epochs or (math.ceil(epochs * ROBUST_EPOCHS) if train.robust else epochs),
         learning_rate=train.learning_rate or rate,
         schedule=train.schedule or (AVERAGED if source else ONE_CYCLE),
-        label_smoothing=(TUNED_SMOOTHING if source else SMOOTHING) if train.label_smoothing is None else train.label_smoothing,
+        label_smoothing=(TUNED_SMOOTHING if source else SMOOTHING)
+        if train.label_smoothing is None
+        else train.label_smoothing,
         flip=train.flip or ("yes" if dataset.mirror else "no"),
         augment=train.augment or ("photo" if photo else "shift"),
     )

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from edgecnn.data import open_dataset
-from edgecnn.data.sides import FILE, LEFT_OUT, SOURCES, read_sides
+from edgecnn.data.sides import FILE, SOURCES, read_sides
 from edgecnn.errors import OutputError
 from edgecnn.inspect import features
 from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe, build_recipe
-from edgecnn.runs import create_run
+from edgecnn.runs import LEFT_OUT, create_run
 from edgecnn.stages import sides as stage
 from edgecnn.stages.sides import placed, write_sides
 
