@@ -25,6 +25,7 @@ PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
 VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
+LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
@@ -161,6 +162,13 @@ def inspect_speed() -> str:
     )
 
 
+def leaks_table() -> str:
+    """Return a Markdown table of what bursts do to a split."""
+    report = json.loads(LEAKS.read_text(encoding="utf-8"))
+    bench = importlib.import_module("bench.leaks")
+    return f"{markdown_table(bench.HEADINGS, bench.rows_of(report['draws']))}\n\n{bench.sentence(report)}"
+
+
 def gpu_figures() -> str:
     """Return what `tools/bench/gpu.py` measured on an NVIDIA GPU: a table and sentences; a sentence if it has not run on one."""
     if not GPU.exists():
@@ -214,6 +222,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "fleet.md": {"fleet": fleet_figures},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
+    ROOT / "docs" / "splits.md": {"leaks": leaks_table},
     ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},
 }
 """Each page's sections and what makes them."""
