@@ -230,7 +230,8 @@ def main() -> None:
             frames = described(seen)
             rows = [draw(frames, seen, seed, seed <= arguments.fitted) for seed in range(1, arguments.draws + 1)]
     settings = {
-        "data": arguments.data, "scenes": len(np.unique(frames.scenes)), "frames": len(frames.hashes),
+        "data": arguments.data, "options": f"--scenes {arguments.scenes} --draws {arguments.draws} --fitted {arguments.fitted}",
+        "scenes": len(np.unique(frames.scenes)), "frames": len(frames.hashes),
         "search_cpu_seconds": None if arguments.work else round(seconds, 1),
     }  # fmt: skip
     finish(arguments.out, {**about("leaks", **settings), "draws": rows}, HEADINGS, rows_of(rows))
@@ -271,7 +272,7 @@ def sentence(report: Mapping[str, Any]) -> str:
     fitted = sum("whole_claimed" in row for row in report["draws"])
     return (
         f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; accuracies of {fitted} of them. To measure again: "
-        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py`, where FOLDER has {report['data']}."
+        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py {report['options']}`, where FOLDER has {report['data']}."
     )
 
 
