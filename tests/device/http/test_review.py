@@ -120,6 +120,8 @@ def test_pictures_that_look_alike_many_classes_hostile_ones_and_each_size(
         if (width < 500) == (theme == "light"):
             assert serious() == [], (width, theme)
     assert "<b onclick" in page["classes"] and "<img src=x onerror" in page["classes"]
+    box = browser.find_element("id", "say").rect
+    assert max(box["width"], box["height"]) <= 1, "what a screen reader says is not seen"
     assert page["together"].startswith("These look alike: your answer is for all 3.") and "damaged" in page["counts"]
     browser.find_elements("css selector", "#pictures button")[1].click()
     assert page["together"].startswith("These look alike: your answer is for 2 of 3.")
