@@ -46,6 +46,7 @@ NOT_RUN = {
     r"edgecnn verify --on .*": QEMU,
     r"python tools/write_images\.py .*|edgecnn explain digits/.*": "of the repository's own model; tests/cli/test_explain.py has it",
     r"edgecnn report runs/small runs/large .*": "needs two runs; tests/report/test_page.py has them",
+    r"edgecnn run door\.toml": TRAINING + "; tests/docs/test_second_day.py runs the page",
     r"edgecnn (verify|run) .*--against .*": "needs an older bundle; tests/stages/test_against.py has one",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/verify/test_programs.py has one",

@@ -23,6 +23,7 @@ from edgecnn.recipe import build_recipe
 from edgecnn.run_info import FoldInfo
 from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
 from edgecnn.stages import folds as stage
+from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.folds import train_by_folds, voted
 from edgecnn.stages.pipeline import run_recipe
@@ -111,6 +112,21 @@ def test_the_model_of_all_images_takes_what_the_folds_chose(made):
     assert (run.recipe.qat.keep, run.info.int8.epoch, run.recipe.qat.method) == (kept, kept, "qat")
     assert run.info.data.used == {"train": 1797, "validation": 0}
     assert len(run.info.folds) == COUNT and sum(info.images for info in run.info.folds) == 1797
+
+
+def test_old_and_new_by_folds_are_compared_by_their_held_out_answers(made, tmp_path):
+    run = Run(shutil.copytree(made[0].path, tmp_path / "run"))
+    old = bundle_path(made[0])
+    dataset = open_run_dataset(run)
+    against = verify_against(run, dataset, old, renamed={}, confident=False, progress=lambda *progress: None)
+    whole, before = against.parts
+    assert (whole.n, before.n, before.photos) == (1797, 1797, "old"), (
+        "all images taught both, and each has an answer that is fair"
+    )
+    held = require_held_out(run)
+    assert whole.accuracy_reference == whole.accuracy_candidate == np.mean(held.int8.argmax(axis=1) == held.classes)
+    assert (against.verdict, against.old.taught_by, against.new.taught_by) == ("passed", "folds", "folds")
+    assert read_bundle(old).manifest.provenance["asked"]["train"]["epochs"] == made[3].train.epochs
 
 
 def test_the_report_says_the_folds_estimate_of_all_images(made):

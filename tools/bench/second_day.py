@@ -58,8 +58,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--each", type=int, default=20, help="photos a class of the first model")
     parser.add_argument("--stream", type=int, default=600, help="photos that are shown")
-    parser.add_argument("--hold", type=float, default=0.5, help="seconds that each is shown")
-    parser.add_argument("--keep-unsure", type=int, default=120)
+    parser.add_argument("--hold", type=float, default=1.0, help="seconds that each is shown")
+    parser.add_argument("--keep-unsure", type=int, default=720, help="of a day; an hour may have a sixth")
     parser.add_argument("--keep-random", type=int, default=10_000, help="of a whole day, of which the stream is a part")
     parser.add_argument("--train", default=NETWORK, help="more options of edgecnn run")
     given = parser.parse_args()
@@ -138,6 +138,7 @@ def day(given: Any, folder: Path, draw: int) -> harness.Row:
         "verdict_rest": against["verdict"],
         "serial_in_use": in_use["releases"][in_use["current"]]["serial"],
         "kept": {why: sum(item["why"] == why for item in kept) for why in {item["why"] for item in kept}},
+        "pictures": len({item["picture"]["sha256"] for item in kept}),
         "labelled": reviewed["labelled"],
         "field": reviewed["field"],
         "minutes": minutes,
