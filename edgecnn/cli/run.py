@@ -10,6 +10,7 @@ from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, option
 from edgecnn.cli.recipes import former_recipe, resolve, said
+from edgecnn.labels import printable
 
 
 @with_flags
@@ -95,6 +96,11 @@ def run(
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")
             raise
+    if old and recipe is None:
+        from edgecnn.stages.again import other_network
+
+        for line in other_network(old, finished):
+            note(printable(line))
     from edgecnn.bundle.verdict import AGAINST
     from edgecnn.cli.parity import note_warnings, print_report, show_against
     from edgecnn.verify.against import Against, require_no_harm

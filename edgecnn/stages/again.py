@@ -37,11 +37,11 @@ def asked_for(run: Run) -> dict[str, Any]:
     return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
 
 
-def former_tables(bundle: Bundle) -> dict[str, Any]:
-    """Return the tables of the recipe that a bundle was asked for. BundleError if it does not record that."""
+def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
+    """Return the tables of the recipe that a bundle was asked for, or has. BundleError if it does not record that."""
     provenance = bundle.manifest.provenance
     try:
-        return known(dict(provenance.get(ASKED_FOR) or provenance["recipe"]))
+        return known(dict(provenance.get(key) or provenance["recipe"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BundleError(f"{bundle.path} does not record its recipe. Name a recipe file.") from None
 
@@ -66,6 +66,14 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
         if value is not None and (table, key) not in kept and value != now[table].get(key)
     ]
     return with_values(opened, kept), lines
+
+
+def other_network(bundle: Bundle, run: Run) -> list[str]:
+    """Return a line if photos have chosen another network or input for a run than a bundle has; else nothing."""
+    old, new = bundle.manifest.input, run.info.input
+    former = former_tables(bundle, "recipe").get("network", {}).get("name")
+    was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"
+    return [] if was == now else [f"these photos chose {now}; {bundle.manifest.name} has {was}"]
 
 
 def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:

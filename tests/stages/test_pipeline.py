@@ -17,7 +17,7 @@ from edgecnn.recipe import DataRecipe, Recipe, build_recipe, load_recipe, merge,
 from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
-from edgecnn.stages.again import by_these_images
+from edgecnn.stages.again import by_these_images, other_network
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.tables import leaves
@@ -210,3 +210,8 @@ def test_more_images_settle_what_their_number_had_settled_and_nothing_else(finis
     assert settle(again, many) == settle(dataclasses.replace(asked, network=former.network), many)
     assert any(line.startswith("train.batch_size: 64, was 32: 4,200 images, were 420") for line in lines)
     assert by_these_images(former, old, few)[1] == []
+    assert other_network(bundle, finished_run) == []
+    provenance = copy.deepcopy(bundle.manifest.provenance)
+    provenance["recipe"]["network"]["name"] = "resnet8"
+    old = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, provenance=provenance))
+    assert other_network(old, finished_run) == ["these photos chose article at 8x8; tiny has resnet8 at 8x8"]
