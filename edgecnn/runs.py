@@ -136,7 +136,9 @@ class Run:
         write_json(self.file(INFO), info)
 
     def make_latest(self) -> None:
-        """Point `runs/latest`, below the working folder, at this run, wherever that is."""
+        """Point `runs/latest`, below the working folder, at this run, wherever that is; not at one of a fold, a part of another run."""
+        if (self.path.parent.parent / FOLDS).exists():
+            return
         link = RUNS / LATEST
         with output_errors(link):
             RUNS.mkdir(parents=True, exist_ok=True)

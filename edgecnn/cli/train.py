@@ -144,7 +144,6 @@ def train(
             info = train_by_folds(dataset, run, reporter, jobs)
         else:
             if run and choosing:
-                run.make_latest()
                 with resumable(run, reporter):
                     resolved = settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
                 run = settle_run(run, resolved)

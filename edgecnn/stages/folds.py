@@ -50,10 +50,10 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
         DatasetError: if the images cannot be divided so; then as training does.
         RunError: if images of the folds are gone.
     """
-    run.make_latest()
     with resumable(run, reporter):
         asked = asked_recipe(run)
         folds = divided(dataset, run, asked, reporter)
+        run.make_latest()
         if kept := kept_sides(run):
             dataset.sides = kept
         whole = folds.all_teach(dataset)

@@ -160,7 +160,6 @@ def train_stage(
         if line:
             reporter.note(line)
     if run:
-        run.make_latest()
         write_sides(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for one in dataset.duplicates[:5]:

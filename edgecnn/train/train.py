@@ -246,6 +246,7 @@ def begin(run: Run, info: RunInfo) -> None:
             "Put that one back, or train a new run."
         )
     run.write_info(info)
+    run.make_latest()
 
 
 def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:
