@@ -105,8 +105,12 @@ class Search:
         tight = self.calibrate(distinct, np.random.default_rng(seed))
         found = self.near(distinct)
         if self.largest(distinct, found + self.resembling) > LARGEST_GROUP:
-            self.limits, self.scenes_only = tight or self.limits, False
-            found = self.near(distinct)
+            if self.scenes_only:
+                self.scenes_only = False
+                found = self.near(distinct)
+            if tight and self.largest(distinct, found) > LARGEST_GROUP:
+                self.limits = tight
+                found = self.near(distinct)
             self.resembling = []
         return pairs + found
 

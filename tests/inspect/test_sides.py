@@ -137,6 +137,18 @@ def test_frames_of_one_scene_share_a_split_though_they_are_no_copies(pets, monke
     assert not report.groups and report.fingerprint == dataset.fingerprint
 
 
+def test_where_everything_resembles_only_copies_share_a_split(pets, monkeypatch):
+    monkeypatch.setattr(features, "missing_weights", lambda: False)
+    monkeypatch.setattr(
+        features, "compute", lambda items, *_: (np.eye(1, 1280, dtype=np.float32).repeat(len(items), 0), 0)
+    )
+    monkeypatch.setattr(features, "open_body", lambda: lambda parts: np.eye(len(parts), 1280, dtype=np.float32))
+    splits = split_of(train(pets)[0])
+    assert all(splits[path] == splits[path.replace(" copy.", ".")] for path in splits) and set(splits.values()) == set(
+        SPLITS
+    )
+
+
 def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets, scene, encode, tmp_path):
     splits = split_of(train(pets)[0])
     test, taught = (
