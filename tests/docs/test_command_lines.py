@@ -6,11 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import typer
+import yaml
 
 from edgecnn.cli import COMMANDS, app
 
@@ -60,6 +62,9 @@ NOT_RUN = {
 }  # fmt: skip
 """Lines that no test here runs, as regular expressions of whole lines, and why."""
 
+GITHUB = ("gh", "test")
+"""Programs of a workflow that no page speaks of."""
+
 OTHER_CODES = {
     "edgecnn inspect photos/": (32,),  # the pages before this one have put frames into it
     "edgecnn doctor": (26,),  # a machine may have what doctor calls an error
@@ -106,6 +111,17 @@ def examples_in_help() -> list[Line]:
     return [line for name in COMMANDS for line in lines_of(f"edgecnn {name} --help", pages.command_page(name))]
 
 
+def in_workflows() -> list[Line]:
+    """Return the command lines of the workflows, without those that only GitHub's machines know."""
+    found = []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for name, job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items():
+            for number, step in enumerate(job["steps"], 1):
+                lines = step.get("run", "").splitlines()
+                found += [Line(f"{path.name}:{name}", number, line) for line in lines if line.split()[0] not in GITHUB]
+    return found
+
+
 def reason_not_to_run(text: str) -> str | None:
     return next((reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, text)), None)
 
@@ -137,6 +153,8 @@ def parse(words: list[str]) -> None:
     elif program == "pip":
         for name in ",".join(re.findall(r"\.\[([a-z,]+)\]", " ".join(arguments))).split(","):
             assert not name or f"\n{name} = [" in (ROOT / "pyproject.toml").read_text(), f"there is no extra {name}"
+    elif program == "bash":
+        assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
     else:
         assert program in ("find", "cp", "mv", "rsync"), f"{program} is a program that this test does not know"
 
@@ -145,7 +163,9 @@ def programs(text: str) -> list[list[str]]:
     return [shlex.split(part) for part in text.split(" | ")]
 
 
-@pytest.mark.parametrize("line", documented() + examples_in_help(), ids=lambda line: f"{line.page}:{line.number}")
+@pytest.mark.parametrize(
+    "line", documented() + examples_in_help() + in_workflows(), ids=lambda line: f"{line.page}:{line.number}"
+)
 def test_a_command_line_is_one_that_the_program_takes(line):
     for words in programs(line.text):
         try:
@@ -161,6 +181,14 @@ def test_an_option_that_does_not_exist_is_noticed():
     for wrong in ("edgecnn verfy", "python tools/readme.py --chek", "make tset", "pip install .[trian]"):
         with pytest.raises(AssertionError):
             parse(wrong.split())
+
+
+def test_the_workflows_run_each_python_and_what_the_readme_says():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = [item.rsplit(" ", 1)[1] for item in about["classifiers"] if "Python :: 3." in item]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    assert [jobs[name]["strategy"]["matrix"]["python"] for name in ("workstation", "device")] == [pythons] * 2
+    assert {"make demo", "make test", "make docs", "make release", "make deb"} <= {line.text for line in in_workflows()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
