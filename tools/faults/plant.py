@@ -1,0 +1,293 @@
+"""Does `make test` notice a fault? Those of planted.toml, one at a time, each in a git worktree of HEAD.
+
+A fault is caught by a test that fails with it and passes without it. The tests of its own room run first, then the others, with the options
+of `make test`. Results are written after each fault: an interrupted run goes on, as long as HEAD and the faults are the same.
+
+    python tools/faults/plant.py check
+    python tools/faults/plant.py run --out dist/planted.json --only report-points runtime-box
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+import harness
+
+from edgecnn.evaluate.statistics import clopper_pearson
+from edgecnn.files import sha256
+from edgecnn.fleet.hosts import on_each
+from edgecnn.report.table import text_table
+from edgecnn.tables import build
+
+FAULTS = Path(__file__).with_name("planted.toml")
+
+KINDS = ("limits", "order", "axes", "units", "retained", "cleanup", "sentences", "default")
+
+CAUGHT, SURVIVED, HUNG = "caught", "survived", "hung"
+
+LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
+
+OPTIONS = 'options:; @printf "%s\\n" $(SHARED) -m "$(DEFAULT)"'
+"""A target for make, which prints the options of pytest in the Makefile, one a line."""
+
+NO_TESTS = 5  # pytest's exit code
+
+
+class HungError(Exception):
+    """Tests that did not end in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault: `before`, which its file has once, becomes `after`; `seen` is what a user would see."""
+
+    id: str
+    kind: str
+    file: str
+    before: str
+    after: str
+    seen: str
+
+    def planted(self, root: Path) -> str:
+        """Return its file's text with the fault; ValueError if there is no such place, or it would not be Python any more."""
+        path = root / self.file
+        if not path.is_file():
+            raise ValueError("there is no such file")
+        text = path.read_text(encoding="utf-8")
+        if (count := text.count(self.before)) != 1:
+            raise ValueError(f"the text before it occurs {count} times, expected once")
+        changed = text.replace(self.before, self.after)
+        ast.parse(changed)
+        return changed
+
+    def room(self, root: Path) -> str | None:
+        """Return the folder of the tests that mirror its file; None if there is none."""
+        for folder in Path(self.file).relative_to("edgecnn").parents:
+            if folder.name and (root / "tests" / folder).is_dir():
+                return str(Path("tests") / folder)
+        return None
+
+
+def read_faults() -> list[Fault]:
+    return [build(Fault, table, ValueError, FAULTS.name) for table in tomllib.loads(FAULTS.read_text())["fault"]]
+
+
+def check(faults: Sequence[Fault]) -> None:
+    """Exit with a line for each fault that cannot be planted in the working tree."""
+    problems = [f"{fault.id}: {fault.kind!r} is not a kind" for fault in faults if fault.kind not in KINDS]
+    problems += [
+        f"{one}: two faults have this id" for one in {fault.id for fault in faults if ids(faults).count(fault.id) > 1}
+    ]
+    for fault in faults:
+        try:
+            fault.planted(harness.ROOT)
+        except (ValueError, SyntaxError) as error:
+            problems.append(f"{fault.id}: {fault.file}: {error}")
+    if problems:
+        sys.exit("\n".join(problems))
+    print(f"{len(faults)} faults can be planted")
+
+
+def ids(faults: Sequence[Fault]) -> list[str]:
+    return [fault.id for fault in faults]
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=harness.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"git {' '.join(arguments)}: {done.stderr}")
+    return done.stdout.strip()
+
+
+class Worktree:
+    """A copy of HEAD, with links to the virtual environments, in which tests run."""
+
+    def __init__(self, root: Path, options: Sequence[str], limit_s: float) -> None:
+        self.root, self._options, self._limit_s = root, options, limit_s
+        self._tests: subprocess.Popen[str] | None = None
+        # first on the path, so that an installation in place, which names another folder, is not what is tested
+        self._environment = harness.environment() | {"PYTHONPATH": str(root)}
+
+    def write(self, file: str, text: str) -> None:
+        path = self.root / file
+        path.write_text(text, encoding="utf-8")
+        # bytecode is told from another by seconds and size, which both texts may share
+        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+
+    def require_own(self) -> None:
+        """Exit unless Python imports this copy."""
+        command = [sys.executable, "-c", "import edgecnn; print(edgecnn.__file__)"]
+        done = subprocess.run(command, cwd=self.root, env=self._environment, capture_output=True, text=True)
+        if Path(done.stdout.strip()).parent != self.root / "edgecnn":
+            sys.exit(f"the tests would import {done.stdout.strip() or done.stderr}, not {self.root / 'edgecnn'}")
+
+    def failing(self, *arguments: str) -> list[str]:
+        """Run tests until one fails, and return the ids of those that did; HungError if they take longer than the limit."""
+        failed = self.root / LAST_FAILED
+        failed.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", *self._options, "-x", "-q", *arguments]
+        with tempfile.TemporaryFile("w+") as said:
+            self._tests = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self._environment,
+                stdout=said,
+                stderr=said,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                code = self._tests.wait(self._limit_s)
+            except subprocess.TimeoutExpired:
+                raise HungError from None
+            finally:
+                self.stop()
+                self._tests.wait()
+                self._tests = None
+            if code in (0, NO_TESTS):
+                return []
+            if failed.exists() and (found := sorted(json.loads(failed.read_text()))):
+                return found
+            said.seek(0)
+            sys.exit(f"{' '.join(command)}: code {code}\n{said.read()[-3000:]}")
+
+    def stop(self) -> None:
+        """End the tests and what they have started, as far as it is in their group."""
+        if self._tests is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._tests.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def worktree(options: Sequence[str], limit_s: float, lock: threading.Lock) -> Iterator[Worktree]:
+    with tempfile.TemporaryDirectory(prefix="edgecnn-fault-") as folder:
+        root = Path(folder).resolve() / "edgecnn"
+        with lock:
+            git("worktree", "add", "--quiet", "--detach", str(root), "HEAD")
+        try:
+            for path in harness.ROOT.glob(".venv*"):
+                (root / path.name).symlink_to(path)
+            made = Worktree(root, options, limit_s)
+            made.require_own()
+            yield made
+        finally:
+            with lock:
+                git("worktree", "remove", "--force", str(root))
+
+
+def tried(fault: Fault, tree: Worktree, anyway: set[str]) -> tuple[str, str]:
+    """Plant a fault and run the tests; return the outcome, and the test that caught it. Those that fail without it go to `anyway`."""
+    whole, changed = (tree.root / fault.file).read_text(encoding="utf-8"), fault.planted(tree.root)
+    room = fault.room(tree.root)
+    phases = [[room], [f"--ignore={room}"]] if room else [[]]
+    try:
+        for where in phases:
+            while True:
+                tree.write(fault.file, changed)
+                failed = tree.failing(*where, *(f"--deselect={test}" for test in sorted(anyway)))
+                if not failed:
+                    break
+                tree.write(fault.file, whole)
+                still = {test for test in failed if tree.failing(test)}
+                if caught := [test for test in failed if test not in still]:
+                    return CAUGHT, caught[0]
+                anyway |= still
+    except HungError:
+        return HUNG, ""
+    return SURVIVED, ""
+
+
+def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
+    made = subprocess.run(
+        ["make", "-s", "--eval", OPTIONS, "options"], cwd=harness.ROOT, capture_output=True, text=True
+    )
+    options = made.stdout.splitlines()
+    if made.returncode or "-m" not in options:
+        sys.exit(f"the Makefile does not give the options of make test: {made.stderr}")
+    git("worktree", "prune")  # of a run that was killed
+    context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
+    results = harness.Results(out, harness.about("planted", **context))
+    anyway = {test for row in results.rows for test in row["anyway"]}
+    lock, trees, named = threading.Lock(), list[Worktree](), {fault.id: fault for fault in faults}
+
+    def one(name: str) -> None:
+        start, fault = time.monotonic(), named[name]
+        with worktree(options, limit_s, lock) as tree:
+            trees.append(tree)
+            outcome, test = tried(fault, tree, anyway)
+            trees.remove(tree)
+        with lock:
+            results.add(
+                id=fault.id,
+                kind=fault.kind,
+                outcome=outcome,
+                test=test,
+                seconds=round(time.monotonic() - start, 1),
+                anyway=sorted(anyway),
+            )
+
+    def stop() -> None:
+        for tree in trees:
+            tree.stop()
+
+    left = [case["id"] for case in results.missing(id=named)]
+    for _ in on_each(left, jobs, one, stop):
+        pass
+    show([row for row in results.rows if row["id"] in named])
+
+
+def show(rows: Sequence[harness.Row]) -> None:
+    """Print the table, the tests that fail anyway, and the share that was caught; one that hung the tests does not count as that."""
+    headings = ("fault", "kind", "outcome", "s", "test")
+    print(
+        text_table(
+            headings, [(row["id"], row["kind"], row["outcome"], f"{row['seconds']:.0f}", row["test"]) for row in rows]
+        )
+    )
+    for test in sorted({test for row in rows for test in row["anyway"]}):
+        print(f"fails without a fault too, and counts for none: {test}")
+    caught = sum(row["outcome"] == CAUGHT for row in rows)
+    low, high = clopper_pearson(caught, len(rows))
+    print(
+        f"{caught} of {len(rows)} caught ({caught / len(rows):.0%}; 95 % interval {low:.0%} to {high:.0%}, Clopper-Pearson)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("check", help="see that each fault can be planted in the working tree")
+    running = actions.add_parser("run", help="plant each fault and run the tests")
+    running.add_argument("--only", nargs="+", metavar="ID", help="these faults (default: all)")
+    running.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at a time (default: 1)")
+    running.add_argument(
+        "--limit", type=float, default=3600, metavar="S", help="seconds of one run of tests (default: 3600)"
+    )
+    running.add_argument("--out", type=Path, required=True, help="the results, as JSON")
+    given = parser.parse_args()
+    faults = read_faults()
+    if given.action == "check":
+        check(faults)
+        return
+    if unknown := set(given.only or ()) - set(ids(faults)):
+        sys.exit(f"there is no fault {min(unknown)} in {FAULTS.name}")
+    run([fault for fault in faults if given.only is None or fault.id in given.only], given.out, given.jobs, given.limit)
+
+
+if __name__ == "__main__":
+    main()
