@@ -87,10 +87,10 @@ def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Ro
     answered, best = fitted(features[mine], classes[mine], features[others])
     known = known_codes(features[mine])
     limit = limit_of(scores, similar, RATE, known)
-    refused = float(Strangers(limit, known).refused(best, features[others]).mean()) if limit else None
+    refused = round(float(Strangers(limit, known).refused(best, features[others]).mean()), 4) if limit else None
     return {
-        "accuracy": float(np.mean(answered == classes[others])),
-        "by_folds": float(right.mean()),
+        "accuracy": round(float(np.mean(answered == classes[others])), 4),
+        "by_folds": round(float(right.mean()), 4),
         "refused": refused,
     }
 
