@@ -34,6 +34,7 @@ NOT_RUN = {
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
     r"python tools/(readme|ship|terminal|live)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
+    r"python tools/data/.*": "downloads CIFAR-10; tests/tools/test_cifar10_jpeg.py writes small images",
     r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/benchmark/test_benchmark_command.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,

@@ -1,0 +1,42 @@
+"""Write cifar10-jpeg.zip again: CIFAR-10 as JPEG files of quality 75, all training images and every second test image of each class.
+
+    python tools/data/cifar10_jpeg.py cifar10-jpeg.zip
+
+CIFAR-10 comes from its official archive (a download, or $EDGECNN_DATA). An image's number is its place among those of its class and split.
+"""
+
+import argparse
+import collections
+import io
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+
+from edgecnn.data.cifar10 import open_cifar10
+from edgecnn.data.items import LabelledImages, held
+
+
+def write_zip(images: LabelledImages, out: Path) -> int:
+    """Write labelled images as `NAME/SPLIT/CLASS/NUMBER.jpg`, stored, NAME being the zip's; return how many."""
+    files: dict[str, bytes] = {}
+    seen: collections.Counter[tuple[str, int]] = collections.Counter()
+    for item in images.items:
+        number = seen[item.split, item.label]
+        seen[item.split, item.label] += 1
+        if item.split == "test" and number % 2:
+            continue
+        jpeg = io.BytesIO()
+        Image.fromarray(held(item)).save(jpeg, "JPEG", quality=75)
+        files[f"{out.stem}/{item.split}/{images.labels[item.label]}/{number:04d}.jpg"] = jpeg.getvalue()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])  # without today's date
+    return len(files)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the zip to write")
+    out = parser.parse_args().out
+    print(f"{out}: {write_zip(open_cifar10(), out):,} images")
