@@ -1,5 +1,5 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
-# make test   linters, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them where those are
+# make test   linters, spelling, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them where those are
 # make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
 # make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
 # make test-viewers   what 16 viewers cost the camera loop: a minute, which needs the machine for itself
@@ -82,6 +82,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgecnn tools
 	$(BIN)/lint-imports
+	$(BIN)/codespell *.md docs edgecnn
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m mkdocs build --quiet

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,13 @@ def test_modules_use_the_glossarys_words():
         if (words := [word for text in literals(path) for word in words_in(text)])
     }
     assert wrong == {}
+
+
+def test_spelling_is_held_to_both_lists_and_names_of_code_to_neither(tmp_path):
+    """`make lint` runs it over documents and package; a word of tools/words.txt and one of codespell's own list fail there."""
+    pytest.importorskip("codespell_lib", reason="spelling needs the dev extra")
+    page = tmp_path / "page.md"
+    page.write_text("What mends it\nin teh end\nis `mends`.\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "codespell_lib", page], cwd=ROOT, capture_output=True, text=True)
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["mends ==> fixes", "teh ==> the"]
+    assert done.returncode == 65

@@ -1,4 +1,4 @@
-"""What a stream reports besides results: one class for each event. Their JSON lines are described by `result.schema.json`."""
+"""What a stream reports next to results: one class for each event. Their JSON lines are described by `result.schema.json`."""
 
 import math
 import re
