@@ -1,4 +1,4 @@
-"""Generate the figures of README.md and of pages in docs/: PAGES names them.
+"""Generate the figures of pages in docs/: PAGES names them.
 
 Those of models are from their bundles, the others from tools/bench/results/. `--check` fails if a page has others.
 """
@@ -31,12 +31,8 @@ STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
 
 
-def model_table(models_folder: str) -> str:
-    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle.
-
-    Args:
-        models_folder: the path of models/ from the page.
-    """
+def model_table() -> str:
+    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle."""
     rows = []
     measured: dict[str, list[str]] = {}
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
@@ -48,7 +44,7 @@ def model_table(models_folder: str) -> str:
         against_float = quantization["tflite-int8"]
         rows.append(
             (
-                f"[`{bundle.manifest.name}`]({models_folder}/{path.parent.name}/card.md)",
+                f"[`{bundle.manifest.name}`](../models/{path.parent.name}/card.md)",
                 f"{report.data.title}, n = {report.data.test_images:,}",
                 f"{models['float'].accuracy:.2%}",
                 f"{int8.accuracy:.2%}",
@@ -212,9 +208,8 @@ def with_section(text: str, section: str, content: str) -> str:
 
 
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"figures": partial(model_table, "models")},
     ROOT / "docs" / "figures.md": {
-        "figures": partial(model_table, "../models"),
+        "figures": model_table,
         "speed": speed_table,
         "ladder": ladder_table,
         "viewers": viewers_figures,
