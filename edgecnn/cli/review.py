@@ -51,7 +51,7 @@ def review(
     browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
     json: Json = False,
 ) -> None:
-    """Say what kept pictures show, on a page in the browser, and put them into your photos.
+    """Say what kept pictures show, and put them into your photos.
 
     The page asks for one picture after the other, or for several that look alike: keys 1 to 9 or a press name the class. Each answer is on
     disk before the next picture is shown. Ctrl-C ends the review; the next one goes on with what is left.

@@ -58,7 +58,7 @@ class NetworkRecipe(Struct):
 
     name: str = left_open("A network's name, or FILE.py:FUNCTION for one of your own; else the images choose.", "auto")
     height: int = left_open(
-        "Rows of the input; else the images choose, or 160 from ImageNet, or the images' own up to 224, or 96.",
+        "Rows of the input; else as the images choose, 160 from ImageNet, the images' own up to 224, or 96.",
         0,
         low=1,
         high=1024,
@@ -142,7 +142,7 @@ class TrainRecipe(Struct):
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
     folds: int | None = key(
         None,
-        "Models that are each trained without a part of the images, which tests it; the model itself is trained on all.",
+        "Train so many models that each lack a part of the images, which tests them, and one on all.",
         left_out=True,
         low=2,
         high=20,
