@@ -142,7 +142,7 @@ class TrainRecipe(Struct):
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
     folds: int | None = key(
         None,
-        "Train so many models that each lack a part of the images, which tests them, and one on all.",
+        "Number of models that each lack a part of the images, which tests them; one more learns from all.",
         left_out=True,
         low=2,
         high=20,
@@ -198,7 +198,7 @@ class QatRecipe(Struct):
     )
     keep: int | None = key(
         None,
-        "The epoch whose weights are kept, 0 for calibrated ranges; training ends there. Else the one that validates best.",
+        "Epoch after which training ends, 0 for calibrated ranges; else the one that validates best is kept.",
         left_out=True,
         low=0,
         high=10_000,

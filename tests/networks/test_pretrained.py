@@ -165,7 +165,10 @@ def whole():
 
 @pytest.mark.parametrize(
     ("network", "side", "flower"),
-    [("efficientnet_lite0_4000kb", 224, 985), ("efficientnet_lite2_5600kb", 260, 599)],  # daisy; honeycomb, for a dahlia
+    [
+        ("efficientnet_lite0_4000kb", 224, 985),
+        ("efficientnet_lite2_5600kb", 260, 599),
+    ],  # daisy; honeycomb, for a dahlia
 )
 def test_it_knows_what_is_in_photos(whole, network, side, flower):
     best = whole(network, side, 3)
