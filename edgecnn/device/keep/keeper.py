@@ -123,8 +123,8 @@ class Keeper(Consumer):
             try:
                 # not only from the oldest on: a clock that was wrong may have made one that looks new
                 for file in [file for file in self._files if os.path.basename(file.name) < oldest]:
-                    self._files.remove(file)
                     self._remove(file)
+                self._tidy()
             except OutputError as error:
                 return self._failure("", str(error), 0)
         return ()
@@ -203,7 +203,11 @@ class Keeper(Consumer):
         """Remove the oldest picture, all files of it."""
         stem = self._files[0].name.rpartition(".")[0]
         while self._files and self._files[0].name.rpartition(".")[0] == stem:
-            self._remove(self._files.popleft())
+            self._remove(self._files[0])
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Write the index anew if most of its lines are of files that are gone."""
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
             lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
@@ -212,11 +216,12 @@ class Keeper(Consumer):
     def _remove(self, file: Written) -> None:
         """Remove a file if it is as it was written, and its day's folder if that is empty then."""
         path = self._folder / file.name
-        self._bytes -= file.size
-        self._stale += 1
         with output_errors(path), contextlib.suppress(FileNotFoundError):
             if path.lstat().st_size == file.size:
                 path.unlink()
+        self._files.remove(file)
+        self._bytes -= file.size
+        self._stale += 1
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
@@ -245,6 +250,7 @@ class Keeper(Consumer):
                 with contextlib.suppress(OSError):
                     if os.lstat(self._folder / name).st_size == int(size):
                         files.append(Written(int(size), why, name))
+        self._stale = len(lines) - len(files)
         return files
 
     def _failure(self, source: str, message: str, seq: int) -> Iterable[Event]:

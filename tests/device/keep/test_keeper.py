@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +167,31 @@ def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
     assert len((tmp_path / "kept" / INDEX).read_text().split()) < 300
     keeper().offer(frame(unsure(), jpeg(990), 500))
     assert len(files(tmp_path / "kept")) == 1
+
+
+def test_what_goes_by_its_age_leaves_the_index_and_is_not_forgotten_if_it_cannot_go(keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    folder, lines = tmp_path / "kept", []
+
+    def of_day(day):
+        clock = itertools.count(0, 4000).__next__
+        return keeper(10**6, keep_days=1, keep_unsure=600, clock=clock, wall=lambda: MORNING + day * DAY_S)
+
+    for day in range(9):  # with a restart each
+        one = of_day(day)
+        for seq in range(30):
+            one.offer(frame(unsure(), jpeg(300), seq, MORNING + day * DAY_S + seq * 600))
+        assert list(one.poll()) == []
+        lines.append(len((folder / INDEX).read_text().splitlines()))
+    assert len(files(folder)) == 60 and max(lines) < 150, lines
+
+    last, there = of_day(20), set(files(folder))
+    monkeypatch.setattr(
+        Path, "unlink", lambda path: os.open(tmp_path, os.O_WRONLY)
+    )  # as on a disk that is read-only now
+    assert [event.message for event in last.poll()] and set(files(folder)) == there
+    monkeypatch.undo()
+    assert list(last.poll()) == [] and files(folder) == []
 
 
 def test_files_of_others_stay(keeper, tmp_path):
