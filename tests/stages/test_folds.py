@@ -205,20 +205,19 @@ def info_of_fold(**values):
     return FoldInfo(**given, height=8, width=8, images=10, float_accuracy=0.9, int8_accuracy=0.9, seconds=1.0)
 
 
-KILLS = 20
 IN_TRAINING_S = 4.0, 16.0
 """When a process is killed after its start: between its imports and about its end, on a quiet machine."""
 
 
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(made, tmp_path, monkeypatch, spawn):
+@pytest.mark.parametrize("most", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+def test_kills_at_random_moments_change_nothing(made, tmp_path, monkeypatch, spawn, most):
     whole, _, _, recipe = made
     monkeypatch.chdir(tmp_path)
     moments = random.Random(seed := random.randrange(10**6))
     print(f"moments drawn with seed {seed}")
     command = [sys.executable, "-m", "edgecnn", "train", "--resume", "--out", "killed"]
     kills, run = 0, create_run(recipe, tmp_path / "killed")
-    while kills < KILLS:
+    while kills < most:
         process = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             _, said = process.communicate(timeout=moments.uniform(*IN_TRAINING_S))
