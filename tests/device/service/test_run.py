@@ -147,7 +147,7 @@ def test_frames_are_kept_if_the_options_say_so_and_a_folder_that_fails_ends_noth
             )
         assert bool(kept_pictures(kept)) == expected
     (kept / ".edgecnn-saved").write_bytes(b"\xff")
-    assert publishers(options, Classifier.load(), around) == []
+    assert publishers(options, Classifier.load(tmp_path / "new.edgecnn"), around) == []
     assert board.items[-1].about == "configuration" and "no frames are kept: cannot read" in board.items[-1].message
 
 
